@@ -1,0 +1,60 @@
+# make demo | test | test-slow | lint | format | clean
+# Needs Python 3.11 or newer and make. Everything installs into .venv; nothing outside this folder is touched.
+# For torch without CUDA from its own index: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format install install-dev clean
+
+help:
+	@echo "make demo       install into .venv, compare guides with NUTS on eight schools, write runs/demo/report.html"
+	@echo "make test       the tests, with coverage"
+	@echo "make test-slow  the statistical and packaging tests that take minutes"
+	@echo "make lint       ruff and mypy"
+	@echo "make format     let ruff rewrite the sources"
+	@echo "make clean      remove .venv, caches and build outputs (runs/ stays)"
+
+# The environment is built once, and again when what it is built from changes.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pyrolvm needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Fix: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet $(PIP_ARGS) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
+
+demo: $(VENV)/.installed
+	$(BIN)/pyrolvm compare eight_schools_noncentered --out runs/demo --overwrite
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS) --cov=pyrolvm --cov-report=term:skip-covered --cov-fail-under=85
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
