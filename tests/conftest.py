@@ -1,0 +1,78 @@
+"""What holds for every test: one thread, no display, and no trace left in anybody's globals."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro.poutine import runtime as pyro_runtime
+
+torch.set_num_threads(1)
+
+
+def _globals() -> dict[str, Any]:
+    """Everything a test may not leave changed, as values that can be compared."""
+    state: dict[str, Any] = {
+        "Pyro's parameter store": sorted(pyro.get_param_store().keys()),
+        "Pyro's handler stack": list(pyro_runtime._PYRO_STACK),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's default device": str(torch.get_default_device()),
+        "torch's gradient mode": torch.is_grad_enabled(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's validation flag": torch.distributions.Distribution._validate_args,
+    }
+    state.update({f"Pyro's setting {name!r}": value for name, value in pyro.settings.get().items()})
+    jax = sys.modules.get("jax")
+    # The flag exists only once jax has finished importing; a test that imports jax itself must leave the default.
+    state["jax's 64-bit flag"] = bool(jax.config.jax_enable_x64) if hasattr(jax, "config") else False
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    state["open figures"] = list(pyplot.get_fignums()) if hasattr(pyplot, "get_fignums") else []
+    return state
+
+
+def _random_states() -> tuple[Any, ...]:
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), (name, keys.tobytes(), *rest), torch.get_rng_state().numpy().tobytes()
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_globals() -> Iterator[None]:
+    """Fails a test that leaves a global of Pyro, torch, jax or matplotlib other than it found it."""
+    before, settings = _globals(), pyro.settings.get()
+    yield
+    after = _globals()
+    leaks = [
+        f"{what}: {before.get(what)!r} became {after.get(what)!r}"
+        for what in sorted(before.keys() | after.keys())
+        if before.get(what) != after.get(what)
+    ]
+    if leaks:
+        # The next test must not pay for this one.
+        pyro.clear_param_store()
+        pyro_runtime._PYRO_STACK.clear()
+        torch.set_default_dtype(before["torch's default dtype"])
+        pyro.settings.set(**settings)
+        pytest.fail("globals leaked: " + "; ".join(leaks), pytrace=False)
+
+
+@pytest.fixture
+def untouched_rng() -> Iterator[None]:
+    """Fails a test that moves the global random state of torch, NumPy or Python. For tests that do not seed themselves."""
+    before = _random_states()
+    yield
+    moved = [
+        name
+        for name, old, new in zip(("random", "numpy.random", "torch"), before, _random_states(), strict=True)
+        if old != new
+    ]
+    if moved:
+        pytest.fail(f"global random state moved: {', '.join(moved)}", pytrace=False)
