@@ -1,0 +1,91 @@
+"""pyrolvm: write a Pyro model, get a posterior you can trust, and see the evidence that you can.
+
+A plugin layer on Pyro for latent variable models: variational posteriors, NUTS baselines of the same model, comparison
+of both, and ArviZ objects for all of them.
+
+    >>> import pyrolvm as lvm
+    >>> problem = lvm.Problem(model, *data)
+    >>> fit = lvm.fit(problem, guide="full_rank")
+    >>> nuts = lvm.nuts(problem)
+    >>> lvm.compare({"full_rank": fit, "nuts": nuts}, reference="nuts")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ArgumentError": "errors",
+    "Chains": "posterior",
+    "Comparison": "compare",
+    "DataError": "errors",
+    "Diagnosis": "diagnose",
+    "Evidence": "posterior",
+    "Fit": "posterior",
+    "FitError": "errors",
+    "Guide": "program.guide",
+    "GuideError": "errors",
+    "PluginError": "errors",
+    "Posterior": "posterior",
+    "Problem": "program.problem",
+    "ProblemError": "errors",
+    "PyrolvmError": "errors",
+    "PyrolvmWarning": "errors",
+    "StoreError": "errors",
+    "UnknownNameError": "errors",
+    "Verdict": "verdict",
+    "compare": "compare",
+    "diagnose": "diagnose",
+    "fit": "vi",
+    "guide": "registry",
+    "guides": "registry",
+    "load": "store",
+    "model": "program.problem",
+    "nuts": "mcmc",
+    "problem": "registry",
+    "problems": "registry",
+}
+
+__all__ = [*_HOME, "__version__"]
+
+if TYPE_CHECKING:
+    from pyrolvm.compare import Comparison as Comparison
+    from pyrolvm.compare import compare as compare
+    from pyrolvm.diagnose import Diagnosis as Diagnosis
+    from pyrolvm.diagnose import diagnose as diagnose
+    from pyrolvm.errors import ArgumentError as ArgumentError
+    from pyrolvm.errors import DataError as DataError
+    from pyrolvm.errors import FitError as FitError
+    from pyrolvm.errors import GuideError as GuideError
+    from pyrolvm.errors import PluginError as PluginError
+    from pyrolvm.errors import ProblemError as ProblemError
+    from pyrolvm.errors import PyrolvmError as PyrolvmError
+    from pyrolvm.errors import PyrolvmWarning as PyrolvmWarning
+    from pyrolvm.errors import StoreError as StoreError
+    from pyrolvm.errors import UnknownNameError as UnknownNameError
+    from pyrolvm.program.guide import Guide as Guide
+    from pyrolvm.mcmc import nuts as nuts
+    from pyrolvm.posterior import Chains as Chains
+    from pyrolvm.posterior import Evidence as Evidence
+    from pyrolvm.posterior import Fit as Fit
+    from pyrolvm.posterior import Posterior as Posterior
+    from pyrolvm.program.problem import Problem as Problem
+    from pyrolvm.program.problem import model as model
+    from pyrolvm.registry import guide as guide
+    from pyrolvm.registry import guides as guides
+    from pyrolvm.registry import problem as problem
+    from pyrolvm.registry import problems as problems
+    from pyrolvm.store import load as load
+    from pyrolvm.verdict import Verdict as Verdict
+    from pyrolvm.vi import fit as fit
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pyrolvm' has no attribute {name!r}")
+    return getattr(import_module(f"pyrolvm.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,120 @@
+"""Guides as recipes: whatever the user names as a guide becomes something that builds a fresh one for each fit."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pyro.infer.autoguide import AutoGuide
+
+from pyrolvm.errors import ArgumentError, GuideError
+from pyrolvm.program.explain import explained
+
+if TYPE_CHECKING:
+    from pyrolvm.program.problem import Problem
+
+__all__ = ["Guide", "resolve"]
+
+PyroGuide = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A named recipe for a variational family; builds a fresh Pyro guide for each fit.
+
+    Attributes:
+        name: what the family is called in tables.
+        construct: a function of a problem and of ``options`` that returns a Pyro guide: anything that is called as
+            ``guide(*args, **kwargs)`` with the model's arguments and samples its latent sites. A guide may have a method
+            ``finalize(*args, **kwargs)``, called once after the optimisation, that returns the guide to draw from.
+        options: keyword arguments for ``construct``.
+    """
+
+    name: str
+    construct: Callable[..., PyroGuide]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, problem: Problem) -> PyroGuide:
+        """A fresh Pyro guide for ``problem``.
+
+        Raises:
+            GuideError: if the family cannot represent this problem at all.
+        """
+        with explained(f"guide {self.name!r} for {problem.name!r}", GuideError):
+            built = self.construct(problem, **self.options)
+        if not callable(built):
+            raise GuideError(
+                f"guide {self.name!r} built a {type(built).__name__}, expected something to call. "
+                "Fix: return the Pyro guide, a function or module that takes the model's arguments."
+            )
+        return built
+
+    @property
+    def doc(self) -> str:
+        return inspect.getdoc(self.construct) or ""
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+        return f"{self.name}({options})" if options else self.name
+
+
+def resolve(guide: Any, problem: Problem) -> Guide:
+    """The recipe behind whatever was given as a guide.
+
+    Args:
+        guide: a registered name, ``"auto"``, a :class:`Guide`, a Pyro guide function, an ``AutoGuide`` class or
+            instance, or any ``nn.Module`` that is called like a guide.
+        problem: the problem it is for.
+
+    Raises:
+        ArgumentError: if it is none of these.
+        UnknownNameError: if no guide has that name.
+    """
+    from pyrolvm import registry
+
+    if isinstance(guide, Guide):
+        return guide
+    if isinstance(guide, str):
+        return registry.guide(choose(problem) if guide == "auto" else guide)
+    if inspect.isclass(guide) and issubclass(guide, AutoGuide):
+        return Guide(guide.__name__, lambda problem: guide(problem.model))
+    if isinstance(guide, torch.nn.Module):
+        return Guide(type(guide).__name__, lambda problem: _copy_module(guide))
+    if inspect.isclass(guide) or not callable(guide):
+        shown = guide.__name__ if inspect.isclass(guide) else repr(guide)
+        raise ArgumentError(
+            f"guide must be a name, a Pyro guide function, or an AutoGuide class or instance, got {shown}. "
+            f"Fix: use one of {', '.join(registry.guides())}, or write def guide(*args) with the model's arguments."
+        )
+    return Guide(str(getattr(guide, "__name__", type(guide).__name__)), lambda problem: guide)
+
+
+def choose(problem: Problem) -> str:
+    """The name of the family that ``guide="auto"`` takes.
+
+    A full-rank Gaussian up to a few hundred unknowns, where its covariance is cheap and its error small; amortized where the
+    model has learnable parameters and local latents, as a VAE has; mean-field beyond.
+    """
+    local = any(site.plates for site in problem.continuous)
+    if problem.parameters and local and problem.observed:
+        return "amortized"
+    return "full_rank" if 0 < problem.unconstrained_size <= 200 else "mean_field"
+
+
+def _copy_module(guide: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a module guide with parameters of its own."""
+    parts = [m for m in guide.modules() if isinstance(m, AutoGuide)]
+    # AutoGuide drops its model and its master when it is copied, in the original too: put both back.
+    kept = [(part._model, part.master) for part in parts]
+    try:
+        clone = copy.deepcopy(guide)
+    finally:
+        for part, (model, master) in zip(parts, kept, strict=True):
+            part._model, part.master = model, master
+    for part, (model, _) in zip((m for m in clone.modules() if isinstance(m, AutoGuide)), kept, strict=True):
+        part._model = model
+    return clone

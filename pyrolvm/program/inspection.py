@@ -1,0 +1,286 @@
+"""Reads a model by running it once: its sites, supports, plates and learnable parameters.
+
+The run has validation on and latent values at the centre of their unconstrained space, so that reading a model draws
+nothing from improper priors and never fails by an unlucky draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyrolvm import runtime
+from pyrolvm.program.data import first_non_finite
+from pyrolvm.errors import DataError, ProblemError
+from pyrolvm.program.explain import explained
+
+if TYPE_CHECKING:
+    from pyrolvm.program.problem import Problem
+
+__all__ = ["Parameter", "Plate", "Site", "centre", "is_deterministic", "is_random", "read"]
+
+Kind = Literal["latent", "observed", "deterministic", "factor"]
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A plate: ``size`` conditionally independent rows along batch dimension ``dim`` (negative; ``None``: a loop).
+
+    ``subsampled`` says that the model itself asks for a part of the rows.
+    """
+
+    name: str
+    size: int
+    dim: int | None
+    subsampled: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A learnable parameter of a model: a value without a prior."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample, deterministic or factor statement, with its shape on the full data.
+
+    Attributes:
+        name: the site's name.
+        kind: latent, observed, deterministic or factor.
+        shape: batch shape followed by event shape.
+        event_dim: the number of rightmost dimensions that belong to one event.
+        support: the constraint that values satisfy; ``None`` for deterministic sites and factors.
+        plates: the plates around it, outermost first.
+        is_discrete: whether it is a latent with a discrete support.
+        enumerable: whether its support is finite, so that it can be summed out.
+        distribution: the name of its distribution.
+        unconstrained_shape: the shape on the real line; ``None`` unless latent and continuous.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    event_dim: int
+    support: Any
+    plates: tuple[str, ...]
+    is_discrete: bool
+    enumerable: bool
+    distribution: str
+    unconstrained_shape: tuple[int, ...] | None
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def unconstrained_numel(self) -> int:
+        return math.prod(self.unconstrained_shape) if self.unconstrained_shape is not None else 0
+
+    def dim_names(self, plates: Mapping[str, Plate], given: Sequence[str] | None) -> list[str]:
+        """Names for all dimensions of ``shape``: plates for the batch part, ``given`` or ``{site}_dim_{i}`` elsewhere.
+
+        Raises:
+            ProblemError: if ``given`` names neither all dimensions nor the event dimensions.
+        """
+        return name_dims(
+            self.name, self.shape, self.event_dim, [plates[p] for p in self.plates if p in plates], given
+        )
+
+
+def name_dims(
+    name: str, shape: Sequence[int], event_dim: int, plates: Sequence[Plate], given: Sequence[str] | None
+) -> list[str]:
+    """Names the dimensions of one array; see :meth:`Site.dim_names`."""
+    by_axis = {len(shape) - event_dim + plate.dim: plate for plate in plates if plate.dim is not None}
+    names = [by_axis[i].name if i in by_axis and by_axis[i].size == n else f"{name}_dim_{i}" for i, n in enumerate(shape)]
+    if given is None:
+        return names
+    if len(given) == len(shape):
+        return list(given)
+    if len(given) == event_dim:
+        return names[: len(shape) - event_dim] + list(given)
+    raise ProblemError(
+        f"dims for {name!r} has {len(given)} names, but the site has shape {tuple(shape)} with {event_dim} event "
+        f"dimensions. Fix: give {len(shape)} names, or {event_dim} for the event dimensions alone."
+    )
+
+
+@dataclass(frozen=True)
+class Reading:
+    sites: dict[str, Site]
+    plates: dict[str, Plate]
+    parameters: dict[str, Parameter]
+
+
+def is_random(node: Mapping[str, Any]) -> bool:
+    """Whether a trace node is a sample statement proper, not a plate's subsample."""
+    return node["type"] == "sample" and not isinstance(node["fn"], _Subsample)
+
+
+def is_deterministic(node: Mapping[str, Any]) -> bool:
+    """Whether a trace node records a deterministic value."""
+    return bool(node["infer"].get("_deterministic"))
+
+
+def centre(message: Mapping[str, Any]) -> Tensor:
+    """A value for a latent site: the image of zero where its support is continuous, a prior draw where it is not."""
+    fn = message["fn"]
+    support = _support(fn)
+    if support is not None and not support.is_discrete:
+        try:
+            transform = biject_to(support)
+        except NotImplementedError:
+            return fn.sample()
+        return transform(torch.zeros(transform.inverse_shape(fn.shape())))
+    return fn.sample()
+
+
+def read(problem: Problem) -> Reading:
+    """Runs the model of ``problem`` once and describes what it does.
+
+    Raises:
+        ProblemError: if the model does not run, repeats a name, or broadcasts an observation.
+        DataError: if observations or other data are not finite.
+    """
+    with runtime.session(seed=0, dtype=problem.dtype, device=problem.device, validate=True), runtime.record_plates() as calls:
+        tracer = poutine.trace(InitMessenger(centre)(problem.model))
+        try:
+            with explained(f"model {problem.name!r}"), torch.no_grad():
+                trace = tracer.get_trace(*problem.args, **problem.kwargs)
+                trace.compute_log_prob()
+        except ProblemError:
+            _check_plate_sizes(calls)
+            _check_arguments_finite(problem)
+            raise
+        _check_plate_sizes(calls)
+        nodes = {name: node for name, node in trace.nodes.items() if is_random(node)}
+        _check_finite(problem, nodes)
+        _check_broadcasting(nodes)
+        parameters = {
+            name: Parameter(name, tuple(node["value"].shape)) for name, node in trace.nodes.items() if node["type"] == "param"
+        }
+        plates = _plates(calls, nodes)
+        sites = {name: _site(name, node) for name, node in nodes.items()}
+    return Reading(sites, plates, parameters)
+
+
+def _support(fn: Any) -> Any:
+    try:
+        return fn.support
+    except (NotImplementedError, AttributeError):
+        return None
+
+
+def _full_shape(shape: Sequence[int], event_dim: int, frames: Sequence[Any]) -> tuple[int, ...]:
+    """``shape`` with every subsampled plate dimension at its full length."""
+    full = list(shape)
+    for frame in frames:
+        if not frame.vectorized:
+            continue
+        axis = len(full) - event_dim + frame.dim
+        if 0 <= axis < len(full) and full[axis] == frame.size:
+            full[axis] = frame.full_size or frame.size
+    return tuple(full)
+
+
+def _site(name: str, node: Mapping[str, Any]) -> Site:
+    fn, frames = node["fn"], node["cond_indep_stack"]
+    plates = tuple(frame.name for frame in frames)
+    base = fn
+    while hasattr(base, "base_dist") and type(base).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+        base = base.base_dist
+    label = type(base).__name__
+    if is_deterministic(node):
+        shape, event_dim = tuple(node["value"].shape), node["value"].dim()
+        vectorized = [frame for frame in frames if frame.vectorized]
+        if vectorized and event_dim >= max(-frame.dim for frame in vectorized):
+            event_dim = 0 if all(shape[f.dim] == f.size for f in vectorized) else event_dim
+        return Site(name, "deterministic", _full_shape(shape, event_dim, frames), event_dim, None, plates, False, False, label, None)
+    if isinstance(base, dist.Unit):
+        return Site(name, "factor", tuple(fn.batch_shape), 0, None, plates, False, False, "factor", None)
+    support = _support(fn)
+    shape = _full_shape(fn.shape(), fn.event_dim, frames)
+    if node["is_observed"]:
+        return Site(name, "observed", shape, fn.event_dim, support, plates, False, False, label, None)
+    discrete = support is not None and bool(support.is_discrete)
+    unconstrained: tuple[int, ...] | None = None
+    if not discrete and support is not None:
+        try:
+            unconstrained = tuple(biject_to(support).inverse_shape(torch.Size(shape)))
+        except NotImplementedError:
+            raise ProblemError(
+                f"latent site {name!r} has support {support}, which no transform maps to the real line. "
+                "Fix: use a distribution whose support biject_to knows, or write the constraint as a transform."
+            ) from None
+    enumerable = bool(getattr(fn, "has_enumerate_support", False))
+    return Site(name, "latent", shape, fn.event_dim, support, plates, discrete, enumerable, label, unconstrained)
+
+
+def _plates(calls: Mapping[str, runtime.PlateCall], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Plate]:
+    dims = {frame.name: frame.dim for node in nodes.values() for frame in node["cond_indep_stack"]}
+    return {name: Plate(name, call.size, dims.get(name), call.subsampled) for name, call in calls.items() if name in dims}
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check_plate_sizes(calls: Mapping[str, runtime.PlateCall]) -> None:
+    for call in calls.values():
+        if call.size <= 0:
+            raise ProblemError(
+                f"plate {call.name!r} has size {call.size}, expected at least 1. "
+                "Fix: size the plate by its data, pyro.plate(name, len(y)), and pass at least one row."
+            )
+
+
+def _check_arguments_finite(problem: Problem) -> None:
+    for name, value in problem.arguments.items():
+        where = first_non_finite(value) if isinstance(value, Tensor) else None
+        if where:
+            raise DataError(
+                f"argument {name!r} has {where}. Fix: drop or impute those rows, or mask them in the model with "
+                "poutine.mask and a finite placeholder."
+            )
+
+
+def _check_finite(problem: Problem, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Non-finite data are an error where they reach the density; masked out, they are the model's business."""
+    for name, node in nodes.items():
+        if not node["is_observed"] or is_deterministic(node) or torch.isfinite(node["log_prob"]).all():
+            continue
+        where = first_non_finite(node["value"])
+        if where:
+            argument = next((key for key, value in problem.arguments.items() if value is node["value"]), None)
+            given = f" (argument {argument!r})" if argument and argument != name else ""
+            raise DataError(
+                f"observed site {name!r}{given} has {where}. Fix: drop or impute those rows, or mask them in the model "
+                "with poutine.mask and a finite placeholder."
+            )
+        _check_arguments_finite(problem)
+
+
+def _check_broadcasting(nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, node in nodes.items():
+        fn, value = node["fn"], node["value"]
+        if not node["is_observed"] or is_deterministic(node) or isinstance(fn, dist.Unit) or value.numel() <= 1:
+            continue
+        terms = tuple(torch.broadcast_shapes(fn.shape(), value.shape))
+        if math.prod(terms) > value.numel():
+            raise ProblemError(
+                f"observed site {name!r} broadcasts: its value has shape {tuple(value.shape)}, its distribution "
+                f"{tuple(fn.shape())}, so that {math.prod(terms)} terms of shape {terms} would be counted instead of "
+                f"{value.numel()}. Fix: give location and scale the shape of the data, for example loc.squeeze(-1)."
+            )

@@ -1,0 +1,219 @@
+"""The one room that touches Pyro's globals.
+
+Pyro keeps its parameter store, its random state, its validation flag and its handler stack in module globals. Every
+run of a Pyro program in pyrolvm happens inside :func:`session`, which takes those globals, puts fresh ones in their
+place, and gives back exactly what it found. Two fits in one process therefore cannot influence each other, and neither
+disturbs a stock Pyro program around them.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.poutine.subsample_messenger import SubsampleMessenger
+from torch import Tensor
+
+from pyrolvm.errors import StoreError
+
+__all__ = ["PlateCall", "Subsample", "parameters", "plates", "record_plates", "session", "validation"]
+
+_LOCK = threading.RLock()
+
+
+class _Lender(dict[str, Tensor]):
+    """The parameter store's dictionary, remembering what every tensor held before it was lent to a run.
+
+    Pyro's store keeps the very tensors that a module or a closure owns, and an optimiser changes them in place. On
+    registration this dictionary notes the value, and writes the wanted one if the run continues from known values; at
+    the end :meth:`give_back` restores what the owner had.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._values = values
+        self._lent: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        if id(tensor) not in self._lent:
+            self._lent[id(tensor)] = (tensor, tensor.detach().clone())
+            if name in self._values:
+                wanted = self._values[name]
+                if wanted.shape != tensor.shape:
+                    raise StoreError(
+                        f"parameter {name!r} has shape {tuple(tensor.shape)} in this model and guide, "
+                        f"{tuple(wanted.shape)} in the fitted ones. Fix: use the model, guide and data of the fit."
+                    )
+                with torch.no_grad():
+                    tensor.copy_(wanted)
+        super().__setitem__(name, tensor)
+
+    def give_back(self) -> None:
+        with torch.no_grad():
+            for tensor, value in self._lent.values():
+                tensor.copy_(value)
+                tensor.grad = None
+
+
+@contextmanager
+def session(
+    *,
+    seed: int | None = None,
+    params: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    validate: bool = False,
+) -> Iterator[None]:
+    """Runs Pyro programs with globals of their own, and restores every one of them afterwards.
+
+    Args:
+        seed: seeds torch, NumPy and Python's ``random`` inside; outside, all three go on as if nothing had happened.
+            ``None`` leaves the random state shared with the caller.
+        params: unconstrained values, by store name, that parameters take when the program first asks for them.
+        dtype: the default floating dtype inside.
+        device: where tensors are made inside.
+        validate: whether Pyro and torch check distribution arguments and supports.
+
+    Sessions nest. Threads take turns: Pyro's globals leave no other way.
+    """
+    store = pyro.get_param_store()
+    with _LOCK, ExitStack() as stack:
+        if seed is not None:
+            stack.enter_context(_random_state(seed, device))
+        if dtype is not None and dtype != torch.get_default_dtype():
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(dtype)
+        if device is not None and device.type != "cpu":
+            stack.enter_context(device)
+        stack.enter_context(pyro.validation_enabled(validate))
+        lender = _Lender(params or {})
+        saved = (store._params, store._param_to_name, store._constraints)
+        store._params, store._param_to_name, store._constraints = lender, {}, {}
+        try:
+            yield
+        finally:
+            store._params, store._param_to_name, store._constraints = saved
+            lender.give_back()
+
+
+@contextmanager
+def _random_state(seed: int, device: torch.device | None) -> Iterator[None]:
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - this is what Pyro seeds
+    cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        pyro.set_rng_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def parameters() -> dict[str, Tensor]:
+    """The session's learnable parameters: unconstrained leaf tensors by store name."""
+    return dict(pyro.get_param_store().named_parameters())
+
+
+@contextmanager
+def validation(enabled: bool) -> Iterator[None]:
+    """Switches Pyro's and torch's checks on or off for a part of a session."""
+    with pyro.validation_enabled(enabled):
+        yield
+
+
+# --- plates -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subsample:
+    """What a plate of one name stands for during a run: ``indices`` out of ``size`` rows."""
+
+    size: int
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class PlateCall:
+    """How the program itself declared a plate: its size, and the subsample it asked for, if any."""
+
+    name: str
+    size: int
+    subsample_size: int | None
+    indices: Tensor | None
+
+    @property
+    def subsampled(self) -> bool:
+        return self.indices is not None or (self.subsample_size is not None and self.subsample_size < self.size)
+
+
+_SubsampleFn = Callable[..., tuple[int, int, Tensor | None]]
+
+
+@contextmanager
+def _plate_hook(hook: Callable[[_SubsampleFn, PlateCall, dict[str, Any]], tuple[int, int, Tensor | None]]) -> Iterator[None]:
+    """Puts ``hook`` where a plate decides on its size and indices.
+
+    Pyro lets a handler set a plate's indices but not its full size, and refuses indices whose number differs from the
+    declared ``subsample_size``. Both must change for one model function to serve full data and minibatches alike, so
+    the decision itself is replaced while the context lasts.
+    """
+    inner = SubsampleMessenger._subsample
+
+    def decide(
+        name: str,
+        size: int | None = None,
+        subsample_size: int | None = None,
+        subsample: Tensor | None = None,
+        use_cuda: bool | None = None,
+        device: str | None = None,
+    ) -> tuple[int, int, Tensor | None]:
+        rest = {"use_cuda": use_cuda, "device": device}
+        if size is None:
+            return inner(name, size, subsample_size, subsample, **rest)
+        return hook(inner, PlateCall(name, int(size), subsample_size, subsample), rest)
+
+    with _LOCK:
+        SubsampleMessenger._subsample = staticmethod(decide)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            SubsampleMessenger._subsample = staticmethod(inner)  # type: ignore[method-assign]
+
+
+@contextmanager
+def plates(policy: Mapping[str, Subsample]) -> Iterator[None]:
+    """Makes every plate named in ``policy`` mean that subsample, in model and guide alike.
+
+    A plate that was sized by a slice of the data (``pyro.plate("data", len(x))``) gets the size of the whole, so that
+    its sites are scaled by ``size / len(indices)``; one that subsamples by itself gets the policy's indices.
+    """
+
+    def hook(inner: _SubsampleFn, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+        wanted = policy.get(call.name)
+        if wanted is None:
+            return inner(call.name, call.size, call.subsample_size, call.indices, **rest)
+        # Registering the indices as Pyro does keeps them visible in traces.
+        return inner(call.name, wanted.size, len(wanted.indices), wanted.indices, **rest)
+
+    with _plate_hook(hook):
+        yield
+
+
+@contextmanager
+def record_plates() -> Iterator[dict[str, PlateCall]]:
+    """Yields a dictionary that fills with every plate the program declares."""
+    calls: dict[str, PlateCall] = {}
+
+    def hook(inner: _SubsampleFn, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+        calls.setdefault(call.name, call)
+        return inner(call.name, call.size, call.subsample_size, call.indices, **rest)
+
+    with _plate_hook(hook):
+        yield calls
