@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pyrolvm.errors import StoreError
 
-__all__ = ["PlateCall", "Subsample", "parameters", "plates", "record_plates", "session", "validation"]
+__all__ = ["PlateCall", "Subsample", "batchable_enumeration", "parameters", "plates", "record_plates", "session", "validation"]
 
 _LOCK = threading.RLock()
 
@@ -217,3 +217,26 @@ def record_plates() -> Iterator[dict[str, PlateCall]]:
 
     with _plate_hook(hook):
         yield calls
+
+
+# --- enumeration under vmap -------------------------------------------------------------------------------------------
+
+
+def _safe_log(x: Tensor) -> Tensor:
+    """log x with a finite gradient at zero, as Pyro's, but made of operations that ``vmap`` can batch."""
+    tiny = torch.finfo(x.dtype).tiny
+    return torch.where(x > 0, x.clamp(min=tiny).log(), x.new_tensor(-float("inf")))
+
+
+@contextmanager
+def batchable_enumeration() -> Iterator[None]:
+    """Lets ``vmap`` pass through the sums over discrete latents: Pyro's own logarithm there is a custom autograd function."""
+    from pyro.ops.einsum import torch_log
+
+    with _LOCK:
+        inner = torch_log.safe_log
+        torch_log.safe_log = _safe_log
+        try:
+            yield
+        finally:
+            torch_log.safe_log = inner

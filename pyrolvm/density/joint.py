@@ -1,0 +1,245 @@
+"""The joint density of one problem as functions of one draw.
+
+All functions take and return dictionaries of tensors for a single draw, run the model once, and must be called inside
+a :func:`pyrolvm.runtime.session`. They are pure, so that :func:`~pyrolvm.density.vectorize.map_draws` can batch them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import config_enumerate, infer_discrete
+from pyro.ops.contract import contract_tensor_tree, contract_to_tensor
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyrolvm.errors import ProblemError
+from pyrolvm.program.batching import Batch
+from pyrolvm.program.inspection import is_deterministic, is_random
+from pyrolvm.program.problem import Problem
+
+__all__ = ["Joint"]
+
+Draw = Mapping[str, Tensor]
+
+
+class _Given(Messenger):
+    """Sets latent sites to given values."""
+
+    def __init__(self, values: Draw) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            msg["value"] = self.values[msg["name"]]
+            msg["done"] = True
+
+
+class _FromReal(Messenger):
+    """Sets latent sites to the images of unconstrained values, and adds up the log Jacobians.
+
+    The transform is taken from the support that the site has in this very run, so that a support which depends on
+    another latent is mapped correctly.
+    """
+
+    def __init__(self, values: Draw) -> None:
+        super().__init__()
+        self.values = values
+        self.log_jacobian: Tensor | float = 0.0
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            real = self.values[msg["name"]]
+            transform = biject_to(msg["fn"].support)
+            msg["value"] = transform(real)
+            msg["done"] = True
+            self.log_jacobian = self.log_jacobian + transform.log_abs_det_jacobian(real, msg["value"]).sum()
+
+
+class _Unobserve(Messenger):
+    """Makes observed sites random again; deterministic values and factors stay as they are."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not is_deterministic(msg) and not isinstance(msg["fn"], dist.Unit):
+            msg["is_observed"] = False
+            msg["value"] = None
+
+
+class Joint:
+    """The joint density of ``problem`` on ``batch`` (all rows by default), as functions of one draw.
+
+    Raises:
+        ProblemError: if a discrete latent has infinitely many values, so that it cannot be summed out.
+    """
+
+    def __init__(self, problem: Problem, batch: Batch | None = None) -> None:
+        for site in problem.discrete:
+            if not site.enumerable:
+                raise ProblemError(
+                    f"latent site {site.name!r} is {site.distribution}, discrete with infinitely many values, and cannot be "
+                    "summed out. Fix: marginalise it in the model (Poisson with a Gamma rate is GammaPoisson), or truncate it."
+                )
+        self.problem = problem
+        self.batch = batch or problem.whole
+        self._nesting = max((-plate.dim for plate in problem.plates.values() if plate.dim is not None), default=0)
+        self._sizes = [site.unconstrained_numel for site in problem.continuous]
+
+    # --- densities ----------------------------------------------------------------------------------------------------
+
+    def log_p(self, draw: Draw) -> Tensor:
+        """log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``()``."""
+        return self._log_prob_sum(self._trace(_Given(draw)))
+
+    def potential(self, flat: Tensor) -> Tensor:
+        """Minus the log density of the unconstrained vector ``flat``, shape ``(unconstrained_size,)``, log Jacobian included."""
+        handler = _FromReal(self.split(flat))
+        log_p = self._log_prob_sum(self._trace(handler))
+        return -(log_p + handler.log_jacobian)
+
+    def terms(self, draw: Draw) -> dict[str, Tensor]:
+        """Everything that one run tells about a draw, under names ``group/site``.
+
+        Groups: ``log_p`` (alone), ``log_prior`` and ``log_likelihood`` by site with the plates' dimensions, and
+        ``deterministic``. Under discrete latents, priors are of the continuous sites, the likelihood of a row is the
+        marginal one, and deterministic sites are left to :meth:`deterministic`.
+        """
+        trace = self._trace(_Given(draw))
+        out = {"log_p": self._log_prob_sum(trace)}
+        if self._summed(trace):
+            return out | self._marginal_terms(trace)
+        for name, node in trace.nodes.items():
+            if not is_random(node):
+                continue
+            if is_deterministic(node):
+                out[f"deterministic/{name}"] = node["value"]
+            elif not isinstance(node["fn"], dist.Unit) and name in self.problem.sites:
+                group = "log_likelihood" if node["is_observed"] else "log_prior"
+                # A row's own density: masked as the model says, but not scaled up for rows that are absent.
+                out[f"{group}/{name}"] = scale_and_mask(node["unscaled_log_prob"], 1.0, node["mask"])
+        return out
+
+    def site_log_probs(self, draw: Draw) -> dict[str, float]:
+        """The summed log density of each site at a draw, for messages; discrete latents take a prior draw."""
+        with poutine.trace() as tracer, _Given(draw):
+            self._run()
+        tracer.trace.compute_log_prob()
+        return {
+            name: float(node["log_prob_sum"])
+            for name, node in tracer.trace.nodes.items()
+            if is_random(node) and not is_deterministic(node)
+        }
+
+    # --- coordinates --------------------------------------------------------------------------------------------------
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parts of an unconstrained vector, by site."""
+        parts = torch.split(flat, self._sizes)
+        return {
+            site.name: part.reshape(site.unconstrained_shape) for site, part in zip(self.problem.continuous, parts, strict=True)
+        }
+
+    def constrain(self, flat: Tensor) -> dict[str, Tensor]:
+        """The draw that an unconstrained vector stands for."""
+        trace = self._trace(_FromReal(self.split(flat)), enumerate_discrete=False)
+        return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}
+
+    def unconstrain(self, draw: Draw) -> dict[str, Tensor]:
+        """The unconstrained values of a draw, by site."""
+        trace = self._trace(_Given(draw), enumerate_discrete=False)
+        return {
+            site.name: biject_to(trace.nodes[site.name]["fn"].support).inv(draw[site.name]) for site in self.problem.continuous
+        }
+
+    def flatten(self, unconstrained: Draw) -> Tensor:
+        """One vector out of the parts."""
+        parts = [unconstrained[site.name].reshape(-1) for site in self.problem.continuous]
+        return torch.cat(parts) if parts else torch.zeros(0)
+
+    # --- what follows from a draw -------------------------------------------------------------------------------------
+
+    def deterministic(self, draw: Draw) -> dict[str, Tensor]:
+        """The deterministic sites, given a draw of all latents."""
+        trace = self._trace(_Given(draw), enumerate_discrete=False)
+        return {
+            name: node["value"] for name, node in trace.nodes.items() if node["type"] == "sample" and is_deterministic(node)
+        }
+
+    def discrete(self, draw: Draw) -> dict[str, Tensor]:
+        """A draw of the discrete latents from their exact posterior given the continuous ones."""
+        # The given values go inside: infer_discrete hides its runs of the model from handlers around it.
+        given = _Given(draw)(config_enumerate(self.problem.model, "parallel"))
+        with poutine.trace() as tracer:
+            self._run(infer_discrete(given, first_available_dim=-1 - self._nesting, temperature=1))
+        return {site.name: tracer.trace.nodes[site.name]["value"] for site in self.problem.discrete}
+
+    def predictive(self, draw: Draw) -> dict[str, Tensor]:
+        """New observations given a draw of all latents; with an empty draw, of the prior, latents included."""
+        with poutine.trace() as tracer, _Unobserve(), _Given(draw):
+            self._run()
+        names = [site.name for site in self.problem.observed]
+        if not draw:
+            names += [site.name for site in self.problem.latents]
+            names += [site.name for site in self.problem.sites.values() if site.kind == "deterministic"]
+        return {name: tracer.trace.nodes[name]["value"] for name in names}
+
+    # --- runs ---------------------------------------------------------------------------------------------------------
+
+    def _run(self, model: Callable[..., Any] | None = None) -> None:
+        with self.batch.active():
+            (model or self.problem.model)(*self.batch.args, **self.batch.kwargs)
+
+    def _trace(self, handler: Messenger, *, enumerate_discrete: bool = True) -> Any:
+        # The handler goes innermost, so that a discrete site it sets is not enumerated as well.
+        model = handler(self.problem.model)
+        if self.problem.discrete and enumerate_discrete:
+            model = poutine.enum(config_enumerate(model, "parallel"), first_available_dim=-1 - self._nesting)
+        with poutine.trace() as tracer:
+            self._run(model)
+        return tracer.trace
+
+    def _summed(self, trace: Any) -> list[str]:
+        """The discrete latents that this run enumerated."""
+        return [site.name for site in self.problem.discrete if "_enumerate_dim" in trace.nodes[site.name]["infer"]]
+
+    def _log_prob_sum(self, trace: Any) -> Tensor:
+        trace.compute_log_prob()
+        if not self._summed(trace):
+            terms = [node["log_prob_sum"] for node in trace.nodes.values() if is_random(node) and not is_deterministic(node)]
+            return torch.stack([torch.as_tensor(term) for term in terms]).sum()
+        factors, sum_dims = self._factors(trace)
+        return contract_to_tensor(factors, sum_dims)
+
+    def _factors(self, trace: Any, only: set[str] | None = None) -> tuple[OrderedDict[frozenset[str], list[Tensor]], set[str]]:
+        """The log density's terms by plate context, and the symbols of the enumerated dimensions."""
+        trace.pack_tensors()
+        factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+        for name, node in trace.nodes.items():
+            if is_random(node) and not is_deterministic(node) and (only is None or name in only):
+                context = frozenset(trace.plate_to_symbol[f.name] for f in node["cond_indep_stack"] if f.vectorized)
+                factors.setdefault(context, []).append(node["packed"]["log_prob"])
+        return factors, set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
+
+    def _marginal_terms(self, trace: Any) -> dict[str, Tensor]:
+        """Pointwise terms where discrete latents are summed out: each row's marginal likelihood, if rows separate."""
+        out: dict[str, Tensor] = {}
+        for site in self.problem.continuous:
+            out[f"log_prior/{site.name}"] = trace.nodes[site.name]["log_prob"]
+        observed = [site.name for site in self.problem.observed]
+        factors, sum_dims = self._factors(trace, only={*self._summed(trace), *observed})
+        contracted = contract_tensor_tree(factors, sum_dims)
+        contexts = [context for context, terms in contracted.items() if terms]
+        if len(observed) == 1 and len(contexts) == 1:
+            terms = contracted[contexts[0]]
+            packed = sum(terms[1:], terms[0])
+            order = sorted(contexts[0], key=lambda symbol: trace.symbol_to_dim[symbol])
+            dims = getattr(packed, "_pyro_dims", "".join(order))
+            out[f"log_likelihood/{observed[0]}"] = packed.permute([dims.index(symbol) for symbol in order])
+        return out
