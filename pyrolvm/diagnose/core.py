@@ -1,0 +1,285 @@
+"""``diagnose``: every check that a posterior's own draws allow, and the verdict they add up to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrolvm.diagnose.chains import judge_mixing, judge_sampler, mixing_table
+from pyrolvm.diagnose.importance import FEW_DRAWS, Weights, weigh
+from pyrolvm.diagnose.reading import Array, PosteriorLike, blocks, draws_group, log_weights, stat, tree
+from pyrolvm.diagnose.reweighted import judge_reweighted, reweighted_table
+from pyrolvm.errors import positive_int
+from pyrolvm.verdict import Reason, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["Diagnosis", "diagnose"]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is known about one posterior without a reference to hold it against.
+
+    Args:
+        name: the posterior's name.
+        table: one row per scalar quantity; the columns are described in :func:`diagnose`.
+        figures: figures of the posterior as a whole, such as ``khat``, ``evidence`` or ``rhat`` (the largest).
+        verdict: what it all adds up to.
+        left_out: how many quantities the table leaves out, the least suspicious ones.
+    """
+
+    name: str
+    table: pd.DataFrame
+    figures: dict[str, float]
+    verdict: Verdict
+    left_out: int = 0
+
+    def __str__(self) -> str:
+        """Returns the verdict, the figures and the first rows of the table."""
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
+        rows = self.table.head(20).to_string(float_format=lambda value: f"{value:.4g}") if len(self.table) else ""
+        hidden = max(len(self.table) - 20, 0) + self.left_out
+        more = f"... and {hidden} quantities more" if hidden else ""
+        return "\n".join(part for part in (f"{self.name}: {self.verdict}", figures, rows, more) if part)
+
+    def _repr_html_(self) -> str:
+        figures = " &nbsp; ".join(f"{escape(name)} <b>{value:.4g}</b>" for name, value in self.figures.items())
+        rows = self.table.head(50).to_html(float_format=lambda value: f"{value:.4g}", border=0, escape=True)
+        return f"<div><b>{escape(self.name)}</b> {self.verdict._repr_html_()}<p>{figures}</p>{rows}</div>"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the diagnosis as JSON types, with None for figures that do not exist."""
+        rows = self.table.reset_index().to_dict(orient="records")
+        return {
+            "name": self.name,
+            "verdict": jsonable(self.verdict.as_dict()),
+            "figures": jsonable(self.figures),
+            "left_out": self.left_out,
+            "quantities": jsonable(rows),
+        }
+
+
+def jsonable(value: Any) -> Any:
+    """Returns nested dicts and lists with NumPy scalars as Python ones and non-finite numbers as None."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 500) -> Diagnosis:
+    """Judges one posterior by its own draws.
+
+    Where draws carry importance weights (variational fits), the checks are Pareto k-hat, evidence, ELBO, importance ESS
+    and convergence of the optimisation; R-hat is never reported, since independent draws always pass it. Otherwise the
+    draws are Markov chains, and the checks are R-hat, bulk and tail ESS, MCSE, E-BFMI, divergences and tree depth.
+
+    ========================= ===================== ============================= ======================
+    check                     trusted               doubtful                      failed
+    ========================= ===================== ============================= ======================
+    log weights                                                                   any NaN or infinite
+    k-hat                     <= threshold          up to 1, or S < 100           > 1
+    reweighted moments        within 0.1 sd, 10%    further, beyond the noise
+    optimisation              converged             stopped before it converged   loss ended non-finite
+    draws                                           one chain without weights     any non-finite, stuck
+    R-hat (largest)           <= 1.01               up to 1.1                     > 1.1
+    ESS (smallest)            >= 100 a chain        under 100 a chain             under 10 a chain
+    divergences               none                  any                           > 10% of draws
+    E-BFMI (smallest)         >= 0.3                < 0.3
+    tree depth saturated      <= 10% of draws       > 10% of draws
+    ========================= ===================== ============================= ======================
+
+    The threshold of k-hat is min(1 - 1/log10(S), 0.7) for S draws. Identified ``quantities`` are judged in place of
+    the sites where the model names them.
+
+    When not to trust it: neither importance weights nor chains can see a mode in which no draw ever fell. k-hat judges
+    all latent values together, so it is large in models with thousands of them even where each marginal is close:
+    compare with NUTS then.
+
+    Args:
+        posterior: a result of ``fit``, ``nuts``, ``infer`` or ``exact``, or an ArviZ DataTree with dims (chain, draw).
+        max_quantities: how many scalar quantities to tabulate; a cheap screen finds the most suspicious ones.
+
+    Returns:
+        A Diagnosis whose table has a row per scalar quantity. For importance weights the columns are ``mean``, ``sd``,
+        ``mcse_mean``, ``q5``, ``median``, ``q95``, then ``psis_mean`` and ``psis_sd``, the moments after reweighting,
+        ``psis_shift``, how many of those sds the mean lies from there, and ``psis_sd_ratio``, the sd over ``psis_sd``,
+        both with ``_error``. For chains they are ``mean``, ``sd``, ``q5``,
+        ``median``, ``q95``, ``mcse_mean``, ``mcse_sd``, ``ess_bulk``, ``ess_tail``, ``rhat`` and ``state``.
+
+    Raises:
+        ArgumentError: if the posterior has no draws to judge.
+
+    References:
+        Vehtari et al. (2024), https://arxiv.org/abs/1507.02646; Vehtari et al. (2021), https://arxiv.org/abs/1903.08008;
+        Gelman et al. (2020), "Bayesian workflow", https://arxiv.org/abs/2011.01808
+    """
+    limit = positive_int("max_quantities", max_quantities)
+    data = tree(posterior)
+    name = str(getattr(posterior, "name", None) or data.name or "posterior")
+    weights = log_weights(data)
+    if weights is None:
+        return _diagnose_chains(name, data, limit)
+    return _diagnose_weights(name, data, weights, limit)
+
+
+def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: int) -> Diagnosis:
+    figures, normalised = weigh(log_weight, _rounding(data))
+    table, left_out = reweighted_table(data, normalised, limit)
+    reasons = [
+        *_judge_weights(figures),
+        *judge_reweighted(table, figures),
+        *_judge_optimisation(data),
+        *_judge_finite(data),
+    ]
+    kept = {
+        "khat": figures.khat,
+        "khat_threshold": figures.threshold,
+        "elbo": figures.elbo,
+        "elbo_error": figures.elbo_error,
+        "evidence": figures.evidence,
+        "evidence_error": figures.evidence_error,
+        "ess_importance": figures.ess,
+        "draws": float(figures.num_draws),
+    }
+    guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
+    return Diagnosis(name, table, kept, Verdict.of(reasons, _steps_for_fit(figures, reasons, data, guide)), left_out)
+
+
+def _rounding(data: xr.DataTree) -> float:
+    """Returns the rounding error in a log weight: that of log p and log q, which may be large numbers."""
+    size = 0.0
+    for name in ("lp", "log_q"):
+        values = stat(data, name)
+        if values is not None and values.dtype.kind == "f":
+            magnitude = np.max(np.abs(values), initial=0.0, where=np.isfinite(values))
+            size = max(size, 8 * float(np.finfo(values.dtype).eps) * float(magnitude))
+    return size
+
+
+def _judge_weights(weights: Weights) -> Iterator[Reason]:
+    figures = {"khat": weights.khat, "threshold": weights.threshold, "draws": float(weights.num_draws)}
+    if weights.num_bad:
+        text = (
+            f"{weights.num_bad} of {weights.num_draws} importance weights are NaN or infinite: "
+            "the guide draws where the model has no density, or the densities overflow."
+        )
+        yield Reason("failed", text, {"bad weights": weights.num_bad, "draws": weights.num_draws})
+        return
+    if weights.num_draws < FEW_DRAWS:
+        text = f"{weights.num_draws} draws are too few to judge the importance weights; {FEW_DRAWS} is the least."
+        yield Reason("doubtful", text, figures)
+        return
+    if weights.constant:
+        yield Reason(
+            "trusted", "All importance weights are equal: the guide is the posterior, as far as it draws.", figures
+        )
+    elif weights.khat <= weights.threshold:
+        yield Reason("trusted", f"k-hat {weights.khat:.2f} is within {weights.threshold:.2f}.", figures)
+    elif weights.khat <= 0.7:
+        text = (
+            f"k-hat {weights.khat:.2f} is above {weights.threshold:.2f}, all that {weights.num_draws} draws can carry."
+        )
+        yield Reason("doubtful", text, figures)
+    elif weights.khat <= 1.0:
+        text = f"k-hat {weights.khat:.2f} is above {weights.threshold:.2f}: the guide misses part of the posterior."
+        yield Reason("doubtful", text, figures)
+    else:
+        text = (
+            f"k-hat {weights.khat:.2f} is above 1: the importance weights have no finite mean, so the guide is far from "
+            "the posterior and reweighting cannot mend it. The evidence and its error mean nothing."
+        )
+        yield Reason("failed", text, figures)
+    if weights.threshold < weights.khat <= 1.0:
+        text = (
+            f"The evidence {weights.evidence:.2f} +- {weights.evidence_error:.2f} is unreliable, its error too: "
+            f"{weights.ess:.0f} of {weights.num_draws} draws are effective."
+        )
+        yield Reason("doubtful", text, {"evidence": weights.evidence, "ess_importance": weights.ess})
+
+
+def _judge_optimisation(data: xr.DataTree) -> Iterator[Reason]:
+    if "optimization" not in data.children:
+        return
+    trace = data["optimization"]
+    loss = np.asarray(trace["loss"].values).reshape(-1) if "loss" in trace.data_vars else np.zeros(0)
+    why = str(trace.attrs.get("stop_reason", "") or "")
+    note = f" ({why})" if why else ""
+    if loss.size and not math.isfinite(float(loss[-1])):
+        yield Reason("failed", f"The loss ended at {float(loss[-1])}{note}.", {"steps": loss.size})
+    elif not int(trace.attrs.get("converged", 1)):
+        yield Reason("doubtful", f"The optimisation stopped before it converged{note}.", {"steps": loss.size})
+
+
+def _judge_finite(data: xr.DataTree) -> Iterator[Reason]:
+    bad = [part.variable for part in blocks(data) if not np.isfinite(part.draws).all()]
+    if bad:
+        yield Reason(
+            "failed", f"{', '.join(f'`{name}`' for name in bad)} has draws that are not finite.", {"sites": len(bad)}
+        )
+
+
+_RICHER = {"mean_field": "full_rank", "laplace": "full_rank", "low_rank": "full_rank", "": "flow"}
+
+
+def _steps_for_fit(weights: Weights, reasons: list[Reason], data: xr.DataTree, guide: str) -> Iterator[str]:
+    if all(reason.status == "trusted" for reason in reasons):
+        return
+    if any("optimisation" in reason.text or "The loss" in reason.text for reason in reasons):
+        yield "Look at the loss trace; let the fit run longer (max_steps=) or with a smaller learning rate (optimizer=)."
+    if weights.num_bad:
+        yield "Use a guide with the support of the model's sites, in float64, and check the model for overflow."
+    elif weights.num_draws < FEW_DRAWS or weights.threshold < weights.khat <= 0.7:
+        need = max(10 ** (1 / (1 - weights.khat)) if weights.khat < 0.7 else 0, 1000)
+        yield f"Take more draws of the fitted guide: about {math.ceil(need / 100) * 100}."
+    else:
+        richer = _RICHER.get(guide, "flow")
+        if guide != richer:
+            yield f'Try guide="{richer}".'
+        yield "Try lvm.nuts(problem) and compare."
+
+
+def _diagnose_chains(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
+    sizes = data[draws_group(data)].sizes
+    chains, draws = sizes["chain"], sizes["draw"]
+    table, left_out = mixing_table(data, limit)
+    reasons = [*judge_mixing(table, chains, draws), *judge_sampler(data)]
+    verdict = Verdict.of(reasons, _steps_for_chains(reasons, chains))
+    figures = {"chains": float(chains), "draws": float(chains * draws)}
+    for column, reduce in (("rhat", "max"), ("ess_bulk", "min"), ("ess_tail", "min")):
+        if len(table) and table[column].notna().any():
+            figures[column] = float(getattr(table[column], reduce)())
+    for key in ("divergences", "bfmi", "saturated"):
+        if key in verdict.figures:
+            figures[key] = verdict.figures[key]
+    return Diagnosis(name, table, figures, verdict, left_out)
+
+
+def _steps_for_chains(reasons: list[Reason], chains: int) -> Iterator[str]:
+    bad = [reason for reason in reasons if reason.status != "trusted"]
+    names = {name for reason in bad for name in reason.figures}
+    if "quantities stuck" in names or "quantities moving" in names:
+        yield "Start elsewhere (init=) or warm up longer (warmup=): a chain never left its start."
+    if "quantities not finite" in names:
+        yield "Find the site that overflows: its draws are not finite."
+    if "rhat" in names:
+        yield "Run longer (warmup=, draws=); if R-hat stays high, look for modes or switching labels, or give quantities=."
+    elif "ess_bulk" in names or "draws" in names:
+        yield "Take more draws (draws=)."
+    if "divergences" in names:
+        yield "Raise target_accept to 0.95, then reparameterise (non-centred) where the divergences gather."
+    if "bfmi" in names:
+        yield "Reparameterise scales with heavy tails, or warm up longer (warmup=)."
+    if chains == 1 and bad:
+        yield "Run at least 4 chains (chains=4)."
