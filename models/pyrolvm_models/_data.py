@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyrolvm.errors import ArgumentError
+import pyrolvm as lvm
 
 FloatArray = NDArray[np.float64]
 
@@ -88,5 +88,5 @@ def check_count(problem: str, option: str, value: object, most: int | None = Non
     """
     bound = "a positive integer" if most is None else f"an integer from 1 to {most}"
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-        raise ArgumentError(f"option {option!r} of problem {problem!r} is {value!r}. Fix: give {option}= {bound}.")
+        raise lvm.ArgumentError(f"option {option!r} of problem {problem!r} is {value!r}. Fix: give {option}= {bound}.")
     return value

@@ -10,8 +10,8 @@ probability.
 
 What variational inference loses: the posterior is log-concave and close to Gaussian, but radius, perimeter and
 area measure nearly the same thing, so coefficients are strongly correlated. A mean-field guide finds the means
-and understates the sds (by a factor of about three for the collinear group); a full-rank or Laplace guide is
-good, and low rank lies between.
+and understates every sd, by a factor of about 2; a full-rank or Laplace guide is good, and low rank lies
+between.
 
 Data: Breast Cancer Wisconsin (Diagnostic), UCI Machine Learning Repository, CC BY 4.0, as bundled with
 scikit-learn (569 rows; ``y = 1`` is benign, 357 rows; ``y = 0`` malignant, 212 rows).
@@ -57,7 +57,7 @@ def logistic_regression(*, predictors: int | None = None) -> lvm.Problem:
         dims={"beta": ["predictor"], "y": ["data"]},
         coords={"predictor": list(table.columns[:d])},
     )
-    def model(x: Tensor, y: Tensor) -> None:
+    def regression(x: Tensor, y: Tensor) -> None:
         """Bernoulli outcomes ``y`` ``(n,)`` with log-odds linear in the standardized predictors ``x`` ``(n, d)``."""
         intercept = pyro.sample("intercept", dist.Normal(0.0, 2.5))
         beta = pyro.sample("beta", dist.Normal(0.0, 1.0).expand([d]).to_event(1))
@@ -65,4 +65,4 @@ def logistic_regression(*, predictors: int | None = None) -> lvm.Problem:
             logits = intercept + (x * beta).sum(-1)
             pyro.sample("y", dist.Bernoulli(logits=logits), obs=y)
 
-    return lvm.Problem(model, _data.standardize(table.x[:, :d]), table.target.astype("float64"))
+    return lvm.Problem(regression, _data.standardize(table.x[:, :d]), table.target.astype("float64"))

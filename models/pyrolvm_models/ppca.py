@@ -119,7 +119,7 @@ def ppca(*, q: int = 2, marginal: bool = False) -> lvm.Problem:
         coords["wine"] = list(WINES)
 
     @lvm.model(dims=dims, coords=coords, quantities=quantities)
-    def model(x: Tensor) -> None:
+    def components(x: Tensor) -> None:
         """Linear Gaussian factors with one noise scale for standardized features ``x`` ``(n, d)``."""
         loadings = pyro.sample("W", dist.Normal(0.0, 1.0).expand([d, q]).to_event(2))
         sigma = pyro.sample("sigma", dist.HalfNormal(1.0))
@@ -132,4 +132,4 @@ def ppca(*, q: int = 2, marginal: bool = False) -> lvm.Problem:
                 mean = (loadings @ z.unsqueeze(-1)).squeeze(-1)
                 pyro.sample("x", dist.Normal(mean, sigma.unsqueeze(-1)).to_event(1), obs=x)
 
-    return lvm.Problem(model, _data.standardize(table.x))
+    return lvm.Problem(components, _data.standardize(table.x))

@@ -98,11 +98,11 @@ def vae(*, latent: int = 8, hidden: int = 128, images: int | None = None, seed: 
         dims={"z": ["data", "latent"], "x": ["data", "pixel"]},
         coords={"pixel": list(table.columns), "latent": list(range(latent))},
     )
-    def model(x: Tensor, decoder: nn.Module) -> None:
+    def autoencoder(x: Tensor, decoder: nn.Module) -> None:
         """Bernoulli pixels ``x`` ``(n, pixels)`` whose logits ``decoder`` computes from Gaussian codes."""
         pyro.module("decoder", decoder)
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([latent]).to_event(1))
             pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
 
-    return lvm.Problem(model, x, decoder_network(latent, hidden, x.shape[-1], seed))
+    return lvm.Problem(autoencoder, x, decoder_network(latent, hidden, x.shape[-1], seed))
