@@ -66,7 +66,7 @@ def no_leaked_globals() -> Iterator[None]:
 
 @pytest.fixture
 def untouched_rng() -> Iterator[None]:
-    """Fails a test that moves the global random state of torch, NumPy or Python. For tests that do not seed themselves."""
+    """Fails a test that moves the global random state of torch, NumPy or Python without seeding it."""
     before = _random_states()
     yield
     moved = [

@@ -1,0 +1,62 @@
+"""The command line: ``pyrolvm list | fit | nuts | compare | diagnose | report | doctor``.
+
+Uses the public API only, as anybody's script would. Exit codes:
+
+- 0: done, and nothing failed its verdict;
+- 1: done, and the verdict is ``failed`` (``compare``: the reference failed, or every method did; ``doctor``: something
+  required is broken);
+- 2: what was asked for cannot be done; the message ends in ``Fix:``;
+- 3: pyrolvm itself broke; a traceback follows;
+- 130, 143: stopped by Ctrl-C or SIGTERM, with what was reached saved.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from pyrolvm.errors import PyrolvmError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        argv: the arguments after the program's name; those of the process by default.
+    """
+    from pyrolvm.cli.parser import build_parser
+
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as stop:  # how argparse says that help was printed, or that the usage was wrong
+        return int(stop.code or 0)
+
+    from pyrolvm.cli.output import Output
+    from pyrolvm.cli.signals import listening
+
+    command = import_module(f"pyrolvm.cli.{args.module}")
+    with listening() as stopped:
+        try:
+            code: int = command.run(args, Output.of(args), stopped)
+        except PyrolvmError as error:
+            print(f"pyrolvm {args.command}: {error}", file=sys.stderr)
+            code = 2
+        except KeyboardInterrupt:
+            print(f"pyrolvm {args.command}: stopped; nothing had been reached that could be saved.", file=sys.stderr)
+            code = 130
+        except BrokenPipeError:  # the reader went away, as in `pyrolvm list | head -1`
+            sys.stdout = None
+            code = 0
+        except Exception:
+            import traceback
+
+            traceback.print_exc()
+            print(
+                f"pyrolvm {args.command}: this is a bug in pyrolvm. Fix: please report the lines above.",
+                file=sys.stderr,
+            )
+            code = 3
+        return stopped.exit_code or code

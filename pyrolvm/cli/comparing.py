@@ -1,0 +1,195 @@
+"""``pyrolvm compare``: several guides and NUTS on one problem, and the page that says which to believe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyrolvm as lvm
+from pyrolvm.cli.inference import FIT_WORDS, NUTS_WORDS, given, show
+from pyrolvm.cli.output import Output, replace_text
+from pyrolvm.cli.runs import Comparing, choose_folder
+from pyrolvm.cli.signals import Stopped
+from pyrolvm.cli.target import load_guide, load_problem, target_name
+
+__all__ = ["judge", "run", "write_comparison"]
+
+NUTS = "nuts"
+_COLUMNS = [
+    "verdict",
+    "agrees",
+    "differs",
+    "unclear",
+    "worst_mean_diff",
+    "worst_sd_ratio",
+    "khat",
+    "elbo",
+    "rhat",
+    "ess_bulk",
+    "seconds_total",
+    "engine",
+]
+_ORDER = {"trusted": 0, "doubtful": 1, "failed": 2}
+
+
+@dataclass
+class _Reached:
+    """What a comparison has so far."""
+
+    posteriors: dict[str, lvm.Posterior] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
+    """Runs ``compare``."""
+    named = args.guide is not None
+    folder = choose_folder(args.out, target_name(args.target), overwrite=args.overwrite)
+    reached = _Reached()
+    guides = {text: load_guide(text) for text in args.guide} if named else _registered(reached)
+    _check_reference(args, list(guides))
+    problem = load_problem(args)
+    out.note(f"{problem!r}")
+    home = Comparing(folder, {"pyrolvm": lvm.__version__, "command": "compare", "target": args.target, **_asked(args)})
+    try:
+        for label, method in _methods(args, problem, guides, out):
+            _reach(label, method, home, reached, out)
+            if stopped:
+                break
+    except KeyboardInterrupt:
+        pass  # `stopped` remembers
+    home.done("interrupted" if stopped else "complete", reached.left_out)
+    if stopped:
+        out.log.print(f"stopped; what was reached ({', '.join(reached.posteriors) or 'nothing'}) is saved in {folder}")
+    code = _conclude(args, reached, folder, out)
+    if named and reached.left_out and not stopped:
+        return 2
+    return code
+
+
+def _registered(reached: _Reached) -> dict[str, Any]:
+    """Every registered guide that can be imported."""
+    guides = {}
+    for name in lvm.guides():
+        try:
+            guides[name] = lvm.guide(name)
+        except lvm.PluginError as error:
+            reached.left_out[name] = str(error)
+    return guides
+
+
+def _check_reference(args: argparse.Namespace, guides: list[str]) -> None:
+    """Refuses a reference that will not be there, before anything runs."""
+    labels = [NUTS, *guides] if args.nuts else guides
+    if args.reference is not None and args.reference not in labels:
+        from pyrolvm.errors import unknown_name
+
+        raise unknown_name("method of this comparison", args.reference, labels)
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    words = dict.fromkeys((*FIT_WORDS, *NUTS_WORDS, "guide", "data", "dtype", "reference"))
+    return {"arguments": {**given(args, tuple(words)), "option": dict(args.option)}}
+
+
+def _methods(
+    args: argparse.Namespace, problem: lvm.Problem, guides: Mapping[str, Any], out: Output
+) -> Iterator[tuple[str, Callable[[], lvm.Posterior]]]:
+    """Every method by name, NUTS first: whenever it is stopped, there is something to compare with."""
+    if args.nuts:
+        yield NUTS, partial(lvm.nuts, problem, progress=out.progress, **given(args, NUTS_WORDS))
+    for label, guide in guides.items():
+        yield label, partial(lvm.fit, problem, guide, progress=out.progress, **given(args, FIT_WORDS))
+
+
+def _reach(label: str, method: Callable[[], lvm.Posterior], home: Comparing, reached: _Reached, out: Output) -> None:
+    """Runs one method and saves what it gives. A failure is noted and disturbs no other method."""
+    try:
+        posterior = method()
+    except Exception as error:
+        reason = str(error) if isinstance(error, lvm.PyrolvmError) else f"{type(error).__name__}: {error}"
+        reached.left_out[label] = reason
+        out.log.print(f"{label}: left out. {reason}")
+        return
+    posterior.save(home.folder(label))
+    reached.posteriors[label] = posterior
+    out.log.print(f"{label}: {posterior.verdict.status}, {sum(posterior.seconds.values()):.1f} s")
+
+
+def _conclude(args: argparse.Namespace, reached: _Reached, folder: Path, out: Output) -> int:
+    if not reached.posteriors:
+        reasons = "; ".join(f"{label}: {why}" for label, why in reached.left_out.items())
+        raise lvm.FitError(f"no method gave a posterior. {reasons or 'None was run.'} Fix: see the reasons above.")
+    if len(reached.posteriors) == 1:
+        (posterior,) = reached.posteriors.values()
+        diagnosis = lvm.diagnose(posterior)
+        verdict = diagnosis.verdict.and_also(posterior.verdict)
+        show(posterior, diagnosis, verdict, out)
+        out.line(f"one method is nothing to compare with; its posterior is saved in {folder}")
+        _print_left_out(reached.left_out, out)
+        return 1 if verdict.status == "failed" else 0
+    comparison = compared(reached.posteriors, args.reference)
+    page, figure = write_comparison(comparison, folder / "report.html", folder / "overview.png", reached.left_out)
+    out.frame(comparison.methods[[c for c in _COLUMNS if c in comparison.methods]], f"against {comparison.reference}")
+    for advice in comparison.advice:
+        out.line(f"- {advice}")
+    _print_left_out(reached.left_out, out)
+    out.line(f"saved in {folder}: {page.name}, {figure.name}, comparison.json, posteriors/")
+    out.next([f"open {page}", f"pyrolvm diagnose {folder}    every method on its own"])
+    out.write_json(
+        {
+            "command": "compare",
+            "target": args.target,
+            "saved": str(folder),
+            **comparison.as_dict(),
+            "left_out": reached.left_out,
+        }
+    )
+    return judge(comparison)
+
+
+def compared(posteriors: Mapping[str, lvm.Posterior], reference: str | None) -> lvm.Comparison:
+    """Compares posteriors. Without NUTS or a name, the reference is the best verdict, then the highest ELBO."""
+    if reference is not None and reference not in posteriors:
+        reference = None  # it was left out, and that is said
+    if reference is None and NUTS not in posteriors:
+        reference = min(posteriors, key=lambda name: _rank(posteriors[name]))
+    return lvm.compare(posteriors, reference)
+
+
+def _rank(posterior: lvm.Posterior) -> tuple[int, float]:
+    return _ORDER[posterior.verdict.status], -float(getattr(posterior, "elbo", float("-inf")))
+
+
+def write_comparison(
+    comparison: lvm.Comparison, page: Path, figure: Path, left_out: Mapping[str, str]
+) -> tuple[Path, Path]:
+    """Writes page, figure and JSON of a comparison, next to each other."""
+    comparison.notes.extend(f"{label} was left out: {why}" for label, why in left_out.items())
+    comparison.to_json(page.with_name("comparison.json"))
+    replace_text(page, comparison.to_html())
+    part = figure.with_name(f".{figure.stem}.{os.getpid()}{figure.suffix}")
+    try:
+        drawn = comparison.plot()
+        drawn.savefig(part, dpi=160)
+        drawn.clear()
+        os.replace(part, figure)
+    finally:
+        part.unlink(missing_ok=True)
+    return page, figure
+
+
+def judge(comparison: lvm.Comparison) -> int:
+    """The exit code: 1 where the reference failed its own verdict, or every method did."""
+    verdicts = {name: diagnosis.verdict.status for name, diagnosis in comparison.diagnoses.items()}
+    others = [status for name, status in verdicts.items() if name != comparison.reference]
+    return int(verdicts[comparison.reference] == "failed" or all(status == "failed" for status in others))
+
+
+def _print_left_out(left_out: Mapping[str, str], out: Output) -> None:
+    for label, why in left_out.items():
+        out.line(f"{label} was left out: {why}")

@@ -1,0 +1,92 @@
+"""``pyrolvm fit`` and ``pyrolvm nuts``: one posterior, saved and judged."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pyrolvm as lvm
+from pyrolvm.cli.output import Output
+from pyrolvm.cli.runs import choose_folder, save
+from pyrolvm.cli.signals import Stopped
+from pyrolvm.cli.target import load_guide, load_problem, target_name
+
+__all__ = ["given", "outcome", "run", "show"]
+
+FIT_WORDS = ("objective", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
+NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "seed", "engine", "device")
+
+
+def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments that were given on the command line; the rest keep the defaults of the Python functions."""
+    return {word: value for word in words if (value := getattr(args, word)) is not None}
+
+
+def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
+    """Runs ``fit`` or ``nuts``; returns 1 where the verdict is ``failed``."""
+    method = "nuts" if args.command == "nuts" else (args.guide or "auto")
+    folder = choose_folder(args.out, f"{target_name(args.target)}-{method}", overwrite=args.overwrite)
+    problem = load_problem(args)
+    out.note(f"{problem!r}")
+    posterior: lvm.Posterior
+    if args.command == "nuts":
+        posterior = lvm.nuts(problem, progress=out.progress, **given(args, NUTS_WORDS))
+    else:
+        guide = load_guide(args.guide) if args.guide else "auto"
+        posterior = lvm.fit(problem, guide, progress=out.progress, **given(args, FIT_WORDS))
+    save(posterior, folder)
+    if stopped:
+        out.log.print(f"stopped; what was reached is saved in {folder}")
+    diagnosis = lvm.diagnose(posterior)
+    verdict = diagnosis.verdict.and_also(posterior.verdict)
+    show(posterior, diagnosis, verdict, out)
+    out.line(f"saved in {folder}")
+    out.next(
+        [
+            f"pyrolvm compare {args.target}{_again(args)}    this and other methods against NUTS",
+            f"lvm.load({str(folder)!r}).data    its draws, as ArviZ takes them",
+        ]
+    )
+    out.write_json(
+        {"command": args.command, "target": args.target, "saved": str(folder), **outcome(posterior, diagnosis, verdict)}
+    )
+    return 1 if verdict.status == "failed" else 0
+
+
+def _again(args: argparse.Namespace) -> str:
+    return f" --data {args.data}" if args.data else ""
+
+
+def show(posterior: lvm.Posterior, diagnosis: lvm.Diagnosis, verdict: lvm.Verdict, out: Output) -> None:
+    """Prints a posterior: how it was made, its quantities, its verdict."""
+    out.line(f"{diagnosis.name}, {timing(posterior)}", style="bold")
+    figures = "   ".join(f"{name} {value:.4g}" for name, value in diagnosis.figures.items())
+    if figures:
+        out.line(figures)
+    if len(diagnosis.table):
+        out.frame(diagnosis.table)
+    out.verdict(verdict)
+
+
+def timing(posterior: lvm.Posterior) -> str:
+    """How long it took and what ran it."""
+    phases = {phase: seconds for phase, seconds in posterior.seconds.items() if phase != "total"}
+    parts = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in phases.items())
+    reason = f" ({posterior.engine_reason})" if posterior.engine_reason else ""
+    return f"{sum(phases.values()):.1f} s ({parts}), engine {posterior.engine}{reason}, seed {posterior.seed}"
+
+
+def outcome(posterior: lvm.Posterior, diagnosis: lvm.Diagnosis, verdict: lvm.Verdict) -> dict[str, Any]:
+    """A posterior's outcome for ``--json``."""
+    evidence = posterior.evidence
+    return {
+        **diagnosis.as_dict(),
+        "verdict": verdict.as_dict(),
+        "evidence": None
+        if evidence is None
+        else {"value": evidence.value, "error": evidence.error, "method": evidence.method},
+        "seconds": dict(posterior.seconds),
+        "engine": posterior.engine,
+        "engine_reason": posterior.engine_reason,
+        "seed": posterior.seed,
+    }

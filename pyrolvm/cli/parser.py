@@ -1,0 +1,297 @@
+"""The words of the command line. Imports nothing heavy, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from typing import Any, NoReturn
+
+__all__ = ["build_parser"]
+
+_MAX_SEED = 2**32 - 1
+
+_TARGET = """\
+TARGET is
+  a registered name           eight_schools            (pyrolvm list shows them all)
+  a file and a function       my_model.py:my_model     a Pyro model; its data come with --data, or from its defaults
+                              my_model.py:make         a function that returns an lvm.Problem
+                              my_model.py:problem      an lvm.Problem
+"""
+
+_DATA = """\
+--data gives the model's arguments by name: an .npz file, a .json object, or a .csv file with a column for each argument
+(columns x.1, x.2, ... together are the matrix x).
+"""
+
+_GUIDE = """\
+--guide is a registered name, a name with options (flow:transforms=4,hidden=[32,32]), or a file and a function
+(my_guides.py:my_guide).
+"""
+
+_CODES = """\
+exit codes: 0 done; 1 the verdict is "failed"; 2 cannot be done as asked; 130 stopped by Ctrl-C (what was reached is saved)
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors say what was probably meant."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**kwargs)
+        self.known: set[str] = set()
+
+    def error(self, message: str) -> NoReturn:
+        if "Fix:" not in message:
+            message = f"{message}. Fix: {self._remedy(message)}"
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def _remedy(self, message: str) -> str:
+        wrong = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
+        if wrong:
+            near = difflib.get_close_matches((wrong[1] or wrong[2]).split("=")[0], sorted(self.known), n=1)
+            if near:
+                return f"did you mean {near[0]}?"
+        return f"{self.prog} --help shows what it takes."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser of all commands."""
+    parser = _Parser(
+        prog="pyrolvm",
+        description="Bayesian latent variable models on Pyro: posteriors you can trust, and the evidence that you can.",
+        epilog=(
+            "examples:\n"
+            "  pyrolvm list\n"
+            "  pyrolvm fit eight_schools --guide full_rank\n"
+            "  pyrolvm compare eight_schools\n"
+            "  pyrolvm compare my_model.py:model --data data.csv --guide full_rank --guide my_guides.py:guide\n"
+            "  pyrolvm COMMAND --help\n"
+        ),
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    _add_list(commands)
+    _add_fit(commands)
+    _add_nuts(commands)
+    _add_compare(commands)
+    _add_diagnose(commands)
+    _add_report(commands)
+    _add_doctor(commands)
+    parser.known.update(commands.choices)
+    for command in commands.choices.values():
+        parser.known.update(command._option_string_actions)
+    return parser
+
+
+def _version() -> str:
+    from pyrolvm import __version__
+
+    return f"pyrolvm {__version__}"
+
+
+def _command(commands: Any, name: str, module: str, does: str, epilog: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does, epilog=epilog)
+    parser.set_defaults(module=module)
+    parser.add_argument("--json", metavar="FILE", help="also write the outcome as JSON; '-' for stdout")
+    parser.add_argument("--quiet", action="store_true", help="print errors only, and what --json asks for")
+    return parser
+
+
+def _add_list(commands: Any) -> None:
+    _command(
+        commands,
+        "list",
+        "catalogue",
+        "List the registered problems and guides, with the distribution each comes from.",
+        "examples:\n  pyrolvm list\n  pyrolvm list --json - | jq '.guides[].name'\n",
+    )
+
+
+def _add_fit(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "fit",
+        "inference",
+        "Fit a guide to a problem by variational inference and judge the result.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
+        "  pyrolvm fit eight_schools --guide full_rank --seed 5 --out runs/a\n"
+        "  pyrolvm fit ppca --option k=3 --guide mean_field --max-steps 20000\n"
+        "  pyrolvm fit my_model.py:model --data data.npz --guide my_guides.py:guide --json -\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    parser.add_argument("--guide", metavar="GUIDE", help="the variational family (default: chosen for the problem)")
+    _add_optimisation(parser)
+    _add_run(parser)
+
+
+def _add_nuts(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "nuts",
+        "inference",
+        "Draw from the posterior with the No-U-Turn sampler: the baseline for every guide.",
+        f"{_TARGET}\n{_DATA}\nexamples:\n"
+        "  pyrolvm nuts eight_schools --chains 4 --draws 2000 --target-accept 0.95\n"
+        "  pyrolvm nuts my_model.py:model --data data.csv --out runs/nuts\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    _add_sampling(parser)
+    _add_run(parser)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "compare",
+        "comparing",
+        "Fit several guides, run NUTS, and hold them against each other in a table, a figure and an HTML page.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}"
+        "Without --guide every registered guide that suits the problem is fitted; the others are named, with why.\n\n"
+        "examples:\n"
+        "  pyrolvm compare eight_schools\n"
+        "  pyrolvm compare my_model.py:model --data data.csv --guide full_rank --guide flow:transforms=4\n"
+        "  pyrolvm compare vae --guide amortized --guide mean_field --no-nuts --out runs/vae\n\n"
+        "exit codes: 0 done; 1 the reference failed its verdict, or every other method did; 2 cannot be done as asked,\n"
+        "or a guide you named cannot; 130 stopped by Ctrl-C (what was reached is saved)\n",
+    )
+    _add_problem(parser)
+    parser.add_argument(
+        "--guide", metavar="GUIDE", action="append", help="a guide to compare; repeatable (default: all)"
+    )
+    parser.add_argument(
+        "--nuts", action=argparse.BooleanOptionalAction, default=True, help="run NUTS too (default: yes)"
+    )
+    parser.add_argument("--reference", metavar="NAME", help="the method to hold the others against (default: nuts)")
+    _add_optimisation(parser)
+    _add_sampling(parser)
+    _add_run(parser)
+
+
+def _add_diagnose(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "diagnose",
+        "saved",
+        "Judge a saved run: k-hat and evidence of a fit, R-hat and divergences of chains, and what to do next.",
+        "examples:\n"
+        "  pyrolvm diagnose runs/a\n"
+        "  pyrolvm diagnose runs/eight_schools-1    (a comparison: every method)\n\n"
+        f"{_CODES}",
+    )
+    parser.add_argument("run", metavar="RUN", help="a folder written by fit, nuts, compare or result.save()")
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "report",
+        "saved",
+        "Build the HTML comparison again from saved runs, without fitting anything.",
+        "examples:\n"
+        "  pyrolvm report runs/eight_schools-1\n"
+        "  pyrolvm report runs/a runs/b runs/nuts --reference nuts --out report.html\n\n"
+        "exit codes: 0 done; 1 the reference failed its verdict, or every method did; 2 cannot be done as asked\n",
+    )
+    parser.add_argument("run", metavar="RUN", nargs="+", help="folders written by fit, nuts, compare or result.save()")
+    parser.add_argument("--reference", metavar="NAME", help="the method to hold the others against (default: nuts)")
+    parser.add_argument("--out", metavar="FILE", default="report.html", help="where to write it (default: report.html)")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
+def _add_doctor(commands: Any) -> None:
+    _command(
+        commands,
+        "doctor",
+        "doctor",
+        "Check this installation: versions, devices, processors, compilers, ArviZ, plugins.",
+        "examples:\n  pyrolvm doctor\n  pyrolvm doctor --json doctor.json\n\n"
+        "exit codes: 0 everything required works; 1 something required is broken\n",
+    )
+
+
+def _add_problem(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the problem")
+    group.add_argument("target", metavar="TARGET", help="a registered name or path/file.py:name, see below")
+    group.add_argument("--data", metavar="FILE", help="the model's arguments: .npz, .json or .csv")
+    group.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        type=_key_value,
+        default=[],
+        help="an option of the problem's function, or a plain argument of the model; VALUE is JSON or text; repeatable",
+    )
+    group.add_argument("--dtype", type=_dtype, help="float32 or float64 (default: as the problem has it)")
+
+
+def _add_optimisation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("variational inference")
+    group.add_argument("--objective", metavar="NAME", help="what is maximised (default: chosen for guide and problem)")
+    group.add_argument("--max-steps", metavar="N", type=_count, help="the most optimisation steps to take")
+    group.add_argument("--num-particles", metavar="N", type=_count, help="draws per gradient estimate")
+    group.add_argument("--batch-size", metavar="N", type=_count, help="rows per step (default: all)")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("NUTS")
+    group.add_argument("--chains", metavar="N", type=_count, help="independent chains (default: 4)")
+    group.add_argument("--warmup", metavar="N", type=_count, help="adaptation steps per chain (default: 1000)")
+    group.add_argument("--draws", metavar="N", type=_count, help="draws per chain (default: 1000)")
+    group.add_argument("--target-accept", metavar="P", type=_share, help="acceptance rate to adapt to (default: 0.8)")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the run")
+    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
+    group.add_argument("--engine", metavar="NAME", help="what runs the model: auto, pyro, torch or jax (default: auto)")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
+    group.add_argument("--out", metavar="DIR", help="where to save (default: runs/, under the target's name)")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def _integer(text: str, least: int, most: int | None, example: int) -> int:
+    value = int(text) if re.fullmatch(r"[+-]?\d+", text) else None
+    if value is None or value < least or (most is not None and value > most):
+        span = f"an integer of at least {least}" + (f" and at most {most}" if most is not None else "")
+        raise argparse.ArgumentTypeError(f"must be {span}, got {text!r}. Fix: pass for example {example}.")
+    return value
+
+
+def _count(text: str) -> int:
+    return _integer(text, 1, None, 4)
+
+
+def _seed(text: str) -> int:
+    return _integer(text, 0, _MAX_SEED, 0)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text!r}. Fix: pass for example 0.9.")
+    return value
+
+
+def _dtype(text: str) -> str:
+    if text not in ("float32", "float64"):
+        raise argparse.ArgumentTypeError(f"must be float32 or float64, got {text!r}. Fix: pass --dtype float64.")
+    return text
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    from pyrolvm.cli.values import key_value
+
+    try:
+        return key_value(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,211 @@
+"""Python files and data files named on the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pyrolvm.errors import ArgumentError, DataError, ProblemError, unknown_name
+
+__all__ = ["file_and_name", "load_data", "load_module", "member"]
+
+_FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>[^:]*))?")
+_MATRIX_COLUMN = re.compile(r"(?P<name>.+)\.(?P<index>\d+)")
+
+
+def file_and_name(text: str) -> tuple[Path, str | None] | None:
+    """Splits ``path/file.py:name``; ``None`` where ``text`` names no Python file."""
+    match = _FILE.fullmatch(text)
+    return (Path(match["path"]), match["name"] or None) if match else None
+
+
+def load_module(path: Path) -> ModuleType:
+    """Imports a Python file under a name of its own, so that it can shadow no other module.
+
+    Raises:
+        ArgumentError: if there is no such file.
+        ProblemError: if it cannot be imported.
+    """
+    if not path.is_file():
+        raise ArgumentError(
+            f"there is no file {str(path)!r}. Fix: check the path; it is relative to the current folder."
+        )
+    resolved = path.resolve()
+    name = f"_pyrolvm_file_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        raise ArgumentError(f"{str(path)!r} cannot be imported. Fix: pass a Python source file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(resolved.parent)
+    sys.path.insert(0, folder)  # as `python file.py` does, for the file's own helpers
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ProblemError(
+            f"{path} cannot be imported: {type(error).__name__}: {error}{_line_in(error, resolved)}. "
+            f"Fix: make `python {path}` run."
+        ) from error
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+    return module
+
+
+def _line_in(error: BaseException, path: Path) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f" (line {lines[-1]})" if lines else ""
+
+
+def member(module: ModuleType, path: Path, name: str | None, kind: str) -> Any:
+    """Returns what ``name`` stands for in a file; without a name, the one public function or object the file defines.
+
+    Raises:
+        UnknownNameError: if the file has no such name.
+        ArgumentError: if no name is given and the file offers several.
+    """
+    public = _public(module)
+    if name is None:
+        if len(public) == 1:
+            return getattr(module, public[0])
+        raise ArgumentError(
+            f"{path} defines {', '.join(public) or 'nothing public'}: which one is the {kind}? "
+            f"Fix: write {path}:{public[0] if public else 'name'}."
+        )
+    if not hasattr(module, name):
+        raise unknown_name(f"{kind} in {path}", name, public)
+    return getattr(module, name)
+
+
+def _public(module: ModuleType) -> list[str]:
+    """The functions, classes and problems that a file defines itself, in its order."""
+    names = []
+    for name, value in vars(module).items():
+        own = getattr(value, "__module__", None) == module.__name__ and callable(value)
+        if not name.startswith("_") and (own or type(value).__name__ == "Problem"):
+            names.append(name)
+    return names
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def load_data(path: Path) -> dict[str, Any]:
+    """Reads a model's arguments by name from ``.npz``, ``.json`` or ``.csv``. Nothing is unpickled.
+
+    Raises:
+        DataError: if the file is missing, of another kind, or holds what is no number.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"there is no data file {str(path)!r}. Fix: check the path; it is relative to the current folder."
+        )
+    readers = {".npz": _read_npz, ".json": _read_json, ".csv": _read_csv}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"data file {str(path)!r} ends in {path.suffix or 'nothing'!r}, expected .npz, .json or .csv. "
+            "Fix: save it as one of these."
+        )
+    try:
+        return reader(path)
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"data file {str(path)!r} cannot be read: {error}. Fix: save it again as {path.suffix}."
+        ) from error
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        if not hasattr(archive, "files"):
+            raise DataError(
+                f"data file {str(path)!r} holds one unnamed array. Fix: save with numpy.savez({path.name!r}, x=x, ...)."
+            )
+        return {name: _scalar_or_array(archive[name]) for name in archive.files}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise DataError(
+            f"data file {str(path)!r} holds a {type(content).__name__}, expected an object of names and values. "
+            'Fix: write {"x": [1.0, 2.0], "y": [0, 1]}.'
+        )
+    return {str(name): _from_json(path, name, value) for name, value in content.items()}
+
+
+def _from_json(path: Path, name: str, value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DataError(f"{name!r} in {path} is ragged: {error}. Fix: give rows of equal length.") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name!r} in {path} holds values that are no numbers. Fix: encode categories as integers.")
+    return array
+
+
+def _read_csv(path: Path) -> dict[str, Any]:
+    import pandas as pd
+
+    frame = pd.read_csv(path)
+    columns: dict[str, Any] = {}
+    for column in frame.columns:
+        if frame[column].dtype.kind in "biuf":
+            columns[str(column)] = frame[column].to_numpy()
+        else:
+            columns[str(column)] = _NotNumbers(path, str(column), frame[column].dropna().iloc[:1].tolist())
+    return {**columns, **_matrices(columns)}
+
+
+class _NotNumbers:
+    """A column of text: no fault while no model asks for it."""
+
+    def __init__(self, path: Path, column: str, example: Iterable[Any]) -> None:
+        self.message = (
+            f"column {column!r} of {path} holds values such as {next(iter(example), '')!r}, expected numbers. "
+            "Fix: encode categories as integers, or leave the column out."
+        )
+
+
+def _matrices(columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns x.1, x.2, ... side by side as the matrix x."""
+    groups: dict[str, list[tuple[int, Any]]] = {}
+    for column, values in columns.items():
+        match = _MATRIX_COLUMN.fullmatch(column)
+        if match and not isinstance(values, _NotNumbers):
+            groups.setdefault(match["name"], []).append((int(match["index"]), values))
+    return {
+        name: np.column_stack([values for _, values in sorted(parts, key=lambda part: part[0])])
+        for name, parts in groups.items()
+        if name not in columns
+    }
+
+
+def _scalar_or_array(value: np.ndarray[Any, Any]) -> Any:
+    return value.item() if value.ndim == 0 else value
+
+
+def checked(value: Any) -> Any:
+    """Returns a value of :func:`load_data` for a model.
+
+    Raises:
+        DataError: if it is a column of text.
+    """
+    if isinstance(value, _NotNumbers):
+        raise DataError(value.message)
+    return value
