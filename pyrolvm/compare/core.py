@@ -85,8 +85,8 @@ class Comparison:
         """Draws the comparison.
 
         Args:
-            kind: ``"overview"`` (marginals and the status of each), ``"accuracy"`` (mean and sd of every quantity against
-                the bounds), ``"forest"``, ``"marginals"``, ``"pairs"``, ``"losses"`` or ``"energy"``.
+            kind: ``"overview"`` (marginals and the status of each), ``"accuracy"`` (every mean and sd
+                against the bounds), ``"forest"``, ``"marginals"``, ``"pairs"``, ``"losses"`` or ``"energy"``.
             path: where to write it as well, for example ``"overview.png"``.
             **options: ``quantities=`` (labels to show) and others of the kind; see :mod:`pyrolvm.compare.plots`.
 

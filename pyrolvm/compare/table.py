@@ -33,7 +33,7 @@ COLUMNS: dict[str, str] = {
     "variable": "site or quantity",
     "quantity": "one scalar of it, labelled by its coordinates",
     "kind": "continuous, discrete or constant",
-    "status": "differs if mean, sd or shape does; agrees if mean and sd do (shape in place of a noisy sd); else unclear",
+    "status": "differs if mean, sd or shape does; agrees if mean and sd do (or shape, for a noisy sd); else unclear",
     "mean": "the method's mean",
     "sd": "the method's standard deviation",
     "ref_mean": "the reference's mean",

@@ -197,8 +197,8 @@ def _judge_weights(weights: Weights) -> Iterator[Reason]:
         yield Reason("doubtful", text, figures)
     else:
         text = (
-            f"k-hat {weights.khat:.2f} is above 1: the importance weights have no finite mean, so the guide is far from "
-            "the posterior and reweighting cannot mend it. The evidence and its error mean nothing."
+            f"k-hat {weights.khat:.2f} is above 1: the importance weights have no finite mean, so the guide is far "
+            "from the posterior and reweighting cannot mend it. The evidence and its error mean nothing."
         )
         yield Reason("failed", text, figures)
     if weights.threshold < weights.khat <= 1.0:
@@ -237,7 +237,7 @@ def _steps_for_fit(weights: Weights, reasons: list[Reason], data: xr.DataTree, g
     if all(reason.status == "trusted" for reason in reasons):
         return
     if any("optimisation" in reason.text or "The loss" in reason.text for reason in reasons):
-        yield "Look at the loss trace; let the fit run longer (max_steps=) or with a smaller learning rate (optimizer=)."
+        yield "Look at the loss trace; run the fit longer (max_steps=) or with a smaller learning rate (optimizer=)."
     if weights.num_bad:
         yield "Use a guide with the support of the model's sites, in float64, and check the model for overflow."
     elif weights.num_draws < FEW_DRAWS or weights.threshold < weights.khat <= 0.7:
@@ -274,7 +274,7 @@ def _steps_for_chains(reasons: list[Reason], chains: int) -> Iterator[str]:
     if "quantities not finite" in names:
         yield "Find the site that overflows: its draws are not finite."
     if "rhat" in names:
-        yield "Run longer (warmup=, draws=); if R-hat stays high, look for modes or switching labels, or give quantities=."
+        yield "Run longer (warmup=, draws=); if R-hat stays high, look for modes or switching labels (quantities=)."
     elif "ess_bulk" in names or "draws" in names:
         yield "Take more draws (draws=)."
     if "divergences" in names:
