@@ -13,10 +13,12 @@ Uses the public API only, as anybody's script would. Exit codes:
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
-from pyrolvm.errors import PyrolvmError
+from pyrolvm.errors import PyrolvmError, PyrolvmWarning
 
 __all__ = ["main"]
 
@@ -38,14 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pyrolvm.cli.signals import listening
 
     command = import_module(f"pyrolvm.cli.{args.module}")
-    with listening() as stopped:
+    with listening() as stopped, warnings.catch_warnings():
+        warnings.showwarning = _plainly(warnings.showwarning)
         try:
             code: int = command.run(args, Output.of(args), stopped)
         except PyrolvmError as error:
             print(f"pyrolvm {args.command}: {error}", file=sys.stderr)
             code = 2
         except KeyboardInterrupt:
-            print(f"pyrolvm {args.command}: stopped; nothing had been reached that could be saved.", file=sys.stderr)
+            print(f"pyrolvm {args.command}: stopped.", file=sys.stderr)
             code = 130
         except BrokenPipeError:  # the reader went away, as in `pyrolvm list | head -1`
             sys.stdout = None
@@ -60,3 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             code = 3
         return stopped.exit_code or code
+
+
+def _plainly(show: Callable[..., Any]) -> Callable[..., Any]:
+    """Shows our own warnings as sentences, without the line of code that raised them; all others as before."""
+
+    def show_plainly(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, PyrolvmWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *where, **more)
+
+    return show_plainly

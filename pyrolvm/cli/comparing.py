@@ -65,6 +65,8 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     home.done("interrupted" if stopped else "complete", reached.left_out)
     if stopped:
         out.log.print(f"stopped; what was reached ({', '.join(reached.posteriors) or 'nothing'}) is saved in {folder}")
+        if not reached.posteriors:
+            return 0  # the signal decides the exit code
     code = _conclude(args, reached, folder, out)
     if named and reached.left_out and not stopped:
         return 2

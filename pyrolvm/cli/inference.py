@@ -26,13 +26,13 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``fit`` or ``nuts``; returns 1 where the verdict is ``failed``."""
     method = "nuts" if args.command == "nuts" else (args.guide or "auto")
     folder = choose_folder(args.out, f"{target_name(args.target)}-{method}", overwrite=args.overwrite)
+    guide = load_guide(method) if args.command == "fit" else None
     problem = load_problem(args)
     out.note(f"{problem!r}")
     posterior: lvm.Posterior
     if args.command == "nuts":
         posterior = lvm.nuts(problem, progress=out.progress, **given(args, NUTS_WORDS))
     else:
-        guide = load_guide(args.guide) if args.guide else "auto"
         posterior = lvm.fit(problem, guide, progress=out.progress, **given(args, FIT_WORDS))
     save(posterior, folder)
     if stopped:

@@ -30,7 +30,7 @@ _GUIDE = """\
 """
 
 _CODES = """\
-exit codes: 0 done; 1 the verdict is "failed"; 2 cannot be done as asked; 130 stopped by Ctrl-C (what was reached is saved)
+exit codes: 0 done; 1 the verdict is "failed"; 2 cannot be done as asked; 130 stopped by Ctrl-C (and saved)
 """
 
 
@@ -155,8 +155,8 @@ def _add_compare(commands: Any) -> None:
         "  pyrolvm compare eight_schools\n"
         "  pyrolvm compare my_model.py:model --data data.csv --guide full_rank --guide flow:transforms=4\n"
         "  pyrolvm compare vae --guide amortized --guide mean_field --no-nuts --out runs/vae\n\n"
-        "exit codes: 0 done; 1 the reference failed its verdict, or every other method did; 2 cannot be done as asked,\n"
-        "or a guide you named cannot; 130 stopped by Ctrl-C (what was reached is saved)\n",
+        "exit codes: 0 done; 1 the reference failed its verdict, or every other method did; 2 cannot be done as\n"
+        "asked, or a guide you named cannot; 130 stopped by Ctrl-C (and saved)\n",
     )
     _add_problem(parser)
     parser.add_argument(

@@ -26,8 +26,8 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "run"
 
 
-def _is_name(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None and not name.startswith(".")
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.startswith(".")
 
 
 def choose_folder(out: str | None, default: str, *, overwrite: bool) -> Path:
@@ -140,7 +140,7 @@ def _parts(path: Path) -> dict[str, Path]:
         labels = json.loads((path / MARKER).read_text(encoding="utf-8"))["posteriors"]
         # The names come from a file: they may not lead out of the run.
         parts = {str(label): path / POSTERIORS / folder for label, folder in labels.items() if _is_name(folder)}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path / MARKER} cannot be read: {error}. Fix: run the comparison again.") from error
     parts = {label: folder for label, folder in parts.items() if is_posterior(folder)}
     if not parts:

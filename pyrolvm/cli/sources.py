@@ -129,12 +129,14 @@ def load_data(path: Path) -> dict[str, Any]:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as archive:
-        if not hasattr(archive, "files"):
-            raise DataError(
-                f"data file {str(path)!r} holds one unnamed array. Fix: save with numpy.savez({path.name!r}, x=x, ...)."
-            )
-        return {name: _scalar_or_array(archive[name]) for name in archive.files}
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        raise DataError(
+            f"data file {str(path)!r} holds one array without a name. "
+            f"Fix: save with numpy.savez({path.name!r}, x=x, y=y)."
+        )
+    with loaded:
+        return {name: _scalar_or_array(loaded[name]) for name in loaded.files}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

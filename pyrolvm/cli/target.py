@@ -88,7 +88,7 @@ def _from_function(
 def _arguments(
     function: Callable[..., Any], target: str, options: dict[str, Any], data: Mapping[str, Any], data_file: str | None
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Picks a function's arguments by name from options and data. Positional where they may be: a guide may rename them.
+    """Picks a function's arguments by name from options and data. Positional where possible: a guide may rename them.
 
     Raises:
         ArgumentError: if an option is none of its arguments.

@@ -1,0 +1,413 @@
+"""What the commands run, print, save and return. Inference is made up; diagnosis, comparison and pages are real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import pyrolvm as lvm
+
+NOISY = pytest.mark.filterwarnings("default")  # the made-up posteriors may be odd; third parties may say so
+
+
+def interrupt_in_the_middle(made):
+    os.kill(os.getpid(), signal.SIGINT)
+    raise AssertionError("the signal should have stopped this")
+
+
+def interrupt_but_return_what_was_reached(made):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        return made
+    raise AssertionError("the signal should have stopped this")
+
+
+# --- list -------------------------------------------------------------------------------------------------------------
+
+
+def test_list_names_everything_registered(pyrolvm):
+    run = pyrolvm("list")
+    assert run.code == 0 and run.err == ""
+    for name in (*lvm.problems(), *lvm.guides()):
+        assert name in run.out
+    assert "next: pyrolvm compare" in run.out
+
+
+def test_list_as_json(pyrolvm):
+    found = pyrolvm("list", "--json", "-", "--quiet").json
+    assert [row["name"] for row in found["guides"]] == lvm.guides()
+    assert all(row["does"].endswith(".") for row in found["problems"])
+    assert {row["distribution"] for row in found["problems"]} == {"pyrolvm"}
+
+
+# --- fit and nuts -----------------------------------------------------------------------------------------------------
+
+
+def test_fit_passes_on_what_was_given_and_nothing_else(pyrolvm, inference):
+    assert pyrolvm("fit", "eight_schools").code == 0
+    ((name, problem, guide, options),) = inference.calls
+    assert (name, problem.name, guide, options) == ("fit", "eight_schools", "auto", {"progress": False})
+
+    words = "--guide flow:transforms=2 --seed 5 --max-steps 7 --num-particles 3 --batch-size 4 --objective elbo"
+    assert pyrolvm("fit", "eight_schools", *words.split(), "--engine", "pyro", "--device", "cpu").code == 0
+    _, _, guide, options = inference.calls[1]
+    assert (guide.name, guide.options) == ("flow", {"transforms": 2})
+    assert options == {
+        "progress": False,
+        "seed": 5,
+        "max_steps": 7,
+        "num_particles": 3,
+        "batch_size": 4,
+        "objective": "elbo",
+        "engine": "pyro",
+        "device": "cpu",
+    }
+
+
+def test_nuts_passes_on_what_was_given(pyrolvm, inference):
+    words = "--chains 2 --warmup 10 --draws 20 --target-accept 0.9 --seed 1"
+    run = pyrolvm("nuts", "eight_schools", *words.split())
+    assert run.code == 0
+    assert inference.calls[0][3] == {
+        "progress": False,
+        "chains": 2,
+        "warmup": 10,
+        "draws": 20,
+        "target_accept": 0.9,
+        "seed": 1,
+    }
+    assert Path("runs/eight_schools-nuts-1/manifest.json").is_file()
+
+
+def test_fit_says_what_came_out_where_it_is_and_what_is_next(pyrolvm, inference):
+    run = pyrolvm("fit", "eight_schools", "--guide", "full_rank", "--out", "runs/a")
+    assert run.code == 0
+    for part in ("1.5 s (compile 0.5, run 1.0)", "engine torch", "khat", "mu", "verdict: ", "saved in runs/a"):
+        assert part in run.out
+    assert "next: pyrolvm compare eight_schools" in run.out
+    assert "10 unknowns" in run.err
+
+
+def test_fit_with_model_data_and_guide_from_files(pyrolvm, inference, model_file):
+    Path("d.csv").write_text("x,y\n1.0,2.0\n2.0,3.0\n")
+    run = pyrolvm("fit", "my_model.py:model", "--data", "d.csv", "--guide", "my_model.py:guide")
+    assert run.code == 0
+    assert inference.calls[0][2].__name__ == "guide"
+    assert Path("runs/model-my_model.py-guide-1").is_dir()
+    assert "pyrolvm compare my_model.py:model --data d.csv" in run.out
+
+
+def test_runs_are_numbered(pyrolvm, inference):
+    for _ in range(2):
+        assert pyrolvm("fit", "eight_schools", "--guide", "full_rank").code == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == [
+        "eight_schools-full_rank-1",
+        "eight_schools-full_rank-2",
+    ]
+
+
+def test_json_alone_is_on_stdout(pyrolvm, inference):
+    run = pyrolvm("fit", "eight_schools", "--guide", "full_rank", "--json", "-")
+    assert run.json["verdict"]["status"] == "trusted"
+    assert run.json["seconds"] == {"compile": 0.5, "run": 1.0}
+    assert run.json["quantities"] and run.json["saved"].startswith("runs/")
+    assert "verdict" in run.err
+
+
+def test_json_into_a_file(pyrolvm, inference):
+    run = pyrolvm("fit", "eight_schools", "--json", "o.json")
+    assert json.loads(Path("o.json").read_text())["command"] == "fit"
+    assert "verdict" in run.out
+    assert not list(Path().glob(".*part"))
+
+
+def test_quiet_is_silent(pyrolvm, inference):
+    run = pyrolvm("fit", "eight_schools", "--quiet")
+    assert (run.code, run.out, run.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(("status", "code"), [("trusted", 0), ("doubtful", 0), ("failed", 1)])
+def test_the_exit_code_is_the_verdict(pyrolvm, inference, status, code):
+    inference.verdicts["full_rank"] = status
+    run = pyrolvm("fit", "eight_schools", "--guide", "full_rank")
+    assert run.code == code
+    assert f"verdict: {status}" in run.out
+
+
+def test_an_error_of_inference_is_a_message(pyrolvm, inference):
+    def fail(made):
+        raise lvm.FitError("the loss is not finite from step 3. Fix: check site 'tau'.")
+
+    inference.on["full_rank"] = fail
+    run = pyrolvm("fit", "eight_schools", "--guide", "full_rank")
+    assert run.code == 2
+    assert run.err.endswith("pyrolvm fit: the loss is not finite from step 3. Fix: check site 'tau'.\n")
+
+
+def test_ctrl_c_in_a_fit_that_keeps_nothing(pyrolvm, inference):
+    inference.on["auto"] = interrupt_in_the_middle
+    before = signal.getsignal(signal.SIGINT)
+    run = pyrolvm("fit", "eight_schools")
+    assert run.code == 130
+    assert "stopped" in run.err and "Traceback" not in run.err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_in_a_fit_saves_what_was_reached(pyrolvm, inference):
+    inference.on["auto"] = interrupt_but_return_what_was_reached
+    run = pyrolvm("fit", "eight_schools", "--out", "runs/a")
+    assert run.code == 130
+    assert Path("runs/a/manifest.json").is_file()
+    assert "stopped; what was reached is saved in runs/a" in run.err
+
+
+def test_sigterm_has_its_own_code(pyrolvm, inference):
+    inference.on["auto"] = lambda made: os.kill(os.getpid(), signal.SIGTERM)
+    assert pyrolvm("fit", "eight_schools").code == 143
+
+
+# --- where runs are saved ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["fit", "nuts", "compare"])
+def test_an_existing_run_is_replaced_only_when_asked(pyrolvm, inference, command):
+    words = (command, "eight_schools", "--out", "runs/a")
+    assert pyrolvm(*words).code == 0
+    done = len(inference.calls)
+    refused = pyrolvm(*words)
+    assert refused.code == 2
+    assert "runs/a: something is saved there already. Fix: add --overwrite" in refused.err
+    assert len(inference.calls) == done
+    assert pyrolvm(*words, "--overwrite").code == 0
+
+
+def test_overwrite_replaces_nothing_that_is_no_run(pyrolvm, inference):
+    Path("thesis").mkdir()
+    Path("thesis/chapter.tex").write_text("years of work")
+    run = pyrolvm("compare", "eight_schools", "--out", "thesis", "--overwrite")
+    assert run.code == 2 and "no run of pyrolvm" in run.err
+    assert Path("thesis/chapter.tex").read_text() == "years of work"
+
+
+def test_overwriting_a_comparison_leaves_files_of_others(pyrolvm, inference):
+    assert pyrolvm("compare", "eight_schools", "--out", "runs/a").code == 0
+    Path("runs/a/notes.txt").write_text("mine")
+    assert pyrolvm("compare", "eight_schools", "--out", "runs/a", "--guide", "flow", "--overwrite").code == 0
+    assert Path("runs/a/notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in Path("runs/a/posteriors").iterdir()) == ["flow", "nuts"]
+
+
+@pytest.mark.parametrize("out", ["../x", "runs/../../x", "runs/a b", "runs/.hidden", "runs/" + "x" * 101, "..", "/"])
+def test_run_names_stay_in_their_place(pyrolvm, inference, out):
+    run = pyrolvm("fit", "eight_schools", "--out", out)
+    assert run.code == 2
+    assert "no place for a run" in run.err and "Fix: " in run.err
+    assert inference.calls == []
+
+
+def test_an_absolute_path_is_a_place(pyrolvm, inference, tmp_path):
+    assert pyrolvm("fit", "eight_schools", "--out", str(tmp_path / "deep" / "a")).code == 0
+    assert (tmp_path / "deep" / "a" / "manifest.json").is_file()
+
+
+# --- compare ----------------------------------------------------------------------------------------------------------
+
+
+@NOISY
+def test_compare_runs_nuts_and_every_guide_and_writes_everything(pyrolvm, inference):
+    run = pyrolvm("compare", "eight_schools", "--seed", "3", "--draws", "50", "--max-steps", "9")
+    assert run.code == 0
+    assert [call[0] for call in inference.calls] == ["nuts", *["fit"] * len(lvm.guides())]
+    assert inference.calls[0][3] == {"progress": False, "seed": 3, "draws": 50}
+    assert inference.calls[1][3] == {"progress": False, "seed": 3, "max_steps": 9}
+    folder = Path("runs/eight_schools-1")
+    assert (folder / "report.html").read_text().count("<html") == 1
+    assert (folder / "overview.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "comparison.json").read_text())["reference"] == "nuts"
+    note = json.loads((folder / "comparison-run.json").read_text())
+    assert note["status"] == "complete" and note["arguments"]["seed"] == 3
+    assert set(note["posteriors"]) == {"nuts", *lvm.guides()}
+    for part in ("against nuts", "full_rank", "differs", "report.html"):
+        assert part in run.out
+
+
+@NOISY
+def test_guides_that_do_not_suit_are_named_with_the_reason(pyrolvm, inference):
+    def unsuited(made):
+        raise lvm.GuideError("it needs a plate. Fix: use full_rank.")
+
+    def broken(made):
+        raise RuntimeError("some plugin's bug")
+
+    inference.on |= {"amortized": unsuited, "flow": broken}
+    run = pyrolvm("compare", "eight_schools", "--json", "o.json")
+    assert run.code == 0
+    assert "amortized was left out: it needs a plate." in run.out
+    assert "flow was left out: RuntimeError: some plugin's bug" in run.out
+    assert set(json.loads(Path("o.json").read_text())["left_out"]) == {"amortized", "flow"}
+    assert "it needs a plate" in Path("runs/eight_schools-1/report.html").read_text()
+
+
+@NOISY
+def test_a_named_guide_that_cannot_is_an_error_but_costs_the_others_nothing(pyrolvm, inference):
+    def unsuited(made):
+        raise lvm.GuideError("it needs a plate. Fix: use full_rank.")
+
+    inference.on["amortized"] = unsuited
+    run = pyrolvm("compare", "eight_schools", "--guide", "amortized", "--guide", "full_rank", "--out", "runs/a")
+    assert run.code == 2
+    assert "amortized: left out. it needs a plate." in run.err
+    assert Path("runs/a/report.html").is_file()
+
+
+@NOISY
+def test_compare_without_nuts_takes_the_best_as_reference(pyrolvm, inference):
+    inference.verdicts["mean_field"] = "doubtful"
+    run = pyrolvm(
+        "compare", "eight_schools", "--guide", "mean_field", "--guide", "full_rank", "--no-nuts", "--json", "-"
+    )
+    assert run.code == 0
+    assert run.json["reference"] == "full_rank"
+
+
+@NOISY
+def test_two_guides_whose_names_look_alike_get_folders_of_their_own(pyrolvm, inference):
+    guides = ["--guide", "flow:transforms=2", "--guide", "flow:transforms,=2"]
+    inference.on = {}
+    run = pyrolvm("compare", "eight_schools", *guides[:2], "--guide", "flow:transforms= 2", "--out", "runs/a")
+    assert run.code == 0
+    assert len(list(Path("runs/a/posteriors").iterdir())) == 3
+
+
+@NOISY
+def test_compare_with_one_method_reports_that_one(pyrolvm, inference):
+    run = pyrolvm("compare", "eight_schools", "--guide", "full_rank", "--no-nuts")
+    assert run.code == 0
+    assert "nothing to compare with" in run.out and "verdict" in run.out
+
+
+@NOISY
+@pytest.mark.parametrize(
+    ("failed", "code"), [({"nuts"}, 1), ({"full_rank"}, 0), ({"full_rank", "flow"}, 1), (set(), 0)]
+)
+def test_the_exit_code_of_a_comparison(pyrolvm, inference, failed, code):
+    inference.verdicts |= dict.fromkeys(failed, "failed")
+    assert pyrolvm("compare", "eight_schools", "--guide", "full_rank", "--guide", "flow").code == code
+
+
+def test_compare_where_nothing_works(pyrolvm, inference):
+    def fail(made):
+        raise lvm.FitError("no start has a finite density. Fix: check the data.")
+
+    inference.on |= dict.fromkeys(["nuts", "full_rank"], fail)
+    run = pyrolvm("compare", "eight_schools", "--guide", "full_rank")
+    assert run.code == 2
+    assert "no method gave a posterior" in run.err and "no start has a finite density" in run.err
+
+
+@NOISY
+@pytest.mark.parametrize(
+    ("stop", "reached"),
+    [
+        (interrupt_in_the_middle, {"nuts", "full_rank"}),
+        (interrupt_but_return_what_was_reached, {"nuts", "full_rank", "flow"}),
+    ],
+)
+def test_ctrl_c_in_a_comparison_keeps_what_was_reached(pyrolvm, inference, stop, reached):
+    inference.on["flow"] = stop
+    words = [word for guide in ("full_rank", "flow", "mixture") for word in ("--guide", guide)]
+    run = pyrolvm("compare", "eight_schools", *words, "--out", "runs/a")
+    assert run.code == 130
+    note = json.loads(Path("runs/a/comparison-run.json").read_text())
+    assert note["status"] == "interrupted"
+    assert {path.name for path in Path("runs/a/posteriors").iterdir()} == reached
+    assert Path("runs/a/report.html").is_file()
+    assert pyrolvm("diagnose", "runs/a").code == 0
+
+
+def test_ctrl_c_before_anything_is_reached(pyrolvm, inference):
+    inference.on["nuts"] = interrupt_in_the_middle
+    run = pyrolvm("compare", "eight_schools", "--out", "runs/a")
+    assert run.code == 130
+    assert "nothing" in run.err and "Traceback" not in run.err
+
+
+# --- saved runs -------------------------------------------------------------------------------------------------------
+
+
+@NOISY
+def test_diagnose_and_report_read_what_was_saved(pyrolvm, inference):
+    assert pyrolvm("fit", "eight_schools", "--guide", "full_rank", "--out", "runs/a").code == 0
+    assert pyrolvm("nuts", "eight_schools", "--out", "runs/nuts").code == 0
+    one = pyrolvm("diagnose", "runs/a", "--json", "-")
+    assert one.code == 0 and one.json["posteriors"]["a"]["verdict"]["status"] == "trusted"
+    report = pyrolvm("report", "runs/a", "runs/nuts", "--out", "pages/r.html")
+    assert report.code == 0
+    assert Path("pages/r.html").is_file() and Path("pages/r.png").is_file()
+    again = pyrolvm("report", "runs/a", "runs/nuts", "--out", "pages/r.html")
+    assert again.code == 2 and "exists already" in again.err
+    assert pyrolvm("report", "runs/a", "runs/nuts", "--out", "pages/r.html", "--overwrite").code == 0
+
+
+@NOISY
+def test_a_comparison_is_diagnosed_and_reported_whole(pyrolvm, inference):
+    assert pyrolvm("compare", "eight_schools", "--guide", "full_rank", "--out", "runs/a").code == 0
+    assert set(pyrolvm("diagnose", "runs/a", "--json", "-").json["posteriors"]) == {"nuts", "full_rank"}
+    report = pyrolvm("report", "runs/a", "runs/a", "--reference", "nuts", "--json", "-")
+    assert report.json["reference"] == "nuts"
+    assert {row["method"] for row in report.json["methods"]} == {"nuts", "full_rank", "nuts (2)", "full_rank (2)"}
+
+
+def test_diagnose_returns_the_verdict(pyrolvm, inference):
+    inference.verdicts["full_rank"] = "failed"
+    assert pyrolvm("fit", "eight_schools", "--guide", "full_rank", "--out", "runs/a").code == 1
+    assert pyrolvm("diagnose", "runs/a").code == 1
+
+
+def test_report_wants_two_posteriors_and_a_reference_among_them(pyrolvm, inference):
+    assert pyrolvm("fit", "eight_schools", "--out", "runs/a").code == 0
+    alone = pyrolvm("report", "runs/a")
+    assert alone.code == 2 and "at least two" in alone.err
+    unknown = pyrolvm("report", "runs/a", "runs/a", "--reference", "b")
+    assert unknown.code == 2 and "saved posterior" in unknown.err
+
+
+@pytest.mark.parametrize("folder", ["../../secret", "/etc", "..", ".git"])
+def test_a_run_folder_cannot_point_out_of_itself(pyrolvm, inference, folder):
+    Path("runs/a").mkdir(parents=True)
+    Path("runs/a/comparison-run.json").write_text(json.dumps({"posteriors": {"nuts": folder}}))
+    run = pyrolvm("diagnose", "runs/a")
+    assert run.code == 2 and "no finished posterior" in run.err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"posteriors": 3}', '{"posteriors": {"a": 3}}'])
+def test_a_damaged_run_folder_is_named(pyrolvm, inference, content):
+    Path("runs/a").mkdir(parents=True)
+    Path("runs/a/comparison-run.json").write_text(content)
+    run = pyrolvm("report", "runs/a", "runs/a")
+    assert run.code == 2 and "runs/a" in run.err and "Traceback" not in run.err
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_finds_this_installation_sound(pyrolvm):
+    run = pyrolvm("doctor", "--json", "o.json")
+    assert run.code == 0
+    found = json.loads(Path("o.json").read_text())
+    checks = {check["what"]: check for check in found["checks"]}
+    assert found["broken"] == 0
+    assert {"python", "torch", "numpyro", "torch devices", "ArviZ API", "guides"} <= checks.keys()
+    assert "torch" in run.out
+
+
+def test_doctor_fails_where_something_required_is_broken(pyrolvm, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+    run = pyrolvm("doctor")
+    assert run.code == 1
+    assert "broken: safetensors" in run.out

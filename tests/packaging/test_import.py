@@ -1,0 +1,71 @@
+"""What importing costs, and what it must not bring along."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import statistics
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import pyrolvm as lvm
+
+HEAVY = ["jax", "numpyro", "matplotlib", "arviz", "arviz_base", "arviz_stats", "arviz_plots", "sklearn"]
+
+COST = """
+import json, sys, time
+import pyro
+before = time.process_time()
+import pyrolvm as lvm
+for name in lvm.__all__:
+    getattr(lvm, name)
+print(json.dumps({"seconds": time.process_time() - before, "modules": [n for n in sys.modules if "." not in n]}))
+"""
+
+
+def _python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_everything_costs_less_than_half_a_second_beyond_pyro():
+    """Processor time, so that a busy machine does not fail it; the whole public API, not the lazy shell alone."""
+    runs = [json.loads(_python(COST)) for _ in range(3)]
+    assert statistics.median(run["seconds"] for run in runs) < 0.5
+    assert not set(HEAVY) & set(runs[0]["modules"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["compare", "--help"], ["--version"], ["fit"]])
+def test_help_starts_without_torch(words):
+    code = f"import sys\nfrom pyrolvm.cli import main\nmain({words!r})\nprint([n for n in sys.modules if '.' not in n])"
+    modules = _python(code).rsplit("\n", 2)[1]
+    assert not any(f"'{name}'" in modules for name in ("torch", "pyro", "numpy", "rich", *HEAVY))
+
+
+def test_public_names_stay_what_they_are_whatever_is_imported():
+    """A subpackage takes the name of a function that is called like it, once it is imported."""
+    for module in pkgutil.walk_packages(lvm.__path__, "pyrolvm."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    modules = [name for name in lvm.__all__ if isinstance(getattr(lvm, name), ModuleType)]
+    assert modules == []
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="fitt"):
+        lvm.fitt  # noqa: B018
+    assert set(lvm.__all__) == set(dir(lvm))
+
+
+def test_python_dash_m():
+    assert (
+        "commands:"
+        in subprocess.run(
+            [sys.executable, "-m", "pyrolvm", "--help"], capture_output=True, text=True, check=True
+        ).stdout
+    )
