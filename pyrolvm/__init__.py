@@ -84,7 +84,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pyrolvm' has no attribute {name!r}")
-    return getattr(import_module(f"pyrolvm.{_HOME[name]}"), name)
+    value = getattr(import_module(f"pyrolvm.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

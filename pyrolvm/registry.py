@@ -116,7 +116,7 @@ def guide(name: str, /, **options: Any) -> Guide:
     """
     build = _load(GUIDES, name)
     _check_options(f"guide {name!r}", build, options, skip=1)
-    return Guide(name, build, options)
+    return Guide(name, build, options, registered=True)
 
 
 def _load(group: str, name: str) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import config_enumerate, infer_discrete
+from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.ops.contract import contract_tensor_tree, contract_to_tensor
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch.distributions import biject_to
 
 from pyrolvm.errors import ProblemError
 from pyrolvm.program.batching import Batch
-from pyrolvm.program.inspection import is_deterministic, is_random
+from pyrolvm.program.inspection import centre, is_deterministic, is_random
 from pyrolvm.program.problem import Problem
 
 __all__ = ["Joint"]
@@ -179,6 +180,12 @@ class Joint:
         with poutine.trace() as tracer:
             self._run(infer_discrete(given, first_available_dim=-1 - self._nesting, temperature=1))
         return {site.name: tracer.trace.nodes[site.name]["value"] for site in self.problem.discrete}
+
+    def observations(self) -> dict[str, Tensor]:
+        """The values at the observed sites."""
+        with poutine.trace() as tracer, InitMessenger(centre):
+            self._run()
+        return {site.name: tracer.trace.nodes[site.name]["value"] for site in self.problem.observed}
 
     def predictive(self, draw: Draw) -> dict[str, Tensor]:
         """New observations given a draw of all latents; with an empty draw, of the prior, latents included."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -48,20 +49,24 @@ def to_tensors(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cast(value: Any, *, dtype: torch.dtype | None, device: torch.device | None) -> Any:
-    """Moves a tensor to ``device`` and, if it is floating, to ``dtype``; returns anything else unchanged."""
+    """Moves a tensor to ``device`` and, if it is floating, to ``dtype``; a module is copied there, anything else is left."""
+    if isinstance(value, torch.nn.Module):
+        return copy.deepcopy(value).to(device=device, dtype=dtype)
     if not isinstance(value, Tensor):
         return value
     return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
 
 
 def fingerprint(values: Iterable[Any]) -> str:
-    """A sha256 over the shapes, dtypes and bytes of the tensors among ``values``, and the ``repr`` of plain scalars."""
+    """A sha256 over the shapes, dtypes and bytes of the tensors and modules among ``values``, and the ``repr`` of scalars."""
     digest = hashlib.sha256()
     for value in values:
         if isinstance(value, Tensor):
             array = value.detach().cpu().contiguous().numpy()
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(array.tobytes())
+        elif isinstance(value, torch.nn.Module):
+            digest.update(fingerprint(value.state_dict().values()).encode())
         elif isinstance(value, bool | int | float | str | tuple | type(None)):
             digest.update(repr(value).encode())
         else:

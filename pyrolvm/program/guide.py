@@ -32,11 +32,13 @@ class Guide:
             ``guide(*args, **kwargs)`` with the model's arguments and samples its latent sites. A guide may have a method
             ``finalize(*args, **kwargs)``, called once after the optimisation, that returns the guide to draw from.
         options: keyword arguments for ``construct``.
+        registered: whether ``name`` and ``options`` are enough to find it again.
     """
 
     name: str
     construct: Callable[..., PyroGuide]
     options: Mapping[str, Any] = field(default_factory=dict)
+    registered: bool = False
 
     def build(self, problem: Problem) -> PyroGuide:
         """A fresh Pyro guide for ``problem``.

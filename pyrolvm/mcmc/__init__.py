@@ -1,0 +1,5 @@
+"""Markov chain Monte Carlo."""
+
+from pyrolvm.mcmc.inference import nuts
+
+__all__ = ["nuts"]

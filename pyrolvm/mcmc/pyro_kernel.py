@@ -1,0 +1,163 @@
+"""NUTS on stock Pyro: its kernel, driven draw by draw, several chains in turn in one process.
+
+Chains take turns in blocks of draws, each with a random state of its own. So nothing is pickled, no worker can hang,
+and an interrupt finds every chain equally far; and a chain's draws depend on its own seed only, not on how many others run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer.mcmc import NUTS
+from torch import Tensor
+
+from pyrolvm.density import Joint
+from pyrolvm.progress import Progress
+
+__all__ = ["Raw", "run"]
+
+BLOCK = 20
+
+
+@dataclass
+class Raw:
+    """What a NUTS engine returns.
+
+    Attributes:
+        draws: unconstrained draws, shape ``(chains, draws, unconstrained_size)``.
+        stats: sampler statistics by ArviZ name, each of shape ``(chains, draws)``.
+        interrupted: whether the user stopped it before it was done.
+    """
+
+    draws: Tensor
+    stats: dict[str, np.ndarray[Any, Any]]
+    interrupted: bool = False
+
+
+class _Kernel(NUTS):  # type: ignore[misc]
+    """Pyro's NUTS, which keeps what Pyro computes and throws away: energy and the number of leapfrog steps."""
+
+    def __init__(self, potential: Callable[[Tensor], Tensor], **options: Any) -> None:
+        super().__init__(potential_fn=self._count(potential), **options)
+        self.evaluations = 0
+        self.energy = math.nan
+
+    def _count(self, potential: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], Tensor]:
+        def counted(z: dict[str, Tensor]) -> Tensor:
+            self.evaluations += 1
+            return potential(z["z"])
+
+        return counted
+
+    def sample(self, params: Any) -> Any:
+        self._fresh = True
+        return super().sample(params)
+
+    def _kinetic_energy(self, r_unscaled: Any) -> Any:
+        kinetic = super()._kinetic_energy(r_unscaled)
+        if getattr(self, "_fresh", False):  # the first call of a transition: momentum just drawn, position current
+            self.energy = float(kinetic + self._potential_energy_last)
+            self._fresh = False
+        return kinetic
+
+
+@dataclass
+class _Chain:
+    kernel: _Kernel
+    position: dict[str, Tensor]
+    state: Tensor
+    warmup: int
+    done: int = 0
+    draws: list[Tensor] = field(default_factory=list)
+    stats: list[tuple[float, ...]] = field(default_factory=list)
+
+    def advance(self, count: int) -> None:
+        """Takes ``count`` transitions with this chain's own random numbers."""
+        torch.set_rng_state(self.state)
+        try:
+            for _ in range(count):
+                self._transition()
+        finally:
+            self.state = torch.get_rng_state()
+
+    def _transition(self) -> None:
+        kernel = self.kernel
+        before, mean, divergences = kernel.evaluations, kernel._mean_accept_prob, len(kernel._divergences)
+        step_size = float(kernel.step_size)
+        self.position = kernel.sample(self.position)
+        self.done += 1
+        if self.done <= self.warmup:
+            return
+        count = self.done - self.warmup
+        steps = kernel.evaluations - before
+        accepted = mean + (kernel._mean_accept_prob - mean) * count if count > 1 else kernel._mean_accept_prob
+        depth = math.ceil(math.log2(steps + 1))
+        self.draws.append(self.position["z"].detach().clone())
+        self.stats.append((len(kernel._divergences) > divergences, accepted, step_size, depth, steps, kernel.energy))
+
+
+def run(
+    joint: Joint,
+    starts: Tensor,
+    seeds: Sequence[int],
+    *,
+    warmup: int,
+    draws: int,
+    target_accept: float,
+    max_tree_depth: int,
+    progress: Progress,
+) -> Raw:
+    """Runs one chain from each start; must be called inside a session.
+
+    Args:
+        joint: the density.
+        starts: unconstrained starting points, shape ``(chains, unconstrained_size)``.
+        seeds: one seed a chain.
+        warmup: transitions of adaptation.
+        draws: transitions to keep.
+        target_accept: the acceptance probability that the step size is adapted to.
+        max_tree_depth: the bound on doublings.
+        progress: told after each block.
+    """
+    chains = [_start(joint, z, seed, warmup, target_accept, max_tree_depth) for z, seed in zip(starts, seeds, strict=True)]
+    total, interrupted = warmup + draws, False
+    try:
+        while chains[0].done < total:
+            block = min(BLOCK, total - chains[0].done)
+            for chain in chains:
+                chain.advance(block)
+                progress.update(sum(c.done for c in chains), lambda: _line(chains))
+    except KeyboardInterrupt:
+        interrupted = True
+    kept = min(len(chain.draws) for chain in chains)
+    names = ("diverging", "acceptance_rate", "step_size", "tree_depth", "n_steps", "energy")
+    table = np.array([chain.stats[:kept] for chain in chains], dtype=float).reshape(len(chains), kept, len(names))
+    stats: dict[str, np.ndarray[Any, Any]] = {name: table[:, :, i] for i, name in enumerate(names)}
+    stats["diverging"] = stats["diverging"].astype(bool)
+    for name in ("tree_depth", "n_steps"):
+        stats[name] = stats[name].astype(int)
+    stats["reached_max_treedepth"] = stats["tree_depth"] >= max_tree_depth
+    flat = torch.stack([torch.stack(chain.draws[:kept]) for chain in chains]) if kept else starts[:, None][:, :0]
+    return Raw(flat, stats, interrupted)
+
+
+def _start(joint: Joint, z: Tensor, seed: int, warmup: int, target_accept: float, max_tree_depth: int) -> _Chain:
+    pyro.set_rng_seed(seed)
+    kernel = _Kernel(joint.potential, target_accept_prob=target_accept, max_tree_depth=max_tree_depth)
+    kernel.initial_params = {"z": z}
+    kernel.setup(warmup)
+    return _Chain(kernel, {"z": z}, torch.get_rng_state(), warmup)
+
+
+def _line(chains: Sequence[_Chain]) -> str:
+    slowest = min(chain.done for chain in chains)
+    phase = "warmup" if slowest < chains[0].warmup else "sampling"
+    divergences = sum(len(chain.kernel._divergences) for chain in chains)
+    sizes = ", ".join(f"{float(chain.kernel.step_size):.2g}" for chain in chains)
+    return f"{phase}  step size {sizes}  divergences {divergences}"

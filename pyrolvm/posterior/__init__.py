@@ -1,0 +1,5 @@
+"""Posteriors: what every method returns, as one ArviZ object."""
+
+from pyrolvm.posterior.base import Chains, Evidence, Fit, Posterior
+
+__all__ = ["Chains", "Evidence", "Fit", "Posterior"]

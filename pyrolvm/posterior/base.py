@@ -1,0 +1,235 @@
+"""The result types: a posterior, whichever method made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from pyrolvm import runtime
+from pyrolvm.errors import StoreError, positive_int
+from pyrolvm.posterior.draws import draw_guide, rebuild
+from pyrolvm.program.guide import Guide
+from pyrolvm.program.problem import Problem
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from pyrolvm.verdict import Verdict
+
+__all__ = ["Chains", "Evidence", "Fit", "Posterior"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An estimate of the log marginal likelihood of the data.
+
+    Attributes:
+        value: log p(data), in nats.
+        error: its standard error, in nats.
+        method: how it was estimated.
+        reliable: whether the error can be believed.
+    """
+
+    value: float
+    error: float
+    method: str
+    reliable: bool = True
+
+    def __str__(self) -> str:
+        doubt = "" if self.reliable else " (unreliable)"
+        return f"{self.value:.2f} +- {self.error:.2g} nats by {self.method}{doubt}"
+
+
+@dataclass(eq=False)
+class Posterior:
+    """Draws from an approximation of a posterior, with what is known about them.
+
+    Attributes:
+        name: the method's name in tables.
+        data: an ``xarray.DataTree`` that every ArviZ function takes.
+        problem: the problem; ``None`` for a result loaded without it.
+        params: learnable parameters, unconstrained, by store name: the guide's, and those of the model.
+        seconds: wall time by phase.
+        engine: what ran the model.
+        engine_reason: why that engine.
+        seed: the seed it was made with.
+    """
+
+    name: str
+    data: xr.DataTree
+    problem: Problem | None
+    params: Mapping[str, Tensor] = field(repr=False)
+    seconds: Mapping[str, float]
+    engine: str
+    engine_reason: str
+    seed: int
+
+    @property
+    def log_p(self) -> np.ndarray[Any, Any]:
+        """log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``(chain, draw)``."""
+        return np.asarray(self.data["sample_stats"]["lp"].values)
+
+    @property
+    def log_q(self) -> np.ndarray[Any, Any] | None:
+        """log q(draw) of the guide; ``None`` for MCMC. Shape ``(chain, draw)``."""
+        stats = self.data["sample_stats"]
+        return np.asarray(stats["log_q"].values) if "log_q" in stats else None
+
+    @property
+    def num_draws(self) -> int:
+        sizes = self.data["posterior"].sizes
+        return int(sizes["chain"] * sizes["draw"])
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """The log marginal likelihood; ``None`` where the method does not give it."""
+        return None
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether to trust it, with reasons and next steps."""
+        from pyrolvm.diagnosis import diagnose
+
+        return diagnose(self).verdict
+
+    def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
+        """``n`` draws of the latents, dims ``(chain=1, draw=n, ...)``."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes the result to a folder, which :func:`pyrolvm.load` reads.
+
+        Raises:
+            StoreError: if the folder holds something already and ``overwrite`` is false.
+        """
+        from pyrolvm import store
+
+        return store.save(self, path, overwrite=overwrite)
+
+    def __str__(self) -> str:
+        problem = self.data["posterior"].attrs.get("pyrolvm_problem", "")
+        seconds = sum(self.seconds.values())
+        return f"{type(self).__name__} {self.name} of {problem}: {self.num_draws} draws in {seconds:.1f} s, {self.verdict.status}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p><b>{escape(str(self))}</b></p>{self.data._repr_html_()}"
+
+    def _session(self, seed: int) -> Any:
+        problem = self.attached
+        return runtime.session(seed=seed, params=self.params, dtype=problem.dtype, device=problem.device)
+
+    @property
+    def attached(self) -> Problem:
+        """The problem.
+
+        Raises:
+            StoreError: if the result was loaded without it.
+        """
+        if self.problem is None:
+            raise StoreError(
+                f"{self.name} was loaded without its problem, so it cannot run the model. "
+                "Fix: lvm.load(path, problem=lvm.Problem(model, *data))."
+            )
+        return self.problem
+
+
+@dataclass(eq=False)
+class Fit(Posterior):
+    """A variational posterior.
+
+    Attributes:
+        guide: the recipe of the fitted guide; ``None`` for a result loaded without it.
+    """
+
+    guide: Guide | None = None
+
+    @property
+    def losses(self) -> np.ndarray[Any, Any]:
+        """The loss, minus the ELBO, at each step."""
+        return np.asarray(self.data["optimization"]["loss"].values)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the ELBO was measurably flat at the end."""
+        return bool(self.data["optimization"].attrs["converged"])
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the optimisation ended."""
+        return str(self.data["optimization"].attrs["stop_reason"])
+
+    @property
+    def log_weight(self) -> np.ndarray[Any, Any]:
+        """log p - log q of each draw. Shape ``(draw,)``."""
+        return np.asarray(self.data["sample_stats"]["log_weight"].values).reshape(-1)
+
+    @property
+    def elbo(self) -> float:
+        """The evidence lower bound, from the posterior draws, in nats."""
+        return float(np.mean(self.log_weight))
+
+    @property
+    def elbo_error(self) -> float:
+        """The standard error of :attr:`elbo`."""
+        return float(np.std(self.log_weight, ddof=1) / np.sqrt(len(self.log_weight)))
+
+    @property
+    def khat(self) -> float:
+        """The Pareto k of the importance weights; see :func:`pyrolvm.diagnose`."""
+        return float(self.data["sample_stats"]["khat"])
+
+    @cached_property
+    def evidence(self) -> Evidence | None:  # type: ignore[override]
+        """By importance sampling from the guide, with Pareto smoothed weights."""
+        from pyrolvm.diagnosis.importance import weigh
+
+        weights, _ = weigh(self.log_weight)
+        return Evidence(weights.evidence, weights.evidence_error, "importance sampling", bool(weights.reliable))
+
+    def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
+        """Fresh draws from the guide.
+
+        Raises:
+            StoreError: if the result was loaded without its problem or guide.
+        """
+        from pyrolvm.posterior.build import latent_dataset
+
+        positive_int("n", n)
+        problem = self.attached
+        if self.guide is None:
+            raise StoreError(
+                f"{self.name} was loaded without its guide. Fix: lvm.load(path, problem=problem, guide=the guide function)."
+            )
+        with self._session(seed):
+            values, _ = draw_guide(problem, rebuild(problem, self.guide), n)
+            return latent_dataset(problem, values)
+
+
+@dataclass(eq=False)
+class Chains(Posterior):
+    """Draws from MCMC chains."""
+
+    @property
+    def divergences(self) -> int:
+        """The number of divergent transitions after warmup."""
+        return int(self.data["sample_stats"]["diverging"].sum())
+
+    def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
+        """``n`` of the stored draws, chosen at random, without repetition as long as there are enough."""
+        positive_int("n", n)
+        stacked = self.data["posterior"].to_dataset().stack(sample=("chain", "draw"))
+        total = stacked.sizes["sample"]
+        chosen = np.random.default_rng(seed).choice(total, size=n, replace=n > total)
+        picked = stacked.isel(sample=chosen).drop_vars(["sample", "chain", "draw"]).rename(sample="draw")
+        return picked.expand_dims("chain").transpose("chain", "draw", ...).assign_coords(chain=[0], draw=np.arange(n))

@@ -1,0 +1,311 @@
+"""Builds the ArviZ object of a result: the one converter from draws of a Pyro model to ``xarray.DataTree``.
+
+Groups, dims and names are those of the ArviZ schema; dimensions come from plates by name, then from the model's
+``dims``. Groups that would fill the memory keep every k-th draw, and say so in their attribute ``thinned_by``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrolvm import runtime
+from pyrolvm.density import Joint, map_draws, repeat
+from pyrolvm.posterior.draws import draw_guide, numpy
+from pyrolvm.program.guide import Guide
+from pyrolvm.program.inspection import name_dims
+from pyrolvm.program.problem import Problem
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from pyrolvm.vi.loop import History
+
+__all__ = ["chains_tree", "default_draws", "latent_dataset", "variational_tree"]
+
+MAX_ELEMENTS = 20_000_000
+"""A group's variables may hold this many numbers each, 80 MB in float32, before draws are thinned."""
+
+PRIOR_DRAWS = 500
+
+Draws = dict[str, Tensor]
+
+
+def default_draws(problem: Problem) -> int:
+    """4,000 draws, or as many as keep the latents within memory."""
+    latents = sum(site.numel for site in problem.latents)
+    return max(100, min(4000, MAX_ELEMENTS // max(latents, 1)))
+
+
+def variational_tree(
+    problem: Problem,
+    guide: Any,
+    recipe: Guide,
+    history: History,
+    *,
+    draws: int | None,
+    seed: int,
+    objective: str,
+    num_particles: int,
+    batch_size: int | None,
+) -> xr.DataTree:
+    """Draws from the guide and everything that follows from them; must be called inside the fit's session."""
+    import xarray as xr
+
+    values, log_q = draw_guide(problem, guide, draws or default_draws(problem))
+    attrs = {"inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": objective, "seed": seed}
+    groups = _groups(problem, values, chains=1, attrs=attrs)
+    lp = groups.pop("lp")
+    log_weight = lp - log_q.detach().cpu().numpy().astype(float).reshape(1, -1)
+    stats = {"lp": lp, "log_q": lp - log_weight, "log_weight": log_weight}
+    groups["sample_stats"] = _dataset(stats, {}, attrs=attrs)
+    groups["sample_stats"]["khat"] = xr.DataArray(_khat(log_weight))
+    groups["optimization"] = _optimization(history, num_particles, batch_size)
+    return xr.DataTree.from_dict(_ordered(groups))
+
+
+def chains_tree(
+    problem: Problem, draws: Draws, chains: int, stats: Mapping[str, np.ndarray[Any, Any]], attrs: Mapping[str, Any]
+) -> xr.DataTree:
+    """Everything that follows from MCMC draws; must be called inside a session.
+
+    Args:
+        problem: the problem.
+        draws: values by continuous latent site, each of shape ``(chains * draws, ...)``, chain after chain.
+        chains: number of chains.
+        stats: sampler statistics, each of shape ``(chains, draws)``.
+        attrs: attributes of the groups.
+    """
+    import xarray as xr
+
+    groups = _groups(problem, draws, chains=chains, attrs=attrs)
+    groups["sample_stats"] = _dataset({"lp": groups.pop("lp"), **stats}, {}, attrs=attrs)
+    return xr.DataTree.from_dict(_ordered(groups))
+
+
+def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
+    """Draws of the latents alone, deterministic sites included; must be called inside a session."""
+    joint = Joint(problem)
+    with torch.no_grad():
+        if any(site.name not in draws for site in problem.discrete):
+            draws = draws | map_draws(joint.discrete, draws)
+        shown = {site.name: draws[site.name] for site in problem.latents} | map_draws(joint.deterministic, draws)
+    values = {name: value[None] for name, value in numpy(shown).items()}
+    return _dataset(values, _dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=problem.coords)
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+_ORDER = (
+    "posterior", "quantities", "unconstrained_posterior", "sample_stats", "log_likelihood", "log_prior",
+    "posterior_predictive", "prior", "prior_predictive", "observed_data", "constant_data", "optimization",
+)  # fmt: skip
+
+
+def _ordered(groups: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: groups[name] for name in _ORDER if name in groups}
+
+
+def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """All groups that follow from draws of the latents, and ``lp``, an array of shape ``(chain, draw)``."""
+    joint = Joint(problem)
+    dims = _dims(problem)
+    count = len(next(iter(draws.values()))) // chains if draws else 0
+    with torch.no_grad():
+        continuous = {site.name: draws[site.name] for site in problem.continuous}
+        missing = [site.name for site in problem.discrete if site.name not in draws]
+        terms = _terms(joint, draws)
+        if missing:
+            draws = draws | map_draws(joint.discrete, continuous)
+        deterministic = {n: v for n, v in map_draws(joint.deterministic, draws).items() if n in problem.sites}
+        shown = {site.name: draws[site.name] for site in problem.latents} | deterministic
+        quantities = _quantities(problem, shown)
+        unconstrained = map_draws(joint.unconstrain, continuous) if continuous else {}
+        kept, step = _thin(draws, chains, max((site.numel for site in problem.observed), default=1))
+        predictive = map_draws(joint.predictive, kept)
+
+    def by_chain(values: Draws) -> dict[str, Any]:
+        return {n: v.reshape(chains, -1, *v.shape[1:]) for n, v in numpy(values).items()}
+
+    base = {**attrs, "pyrolvm_problem": problem.name}
+    coords = problem.coords
+
+    def dataset(values: Draws, names: Mapping[str, list[str]], by: int = 1) -> Any:
+        extra = {"thinned_by": by} if by > 1 else {}
+        return _dataset(by_chain(values), names, attrs={**base, **extra}, coords=coords, draws=np.arange(0, count, by))
+
+    groups: dict[str, Any] = {"lp": by_chain({"lp": terms.pop("log_p")})["lp"].astype(float)}
+    groups["posterior"] = dataset(shown, dims)
+    if quantities:
+        groups["quantities"] = dataset(quantities, {n: _quantity_dims(problem, n, v) for n, v in quantities.items()})
+    if unconstrained:
+        groups["unconstrained_posterior"] = dataset(unconstrained, _unconstrained_dims(problem, dims))
+    for group in ("log_likelihood", "log_prior"):
+        found = {n.removeprefix(f"{group}/"): v for n, v in terms.items() if n.startswith(f"{group}/")}
+        if found:
+            kept_terms, by = _thin(found, chains, 1)
+            groups[group] = dataset(kept_terms, {n: dims[n][: v.dim() - 1] for n, v in found.items()}, by)
+    if predictive:
+        groups["posterior_predictive"] = dataset(predictive, dims, step)
+    return groups | _prior_groups(problem, joint, dims, base) | _data_groups(problem, dims, base)
+
+
+def _terms(joint: Joint, draws: Draws) -> Draws:
+    """Densities of all draws; pointwise terms only as far as memory allows."""
+    return {n: v for n, v in map_draws(joint.terms, draws).items() if not n.startswith("deterministic/")}
+
+
+def _thin(values: Draws, chains: int, elements: int) -> tuple[Draws, int]:
+    """Every k-th draw of each chain, so that ``elements`` numbers a draw (or the values' own size) fit."""
+    if not values:
+        return values, 1
+    total = len(next(iter(values.values())))
+    size = max(elements, max(math.prod(v.shape[1:]) for v in values.values()))
+    step = max(1, math.ceil(total * size / MAX_ELEMENTS))
+    if step == 1:
+        return values, 1
+    return {n: v.reshape(chains, -1, *v.shape[1:])[:, ::step].reshape(-1, *v.shape[1:]) for n, v in values.items()}, step
+
+
+def _quantities(problem: Problem, draws: Draws) -> Draws:
+    if not problem.quantities:
+        return {}
+
+    def one(draw: Mapping[str, Tensor]) -> Draws:
+        return {name: torch.as_tensor(function(draw)) for name, function in problem.quantities.items()}
+
+    return map_draws(one, draws)
+
+
+def _prior_groups(problem: Problem, joint: Joint, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Prior draws, unless the prior is improper."""
+    observed = [site.name for site in problem.observed]
+    size = max((site.numel for site in problem.sites.values()), default=1)
+    count = max(20, min(PRIOR_DRAWS, MAX_ELEMENTS // max(4 * size, 1)))
+    try:
+        with torch.no_grad():
+            like = torch.zeros((), dtype=problem.dtype, device=problem.device)
+            found = numpy(repeat(lambda: joint.predictive({}), count, like=like))
+    except NotImplementedError:
+        return {}
+    by_chain = {n: v[None] for n, v in found.items()}
+    prior = {n: v for n, v in by_chain.items() if n not in observed}
+    predictive = {n: v for n, v in by_chain.items() if n in observed}
+    groups = {"prior": prior, "prior_predictive": predictive}
+    return {g: _dataset(v, dims, attrs=attrs, coords=problem.coords) for g, v in groups.items() if v}
+
+
+def _data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The observed values, and the arguments of the model that are not observed themselves."""
+    with runtime.session(seed=0, dtype=problem.dtype, device=problem.device), torch.no_grad():
+        observed = numpy(Joint(problem).observations())
+    values = {n: v.detach().cpu().numpy() for n, v in problem.arguments.items() if isinstance(v, Tensor)}
+    constant = {n: v for n, v in values.items() if not any(v is o or _same(v, o) for o in observed.values())}
+    named = {n: _argument_dims(problem, n, v.shape) for n, v in constant.items()}
+    groups = {}
+    if observed:
+        groups["observed_data"] = _dataset(observed, dims, attrs=attrs, coords=problem.coords, sample_dims=())
+    if constant:
+        groups["constant_data"] = _dataset(constant, named, attrs=attrs, coords=problem.coords, sample_dims=())
+    return groups
+
+
+def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    return a.shape == b.shape and bool(np.array_equal(a, b))
+
+
+def _optimization(history: History, num_particles: int, batch_size: int | None) -> Any:
+    import xarray as xr
+
+    loss = np.asarray(history.losses, dtype=float)
+    variables = {"loss": loss, "elbo": -loss, "learning_rate": np.asarray(history.rates, dtype=float)}
+    errors = np.asarray(history.errors, dtype=float)
+    if len(errors) and np.isfinite(errors).any():
+        variables["elbo_mcse"] = errors
+    attrs = {
+        "converged": int(history.converged),
+        "interrupted": int(history.interrupted),
+        "stop_reason": history.reason,
+        "num_particles": num_particles,
+        "batch_size": batch_size or 0,
+        "skipped_steps": history.skipped,
+    }
+    return xr.Dataset({n: ("step", v) for n, v in variables.items()}, coords={"step": np.arange(len(loss))}, attrs=attrs)
+
+
+def _khat(log_weight: np.ndarray[Any, Any]) -> float:
+    from pyrolvm.diagnosis.importance import weigh
+
+    return float(weigh(log_weight.reshape(-1))[0].khat)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _dims(problem: Problem) -> dict[str, list[str]]:
+    """Dimension names by site; a plate called like a variable is renamed, since xarray has one name space for both."""
+    taken = {*problem.sites, *problem.arguments, *problem.quantities}
+    return {site: [f"{dim}_plate" if dim in taken else dim for dim in names] for site, names in problem.dims.items()}
+
+
+def _quantity_dims(problem: Problem, name: str, values: Tensor) -> list[str]:
+    shape = tuple(values.shape[1:])
+    return name_dims(name, shape, len(shape), [], problem.info.dims.get(name))
+
+
+def _unconstrained_dims(problem: Problem, dims: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """A site's own names where unconstraining keeps its shape, and names of its own where it does not."""
+    named = {}
+    for site in problem.continuous:
+        shape = site.unconstrained_shape or ()
+        if shape == site.shape:
+            named[site.name] = dims[site.name]
+        else:
+            kept = [d for d, a, b in zip(dims[site.name], site.shape, shape, strict=False) if a == b]
+            lost = len(shape) - len(kept)
+            named[site.name] = kept[: len(shape)] + [f"{site.name}_unconstrained_dim_{i}" for i in range(max(lost, 0))]
+    return named
+
+
+def _argument_dims(problem: Problem, name: str, shape: tuple[int, ...]) -> list[str]:
+    """Names a data argument's rows by the one plate of that length."""
+    given = problem.info.dims.get(name)
+    if given is not None and len(given) == len(shape):
+        return list(given)
+    plates = [plate.name for plate in problem.plates.values() if shape and plate.size == shape[0]]
+    taken = {*problem.sites, *problem.arguments, *problem.quantities}
+    names = [f"{name}_dim_{i}" for i in range(len(shape))]
+    if len(plates) == 1:
+        names[0] = f"{plates[0]}_plate" if plates[0] in taken else plates[0]
+    return names
+
+
+def _dataset(
+    values: Mapping[str, Any],
+    dims: Mapping[str, list[str]],
+    *,
+    attrs: Mapping[str, Any],
+    coords: Mapping[str, Any] | None = None,
+    draws: np.ndarray[Any, Any] | None = None,
+    sample_dims: tuple[str, ...] = ("chain", "draw"),
+) -> xr.Dataset:
+    """A dataset by arviz-base, which adds its own attributes."""
+    from arviz_base import dict_to_dataset
+
+    used = {dim for name in values for dim in dims.get(name, ())}
+    labels = {dim: label for dim, label in (coords or {}).items() if dim in used}
+    if draws is not None:
+        labels = labels | {"draw": draws}
+    dataset = dict_to_dataset(
+        dict(values),
+        attrs={"inference_library": "pyrolvm", **attrs},
+        dims={name: list(dims[name]) for name in values if name in dims},
+        coords=labels,
+        sample_dims=list(sample_dims),
+    )
+    return dataset

@@ -1,0 +1,88 @@
+"""Draws from a fitted guide, with their exact log density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrolvm.density import repeat
+from pyrolvm.errors import FitError
+from pyrolvm.program.agreement import guide_sites
+from pyrolvm.program.guide import Guide
+from pyrolvm.program.inspection import is_random
+from pyrolvm.program.problem import Problem
+
+__all__ = ["draw_guide", "rebuild", "registered"]
+
+
+def registered(guide: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Makes Pyro know the parameters of a plain ``nn.Module`` guide, which it would otherwise never train."""
+    if not isinstance(guide, torch.nn.Module) or isinstance(guide, pyro.nn.PyroModule):
+        return guide
+    return _Registered(guide, name)
+
+
+class _Registered:
+    def __init__(self, guide: torch.nn.Module, name: str) -> None:
+        self.guide, self.name = guide, name
+        if hasattr(guide, "finalize"):
+            self.finalize = guide.finalize
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return pyro.module(self.name, self.guide)(*args, **kwargs)
+
+
+def rebuild(problem: Problem, recipe: Guide) -> Callable[..., Any]:
+    """The fitted guide again, inside a session that was opened with the fitted parameters."""
+    guide = registered(recipe.build(problem), recipe.name)
+    with problem.whole.active(), torch.no_grad():
+        guide(*problem.args, **problem.kwargs)
+    return finalized(problem, guide)
+
+
+def finalized(problem: Problem, guide: Callable[..., Any]) -> Callable[..., Any]:
+    """What the guide becomes once its optimisation is over: itself, unless it says otherwise."""
+    finalize = getattr(guide, "finalize", None)
+    if finalize is None:
+        return guide
+    with problem.whole.active():
+        return finalize(*problem.args, **problem.kwargs)  # type: ignore[no-any-return]
+
+
+def draw_guide(problem: Problem, guide: Callable[..., Any], count: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Draws from a guide.
+
+    Returns:
+        Values by latent site, each of shape ``(count, ...)``, and log q of each draw, shape ``(count,)``.
+
+    Raises:
+        FitError: if the guide's log density is not finite at its own draws.
+    """
+
+    def one() -> dict[str, Tensor]:
+        with problem.whole.active():
+            trace = poutine.trace(guide).get_trace(*problem.args, **problem.kwargs)
+        trace.compute_log_prob()
+        terms = [torch.as_tensor(node["log_prob_sum"]) for node in trace.nodes.values() if is_random(node)]
+        values = {f"z/{name}": node["value"] for name, node in guide_sites(trace).items()}
+        return values | {"log_q": torch.stack(terms).sum() if terms else torch.zeros(())}
+
+    with torch.no_grad():
+        found = repeat(one, count, like=torch.zeros((), dtype=problem.dtype, device=problem.device))
+    log_q = found.pop("log_q")
+    if not bool(torch.isfinite(log_q).any()):
+        raise FitError(
+            f"the guide's log density is not finite at any of its own {count} draws for {problem.name!r}. "
+            "Fix: lower learning_rate or set clip_norm, and look at the loss trace."
+        )
+    return {name.removeprefix("z/"): value for name, value in found.items()}, log_q
+
+
+def numpy(values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The values as NumPy arrays on the CPU."""
+    return {name: value.detach().cpu().numpy() for name, value in values.items()}

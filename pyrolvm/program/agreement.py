@@ -1,0 +1,186 @@
+"""Whether a guide fits a model: the same sites, the same rows, supports that match."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.subsample_messenger import _Subsample
+
+from pyrolvm import runtime
+from pyrolvm.errors import GuideError, PyrolvmWarning
+from pyrolvm.program.batching import Batch
+from pyrolvm.program.explain import explained
+from pyrolvm.program.inspection import is_random
+from pyrolvm.program.problem import Problem
+
+__all__ = ["check_guide"]
+
+
+def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch) -> None:
+    """Runs guide and model once, with validation on, and checks that they speak of the same latents.
+
+    Must be called inside a session; the guide's parameters are created by it.
+
+    Raises:
+        GuideError: if a latent is missing from the guide, a guide site from the model, a support is wider than the
+            model's, or the two see different rows of a plate.
+    """
+    with runtime.validation(True), batch.active(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with explained(f"guide {name!r} for {problem.name!r}", GuideError):
+            guide_trace = poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
+        _check_sites(problem, name, guide_trace)
+        _check_supports(problem, name, guide_trace)
+        with explained(f"model {problem.name!r} on a draw of guide {name!r}", GuideError):
+            model_trace = poutine.trace(poutine.replay(problem.model, trace=guide_trace)).get_trace(*batch.args, **batch.kwargs)
+            model_trace.compute_log_prob()
+            guide_trace.compute_log_prob()
+        _check_rows(name, guide_trace, model_trace)
+        _check_shapes(problem, name, guide_trace, model_trace)
+
+
+def guide_sites(trace: Any) -> dict[str, Mapping[str, Any]]:
+    """The guide's sample sites proper: neither observed nor auxiliary."""
+    return {
+        name: node
+        for name, node in trace.nodes.items()
+        if is_random(node) and not node["is_observed"] and not node["infer"].get("is_auxiliary")
+    }
+
+
+def _check_sites(problem: Problem, name: str, trace: Any) -> None:
+    sampled = guide_sites(trace)
+    latent = {site.name: site for site in problem.latents}
+    have = ", ".join(sorted(sampled)) or "none"
+    for site in problem.latents:
+        if site.name in sampled or (site.is_discrete and site.enumerable):
+            continue
+        if site.is_discrete:
+            raise GuideError(
+                f"guide {name!r} has no sample site {site.name!r}, which is {site.distribution}, discrete with infinitely many "
+                f'values, and cannot be summed out. Fix: add pyro.sample("{site.name}", ...) to the guide, or marginalise it in '
+                "the model."
+            )
+        raise GuideError(
+            f"guide {name!r} has no sample site {site.name!r} (it has: {have}). "
+            f'Fix: add pyro.sample("{site.name}", ...) to the guide, or use guide="mean_field".'
+        )
+    for extra in sampled.keys() - latent.keys():
+        kind = "observed in the model" if extra in problem.sites else "no site of the model"
+        raise GuideError(
+            f"guide {name!r} samples {extra!r}, which is {kind} (latent sites: {', '.join(latent) or 'none'}). "
+            f'Fix: rename or remove it, or mark it pyro.sample(..., infer={{"is_auxiliary": True}}).'
+        )
+
+
+def _check_supports(problem: Problem, name: str, trace: Any) -> None:
+    for site_name, node in guide_sites(trace).items():
+        site = problem.sites[site_name]
+        try:
+            support = node["fn"].support
+        except (NotImplementedError, AttributeError):
+            continue
+        if type(_base(node["fn"])).__name__ == "Delta":
+            continue  # its value comes from auxiliary sites; whether it lies in the support, the model's run checks
+        if bool(support.is_discrete) != site.is_discrete:
+            here, there = ("discrete", "continuous") if support.is_discrete else ("continuous", "discrete")
+            raise GuideError(
+                f"site {site_name!r} is {there} in the model ({site.distribution}) but {here} in guide {name!r} "
+                f"({type(node['fn']).__name__}). Fix: leave it out of the guide, where it is then summed out, or give it a "
+                f"{there} distribution."
+            )
+        if site.is_discrete or site.support is None:
+            continue
+        _check_range(site_name, name, support, site.support, node["fn"])
+
+
+def _check_range(site_name: str, name: str, guide_support: Any, model_support: Any, fn: Any) -> None:
+    """Compares supports by their values: does each accept what the other can hold?"""
+    guide_range, model_range = _range(guide_support, fn), _range(model_support, None)
+    if guide_range is None or model_range is None or guide_range == model_range:
+        return
+    if guide_range[0] < model_range[0] or guide_range[1] > model_range[1]:
+        raise GuideError(
+            f"guide {name!r} draws site {site_name!r} from {_interval(guide_range)} ({type(_base(fn)).__name__}), wider than the "
+            f"model's support {_interval(model_range)}: draws outside have density zero. "
+            f"Fix: use a distribution on {_interval(model_range)}, such as {_suggestion(model_range)}."
+        )
+    warnings.warn(
+        f"guide {name!r} draws site {site_name!r} from {_interval(guide_range)}, narrower than the model's support "
+        f"{_interval(model_range)}: the rest can never be represented. "
+        f"Fix: use a distribution on {_interval(model_range)}, such as {_suggestion(model_range)}, unless you mean it.",
+        PyrolvmWarning,
+        stacklevel=2,
+    )
+
+
+def _base(fn: Any) -> Any:
+    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+        fn = fn.base_dist
+    return fn
+
+
+def _range(support: Any, fn: Any) -> tuple[float, float] | None:
+    """The interval that a univariate support stands for; ``None`` for others (simplices, matrices, orders).
+
+    A transformed distribution declares the codomain of its last transform, which is wider than its support where that
+    transform is affine: nothing is read from it.
+    """
+    if type(_base(fn)).__name__ == "TransformedDistribution":
+        return None
+    while type(support).__name__ in ("_IndependentConstraint", "independent"):
+        support = support.base_constraint
+    label = type(support).__name__
+    infinity = float("inf")
+    if label in ("_Real", "_RealVector"):
+        return (-infinity, infinity)
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if label in ("_SoftplusPositive", "_SoftplusLowerCholesky"):
+        return (0.0, infinity) if label == "_SoftplusPositive" else None
+    if low is None and high is None:
+        return None
+    try:
+        lower = float(torch.as_tensor(low).min()) if low is not None else -infinity
+        upper = float(torch.as_tensor(high).max()) if high is not None else infinity
+    except (RuntimeError, TypeError):
+        return None
+    return (lower, upper)
+
+
+def _interval(values: tuple[float, float]) -> str:
+    low, high = (f"{value:g}" for value in values)
+    return f"({low}, {high})"
+
+
+def _suggestion(values: tuple[float, float]) -> str:
+    if values == (-float("inf"), float("inf")):
+        return "Normal"
+    if values[1] == float("inf"):
+        return "LogNormal"
+    return "a Beta, or a Normal pushed through a sigmoid"
+
+
+def _check_rows(name: str, guide_trace: Any, model_trace: Any) -> None:
+    for plate, node in guide_trace.nodes.items():
+        if node["type"] != "sample" or not isinstance(node["fn"], _Subsample) or plate not in model_trace.nodes:
+            continue
+        here, there = node["value"], model_trace.nodes[plate]["value"]
+        if here.shape != there.shape or not torch.equal(here, there):
+            raise GuideError(
+                f"plate {plate!r} takes rows {here[:5].tolist()}... in guide {name!r} and {there[:5].tolist()}... in the model. "
+                "Fix: declare it once, with the same size and subsample in both; lvm.fit(batch_size=...) then chooses the rows."
+            )
+
+
+def _check_shapes(problem: Problem, name: str, guide_trace: Any, model_trace: Any) -> None:
+    for site_name, node in guide_sites(guide_trace).items():
+        wanted = model_trace.nodes[site_name]["fn"].shape()
+        if node["value"].shape != wanted:
+            raise GuideError(
+                f"guide {name!r} draws site {site_name!r} with shape {tuple(node['value'].shape)}, the model has {tuple(wanted)}. "
+                "Fix: give the guide's distribution the model's batch shape (plates) and event shape (.to_event)."
+            )

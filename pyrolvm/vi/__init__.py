@@ -1,0 +1,7 @@
+"""Stochastic variational inference."""
+
+from pyrolvm.vi.inference import fit
+from pyrolvm.vi.loop import Step
+from pyrolvm.vi.objective import ParticleELBO
+
+__all__ = ["ParticleELBO", "Step", "fit"]

@@ -1,0 +1,290 @@
+"""``lvm.fit``: from a problem and a guide to a variational posterior."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyrolvm import runtime
+from pyrolvm.errors import ArgumentError, FitError, GuideError, positive_float, positive_int, unknown_name
+from pyrolvm.program.agreement import check_guide
+from pyrolvm.program.batching import Batch, Minibatches, check_minibatches, minibatch_plate
+from pyrolvm.program.guide import Guide, resolve
+from pyrolvm.program.problem import Problem, check_problem
+from pyrolvm.posterior import Fit
+from pyrolvm.posterior.build import variational_tree
+from pyrolvm.posterior.draws import finalized, registered
+from pyrolvm.progress import Progress
+from pyrolvm.vi.loop import History, Step, _blame, optimise
+from pyrolvm.vi.objective import ParticleELBO, choose_objective
+from pyrolvm.vi.optimizer import Stepper
+from pyrolvm.vi.stopping import Plateau
+
+__all__ = ["fit"]
+
+ENGINES = {"pyro": optimise}
+
+
+def fit(
+    problem: Problem,
+    guide: Any = "auto",
+    *,
+    objective: str | ELBO | type[ELBO] = "auto",
+    optimizer: Any = None,
+    learning_rate: float | None = None,
+    clip_norm: float | None = None,
+    max_steps: int | None = None,
+    tolerance: float | None = None,
+    num_particles: int | None = None,
+    batch_size: int | None = None,
+    batch_plate: str | None = None,
+    draws: int | None = None,
+    callbacks: Sequence[Callable[[Step], Any]] = (),
+    engine: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    progress: bool | Callable[[int, int, str], None] = True,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Fit:
+    """Fits a guide to a problem by stochastic variational inference.
+
+    The ELBO is maximised at a constant learning rate until it is measurably flat, then the rate decays; whether it got
+    there is part of the result. The fit has parameters, random numbers and a Pyro parameter store of its own: nothing that ran
+    before influences it, and modules of the model hold their old values afterwards.
+
+    Args:
+        problem: a model with its data.
+        guide: a registered name (``lvm.guides()``), ``lvm.guide(name, **options)``, a Pyro guide function, an AutoGuide
+            class or instance; ``"auto"`` chooses by the problem's size and structure.
+        objective: ``"auto"`` (analytic KL where the guide factorises, discrete latents summed out), ``"Trace_ELBO"``,
+            ``"TraceMeanField_ELBO"``, ``"TraceEnum_ELBO"``, or any Pyro ELBO class or instance.
+        optimizer: ``None`` for Adam; a torch optimiser class or function of parameters; or a Pyro optimiser, whose
+            schedule is then its own.
+        learning_rate: the rate before the decay; by default 0.02 for Adam.
+        clip_norm: bound on the gradient's norm.
+        max_steps: the budget; by default 20,000. ``tolerance=0`` takes them all.
+        tolerance: how many nats of ELBO the plateau test may miss, by default 0.05 and 1e-4 of the ELBO's size; 0
+            switches the test off.
+        num_particles: draws a step; by default 16 where they run at once, 1 where they do not.
+        batch_size: rows of the data a step takes; the density is scaled to the whole. ``None`` for all.
+        batch_plate: which plate's rows, where several could be meant.
+        draws: posterior draws to keep; by default 4,000, fewer where they would fill the memory.
+        callbacks: functions of a :class:`~pyrolvm.vi.loop.Step`; one that returns ``True`` ends the search.
+        engine: ``"pyro"``, or ``"auto"``.
+        device: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` leaves small problems where their data are and takes a GPU, where
+            there is one, for models with learnable networks.
+        dtype: a floating dtype to run in; by default the data's.
+        seed: makes the fit repeatable.
+        progress: whether to show a bar; or a function of ``(done, total, text)``.
+        out: a folder to save the result in.
+        resume: with ``out``: return the finished result that is there, if it is of the same problem, guide and seed.
+
+    Returns:
+        The fitted posterior. An unconverged fit is a result with a verdict, not an error.
+
+    Raises:
+        ArgumentError: if an argument is out of range.
+        GuideError: if guide and model do not fit.
+        FitError: if the loss is not finite at the start.
+
+    References:
+        Hoffman et al., Stochastic Variational Inference, https://arxiv.org/abs/1206.7051
+        Kucukelbir et al., Automatic Differentiation Variational Inference, https://arxiv.org/abs/1603.00788
+    """
+    check_problem(problem)
+    _check_arguments(engine, max_steps, num_particles, batch_size, draws, seed, learning_rate, clip_norm, tolerance)
+    recipe = resolve(guide, problem)
+    stepper = Stepper(optimizer, learning_rate, clip_norm)
+    if out is not None:
+        from pyrolvm import store
+
+        finished = store.claim(out, problem, recipe, seed, resume=resume)
+        if finished is not None:
+            return finished
+    problem = problem.to(dtype=dtype, device=choose_device(device, problem))
+    result = _run(
+        problem, recipe, objective, stepper,
+        max_steps=max_steps or 20_000, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
+        batch_plate=batch_plate, draws=draws, callbacks=callbacks, seed=seed, progress=progress,
+    )  # fmt: skip
+    if out is not None:
+        result.save(out, overwrite=True)
+    return result
+
+
+def _run(
+    problem: Problem,
+    recipe: Guide,
+    objective: Any,
+    stepper: Stepper,
+    *,
+    max_steps: int,
+    tolerance: float | None,
+    num_particles: int | None,
+    batch_size: int | None,
+    batch_plate: str | None,
+    draws: int | None,
+    callbacks: Sequence[Callable[[Step], Any]],
+    seed: int,
+    progress: bool | Callable[[int, int, str], None],
+) -> Fit:
+    clock = _Clock()
+    batches = _batches(problem, batch_size, batch_plate)
+    with runtime.session(seed=seed, dtype=problem.dtype, device=problem.device):
+        guide = registered(recipe.build(problem), recipe.name)
+        trial = next(batches())
+        check_guide(problem, guide, recipe.name, trial)
+        _check_trainable(problem, recipe, callbacks)
+        elbo, why = choose_objective(objective, problem, guide, trial, num_particles)
+        _check_start(problem, guide, elbo, trial)
+        clock.lap("setup")
+        plateau = None if tolerance == 0 else Plateau(**({} if tolerance is None else {"absolute": tolerance, "relative": 0.0}))
+        if runtime.parameters():
+            with Progress(f"{recipe.name} on {problem.name}", max_steps, progress) as bar:
+                history = ENGINES["pyro"](
+                    problem, guide, elbo, stepper, batches(),
+                    max_steps=max_steps, plateau=plateau, decay=True, callbacks=callbacks, progress=bar,
+                )  # fmt: skip
+        else:
+            history = History(converged=True, reason="nothing to optimise: model and guide have no parameters")
+        guide = finalized(problem, guide)
+        params = {name: value.detach().clone() for name, value in runtime.parameters().items()}
+        clock.lap("run")
+        tree = variational_tree(
+            problem, guide, recipe, history, draws=draws, seed=seed, objective=why,
+            num_particles=getattr(elbo, "num_particles", 1), batch_size=batch_size,
+        )  # fmt: skip
+        clock.lap("draws")
+    return Fit(
+        name=recipe.name,
+        data=tree,
+        problem=problem,
+        guide=recipe,
+        params=params,
+        seconds=clock.laps,
+        engine="pyro",
+        engine_reason="stock Pyro; particles and draws vectorised where the model allows" if _vector(elbo) else "stock Pyro",
+        seed=seed,
+    )
+
+
+def _vector(elbo: ELBO) -> bool:
+    return isinstance(elbo, ParticleELBO) and elbo.vectorize
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def _check_arguments(
+    engine: str,
+    max_steps: int | None,
+    num_particles: int | None,
+    batch_size: int | None,
+    draws: int | None,
+    seed: int,
+    learning_rate: float | None,
+    clip_norm: float | None,
+    tolerance: float | None,
+) -> None:
+    if engine not in ("auto", *ENGINES):
+        raise unknown_name("engine", engine, ("auto", *ENGINES))
+    positive_int("seed", seed, minimum=0)
+    for name, value in (("max_steps", max_steps), ("num_particles", num_particles), ("batch_size", batch_size)):
+        if value is not None:
+            positive_int(name, value)
+    if draws is not None:
+        positive_int("draws", draws, minimum=2)
+    for name, rate in (("learning_rate", learning_rate), ("clip_norm", clip_norm)):
+        if rate is not None:
+            positive_float(name, rate)
+    if tolerance is not None and tolerance != 0:
+        positive_float("tolerance", tolerance)
+
+
+def choose_device(device: str | torch.device, problem: Problem) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        ArgumentError: if it is not there.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda") if problem.parameters and torch.cuda.is_available() else problem.device
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ArgumentError(f"device {device!r} is not one of torch's. Fix: use 'cpu' or 'cuda'.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'.")
+    return chosen
+
+
+def _batches(problem: Problem, batch_size: int | None, plate: str | None) -> Callable[[], Iterator[Batch]]:
+    """A source of batches: all rows each step, or shuffled minibatches."""
+    if batch_size is None:
+        subsampled = [p for p in problem.plates.values() if p.subsampled]
+        if not subsampled:
+            return lambda: itertools.repeat(problem.whole)
+        raise_plate = subsampled[0]
+        size = _own_subsample(problem, raise_plate.name)
+        return lambda: iter(Minibatches(problem, raise_plate, size))
+    chosen = minibatch_plate(problem, plate)
+    if batch_size > chosen.size:
+        raise ArgumentError(
+            f"batch_size={batch_size} is larger than plate {chosen.name!r}, which has {chosen.size} rows. "
+            f"Fix: use at most {chosen.size}, or leave batch_size out."
+        )
+    check_minibatches(problem, chosen, batch_size)
+    return lambda: iter(Minibatches(problem, chosen, batch_size))
+
+
+def _own_subsample(problem: Problem, plate: str) -> int:
+    with runtime.session(seed=0, dtype=problem.dtype, device=problem.device), runtime.record_plates() as calls, torch.no_grad():
+        from pyro.infer.autoguide.initialization import InitMessenger
+
+        from pyrolvm.program.inspection import centre
+
+        InitMessenger(centre)(problem.model)(*problem.args, **problem.kwargs)
+    call = calls[plate]
+    return len(call.indices) if call.indices is not None else int(call.subsample_size or call.size)
+
+
+def _check_trainable(problem: Problem, recipe: Guide, callbacks: Sequence[Any]) -> None:
+    for callback in callbacks:
+        if not callable(callback):
+            raise ArgumentError(f"callbacks must be functions of a Step, got {callback!r}. Fix: pass callbacks=[my_function].")
+    if problem.continuous and not runtime.parameters():
+        raise GuideError(
+            f"guide {recipe.name!r} has no learnable parameters, so there is nothing to fit. "
+            "Fix: declare them by pyro.param(name, initial value), or use a registered guide."
+        )
+
+
+def _check_start(problem: Problem, guide: Callable[..., Any], elbo: ELBO, batch: Batch) -> None:
+    """A start that is nowhere finite is an error of model and data, with the table that shows where."""
+    for _ in range(10):
+        with batch.active(), torch.no_grad():
+            loss: float | Tensor = elbo.loss(problem.model, guide, *batch.args, **batch.kwargs)
+        if math.isfinite(float(loss)):
+            return
+    raise FitError(
+        f"the density of {problem.name!r} is not finite at any of 10 starts. {_blame(problem, guide, batch)} "
+        "Fix: check the data against the likelihood's support and scale, or the prior's bounds."
+    )

@@ -1,0 +1,111 @@
+"""One way to step, whatever the user gave as an optimiser."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from pyrolvm.errors import ArgumentError
+
+__all__ = ["DEFAULT_LEARNING_RATE", "Stepper"]
+
+DEFAULT_LEARNING_RATE = 0.02
+
+
+class Stepper:
+    """Steps parameters by a torch or Pyro optimiser, with gradient clipping and a learning-rate factor.
+
+    Args:
+        optimizer: ``None`` for Adam; a torch optimiser class; a function from a list of parameters to a torch
+            optimiser; or a Pyro optimiser, which is copied so that its state stays with this fit.
+        learning_rate: the base rate; ``None`` for the optimiser's own, or 0.02 for Adam.
+        clip_norm: bound on the gradient's Euclidean norm; ``None`` for no bound.
+
+    Raises:
+        ArgumentError: if the optimiser is none of these.
+    """
+
+    def __init__(self, optimizer: Any, learning_rate: float | None, clip_norm: float | None) -> None:
+        self.clip_norm = clip_norm
+        self._torch: torch.optim.Optimizer | None = None
+        self._pyro: PyroOptim | None = None
+        self._known: set[int] = set()
+        self._base: list[float] = []
+        if isinstance(optimizer, torch.optim.Optimizer):
+            raise ArgumentError(
+                f"optimizer is a {type(optimizer).__name__} that already has parameters; the guide's do not exist yet. "
+                f"Fix: pass the class, optimizer=torch.optim.{type(optimizer).__name__}, or a function of the parameters."
+            )
+        if isinstance(optimizer, PyroOptim):
+            if learning_rate is not None:
+                raise ArgumentError(
+                    "learning_rate is given beside a Pyro optimizer, which has one of its own. Fix: give it once, in "
+                    'the optimizer: pyro.optim.Adam({"lr": 0.01}).'
+                )
+            self._pyro = copy.deepcopy(optimizer)
+        elif optimizer is None:
+            rate = learning_rate or DEFAULT_LEARNING_RATE
+            self._make: Callable[..., Any] = lambda params: torch.optim.Adam(params, lr=rate, betas=(0.9, 0.99))
+        elif isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+            options = {} if learning_rate is None else {"lr": learning_rate}
+            self._make = lambda params: optimizer(params, **options)
+        elif callable(optimizer):
+            if learning_rate is not None:
+                raise ArgumentError(
+                    "learning_rate is given beside an optimizer function, which sets its own. Fix: set lr in the function."
+                )
+            self._make = optimizer
+        else:
+            raise ArgumentError(
+                f"optimizer must be a torch optimiser class, a function of parameters, or a Pyro optimiser, got {optimizer!r}. "
+                "Fix: pass for example optimizer=torch.optim.Adam."
+            )
+
+    @property
+    def scheduled_by_caller(self) -> bool:
+        """Whether the learning rate is out of our hands."""
+        return self._pyro is not None
+
+    @property
+    def learning_rate(self) -> float:
+        if self._torch is None:
+            return float("nan")
+        return float(self._torch.param_groups[0]["lr"])
+
+    def step(self, params: Iterable[Tensor], factor: float) -> None:
+        """Moves the parameters along their gradients, and clears those."""
+        params = list(params)
+        trained = [p for p in params if p.grad is not None]
+        if self.clip_norm is not None and trained:
+            torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
+        if self._pyro is not None:
+            self._pyro(trained)
+        else:
+            self._step_torch(params, factor)
+        for p in params:
+            p.grad = None
+
+    def _step_torch(self, params: list[Tensor], factor: float) -> None:
+        new = [p for p in params if id(p) not in self._known]
+        if new:
+            self._known |= {id(p) for p in new}
+            if self._torch is None:
+                self._torch = self._make(new)
+                if not isinstance(self._torch, torch.optim.Optimizer):
+                    raise ArgumentError(
+                        f"the optimizer function returned a {type(self._torch).__name__}, expected a torch optimiser. "
+                        "Fix: return for example torch.optim.Adam(params, lr=0.01)."
+                    )
+            else:
+                self._torch.add_param_group({"params": new})
+            self._base = [group["lr"] for group in self._torch.param_groups]
+        if self._torch is None:
+            return
+        for group, base in zip(self._torch.param_groups, self._base, strict=True):
+            group["lr"] = base * factor
+        self._torch.step()

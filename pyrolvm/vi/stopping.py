@@ -1,0 +1,87 @@
+"""When to stop: at a plateau that the loss history itself can resolve, or at the budget, and never silently."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Plateau", "Schedule", "improvement"]
+
+
+def improvement(losses: Sequence[float] | np.ndarray, window: int) -> tuple[float, float]:
+    """How much the ELBO rose between the two halves of the last ``window`` steps, and the standard error of that.
+
+    Steps are taken as independent, which they are once the noise of the gradient's draws dominates.
+    """
+    tail = np.asarray(losses[-window:], dtype=float)
+    tail = tail[np.isfinite(tail)]
+    half = len(tail) // 2
+    if half < 2:
+        return math.inf, math.inf
+    first, second = tail[:half], tail[half:]
+    error = math.sqrt(first.var(ddof=1) / len(first) + second.var(ddof=1) / len(second))
+    return float(first.mean() - second.mean()), error
+
+
+@dataclass
+class Plateau:
+    """Says that the ELBO has stopped rising.
+
+    Over the last 40% of the steps (at least ``minimum``), the second half's mean ELBO must not exceed the first's by
+    more than two standard errors, and the two standard errors must be below the tolerance, ``absolute`` nats plus
+    ``relative`` times the ELBO's size: a plateau that the noise could hide is none.
+    """
+
+    minimum: int = 400
+    absolute: float = 0.05
+    relative: float = 1e-4
+
+    def reached(self, losses: Sequence[float]) -> bool:
+        window = max(self.minimum, int(0.4 * len(losses)))
+        if len(losses) < max(window, self.minimum):
+            return False
+        rise, error = improvement(losses, window)
+        return rise <= 2 * error and 2 * error <= self.tolerance(losses, window)
+
+    def tolerance(self, losses: Sequence[float], window: int) -> float:
+        size = abs(float(np.median(np.asarray(losses[-window:], dtype=float))))
+        return self.absolute + self.relative * size
+
+
+@dataclass
+class Schedule:
+    """A learning rate that is constant until the plateau and then decays to a hundredth along half a cosine.
+
+    The decay lasts half as long as the search did, and starts in time to end with the budget. Without it the last
+    iterates keep circling the optimum at a distance that the learning rate sets.
+    """
+
+    max_steps: int
+    constant: bool = False
+    floor: float = 0.01
+    start: int | None = None
+    length: int = 0
+
+    @property
+    def latest_start(self) -> int:
+        return self.max_steps if self.constant else int(self.max_steps * 0.7)
+
+    def begin(self, step: int) -> None:
+        """Starts the decay after ``step`` steps."""
+        self.start = step
+        self.length = 0 if self.constant else max(min(max(300, step // 2), self.max_steps - step), 1)
+
+    @property
+    def end(self) -> int:
+        """The step to stop at."""
+        return self.max_steps if self.start is None else self.start + self.length
+
+    def factor(self, step: int) -> float:
+        """The multiple of the base learning rate at ``step``."""
+        if self.start is None or not self.length:
+            return 1.0
+        progress = min((step - self.start) / self.length, 1.0)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
