@@ -56,7 +56,9 @@ def advise(table: pd.DataFrame, verdicts: Mapping[str, Verdict], guides: Mapping
         if len(heavy):
             names = ", ".join(f"`{site}`" for site in heavy[:_AT_MOST])
             text += f" {names}: tails too heavy for means and sds, so medians and interval masses were compared."
-        if not verdict.trusted:
+        if verdict.trusted and differs:
+            text += " Its own verdict, trusted, does not see this."
+        elif not verdict.trusted:
             text += f" Its own verdict is {verdict.status}."
         yield text + "".join(f" {step}" for step in _next(rows, differs, verdict, guides.get(name, "")))
 

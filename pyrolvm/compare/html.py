@@ -38,23 +38,26 @@ td.note{white-space:normal;text-align:left;color:#6a707a;min-width:12em}
 td.agrees{background:#e8f3ef}td.unclear{background:#faf1e3}td.differs{background:#f9e8e7}
 .card{border:1px solid #e3e6ea;border-radius:10px;padding:.8em 1.1em;margin:.6em 0}
 .card h3{display:inline;font-size:1.02em;margin:0 .6em 0 0}
+.card ul{list-style:none;padding-left:.2em;margin:.4em 0}
 .warn{border:2px solid #b3261e;background:#fdf3f2;border-radius:10px;padding:.8em 1.1em;margin:1em 0;font-weight:600}
 .advice li{margin:.35em 0}
 img{max-width:100%;height:auto;display:block;margin:.6em 0 1.4em}
 details{margin:.4em 0}summary{cursor:pointer;color:#3b5bdb}
-dt{font-weight:600;font-family:ui-monospace,Menlo,Consolas,monospace;font-size:13px}dd{margin:0 0 .5em 1.2em}
+dl{display:grid;grid-template-columns:auto 1fr;gap:.15em 1.2em;font-size:13px}
+dt{font-weight:600;font-family:ui-monospace,Menlo,Consolas,monospace}dd{margin:0}
 .small{color:#6a707a;font-size:13px}
 """
 
 _READ = """
-Each row holds one scalar quantity of one method against the reference. <b>mean off</b> says by how many reference standard
-deviations the mean lies from the reference's, <b>sd ratio</b> how wide the method is (0.7 means 30% too sure of itself),
-<b>W1</b> how far the two distributions are apart as a whole, and <b>in 50%</b> and <b>in 90%</b> what share of the
-method's draws falls into the reference's central intervals. The grey figure after &plusmn; is one Monte Carlo standard
-error. A quantity <span class=differs>differs</span> only where it is beyond its bound (0.1 sd, 10%) by more than three of
-these errors, <span class=agrees>agrees</span> where it is within the bound and the error is small enough to say so, and is
-<span class=unclear>unclear</span> where only more draws would tell. The comparison is as good as its reference, and it
-looks at quantities one at a time: correlations are in the pairs plot.
+Each row holds one scalar quantity of one method against the reference. <b>mean off</b> says by how many
+reference standard deviations the mean lies from the reference's, <b>sd ratio</b> how wide the method is (0.7
+means 30% too sure of itself), <b>W1</b> how far the two distributions are apart as a whole, and <b>in 50%</b>
+and <b>in 90%</b> what share of the method's draws falls into the reference's central intervals. The grey figure
+after &plusmn; is one Monte Carlo standard error. A quantity <span class=differs>differs</span> only where it is
+beyond its bound (0.1 sd, 10%) by more than three of these errors, <span class=agrees>agrees</span> where it is
+within the bound and the error is small enough to say so, and is <span class=unclear>unclear</span> where only
+more draws would tell. The comparison is as good as its reference, and it looks at quantities one at a time:
+correlations are in the pairs plot.
 """
 
 
@@ -274,9 +277,9 @@ def _glossary() -> str:
 def _diagnosis(comparison: Comparison, name: str) -> str:
     diagnosis = comparison.diagnoses[name]
     figures = ", ".join(f"{escape(key)} {_number(value, 4)}" for key, value in diagnosis.figures.items())
-    table: pd.DataFrame = diagnosis.table.head(200)
+    table: pd.DataFrame = diagnosis.table.head(200).reset_index()
     rows = (
-        table.to_html(float_format=lambda value: f"{value:.4g}", border=0, escape=True, na_rep="-")
+        table.to_html(float_format=lambda value: f"{value:.4g}", border=0, escape=True, na_rep="-", index=False)
         if len(table)
         else ""
     )

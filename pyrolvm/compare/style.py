@@ -37,7 +37,9 @@ class Sheet(Figure):
 
 def sheet(width: float, height: float) -> Sheet:
     """Returns an empty white figure, size in inches."""
-    return Sheet(figsize=(width, height), facecolor="white", layout="constrained")
+    figure = Sheet(figsize=(width, height), facecolor="white", layout="constrained")
+    figure.set_layout_engine("constrained", wspace=0.04, hspace=0.05)
+    return figure
 
 
 def colours(methods: list[str]) -> dict[str, tuple[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyrolvm.diagnose.moments import cheap_screen, is_constant, moments
 from pyrolvm.diagnose.numerics import array_stats
-from pyrolvm.diagnose.reading import Array, Block, blocks, stat
+from pyrolvm.diagnose.reading import Array, Block, blocks, keep_worst, stat
 from pyrolvm.verdict import Reason
 
 if TYPE_CHECKING:
@@ -29,18 +29,11 @@ DEPTH_DOUBTFUL = 0.1
 
 def worst_first(parts: list[Block], limit: int) -> tuple[list[Block], int]:
     """Keeps the quantities that a cheap screen finds worst, in order of declaration, and counts those left out."""
-    scores = [cheap_screen(part.draws) for part in parts]
-    total = sum(score.size for score in scores)
+    total = sum(len(part.labels) for part in parts)
     if total <= limit:
         return parts, 0
-    floor = np.partition(np.concatenate(scores), total - limit)[total - limit]
-    kept, room = [], limit
-    for part, score in zip(parts, scores, strict=True):
-        index = np.flatnonzero(score >= floor)[:room]
-        room -= index.size
-        if index.size:
-            kept.append(Block(part.variable, [part.labels[i] for i in index], part.draws[:, :, index], part.discrete))
-    return kept, total - limit + room
+    indices = keep_worst([cheap_screen(part.draws) for part in parts], limit)
+    return [part.take(index) for part, index in zip(parts, indices, strict=True) if index.size], total - limit
 
 
 def mixing_table(data: xr.DataTree, limit: int) -> tuple[pd.DataFrame, int]:
@@ -81,12 +74,11 @@ def _rows(part: Block) -> pd.DataFrame:
     nan = np.full(count, math.nan)
     columns: dict[str, Array] = {name: nan.copy() for name in ("mean", "sd", "q5", "median", "q95")}
     columns |= {name: nan.copy() for name in ("mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "rhat")}
-    columns["mean"][finite] = draws[:, :, finite].mean(axis=(0, 1))
-    columns["sd"][finite] = 0.0
-    for name, level in zip(
-        ("q5", "median", "q95"), np.quantile(draws[:, :, finite], (0.05, 0.5, 0.95), axis=(0, 1)), strict=True
-    ):
-        columns[name][finite] = level
+    if finite.any():
+        known = draws[:, :, finite]
+        columns["mean"][finite], columns["sd"][finite] = known.mean(axis=(0, 1)), 0.0
+        for name, level in (("q5", 0.05), ("median", 0.5), ("q95", 0.95)):
+            columns[name][finite] = np.quantile(known, level, axis=(0, 1))
     if moving.any():
         chosen = draws[:, :, moving].astype(np.float64, copy=False)
         figures = moments(chosen, independent=False)

@@ -154,7 +154,7 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         "draws": float(figures.num_draws),
     }
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
-    return Diagnosis(name, table, kept, Verdict.of(reasons, _steps_for_fit(figures, reasons, data, guide)), left_out)
+    return Diagnosis(name, table, kept, Verdict.of(reasons, _steps_for_fit(figures, reasons, guide)), left_out)
 
 
 def _rounding(data: xr.DataTree) -> float:
@@ -233,17 +233,21 @@ def _judge_finite(data: xr.DataTree) -> Iterator[Reason]:
 _RICHER = {"mean_field": "full_rank", "laplace": "full_rank", "low_rank": "full_rank", "": "flow"}
 
 
-def _steps_for_fit(weights: Weights, reasons: list[Reason], data: xr.DataTree, guide: str) -> Iterator[str]:
+def _blames_guide(reason: Reason) -> bool:
+    return bool({"khat", "largest shift"} & set(reason.figures))
+
+
+def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str) -> Iterator[str]:
     if all(reason.status == "trusted" for reason in reasons):
         return
-    if any("optimisation" in reason.text or "The loss" in reason.text for reason in reasons):
+    if any("steps" in reason.figures for reason in reasons):
         yield "Look at the loss trace; run the fit longer (max_steps=) or with a smaller learning rate (optimizer=)."
     if weights.num_bad:
         yield "Use a guide with the support of the model's sites, in float64, and check the model for overflow."
     elif weights.num_draws < FEW_DRAWS or weights.threshold < weights.khat <= 0.7:
         need = max(10 ** (1 / (1 - weights.khat)) if weights.khat < 0.7 else 0, 1000)
         yield f"Take more draws of the fitted guide: about {math.ceil(need / 100) * 100}."
-    else:
+    elif any(reason.status != "trusted" and _blames_guide(reason) for reason in reasons):
         richer = _RICHER.get(guide, "flow")
         if guide != richer:
             yield f'Try guide="{richer}".'

@@ -94,6 +94,8 @@ def cheap_screen(draws: Array) -> Array:
         (n,), higher is worse, infinite for non-finite draws.
     """
     half = draws.shape[1] // 2
+    if half < 2:
+        return np.zeros(draws.shape[2])
     split = np.concatenate([draws[:, :half], draws[:, half : 2 * half]]).astype(np.float64, copy=False)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         centred = split - split.mean(axis=1, keepdims=True)

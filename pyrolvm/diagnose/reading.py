@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,7 +13,7 @@ from pyrolvm.errors import ArgumentError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Block", "PosteriorLike", "blocks", "draws_group", "labels", "log_weights", "stat", "tree"]
+__all__ = ["Block", "PosteriorLike", "blocks", "draws_group", "keep_worst", "labels", "log_weights", "stat", "tree"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -94,6 +94,10 @@ class Block:
     draws: Array
     discrete: bool
 
+    def take(self, index: Array) -> Block:
+        """Returns the block with the elements of the index only."""
+        return replace(self, labels=[self.labels[i] for i in index], draws=self.draws[:, :, index])
+
 
 def labels(values: xr.DataArray) -> list[str]:
     """Returns one label for each element of a variable with dims (chain, draw, ...): ``theta[Choate]``, ``z[0, 3]``."""
@@ -129,3 +133,20 @@ def blocks(data: xr.DataTree, group: str | None = None) -> Iterator[Block]:
     for values in data[group or draws_group(data)].data_vars.values():
         if {"chain", "draw"} <= set(values.dims) and values.dtype.kind in "fiub" and values.size:
             yield block(values)
+
+
+def keep_worst(scores: list[Array], limit: int) -> list[Array]:
+    """Picks the elements with the highest scores over all blocks together.
+
+    Args:
+        scores: one array of scores (n,) for each block.
+        limit: how many elements to keep in all.
+
+    Returns:
+        For each block the indices kept, ascending; among equal scores the earlier ones.
+    """
+    flat = np.concatenate(scores) if scores else np.zeros(0)
+    kept = np.zeros(flat.size, dtype=bool)
+    kept[np.argsort(-flat, kind="stable")[:limit]] = True
+    edges = np.cumsum([score.size for score in scores])[:-1]
+    return [np.flatnonzero(part) for part in np.split(kept, edges)] if scores else []

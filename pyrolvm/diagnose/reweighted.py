@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from pyrolvm.diagnose.importance import Weights
 from pyrolvm.diagnose.moments import moments
-from pyrolvm.diagnose.reading import Array, Block, blocks
+from pyrolvm.diagnose.reading import Array, Block, blocks, keep_worst
 from pyrolvm.verdict import Reason
 
 if TYPE_CHECKING:
@@ -45,23 +44,17 @@ def reweighted_table(data: xr.DataTree, weights: Array, limit: int) -> tuple[pd.
     import pandas as pd
 
     parts = list(blocks(data))
-    changes = [_change(part, weights) for part in parts]
-    total = sum(change.size for change in changes)
-    floor = np.partition(np.concatenate(changes), total - limit)[total - limit] if total > limit else -math.inf
-    tables, room = [], limit
-    for part, change in zip(parts, changes, strict=True):
-        index = np.flatnonzero(change >= floor)[:room]
-        room -= index.size
-        if index.size:
-            tables.append(_rows(part, index, weights))
+    indices = keep_worst([_change(part, weights) for part in parts], limit)
+    tables = [_rows(part.take(index), weights) for part, index in zip(parts, indices, strict=True) if index.size]
+    total = sum(len(part.labels) for part in parts)
     return (pd.concat(tables) if tables else pd.DataFrame()), max(total - limit, 0)
 
 
-def _rows(part: Block, index: Array, weights: Array) -> pd.DataFrame:
+def _rows(part: Block, weights: Array) -> pd.DataFrame:
     import pandas as pd
 
-    draws = part.draws[:, :, index].astype(np.float64)
-    flat = draws.reshape(-1, index.size)
+    draws = part.draws.astype(np.float64)
+    flat = draws.reshape(-1, draws.shape[2])
     with np.errstate(invalid="ignore", over="ignore"):
         figures = moments(draws, independent=True)
         low, middle, high = np.quantile(flat, (0.05, 0.5, 0.95), axis=0)
@@ -72,24 +65,24 @@ def _rows(part: Block, index: Array, weights: Array) -> pd.DataFrame:
         excess = ((weights - 1.0 / weights.size) ** 2)[:, None]
         shift_error = np.sqrt(np.sum(excess * centred**2, axis=0))
         ratio_error = np.sqrt(np.sum(excess * (centred**2 - variance) ** 2, axis=0)) / 2
-    fixed = ~((sd > 0) & (figures.sd > 0))
-    scale = np.where(fixed, 1.0, sd)
-    ratio = np.where(fixed, 1.0, figures.sd / scale)
-    columns = {
-        "mean": figures.mean,
-        "sd": figures.sd,
-        "mcse_mean": figures.mean_error,
-        "q5": low,
-        "median": middle,
-        "q95": high,
-        "psis_mean": mean,
-        "psis_sd": sd,
-        "psis_shift": np.where(fixed, 0.0, (figures.mean - mean) / scale),
-        "psis_shift_error": np.where(fixed, 0.0, shift_error / scale),
-        "psis_sd_ratio": ratio,
-        "psis_sd_ratio_error": np.where(fixed, 0.0, ratio_error / scale**2 * ratio),
-    }
-    return pd.DataFrame(columns, index=pd.Index([part.labels[i] for i in index], name="quantity"))
+        fixed = ~((sd > 0) & (figures.sd > 0))
+        scale = np.where(fixed, 1.0, sd)
+        ratio = np.where(fixed, 1.0, figures.sd / scale)
+        columns = {
+            "mean": figures.mean,
+            "sd": figures.sd,
+            "mcse_mean": figures.mean_error,
+            "q5": low,
+            "median": middle,
+            "q95": high,
+            "psis_mean": mean,
+            "psis_sd": sd,
+            "psis_shift": np.where(fixed, 0.0, (figures.mean - mean) / scale),
+            "psis_shift_error": np.where(fixed, 0.0, shift_error / scale),
+            "psis_sd_ratio": ratio,
+            "psis_sd_ratio_error": np.where(fixed, 0.0, ratio_error / scale**2 * ratio),
+        }
+    return pd.DataFrame(columns, index=pd.Index(part.labels, name="quantity"))
 
 
 def _change(part: Block, weights: Array) -> Array:
@@ -103,7 +96,7 @@ def _change(part: Block, weights: Array) -> Array:
         after = np.sqrt(weights @ centred**2 - move**2)
         change = np.maximum(np.abs(move) / sd, np.abs(np.log(after / sd)))
     change = np.where(np.isfinite(change), change, 0.0)
-    return np.where(np.isfinite(mean), change, math.inf)
+    return np.where(np.isfinite(mean), change, np.inf)
 
 
 def judge_reweighted(table: pd.DataFrame, weights: Weights) -> Iterator[Reason]:

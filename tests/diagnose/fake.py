@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -27,19 +28,22 @@ def draw_tree(sites, stats=None, dims=None, coords=None, **groups):
     everything = {"posterior": sites, **groups}
     if stats:
         everything["sample_stats"] = stats
-    return arviz_base.from_dict(everything, dims=dims or {}, coords=coords or {})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found chain dimension to be longer")  # short chains on purpose
+        return arviz_base.from_dict(everything, dims=dims or {}, coords=coords or {})
 
 
-def chains(rng, sites, *, dims=None, coords=None, energy=True, diverging=None, **groups):
+def chains(rng, sites, *, dims=None, coords=None, diverging=None, stats=None, **groups):
     """Draws of shape (chain, draw, ...) with sampler statistics."""
     shape = np.shape(next(iter(sites.values())))[:2]
-    stats = {"diverging": np.zeros(shape, bool) if diverging is None else diverging, "lp": rng.normal(size=shape)}
-    if energy:
-        stats["energy"] = rng.normal(size=shape)
-    return draw_tree(sites, stats, dims, coords, **groups)
+    everything = {"diverging": np.zeros(shape, bool) if diverging is None else diverging, "lp": rng.normal(size=shape)}
+    everything["energy"] = rng.normal(size=shape)
+    return draw_tree(sites, everything | (stats or {}), dims, coords, **groups)
 
 
-def fit(rng, sites, *, log_weight=None, converged=None, loss=None, guide="mean_field", dims=None, coords=None, **groups):
+def fit(
+    rng, sites, *, log_weight=None, converged=None, loss=None, guide="mean_field", dims=None, coords=None, **groups
+):
     """Independent draws of shape (1, draw, ...) with importance weights, all equal unless given."""
     shape = np.shape(next(iter(sites.values())))[:2]
     log_q = rng.normal(size=shape)

@@ -1,0 +1,120 @@
+"""Plots and the HTML page: they draw, escape every name, and load nothing from elsewhere."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from pyrolvm.compare import compare
+from pyrolvm.compare.plots import KINDS
+from pyrolvm.errors import ArgumentError, UnknownNameError
+
+EVIL = "<script>alert(1)"  # a DataTree allows no slash in a name
+EVIL_PLACE = "</td><script>alert(2)</script>"
+
+
+@pytest.fixture(scope="module")
+def comparison(fake):
+    rng = np.random.default_rng(5)
+
+    def sites(shape, scale=1.0):
+        return {
+            EVIL: scale * rng.normal(size=shape),
+            "tau": np.exp(scale * rng.normal(size=shape)),
+            "$x_1^2$": rng.standard_cauchy(size=shape),
+            "k": rng.poisson(3, size=shape),
+            "one": np.ones(shape),
+            "theta": scale * rng.normal(size=(*shape, 2)),
+        }
+
+    dims, coords = {"theta": ["place"]}, {"place": ['"><img src=x onerror=alert(1)>', EVIL_PLACE]}
+    names = {"dims": dims, "coords": coords}
+    nuts = fake.Fake(fake.chains(rng, sites((4, 200)), **names), seconds={"run": 2.0})
+    mine = fake.fit(rng, sites((1, 500), 0.6), converged=False, guide="<b>guide</b>", **names)
+    return compare(
+        {"<i>vi</i>": mine, "flow & co": fake.fit(rng, sites((1, 500)), converged=True, **names), "nuts": nuts}
+    )
+
+
+class Page(HTMLParser):
+    """Collects tags and every address that a browser would fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.handlers = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "data", "srcset")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+
+def test_the_page_is_self_contained_and_escaped(comparison, tmp_path):
+    text = comparison.to_html(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == text
+    page = Page(text)
+    assert "script" not in page.tags and "b" in page.tags and "link" not in page.tags and not page.handlers
+    assert page.addresses and all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert not re.search(r"url\(|@import", text)
+    assert EVIL not in text and "&lt;script&gt;alert(1)" in text
+    assert EVIL_PLACE not in text and "&lt;/td&gt;&lt;script&gt;alert(2)" in text
+    assert "<i>vi</i>" not in text and "<b>guide</b>" not in text
+    assert page.tags.count("img") == 6
+    for heading in (
+        "Verdicts",
+        "Methods",
+        "Plots",
+        "Quantities",
+        "How to read this",
+        "Each posterior by itself",
+        "Versions",
+    ):
+        assert f"<h2>{heading}</h2>" in text
+
+
+def test_the_notebook_view_is_escaped_and_keeps_its_styles_to_itself(comparison):
+    text = comparison._repr_html_()
+    assert "script" not in Page(text).tags and "i" not in Page(text).tags
+    rules = re.search(r"<style[^>]*>(.*?)</style>", text, re.S).group(1)
+    assert all(
+        selector.startswith(".pyrolvm") for rule in rules.split("}")[:-1] for selector in rule.split("{")[0].split(",")
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_plot_draws(comparison, kind, tmp_path):
+    figure = comparison.plot(kind, path=tmp_path / f"{kind}.png")
+    assert (tmp_path / f"{kind}.png").stat().st_size > 5000
+    assert figure.axes
+
+
+def test_plots_leave_no_global_state(comparison):
+    import matplotlib.pyplot as plt
+
+    before = dict(plt.rcParams)
+    comparison.plot()
+    assert not plt.get_fignums() and dict(plt.rcParams) == before
+
+
+def test_a_figure_shows_itself_in_a_notebook(comparison):
+    assert comparison.plot("energy")._repr_png_().startswith(b"\x89PNG")
+
+
+def test_quantities_can_be_chosen(comparison):
+    assert len(comparison.plot("marginals", quantities=["tau", "k"]).axes) == 2
+    with pytest.raises(UnknownNameError, match="'tau'"):
+        comparison.plot("marginals", quantities=["tua"])
+
+
+def test_what_cannot_be_drawn_is_said(fake):
+    rng = np.random.default_rng(0)
+    one, two = (fake.draw_tree({"x": rng.normal(size=(2, 100))}) for _ in range(2))
+    bare = compare({"a": one, "b": two}, reference="b")
+    for kind in ("losses", "energy", "pairs"):
+        with pytest.raises(ArgumentError, match="Fix:"):
+            bare.plot(kind)
+    with pytest.raises(UnknownNameError, match="Fix:"):
+        bare.plot("pie")
+    assert "<h2>Plots</h2>" in bare.to_html()
