@@ -95,10 +95,22 @@ def session(
         stack.enter_context(pyro.validation_enabled(validate))
         lender = _Lender(params or {})
         saved = (store._params, store._param_to_name, store._constraints)
+        own_clear = store.__dict__.get("clear")
+
+        def clear() -> None:
+            # As Pyro's, but in place: a program that clears or scopes the store must not lose what was lent.
+            lender.clear()
+            store._param_to_name, store._constraints = {}, {}
+
         store._params, store._param_to_name, store._constraints = lender, {}, {}
+        store.clear = clear  # type: ignore[method-assign]
         try:
             yield
         finally:
+            if own_clear is None:
+                del store.clear
+            else:
+                store.clear = own_clear  # type: ignore[method-assign]
             store._params, store._param_to_name, store._constraints = saved
             lender.give_back()
 

@@ -39,7 +39,7 @@ Draws = dict[str, Tensor]
 def default_draws(problem: Problem) -> int:
     """4,000 draws, or as many as keep the latents within memory."""
     latents = sum(site.numel for site in problem.latents)
-    return max(100, min(4000, MAX_ELEMENTS // max(latents, 1)))
+    return max(200, min(4000, MAX_ELEMENTS // max(4 * latents, 1)))
 
 
 def variational_tree(
@@ -94,7 +94,7 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
     with torch.no_grad():
         if any(site.name not in draws for site in problem.discrete):
             draws = draws | map_draws(joint.discrete, draws)
-        shown = {site.name: draws[site.name] for site in problem.latents} | map_draws(joint.deterministic, draws)
+        shown = {site.name: draws[site.name] for site in problem.latents} | _deterministic(joint, draws)
     values = {name: value[None] for name, value in numpy(shown).items()}
     return _dataset(values, _dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=problem.coords)
 
@@ -122,7 +122,7 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
         terms = _terms(joint, draws)
         if missing:
             draws = draws | map_draws(joint.discrete, continuous)
-        deterministic = {n: v for n, v in map_draws(joint.deterministic, draws).items() if n in problem.sites}
+        deterministic = _deterministic(joint, draws)
         shown = {site.name: draws[site.name] for site in problem.latents} | deterministic
         quantities = _quantities(problem, shown)
         unconstrained = map_draws(joint.unconstrain, continuous) if continuous else {}
@@ -158,6 +158,13 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
 def _terms(joint: Joint, draws: Draws) -> Draws:
     """Densities of all draws; pointwise terms only as far as memory allows."""
     return {n: v for n, v in map_draws(joint.terms, draws).items() if not n.startswith("deterministic/")}
+
+
+def _deterministic(joint: Joint, draws: Draws) -> Draws:
+    """The deterministic sites of all draws; no run of the model where it has none."""
+    if not any(site.kind == "deterministic" for site in joint.problem.sites.values()):
+        return {}
+    return {n: v for n, v in map_draws(joint.deterministic, draws).items() if n in joint.problem.sites}
 
 
 def _thin(values: Draws, chains: int, elements: int) -> tuple[Draws, int]:

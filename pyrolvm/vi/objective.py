@@ -9,7 +9,9 @@ import torch
 from pyro import infer, poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, config_enumerate
-from pyro.infer.traceenum_elbo import TraceEnum_ELBO, _compute_dice_elbo
+from pyro.infer.traceenum_elbo import TraceEnum_ELBO, _compute_model_factors
+from pyro.ops import packed
+from pyro.ops.contract import contract_tensor_tree
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -91,7 +93,12 @@ class ParticleELBO(ELBO):  # type: ignore[misc]
         # This is what Pyro's ELBO does before each run: dimensions left of the plates belong to enumeration.
         enumerated = poutine.enum(config_enumerate(model, "parallel"), first_available_dim=-1 - self.max_plate_nesting)
         model_trace, guide_trace = inner._get_trace(enumerated, guide, args, kwargs)
-        return torch.as_tensor(_compute_dice_elbo(model_trace, guide_trace))
+        plain, factors, _, sum_dims, scale = _compute_model_factors(model_trace, guide_trace)
+        elbo = torch.stack([term.sum() for terms in plain.values() for term in terms]).sum()
+        for terms in contract_tensor_tree(factors, sum_dims).values() if factors else ():
+            for term in terms:
+                elbo = elbo + torch.as_tensor(packed.scale_and_mask(term, scale=scale)).sum()
+        return elbo - _log_prob_sum(guide_trace)
 
 
 def _traces(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
