@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from pyrolvm.diagnose.reweighted import MEAN_BOUND
 from pyrolvm.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def advise(table: pd.DataFrame, verdicts: Mapping[str, Verdict], guides: Mapping
             if len(findings) > _AT_MOST:
                 parts[-1] += f"; and {len(findings) - _AT_MOST} more sites"
         if unclear:
-            parts.append(f"{unclear} too noisy to tell{_more_draws(rows[rows['status'] == 'unclear'])}")
+            parts += _undecided(rows[rows["status"] == "unclear"])
         text = ". ".join(parts) + "."
         heavy = rows.loc[rows["heavy_tail"].astype(bool), "variable"].unique()
         if len(heavy):
@@ -122,12 +123,19 @@ def _times(ratio: float) -> str:
     return f"{ratio - 1:.0%}" if ratio < 3 else f"{ratio:.3g} times"
 
 
-def _more_draws(rows: pd.DataFrame) -> str:
-    """Says by what factor the draws would have to grow for every unclear row to be settled, where that is finite."""
-    need = (rows[["mean_diff_error", "sd_ratio_error"]].max(axis=1) / 0.05) ** 2
-    need = need[need.map(math.isfinite) & (need > 1)]
-    factor = min(float(need.median()), 1e3) if len(need) else 0.0
-    if not factor:
-        return ""
-    ours = rows["ess"].median() <= rows["ref_ess"].median()
-    return f": take about {math.ceil(factor)} times the draws of {'this method' if ours else 'the reference'}"
+def _undecided(rows: pd.DataFrame) -> Iterator[str]:
+    """Yields how many unclear quantities lie on the edge of their bounds, and how many are lost in noise."""
+    error = rows[["mean_diff_error", "sd_ratio_error"]].max(axis=1)
+    noisy = ~(error <= MEAN_BOUND / 2)
+    if not noisy.all():
+        edge = ", ".join(f"`{name}`" for name in rows.loc[~noisy, "quantity"].head(_AT_MOST))
+        yield f"{int((~noisy).sum())} on the edge of the bounds ({edge})"
+    if noisy.any():
+        need = (error[noisy] / (MEAN_BOUND / 2)) ** 2
+        need = need[need.map(math.isfinite)]
+        ours = rows["ess"].median() <= rows["ref_ess"].median()
+        factor = math.ceil(min(float(need.median()), 1e3)) if len(need) else 0
+        more = (
+            f": take about {factor} times the draws of {'this method' if ours else 'the reference'}" if factor else ""
+        )
+        yield f"{int(noisy.sum())} too noisy to tell{more}"

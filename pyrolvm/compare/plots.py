@@ -136,17 +136,18 @@ def overview(comparison: Comparison, quantities: Iterable[str] | None = None, li
     look = colours(list(comparison.pairs))
     across = min(4, max(2, math.ceil(math.sqrt(len(names)))))
     down = math.ceil(len(names) / across)
-    side = 2.1 + 0.78 * len(look)
+    room = 0.2 + 0.085 * min(20, max(len(name) for name in names))  # for the labels, in columns of 0.92 inches
+    side = 0.92 * (len(look) + room)
     figure = sheet(2.45 * across + side, max(1.7 * down, 0.3 * len(names) + 1.2) + 0.6)
     left, right = figure.subfigures(1, 2, width_ratios=[2.45 * across, side], wspace=0.01)
     grid = left.subplots(down, across, squeeze=False)
     _fill_marginals(comparison, names, list(grid.flat), look)
-    _status_grid(comparison, names, right.subplots(), look)
+    _status_grid(comparison, names, right.subplots(), look, room)
     legend(figure, *_handles(comparison, look))
     return figure
 
 
-def _status_grid(comparison: Comparison, names: list[str], axes: Axes, look: dict[str, Any]) -> None:
+def _status_grid(comparison: Comparison, names: list[str], axes: Axes, look: dict[str, Any], room: float) -> None:
     table = comparison.table.set_index(["method", "quantity"])
     for column, (method, (colour, _)) in enumerate(look.items()):
         for row, name in enumerate(names):
@@ -164,7 +165,7 @@ def _status_grid(comparison: Comparison, names: list[str], axes: Axes, look: dic
         axes.text(column, -0.75, str(verdict), ha="center", va="center", fontsize=7, color=STATUS[str(verdict)])
     for row, name in enumerate(names):
         axes.text(-0.58, row, plain(name, 20), ha="right", va="center", fontsize=8.5, color=INK)
-    axes.set_xlim(-0.5 - 1.75, len(look) - 0.5)
+    axes.set_xlim(-0.5 - room, len(look) - 0.5)
     axes.set_ylim(len(names) - 0.4, -1.45)
     axes.set_axis_off()
     axes.text(
@@ -241,11 +242,11 @@ def _ratio_scale(axes: Axes) -> None:
     axes.set_ylim(low, high)
 
 
-def forest(comparison: Comparison, quantities: Iterable[str] | None = None, limit: int = 30) -> Figure:
+def forest(comparison: Comparison, quantities: Iterable[str] | None = None, limit: int = 20) -> Figure:
     """Shows medians with central 50% and 90% intervals, in reference sds from the reference's mean."""
     names = _chosen(comparison, quantities, limit)
     look = colours(list(comparison.pairs))
-    figure = sheet(6.8, 0.22 * len(names) * (len(look) + 1) + 1.2)
+    figure = sheet(6.8, len(names) * (0.12 * (len(look) + 1) + 0.12) + 1.0)
     axes = figure.subplots()
     step = 0.8 / (len(look) + 1)
     scales = comparison.table.drop_duplicates("quantity").set_index("quantity")
@@ -257,8 +258,8 @@ def forest(comparison: Comparison, quantities: Iterable[str] | None = None, limi
             height = row - 0.4 + (place + 0.5) * step
             colour = "#7C828B" if who == comparison.reference else look[who][0]
             axes.plot(levels[[0, 4]], [height, height], color=colour, linewidth=1.1, solid_capstyle="round")
-            axes.plot(levels[[1, 3]], [height, height], color=colour, linewidth=3.4, solid_capstyle="round")
-            axes.plot(levels[2], height, "o", color="white", markeredgecolor=colour, markersize=4)
+            axes.plot(levels[[1, 3]], [height, height], color=colour, linewidth=3.0, solid_capstyle="round")
+            axes.plot(levels[2], height, "o", color="white", markeredgecolor=colour, markersize=3.6)
         if row % 2:
             axes.axhspan(row - 0.5, row + 0.5, color="#F5F6F8", zorder=0)
     axes.axvline(0, color=FAINT, linewidth=0.7, zorder=0)
