@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
-from pyrolvm_guides._bijections import Affine, Bijection, Chain, Spline, SplineCoupling
+from pyrolvm_guides._bijections import Affine, Bijection, Chain, Spline, SplineAutoregressive, SplineCoupling
 from pyrolvm_guides._checks import at_least, hidden_sizes, positive
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
@@ -22,19 +22,10 @@ MAX_TRIANGULAR = 500
 
 
 class _Flow(JointGuide):
-    def __init__(
-        self, layout: Layout, init_scale: float, transforms: int, bins: int, bound: float, hidden: Sequence[int]
-    ) -> None:
+    def __init__(self, layout: Layout, init_scale: float, bends: Sequence[Bijection]) -> None:
         super().__init__("flow", layout)
-        dim, start = layout.size, layout.start
-        parts: list[Bijection] = []
-        if dim == 1:
-            parts.append(Spline(1, bins=bins, bound=bound, like=start))
-        else:
-            for kept, moved in _halves(dim, transforms):
-                parts.append(SplineCoupling(kept, moved, bins=bins, bound=bound, hidden=hidden, like=start))
-        parts.append(Affine(start, init_scale, triangular=dim <= MAX_TRIANGULAR))
-        self.chain = Chain(parts)
+        affine = Affine(layout.start, init_scale, triangular=layout.size <= MAX_TRIANGULAR)
+        self.chain = Chain([*bends, affine])
 
     def posterior(self) -> dist.TorchDistribution:
         return PushForward(self.chain, self.layout.size, self.layout.start)
@@ -51,32 +42,35 @@ def _halves(dim: int, count: int) -> list[tuple[list[int], list[int]]]:
 def flow(
     problem: Problem,
     *,
-    transforms: int = 3,
+    transforms: int | None = None,
     bins: int = 8,
     bound: float = 5.0,
     hidden: Sequence[int] | None = None,
+    coupling: bool = False,
     init_scale: float = 0.1,
     init: Mapping[str, Any] | None = None,
 ) -> PyroModule:
-    r"""A neural spline flow: noise bent by coupled monotone splines, then a full-rank affine map.
+    r"""A neural spline flow: noise bent by monotone splines that depend on each other, then a full-rank affine map.
 
-    .. math:: z = m + L\, f_K \circ \dots \circ f_1(\epsilon), \qquad \epsilon \sim \mathrm{Normal}(0, I),
+    .. math:: z = m + L\, f_K \circ \dots \circ f_1(\epsilon), \qquad
+        f(y)_i = t_i(y_{<i}) + e^{a_i(y_{<i})} S_{\psi_i(y_{<i})}(y_i), \qquad \epsilon \sim \mathrm{Normal}(0, I)
 
-    where every :math:`f` moves half of the coordinates by a rational-quadratic spline, a scale and a shift that a
-    network computes from the other half, and the other half by splines of its own
-    (:class:`~pyrolvm_guides._bijections.SplineCoupling`). :math:`L` is lower triangular (diagonal beyond 500
+    :math:`S` is a rational-quadratic spline, :math:`t, a, \psi` come from one masked network for each :math:`f`, the
+    order of the variables is reversed from one to the next, and :math:`L` is lower triangular (diagonal beyond 500
     unknowns). With identity splines this is ``full_rank``; it starts as a Gaussian of scale ``init_scale``. Draws and
-    densities, its own and those of foreign values, take one pass.
+    their density take one pass; the density of a foreign value takes :math:`K d` passes, or one pass if ``coupling``,
+    where every :math:`f` moves one half of the variables given the other half.
 
     *It cannot represent* tails heavier than a Gaussian's by more than a bounded factor, and it joins well-separated
     modes by thin bridges. It refuses minibatches of latent plates.
 
     Args:
         problem: the model with its data.
-        transforms: the number of layers :math:`K`.
+        transforms: the number of layers :math:`K`; 2 if not given, 4 if ``coupling``.
         bins: spline bins for each coordinate.
         bound: splines bend within ``[-bound, bound]`` of standard normal noise.
         hidden: hidden layer sizes of each network; two layers of ``min(max(2 d, 32), 256)`` if not given.
+        coupling: whether layers are couplings, which train more slowly but score foreign values in one pass.
         init_scale: the initial standard deviation in every direction.
         init: constrained values to start at, by site name; other sites start near their prior median.
 
@@ -88,15 +82,26 @@ def flow(
         GuideError: if the model subsamples a plate of latent sites.
 
     References:
-        Durkan et al., *Neural Spline Flows*, https://arxiv.org/abs/1906.04032
+        Durkan et al., *Neural Spline Flows*, https://arxiv.org/abs/1906.04032;
+        Kingma et al., *Improved Variational Inference with Inverse Autoregressive Flow*, https://arxiv.org/abs/1606.04934
     """
     scale = positive("init_scale", init_scale)
-    count = at_least("transforms", transforms)
-    n_bins = at_least("bins", bins, 2)
+    count = at_least("transforms", (4 if coupling else 2) if transforms is None else transforms)
     half_width = positive("bound", bound)
+    n_bins = at_least("bins", bins, 2)
     sizes = None if hidden is None else hidden_sizes("hidden", hidden)
     layout = read_layout(problem, init=init)
     if not layout.latents:
         return EmptyGuide("flow")
-    width = min(max(2 * layout.size, 32), 256)
-    return _Flow(layout, scale, count, n_bins, half_width, sizes or (width, width))
+    dim, width = layout.size, min(max(2 * layout.size, 32), 256)
+    shape: dict[str, Any] = {"bins": n_bins, "bound": half_width, "like": layout.start}
+    bends: list[Bijection]
+    if dim == 1:
+        bends = [Spline(1, **shape)]
+    elif coupling:
+        shape["hidden"] = sizes or (width, width)
+        bends = [SplineCoupling(kept, moved, **shape) for kept, moved in _halves(dim, count)]
+    else:
+        shape["hidden"] = sizes or (width, width)
+        bends = [SplineAutoregressive(dim, reverse=i % 2 == 1, **shape) for i in range(count)]
+    return _Flow(layout, scale, bends)
