@@ -38,7 +38,8 @@ install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
 demo: $(VENV)/.installed
-	$(BIN)/pyrolvm compare eight_schools_noncentered --out runs/demo --overwrite
+	$(BIN)/pyrolvm compare eight_schools_noncentered --guide mean_field --guide full_rank --guide flow \
+		--warmup 500 --draws 500 --out runs/demo --overwrite
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --cov=pyrolvm --cov-report=term:skip-covered --cov-fail-under=85

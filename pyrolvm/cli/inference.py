@@ -7,13 +7,14 @@ from typing import Any
 
 import pyrolvm as lvm
 from pyrolvm.cli.output import Output
-from pyrolvm.cli.runs import choose_folder, save
+from pyrolvm.cli.runs import choose_folder
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.target import load_guide, load_problem, target_name
+from pyrolvm.errors import ArgumentError
 
 __all__ = ["given", "outcome", "run", "show"]
 
-FIT_WORDS = ("objective", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
+FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
 NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "seed", "engine", "device")
 
 
@@ -25,16 +26,21 @@ def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``fit`` or ``nuts``; returns 1 where the verdict is ``failed``."""
     method = "nuts" if args.command == "nuts" else (args.guide or "auto")
-    folder = choose_folder(args.out, f"{target_name(args.target)}-{method}", overwrite=args.overwrite)
+    if args.resume and (args.out is None or args.overwrite):
+        raise ArgumentError("--resume goes on with the run in --out. Fix: add --out DIR, and leave --overwrite out.")
+    default = f"{target_name(args.target)}-{method}"
+    folder = choose_folder(args.out, default, overwrite=args.overwrite, resume=args.resume)
     guide = load_guide(method) if args.command == "fit" else None
     problem = load_problem(args)
     out.note(f"{problem!r}")
+    resumed: dict[str, Any] = {"out": folder, "resume": True} if args.resume else {}
     posterior: lvm.Posterior
     if args.command == "nuts":
-        posterior = lvm.nuts(problem, progress=out.progress, **given(args, NUTS_WORDS))
+        posterior = lvm.nuts(problem, progress=out.progress, **given(args, NUTS_WORDS), **resumed)
     else:
-        posterior = lvm.fit(problem, guide, progress=out.progress, **given(args, FIT_WORDS))
-    save(posterior, folder)
+        posterior = lvm.fit(problem, guide, progress=out.progress, **given(args, FIT_WORDS), **resumed)
+    if not args.resume:
+        posterior.save(folder, overwrite=args.overwrite)
     if stopped:
         out.log.print(f"stopped; what was reached is saved in {folder}")
     diagnosis = lvm.diagnose(posterior)

@@ -124,7 +124,7 @@ def _add_fit(commands: Any) -> None:
     _add_problem(parser)
     parser.add_argument("--guide", metavar="GUIDE", help="the variational family (default: chosen for the problem)")
     _add_optimisation(parser)
-    _add_run(parser)
+    _add_run(parser, resume=True)
 
 
 def _add_nuts(commands: Any) -> None:
@@ -140,7 +140,7 @@ def _add_nuts(commands: Any) -> None:
     )
     _add_problem(parser)
     _add_sampling(parser)
-    _add_run(parser)
+    _add_run(parser, resume=True)
 
 
 def _add_compare(commands: Any) -> None:
@@ -231,6 +231,7 @@ def _add_problem(parser: argparse.ArgumentParser) -> None:
 def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("variational inference")
     group.add_argument("--objective", metavar="NAME", help="what is maximised (default: chosen for guide and problem)")
+    group.add_argument("--learning-rate", metavar="X", type=_positive, help="the rate before it decays")
     group.add_argument("--max-steps", metavar="N", type=_count, help="the most optimisation steps to take")
     group.add_argument("--num-particles", metavar="N", type=_count, help="draws per gradient estimate")
     group.add_argument("--batch-size", metavar="N", type=_count, help="rows per step (default: all)")
@@ -244,13 +245,17 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--target-accept", metavar="P", type=_share, help="acceptance rate to adapt to (default: 0.8)")
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False) -> None:
     group = parser.add_argument_group("the run")
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
     group.add_argument("--engine", metavar="NAME", help="what runs the model: auto, pyro, torch or jax (default: auto)")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
     group.add_argument("--out", metavar="DIR", help="where to save (default: runs/, under the target's name)")
     group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
+    if resume:
+        group.add_argument(
+            "--resume", action="store_true", help="take the same run from DIR if it is there, else run it"
+        )
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -279,6 +284,16 @@ def _share(text: str) -> float:
         value = float("nan")
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text!r}. Fix: pass for example 0.9.")
+    return value
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive finite number, got {text!r}. Fix: pass for example 0.01.")
     return value
 
 

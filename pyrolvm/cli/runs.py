@@ -16,6 +16,7 @@ __all__ = ["Comparing", "choose_folder", "posteriors_in", "slug"]
 
 ROOT = Path("runs")
 MARKER = "comparison-run.json"
+MANIFEST = "manifest.json"
 POSTERIORS = "posteriors"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -30,13 +31,14 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.startswith(".")
 
 
-def choose_folder(out: str | None, default: str, *, overwrite: bool) -> Path:
+def choose_folder(out: str | None, default: str, *, overwrite: bool, resume: bool = False) -> Path:
     """Returns the folder a run is saved in, without making it.
 
     Args:
         out: what ``--out`` says, or ``None`` for the next free ``runs/<default>-<n>``.
         default: the name to number.
         overwrite: whether a run that is there already may be replaced.
+        resume: whether a run that is there already may be used.
 
     Raises:
         ArgumentError: if the path leaves its root or is no run name, or if something is there that may not be replaced.
@@ -51,13 +53,13 @@ def choose_folder(out: str | None, default: str, *, overwrite: bool) -> Path:
             "(100 at most), and '..' is not followed. Fix: use for example --out runs/a, or an absolute path."
         )
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        if not overwrite:
+        if not (overwrite or resume):
             raise ArgumentError(
                 f"--out {out}: something is saved there already. Fix: add --overwrite, or use another --out."
             )
         if not is_run(path):
             raise ArgumentError(
-                f"--out {out}: what is there is no run of pyrolvm, and --overwrite replaces nothing else. "
+                f"--out {out}: what is there is no run of pyrolvm, and is left as it is. "
                 "Fix: use another --out, or move it away."
             )
     return path
@@ -70,7 +72,7 @@ def is_run(path: Path) -> bool:
 
 def is_posterior(path: Path) -> bool:
     """Whether a folder is a saved posterior, to go by its manifest."""
-    return path.is_dir() and any(path.glob("manifest*.json"))
+    return (path / MANIFEST).is_file()
 
 
 class Comparing:
@@ -146,9 +148,3 @@ def _parts(path: Path) -> dict[str, Path]:
     if not parts:
         raise StoreError(f"{path} holds no finished posterior. Fix: run the comparison again.")
     return parts
-
-
-def save(posterior: Any, folder: Path) -> None:
-    """Saves a posterior where an older run may stand."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    posterior.save(folder)

@@ -186,6 +186,15 @@ def test_an_existing_run_is_replaced_only_when_asked(pyrolvm, inference, command
     assert pyrolvm(*words, "--overwrite").code == 0
 
 
+def test_resume_leaves_finished_runs_to_fit(pyrolvm, inference):
+    assert pyrolvm("fit", "eight_schools", "--out", "runs/a").code == 0
+    assert pyrolvm("fit", "eight_schools", "--out", "runs/a", "--resume").code == 0
+    assert inference.calls[1][3] == {"progress": False, "out": Path("runs/a"), "resume": True}
+    for words in (["--resume"], ["--resume", "--overwrite", "--out", "runs/a"]):
+        refused = pyrolvm("fit", "eight_schools", *words)
+        assert refused.code == 2 and "--resume goes on with the run in --out" in refused.err
+
+
 def test_overwrite_replaces_nothing_that_is_no_run(pyrolvm, inference):
     Path("thesis").mkdir()
     Path("thesis/chapter.tex").write_text("years of work")

@@ -43,6 +43,8 @@ def test_version(pyrolvm):
         (["nuts", "eight_schools", "--draws", ""], ["--draws", "''"]),
         (["nuts", "eight_schools", "--target-accept", "1"], ["--target-accept", "between 0 and 1"]),
         (["nuts", "eight_schools", "--target-accept", "high"], ["--target-accept", "'high'"]),
+        (["fit", "eight_schools", "--learning-rate", "0"], ["--learning-rate", "positive"]),
+        (["fit", "eight_schools", "--learning-rate", "fast"], ["--learning-rate", "'fast'"]),
         (["fit", "eight_schools", "--dtype", "float16"], ["--dtype", "float64"]),
         (["fit", "eight_schools", "--option", "k"], ["--option", "KEY=VALUE"]),
         (["fit", "eight_schools", "--option", "a-b=1"], ["--option", "'a-b=1'"]),

@@ -97,7 +97,9 @@ def test_a_problem_of_a_plugin_takes_its_options():
 
 
 def test_a_guide_of_a_plugin_fits():
-    fit = lvm.fit(lvm.problem("their_coin"), "their_beta", max_steps=2000, engine="pyro", seed=0, progress=False)
+    fit = lvm.fit(
+        lvm.problem("their_coin"), "their_beta", max_steps=1000, draws=1000, engine="pyro", seed=0, progress=False
+    )
     # 15 heads of 20 under Beta(2, 2): the posterior is Beta(17, 7), which the guide can be exactly.
     draws = fit.data["posterior"]["fairness"]
     assert abs(float(draws.mean()) - 17 / 24) < 0.03
