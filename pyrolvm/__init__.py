@@ -18,9 +18,9 @@ __version__ = "0.1.0"
 _HOME = {
     "ArgumentError": "errors",
     "Chains": "posterior",
-    "Comparison": "compare",
+    "Comparison": "comparison",
     "DataError": "errors",
-    "Diagnosis": "diagnose",
+    "Diagnosis": "diagnosis",
     "Evidence": "posterior",
     "Fit": "posterior",
     "FitError": "errors",
@@ -35,8 +35,8 @@ _HOME = {
     "StoreError": "errors",
     "UnknownNameError": "errors",
     "Verdict": "verdict",
-    "compare": "compare",
-    "diagnose": "diagnose",
+    "compare": "comparison",
+    "diagnose": "diagnosis",
     "fit": "vi",
     "guide": "registry",
     "guides": "registry",
@@ -50,10 +50,10 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
-    from pyrolvm.compare import Comparison as Comparison
-    from pyrolvm.compare import compare as compare
-    from pyrolvm.diagnose import Diagnosis as Diagnosis
-    from pyrolvm.diagnose import diagnose as diagnose
+    from pyrolvm.comparison import Comparison as Comparison
+    from pyrolvm.comparison import compare as compare
+    from pyrolvm.diagnosis import Diagnosis as Diagnosis
+    from pyrolvm.diagnosis import diagnose as diagnose
     from pyrolvm.errors import ArgumentError as ArgumentError
     from pyrolvm.errors import DataError as DataError
     from pyrolvm.errors import FitError as FitError

@@ -9,13 +9,13 @@ from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from pyrolvm.compare.table import COLUMNS
+from pyrolvm.comparison.table import COLUMNS
 from pyrolvm.verdict import badge
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pyrolvm.compare.core import Comparison
+    from pyrolvm.comparison.core import Comparison
 
 __all__ = ["fragment", "page"]
 

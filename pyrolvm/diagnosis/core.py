@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrolvm.diagnose.chains import judge_mixing, judge_sampler, mixing_table
-from pyrolvm.diagnose.importance import FEW_DRAWS, Weights, weigh
-from pyrolvm.diagnose.reading import Array, PosteriorLike, blocks, draws_group, log_weights, stat, tree
-from pyrolvm.diagnose.reweighted import judge_reweighted, reweighted_table
+from pyrolvm.diagnosis.chains import judge_mixing, judge_sampler, mixing_table
+from pyrolvm.diagnosis.importance import FEW_DRAWS, Weights, weigh
+from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group, log_weights, stat, tree
+from pyrolvm.diagnosis.reweighted import judge_reweighted, reweighted_table
 from pyrolvm.errors import positive_int
 from pyrolvm.verdict import Reason, Verdict
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pyrolvm.diagnose import diagnose
+from pyrolvm.diagnosis import diagnose
 from pyrolvm.errors import ArgumentError
 
 

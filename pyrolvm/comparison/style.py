@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyrolvm.diagnose.numerics import array_stats
-from pyrolvm.diagnose.reading import Array
+from pyrolvm.diagnosis.numerics import array_stats
+from pyrolvm.diagnosis.reading import Array
 
 __all__ = ["BAD", "INK", "PALETTE", "REFERENCE", "STATUS", "Sheet", "colours", "density", "legend", "tidy"]
 

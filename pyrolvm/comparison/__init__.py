@@ -1,5 +1,5 @@
 """Comparison of posteriors with a reference: numbers with error bars, plots, advice and one HTML page."""
 
-from pyrolvm.compare.core import Comparison, compare
+from pyrolvm.comparison.core import Comparison, compare
 
 __all__ = ["Comparison", "compare"]

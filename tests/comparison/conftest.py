@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def fake():
-    spec = importlib.util.spec_from_file_location("diagnose_fake", Path(__file__).parents[1] / "diagnose" / "fake.py")
+    spec = importlib.util.spec_from_file_location("diagnose_fake", Path(__file__).parents[1] / "diagnosis" / "fake.py")
     module = importlib.util.module_from_spec(spec)
     import sys
 

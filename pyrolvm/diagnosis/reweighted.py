@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyrolvm.diagnose.importance import Weights
-from pyrolvm.diagnose.moments import moments
-from pyrolvm.diagnose.reading import Array, Block, blocks, keep_worst
+from pyrolvm.diagnosis.importance import Weights
+from pyrolvm.diagnosis.moments import moments
+from pyrolvm.diagnosis.reading import Array, Block, blocks, keep_worst
 from pyrolvm.verdict import Reason
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MEAN_BOUND = 0.1
 SD_BOUND = 0.1
 """An sd that is off by this share is wrong."""
 SIGMAS = 3.0
-"""How many standard errors beyond its bound a difference must lie to be called one."""
+"""How many standard errors a difference beyond its bound must be to be called one."""
 
 
 def reweighted_table(data: xr.DataTree, weights: Array, limit: int) -> tuple[pd.DataFrame, int]:
@@ -107,8 +107,9 @@ def judge_reweighted(table: pd.DataFrame, weights: Weights) -> Iterator[Reason]:
     if not weights.reliable or not len(table):
         return
     shift, ratio = table["psis_shift"], table["psis_sd_ratio"]
-    far = shift.abs() > MEAN_BOUND + SIGMAS * table["psis_shift_error"]
-    wide = (ratio - 1.0).abs() > SD_BOUND + SIGMAS * table["psis_sd_ratio_error"]
+    # A verdict may err towards doubt: a change beyond the bound counts unless noise alone could make it.
+    far = shift.abs() > np.maximum(MEAN_BOUND, SIGMAS * table["psis_shift_error"])
+    wide = (ratio - 1.0).abs() > np.maximum(SD_BOUND, SIGMAS * table["psis_sd_ratio_error"])
     figures = {"largest shift": float(shift.abs().max()), "largest sd change": float((ratio - 1.0).abs().max())}
     if far.any():
         name = shift.abs().where(far).idxmax()

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pyrolvm.compare import compare
-from pyrolvm.compare.plots import KINDS
+from pyrolvm.comparison import compare
+from pyrolvm.comparison.plots import KINDS
 from pyrolvm.errors import ArgumentError, UnknownNameError
 
 EVIL = "<script>alert(1)"  # a DataTree allows no slash in a name

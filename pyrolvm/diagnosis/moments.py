@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pyrolvm.diagnose.numerics import array_stats
-from pyrolvm.diagnose.reading import Array
+from pyrolvm.diagnosis.numerics import array_stats
+from pyrolvm.diagnosis.reading import Array
 
 __all__ = ["Moments", "cheap_screen", "effective", "is_constant", "moments"]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from pyrolvm.diagnose.reweighted import MEAN_BOUND
+from pyrolvm.diagnosis.reweighted import MEAN_BOUND
 from pyrolvm.verdict import Verdict
 
 if TYPE_CHECKING:

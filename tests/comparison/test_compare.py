@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pyrolvm.compare import compare
-from pyrolvm.compare.core import METHOD_COLUMNS
-from pyrolvm.compare.table import COLUMNS
+from pyrolvm.comparison import compare
+from pyrolvm.comparison.core import METHOD_COLUMNS
+from pyrolvm.comparison.table import COLUMNS
 from pyrolvm.errors import ArgumentError, UnknownNameError
 from pyrolvm.verdict import Reason, Verdict
 

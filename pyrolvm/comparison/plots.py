@@ -13,13 +13,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from pyrolvm.compare.metrics import MEAN_BOUND, SD_BOUND
-from pyrolvm.compare.style import FAINT, INK, MARK, REFERENCE, STATUS, colours, density, legend, plain, sheet, tidy
-from pyrolvm.diagnose.reading import Array, stat
+from pyrolvm.comparison.metrics import MEAN_BOUND, SD_BOUND
+from pyrolvm.comparison.style import FAINT, INK, MARK, REFERENCE, STATUS, colours, density, legend, plain, sheet, tidy
+from pyrolvm.diagnosis.reading import Array, stat
 from pyrolvm.errors import ArgumentError, unknown_name
 
 if TYPE_CHECKING:
-    from pyrolvm.compare.core import Comparison
+    from pyrolvm.comparison.core import Comparison
 
 __all__ = ["KINDS", "accuracy", "energy", "forest", "losses", "marginals", "overview", "pairs"]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from pyrolvm.diagnose.moments import Moments, effective, is_constant
-from pyrolvm.diagnose.moments import moments as moments_of
-from pyrolvm.diagnose.numerics import array_stats
-from pyrolvm.diagnose.reading import Array
-from pyrolvm.diagnose.reweighted import MEAN_BOUND, SD_BOUND, SIGMAS
+from pyrolvm.diagnosis.moments import Moments, effective, is_constant
+from pyrolvm.diagnosis.moments import moments as moments_of
+from pyrolvm.diagnosis.numerics import array_stats
+from pyrolvm.diagnosis.reading import Array
+from pyrolvm.diagnosis.reweighted import MEAN_BOUND, SD_BOUND, SIGMAS
 
 __all__ = ["MASS_BOUND", "W1_BOUND", "Side", "coverage", "heavy_tailed", "judge", "wasserstein", "wasserstein_noise"]
 

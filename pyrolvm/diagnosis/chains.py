@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrolvm.diagnose.moments import cheap_screen, is_constant, moments
-from pyrolvm.diagnose.numerics import array_stats
-from pyrolvm.diagnose.reading import Array, Block, blocks, keep_worst, stat
+from pyrolvm.diagnosis.moments import cheap_screen, is_constant, moments
+from pyrolvm.diagnosis.numerics import array_stats
+from pyrolvm.diagnosis.reading import Array, Block, blocks, keep_worst, stat
 from pyrolvm.verdict import Reason
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyrolvm.diagnose.reading import Array, block, draws_group
+from pyrolvm.diagnosis.reading import Array, block, draws_group
 
 if TYPE_CHECKING:
     import xarray as xr

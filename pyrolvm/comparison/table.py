@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrolvm.compare.align import Pair
-from pyrolvm.compare.metrics import (
+from pyrolvm.comparison.align import Pair
+from pyrolvm.comparison.metrics import (
     MASS_BOUND,
     MEAN_BOUND,
     SD_BOUND,
@@ -21,7 +21,7 @@ from pyrolvm.compare.metrics import (
     wasserstein,
     wasserstein_noise,
 )
-from pyrolvm.diagnose.reading import Array
+from pyrolvm.diagnosis.reading import Array
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyrolvm.compare.core import Comparison
+    from pyrolvm.comparison.core import Comparison
 
 __all__ = ["as_text"]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from pyrolvm.diagnose.numerics import array_stats
-from pyrolvm.diagnose.reading import Array
+from pyrolvm.diagnosis.numerics import array_stats
+from pyrolvm.diagnosis.reading import Array
 
 __all__ = ["Weights", "khat_threshold", "weigh"]
 

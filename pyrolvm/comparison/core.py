@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrolvm.compare.advice import advise, warn_of_reference
-from pyrolvm.compare.align import Pair, pair_up, screen
-from pyrolvm.compare.table import quantity_rows
-from pyrolvm.diagnose.core import Diagnosis, diagnose, jsonable
-from pyrolvm.diagnose.reading import PosteriorLike, log_weights, stat, tree
+from pyrolvm.comparison.advice import advise, warn_of_reference
+from pyrolvm.comparison.align import Pair, pair_up, screen
+from pyrolvm.comparison.table import quantity_rows
+from pyrolvm.diagnosis.core import Diagnosis, diagnose, jsonable
+from pyrolvm.diagnosis.reading import PosteriorLike, log_weights, stat, tree
 from pyrolvm.errors import ArgumentError, positive_int, unknown_name
 from pyrolvm.verdict import Verdict
 
@@ -58,7 +58,7 @@ class Comparison:
 
     Args:
         reference: name of the reference.
-        table: a row for each method and quantity; columns in :data:`pyrolvm.compare.table.COLUMNS`.
+        table: a row for each method and quantity; columns in :data:`pyrolvm.comparison.table.COLUMNS`.
         methods: a row for each posterior, the reference first; columns in :data:`METHOD_COLUMNS`.
         advice: what it comes to, in plain words; warnings about the reference first.
         diagnoses: each posterior's own diagnosis, by name.
@@ -88,7 +88,7 @@ class Comparison:
             kind: ``"overview"`` (marginals and the status of each), ``"accuracy"`` (every mean and sd
                 against the bounds), ``"forest"``, ``"marginals"``, ``"pairs"``, ``"losses"`` or ``"energy"``.
             path: where to write it as well, for example ``"overview.png"``.
-            **options: ``quantities=`` (labels to show) and others of the kind; see :mod:`pyrolvm.compare.plots`.
+            **options: ``quantities=`` (labels to show) and others of the kind; see :mod:`pyrolvm.comparison.plots`.
 
         Returns:
             A matplotlib Figure, which notebooks show by themselves.
@@ -97,7 +97,7 @@ class Comparison:
             UnknownNameError: if there is no such kind.
             ArgumentError: if the posteriors hold nothing that this kind could show.
         """
-        from pyrolvm.compare import plots
+        from pyrolvm.comparison import plots
 
         if kind not in plots.KINDS:
             raise unknown_name("kind of plot", kind, plots.KINDS)
@@ -116,7 +116,7 @@ class Comparison:
         Returns:
             The page.
         """
-        from pyrolvm.compare.html import page
+        from pyrolvm.comparison.html import page
 
         text = page(self, plots=plots)
         if path is not None:
@@ -143,12 +143,12 @@ class Comparison:
 
     def __str__(self) -> str:
         """Returns advice, methods and the worst rows of the table as plain text."""
-        from pyrolvm.compare.text import as_text
+        from pyrolvm.comparison.text import as_text
 
         return as_text(self)
 
     def _repr_html_(self) -> str:
-        from pyrolvm.compare.html import fragment
+        from pyrolvm.comparison.html import fragment
 
         return fragment(self)
 
