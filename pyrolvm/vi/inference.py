@@ -26,11 +26,14 @@ from pyrolvm.progress import Progress
 from pyrolvm.vi.loop import History, Step, _blame, optimise
 from pyrolvm.vi.objective import ParticleELBO, choose_objective
 from pyrolvm.vi.optimizer import Stepper
-from pyrolvm.vi.stopping import Plateau
+from pyrolvm.vi.stopping import Plateau, Schedule
 
 __all__ = ["fit"]
 
 ENGINES = {"pyro": optimise}
+"""What runs the optimisation, by name: a function like :func:`pyrolvm.vi.loop.optimise`."""
+
+MAX_STEPS = 20_000
 
 
 def fit(
@@ -40,6 +43,7 @@ def fit(
     objective: str | ELBO | type[ELBO] = "auto",
     optimizer: Any = None,
     learning_rate: float | None = None,
+    schedule: str | Callable[[int], float] = "decay",
     clip_norm: float | None = None,
     max_steps: int | None = None,
     tolerance: float | None = None,
@@ -71,6 +75,8 @@ def fit(
         optimizer: ``None`` for Adam; a torch optimiser class or function of parameters; or a Pyro optimiser, whose
             schedule is then its own.
         learning_rate: the rate before the decay; by default 0.02 for Adam.
+        schedule: ``"decay"`` lowers the rate once the ELBO is flat, ``"constant"`` never; or a function from the step to a
+            multiple of the rate.
         clip_norm: bound on the gradient's norm.
         max_steps: the budget; by default 20,000. ``tolerance=0`` takes them all.
         tolerance: how many nats of ELBO the plateau test may miss, by default 0.05 and 1e-4 of the ELBO's size; 0
@@ -105,6 +111,7 @@ def fit(
     _check_arguments(engine, max_steps, num_particles, batch_size, draws, seed, learning_rate, clip_norm, tolerance)
     recipe = resolve(guide, problem)
     stepper = Stepper(optimizer, learning_rate, clip_norm)
+    rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)
     if out is not None:
         from pyrolvm import store
 
@@ -113,8 +120,7 @@ def fit(
             return finished
     problem = problem.to(dtype=dtype, device=choose_device(device, problem))
     result = _run(
-        problem, recipe, objective, stepper,
-        max_steps=max_steps or 20_000, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
+        problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
         batch_plate=batch_plate, draws=draws, callbacks=callbacks, seed=seed, progress=progress,
     )  # fmt: skip
     if out is not None:
@@ -127,8 +133,8 @@ def _run(
     recipe: Guide,
     objective: Any,
     stepper: Stepper,
+    rates: Schedule,
     *,
-    max_steps: int,
     tolerance: float | None,
     num_particles: int | None,
     batch_size: int | None,
@@ -150,10 +156,10 @@ def _run(
         clock.lap("setup")
         plateau = None if tolerance == 0 else Plateau(**({} if tolerance is None else {"absolute": tolerance, "relative": 0.0}))
         if runtime.parameters():
-            with Progress(f"{recipe.name} on {problem.name}", max_steps, progress) as bar:
+            with Progress(f"{recipe.name} on {problem.name}", rates.max_steps, progress) as bar:
                 history = ENGINES["pyro"](
                     problem, guide, elbo, stepper, batches(),
-                    max_steps=max_steps, plateau=plateau, decay=True, callbacks=callbacks, progress=bar,
+                    plateau=plateau, schedule=rates, callbacks=callbacks, progress=bar,
                 )  # fmt: skip
         else:
             history = History(converged=True, reason="nothing to optimise: model and guide have no parameters")
@@ -191,6 +197,14 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = now - self._last
         self._last = now
+
+
+def _schedule(schedule: str | Callable[[int], float], max_steps: int, stepper: Stepper) -> Schedule:
+    if callable(schedule):
+        return Schedule(max_steps, constant=True, custom=schedule)
+    if schedule not in ("decay", "constant"):
+        raise unknown_name("schedule", str(schedule), ("decay", "constant"))
+    return Schedule(max_steps, constant=schedule == "constant" or stepper.scheduled_by_caller)
 
 
 def _check_arguments(

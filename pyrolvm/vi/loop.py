@@ -67,13 +67,12 @@ def optimise(
     stepper: Stepper,
     batches: Iterator[Batch],
     *,
-    max_steps: int,
     plateau: Plateau | None,
-    decay: bool,
+    schedule: Schedule,
     callbacks: Sequence[Callable[[Step], Any]],
     progress: Progress,
 ) -> History:
-    """Minimises the loss until its plateau, lets the learning rate decay, and returns the history.
+    """Minimises the loss until its plateau, lets the learning rate follow its schedule, and returns the history.
 
     A step whose loss or gradient is not finite is skipped, so that the parameters keep the last good state; after 20 of
     them in a row the run ends with that reason. ``KeyboardInterrupt`` ends it too, and keeps what was reached.
@@ -82,11 +81,10 @@ def optimise(
         FitError: if not a single step had a finite loss.
     """
     history = History()
-    schedule = Schedule(max_steps, constant=not decay or stepper.scheduled_by_caller)
     started = time.perf_counter()
     bad = 0
     try:
-        for step in range(max_steps):
+        for step in range(schedule.max_steps):
             if step >= schedule.end:
                 break
             batch = next(batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,12 +55,14 @@ class Plateau:
 class Schedule:
     """A learning rate that is constant until the plateau and then decays to a hundredth along half a cosine.
 
-    The decay lasts half as long as the search did, and starts in time to end with the budget. Without it the last
-    iterates keep circling the optimum at a distance that the learning rate sets.
+    The decay lasts half as long as the search did, and starts in time to end with the budget. Without it (``constant``)
+    the last iterates keep circling the optimum at a distance that the learning rate sets. A ``custom`` function of the step
+    takes the place of both.
     """
 
     max_steps: int
     constant: bool = False
+    custom: Callable[[int], float] | None = None
     floor: float = 0.01
     start: int | None = None
     length: int = 0
@@ -81,6 +83,8 @@ class Schedule:
 
     def factor(self, step: int) -> float:
         """The multiple of the base learning rate at ``step``."""
+        if self.custom is not None:
+            return self.custom(step)
         if self.start is None or not self.length:
             return 1.0
         progress = min((step - self.start) / self.length, 1.0)
