@@ -64,12 +64,12 @@ if TYPE_CHECKING:
     from pyrolvm.errors import PyrolvmWarning as PyrolvmWarning
     from pyrolvm.errors import StoreError as StoreError
     from pyrolvm.errors import UnknownNameError as UnknownNameError
-    from pyrolvm.program.guide import Guide as Guide
     from pyrolvm.mcmc import nuts as nuts
     from pyrolvm.posterior import Chains as Chains
     from pyrolvm.posterior import Evidence as Evidence
     from pyrolvm.posterior import Fit as Fit
     from pyrolvm.posterior import Posterior as Posterior
+    from pyrolvm.program.guide import Guide as Guide
     from pyrolvm.program.problem import Problem as Problem
     from pyrolvm.program.problem import model as model
     from pyrolvm.registry import guide as guide

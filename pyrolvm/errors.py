@@ -95,5 +95,7 @@ def positive_float(name: str, value: object) -> float:
         ArgumentError: if it is not a number, not finite, or not positive.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ArgumentError(f"{name} must be a positive finite number, got {value!r}. Fix: pass for example {name}=0.01.")
+        raise ArgumentError(
+            f"{name} must be a positive finite number, got {value!r}. Fix: pass for example {name}=0.01."
+        )
     return float(value)

@@ -22,7 +22,9 @@ class Progress:
         every: seconds between two refreshes.
     """
 
-    def __init__(self, what: str, total: int, show: bool | Callable[[int, int, str], None], *, every: float = 0.1) -> None:
+    def __init__(
+        self, what: str, total: int, show: bool | Callable[[int, int, str], None], *, every: float = 0.1
+    ) -> None:
         self.what, self.total, self.every = what, total, every
         self._callback = show if callable(show) else None
         self._visible = show is True and sys.stderr.isatty()
@@ -63,6 +65,8 @@ class Progress:
         else:
             self._bar.update(self._task, completed=done, total=self.total, description=text())
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()

@@ -55,7 +55,7 @@ class Entry:
                 f"{self.name!r} of distribution {self.distribution!r} ({self.target}) is a {type(loaded).__name__}, expected a "
                 f"function. Fix: point the entry point at a function, see docs/write-a-plugin.md."
             )
-        return loaded  # type: ignore[no-any-return]
+        return loaded
 
 
 def entries(group: str) -> dict[str, Entry]:

@@ -77,7 +77,9 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
     meta = _read_json(paths["meta"])
     kind = _KINDS.get(str(meta.get("kind")))
     if kind is None:
-        raise StoreError(f"{folder} holds a {meta.get('kind')!r}, expected one of {', '.join(_KINDS)}. Fix: update pyrolvm.")
+        raise StoreError(
+            f"{folder} holds a {meta.get('kind')!r}, expected one of {', '.join(_KINDS)}. Fix: update pyrolvm."
+        )
     attached = _attach(folder, meta, problem)
     fields: dict[str, Any] = {
         "name": meta["name"],
@@ -106,7 +108,12 @@ def claim(out: str | Path, problem: Problem, guide: Guide | None, seed: int, *, 
     if not resume:
         raise StoreError(f"{folder} holds a result already. Fix: pass resume=True to use it, or name another folder.")
     meta = _read_json(_verified(folder)["meta"])
-    wanted = {"problem": problem.name, "data": problem.fingerprint, "guide": str(guide) if guide else None, "seed": seed}
+    wanted = {
+        "problem": problem.name,
+        "data": problem.fingerprint,
+        "guide": str(guide) if guide else None,
+        "seed": seed,
+    }
     found = {
         "problem": meta["problem"]["name"],
         "data": meta["problem"]["fingerprint"],
@@ -226,10 +233,14 @@ def _write_json(value: Any, file: Path) -> None:
 def _verified(folder: Path) -> dict[str, Path]:
     """The files of a result, each checked against its checksum."""
     if not (folder / MANIFEST).is_file():
-        raise StoreError(f"{folder} holds no saved result: there is no {MANIFEST}. Fix: give the folder of result.save(path).")
+        raise StoreError(
+            f"{folder} holds no saved result: there is no {MANIFEST}. Fix: give the folder of result.save(path)."
+        )
     manifest = _read_json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
-        raise StoreError(f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}. Fix: update pyrolvm.")
+        raise StoreError(
+            f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}. Fix: update pyrolvm."
+        )
     paths = {}
     for key in ("data", "params", "meta"):
         entry = manifest.get("files", {}).get(key, {})
@@ -238,7 +249,9 @@ def _verified(folder: Path) -> dict[str, Path]:
         if Path(name).name != name or not path.is_file():
             raise StoreError(f"{folder} lacks its file {name!r}. Fix: restore the folder from a copy, or run again.")
         if _sha256(path) != entry.get("sha256"):
-            raise StoreError(f"{path} is damaged: its checksum differs from the manifest's. Fix: restore it, or run again.")
+            raise StoreError(
+                f"{path} is damaged: its checksum differs from the manifest's. Fix: restore it, or run again."
+            )
         paths[key] = path
     return paths
 

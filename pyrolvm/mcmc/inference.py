@@ -17,7 +17,7 @@ from pyrolvm.density import Joint, map_draws
 from pyrolvm.errors import ArgumentError, FitError, ProblemError, PyrolvmWarning, positive_int, unknown_name
 from pyrolvm.mcmc import pyro_kernel
 from pyrolvm.posterior import Chains, Fit
-from pyrolvm.posterior.build import chains_tree
+from pyrolvm.posterior.build import chains_tree, variable
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
 
@@ -85,7 +85,9 @@ def nuts(
     positive_int("warmup", warmup, minimum=0)
     positive_int("seed", seed, minimum=0)
     if isinstance(target_accept, bool) or not isinstance(target_accept, int | float) or not 0 < target_accept < 1:
-        raise ArgumentError(f"target_accept must lie between 0 and 1, got {target_accept!r}. Fix: use 0.8, or 0.95 to diverge less.")
+        raise ArgumentError(
+            f"target_accept must lie between 0 and 1, got {target_accept!r}. Fix: use 0.8, or 0.95 to diverge less."
+        )
     _check_problem(problem, init)
     if out is not None:
         from pyrolvm import store
@@ -108,7 +110,9 @@ def nuts(
                 warmup=warmup, draws=draws, target_accept=target_accept, max_tree_depth=max_tree_depth, progress=bar,
             )  # fmt: skip
         if not raw.draws.shape[1]:
-            raise FitError("interrupted before every chain had a draw after warmup. Fix: run again, with a smaller warmup.")
+            raise FitError(
+                "interrupted before every chain had a draw after warmup. Fix: run again, with a smaller warmup."
+            )
         sampled = time.perf_counter()
         flat = raw.draws.reshape(-1, problem.unconstrained_size)
         with torch.no_grad():
@@ -184,7 +188,7 @@ def _given_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
     sites = [site.name for site in problem.continuous]
     if isinstance(init, Fit):
         dataset = init.sample(4 * chains, seed=seed)
-        values = {name: torch.as_tensor(dataset[name].values[0]) for name in sites}
+        values = {name: torch.as_tensor(dataset[variable(name)].values[0]) for name in sites}
     elif isinstance(init, Mapping):
         missing = [name for name in sites if name not in init]
         if missing:
@@ -193,7 +197,9 @@ def _given_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
             )
         values = {name: torch.as_tensor(init[name]).expand(chains, *problem.sites[name].shape) for name in sites}
     else:
-        raise ArgumentError(f"init must be a Fit or values by site, got {type(init).__name__}. Fix: pass init=lvm.fit(problem).")
+        raise ArgumentError(
+            f"init must be a Fit or values by site, got {type(init).__name__}. Fix: pass init=lvm.fit(problem)."
+        )
     moved = {name: value.to(dtype=problem.dtype, device=problem.device) for name, value in values.items()}
     with torch.no_grad():
         return map_draws(lambda draw: {"z": joint.flatten(joint.unconstrain(draw))}, moved)["z"]

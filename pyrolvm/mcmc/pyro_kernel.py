@@ -40,7 +40,7 @@ class Raw:
     interrupted: bool = False
 
 
-class _Kernel(NUTS):  # type: ignore[misc]
+class _Kernel(NUTS):
     """Pyro's NUTS, which keeps what Pyro computes and throws away: energy and the number of leapfrog steps."""
 
     def __init__(self, potential: Callable[[Tensor], Tensor], **options: Any) -> None:
@@ -125,7 +125,9 @@ def run(
         max_tree_depth: the bound on doublings.
         progress: told after each block.
     """
-    chains = [_start(joint, z, seed, warmup, target_accept, max_tree_depth) for z, seed in zip(starts, seeds, strict=True)]
+    chains = [
+        _start(joint, z, seed, warmup, target_accept, max_tree_depth) for z, seed in zip(starts, seeds, strict=True)
+    ]
     total, interrupted = warmup + draws, False
     try:
         while chains[0].done < total:

@@ -72,17 +72,18 @@ class Posterior:
 
     @property
     def log_p(self) -> np.ndarray[Any, Any]:
-        """log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``(chain, draw)``."""
+        """The log density log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``(chain, draw)``."""
         return np.asarray(self.data["sample_stats"]["lp"].values)
 
     @property
     def log_q(self) -> np.ndarray[Any, Any] | None:
-        """log q(draw) of the guide; ``None`` for MCMC. Shape ``(chain, draw)``."""
+        """The guide's log density log q(draw); ``None`` for MCMC. Shape ``(chain, draw)``."""
         stats = self.data["sample_stats"]
         return np.asarray(stats["log_q"].values) if "log_q" in stats else None
 
     @property
     def num_draws(self) -> int:
+        """Draws in all, over all chains."""
         sizes = self.data["posterior"].sizes
         return int(sizes["chain"] * sizes["draw"])
 
@@ -171,7 +172,7 @@ class Fit(Posterior):
 
     @property
     def log_weight(self) -> np.ndarray[Any, Any]:
-        """log p - log q of each draw. Shape ``(draw,)``."""
+        """The log importance weight log p - log q of each draw. Shape ``(draw,)``."""
         return np.asarray(self.data["sample_stats"]["log_weight"].values).reshape(-1)
 
     @property
@@ -190,7 +191,7 @@ class Fit(Posterior):
         return float(self.data["sample_stats"]["khat"])
 
     @cached_property
-    def evidence(self) -> Evidence | None:  # type: ignore[override]
+    def evidence(self) -> Evidence | None:
         """By importance sampling from the guide, with Pareto smoothed weights."""
         from pyrolvm.diagnosis.importance import weigh
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pyrolvm.vi.loop import History
 
-__all__ = ["chains_tree", "default_draws", "latent_dataset", "variational_tree"]
+__all__ = ["chains_tree", "default_draws", "latent_dataset", "variable", "variational_tree"]
 
 MAX_ELEMENTS = 20_000_000
 """A group's variables may hold this many numbers each, 80 MB in float32, before draws are thinned."""
@@ -176,7 +176,9 @@ def _thin(values: Draws, chains: int, elements: int) -> tuple[Draws, int]:
     step = max(1, math.ceil(total * size / MAX_ELEMENTS))
     if step == 1:
         return values, 1
-    return {n: v.reshape(chains, -1, *v.shape[1:])[:, ::step].reshape(-1, *v.shape[1:]) for n, v in values.items()}, step
+    return {
+        n: v.reshape(chains, -1, *v.shape[1:])[:, ::step].reshape(-1, *v.shape[1:]) for n, v in values.items()
+    }, step
 
 
 def _quantities(problem: Problem, draws: Draws) -> Draws:
@@ -189,7 +191,9 @@ def _quantities(problem: Problem, draws: Draws) -> Draws:
     return map_draws(one, draws)
 
 
-def _prior_groups(problem: Problem, joint: Joint, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]) -> dict[str, Any]:
+def _prior_groups(
+    problem: Problem, joint: Joint, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]
+) -> dict[str, Any]:
     """Prior draws, unless the prior is improper."""
     observed = [site.name for site in problem.observed]
     size = max((site.numel for site in problem.sites.values()), default=1)
@@ -242,7 +246,9 @@ def _optimization(history: History, num_particles: int, batch_size: int | None) 
         "batch_size": batch_size or 0,
         "skipped_steps": history.skipped,
     }
-    return xr.Dataset({n: ("step", v) for n, v in variables.items()}, coords={"step": np.arange(len(loss))}, attrs=attrs)
+    return xr.Dataset(
+        {n: ("step", v) for n, v in variables.items()}, coords={"step": np.arange(len(loss))}, attrs=attrs
+    )
 
 
 def _khat(log_weight: np.ndarray[Any, Any]) -> float:
@@ -292,6 +298,11 @@ def _argument_dims(problem: Problem, name: str, shape: tuple[int, ...]) -> list[
     return names
 
 
+def variable(site: str) -> str:
+    """The name of a site in a DataTree, where ``/`` separates groups: ``pyro.poutine.scope`` makes sites with it."""
+    return site.replace("/", ".")
+
+
 def _dataset(
     values: Mapping[str, Any],
     dims: Mapping[str, list[str]],
@@ -304,6 +315,8 @@ def _dataset(
     """A dataset by arviz-base, which adds its own attributes."""
     from arviz_base import dict_to_dataset
 
+    values = {variable(name): value for name, value in values.items()}
+    dims = {variable(name): [variable(dim) for dim in names] for name, names in dims.items()}
     used = {dim for name in values for dim in dims.get(name, ())}
     labels = {dim: label for dim, label in (coords or {}).items() if dim in used}
     if draws is not None:

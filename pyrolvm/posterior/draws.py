@@ -51,7 +51,8 @@ def finalized(problem: Problem, guide: Callable[..., Any]) -> Callable[..., Any]
     if finalize is None:
         return guide
     with problem.whole.active():
-        return finalize(*problem.args, **problem.kwargs)  # type: ignore[no-any-return]
+        done: Callable[..., Any] = finalize(*problem.args, **problem.kwargs)
+    return done
 
 
 def draw_guide(problem: Problem, guide: Callable[..., Any], count: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -11,17 +11,16 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor
 
 from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, FitError, GuideError, positive_float, positive_int, unknown_name
+from pyrolvm.posterior import Fit
+from pyrolvm.posterior.build import variational_tree
+from pyrolvm.posterior.draws import finalized, registered
 from pyrolvm.program.agreement import check_guide
 from pyrolvm.program.batching import Batch, Minibatches, check_minibatches, minibatch_plate
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
-from pyrolvm.posterior import Fit
-from pyrolvm.posterior.build import variational_tree
-from pyrolvm.posterior.draws import finalized, registered
 from pyrolvm.progress import Progress
 from pyrolvm.vi.loop import History, Step, _blame, optimise
 from pyrolvm.vi.objective import ParticleELBO, choose_objective
@@ -154,7 +153,7 @@ def _run(
         elbo, why = choose_objective(objective, problem, guide, trial, num_particles)
         _check_start(problem, guide, elbo, trial)
         clock.lap("setup")
-        plateau = None if tolerance == 0 else Plateau(**({} if tolerance is None else {"absolute": tolerance, "relative": 0.0}))
+        plateau = _plateau(tolerance)
         if runtime.parameters():
             with Progress(f"{recipe.name} on {problem.name}", rates.max_steps, progress) as bar:
                 history = ENGINES["pyro"](
@@ -179,7 +178,9 @@ def _run(
         params=params,
         seconds=clock.laps,
         engine="pyro",
-        engine_reason="stock Pyro; particles and draws vectorised where the model allows" if _vector(elbo) else "stock Pyro",
+        engine_reason="stock Pyro; particles and draws vectorised where the model allows"
+        if _vector(elbo)
+        else "stock Pyro",
         seed=seed,
     )
 
@@ -197,6 +198,12 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = now - self._last
         self._last = now
+
+
+def _plateau(tolerance: float | None) -> Plateau | None:
+    if tolerance is None:
+        return Plateau()
+    return Plateau(absolute=tolerance, relative=0.0) if tolerance else None
 
 
 def _schedule(schedule: str | Callable[[int], float], max_steps: int, stepper: Stepper) -> Schedule:
@@ -246,7 +253,9 @@ def choose_device(device: str | torch.device, problem: Problem) -> torch.device:
     except RuntimeError:
         raise ArgumentError(f"device {device!r} is not one of torch's. Fix: use 'cpu' or 'cuda'.") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError(f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'.")
+        raise ArgumentError(
+            f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'."
+        )
     return chosen
 
 
@@ -270,7 +279,11 @@ def _batches(problem: Problem, batch_size: int | None, plate: str | None) -> Cal
 
 
 def _own_subsample(problem: Problem, plate: str) -> int:
-    with runtime.session(seed=0, dtype=problem.dtype, device=problem.device), runtime.record_plates() as calls, torch.no_grad():
+    with (
+        runtime.session(seed=0, dtype=problem.dtype, device=problem.device),
+        runtime.record_plates() as calls,
+        torch.no_grad(),
+    ):
         from pyro.infer.autoguide.initialization import InitMessenger
 
         from pyrolvm.program.inspection import centre
@@ -283,7 +296,9 @@ def _own_subsample(problem: Problem, plate: str) -> int:
 def _check_trainable(problem: Problem, recipe: Guide, callbacks: Sequence[Any]) -> None:
     for callback in callbacks:
         if not callable(callback):
-            raise ArgumentError(f"callbacks must be functions of a Step, got {callback!r}. Fix: pass callbacks=[my_function].")
+            raise ArgumentError(
+                f"callbacks must be functions of a Step, got {callback!r}. Fix: pass callbacks=[my_function]."
+            )
     if problem.continuous and not runtime.parameters():
         raise GuideError(
             f"guide {recipe.name!r} has no learnable parameters, so there is nothing to fit. "
@@ -293,10 +308,11 @@ def _check_trainable(problem: Problem, recipe: Guide, callbacks: Sequence[Any]) 
 
 def _check_start(problem: Problem, guide: Callable[..., Any], elbo: ELBO, batch: Batch) -> None:
     """A start that is nowhere finite is an error of model and data, with the table that shows where."""
+    trial: Any = elbo  # Pyro's base class does not declare the methods that all its ELBOs have
     for _ in range(10):
         with batch.active(), torch.no_grad():
-            loss: float | Tensor = elbo.loss(problem.model, guide, *batch.args, **batch.kwargs)
-        if math.isfinite(float(loss)):
+            loss = float(trial.loss(problem.model, guide, *batch.args, **batch.kwargs))
+        if math.isfinite(loss):
             return
     raise FitError(
         f"the density of {problem.name!r} is not finite at any of 10 starts. {_blame(problem, guide, batch)} "

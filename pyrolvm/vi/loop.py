@@ -41,6 +41,7 @@ class Step:
 
     @property
     def elbo(self) -> float:
+        """The ELBO estimate of this step."""
         return -self.loss
 
 
@@ -123,10 +124,11 @@ def _loss_and_grads(objective: ELBO, problem: Problem, guide: Callable[..., Any]
             values = objective.particles(problem.model, guide, *batch.args, **batch.kwargs)
             loss = -values.mean()
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             error = float(values.detach().std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
             return float(loss.detach()), error
-        return float(objective.loss_and_grads(problem.model, guide, *batch.args, **batch.kwargs)), math.nan
+        stock: Any = objective  # Pyro's base class does not declare the methods that all its ELBOs have
+        return float(stock.loss_and_grads(problem.model, guide, *batch.args, **batch.kwargs)), math.nan
 
 
 def _finite(loss: float, params: Sequence[Tensor]) -> bool:
@@ -175,9 +177,7 @@ def _conclude(history: History, schedule: Schedule, plateau: Plateau | None) -> 
         # Flat as far as this much noise can tell: the noise relative to the ELBO decides whether that is far enough.
         history.converged = 2 * error <= 10 * plateau.tolerance(before, len(before))
         return
-    history.reason = (
-        f"max_steps={schedule.max_steps} reached while the ELBO was still rising by {rise:.3g} +- {error:.2g} nats per {steps} steps"
-    )
+    history.reason = f"max_steps={schedule.max_steps} reached while the ELBO was still rising by {rise:.3g} +- {error:.2g} nats per {steps} steps"
 
 
 def _line(history: History, started: float) -> str:
@@ -206,7 +206,9 @@ def _blame(problem: Problem, guide: Callable[..., Any], batch: Batch) -> str:
     """Names the sites whose log density is not finite on a fresh draw, with the whole table if several are."""
     with batch.active(), torch.no_grad():
         guide_trace = poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
-        model_trace = poutine.trace(poutine.replay(problem.model, trace=guide_trace)).get_trace(*batch.args, **batch.kwargs)
+        model_trace = poutine.trace(poutine.replay(problem.model, trace=guide_trace)).get_trace(
+            *batch.args, **batch.kwargs
+        )
         model_trace.compute_log_prob()
         guide_trace.compute_log_prob()
     rows = {

@@ -27,7 +27,7 @@ __all__ = ["ParticleELBO", "choose_objective"]
 NAMES = ("Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO")
 
 
-class ParticleELBO(ELBO):  # type: ignore[misc]
+class ParticleELBO(ELBO):
     """The reparameterised ELBO of Pyro's ``Trace_ELBO`` family, its particles run at once by ``torch.func.vmap``.
 
     ELBO = E_q[log p(x, z) - log q(z)], estimated by ``num_particles`` draws z ~ q. Unlike Pyro's
@@ -69,20 +69,25 @@ class ParticleELBO(ELBO):  # type: ignore[misc]
 
         if self.vectorize:
             lanes = torch.zeros(self.num_particles)
-            return vmapped(one)(lanes)  # type: ignore[no-any-return]
+            return torch.as_tensor(vmapped(one)(lanes))
         return torch.stack([torch.as_tensor(one(None)) for _ in range(self.num_particles)])
 
+    # The three methods of Pyro's ELBO interface.
+
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the ELBO, differentiable. Shape ``()``."""
         return -self.particles(model, guide, *args, **kwargs).mean()
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Minus the ELBO."""
         with torch.no_grad():
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Minus the ELBO; adds its gradient to the parameters' ``grad``."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return float(loss.detach())
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -109,7 +114,9 @@ def _traces(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 def _log_prob_sum(trace: Any) -> Tensor | float:
     trace.compute_log_prob()
-    return sum((node["log_prob_sum"] for node in trace.nodes.values() if is_random(node) and not is_deterministic(node)), 0.0)
+    return sum(
+        (node["log_prob_sum"] for node in trace.nodes.values() if is_random(node) and not is_deterministic(node)), 0.0
+    )
 
 
 def _trace_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
@@ -240,7 +247,8 @@ def _any_analytic_kl(problem: Problem, guide: Callable[..., Any], batch: Batch) 
     with batch.active(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         model_trace, guide_trace = _traces(problem.model, guide, batch.args, batch.kwargs)
     return any(
-        _analytic_kl(node["fn"], model_trace.nodes[name]["fn"]) is not None for name, node in guide_sites(guide_trace).items()
+        _analytic_kl(node["fn"], model_trace.nodes[name]["fn"]) is not None
+        for name, node in guide_sites(guide_trace).items()
     )
 
 

@@ -52,7 +52,7 @@ class Stepper:
             rate = learning_rate or DEFAULT_LEARNING_RATE
             self._make: Callable[..., Any] = lambda params: torch.optim.Adam(params, lr=rate, betas=(0.9, 0.99))
         elif isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
-            options = {} if learning_rate is None else {"lr": learning_rate}
+            options: dict[str, Any] = {} if learning_rate is None else {"lr": learning_rate}
             self._make = lambda params: optimizer(params, **options)
         elif callable(optimizer):
             if learning_rate is not None:
@@ -73,6 +73,7 @@ class Stepper:
 
     @property
     def learning_rate(self) -> float:
+        """The rate of the last step; NaN where a Pyro optimiser keeps it to itself."""
         if self._torch is None:
             return float("nan")
         return float(self._torch.param_groups[0]["lr"])

@@ -40,6 +40,7 @@ class Plateau:
     relative: float = 1e-4
 
     def reached(self, losses: Sequence[float]) -> bool:
+        """Whether the losses so far end in a plateau."""
         window = max(self.minimum, int(0.4 * len(losses)))
         if len(losses) < max(window, self.minimum):
             return False
@@ -47,6 +48,7 @@ class Plateau:
         return rise <= 2 * error and 2 * error <= self.tolerance(losses, window)
 
     def tolerance(self, losses: Sequence[float], window: int) -> float:
+        """What the plateau may hide, in nats."""
         size = abs(float(np.median(np.asarray(losses[-window:], dtype=float))))
         return self.absolute + self.relative * size
 
@@ -69,6 +71,7 @@ class Schedule:
 
     @property
     def latest_start(self) -> int:
+        """The step at which the decay must begin to end within the budget."""
         return self.max_steps if self.constant else int(self.max_steps * 0.7)
 
     def begin(self, step: int) -> None:
