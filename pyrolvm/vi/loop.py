@@ -177,7 +177,10 @@ def _conclude(history: History, schedule: Schedule, plateau: Plateau | None) -> 
         # Flat as far as this much noise can tell: the noise relative to the ELBO decides whether that is far enough.
         history.converged = 2 * error <= 10 * plateau.tolerance(before, len(before))
         return
-    history.reason = f"max_steps={schedule.max_steps} reached while the ELBO was still rising by {rise:.3g} +- {error:.2g} nats per {steps} steps"
+    history.reason = (
+        f"max_steps={schedule.max_steps} reached while the ELBO was still rising by {rise:.3g} +- {error:.2g} nats "
+        f"per {steps} steps"
+    )
 
 
 def _line(history: History, started: float) -> str:
