@@ -97,7 +97,7 @@ def inference(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     def fit(problem: Any, guide: Any = "auto", **options: Any) -> Any:
         label = label_of(guide)
         state.calls.append(("fit", problem, guide, options))
-        made = make(label, _draws(state.rng, 1.1))
+        made = make(label, _draws(state.rng, 1.02))
         return state.on[label](made) if label in state.on else made
 
     def nuts(problem: Any, **options: Any) -> Any:
