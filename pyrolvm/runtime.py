@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from pyro.poutine import runtime as pyro_runtime
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
@@ -93,6 +94,7 @@ def session(
         if device is not None and device.type != "cpu":
             stack.enter_context(device)
         stack.enter_context(pyro.validation_enabled(validate))
+        stack.enter_context(_no_handlers())
         lender = _Lender(params or {})
         saved = (store._params, store._param_to_name, store._constraints)
         own_clear = store.__dict__.get("clear")
@@ -113,6 +115,20 @@ def session(
                 store.clear = own_clear  # type: ignore[method-assign]
             store._params, store._param_to_name, store._constraints = saved
             lender.give_back()
+
+
+@contextmanager
+def _no_handlers() -> Iterator[None]:
+    """Keeps handlers and plates that are open around a session out of it."""
+    lists = (pyro_runtime._PYRO_STACK, pyro_runtime._DIM_ALLOCATOR._stack)
+    outer = [list(entries) for entries in lists]
+    for entries in lists:
+        entries.clear()
+    try:
+        yield
+    finally:
+        for entries, saved in zip(lists, outer, strict=True):
+            entries[:] = saved
 
 
 @contextmanager
