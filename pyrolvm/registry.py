@@ -121,6 +121,10 @@ def guide(name: str, /, **options: Any) -> Guide:
 
 def _load(group: str, name: str) -> Callable[..., Any]:
     known = entries(group)
+    if not isinstance(name, str):
+        raise ArgumentError(
+            f"the name of a {_KIND[group]} must be a string, got {name!r}. Fix: use one of {', '.join(known)}."
+        )
     if name not in known:
         raise unknown_name(_KIND[group], name, known)
     return known[name].load()
@@ -128,6 +132,9 @@ def _load(group: str, name: str) -> Callable[..., Any]:
 
 def _check_options(what: str, function: Callable[..., Any], options: Mapping[str, Any], *, skip: int) -> None:
     parameters = list(inspect.signature(function).parameters.values())[skip:]
+    for p in parameters:
+        if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in options:
+            raise ArgumentError(f"{what} needs its option {p.name!r}. Fix: pass {p.name}=...")
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
 
 from pyrolvm import runtime
 from pyrolvm.errors import GuideError, PyrolvmWarning
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.explain import explained
-from pyrolvm.program.inspection import is_random
+from pyrolvm.program.inspection import STARTS, is_random, outside_support
 from pyrolvm.program.problem import Problem
 
 __all__ = ["check_guide"]
 
 
 def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch) -> None:
-    """Runs guide and model once, with validation on, and checks that they speak of the same latents.
+    """Runs guide and model, with validation on, and checks that they speak of the same latents.
+
+    Both run on all rows first, since posterior draws are of all rows, and a guide that sizes its parameters by what it
+    sees first must see them all; then on ``batch``, if that is a part.
 
     Must be called inside a session; the guide's parameters are created by it.
 
@@ -29,18 +34,55 @@ def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: B
         GuideError: if a latent is missing from the guide, a guide site from the model, a support is wider than the
             model's, or the two see different rows of a plate.
     """
+    whole = problem.whole
+    guide_trace = _guide_run(problem, guide, name, whole)
+    _check_sites(problem, name, guide_trace)
+    _check_supports(problem, name, guide_trace)
+    _check_rows(problem, name, guide_trace, {plate.name: torch.arange(plate.size) for plate in problem.plates.values()})
+    _check_shapes(name, guide_trace, {site.name: site.shape for site in problem.latents}, "")
+    _model_run(problem, guide, name, whole, guide_trace)
+    if batch is whole:
+        return
+    guide_trace = _guide_run(problem, guide, name, batch)
+    _check_shapes(name, guide_trace, _shapes_on(problem, batch), " in a minibatch")
+    model_trace = _model_run(problem, guide, name, batch, guide_trace)
+    rows = {n: node["value"] for n, node in model_trace.nodes.items() if isinstance(node.get("fn"), _Subsample)}
+    _check_rows(problem, name, guide_trace, rows)
+
+
+@contextmanager
+def _checked(batch: Batch) -> Iterator[None]:
     with runtime.validation(True), batch.active(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with explained(f"guide {name!r} for {problem.name!r}", GuideError):
-            guide_trace = poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
-        _check_sites(problem, name, guide_trace)
-        _check_supports(problem, name, guide_trace)
-        with explained(f"model {problem.name!r} on a draw of guide {name!r}", GuideError):
-            model_trace = poutine.trace(poutine.replay(problem.model, trace=guide_trace)).get_trace(*batch.args, **batch.kwargs)
-            model_trace.compute_log_prob()
-            guide_trace.compute_log_prob()
-        _check_rows(name, guide_trace, model_trace)
-        _check_shapes(problem, name, guide_trace, model_trace)
+        yield
+
+
+def _guide_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch) -> Any:
+    part = "" if batch is problem.whole else " on a minibatch"
+    with _checked(batch), explained(f"guide {name!r} for {problem.name!r}{part}", GuideError):
+        return poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
+
+
+def _model_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch, guide_trace: Any) -> Any:
+    """The model on the guide's draw, or on another one where data lie outside their support given the first."""
+    for start in range(STARTS):
+        try:
+            with _checked(batch), explained(f"model {problem.name!r} on a draw of guide {name!r}", GuideError):
+                model = poutine.replay(problem.model, trace=guide_trace)
+                trace = poutine.trace(model).get_trace(*batch.args, **batch.kwargs)
+                trace.compute_log_prob()
+                guide_trace.compute_log_prob()
+            return trace
+        except GuideError as error:
+            if not outside_support(error) or start == STARTS - 1:
+                raise
+        guide_trace = _guide_run(problem, guide, name, batch)
+
+
+def _shapes_on(problem: Problem, batch: Batch) -> dict[str, tuple[int, ...]]:
+    """The shapes that latents have when the model runs on ``batch`` alone."""
+    trace = batch.trace(problem)
+    return {site.name: tuple(trace.nodes[site.name]["fn"].shape()) for site in problem.latents if site.name in trace.nodes}
 
 
 def guide_sites(trace: Any) -> dict[str, Mapping[str, Any]]:
@@ -164,23 +206,39 @@ def _suggestion(values: tuple[float, float]) -> str:
     return "a Beta, or a Normal pushed through a sigmoid"
 
 
-def _check_rows(name: str, guide_trace: Any, model_trace: Any) -> None:
+def _check_rows(problem: Problem, name: str, guide_trace: Any, rows: Mapping[str, Tensor]) -> None:
     for plate, node in guide_trace.nodes.items():
-        if node["type"] != "sample" or not isinstance(node["fn"], _Subsample) or plate not in model_trace.nodes:
+        if not isinstance(node.get("fn"), _Subsample):
             continue
-        here, there = node["value"], model_trace.nodes[plate]["value"]
-        if here.shape != there.shape or not torch.equal(here, there):
+        here = node["value"]
+        if plate not in rows and len(here) < node["fn"].size:
             raise GuideError(
-                f"plate {plate!r} takes rows {here[:5].tolist()}... in guide {name!r} and {there[:5].tolist()}... in the model. "
+                f"plate {plate!r} takes {len(here)} of {node['fn'].size} rows in guide {name!r}, but the model has no plate of that "
+                f"name (its plates: {', '.join(problem.plates) or 'none'}), so it sees other rows. "
+                "Fix: give the plate the model's name, so that both see the same rows."
+            )
+        if plate in rows and not torch.equal(here.cpu(), rows[plate].cpu()):
+            raise GuideError(
+                f"plate {plate!r} takes rows {_some(here)} in guide {name!r} and {_some(rows[plate])} in the model. "
                 "Fix: declare it once, with the same size and subsample in both; lvm.fit(batch_size=...) then chooses the rows."
             )
 
 
-def _check_shapes(problem: Problem, name: str, guide_trace: Any, model_trace: Any) -> None:
+def _some(rows: Tensor) -> str:
+    shown = ", ".join(map(str, rows[:5].tolist()))
+    return f"[{shown}]" if len(rows) <= 5 else f"[{shown}, ...; {len(rows)} rows]"
+
+
+def _check_shapes(name: str, guide_trace: Any, wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
     for site_name, node in guide_sites(guide_trace).items():
-        wanted = model_trace.nodes[site_name]["fn"].shape()
-        if node["value"].shape != wanted:
+        shape = tuple(node["value"].shape)
+        if site_name in wanted and shape != wanted[site_name]:
+            remedy = (
+                "take the rows of the batch, by pyro.plate of the model's name and pyro.param(..., event_dim=...) inside it, "
+                'or use guide="mean_field", which does; a guide over all latents at once cannot'
+                if where
+                else "give the guide's distribution the model's batch shape (plates, by the same names) and event shape (.to_event)"
+            )
             raise GuideError(
-                f"guide {name!r} draws site {site_name!r} with shape {tuple(node['value'].shape)}, the model has {tuple(wanted)}. "
-                "Fix: give the guide's distribution the model's batch shape (plates) and event shape (.to_event)."
+                f"guide {name!r} draws site {site_name!r} with shape {shape}{where}, the model has {wanted[site_name]}. Fix: {remedy}."
             )

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, ProblemError
 from pyrolvm.program.explain import explained
-from pyrolvm.program.inspection import Plate, centre, is_random
+from pyrolvm.program.inspection import Plate, centre, is_deterministic
 
 if TYPE_CHECKING:
     from pyrolvm.program.problem import Problem
@@ -48,6 +48,18 @@ class Batch:
                 "Fix: pass for example torch.arange(10)."
             )
         return slice_rows(problem, chosen, indices)
+
+    def trace(self, problem: Problem, values: Mapping[str, Tensor] | None = None) -> Any:
+        """A scored run of the model on this batch, latents at ``values`` or else at the centre of their supports."""
+        given = values or {}
+
+        def start(message: Mapping[str, Any]) -> Tensor:
+            return given[message["name"]] if message["name"] in given else centre(message)
+
+        with self.active(), runtime.validation(False), torch.no_grad():
+            trace = poutine.trace(InitMessenger(start)(problem.model)).get_trace(*self.args, **self.kwargs)
+            trace.compute_log_prob()
+        return trace
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -111,27 +123,40 @@ def minibatch_plate(problem: Problem, name: str | None = None) -> Plate:
 
 
 def check_minibatches(problem: Problem, plate: Plate, size: int) -> None:
-    """Runs the model once on ``size`` rows and checks that its density stands for the whole.
+    """Runs the model on ``size`` rows and checks that its density stands for the whole.
 
     Raises:
-        ProblemError: if a site shrinks with the data but is outside the plate, so that nothing scales it up.
+        ProblemError: if a site outside the plate shrinks with the data or has a density that changes with them, so that
+            nothing scales it up.
     """
-    batch = slice_rows(problem, plate, torch.arange(size, device=problem.device))
-    with runtime.session(seed=0, dtype=problem.dtype, device=problem.device, validate=True), batch.active():
-        with explained(f"model {problem.name!r} on {size} of {plate.size} rows"), torch.no_grad():
-            trace = poutine.trace(InitMessenger(centre)(problem.model)).get_trace(*batch.args, **batch.kwargs)
-            trace.compute_log_prob()
-    for name, node in trace.nodes.items():
-        if not is_random(node) or name not in problem.sites:
-            continue
-        site = problem.sites[name]
-        inside = plate.name in site.plates
-        if site.kind in ("observed", "latent") and not inside and tuple(node["fn"].shape()) != site.shape:
-            raise ProblemError(
-                f"site {name!r} shrinks from shape {site.shape} to {tuple(node['fn'].shape())} on {size} of {plate.size} rows "
-                f"but is not inside plate {plate.name!r}, so its density would not be scaled by {plate.size / size:g}. "
-                f'Fix: put it into `with pyro.plate("{plate.name}", len(y)):`.'
-            )
+    device = problem.device
+    parts = [torch.arange(size, device=device), torch.arange(plate.size - size, plate.size, device=device)]
+    with runtime.session(seed=0, dtype=problem.dtype, device=device):
+        with explained(f"model {problem.name!r} on {size} of {plate.size} rows"):
+            whole = problem.whole.trace(problem)
+            outside = {
+                name: node
+                for name, node in whole.nodes.items()
+                if name in problem.sites and plate.name not in problem.sites[name].plates and not is_deterministic(node)
+            }
+            values = {name: node["value"] for name, node in outside.items() if not node["is_observed"]}
+            traces = [slice_rows(problem, plate, rows).trace(problem, values) for rows in parts]
+    fix = f'Fix: put it into `with pyro.plate("{plate.name}", len(y)):`.'
+    for name, node in outside.items():
+        for trace in traces:
+            part = trace.nodes[name]
+            here, there = tuple(node["fn"].shape()), tuple(part["fn"].shape())
+            if here != there:
+                raise ProblemError(
+                    f"site {name!r} shrinks from shape {here} to {there} on {size} of {plate.size} rows but is not inside plate "
+                    f"{plate.name!r}, so its density would not be scaled by {plate.size / size:g}. {fix}"
+                )
+            if not torch.allclose(node["log_prob_sum"], part["log_prob_sum"], rtol=1e-4, atol=1e-5, equal_nan=True):
+                raise ProblemError(
+                    f"site {name!r} is not inside plate {plate.name!r}, but its log density changes from "
+                    f"{float(node['log_prob_sum']):.4g} to {float(part['log_prob_sum']):.4g} on {size} of {plate.size} rows, and "
+                    f"nothing would scale it. {fix}"
+                )
 
 
 @dataclass

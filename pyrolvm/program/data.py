@@ -102,14 +102,17 @@ def _convert(name: str, value: Any, dtype: torch.dtype) -> Any:
         array = _as_array(name, value)
         if array is None:
             return value
+        if array.dtype == object:
+            array = _from_objects(name, array)
         if array.dtype.kind in "iu":
             array = array.astype(np.int64)
         elif array.dtype.kind not in "fb":
             raise DataError(
-                f"argument {name!r} holds {array.dtype} values, expected numbers. "
+                f"argument {name!r} holds {getattr(value, 'dtype', array.dtype)} values, expected numbers. "
                 "Fix: encode categories as integers and drop or convert text columns."
             )
-        tensor = torch.tensor(array)
+        # Torch takes neither a foreign byte order nor negative strides.
+        tensor = torch.tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape))
         tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
     if tensor.numel() == 0:
         raise DataError(f"argument {name!r} is empty: shape {tuple(tensor.shape)}. Fix: pass at least one row.")
@@ -129,15 +132,32 @@ def _as_array(name: str, value: Any) -> np.ndarray[Any, Any] | None:
 
 
 def _from_list(name: str, value: list[Any]) -> np.ndarray[Any, Any] | None:
-    if value and not all(isinstance(item, bool | int | float | list | tuple | np.ndarray | np.generic) for item in value):
+    numbers = bool | int | float | list | tuple | np.ndarray | np.generic
+    if value and not all(item is None or isinstance(item, numbers) for item in value):
         return None  # strings, tensors, modules: the model's own business
+    return _stacked(name, value) if value else np.empty(0)
+
+
+def _from_objects(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What an array of Python objects holds, if those are numbers; otherwise the array as it is."""
+    return _stacked(name, array.tolist()) if array.ndim and array.size else np.asarray(array.tolist())
+
+
+def _stacked(name: str, rows: list[Any]) -> np.ndarray[Any, Any]:
+    for i, item in enumerate(rows):
+        if item is None or type(item).__name__ == "NAType":  # pandas.NA, which NumPy has no number for
+            raise DataError(
+                f"argument {name!r} has a missing value ({item}) at [{i}]. "
+                "Fix: drop or impute those rows, or mask them in the model with poutine.mask and a finite placeholder."
+            )
     try:
-        return np.asarray(value, dtype=None if value else float)
+        return np.asarray(rows)
     except ValueError:
-        lengths = [len(item) if hasattr(item, "__len__") else 1 for item in value]
-        odd = next(i for i, length in enumerate(lengths) if length != lengths[0])
+        lengths = [len(item) if hasattr(item, "__len__") else 1 for item in rows]
+        odd = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
+        found = f"row 0 has length {lengths[0]}, row {odd} has {lengths[odd]}" if odd else "its rows differ in shape"
         raise DataError(
-            f"argument {name!r} is ragged: row 0 has length {lengths[0]}, row {odd} has {lengths[odd]}. "
+            f"argument {name!r} is ragged: {found}. "
             "Fix: pad the rows to one length and pass a mask, or give the rows as one long column with an index."
         ) from None
 

@@ -27,6 +27,8 @@ _LIBRARY = tuple(
     )
 )
 
+_INSTALLED = {"site-packages", "dist-packages"}
+
 _REMEDIES = (
     (
         re.compile(r"Shape mismatch inside plate"),
@@ -46,6 +48,15 @@ _REMEDIES = (
         "check the shapes: batch dimensions belong to plates, event dimensions are declared by .to_event(n).",
     ),
     (
+        re.compile(r"bool tensor is not supported"),
+        "convert the true and false values to numbers, for example with y.float().",
+    ),
+    (
+        re.compile(r"cannot handle discrete sample site"),
+        'hide discrete sites from it, as in AutoNormal(poutine.block(model, hide=["z"])), or use guide="full_rank", which leaves '
+        "them out; they are then summed out.",
+    ),
+    (
         re.compile(r"expected scalar type|dtype|Long|Double"),
         "convert the data to one floating dtype, for example with problem.to(dtype=torch.float64) or y.float().",
     ),
@@ -53,15 +64,19 @@ _REMEDIES = (
 
 
 def model_line(error: BaseException) -> str | None:
-    """The deepest line of user code that an exception passed through, as ``file:line: code``."""
+    """The deepest line of user code that an exception passed through, as ``file:line: code``.
+
+    What lies in an installed package is taken only where there is nothing else, as for the model of a plugin.
+    """
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
-    for link in reversed(chain):
-        for frame in reversed(traceback.extract_tb(link.__traceback__)):
-            if not frame.filename.startswith((*_LIBRARY, "<")) and "site-packages/zuko" not in frame.filename:
-                code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
-                return f"{Path(frame.filename).name}:{frame.lineno}: `{code}`"
+    frames = [frame for link in reversed(chain) for frame in reversed(traceback.extract_tb(link.__traceback__))]
+    frames = [frame for frame in frames if not frame.filename.startswith((*_LIBRARY, "<"))]
+    own = [frame for frame in frames if not _INSTALLED & set(Path(frame.filename).parts)]
+    for frame in own or frames:
+        code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
+        return f"{Path(frame.filename).name}:{frame.lineno}: `{code}`"
     return None
 
 
@@ -87,4 +102,14 @@ def explained(what: str, kind: type[ProblemError | GuideError] = ProblemError) -
     except Exception as error:
         line, text = model_line(error), reason(error)
         where = f" at {line}" if line else ""
-        raise kind(f"{what} fails{where}: {text} Fix: {remedy(text)}") from error
+        raise kind(f"{what} fails{where}: {text} Fix: {_guide_remedy(text) if kind is GuideError else remedy(text)}") from error
+
+
+def _guide_remedy(text: str) -> str:
+    if "Shape mismatch inside plate" in text:
+        return (
+            'hold local parameters for all rows, pyro.param(name, torch.zeros(n), event_dim=0), inside pyro.plate of the model\'s '
+            'name, which then takes the rows of a minibatch; or use guide="mean_field". A guide over all latents at once cannot '
+            "take minibatches of local ones."
+        )
+    return remedy(text)

@@ -7,7 +7,8 @@ nothing from improper priors and never fails by an unlucky draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,12 +23,14 @@ from torch.distributions import biject_to
 from pyrolvm import runtime
 from pyrolvm.program.data import first_non_finite
 from pyrolvm.errors import DataError, ProblemError
-from pyrolvm.program.explain import explained
+from pyrolvm.program.explain import explained, reason, remedy
 
 if TYPE_CHECKING:
     from pyrolvm.program.problem import Problem
 
-__all__ = ["Parameter", "Plate", "Site", "centre", "is_deterministic", "is_random", "read"]
+__all__ = ["Parameter", "Plate", "Site", "centre", "is_deterministic", "is_random", "outside_support", "read"]
+
+STARTS = 10
 
 Kind = Literal["latent", "observed", "deterministic", "factor"]
 
@@ -137,14 +140,22 @@ def is_deterministic(node: Mapping[str, Any]) -> bool:
 
 def centre(message: Mapping[str, Any]) -> Tensor:
     """A value for a latent site: the image of zero where its support is continuous, a prior draw where it is not."""
-    fn = message["fn"]
+    return _from_real(message["fn"], torch.zeros)
+
+
+def _around(message: Mapping[str, Any]) -> Tensor:
+    """A random value for a latent site, uniform in (-2, 2) on the unconstrained scale."""
+    return _from_real(message["fn"], lambda shape: 4 * torch.rand(shape) - 2)
+
+
+def _from_real(fn: Any, make: Callable[[Any], Tensor]) -> Tensor:
     support = _support(fn)
     if support is not None and not support.is_discrete:
         try:
             transform = biject_to(support)
         except NotImplementedError:
             return fn.sample()
-        return transform(torch.zeros(transform.inverse_shape(fn.shape())))
+        return transform(make(transform.inverse_shape(fn.shape())))
     return fn.sample()
 
 
@@ -156,14 +167,13 @@ def read(problem: Problem) -> Reading:
         DataError: if observations or other data are not finite.
     """
     with runtime.session(seed=0, dtype=problem.dtype, device=problem.device, validate=True), runtime.record_plates() as calls:
-        tracer = poutine.trace(InitMessenger(centre)(problem.model))
         try:
-            with explained(f"model {problem.name!r}"), torch.no_grad():
-                trace = tracer.get_trace(*problem.args, **problem.kwargs)
-                trace.compute_log_prob()
-        except ProblemError:
+            with torch.no_grad():
+                trace = _trace(problem)
+        except ProblemError as error:
             _check_plate_sizes(calls)
-            _check_arguments_finite(problem)
+            if _ABOUT_VALUES.search(str(error)):
+                _check_arguments_finite(problem)
             raise
         _check_plate_sizes(calls)
         nodes = {name: node for name, node in trace.nodes.items() if is_random(node)}
@@ -175,6 +185,51 @@ def read(problem: Problem) -> Reading:
         plates = _plates(calls, nodes)
         sites = {name: _site(name, node) for name, node in nodes.items()}
     return Reading(sites, plates, parameters)
+
+
+_ABOUT_VALUES = re.compile(r"support|invalid values|constraint|\bnan\b|\binf\b", re.IGNORECASE)
+
+
+def outside_support(error: Exception) -> bool:
+    """Whether an error says that a value lies outside a distribution's support, which another draw of the latents may mend."""
+    return "to be within the support" in str(error)
+
+
+def _trace(problem: Problem) -> Any:
+    """A scored run of the model, with latents at the centre or, where data lie outside their support then, near it."""
+    for start in range(STARTS):
+        try:
+            with explained(f"model {problem.name!r}"):
+                model = InitMessenger(_around if start else centre)(problem.model)
+                trace = poutine.trace(model).get_trace(*problem.args, **problem.kwargs)
+                _score(problem, trace)
+            return trace
+        except ProblemError as error:
+            if not outside_support(error) or start == STARTS - 1:
+                raise
+
+
+def _score(problem: Problem, trace: Any) -> None:
+    """Computes log densities; an error names its site."""
+    try:
+        trace.compute_log_prob()
+    except (RuntimeError, TypeError) as error:  # Pyro names the site in a ValueError only
+        for name, node in trace.nodes.items():
+            if not is_random(node):
+                continue
+            try:
+                node["fn"].log_prob(node["value"])
+            except (RuntimeError, TypeError):
+                raise ProblemError(
+                    f"model {problem.name!r} fails in the density of site {name!r}, whose value has shape "
+                    f"{_shape(node['value'])} and whose distribution {tuple(node['fn'].shape())}: {reason(error)} "
+                    f"Fix: {remedy(reason(error))}"
+                ) from error
+        raise
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"of a {type(value).__name__}"
 
 
 def _support(fn: Any) -> Any:
@@ -196,6 +251,18 @@ def _full_shape(shape: Sequence[int], event_dim: int, frames: Sequence[Any]) -> 
     return tuple(full)
 
 
+def _event_dim(value: Tensor, fn: Any, frames: Sequence[Any]) -> int:
+    """The event dimensions of a deterministic value: as declared, or else what the plates around it leave over."""
+    if fn.event_dim < value.dim():
+        return int(fn.event_dim)
+    vectorized = [frame for frame in frames if frame.vectorized]
+    depth = max((-frame.dim for frame in vectorized), default=value.dim() + 1)
+    for event_dim in range(value.dim() - depth, -1, -1):
+        if all(value.shape[value.dim() - event_dim + frame.dim] == frame.size for frame in vectorized):
+            return event_dim
+    return value.dim()
+
+
 def _site(name: str, node: Mapping[str, Any]) -> Site:
     fn, frames = node["fn"], node["cond_indep_stack"]
     plates = tuple(frame.name for frame in frames)
@@ -204,10 +271,7 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
         base = base.base_dist
     label = type(base).__name__
     if is_deterministic(node):
-        shape, event_dim = tuple(node["value"].shape), node["value"].dim()
-        vectorized = [frame for frame in frames if frame.vectorized]
-        if vectorized and event_dim >= max(-frame.dim for frame in vectorized):
-            event_dim = 0 if all(shape[f.dim] == f.size for f in vectorized) else event_dim
+        shape, event_dim = tuple(node["value"].shape), _event_dim(node["value"], fn, frames)
         return Site(name, "deterministic", _full_shape(shape, event_dim, frames), event_dim, None, plates, False, False, label, None)
     if isinstance(base, dist.Unit):
         return Site(name, "factor", tuple(fn.batch_shape), 0, None, plates, False, False, "factor", None)

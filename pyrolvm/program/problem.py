@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,8 @@ class Problem:
     def __init__(self, model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         if not callable(model):
             raise ProblemError(f"model must be a function, got {type(model).__name__}. Fix: pass the Pyro function itself.")
-        name = str(getattr(model, "__name__", type(model).__name__))
+        inner = model.func if isinstance(model, functools.partial) else model
+        name = str(getattr(inner, "__name__", type(inner).__name__))
         bound = _bind(model, name, args, kwargs)
         converted = data.to_tensors(bound)
         positional = list(converted.values())[: len(args)]
@@ -111,7 +113,7 @@ class Problem:
         self._set("model", model)
         self._set("args", tuple(positional))
         self._set("kwargs", MappingProxyType(dict(list(converted.items())[len(args) :])))
-        self._set("info", getattr(model, _ATTRIBUTE, None) or ModelInfo())
+        self._set("info", getattr(inner, _ATTRIBUTE, None) or ModelInfo())
         self._set("_arguments", converted)
         self._set("source", None)
         reading = read(self)
@@ -200,14 +202,20 @@ class Problem:
     # --- other views of it --------------------------------------------------------------------------------------------
 
     def to(self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Problem:
-        """The same problem in another floating dtype or on another device."""
-        where = torch.device(device) if device is not None else None
+        """The same problem in another floating dtype or on another device; a model that is a module is copied there.
+
+        Raises:
+            ArgumentError: if there is no such dtype or device.
+        """
+        where = _device(device)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ArgumentError(f"dtype must be a floating torch dtype, got {dtype!r}. Fix: pass for example torch.float64.")
         if (dtype in (None, self.dtype)) and (where in (None, self.device)):
             return self
         args = [data.cast(value, dtype=dtype, device=where) for value in self.args]
         kwargs = {name: data.cast(value, dtype=dtype, device=where) for name, value in self.kwargs.items()}
         with _default_dtype(dtype):
-            moved = Problem(self.model, *args, **kwargs)
+            moved = Problem(data.cast(self.model, dtype=dtype, device=where), *args, **kwargs)
         moved._set("info", self.info)
         moved._set("name", self.name)
         moved._set("source", self.source)  # type: ignore[attr-defined]
@@ -266,6 +274,23 @@ class _default_dtype:
 
     def __exit__(self, *exc: object) -> None:
         torch.set_default_dtype(self.before)
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    """The device of that name.
+
+    Raises:
+        ArgumentError: if torch has none such.
+    """
+    if device is None:
+        return None
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ArgumentError(f"device {device!r} is not one of torch's. Fix: use 'cpu' or 'cuda'.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'.")
+    return chosen
 
 
 def _bind(model: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
