@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pyro import infer, poutine
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import ELBO, config_enumerate
 from pyro.infer.traceenum_elbo import TraceEnum_ELBO, _compute_model_factors
 from pyro.ops import packed
@@ -62,15 +62,26 @@ class ParticleELBO(ELBO):
         }[kind]
 
     def particles(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """ELBO estimates, one a particle, differentiable. Shape ``(num_particles,)``."""
+        """ELBO estimates, one a particle, differentiable. Shape ``(num_particles,)``.
 
-        def one(_: Any) -> Tensor:
+        Where a guide's density declares a score-function term (the weights of a mixture), its gradient is added with
+        the mean of the other particles as its baseline.
+        """
+
+        def one(_: Any) -> tuple[Tensor, Tensor]:
             return self._particle(model, guide, args, kwargs)
 
         if self.vectorize:
-            lanes = torch.zeros(self.num_particles)
-            return torch.as_tensor(vmapped(one)(lanes))
-        return torch.stack([torch.as_tensor(one(None)) for _ in range(self.num_particles)])
+            values, scores = vmapped(one)(torch.zeros(self.num_particles))
+        else:
+            pairs = [one(None) for _ in range(self.num_particles)]
+            values, scores = (torch.stack(column) for column in zip(*pairs, strict=True))
+        if not scores.requires_grad:
+            return torch.as_tensor(values)
+        count = len(values)
+        others = (values.sum() - values) / (count - 1) if count > 1 else torch.zeros_like(values)
+        term = scores * (values - others).detach()
+        return torch.as_tensor(values + (term - term.detach()))
 
     # The three methods of Pyro's ELBO interface.
 
@@ -93,7 +104,7 @@ class ParticleELBO(ELBO):
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return _traces(model, guide, args, kwargs)
 
-    def _enumerated_elbo(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
+    def _enumerated_elbo(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
         inner = TraceEnum_ELBO(max_plate_nesting=self.max_plate_nesting)
         # This is what Pyro's ELBO does before each run: dimensions left of the plates belong to enumeration.
         enumerated = poutine.enum(config_enumerate(model, "parallel"), first_available_dim=-1 - self.max_plate_nesting)
@@ -103,7 +114,8 @@ class ParticleELBO(ELBO):
         for terms in contract_tensor_tree(factors, sum_dims).values() if factors else ():
             for term in terms:
                 elbo = elbo + torch.as_tensor(packed.scale_and_mask(term, scale=scale)).sum()
-        return elbo - _log_prob_sum(guide_trace)
+        log_q, score = _log_q(guide_trace)
+        return elbo - log_q, score
 
 
 def _traces(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -112,22 +124,35 @@ def _traces(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     return model_trace, guide_trace
 
 
-def _log_prob_sum(trace: Any) -> Tensor | float:
+def _log_prob_sum(trace: Any) -> Tensor:
     trace.compute_log_prob()
-    return sum(
-        (node["log_prob_sum"] for node in trace.nodes.values() if is_random(node) and not is_deterministic(node)), 0.0
-    )
+    return _sum(trace)
 
 
-def _trace_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
+def _sum(trace: Any) -> Tensor:
+    terms = [node["log_prob_sum"] for node in trace.nodes.values() if is_random(node) and not is_deterministic(node)]
+    return torch.stack([torch.as_tensor(term) for term in terms]).sum() if terms else torch.zeros(())
+
+
+def _log_q(guide_trace: Any) -> tuple[Tensor, Tensor]:
+    """The guide's log density at its draw, and the sum of its score-function terms (zero if it has none)."""
+    guide_trace.compute_score_parts()  # which sets the log densities too
+    log_q = _sum(guide_trace)
+    parts = [node["score_parts"].score_function for node in guide_trace.nodes.values() if is_random(node)]
+    scores = [torch.as_tensor(part).sum() for part in parts if not is_identically_zero(part)]
+    return log_q, torch.stack(scores).sum() if scores else torch.zeros_like(log_q)
+
+
+def _trace_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
     model_trace, guide_trace = _traces(model, guide, args, kwargs)
-    return torch.as_tensor(_log_prob_sum(model_trace) - _log_prob_sum(guide_trace))
+    log_q, score = _log_q(guide_trace)
+    return _log_prob_sum(model_trace) - log_q, score
 
 
-def _mean_field_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
+def _mean_field_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
     model_trace, guide_trace = _traces(model, guide, args, kwargs)
     model_trace.compute_log_prob()
-    guide_trace.compute_log_prob()
+    _, score = _log_q(guide_trace)
     elbo: Tensor | float = 0.0
     for name, node in model_trace.nodes.items():
         if not is_random(node) or is_deterministic(node):
@@ -144,7 +169,7 @@ def _mean_field_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
     for name, node in guide_trace.nodes.items():
         if is_random(node) and name not in model_trace.nodes:
             elbo = elbo - node["log_prob_sum"]
-    return torch.as_tensor(elbo)
+    return torch.as_tensor(elbo), score
 
 
 def _analytic_kl(q: Any, p: Any) -> Tensor | None:
