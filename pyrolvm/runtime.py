@@ -24,7 +24,16 @@ from torch import Tensor
 
 from pyrolvm.errors import StoreError
 
-__all__ = ["PlateCall", "Subsample", "batchable_enumeration", "parameters", "plates", "record_plates", "session", "validation"]
+__all__ = [
+    "PlateCall",
+    "Subsample",
+    "batchable_enumeration",
+    "parameters",
+    "plates",
+    "record_plates",
+    "session",
+    "validation",
+]
 
 _LOCK = threading.RLock()
 
@@ -120,7 +129,7 @@ def session(
 @contextmanager
 def _no_handlers() -> Iterator[None]:
     """Keeps handlers and plates that are open around a session out of it."""
-    lists = (pyro_runtime._PYRO_STACK, pyro_runtime._DIM_ALLOCATOR._stack)
+    lists: tuple[list[Any], ...] = (pyro_runtime._PYRO_STACK, pyro_runtime._DIM_ALLOCATOR._stack)
     outer = [list(entries) for entries in lists]
     for entries in lists:
         entries.clear()
@@ -133,7 +142,7 @@ def _no_handlers() -> Iterator[None]:
 
 @contextmanager
 def _random_state(seed: int, device: torch.device | None) -> Iterator[None]:
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - this is what Pyro seeds
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         pyro.set_rng_seed(seed)
@@ -141,7 +150,7 @@ def _random_state(seed: int, device: torch.device | None) -> Iterator[None]:
             yield
         finally:
             random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+            np.random.set_state(numpy_state)
 
 
 def parameters() -> dict[str, Tensor]:
@@ -178,6 +187,7 @@ class PlateCall:
 
     @property
     def subsampled(self) -> bool:
+        """Whether the program asks for a part of the rows."""
         return self.indices is not None or (self.subsample_size is not None and self.subsample_size < self.size)
 
 
@@ -185,7 +195,9 @@ _SubsampleFn = Callable[..., tuple[int, int, Tensor | None]]
 
 
 @contextmanager
-def _plate_hook(hook: Callable[[_SubsampleFn, PlateCall, dict[str, Any]], tuple[int, int, Tensor | None]]) -> Iterator[None]:
+def _plate_hook(
+    hook: Callable[[_SubsampleFn, PlateCall, dict[str, Any]], tuple[int, int, Tensor | None]],
+) -> Iterator[None]:
     """Puts ``hook`` where a plate decides on its size and indices.
 
     Pyro lets a handler set a plate's indices but not its full size, and refuses indices whose number differs from the
@@ -202,7 +214,7 @@ def _plate_hook(hook: Callable[[_SubsampleFn, PlateCall, dict[str, Any]], tuple[
         use_cuda: bool | None = None,
         device: str | None = None,
     ) -> tuple[int, int, Tensor | None]:
-        rest = {"use_cuda": use_cuda, "device": device}
+        rest: dict[str, Any] = {"use_cuda": use_cuda, "device": device}
         if size is None:
             return inner(name, size, subsample_size, subsample, **rest)
         return hook(inner, PlateCall(name, int(size), subsample_size, subsample), rest)
@@ -251,7 +263,7 @@ def record_plates() -> Iterator[dict[str, PlateCall]]:
 
 
 def _safe_log(x: Tensor) -> Tensor:
-    """log x with a finite gradient at zero, as Pyro's, but made of operations that ``vmap`` can batch."""
+    """Takes log x with a finite gradient at zero, as Pyro's, but made of operations that ``vmap`` can batch."""
     tiny = torch.finfo(x.dtype).tiny
     return torch.where(x > 0, x.clamp(min=tiny).log(), x.new_tensor(-float("inf")))
 
@@ -259,7 +271,9 @@ def _safe_log(x: Tensor) -> Tensor:
 @contextmanager
 def batchable_enumeration() -> Iterator[None]:
     """Lets ``vmap`` pass through the sums over discrete latents: Pyro's own logarithm there is a custom autograd function."""
-    from pyro.ops.einsum import torch_log
+    from pyro.ops.einsum import torch_log as backend
+
+    torch_log: Any = backend
 
     with _LOCK:
         inner = torch_log.safe_log

@@ -7,7 +7,7 @@ a :func:`pyrolvm.runtime.session`. They are pure, so that :func:`~pyrolvm.densit
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -16,6 +16,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import config_enumerate, infer_discrete
 from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree, contract_to_tensor
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -29,6 +30,7 @@ from pyrolvm.program.problem import Problem
 __all__ = ["Joint"]
 
 Draw = Mapping[str, Tensor]
+_Factors = OrderedDict[frozenset[str], list[Tensor]]
 
 
 class _Given(Messenger):
@@ -41,7 +43,8 @@ class _Given(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
-            msg["done"] = True
+            # A discrete site must not be enumerated any more; of a continuous one, enumeration notes what it depends on.
+            msg["done"] = _is_discrete(msg["fn"])
 
 
 class _FromReal(Messenger):
@@ -61,8 +64,18 @@ class _FromReal(Messenger):
             real = self.values[msg["name"]]
             transform = biject_to(msg["fn"].support)
             msg["value"] = transform(real)
-            msg["done"] = True
             self.log_jacobian = self.log_jacobian + transform.log_abs_det_jacobian(real, msg["value"]).sum()
+
+
+def _value(tracer: Any, site: str) -> Tensor:
+    return tracer.trace.nodes[site]["value"]
+
+
+def _is_discrete(fn: Any) -> bool:
+    try:
+        return bool(fn.support.is_discrete)
+    except NotImplementedError:
+        return False
 
 
 class _Unobserve(Messenger):
@@ -77,17 +90,11 @@ class _Unobserve(Messenger):
 class Joint:
     """The joint density of ``problem`` on ``batch`` (all rows by default), as functions of one draw.
 
-    Raises:
-        ProblemError: if a discrete latent has infinitely many values, so that it cannot be summed out.
+    Discrete latents that a draw does not give are summed out. One with infinitely many values cannot be: the functions
+    raise a ``ProblemError`` unless the draw gives it.
     """
 
     def __init__(self, problem: Problem, batch: Batch | None = None) -> None:
-        for site in problem.discrete:
-            if not site.enumerable:
-                raise ProblemError(
-                    f"latent site {site.name!r} is {site.distribution}, discrete with infinitely many values, and cannot be "
-                    "summed out. Fix: marginalise it in the model (Poisson with a Gamma rate is GammaPoisson), or truncate it."
-                )
         self.problem = problem
         self.batch = batch or problem.whole
         self._nesting = max((-plate.dim for plate in problem.plates.values() if plate.dim is not None), default=0)
@@ -96,7 +103,7 @@ class Joint:
     # --- densities ----------------------------------------------------------------------------------------------------
 
     def log_p(self, draw: Draw) -> Tensor:
-        """log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``()``."""
+        """Log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``()``."""
         return self._log_prob_sum(self._trace(_Given(draw)))
 
     def potential(self, flat: Tensor) -> Tensor:
@@ -144,7 +151,8 @@ class Joint:
         """The parts of an unconstrained vector, by site."""
         parts = torch.split(flat, self._sizes)
         return {
-            site.name: part.reshape(site.unconstrained_shape) for site, part in zip(self.problem.continuous, parts, strict=True)
+            site.name: part.reshape(site.unconstrained_shape or ())
+            for site, part in zip(self.problem.continuous, parts, strict=True)
         }
 
     def constrain(self, flat: Tensor) -> dict[str, Tensor]:
@@ -156,7 +164,8 @@ class Joint:
         """The unconstrained values of a draw, by site."""
         trace = self._trace(_Given(draw), enumerate_discrete=False)
         return {
-            site.name: biject_to(trace.nodes[site.name]["fn"].support).inv(draw[site.name]) for site in self.problem.continuous
+            site.name: biject_to(trace.nodes[site.name]["fn"].support).inv(draw[site.name])
+            for site in self.problem.continuous
         }
 
     def flatten(self, unconstrained: Draw) -> Tensor:
@@ -170,7 +179,9 @@ class Joint:
         """The deterministic sites, given a draw of all latents."""
         trace = self._trace(_Given(draw), enumerate_discrete=False)
         return {
-            name: node["value"] for name, node in trace.nodes.items() if node["type"] == "sample" and is_deterministic(node)
+            name: node["value"]
+            for name, node in trace.nodes.items()
+            if node["type"] == "sample" and is_deterministic(node)
         }
 
     def discrete(self, draw: Draw) -> dict[str, Tensor]:
@@ -179,13 +190,13 @@ class Joint:
         given = _Given(draw)(config_enumerate(self.problem.model, "parallel"))
         with poutine.trace() as tracer:
             self._run(infer_discrete(given, first_available_dim=-1 - self._nesting, temperature=1))
-        return {site.name: tracer.trace.nodes[site.name]["value"] for site in self.problem.discrete}
+        return {site.name: _value(tracer, site.name) for site in self.problem.discrete}
 
     def observations(self) -> dict[str, Tensor]:
         """The values at the observed sites."""
         with poutine.trace() as tracer, InitMessenger(centre):
             self._run()
-        return {site.name: tracer.trace.nodes[site.name]["value"] for site in self.problem.observed}
+        return {site.name: _value(tracer, site.name) for site in self.problem.observed}
 
     def predictive(self, draw: Draw) -> dict[str, Tensor]:
         """New observations given a draw of all latents; with an empty draw, of the prior, latents included."""
@@ -195,7 +206,7 @@ class Joint:
         if not draw:
             names += [site.name for site in self.problem.latents]
             names += [site.name for site in self.problem.sites.values() if site.kind == "deterministic"]
-        return {name: tracer.trace.nodes[name]["value"] for name in names}
+        return {name: _value(tracer, name) for name in names}
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
@@ -203,10 +214,17 @@ class Joint:
         with self.batch.active():
             (model or self.problem.model)(*self.batch.args, **self.batch.kwargs)
 
-    def _trace(self, handler: Messenger, *, enumerate_discrete: bool = True) -> Any:
+    def _trace(self, handler: _Given | _FromReal, *, enumerate_discrete: bool = True) -> Any:
         # The handler goes innermost, so that a discrete site it sets is not enumerated as well.
         model = handler(self.problem.model)
-        if self.problem.discrete and enumerate_discrete:
+        summed = [site for site in self.problem.discrete if site.name not in handler.values]
+        if summed and enumerate_discrete:
+            for site in summed:
+                if not site.enumerable:
+                    raise ProblemError(
+                        f"latent site {site.name!r} is {site.distribution}, discrete with infinitely many values, and cannot be "
+                        "summed out. Fix: marginalise it in the model (Poisson with a Gamma rate is GammaPoisson), or truncate it."
+                    )
             model = poutine.enum(config_enumerate(model, "parallel"), first_available_dim=-1 - self._nesting)
         with poutine.trace() as tracer:
             self._run(model)
@@ -219,34 +237,82 @@ class Joint:
     def _log_prob_sum(self, trace: Any) -> Tensor:
         trace.compute_log_prob()
         if not self._summed(trace):
-            terms = [node["log_prob_sum"] for node in trace.nodes.values() if is_random(node) and not is_deterministic(node)]
+            terms = [
+                node["log_prob_sum"] for node in trace.nodes.values() if is_random(node) and not is_deterministic(node)
+            ]
             return torch.stack([torch.as_tensor(term) for term in terms]).sum()
-        factors, sum_dims = self._factors(trace)
-        return contract_to_tensor(factors, sum_dims)
-
-    def _factors(self, trace: Any, only: set[str] | None = None) -> tuple[OrderedDict[frozenset[str], list[Tensor]], set[str]]:
-        """The log density's terms by plate context, and the symbols of the enumerated dimensions."""
         trace.pack_tensors()
-        factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+        sum_dims = self._sum_dims(trace)
+        total = torch.zeros((), dtype=self.problem.dtype, device=self.problem.device)
+        mixed = []
         for name, node in trace.nodes.items():
-            if is_random(node) and not is_deterministic(node) and (only is None or name in only):
-                context = frozenset(trace.plate_to_symbol[f.name] for f in node["cond_indep_stack"] if f.vectorized)
-                factors.setdefault(context, []).append(node["packed"]["log_prob"])
-        return factors, set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
+            if is_random(node) and not is_deterministic(node):
+                if sum_dims.isdisjoint(node["packed"]["log_prob"]._pyro_dims):
+                    total = total + node["log_prob_sum"]
+                else:
+                    mixed.append(name)
+        # log p(rows) is scaled where rows stand for others, not log p(row, z): a common scale belongs outside the sum over z.
+        scales = [trace.nodes[name]["scale"] for name in mixed]
+        common = all(not isinstance(scale, Tensor) for scale in scales) and len(set(scales)) == 1
+        factors = self._factors(trace, mixed, scaled=not common)
+        return total + (scales[0] if common else 1.0) * contract_to_tensor(factors, sum_dims)
+
+    def _sum_dims(self, trace: Any) -> set[str]:
+        """The symbols of the enumerated dimensions."""
+        return set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
+
+    def _factors(self, trace: Any, names: Iterable[str], *, scaled: bool = False) -> _Factors:
+        """The log densities of sites by plate context, in Pyro's packed form."""
+        factors: _Factors = OrderedDict()
+        for name in names:
+            node = trace.nodes[name]
+            context = frozenset(trace.plate_to_symbol[f.name] for f in node["cond_indep_stack"] if f.vectorized)
+            values = node["packed"]
+            term = (
+                values["log_prob"]
+                if scaled
+                else packed.scale_and_mask(values["unscaled_log_prob"], mask=values["mask"])
+            )
+            factors.setdefault(context, []).append(term)
+        return factors
 
     def _marginal_terms(self, trace: Any) -> dict[str, Tensor]:
-        """Pointwise terms where discrete latents are summed out: each row's marginal likelihood, if rows separate."""
+        """Pointwise terms where discrete latents are summed out: each row's marginal likelihood, if rows separate.
+
+        Where a continuous latent depends on a discrete one, z, its prior is the marginal sum_z p(z) p(x | z), and the
+        likelihood of a row is sum_z p(z) p(x | z) p(y | x, z) divided by that.
+        """
+        sum_dims = self._sum_dims(trace)
+        mixed = [
+            site.name
+            for site in self.problem.continuous
+            if not sum_dims.isdisjoint(trace.nodes[site.name]["packed"]["log_prob"]._pyro_dims)
+        ]
         out: dict[str, Tensor] = {}
         for site in self.problem.continuous:
-            out[f"log_prior/{site.name}"] = trace.nodes[site.name]["log_prob"]
+            if site.name not in mixed:
+                node = trace.nodes[site.name]
+                out[f"log_prior/{site.name}"] = scale_and_mask(node["unscaled_log_prob"], 1.0, node["mask"])
         observed = [site.name for site in self.problem.observed]
-        factors, sum_dims = self._factors(trace, only={*self._summed(trace), *observed})
-        contracted = contract_tensor_tree(factors, sum_dims)
-        contexts = [context for context, terms in contracted.items() if terms]
-        if len(observed) == 1 and len(contexts) == 1:
-            terms = contracted[contexts[0]]
-            packed = sum(terms[1:], terms[0])
-            order = sorted(contexts[0], key=lambda symbol: trace.symbol_to_dim[symbol])
-            dims = getattr(packed, "_pyro_dims", "".join(order))
-            out[f"log_likelihood/{observed[0]}"] = packed.permute([dims.index(symbol) for symbol in order])
+        hidden = [*self._summed(trace), *mixed]
+        prior = self._contracted(trace, hidden) if mixed else None
+        if len(mixed) == 1 and prior is not None:
+            out[f"log_prior/{mixed[0]}"] = prior[1]
+        joint = self._contracted(trace, [*hidden, *observed])
+        if len(observed) == 1 and joint is not None:
+            if not mixed:
+                out[f"log_likelihood/{observed[0]}"] = joint[1]
+            elif prior is not None and prior[0] == joint[0]:
+                out[f"log_likelihood/{observed[0]}"] = joint[1] - prior[1]
         return out
+
+    def _contracted(self, trace: Any, names: list[str]) -> tuple[frozenset[str], Tensor] | None:
+        """The sites' log density, discrete latents summed out, by row; ``None`` if it is not all of the same rows."""
+        tree = contract_tensor_tree(self._factors(trace, names), self._sum_dims(trace))
+        contexts = [context for context, terms in tree.items() if terms]
+        if len(contexts) != 1:
+            return None
+        terms = tree[contexts[0]]
+        order = sorted(contexts[0], key=lambda symbol: trace.symbol_to_dim[symbol])
+        rows = [term.permute([term._pyro_dims.index(symbol) for symbol in order]) for term in terms]
+        return contexts[0], torch.stack(rows).sum(0)

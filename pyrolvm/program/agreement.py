@@ -82,7 +82,9 @@ def _model_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Ba
 def _shapes_on(problem: Problem, batch: Batch) -> dict[str, tuple[int, ...]]:
     """The shapes that latents have when the model runs on ``batch`` alone."""
     trace = batch.trace(problem)
-    return {site.name: tuple(trace.nodes[site.name]["fn"].shape()) for site in problem.latents if site.name in trace.nodes}
+    return {
+        site.name: tuple(trace.nodes[site.name]["fn"].shape()) for site in problem.latents if site.name in trace.nodes
+    }
 
 
 def guide_sites(trace: Any) -> dict[str, Mapping[str, Any]]:

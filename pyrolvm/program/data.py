@@ -43,7 +43,9 @@ def to_tensors(named: Mapping[str, Any]) -> dict[str, Any]:
     moved = {device for name, device in devices.items() if isinstance(named[name], Tensor)}
     if len(moved) > 1:
         listing = ", ".join(f"{name}: {device}" for name, device in devices.items())
-        raise DataError(f"arguments are on different devices ({listing}). Fix: call problem.to(device=...) or move them.")
+        raise DataError(
+            f"arguments are on different devices ({listing}). Fix: call problem.to(device=...) or move them."
+        )
     device = next(iter(moved), torch.device("cpu"))
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in converted.items()}
 
@@ -132,8 +134,8 @@ def _as_array(name: str, value: Any) -> np.ndarray[Any, Any] | None:
 
 
 def _from_list(name: str, value: list[Any]) -> np.ndarray[Any, Any] | None:
-    numbers = bool | int | float | list | tuple | np.ndarray | np.generic
-    if value and not all(item is None or isinstance(item, numbers) for item in value):
+    numbers = (bool, int, float, list, tuple, np.ndarray, np.generic, type(None))
+    if value and not all(isinstance(item, numbers) for item in value):
         return None  # strings, tensors, modules: the model's own business
     return _stacked(name, value) if value else np.empty(0)
 

@@ -89,7 +89,9 @@ def reason(error: BaseException) -> str:
 
 def remedy(text: str) -> str:
     """What to do about a message of Pyro's or torch's."""
-    return next((fix for pattern, fix in _REMEDIES if pattern.search(text)), "mend that line and build the problem again.")
+    return next(
+        (fix for pattern, fix in _REMEDIES if pattern.search(text)), "mend that line and build the problem again."
+    )
 
 
 @contextmanager
@@ -102,13 +104,15 @@ def explained(what: str, kind: type[ProblemError | GuideError] = ProblemError) -
     except Exception as error:
         line, text = model_line(error), reason(error)
         where = f" at {line}" if line else ""
-        raise kind(f"{what} fails{where}: {text} Fix: {_guide_remedy(text) if kind is GuideError else remedy(text)}") from error
+        raise kind(
+            f"{what} fails{where}: {text} Fix: {_guide_remedy(text) if kind is GuideError else remedy(text)}"
+        ) from error
 
 
 def _guide_remedy(text: str) -> str:
     if "Shape mismatch inside plate" in text:
         return (
-            'hold local parameters for all rows, pyro.param(name, torch.zeros(n), event_dim=0), inside pyro.plate of the model\'s '
+            "hold local parameters for all rows, pyro.param(name, torch.zeros(n), event_dim=0), inside pyro.plate of the model's "
             'name, which then takes the rows of a minibatch; or use guide="mean_field". A guide over all latents at once cannot '
             "take minibatches of local ones."
         )

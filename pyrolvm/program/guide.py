@@ -57,6 +57,7 @@ class Guide:
 
     @property
     def doc(self) -> str:
+        """What the family says about itself."""
         return inspect.getdoc(self.construct) or ""
 
     def __str__(self) -> str:

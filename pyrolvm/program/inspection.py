@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyrolvm import runtime
-from pyrolvm.program.data import first_non_finite
 from pyrolvm.errors import DataError, ProblemError
+from pyrolvm.program.data import first_non_finite
 from pyrolvm.program.explain import explained, reason, remedy
 
 if TYPE_CHECKING:
@@ -86,10 +86,12 @@ class Site:
 
     @property
     def numel(self) -> int:
+        """The number of values on the full data."""
         return math.prod(self.shape)
 
     @property
     def unconstrained_numel(self) -> int:
+        """The number of unknowns on the real line; 0 unless latent and continuous."""
         return math.prod(self.unconstrained_shape) if self.unconstrained_shape is not None else 0
 
     def dim_names(self, plates: Mapping[str, Plate], given: Sequence[str] | None) -> list[str]:
@@ -98,9 +100,7 @@ class Site:
         Raises:
             ProblemError: if ``given`` names neither all dimensions nor the event dimensions.
         """
-        return name_dims(
-            self.name, self.shape, self.event_dim, [plates[p] for p in self.plates if p in plates], given
-        )
+        return name_dims(self.name, self.shape, self.event_dim, [plates[p] for p in self.plates if p in plates], given)
 
 
 def name_dims(
@@ -108,7 +108,9 @@ def name_dims(
 ) -> list[str]:
     """Names the dimensions of one array; see :meth:`Site.dim_names`."""
     by_axis = {len(shape) - event_dim + plate.dim: plate for plate in plates if plate.dim is not None}
-    names = [by_axis[i].name if i in by_axis and by_axis[i].size == n else f"{name}_dim_{i}" for i, n in enumerate(shape)]
+    names = [
+        by_axis[i].name if i in by_axis and by_axis[i].size == n else f"{name}_dim_{i}" for i, n in enumerate(shape)
+    ]
     if given is None:
         return names
     if len(given) == len(shape):
@@ -166,7 +168,10 @@ def read(problem: Problem) -> Reading:
         ProblemError: if the model does not run, repeats a name, or broadcasts an observation.
         DataError: if observations or other data are not finite.
     """
-    with runtime.session(seed=0, dtype=problem.dtype, device=problem.device, validate=True), runtime.record_plates() as calls:
+    with (
+        runtime.session(seed=0, dtype=problem.dtype, device=problem.device, validate=True),
+        runtime.record_plates() as calls,
+    ):
         try:
             with torch.no_grad():
                 trace = _trace(problem)
@@ -180,7 +185,9 @@ def read(problem: Problem) -> Reading:
         _check_finite(problem, nodes)
         _check_broadcasting(nodes)
         parameters = {
-            name: Parameter(name, tuple(node["value"].shape)) for name, node in trace.nodes.items() if node["type"] == "param"
+            name: Parameter(name, tuple(node["value"].shape))
+            for name, node in trace.nodes.items()
+            if node["type"] == "param"
         }
         plates = _plates(calls, nodes)
         sites = {name: _site(name, node) for name, node in nodes.items()}
@@ -267,12 +274,27 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
     fn, frames = node["fn"], node["cond_indep_stack"]
     plates = tuple(frame.name for frame in frames)
     base = fn
-    while hasattr(base, "base_dist") and type(base).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+    while hasattr(base, "base_dist") and type(base).__name__ in (
+        "Independent",
+        "MaskedDistribution",
+        "ExpandedDistribution",
+    ):
         base = base.base_dist
     label = type(base).__name__
     if is_deterministic(node):
         shape, event_dim = tuple(node["value"].shape), _event_dim(node["value"], fn, frames)
-        return Site(name, "deterministic", _full_shape(shape, event_dim, frames), event_dim, None, plates, False, False, label, None)
+        return Site(
+            name,
+            "deterministic",
+            _full_shape(shape, event_dim, frames),
+            event_dim,
+            None,
+            plates,
+            False,
+            False,
+            label,
+            None,
+        )
     if isinstance(base, dist.Unit):
         return Site(name, "factor", tuple(fn.batch_shape), 0, None, plates, False, False, "factor", None)
     support = _support(fn)
@@ -295,7 +317,9 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
 
 def _plates(calls: Mapping[str, runtime.PlateCall], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Plate]:
     dims = {frame.name: frame.dim for node in nodes.values() for frame in node["cond_indep_stack"]}
-    return {name: Plate(name, call.size, dims.get(name), call.subsampled) for name, call in calls.items() if name in dims}
+    return {
+        name: Plate(name, call.size, dims.get(name), call.subsampled) for name, call in calls.items() if name in dims
+    }
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

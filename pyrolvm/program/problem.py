@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pyrolvm.errors import ArgumentError, ProblemError
 from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates
-from pyrolvm.errors import ArgumentError, ProblemError
 from pyrolvm.program.inspection import Parameter, Plate, Site, read
 
 __all__ = ["ModelInfo", "Problem", "model"]
@@ -103,7 +103,9 @@ class Problem:
 
     def __init__(self, model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         if not callable(model):
-            raise ProblemError(f"model must be a function, got {type(model).__name__}. Fix: pass the Pyro function itself.")
+            raise ProblemError(
+                f"model must be a function, got {type(model).__name__}. Fix: pass the Pyro function itself."
+            )
         inner = model.func if isinstance(model, functools.partial) else model
         name = str(getattr(inner, "__name__", type(inner).__name__))
         bound = _bind(model, name, args, kwargs)
@@ -142,6 +144,7 @@ class Problem:
 
     @property
     def doc(self) -> str:
+        """What the model says about itself."""
         return inspect.getdoc(self.model) or ""
 
     @property
@@ -182,6 +185,7 @@ class Problem:
 
     @property
     def quantities(self) -> Mapping[str, Quantity]:
+        """Identified functions of a draw, by name."""
         return self.info.quantities
 
     @cached_property
@@ -209,7 +213,9 @@ class Problem:
         """
         where = _device(device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise ArgumentError(f"dtype must be a floating torch dtype, got {dtype!r}. Fix: pass for example torch.float64.")
+            raise ArgumentError(
+                f"dtype must be a floating torch dtype, got {dtype!r}. Fix: pass for example torch.float64."
+            )
         if (dtype in (None, self.dtype)) and (where in (None, self.device)):
             return self
         args = [data.cast(value, dtype=dtype, device=where) for value in self.args]
@@ -289,7 +295,9 @@ def _device(device: str | torch.device | None) -> torch.device | None:
     except (RuntimeError, TypeError):
         raise ArgumentError(f"device {device!r} is not one of torch's. Fix: use 'cpu' or 'cuda'.") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError(f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'.")
+        raise ArgumentError(
+            f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'."
+        )
     return chosen
 
 
@@ -346,5 +354,3 @@ def check_problem(value: Any) -> Problem:
 def scope_of(problem: Problem) -> dict[str, Any]:
     """The session arguments that a problem's programs need."""
     return {"dtype": problem.dtype, "device": problem.device}
-
-
