@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pyro.nn import PyroModule
@@ -93,7 +94,8 @@ class Chain(Bijection):
 
     def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
         total = x.new_zeros(x.shape[:-1])
-        for part in reversed(list(self.parts)):
+        parts: list[Any] = list(self.parts)
+        for part in reversed(parts):
             x, log_det = part.inverse(x)
             total = total + log_det
         return x, total
@@ -141,10 +143,11 @@ class InverseAutoregressive(Bijection):
 
 
 class SplineAutoregressive(Bijection):
-    r""":math:`x_i = t_i(y_{<i}) + e^{a_i(y_{<i})} \, S_{\psi_i(y_{<i})}(y_i)`, one masked network for :math:`t, a, \psi`.
+    r""":math:`x_i = t_i(y_{<i}) + e^{a_i(y_{<i})} \, S_{\psi_i(y_{<i})}(y_i)` with one masked network.
 
-    :math:`S` is a rational-quadratic spline on :math:`[-b, b]`, the identity outside, and :math:`|a_i| < 3`. The forward
-    pass is parallel. The inverse takes ``d`` passes; a guide needs it only to score foreign values.
+    :math:`S` is a rational-quadratic spline on :math:`[-b, b]`, the identity outside; :math:`t, a, \psi` are outputs of
+    the network and :math:`|a_i| < 3`. The forward pass is parallel. The inverse takes ``d`` passes; a guide needs it
+    only to score foreign values.
 
     Args:
         dim: the number of coordinates, at least 2.
@@ -167,7 +170,8 @@ class SplineAutoregressive(Bijection):
         self.bound = bound
         self.reverse = reverse
         outputs = 3 * bins + 1
-        self.net = Network(dim, hidden, dim * outputs, like=like, masks=autoregressive_masks(dim, hidden, outputs))
+        masks = autoregressive_masks(dim, hidden, outputs)
+        self.net = Network(dim, hidden, dim * outputs, like=like, slow=True, masks=masks)
 
     def _terms(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raw = self.net(y).reshape(*y.shape[:-1], self.dim, 3 * self.bins + 1)
@@ -227,7 +231,7 @@ class SplineCoupling(Bijection):
         self.register_buffer("moved", order[len(kept) :])
         self.register_buffer("back", order.argsort())
         self.marginal = learnable(1e-3 * torch.randn(len(kept), 3 * bins - 1, dtype=like.dtype, device=like.device))
-        self.net = Network(len(kept), hidden, len(moved) * (3 * bins + 1), like=like)
+        self.net = Network(len(kept), hidden, len(moved) * (3 * bins + 1), like=like, slow=True)
 
     def _terms(self, y_kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raw = self.net(y_kept).reshape(*y_kept.shape[:-1], self.n_moved, 3 * self.bins + 1)

@@ -100,5 +100,6 @@ def refuse_other_sizes(family: str, layout: Layout, sizes: Mapping[str, int], ar
 
 def _refuse(family: str, latent: Latent, why: str) -> None:
     raise GuideError(
-        f"guide {family!r} holds site {latent.name!r} with all its values at once, shape {latent.shape}, but {why}. {_REMEDY}"
+        f"guide {family!r} holds site {latent.name!r} with all its values at once, shape {latent.shape}, but {why}. "
+        f"{_REMEDY}"
     )

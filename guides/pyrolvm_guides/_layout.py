@@ -14,9 +14,9 @@ import torch
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to
-from torch.distributions.transforms import Transform
+from torch.distributions.transforms import ExpTransform, Transform
 
-__all__ = ["Latent", "Layout", "Rows", "argument_shapes", "inside"]
+__all__ = ["Latent", "Layout", "Rows", "argument_shapes", "bijection", "inside"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Latent:
         normal = dist.Normal(loc, scale)
         if base_support is torch.distributions.constraints.real:
             return normal.to_event(self.event_dim)
-        transform = biject_to(base_support).with_cache(1)
+        transform = bijection(base_support).with_cache(1)
         pushed = dist.TransformedDistribution(normal.to_event(transform.domain.event_dim), [transform])
         return pushed.to_event(self.event_dim - transform.codomain.event_dim)
 
@@ -175,6 +175,18 @@ class Layout:
         """The arguments, by key, that had one row per element of ``plate`` when the guide was built."""
         size = self.plates[plate].size
         return {key: shape[0] for key, shape in self.arguments.items() if shape and shape[0] == size}
+
+
+def bijection(support: Any) -> Transform:
+    """``biject_to(support)``, as the plain exponential where the support is the positive half line.
+
+    PyTorch adds an affine map by zero there, which hides that a guide and a LogNormal prior are of one kind.
+    """
+    bound = getattr(support, "lower_bound", None)
+    half_line = (torch.distributions.constraints.greater_than, torch.distributions.constraints.greater_than_eq)
+    if isinstance(support, half_line) and isinstance(bound, int | float) and bound == 0:
+        return ExpTransform()
+    return biject_to(support)
 
 
 def inside(plates: Mapping[str, pyro.plate], latent: Latent) -> ExitStack:

@@ -39,6 +39,7 @@ def log_joint(problem: Problem, layout: Layout, args: Any, kwargs: Any) -> LogJo
         model = config_enumerate(problem.model, "parallel")
 
         def summed(z: Tensor) -> Tensor:
+            z = z if z.requires_grad else z.detach().requires_grad_(True)  # this objective insists on a gradient
             loss = TraceEnum_ELBO(max_plate_nesting=nesting).differentiable_loss(model, point(z), *args, **kwargs)
             return -torch.as_tensor(loss)
 
@@ -149,8 +150,9 @@ def scale_tril_from(precision: Tensor, *, repair: bool) -> Tensor:
     floor = 1e-6 * float(values.abs().max()) if float(values.abs().max()) > 0 else 1.0
     if float(values.min()) < 1e-6 * floor and not repair:
         raise GuideError(
-            f"the negative Hessian at the mode is not positive definite: its smallest eigenvalue is {float(values.min()):.3g}, "
-            'expected above 0. Fix: guide="full_rank", or repair=True to use the absolute curvature.'
+            "the negative Hessian at the mode is not positive definite: its smallest eigenvalue is "
+            f"{float(values.min()):.3g}, expected above 0. "
+            'Fix: guide="full_rank", or repair=True to use the absolute curvature.'
         )
     bad = values < 1e-6 * floor
     values = torch.where(bad, values.abs().clamp(min=floor), values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import sqrt
 
 import torch
@@ -17,17 +18,18 @@ __all__ = ["Dense", "Network", "autoregressive_masks"]
 
 
 class Dense(PyroModule):
-    r"""A linear layer :math:`y = (W \odot M) x / n_\mathrm{in} + b`, at first :math:`|W_{ij}| / n_\mathrm{in} <
-    \mathrm{gain} / \sqrt{n_\mathrm{in}}`.
+    r"""A linear layer :math:`y = u\, (W \odot M)\, x + b` with uniform initial weights.
 
-    The factor :math:`1/n_\mathrm{in}` makes one step of an adaptive optimiser change the output by about the learning
-    rate, whatever the width, as it does the other parameters of a guide (Yang et al., *Tensor Programs V*,
-    https://arxiv.org/abs/2203.03466).
+    Initially :math:`|u W_{ij}| < \mathrm{gain} / \sqrt{n_\mathrm{in}}`. The factor :math:`u` is 1, or
+    :math:`1/\sqrt{n_\mathrm{in}}` if ``slow``: an adaptive optimiser moves every weight by its learning rate, so the
+    output of a wide layer moves much further than a location or scale learned beside it unless its weights weigh less
+    (Jacot et al., *Neural Tangent Kernel*, https://arxiv.org/abs/1806.07572).
 
     Args:
         n_in: the number of inputs.
         n_out: the number of outputs.
         gain: scales the initial weights.
+        slow: whether weights move the output by less.
         bias: the initial bias, shape ``(n_out,)``; zeros if not given.
         mask: which weights exist, shape ``(n_out, n_in)``; all if not given.
         like: a tensor whose dtype and device the layer takes.
@@ -40,11 +42,12 @@ class Dense(PyroModule):
         *,
         like: Tensor,
         gain: float = 1.0,
+        slow: bool = False,
         bias: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.unit = 1.0 / n_in
+        self.unit = 1 / sqrt(n_in) if slow else 1.0
         weight = (2 * torch.rand(n_out, n_in, dtype=like.dtype, device=like.device) - 1) * (gain / sqrt(n_in))
         self.weight = learnable(weight / self.unit)
         self.bias = learnable(like.new_zeros(n_out) if bias is None else bias.to(like))
@@ -67,6 +70,7 @@ class Network(PyroModule):
         like: a tensor whose dtype and device the network takes.
         output: the constant it starts near, shape ``(n_out,)``; zeros if not given.
         output_gain: scales the initial weights of the last layer.
+        slow: whether weights move the output by less, see :class:`Dense`.
         masks: one mask for each layer, for a network with restricted dependence.
     """
 
@@ -79,6 +83,7 @@ class Network(PyroModule):
         like: Tensor,
         output: Tensor | None = None,
         output_gain: float = 1e-3,
+        slow: bool = False,
         masks: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -90,6 +95,7 @@ class Network(PyroModule):
                     sizes[i],
                     sizes[i + 1],
                     like=like,
+                    slow=slow,
                     gain=output_gain if i == last else 1.0,
                     bias=output if i == last else None,
                     mask=None if masks is None else masks[i],
@@ -123,8 +129,6 @@ def autoregressive_masks(dim: int, hidden: Sequence[int], outputs: int) -> list[
     degrees = [torch.arange(1, dim + 1)]
     for size in hidden:
         degrees.append(torch.arange(size) % (dim - 1) + 1)
-    masks = [
-        (after[:, None] >= before[None, :]).float() for before, after in zip(degrees[:-1], degrees[1:], strict=True)
-    ]
+    masks = [(after[:, None] >= before[None, :]).float() for before, after in pairwise(degrees)]
     last = torch.arange(1, dim + 1).repeat_interleave(outputs)
     return [*masks, (last[:, None] > degrees[-1][None, :]).float()]

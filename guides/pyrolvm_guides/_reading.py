@@ -10,10 +10,9 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import biject_to
 
 from pyrolvm import GuideError, Problem
-from pyrolvm_guides._layout import Latent, Layout, Rows, argument_shapes
+from pyrolvm_guides._layout import Latent, Layout, Rows, argument_shapes, bijection
 from pyrolvm_guides._start import StartMessenger, is_discrete
 
 __all__ = ["read_layout"]
@@ -114,7 +113,7 @@ def _latent(
         event_dim=fn.event_dim,
         support=fn.support,
         plates=tuple(frame.name for frame in frames),
-        transform=biject_to(fn.support),
+        transform=bijection(fn.support),
         u_shape=tuple(u_shape),
         u_event_dim=u_event_dim,
         start=offset,
@@ -152,8 +151,8 @@ def _check_supports(latents: Sequence[Latent], again: Any) -> None:
         for before, after in zip(_bounds(latent.support), other, strict=True):
             if not torch.equal(before, after):
                 raise GuideError(
-                    f"the support of site {latent.name!r} changes from run to run: its bound was {_short(before)}, then "
-                    f"{_short(after)}. It depends on another latent site, which no guide of this family can follow. "
+                    f"the support of site {latent.name!r} changes from run to run: a bound was {_short(before)}, "
+                    f"then {_short(after)}. It depends on another latent site, which this guide cannot follow. "
                     "Fix: sample on a fixed support, such as a fraction in (0, 1), and compute the site from it."
                 )
 

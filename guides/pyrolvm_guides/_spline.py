@@ -32,7 +32,8 @@ def rational_quadratic(y: Tensor, raw: Tensor, bins: int, bound: float) -> tuple
         The image and the log slope, both of shape ``(...)``.
 
     References:
-        Gregory and Delbourgo, *Piecewise Rational Quadratic Interpolation to Monotonic Data*, IMA J. Numer. Anal. 2, 1982;
+        Gregory and Delbourgo, *Piecewise Rational Quadratic Interpolation to Monotonic Data*, IMA Journal of
+        Numerical Analysis 2, 1982;
         Durkan et al., *Neural Spline Flows*, https://arxiv.org/abs/1906.04032
     """
     knots_y, knots_x, slopes = _knots(raw, bins, bound)

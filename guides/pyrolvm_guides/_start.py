@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
 from pyrolvm import GuideError
+from pyrolvm_guides._layout import bijection
 
 __all__ = ["StartMessenger", "is_discrete"]
 
@@ -65,11 +65,11 @@ class StartMessenger(Messenger):
 
 def _bijection(name: str, fn: Any) -> Transform:
     try:
-        return biject_to(fn.support)
+        return bijection(fn.support)
     except NotImplementedError:
         raise GuideError(
-            f"site {name!r} ({type(fn).__name__}) has support {_describe(fn)}, to which no bijection from the real line "
-            "is registered. Fix: write the site through one that has, such as a normalised Normal vector for a "
+            f"site {name!r} ({type(fn).__name__}) has support {_describe(fn)}, to which no bijection from the real "
+            "line is registered. Fix: write the site through one that has, such as a normalised Normal vector for a "
             "direction, or register a transform with torch.distributions.biject_to."
         ) from None
 

@@ -59,7 +59,7 @@ class _Amortized(PyroModule):
         else:
             self.rest = MeanField("globals", rest, init_scale)
 
-    def encode(self, indices: Tensor, args: Any, kwargs: Any) -> list[tuple[Tensor, Tensor]]:
+    def encode(self, indices: Any, args: Any, kwargs: Any) -> list[tuple[Tensor, Tensor]]:
         """Location and scale of every local site, in unconstrained space, for the rows of this call."""
         loc, log_scale = self.encoder(self.features(indices, args, kwargs)).chunk(2, dim=-1)
         scale = log_scale.exp()
@@ -116,7 +116,8 @@ def amortized(
 ) -> PyroModule:
     r"""A network that reads a row of data and gives the Gaussian of that row's latent variables.
 
-    .. math:: q(z, \theta) = q(\theta) \prod_n \mathrm{Normal}\bigl(z_n;\ m_\phi(y_n), \mathrm{diag}\, s_\phi(y_n)^2\bigr)
+    .. math:: q(z, \theta) = q(\theta)
+        \prod_n \mathrm{Normal}\bigl(z_n;\ m_\phi(y_n), \mathrm{diag}\, s_\phi(y_n)^2\bigr)
 
     in unconstrained space, for local latent variables :math:`z_n` in one plate and global ones :math:`\theta`. The
     number of parameters does not grow with the data, minibatches need no bookkeeping, and new rows can be encoded.

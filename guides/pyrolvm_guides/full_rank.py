@@ -31,6 +31,7 @@ class FullRank(JointGuide):
         self.affine = Affine(layout.start, init_scale, triangular=True)
 
     def posterior(self) -> dist.TorchDistribution:
+        """The Gaussian of the unconstrained vector."""
         return dist.MultivariateNormal(self.affine.loc, scale_tril=self.affine.scale_tril())
 
 

@@ -78,9 +78,9 @@ def refuse_unindexed(family: str, layout: Layout, plates: Mapping[str, pyro.plat
                 if rows != size and plates[name].subsample_size == size:
                     raise GuideError(
                         f"guide {family!r} holds site {latent.name!r} with shape {latent.shape}, but argument {key!r} "
-                        f"has {rows} rows, expected {size}, one for each of plate {name!r}, and nothing says which they "
-                        "are. Fix: pass batch_size to lvm.fit, write the model with pyro.plate(..., subsample_size=...), "
-                        'or use guide="amortized".'
+                        f"has {rows} rows, expected {size}, one for each of plate {name!r}, and nothing says which "
+                        "they are. Fix: pass batch_size to lvm.fit, write the model with "
+                        'pyro.plate(..., subsample_size=...), or use guide="amortized".'
                     )
 
 
