@@ -78,7 +78,7 @@ def fit(
             multiple of the rate.
         clip_norm: bound on the gradient's norm.
         max_steps: the budget; by default 20,000. ``tolerance=0`` takes them all.
-        tolerance: how many nats of ELBO the plateau test may miss, by default 0.05 and 1e-4 of the ELBO's size; 0
+        tolerance: how many nats of ELBO the plateau test may miss, by default 0.03 and 1e-4 of the ELBO's size; 0
             switches the test off.
         num_particles: draws a step; by default 16 where they run at once, 1 where they do not.
         batch_size: rows of the data a step takes; the density is scaled to the whole. ``None`` for all.

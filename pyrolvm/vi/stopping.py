@@ -35,8 +35,8 @@ class Plateau:
     ``relative`` times the ELBO's size: a plateau that the noise could hide is none.
     """
 
-    minimum: int = 400
-    absolute: float = 0.05
+    minimum: int = 1000
+    absolute: float = 0.03
     relative: float = 1e-4
 
     def reached(self, losses: Sequence[float]) -> bool:
