@@ -1,0 +1,398 @@
+"""NUTS: moments, supports, discrete draws, statistics, seeds, interrupts, starts and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+import pyrolvm as lvm
+
+STATS = {
+    "lp": "f", "diverging": "b", "acceptance_rate": "f", "step_size": "f", "tree_depth": "i", "n_steps": "i", "energy": "f",
+    "reached_max_treedepth": "b",
+}  # fmt: skip
+
+
+def gaussian(y: Tensor) -> None:
+    """Two correlated unknowns: precision [[1 + 4, 4], [4, 1 + 4]] with one observation of their sum at noise 1/2."""
+    a = pyro.sample("a", dist.Normal(y.new_tensor(0.0), 1.0))
+    b = pyro.sample("b", dist.Normal(y.new_tensor(0.0), 1.0))
+    pyro.sample("y", dist.Normal(a + b, 0.5), obs=y)
+
+
+def bounded(y: Tensor) -> None:
+    share = pyro.sample("share", dist.Beta(y.new_tensor(2.0), 3.0))
+    parts = pyro.sample("parts", dist.Dirichlet(y.new_ones(3)))
+    width = pyro.sample("width", dist.HalfNormal(y.new_tensor(1.0)))
+    edge = pyro.sample("edge", dist.Uniform(y.new_tensor(-1.0), 4.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(share + parts[0] + edge, 0.5 + width), obs=y)
+
+
+def mixture(y: Tensor) -> None:
+    centre = pyro.sample("centre", dist.Normal(y.new_tensor(2.0), 0.5))
+    with pyro.plate("row", len(y)):
+        on = pyro.sample("on", dist.Bernoulli(y.new_tensor(0.3)))
+        pyro.sample("y", dist.Normal(on * centre, 0.7), obs=y)
+
+
+def with_param(y: Tensor) -> None:
+    noise = pyro.param("noise", lambda: torch.tensor(1.0), constraint=dist.constraints.positive)
+    mean = pyro.sample("mean", dist.Normal(y.new_tensor(0.0), 3.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mean, noise), obs=y)
+
+
+Y = torch.tensor([0.2, 1.0, 1.9, 2.4])
+
+
+def run(problem: lvm.Problem, **options: Any) -> lvm.Chains:
+    return lvm.nuts(problem, **{"chains": 2, "warmup": 30, "draws": 20, "seed": 0, "progress": False, **options})
+
+
+@pytest.fixture(scope="module")
+def gaussian_problem() -> lvm.Problem:
+    return lvm.Problem(gaussian, torch.tensor(1.0))
+
+
+@pytest.fixture(scope="module")
+def gaussian_chains(gaussian_problem: lvm.Problem) -> lvm.Chains:
+    return run(gaussian_problem, chains=3, warmup=120, draws=300)
+
+
+def test_moments_of_a_gaussian(gaussian_chains: lvm.Chains) -> None:
+    from arviz_stats import mcse
+
+    precision = np.array([[5.0, 4.0], [4.0, 5.0]])
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ np.array([4.0, 4.0])
+    posterior = gaussian_chains.data["posterior"].to_dataset()
+    error = mcse(posterior)
+    for i, name in enumerate(("a", "b")):
+        assert abs(float(posterior[name].mean()) - mean[i]) < 5 * float(error[name])
+        assert float(posterior[name].std()) == pytest.approx(covariance[i, i] ** 0.5, rel=0.15)
+    flat = np.stack([posterior[name].values.reshape(-1) for name in ("a", "b")])
+    assert np.corrcoef(flat)[0, 1] == pytest.approx(-0.8, abs=0.08)
+
+
+def test_names_shapes_and_types_of_the_statistics(gaussian_chains: lvm.Chains) -> None:
+    stats = gaussian_chains.data["sample_stats"]
+    assert set(stats.data_vars) == set(STATS)
+    for name, kind in STATS.items():
+        assert stats[name].dims == ("chain", "draw"), name
+        assert stats[name].shape == (3, 300), name
+        assert stats[name].dtype.kind == kind, name
+        assert np.isfinite(stats[name].values).all(), name
+    assert gaussian_chains.log_q is None
+    assert gaussian_chains.evidence is None
+    assert gaussian_chains.log_p.shape == (3, 300)
+
+
+def test_the_statistics_are_consistent(gaussian_chains: lvm.Chains) -> None:
+    stats = gaussian_chains.data["sample_stats"]
+    rate = stats["acceptance_rate"].values
+    assert ((rate >= -1e-6) & (rate <= 1 + 1e-6)).all()  # read off a running mean
+    assert rate.mean() == pytest.approx(0.8, abs=0.15)
+    assert (stats["step_size"].values > 0).all()
+    assert (stats["step_size"].values == stats["step_size"].values[:, :1]).all()  # adapted in warmup, fixed after it
+    steps, depth = stats["n_steps"].values, stats["tree_depth"].values
+    assert (steps >= 1).all()
+    assert (steps <= 2**depth - 1).all()
+    assert (steps > 2 ** (depth - 1) - 1).all()
+    # H = -log p + kinetic energy of two momenta, whose expectation is one.
+    kinetic = stats["energy"].values + stats["lp"].values
+    potential_change = kinetic.mean()
+    assert potential_change == pytest.approx(1.0, abs=0.25)
+    assert not stats["diverging"].values.any()
+
+
+def test_log_p_is_the_density_of_the_model(gaussian_chains: lvm.Chains) -> None:
+    posterior = gaussian_chains.data["posterior"]
+    a, b = (torch.as_tensor(posterior[name].values) for name in ("a", "b"))
+    wanted = (
+        dist.Normal(0.0, 1.0).log_prob(a)
+        + dist.Normal(0.0, 1.0).log_prob(b)
+        + dist.Normal(a + b, 0.5).log_prob(torch.tensor(1.0))
+    )
+    np.testing.assert_allclose(gaussian_chains.log_p, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_draws_lie_in_their_supports() -> None:
+    posterior = run(lvm.Problem(bounded, Y), warmup=40, draws=40).data["posterior"]
+    share, parts, width, edge = (posterior[name].values for name in ("share", "parts", "width", "edge"))
+    assert ((share > 0) & (share < 1)).all()
+    assert (parts > 0).all()
+    np.testing.assert_allclose(parts.sum(-1), 1, atol=1e-5)
+    assert (width > 0).all()
+    assert ((edge > -1) & (edge < 4)).all()
+    for values in (share, parts, width, edge):
+        assert values.std() > 0.01
+
+
+def test_discrete_draws_have_their_exact_conditional_probabilities() -> None:
+    chains = run(lvm.Problem(mixture, Y), warmup=60, draws=400)
+    posterior = chains.data["posterior"]
+    centre, on = torch.as_tensor(posterior["centre"].values), posterior["on"].values
+    assert posterior["on"].dims == ("chain", "draw", "row")
+    assert set(np.unique(on)) <= {0.0, 1.0}
+    inside = dist.Normal(centre[..., None], 0.7).log_prob(Y) + np.log(0.3)
+    outside = dist.Normal(0.0, 0.7).log_prob(Y) + np.log(0.7)
+    probability = torch.sigmoid(inside - outside).numpy()
+    error = np.sqrt((probability * (1 - probability)).sum(axis=(0, 1))) / on[..., 0].size
+    np.testing.assert_array_less(np.abs((on - probability).mean(axis=(0, 1))), 4.5 * error)
+    # The indicators are summed out of log p.
+    prior = dist.Normal(2.0, 0.5).log_prob(centre)
+    wanted = prior + torch.logaddexp(inside, outside.expand_as(inside)).sum(-1)
+    np.testing.assert_allclose(chains.log_p, wanted.numpy(), rtol=1e-4)
+
+
+def test_divergences_are_recorded_and_judged() -> None:
+    """Neal's funnel with a step size that warmup never got to adapt."""
+
+    def funnel(y: Tensor) -> None:
+        v = pyro.sample("v", dist.Normal(y.new_tensor(0.0), 3.0))
+        with pyro.plate("row", 6):
+            x = pyro.sample("x", dist.Normal(0.0, torch.exp(v / 2)))
+        pyro.sample("y", dist.Normal(x.sum(), 20.0), obs=y)
+
+    chains = run(lvm.Problem(funnel, torch.tensor(0.0)), warmup=20, draws=40, target_accept=0.3, seed=1)
+    assert chains.divergences > 0
+    assert chains.divergences == int(chains.data["sample_stats"]["diverging"].values.sum())
+    assert any("diverg" in reason.text for reason in chains.verdict.reasons if reason.status != "trusted")
+
+
+def test_tree_depth_is_bounded_and_saturation_reported(gaussian_problem: lvm.Problem) -> None:
+    chains = run(gaussian_problem, max_tree_depth=1)
+    stats = chains.data["sample_stats"]
+    assert (stats["tree_depth"].values <= 1).all()
+    assert (stats["reached_max_treedepth"].values == (stats["tree_depth"].values >= 1)).all()
+    assert stats["reached_max_treedepth"].values.any()
+
+
+# --- seeds ------------------------------------------------------------------------------------------------------------
+
+
+def values(chains: lvm.Chains, name: str = "a") -> np.ndarray:
+    return np.asarray(chains.data["posterior"][name].values)
+
+
+@pytest.mark.usefixtures("untouched_rng")
+def test_the_same_seed_gives_the_same_draws(gaussian_problem: lvm.Problem) -> None:
+    first, again, other = (run(gaussian_problem, seed=seed) for seed in (4, 4, 5))
+    assert first.data["posterior"].to_dataset().equals(again.data["posterior"].to_dataset())
+    assert first.data["sample_stats"].to_dataset().equals(again.data["sample_stats"].to_dataset())
+    assert first.data["posterior_predictive"].to_dataset().equals(again.data["posterior_predictive"].to_dataset())
+    assert not np.isin(values(first), values(other)).any()
+    assert not np.isin(values(first)[0], values(first)[1]).any()
+
+
+def test_a_chain_does_not_depend_on_the_number_of_chains(gaussian_problem: lvm.Problem) -> None:
+    one, two, three = (values(run(gaussian_problem, chains=chains)) for chains in (1, 2, 3))
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(two, three[:2])
+
+
+def test_a_longer_run_begins_like_a_shorter_one(gaussian_problem: lvm.Problem) -> None:
+    np.testing.assert_array_equal(
+        values(run(gaussian_problem, draws=10)), values(run(gaussian_problem, draws=25))[:, :10]
+    )
+
+
+# --- interrupts -------------------------------------------------------------------------------------------------------
+
+
+class Interrupt:
+    """Progress that presses Ctrl-C once so many transitions are done."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.texts: list[str] = []
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        self.texts.append(text)
+        if done >= self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [130, 210])
+def test_an_interrupt_keeps_equal_draws_of_all_chains(
+    gaussian_problem: lvm.Problem, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyrolvm.progress import Progress
+
+    monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
+    whole = run(gaussian_problem, chains=3, warmup=20, draws=100)
+    cut = run(gaussian_problem, chains=3, warmup=20, draws=100, progress=Interrupt(after))
+    kept = cut.data["posterior"].sizes["draw"]
+    assert 0 < kept < 100
+    assert kept <= after // 3
+    assert cut.data["posterior"].sizes["chain"] == 3
+    np.testing.assert_array_equal(values(cut), values(whole)[:, :kept])
+    for name in STATS:
+        np.testing.assert_array_equal(
+            cut.data["sample_stats"][name].values, whole.data["sample_stats"][name].values[:, :kept]
+        )
+    assert cut.data["sample_stats"].attrs["interrupted"] == 1
+    assert whole.data["sample_stats"].attrs["interrupted"] == 0
+
+
+def test_an_interrupt_in_warmup_is_an_error_in_words(
+    gaussian_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyrolvm.progress import Progress
+
+    monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
+    with pytest.raises(lvm.FitError, match=r"interrupted before.*Fix:"):
+        run(gaussian_problem, warmup=100, progress=Interrupt(20))
+
+
+# --- starts -----------------------------------------------------------------------------------------------------------
+
+
+def test_chains_start_at_a_mapping(gaussian_problem: lvm.Problem) -> None:
+    """Without warmup and with a tiny tree the first draws are near the start, wherever that is."""
+    chains = run(gaussian_problem, init={"a": 7.0, "b": -6.0}, warmup=0, draws=1, max_tree_depth=1)
+    assert (np.abs(values(chains, "a")[:, 0] - 7.0) < 2.5).all()
+    assert (np.abs(values(chains, "b")[:, 0] + 6.0) < 2.5).all()
+
+
+def test_chains_start_at_draws_of_a_fit(gaussian_problem: lvm.Problem) -> None:
+    fit = lvm.fit(gaussian_problem, "full_rank", max_steps=300, tolerance=0, draws=100, progress=False)
+    chains = run(gaussian_problem, init=fit, warmup=0, draws=5)
+    assert abs(float(values(chains, "a").mean())) < 3
+    again = run(gaussian_problem, init=fit, warmup=0, draws=5)
+    np.testing.assert_array_equal(values(chains), values(again))
+
+
+@pytest.mark.parametrize("init", [{"a": 1.0}, 3, "prior"])
+def test_wrong_starts_are_refused(gaussian_problem: lvm.Problem, init: Any) -> None:
+    with pytest.raises(lvm.ArgumentError, match="init"):
+        run(gaussian_problem, init=init)
+
+
+@pytest.mark.xfail(strict=True, reason="inverse transforms clamp, so a start outside the support is moved in silence")
+def test_a_start_outside_the_support_is_refused() -> None:
+    with pytest.raises(lvm.PyrolvmError, match="Fix:"):
+        run(
+            lvm.Problem(bounded, Y),
+            init={"share": 1.5, "parts": torch.ones(3) / 3, "width": 1.0, "edge": 0.0},
+            warmup=0,
+            draws=2,
+        )
+
+
+def test_no_finite_start_names_the_site() -> None:
+    def wall(y: Tensor) -> None:
+        a = pyro.sample("a", dist.Normal(y.new_tensor(0.0), 1.0))
+        pyro.sample("y", dist.Normal(a, 1.0), obs=y)
+        pyro.factor("wall", torch.where(a > 50, 0.0, -float("inf")))
+
+    with pytest.raises(lvm.PyrolvmError, match="wall"):
+        run(lvm.Problem(wall, torch.tensor(0.0)))
+
+
+# --- learnable parameters, dtype, arguments ---------------------------------------------------------------------------
+
+
+def test_a_parameter_without_a_prior_is_refused_by_name() -> None:
+    with pytest.raises(lvm.ProblemError, match=r"learnable parameters without priors.*noise.*Fix:.*init=fit"):
+        run(lvm.Problem(with_param, Y))
+
+
+def test_a_parameter_is_held_at_the_value_of_a_fit() -> None:
+    problem = lvm.Problem(with_param, Y)
+    fit = lvm.fit(problem, "mean_field", max_steps=200, tolerance=0, draws=50, progress=False)
+    chains = run(problem, init=fit, warmup=60, draws=100)
+    noise = fit.params["noise"].exp()
+    assert torch.equal(chains.params["noise"], fit.params["noise"])
+    mean = torch.as_tensor(values(chains, "mean"))
+    wanted = dist.Normal(0.0, 3.0).log_prob(mean) + dist.Normal(mean[..., None], noise).log_prob(Y).sum(-1)
+    np.testing.assert_allclose(chains.log_p, wanted.numpy(), rtol=1e-4)
+    assert list(pyro.get_param_store().keys()) == []
+
+
+def test_float64_runs_in_float64(gaussian_problem: lvm.Problem) -> None:
+    chains = run(gaussian_problem, dtype=torch.float64, warmup=10, draws=5)
+    assert {str(v.dtype) for v in chains.data["posterior"].data_vars.values()} == {"float64"}
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_subsampling_plate_is_run_on_all_rows_with_a_warning() -> None:
+    def own(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(y.new_tensor(0.0), 10.0))
+        with pyro.plate("row", len(y), subsample_size=2) as rows:
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y[rows])
+
+    with pytest.warns(lvm.PyrolvmWarning, match="'row' subsamples its 4 rows"):
+        chains = run(lvm.Problem(own, Y), warmup=60, draws=100)
+    assert chains.data["log_likelihood"]["y"].sizes["row"] == 4
+    mean = torch.as_tensor(values(chains, "mean"))
+    wanted = dist.Normal(0.0, 10.0).log_prob(mean) + dist.Normal(mean[..., None], 1.0).log_prob(Y).sum(-1)
+    np.testing.assert_allclose(chains.log_p, wanted.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("chains", 0), ("chains", 1.5), ("draws", 0), ("draws", True), ("warmup", -1), ("seed", -1), ("max_tree_depth", 0),
+        ("target_accept", 0), ("target_accept", 1), ("target_accept", 1.2), ("target_accept", "high"),
+    ],
+)  # fmt: skip
+def test_arguments_out_of_range_are_refused(gaussian_problem: lvm.Problem, name: str, value: Any) -> None:
+    with pytest.raises(lvm.ArgumentError, match=f"{name}.*Fix:"):
+        run(gaussian_problem, **{name: value})
+
+
+def test_unknown_engines_are_refused(gaussian_problem: lvm.Problem) -> None:
+    with pytest.raises(lvm.UnknownNameError, match="engine"):
+        run(gaussian_problem, engine="warp")
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch's own error comes through")
+def test_what_is_no_device_is_refused(gaussian_problem: lvm.Problem) -> None:
+    with pytest.raises(lvm.ArgumentError, match="device"):
+        run(gaussian_problem, device="gpu")
+
+
+def test_only_discrete_latents_are_refused() -> None:
+    def switches(y: Tensor) -> None:
+        with pyro.plate("row", len(y)):
+            on = pyro.sample("on", dist.Bernoulli(y.new_tensor(0.3)))
+            pyro.sample("y", dist.Normal(on, 1.0), obs=y)
+
+    with pytest.raises(lvm.ProblemError, match="no continuous latent site"):
+        run(lvm.Problem(switches, Y))
+
+
+def test_progress_is_told_of_all_transitions(gaussian_problem: lvm.Problem) -> None:
+    calls: list[tuple[int, int, str]] = []
+
+    def progress(done: int, total: int, text: str) -> None:
+        calls.append((done, total, text))
+
+    run(gaussian_problem, progress=progress)
+    assert calls[-1][:2] == (100, 100)
+    assert "step size" in calls[-1][2]
+
+
+def test_zoo_problems_run(make_zoo: Callable[[], list[str]]) -> None:
+    """Every problem without learnable parameters gives finite draws, if only two of them."""
+    ran = []
+    for name in make_zoo():
+        chains = run(lvm.problem(name), warmup=1, draws=2, max_tree_depth=2, chains=1)
+        for variable in chains.data["posterior"].data_vars.values():
+            assert np.isfinite(variable.values).all(), (name, variable.name)
+        ran.append(name)
+    assert len(ran) >= 4
+
+
+@pytest.fixture
+def make_zoo() -> Callable[[], list[str]]:
+    return lambda: [name for name in lvm.problems() if not lvm.problem(name).parameters]
