@@ -327,5 +327,6 @@ def _dataset(
         dims={name: list(dims[name]) for name in values if name in dims},
         coords=labels,
         sample_dims=list(sample_dims),
+        check_conventions=False,  # it warns of more chains than draws, which an interrupted run may well have
     )
     return dataset
