@@ -84,7 +84,8 @@ def reason(error: BaseException) -> str:
     """The message of an exception without the tables that Pyro appends to it."""
     text = str(error).split("Trace Shapes:")[0].strip()
     text = re.sub(r"\s+", " ", text)
-    return text if len(text) <= 400 else text[:400] + "..."
+    text = text if len(text) <= 400 else text[:400] + "..."
+    return text if text.endswith((".", "!", "?")) else text + "."
 
 
 def remedy(text: str) -> str:

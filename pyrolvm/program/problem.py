@@ -315,8 +315,10 @@ def _bind(model: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Map
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
+        plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+        shown = signature.replace(parameters=plain, return_annotation=signature.empty)
         raise ProblemError(
-            f"{name}{signature} cannot be called with the given data: {error}. "
+            f"{name}{shown} cannot be called with the given data: {error}. "
             f"Fix: lvm.Problem({name}, ...) takes exactly the arguments of the model."
         ) from None
     return {**dict(zip(_positional_names(signature, len(args)), args, strict=True)), **kwargs}
