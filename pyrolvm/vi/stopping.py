@@ -57,7 +57,7 @@ class Plateau:
 class Schedule:
     """A learning rate that is constant until the plateau and then decays to a hundredth along half a cosine.
 
-    The decay lasts half as long as the search did, and starts in time to end with the budget. Without it (``constant``)
+    The decay lasts as long as the search did, and starts in time to end with the budget. Without it (``constant``)
     the last iterates keep circling the optimum at a distance that the learning rate sets. A ``custom`` function of the step
     takes the place of both.
     """
@@ -72,12 +72,12 @@ class Schedule:
     @property
     def latest_start(self) -> int:
         """The step at which the decay must begin to end within the budget."""
-        return self.max_steps if self.constant else int(self.max_steps * 0.7)
+        return self.max_steps if self.constant else int(self.max_steps * 0.6)
 
     def begin(self, step: int) -> None:
         """Starts the decay after ``step`` steps."""
         self.start = step
-        self.length = 0 if self.constant else max(min(max(300, step // 2), self.max_steps - step), 1)
+        self.length = 0 if self.constant else max(min(max(300, step), self.max_steps - step), 1)
 
     @property
     def end(self) -> int:
