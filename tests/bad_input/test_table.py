@@ -35,7 +35,7 @@ def warm() -> None:
 
 
 @pytest.mark.parametrize("row", table.ROWS, ids=lambda row: f"{row.id} {row.what}")
-def test_mistake_is_reported(row: "table.Row") -> None:  # type: ignore[name-defined]
+def test_mistake_is_reported(row: table.Row) -> None:  # type: ignore[name-defined]
     outcome = table.run(row)
     if row.warns:
         assert outcome.error is None, outcome.message
