@@ -46,7 +46,7 @@ class Evidence:
         return f"{self.value:.2f} +- {self.error:.2g} nats by {self.method}{doubt}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Posterior:
     """Draws from an approximation of a posterior, with what is known about them.
 
@@ -145,7 +145,7 @@ class Posterior:
         return self.problem
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Fit(Posterior):
     """A variational posterior.
 
@@ -217,7 +217,7 @@ class Fit(Posterior):
             return latent_dataset(problem, values)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Chains(Posterior):
     """Draws from MCMC chains."""
 
