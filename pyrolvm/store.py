@@ -74,7 +74,7 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
     """
     folder = Path(path)
     paths = _verified(folder)
-    meta = _read_json(paths["meta"])
+    meta = _read_meta(paths["meta"])
     kind = _KINDS.get(str(meta.get("kind")))
     if kind is None:
         raise StoreError(
@@ -107,7 +107,7 @@ def claim(out: str | Path, problem: Problem, guide: Guide | None, seed: int, *, 
         return None
     if not resume:
         raise StoreError(f"{folder} holds a result already. Fix: pass resume=True to use it, or name another folder.")
-    meta = _read_json(_verified(folder)["meta"])
+    meta = _read_meta(_verified(folder)["meta"])
     wanted = {
         "problem": problem.name,
         "data": problem.fingerprint,
@@ -146,6 +146,7 @@ def _meta(result: Posterior) -> dict[str, Any]:
         "problem": {
             "name": problem.name if problem else attrs.get("pyrolvm_problem"),
             "fingerprint": problem.fingerprint if problem else None,
+            "dtype": str(problem.dtype).removeprefix("torch.") if problem else None,
             "source": _jsonable(problem.source) if problem else None,
         },
         "guide": {
@@ -241,9 +242,14 @@ def _verified(folder: Path) -> dict[str, Path]:
         raise StoreError(
             f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}. Fix: update pyrolvm."
         )
+    files = manifest.get("files")
     paths = {}
     for key in ("data", "params", "meta"):
-        entry = manifest.get("files", {}).get(key, {})
+        entry = files.get(key) if isinstance(files, dict) else None
+        if not isinstance(entry, dict):
+            raise StoreError(
+                f"{folder / MANIFEST} is damaged: it names no {key!r} file. Fix: restore it, or run again."
+            )
         name = str(entry.get("name"))
         path = folder / name
         if Path(name).name != name or not path.is_file():
@@ -274,6 +280,22 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+_META = {
+    "kind": str, "name": str, "problem": dict, "guide": dict | None, "seconds": dict, "engine": str, "engine_reason": str, "seed": int,
+}  # fmt: skip
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """What is said about a result, as far as it is needed to build it again."""
+    meta = _read_json(path)
+    for key, expected in _META.items():
+        if key not in meta or not isinstance(meta[key], expected):
+            raise StoreError(
+                f"{path} is damaged: {key!r} is missing or of a wrong type. Fix: restore it, or run again."
+            )
+    return meta
+
+
 def _read_tree(path: Path) -> xr.DataTree:
     import xarray as xr
 
@@ -296,7 +318,8 @@ def _attach(folder: Path, meta: Mapping[str, Any], problem: Problem | None) -> P
     """The result's problem: as given, or by its registered name."""
     saved = meta["problem"]
     if problem is not None:
-        if saved["fingerprint"] not in (None, problem.fingerprint):
+        problem = _in_dtype(problem, saved)
+        if saved.get("fingerprint") not in (None, problem.fingerprint):
             raise StoreError(
                 f"{folder} is of {saved['name']!r} with other data (sha256 {_short(saved['fingerprint'])}) than the given problem "
                 f"{problem.name!r} ({_short(problem.fingerprint)}). Fix: pass the problem it was made from."
@@ -308,10 +331,19 @@ def _attach(folder: Path, meta: Mapping[str, Any], problem: Problem | None) -> P
     from pyrolvm import registry
 
     try:
-        found = registry.problem(source["name"], **source["options"])
+        found = _in_dtype(registry.problem(source["name"], **source["options"]), saved)
     except (PyrolvmError, TypeError, KeyError):
         return None
     return found if found.fingerprint == saved["fingerprint"] else None
+
+
+def _in_dtype(problem: Problem, saved: Mapping[str, Any]) -> Problem:
+    """The problem in the dtype that the result was made in."""
+    import torch
+
+    known = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+    dtype = known.get(str(saved.get("dtype")))
+    return problem if dtype is None else problem.to(dtype=dtype)
 
 
 def _attach_guide(saved: Mapping[str, Any] | None, guide: Any, problem: Problem | None) -> Guide | None:
