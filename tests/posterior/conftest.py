@@ -1,0 +1,79 @@
+"""Results of the zoo, made once: short fits and shorter chains, enough for names and shapes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+
+import pyrolvm as lvm
+
+NAMES = tuple(lvm.problems())
+
+
+@functools.cache
+def result(kind: str, name: str) -> Any:
+    """A short result, kept for all tests."""
+    problem = lvm.problem(name)
+    if kind == "svi":
+        small = 40 if problem.unconstrained_size < 1000 else 8
+        guide = "amortized" if problem.parameters else "mean_field"
+        return lvm.fit(problem, guide, max_steps=4, draws=small, progress=False)
+    return lvm.nuts(problem, chains=2, warmup=3, draws=10, max_tree_depth=3, progress=False)
+
+
+@functools.cache
+def eight_schools(kind: str) -> Any:
+    problem = lvm.problem("eight_schools")
+    if kind == "svi":
+        return lvm.fit(problem, "mean_field", max_steps=200, tolerance=0, draws=400, progress=False)
+    return lvm.nuts(problem, chains=2, warmup=60, draws=100, progress=False)
+
+
+# NUTS does not sample learnable parameters.
+CASES = [("svi", name) for name in NAMES] + [("nuts", name) for name in NAMES if not lvm.problem(name).parameters]
+
+
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def any_result(case: tuple[str, str]) -> Any:
+    """Each method on each problem of the zoo that it applies to."""
+    return result(*case)
+
+
+@pytest.fixture(params=NAMES)
+def any_fit(request: pytest.FixtureRequest) -> lvm.Fit:
+    """A fit of each problem of the zoo."""
+    return result("svi", request.param)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def method(any_result: Any) -> str:
+    """What the posterior was made by."""
+    return "svi" if isinstance(any_result, lvm.Fit) else "nuts"
+
+
+@pytest.fixture(params=["svi", "nuts"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def eight(kind: str) -> Any:
+    """Eight schools by either method, with draws enough for ArviZ."""
+    return eight_schools(kind)
+
+
+@pytest.fixture
+def eight_fit() -> lvm.Fit:
+    return eight_schools("svi")  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def eight_chains() -> lvm.Chains:
+    return eight_schools("nuts")  # type: ignore[no-any-return]
