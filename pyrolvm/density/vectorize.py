@@ -41,6 +41,11 @@ _REPLACED: dict[Any, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
         _DISTRIBUTIONS,
         lambda x, median=0.0, sigma=1.0, **_: median + sigma * torch.tan(torch.pi * (_uniform(x) - 0.5)),
     ),
+    # This one vmap runs, lane by lane and with a warning.
+    torch.Tensor.clamp_: (
+        ("torch.distributions",),
+        lambda x, min=None, max=None: x.copy_(x.clamp(min, max)),
+    ),
     # Pyro reads shapes off `.data`.
     torch.Tensor.data.__get__: (("pyro.",), lambda x, *_: x.detach()),  # type: ignore[attr-defined]
 }
