@@ -86,6 +86,7 @@ class Problem:
         plates: every plate by name.
         parameters: the learnable parameters (``pyro.param``, ``pyro.module``) of the model, by store name.
         info: dims, coords and quantities given by :func:`model`.
+        source: the registered name and options it was built from; ``None`` for any other.
 
     Raises:
         DataError: if data are ragged, empty, not numeric, non-finite, or of mixed dtype or device.
@@ -100,6 +101,8 @@ class Problem:
     plates: Mapping[str, Plate]
     parameters: Mapping[str, Parameter]
     info: ModelInfo
+    source: Mapping[str, Any] | None
+    _arguments: Mapping[str, Any]
 
     def __init__(self, model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         if not callable(model):
@@ -140,7 +143,7 @@ class Problem:
     @property
     def arguments(self) -> Mapping[str, Any]:
         """The model's arguments by name, ``*args`` and ``**kwargs`` alike."""
-        return MappingProxyType(self._arguments)  # type: ignore[attr-defined]
+        return MappingProxyType(self._arguments)
 
     @property
     def doc(self) -> str:
@@ -224,7 +227,7 @@ class Problem:
             moved = Problem(data.cast(self.model, dtype=dtype, device=where), *args, **kwargs)
         moved._set("info", self.info)
         moved._set("name", self.name)
-        moved._set("source", self.source)  # type: ignore[attr-defined]
+        moved._set("source", self.source)
         return moved
 
     def renamed(self, name: str, *, source: Mapping[str, Any] | None = None) -> Problem:
