@@ -46,7 +46,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def full_rank(data: tuple[Tensor, Tensor]) -> lvm.Fit:
-    return lvm.fit(lvm.Problem(regression, *data), "full_rank", seed=0, progress=False)
+    return lvm.fit(lvm.Problem(regression, *data), "full_rank", seed=0, progress=False, max_steps=1200)
 
 
 def test_full_rank_elbo_is_the_evidence_of_a_linear_regression(full_rank: lvm.Fit, data: tuple[Tensor, Tensor]) -> None:
@@ -83,7 +83,7 @@ def test_mean_field_is_too_narrow_by_exactly_the_correlation() -> None:
     rho = covariance[0, 1] / covariance[0, 0]
     assert rho == pytest.approx(-0.9)
     wanted = math.sqrt(covariance[0, 0] * (1 - rho**2))
-    fit = lvm.fit(problem, "mean_field", seed=0, progress=False, max_steps=3000)
+    fit = lvm.fit(problem, "mean_field", seed=0, progress=False, max_steps=1500)
     draws = fit.sample(40_000, seed=1)
     for name in ("a", "b"):
         assert float(draws[name].std()) == pytest.approx(wanted, rel=0.02)
@@ -99,7 +99,7 @@ def test_positive_rate_by_full_rank_is_close_to_its_gamma() -> None:
     y = torch.empty(30, dtype=torch.float64).exponential_(1.5, generator=generator)
     shape, total = 2.0 + len(y), 1.0 + float(y.sum())
     evidence = math.lgamma(shape) - shape * math.log(total)
-    fit = lvm.fit(lvm.Problem(rate_model, y), "full_rank", seed=0, progress=False, max_steps=2000)
+    fit = lvm.fit(lvm.Problem(rate_model, y), "full_rank", seed=0, progress=False, max_steps=1000)
     assert evidence - 0.02 < fit.elbo < evidence + 4 * fit.elbo_error
     assert fit.evidence.value == pytest.approx(evidence, abs=0.01)
     assert float(fit.data["posterior"]["rate"].mean()) == pytest.approx(shape / total, rel=0.02)

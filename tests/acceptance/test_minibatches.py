@@ -96,7 +96,7 @@ def elbo_at(problem: lvm.Problem, guide: Any, batch: Any, draw: Draw, rows: Tens
 
 @pytest.mark.parametrize(
     ("model", "guide_name"),
-    [(pooled, "mean_field"), (pooled, "full_rank"), (factors, "mean_field"), (factors, "amortized")],
+    [(pooled, "mean_field"), (factors, "mean_field"), (factors, "amortized")],
 )
 def test_elbo_of_a_partition_is_the_elbo_of_all_rows(problem_of: Any, model: Any, guide_name: str) -> None:
     problem = problem_of(model)
@@ -187,7 +187,7 @@ def test_minibatch_fit_finds_the_posterior_of_all_rows() -> None:
 
     precision = 100 + 1 / 100
     fit = lvm.fit(
-        lvm.Problem(normal_mean, y), "mean_field", batch_size=10, max_steps=1200, tolerance=0, seed=0, progress=False
+        lvm.Problem(normal_mean, y), "mean_field", batch_size=10, max_steps=800, tolerance=0, seed=0, progress=False
     )
     draws = fit.sample(20_000)["mean"].values
     assert draws.mean() == pytest.approx(float(y.sum()) / precision, abs=0.02)

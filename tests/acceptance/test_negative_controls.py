@@ -103,7 +103,7 @@ def test_the_right_posterior_is_not_accused(right_mean: lvm.Fit, right_rate: lvm
 
 
 def test_a_fit_of_the_right_family_is_not_accused(mean_problem: lvm.Problem, right_mean: lvm.Fit) -> None:
-    fit = lvm.fit(mean_problem, "mean_field", max_steps=1500, seed=1, progress=False)
+    fit = lvm.fit(mean_problem, "mean_field", max_steps=900, seed=1, progress=False)
     assert objections(fit) == []
     report = lvm.compare({"fit": fit, "right": right_mean}, reference="right")
     assert set(report.table["status"]) == {"agrees"}
@@ -135,7 +135,7 @@ def test_scale_of_the_minibatch_left_out(mean_problem: lvm.Problem, right_mean: 
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y[rows])
 
     unscaled = lvm.Problem(forgot_the_scale, y)
-    fit = lvm.fit(unscaled, "mean_field", max_steps=800, tolerance=0, seed=2, progress=False)
+    fit = lvm.fit(unscaled, "mean_field", max_steps=600, tolerance=0, seed=2, progress=False)
     draws = torch.as_tensor(fit.sample(4000)["mean"].values[0])
     fitted |= {"loc": draws.mean(), "sd": draws.std()}
     assert float(fitted["sd"]) == pytest.approx((BATCH + PRIOR_SD**-2) ** -0.5, rel=0.1)
@@ -198,7 +198,7 @@ def test_discrete_prior_left_out_of_the_sum_is_caught() -> None:
         return mean, ((grid - mean) ** 2 * density).sum().sqrt()
 
     right_loc, right_sd = moments(0.9)
-    fit = lvm.fit(problem, "full_rank", max_steps=1500, seed=0, progress=False)
+    fit = lvm.fit(problem, "full_rank", max_steps=900, seed=0, progress=False)
     draws = fit.sample(20_000)["jump"].values
     assert draws.mean() == pytest.approx(float(right_loc), abs=0.1 * float(right_sd))
     assert draws.std() == pytest.approx(float(right_sd), rel=0.1)

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,15 @@ def fit() -> lvm.Fit:
     return result("custom fit")  # type: ignore[no-any-return]
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return result("custom fit").save(tmp_path_factory.mktemp("original") / "run")  # type: ignore[no-any-return]
+
+
 @pytest.fixture
-def saved(fit: lvm.Fit, tmp_path: Path) -> Path:
-    return fit.save(tmp_path / "run")
+def saved(original: Path, tmp_path: Path) -> Path:
+    """A saved fit of one's own to damage."""
+    return shutil.copytree(original, tmp_path / "run")
 
 
 def files(folder: Path) -> dict[str, bytes]:
