@@ -320,7 +320,7 @@ def test_rows_outside_the_plate_are_refused(make_data: Any, short: Short) -> Non
 # --- dtype and device -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guide", ["mean_field", "full_rank", "flow", by_hand, autoguide.AutoNormal], ids=str)
+@pytest.mark.parametrize("guide", ["mean_field", "full_rank", "flow", by_hand, autoguide.AutoNormal], ids=lambda guide: getattr(guide, "__name__", guide))
 @pytest.mark.parametrize("by", ["argument", "data"])
 def test_float64_is_float64_throughout(
     make_data: Any, normal_problem: lvm.Problem, short: Short, guide: Any, by: str
