@@ -18,7 +18,7 @@ from pyro import poutine
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, transform_to
 
 from pyrolvm import runtime
 from pyrolvm.errors import DataError, ProblemError
@@ -156,7 +156,7 @@ def _from_real(fn: Any, make: Callable[[Any], Tensor]) -> Tensor:
         try:
             transform = biject_to(support)
         except NotImplementedError:
-            return fn.sample()
+            transform = transform_to(support)  # enough to run the model; as an unknown, the site is refused
         return transform(make(transform.inverse_shape(fn.shape())))
     return fn.sample()
 

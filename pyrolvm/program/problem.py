@@ -109,7 +109,7 @@ class Problem:
             raise ProblemError(
                 f"model must be a function, got {type(model).__name__}. Fix: pass the Pyro function itself."
             )
-        inner = model.func if isinstance(model, functools.partial) else model
+        inner = _function(model)
         name = str(getattr(inner, "__name__", type(inner).__name__))
         bound = _bind(model, name, args, kwargs)
         converted = data.to_tensors(bound)
@@ -304,13 +304,29 @@ def _device(device: str | torch.device | None) -> torch.device | None:
     return chosen
 
 
+def _without_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The model under Pyro's handlers, as in ``poutine.reparam(model, config)``, which take the same arguments."""
+    while isinstance(model, functools.partial) and str(getattr(model.func, "__module__", "")).startswith(
+        "pyro.poutine"
+    ):
+        model = model.args[-1]
+    return model
+
+
+def _function(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that the user wrote, which has a name and what it says about itself."""
+    model = _without_handlers(model)
+    return _function(model.func) if isinstance(model, functools.partial) else model
+
+
 def _bind(model: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Maps the model's arguments to their names.
 
     Raises:
         ProblemError: if the model cannot be called with them.
     """
-    called = model.forward if isinstance(model, torch.nn.Module) else model
+    called = _without_handlers(model)
+    called = called.forward if isinstance(called, torch.nn.Module) else called
     try:
         signature = inspect.signature(called)
     except (TypeError, ValueError):
