@@ -14,6 +14,9 @@ import json
 import os
 import platform
 import re
+import shlex
+import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -32,9 +35,20 @@ def hardware() -> str:
     """The processor, how many cores of it may be used, and the threads that torch uses."""
     import torch
 
-    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if platform.system() == "Linux" else []
+    names = (
+        re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if platform.system() == "Linux" else []
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{names[0] if names else platform.processor()}, {cores} cores, {torch.get_num_threads()} torch thread(s)"
+
+
+def revision() -> str | None:
+    """The commit that was measured, with a mark where files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(DOCS), "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def timed(method: Any, *args: Any, **options: Any) -> tuple[Any, float]:
@@ -66,7 +80,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "problem": args.problem,
         "unknowns": problem.unconstrained_size,
-        "command": f"python docs/measure.py {args.problem}",
+        "command": shlex.join(["python", "docs/measure.py", *sys.argv[1:]]),
+        "revision": revision(),
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
         "python": platform.python_version(),

@@ -28,7 +28,7 @@ def main(folder, quick=False):
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     problem = lvm.problem("vae", images=500 if quick else None)
-    fit = lvm.fit(problem, "amortized", batch_size=128, max_steps=60 if quick else 4000, draws=100)
+    fit = lvm.fit(problem, "amortized", batch_size=128, max_steps=60 if quick else 2000, draws=100)
     print(fit)
     print(fit.verdict)
     print(f"ELBO of an image: {fit.elbo / len(problem.args[0]):.2f} nats")

@@ -143,7 +143,9 @@ def test_columns_explained_exist():
     from pyrolvm.comparison.table import COLUMNS
 
     text = (ROOT / "docs" / "vi-or-mcmc.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text.partition("## The methods table")[2].partition("\n## ")[0], re.M)
+    listed = re.findall(
+        r"^\| ((?:`\w+`(?:, )?)+) \|", text.partition("## The methods table")[2].partition("\n## ")[0], re.M
+    )
     assert {name for cell in listed for name in re.findall(r"`(\w+)`", cell)} <= set(METHOD_COLUMNS)
     assert {"mean_diff", "sd_ratio", "w1", "w1_noise", "mass50", "mass90", "heavy_tail"} <= set(COLUMNS)
     shown = text.partition("## The plots")[2].partition("\n## ")[0]
