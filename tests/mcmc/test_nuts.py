@@ -64,7 +64,7 @@ def gaussian_problem() -> lvm.Problem:
 
 @pytest.fixture(scope="module")
 def gaussian_chains(gaussian_problem: lvm.Problem) -> lvm.Chains:
-    return run(gaussian_problem, chains=3, warmup=120, draws=300)
+    return run(gaussian_problem, chains=3, warmup=100, draws=200)
 
 
 def test_moments_of_a_gaussian(gaussian_chains: lvm.Chains) -> None:
@@ -87,12 +87,12 @@ def test_names_shapes_and_types_of_the_statistics(gaussian_chains: lvm.Chains) -
     assert set(stats.data_vars) == set(STATS)
     for name, kind in STATS.items():
         assert stats[name].dims == ("chain", "draw"), name
-        assert stats[name].shape == (3, 300), name
+        assert stats[name].shape == (3, 200), name
         assert stats[name].dtype.kind == kind, name
         assert np.isfinite(stats[name].values).all(), name
     assert gaussian_chains.log_q is None
     assert gaussian_chains.evidence is None
-    assert gaussian_chains.log_p.shape == (3, 300)
+    assert gaussian_chains.log_p.shape == (3, 200)
 
 
 def test_the_statistics_are_consistent(gaussian_chains: lvm.Chains) -> None:
@@ -137,7 +137,7 @@ def test_draws_lie_in_their_supports() -> None:
 
 
 def test_discrete_draws_have_their_exact_conditional_probabilities() -> None:
-    chains = run(lvm.Problem(mixture, Y), warmup=60, draws=400)
+    chains = run(lvm.Problem(mixture, Y), warmup=60, draws=250)
     posterior = chains.data["posterior"]
     centre, on = torch.as_tensor(posterior["centre"].values), posterior["on"].values
     assert posterior["on"].dims == ("chain", "draw", "row")
