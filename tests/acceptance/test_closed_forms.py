@@ -83,7 +83,8 @@ def test_mean_field_is_too_narrow_by_exactly_the_correlation() -> None:
     rho = covariance[0, 1] / covariance[0, 0]
     assert rho == pytest.approx(-0.9)
     wanted = math.sqrt(covariance[0, 0] * (1 - rho**2))
-    fit = lvm.fit(problem, "mean_field", seed=0, progress=False, max_steps=1500)
+    # Many particles, so that what is left of the optimiser's noise is well below the bound: 16 leave 1.5% in the sd.
+    fit = lvm.fit(problem, "mean_field", seed=0, progress=False, max_steps=1000, num_particles=256, draws=20_000)
     draws = fit.sample(40_000, seed=1)
     for name in ("a", "b"):
         assert float(draws[name].std()) == pytest.approx(wanted, rel=0.02)
