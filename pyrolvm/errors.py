@@ -8,6 +8,7 @@ Every message is one plain sentence or two and ends in ``Fix:`` with a remedy. A
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 __all__ = [
@@ -64,10 +65,10 @@ class PyrolvmWarning(UserWarning):
     """Something that is allowed but seldom meant."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """Builds the error for a name that nothing is registered under, with the nearest matches."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     if near:
         remedy = " or ".join(repr(match) for match in near)
         return UnknownNameError(f"no {kind} is called {name!r}. Fix: did you mean {remedy}? Known: {', '.join(names)}.")
@@ -81,11 +82,11 @@ def positive_int(name: str, value: object, *, minimum: int = 1) -> int:
     Raises:
         ArgumentError: if it is not an integer (a bool is none) or is too small.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < minimum:
         raise ArgumentError(
             f"{name} must be an integer of at least {minimum}, got {value!r}. Fix: pass for example {name}={max(minimum, 1)}."
         )
-    return value
+    return operator.index(value)
 
 
 def positive_float(name: str, value: object) -> float:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Diagnosis", "diagnose"]
 
+NEARLY_ALL = 0.9
+"""Above this share of effective draws the guide fits the bulk of the posterior, whatever its tails do."""
+FEW_EFFECTIVE = 0.005
+"""Below this share of effective draws hardly any lies where the posterior is."""
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -89,7 +94,8 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     check                     trusted               doubtful                      failed
     ========================= ===================== ============================= ======================
     log weights                                                                   any NaN or infinite
-    k-hat                     <= threshold          up to 1, or S < 100           > 1
+    k-hat                     <= threshold          up to 1, or S < 100           > 1 (a)
+    effective draws                                                               under 0.5%, if k-hat is high
     reweighted moments        within 0.1 sd, 10%    further, beyond the noise
     optimisation              converged             stopped before it converged   loss ended non-finite
     draws                                           one chain without weights     any non-finite, stuck
@@ -100,6 +106,7 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     tree depth saturated      <= 10% of draws       > 10% of draws
     ========================= ===================== ============================= ======================
 
+    (a) Doubtful if more than 90% of the draws are effective: then only the tails are wrong.
     The threshold of k-hat is min(1 - 1/log10(S), 0.7) for S draws. Identified ``quantities`` are judged in place of
     the sites where the model names them.
 
@@ -181,6 +188,7 @@ def _judge_weights(weights: Weights) -> Iterator[Reason]:
         text = f"{weights.num_draws} draws are too few to judge the importance weights; {FEW_DRAWS} is the least."
         yield Reason("doubtful", text, figures)
         return
+    share = weights.ess / weights.num_draws
     if weights.constant:
         yield Reason(
             "trusted", "All importance weights are equal: the guide is the posterior, as far as it draws.", figures
@@ -194,6 +202,15 @@ def _judge_weights(weights: Weights) -> Iterator[Reason]:
         yield Reason("doubtful", text, figures)
     elif weights.khat <= 1.0:
         text = f"k-hat {weights.khat:.2f} is above {weights.threshold:.2f}: the guide misses part of the posterior."
+        yield Reason("doubtful", text, figures)
+        if share < FEW_EFFECTIVE:
+            text = f"Only {weights.ess:.0f} of {weights.num_draws} draws are effective: hardly a draw lies where the posterior is."
+            yield Reason("failed", text, {"ess_importance": weights.ess, "draws": float(weights.num_draws)})
+    elif share > NEARLY_ALL:
+        text = (
+            f"k-hat {weights.khat:.2f} is above 1, yet {weights.ess:.0f} of {weights.num_draws} draws are effective: the guide "
+            "fits the bulk of the posterior, and its tails are lighter than the posterior's."
+        )
         yield Reason("doubtful", text, figures)
     else:
         text = (
@@ -241,13 +258,19 @@ def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str) -> Itera
     if all(reason.status == "trusted" for reason in reasons):
         return
     if any("steps" in reason.figures for reason in reasons):
-        yield "Look at the loss trace; run the fit longer (max_steps=) or with a smaller learning rate (optimizer=)."
+        yield "Look at the loss trace; run the fit longer (max_steps=) or with a smaller learning_rate."
     if weights.num_bad:
         yield "Use a guide with the support of the model's sites, in float64, and check the model for overflow."
     elif weights.num_draws < FEW_DRAWS or weights.threshold < weights.khat <= 0.7:
         need = max(10 ** (1 / (1 - weights.khat)) if weights.khat < 0.7 else 0, 1000)
         yield f"Take more draws of the fitted guide: about {math.ceil(need / 100) * 100}."
     elif any(reason.status != "trusted" and _blames_guide(reason) for reason in reasons):
+        if guide == "amortized":
+            yield (
+                "k-hat judges the latents of all rows at once, and is large with many rows even where each is close: look at "
+                'the rows you need, or try guide="mean_field", which has parameters of its own for each row.'
+            )
+            return
         richer = _RICHER.get(guide, "flow")
         if guide != richer:
             yield f'Try guide="{richer}".'

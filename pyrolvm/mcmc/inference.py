@@ -83,20 +83,19 @@ def nuts(
     for name, value in (("chains", chains), ("draws", draws), ("max_tree_depth", max_tree_depth)):
         positive_int(name, value)
     positive_int("warmup", warmup, minimum=0)
-    positive_int("seed", seed, minimum=0)
+    seed = positive_int("seed", seed, minimum=0)
     if isinstance(target_accept, bool) or not isinstance(target_accept, int | float) or not 0 < target_accept < 1:
         raise ArgumentError(
             f"target_accept must lie between 0 and 1, got {target_accept!r}. Fix: use 0.8, or 0.95 to diverge less."
         )
     _check_problem(problem, init)
+    problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     if out is not None:
         from pyrolvm import store
 
         finished = store.claim(out, problem, None, seed, resume=resume)
         if finished is not None:
             return finished
-    where = None if str(device) == "auto" else torch.device(device)
-    problem = problem.to(dtype=dtype, device=where)
     started = time.perf_counter()
     params = dict(init.params) if isinstance(init, Fit) else {}
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(chains)]
@@ -195,7 +194,9 @@ def _given_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
             raise ArgumentError(
                 f"init has no value for site {missing[0]!r}. Fix: give one for each of {', '.join(sites)}, or pass a Fit."
             )
-        values = {name: torch.as_tensor(init[name]).expand(chains, *problem.sites[name].shape) for name in sites}
+        values = {
+            name: _start_value(problem, name, init[name]).expand(chains, *problem.sites[name].shape) for name in sites
+        }
     else:
         raise ArgumentError(
             f"init must be a Fit or values by site, got {type(init).__name__}. Fix: pass init=lvm.fit(problem)."
@@ -203,3 +204,22 @@ def _given_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
     moved = {name: value.to(dtype=problem.dtype, device=problem.device) for name, value in values.items()}
     with torch.no_grad():
         return map_draws(lambda draw: {"z": joint.flatten(joint.unconstrain(draw))}, moved)["z"]
+
+
+def _start_value(problem: Problem, name: str, given: Any) -> Tensor:
+    """The value to start a site at.
+
+    Raises:
+        ArgumentError: if it has another shape than the site, or lies outside its support.
+    """
+    site = problem.sites[name]
+    value = torch.as_tensor(given).to(dtype=problem.dtype, device=problem.device)
+    if tuple(value.shape) not in ((), site.shape):
+        raise ArgumentError(
+            f"init for site {name!r} has shape {tuple(value.shape)}, expected {site.shape}. Fix: give one value for each element."
+        )
+    if not bool(site.support.check(value.expand(site.shape)).all()):
+        raise ArgumentError(
+            f"init for site {name!r} lies outside its support {site.support}. Fix: give a value inside it."
+        )
+    return value

@@ -17,7 +17,6 @@ from torch import Tensor
 from pyrolvm import runtime
 from pyrolvm.density import Joint, map_draws, repeat
 from pyrolvm.posterior.draws import draw_guide, numpy
-from pyrolvm.program.guide import Guide
 from pyrolvm.program.inspection import name_dims
 from pyrolvm.program.problem import Problem
 
@@ -45,20 +44,17 @@ def default_draws(problem: Problem) -> int:
 def variational_tree(
     problem: Problem,
     guide: Any,
-    recipe: Guide,
     history: History,
     *,
     draws: int | None,
-    seed: int,
-    objective: str,
     num_particles: int,
     batch_size: int | None,
+    attrs: Mapping[str, Any],
 ) -> xr.DataTree:
     """Draws from the guide and everything that follows from them; must be called inside the fit's session."""
     import xarray as xr
 
     values, log_q = draw_guide(problem, guide, draws or default_draws(problem))
-    attrs = {"inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": objective, "seed": seed}
     groups = _groups(problem, values, chains=1, attrs=attrs)
     lp = groups.pop("lp")
     log_weight = lp - log_q.detach().cpu().numpy().astype(float).reshape(1, -1)

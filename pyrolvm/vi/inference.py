@@ -13,7 +13,7 @@ import torch
 from pyro.infer import ELBO
 
 from pyrolvm import runtime
-from pyrolvm.errors import ArgumentError, FitError, GuideError, positive_float, positive_int, unknown_name
+from pyrolvm.errors import ArgumentError, FitError, GuideError, ProblemError, positive_float, positive_int, unknown_name
 from pyrolvm.posterior import Fit
 from pyrolvm.posterior.build import variational_tree
 from pyrolvm.posterior.draws import finalized, registered
@@ -78,8 +78,8 @@ def fit(
             multiple of the rate.
         clip_norm: bound on the gradient's norm.
         max_steps: the budget; by default 20,000. ``tolerance=0`` takes them all.
-        tolerance: how many nats of ELBO the plateau test may miss, by default 0.03 and 1e-4 of the ELBO's size; 0
-            switches the test off.
+        tolerance: how many nats of ELBO the plateau test may miss, by default 0.03 and 1e-4 of the ELBO's size (1e-3 with
+            minibatches); 0 switches the test off.
         num_particles: draws a step; by default 16 where they run at once, 1 where they do not.
         batch_size: rows of the data a step takes; the density is scaled to the whole. ``None`` for all.
         batch_plate: which plate's rows, where several could be meant.
@@ -107,8 +107,23 @@ def fit(
         Kucukelbir et al., Automatic Differentiation Variational Inference, https://arxiv.org/abs/1603.00788
     """
     check_problem(problem)
-    _check_arguments(engine, max_steps, num_particles, batch_size, draws, seed, learning_rate, clip_norm, tolerance)
+    _check_arguments(engine, max_steps, num_particles, batch_size, draws, learning_rate, clip_norm, tolerance)
+    seed = positive_int("seed", seed, minimum=0)
+    if batch_plate is not None and batch_size is None:
+        raise ArgumentError(
+            f"batch_plate={batch_plate!r} is given without batch_size, so no rows are chosen. Fix: pass batch_size too."
+        )
+    if not problem.latents:
+        raise ProblemError(
+            f"{problem.name} has no latent site, so there is no posterior to fit. "
+            "Fix: give its unknowns priors with pyro.sample."
+        )
+    if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
+        raise ArgumentError(
+            f"callbacks must be a list of functions of a Step, got {callbacks!r}. Fix: pass callbacks=[my_function]."
+        )
     recipe = resolve(guide, problem)
+    problem = problem.to(dtype=dtype, device=choose_device(device, problem))
     stepper = Stepper(optimizer, learning_rate, clip_norm)
     rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)
     if out is not None:
@@ -117,7 +132,6 @@ def fit(
         finished = store.claim(out, problem, recipe, seed, resume=resume)
         if finished is not None:
             return finished
-    problem = problem.to(dtype=dtype, device=choose_device(device, problem))
     result = _run(
         problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
         batch_plate=batch_plate, draws=draws, callbacks=callbacks, seed=seed, progress=progress,
@@ -149,11 +163,11 @@ def _run(
         guide = registered(recipe.build(problem), recipe.name)
         trial = next(batches())
         check_guide(problem, guide, recipe.name, trial)
-        _check_trainable(problem, recipe, callbacks)
+        _check_trainable(problem, recipe)
         elbo, why = choose_objective(objective, problem, guide, trial, num_particles)
         _check_start(problem, guide, elbo, trial)
         clock.lap("setup")
-        plateau = _plateau(tolerance)
+        plateau = _plateau(tolerance, batch_size)
         if runtime.parameters():
             with Progress(f"{recipe.name} on {problem.name}", rates.max_steps, progress) as bar:
                 history = ENGINES["pyro"](
@@ -165,9 +179,13 @@ def _run(
         guide = finalized(problem, guide)
         params = {name: value.detach().clone() for name, value in runtime.parameters().items()}
         clock.lap("run")
+        attrs = {
+            "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": why, "engine": "pyro", "seed": seed,
+            "sampling_time": clock.laps["run"],
+        }  # fmt: skip
         tree = variational_tree(
-            problem, guide, recipe, history, draws=draws, seed=seed, objective=why,
-            num_particles=getattr(elbo, "num_particles", 1), batch_size=batch_size,
+            problem, guide, history,
+            draws=draws, num_particles=getattr(elbo, "num_particles", 1), batch_size=batch_size, attrs=attrs,
         )  # fmt: skip
         clock.lap("draws")
     return Fit(
@@ -200,9 +218,10 @@ class _Clock:
         self._last = now
 
 
-def _plateau(tolerance: float | None) -> Plateau | None:
+def _plateau(tolerance: float | None, batch_size: int | None) -> Plateau | None:
     if tolerance is None:
-        return Plateau()
+        # The choice of rows adds noise in proportion to the ELBO, which no number of steps worth taking averages out.
+        return Plateau() if batch_size is None else Plateau(relative=1e-3)
     return Plateau(absolute=tolerance, relative=0.0) if tolerance else None
 
 
@@ -220,14 +239,12 @@ def _check_arguments(
     num_particles: int | None,
     batch_size: int | None,
     draws: int | None,
-    seed: int,
     learning_rate: float | None,
     clip_norm: float | None,
     tolerance: float | None,
 ) -> None:
     if engine not in ("auto", *ENGINES):
         raise unknown_name("engine", engine, ("auto", *ENGINES))
-    positive_int("seed", seed, minimum=0)
     for name, value in (("max_steps", max_steps), ("num_particles", num_particles), ("batch_size", batch_size)):
         if value is not None:
             positive_int(name, value)
@@ -240,23 +257,11 @@ def _check_arguments(
         positive_float("tolerance", tolerance)
 
 
-def choose_device(device: str | torch.device, problem: Problem) -> torch.device:
-    """The device to run on.
-
-    Raises:
-        ArgumentError: if it is not there.
-    """
-    if str(device) == "auto":
-        return torch.device("cuda") if problem.parameters and torch.cuda.is_available() else problem.device
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ArgumentError(f"device {device!r} is not one of torch's. Fix: use 'cpu' or 'cuda'.") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError(
-            f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'."
-        )
-    return chosen
+def choose_device(device: str | torch.device, problem: Problem) -> str | torch.device:
+    """The device to run on: as asked, or a GPU for models with learnable networks where there is one."""
+    if str(device) != "auto":
+        return device
+    return "cuda" if problem.parameters and torch.cuda.is_available() else problem.device
 
 
 def _batches(problem: Problem, batch_size: int | None, plate: str | None) -> Callable[[], Iterator[Batch]]:
@@ -293,12 +298,7 @@ def _own_subsample(problem: Problem, plate: str) -> int:
     return len(call.indices) if call.indices is not None else int(call.subsample_size or call.size)
 
 
-def _check_trainable(problem: Problem, recipe: Guide, callbacks: Sequence[Any]) -> None:
-    for callback in callbacks:
-        if not callable(callback):
-            raise ArgumentError(
-                f"callbacks must be functions of a Step, got {callback!r}. Fix: pass callbacks=[my_function]."
-            )
+def _check_trainable(problem: Problem, recipe: Guide) -> None:
     if problem.continuous and not runtime.parameters():
         raise GuideError(
             f"guide {recipe.name!r} has no learnable parameters, so there is nothing to fit. "

@@ -27,6 +27,8 @@ __all__ = ["History", "Step", "optimise"]
 
 PATIENCE = 20
 CHECK_EVERY = 50
+FEWEST = 100
+"""A window of fewer steps says nothing about a plateau."""
 
 
 @dataclass(frozen=True)
@@ -162,25 +164,21 @@ def _conclude(history: History, schedule: Schedule, plateau: Plateau | None) -> 
         history.reason += f" until step {len(history)}" if schedule.length else ""
         return
     before = history.losses[: schedule.start]
-    rise, error = improvement(before, max(int(0.4 * len(before)), 20))
-    steps = max(int(0.4 * len(before)), 20) // 2
-    if plateau is None:
-        history.reason = f"all {len(history)} steps were taken, as asked"
-        history.converged = rise <= 2 * error
+    window = int(0.4 * len(before))
+    budget = f"max_steps={schedule.max_steps} reached"
+    if window < FEWEST:
+        history.reason = f"{budget}, too few steps to tell whether the ELBO still rises"
         return
-    if math.isfinite(rise) and rise <= 2 * error:
-        history.reason = (
-            f"max_steps={schedule.max_steps} reached. The ELBO did not rise measurably over the last {steps} steps "
-            f"before the learning rate decayed ({rise:.3g} +- {error:.2g} nats), but its noise could hide more than "
-            f"{plateau.tolerance(before, len(before)):.2g} nats"
-        )
-        # Flat as far as this much noise can tell: the noise relative to the ELBO decides whether that is far enough.
-        history.converged = 2 * error <= 10 * plateau.tolerance(before, len(before))
-        return
-    history.reason = (
-        f"max_steps={schedule.max_steps} reached while the ELBO was still rising by {rise:.3g} +- {error:.2g} nats "
-        f"per {steps} steps"
-    )
+    rise, error = improvement(before, window)
+    figures = f"{rise:.3g} +- {error:.2g} nats over {window // 2} steps"
+    hidden = (plateau or Plateau()).tolerance(before, window)
+    if rise > 2 * error:
+        history.reason = f"{budget} while the ELBO was still rising by {figures}"
+    elif 2 * error > hidden:
+        history.reason = f"{budget}. The ELBO rose by {figures}: its noise could hide more than {hidden:.2g} nats"
+    else:
+        history.reason = f"{budget}, and the ELBO is flat: it rose by {figures}"
+        history.converged = True
 
 
 def _line(history: History, started: float) -> str:

@@ -104,7 +104,7 @@ class Stepper:
                     )
             else:
                 self._torch.add_param_group({"params": new})
-            self._base = [group["lr"] for group in self._torch.param_groups]
+            self._base += [group["lr"] for group in self._torch.param_groups[len(self._base) :]]
         if self._torch is None:
             return
         for group, base in zip(self._torch.param_groups, self._base, strict=True):

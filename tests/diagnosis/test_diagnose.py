@@ -64,11 +64,26 @@ def test_hopeless_weights_fail(fake, rng):
 
 
 def test_khat_between_the_threshold_and_one_names_figures_and_remedies(fake, rng):
-    log_weight = np.log(rng.uniform(size=40_000) ** -0.85)
+    log_weight = np.log(rng.uniform(size=40_000) ** -0.8)
     verdict = diagnose(fake.fit(rng, {"z": rng.normal(size=(1, 40_000))}, log_weight=log_weight)).verdict
     assert verdict.status == "doubtful"
     assert "is above 0.70: the guide misses part of the posterior" in str(verdict)
     assert 'Try guide="full_rank".' in verdict.next_steps
+
+
+def test_heavy_tails_on_a_few_draws_are_doubtful_where_nearly_all_are_effective(fake, rng):
+    log_weight = 0.01 * rng.normal(size=4000)
+    log_weight[:40] = 0.3 * np.log(rng.pareto(0.5, size=40) + 1)
+    verdict = diagnose(fake.fit(rng, {"z": rng.normal(size=(1, 4000))}, log_weight=log_weight)).verdict
+    assert verdict.figures["khat"] > 1
+    assert verdict.status == "doubtful"
+    assert "fits the bulk" in str(verdict)
+
+
+def test_hardly_any_effective_draw_fails(fake, rng):
+    log_weight = -0.5 * rng.normal(size=4000) ** 2 * 200
+    verdict = diagnose(fake.fit(rng, {"z": rng.normal(size=(1, 4000))}, log_weight=np.sort(log_weight))).verdict
+    assert verdict.status == "failed" or verdict.figures["khat"] <= 0.7
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -162,10 +162,10 @@ def test_the_plugin_shown_registers_what_it_defines():
 
 
 def test_numbers_are_those_of_the_committed_measurements():
-    measure = _script(ROOT / "docs" / "measure.py")
+    measure = _script(ROOT / "benchmarks" / "guides.py")
     for name in measure.PAGES:
         text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-        assert measure.fill(text) == text, f"{name} is out of date. Fix: python docs/measure.py --tables"
+        assert measure.fill(text) == text, f"{name} is out of date. Fix: python benchmarks/guides.py --tables"
 
 
 def test_the_picture_is_small():

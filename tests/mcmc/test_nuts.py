@@ -277,7 +277,6 @@ def test_wrong_starts_are_refused(gaussian_problem: lvm.Problem, init: Any) -> N
         run(gaussian_problem, init=init)
 
 
-@pytest.mark.xfail(strict=True, reason="inverse transforms clamp, so a start outside the support is moved in silence")
 def test_a_start_outside_the_support_is_refused() -> None:
     with pytest.raises(lvm.PyrolvmError, match="Fix:"):
         run(
@@ -355,7 +354,6 @@ def test_unknown_engines_are_refused(gaussian_problem: lvm.Problem) -> None:
         run(gaussian_problem, engine="warp")
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch's own error comes through")
 def test_what_is_no_device_is_refused(gaussian_problem: lvm.Problem) -> None:
     with pytest.raises(lvm.ArgumentError, match="device"):
         run(gaussian_problem, device="gpu")

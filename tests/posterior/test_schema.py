@@ -149,7 +149,6 @@ def test_attributes_of_chains_name_the_engine_and_the_time(eight_chains: lvm.Cha
     assert attrs["sampling_time"] > 0
 
 
-@pytest.mark.xfail(strict=True, reason="fit does not hand engine and time to the tree")
 def test_attributes_of_a_fit_name_the_engine_and_the_time(eight_fit: lvm.Fit) -> None:
     attrs = eight_fit.data["posterior"].attrs
     assert attrs["engine"] == eight_fit.engine

@@ -117,7 +117,6 @@ def test_a_float64_fit_of_a_float32_problem_samples_alike_after_loading(tmp_path
         assert drawn.equals(made.sample(6, seed=9))
 
 
-@pytest.mark.xfail(strict=True, raises=lvm.StoreError, reason="claim sees the problem before it is cast")
 def test_a_float64_fit_of_a_float32_problem_can_be_resumed(tmp_path: Path) -> None:
     first = run_fit(tmp_path / "run", guide="mean_field", dtype=torch.float64)
     again = run_fit(tmp_path / "run", guide="mean_field", dtype=torch.float64, resume=True)

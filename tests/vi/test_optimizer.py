@@ -141,7 +141,6 @@ def test_parameters_that_appear_later_are_trained_too() -> None:
     assert (first.item(), second.item()) == (-2.0, -1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="the base rate is read back from the scaled one when parameters appear later")
 def test_parameters_that_appear_later_leave_the_base_rate_alone() -> None:
     stepper = Stepper(sgd, None, None)
     first, second = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)

@@ -203,7 +203,6 @@ def test_a_module_of_the_model_is_learnt_and_given_back(short: Short, guide: str
     assert second.losses.tolist() == fit.losses.tolist()
 
 
-@pytest.mark.xfail(strict=True, raises=StopIteration, reason="a model without latents is neither refused nor fitted")
 def test_a_model_without_latents_is_fitted_or_refused_in_words(make_data: Any, short: Short) -> None:
     def no_latent(y: Tensor) -> None:
         loc = pyro.param("loc", lambda: torch.tensor(0.0))
@@ -320,7 +319,11 @@ def test_rows_outside_the_plate_are_refused(make_data: Any, short: Short) -> Non
 # --- dtype and device -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guide", ["mean_field", "full_rank", "flow", by_hand, autoguide.AutoNormal], ids=lambda guide: getattr(guide, "__name__", guide))
+@pytest.mark.parametrize(
+    "guide",
+    ["mean_field", "full_rank", "flow", by_hand, autoguide.AutoNormal],
+    ids=lambda guide: getattr(guide, "__name__", guide),
+)
 @pytest.mark.parametrize("by", ["argument", "data"])
 def test_float64_is_float64_throughout(
     make_data: Any, normal_problem: lvm.Problem, short: Short, guide: Any, by: str

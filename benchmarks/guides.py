@@ -1,10 +1,10 @@
 """Measures the guides of one problem against NUTS, and writes what the tables of these pages show.
 
-    python docs/measure.py eight_schools_noncentered
-    python docs/measure.py logistic_regression --guide mean_field --guide full_rank --draws 500 --warmup 500
+    python benchmarks/guides.py eight_schools_noncentered
+    python benchmarks/guides.py logistic_regression --guide mean_field --guide full_rank --draws 500 --warmup 500
 
-writes docs/results/PROBLEM.json: versions, hardware, settings, and for each method its verdict, k-hat, errors and
-seconds. ``python docs/measure.py --tables`` puts the tables of those files into the pages, between their markers.
+writes benchmarks/results/PROBLEM.json: versions, hardware, settings, and for each method its verdict, k-hat, errors and
+seconds. ``python benchmarks/guides.py --tables`` puts the tables of those files into the pages, between their markers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Any
 
 import pyrolvm as lvm
 
-DOCS = Path(__file__).parent
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
 PACKAGES = ("pyrolvm", "torch", "pyro-ppl", "numpy", "arviz-stats")
 SHOWN = ("mean_field", "full_rank", "flow")
 PAGES = ("choose-a-guide.md", "../README.md")
@@ -80,7 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "problem": args.problem,
         "unknowns": problem.unconstrained_size,
-        "command": shlex.join(["python", "docs/measure.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/guides.py", *sys.argv[1:]]),
         "revision": revision(),
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
@@ -110,7 +111,7 @@ def table(found: dict[str, Any]) -> str:
     note = (
         f"{found['unknowns']} unknowns; NUTS: {nuts['chains']} chains of {nuts['warmup']} + {nuts['draws']} draws; "
         f"seed {nuts['seed']}; {found['hardware']}; Python {found['python']}, {versions}; {found['date']}. "
-        f"Made by `{found['command']}`; all figures are in `docs/results/{found['problem']}.json`."
+        f"Made by `{found['command']}`; all figures are in `benchmarks/results/{found['problem']}.json`."
     )
     left = "".join(f" `{name}` was left out: {why}" for name, why in found["left_out"].items())
     return "\n".join(lines) + f"\n\n{note}{left}\n"
@@ -120,7 +121,7 @@ def fill(text: str) -> str:
     """A page with the tables of the committed results between its markers."""
 
     def put(match: re.Match[str]) -> str:
-        found = json.loads((DOCS / "results" / f"{match[2]}.json").read_text(encoding="utf-8"))
+        found = json.loads((HERE / "results" / f"{match[2]}.json").read_text(encoding="utf-8"))
         return f"{match[1]}\n{table(found)}\n{match[3]}"
 
     return MARK.sub(put, text)
@@ -140,7 +141,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.problem:
         found = measure(args)
-        path = DOCS / "results" / f"{args.problem}.json"
+        path = HERE / "results" / f"{args.problem}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(table(found))
