@@ -38,7 +38,8 @@ install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
 demo: $(VENV)/.installed
-	$(BIN)/pyrolvm compare eight_schools_noncentered --guide mean_field --guide full_rank --guide flow \
+	$(BIN)/pyrolvm compare eight_schools_noncentered --guide mean_field --guide full_rank --guide mixture \
+		--guide autoregressive --guide flow \
 		--warmup 500 --draws 500 --out runs/demo --overwrite
 
 test: $(VENV)/.installed-dev
