@@ -35,17 +35,16 @@ def guide(hours, failures):
 
 
 def main(folder, quick=False):
-    """Fits the guide and a registered one, runs NUTS, compares them, and writes report and pictures."""
-    fast, short = ({"max_steps": 300}, {"chains": 2, "warmup": 50, "draws": 50}) if quick else ({}, {})
+    """Fits both guides, runs NUTS, compares, and writes report and pictures."""
+    steps, draws = (300, 50) if quick else (20_000, 1000)
     problem = lvm.Problem(pumps, HOURS, FAILURES)
-    results = {name: lvm.fit(problem, how, **fast) for name, how in {"mine": guide, "full_rank": "full_rank"}.items()}
-    report = lvm.compare({**results, "nuts": lvm.nuts(problem, **short)}, reference="nuts")
+    mine, full = lvm.fit(problem, guide, max_steps=steps), lvm.fit(problem, "full_rank", max_steps=steps)
+    report = lvm.compare({"mine": mine, "full rank": full, "nuts": lvm.nuts(problem, warmup=draws, draws=draws)})
     print(report)
     Path(folder).mkdir(parents=True, exist_ok=True)
     report.plot(path=Path(folder, "comparison.png"))
     report.to_html(Path(folder, "report.html"))
-    forest = arviz_plots.plot_forest(results["mine"].data, var_names=["rate"], backend="matplotlib")
-    forest.savefig(Path(folder, "rates.png"))
+    arviz_plots.plot_forest(mine.data, var_names=["rate"], backend="matplotlib").savefig(Path(folder, "rates.png"))
 
 
 if __name__ == "__main__":
