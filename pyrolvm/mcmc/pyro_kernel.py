@@ -97,6 +97,7 @@ class _Chain:
         count = self.done - self.warmup
         steps = kernel.evaluations - before
         accepted = mean + (kernel._mean_accept_prob - mean) * count if count > 1 else kernel._mean_accept_prob
+        accepted = min(max(accepted, 0.0), 1.0)  # the difference of running means leaves the interval by rounding
         depth = math.ceil(math.log2(steps + 1))
         self.draws.append(self.position["z"].detach().clone())
         self.stats.append((len(kernel._divergences) > divergences, accepted, step_size, depth, steps, kernel.energy))

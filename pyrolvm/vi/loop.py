@@ -166,14 +166,13 @@ def _conclude(history: History, schedule: Schedule, plateau: Plateau | None) -> 
     before = history.losses[: schedule.start]
     window = int(0.4 * len(before))
     budget = f"max_steps={schedule.max_steps} reached"
-    if window < FEWEST:
-        history.reason = f"{budget}, too few steps to tell whether the ELBO still rises"
-        return
-    rise, error = improvement(before, window)
+    rise, error = improvement(before, window) if window else (0.0, 0.0)
     figures = f"{rise:.3g} +- {error:.2g} nats over {window // 2} steps"
-    hidden = (plateau or Plateau()).tolerance(before, window)
-    if rise > 2 * error:
+    hidden = (plateau or Plateau()).tolerance(before, max(window, 1))
+    if math.isfinite(rise) and rise > 2 * error:
         history.reason = f"{budget} while the ELBO was still rising by {figures}"
+    elif window < FEWEST:
+        history.reason = f"{budget}, too few steps to tell whether the ELBO still rises"
     elif 2 * error > hidden:
         history.reason = f"{budget}. The ELBO rose by {figures}: its noise could hide more than {hidden:.2g} nats"
     else:

@@ -308,15 +308,16 @@ def test_an_error_inside_the_model_restores_globals(error: type[BaseException]) 
     def model(y: Tensor) -> None:
         nonlocal calls
         calls += 1
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
         with pyro.plate("rows", len(y)):
             if calls > 1:
                 raise error
-            pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+            pyro.sample("y", dist.Normal(a, 1.0), obs=y)
 
     problem = lvm.Problem(model, torch.arange(3.0))
     before = _state()
     with pytest.raises((lvm.PyrolvmError, KeyboardInterrupt)) as raised:
-        lvm.fit(problem, lambda y: None, max_steps=5, draws=10, progress=False)
+        lvm.fit(problem, "mean_field", max_steps=5, draws=10, progress=False)
     assert isinstance(raised.value, KeyboardInterrupt) is (error is KeyboardInterrupt)
     assert _state() == before
 
