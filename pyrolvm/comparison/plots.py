@@ -61,7 +61,7 @@ def _chosen(comparison: Comparison, quantities: Iterable[str] | None, limit: int
 def _window(draws: Draws, reference: str) -> tuple[float, float]:
     """Returns a range that shows every posterior without letting a heavy tail squeeze the rest."""
     low, high = np.quantile(draws[reference][0], [0.004, 0.996])
-    room = max(high - low, 1e-12)
+    room = max(0.4 * (high - low), 1e-12)
     for values, _ in draws.values():
         left, right = np.quantile(values, [0.01, 0.99])
         low, high = min(low, max(left, low - room)), max(high, min(right, high + room))

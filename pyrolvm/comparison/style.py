@@ -80,12 +80,14 @@ def density(values: Array, low: float, high: float) -> tuple[Array, Array]:
 
 
 def legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
-    """Puts one legend above everything."""
+    """Puts one legend above everything, in as many rows as its width asks for."""
+    labels = [plain(name, 40) for name in names]
+    widest = 0.5 + 0.085 * max(len(label) for label in labels)  # inches: the handle, and letters at size 9
     figure.legend(
         handles,
-        [plain(name, 40) for name in names],
+        labels,
         loc="outside upper center",
-        ncols=min(len(names), 6),
+        ncols=max(1, min(len(names), 6, int(figure.get_figwidth() / widest))),
         frameon=False,
         fontsize=9,
         labelcolor=INK,
