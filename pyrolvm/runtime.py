@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +80,7 @@ def session(
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
     validate: bool = False,
+    modules: Iterable[torch.nn.Module] = (),
 ) -> Iterator[None]:
     """Runs Pyro programs with globals of their own, and restores every one of them afterwards.
 
@@ -90,6 +91,7 @@ def session(
         dtype: the default floating dtype inside.
         device: where tensors are made inside.
         validate: whether Pyro and torch check distribution arguments and supports.
+        modules: modules whose buffers, such as running means, get their old values back as parameters do.
 
     Sessions nest. Threads take turns: Pyro's globals leave no other way.
     """
@@ -104,6 +106,7 @@ def session(
             stack.enter_context(device)
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(_no_handlers())
+        stack.enter_context(_buffers(modules))
         lender = _Lender(params or {})
         saved = (store._params, store._param_to_name, store._constraints)
         own_clear = store.__dict__.get("clear")
@@ -124,6 +127,24 @@ def session(
                 store.clear = own_clear  # type: ignore[method-assign]
             store._params, store._param_to_name, store._constraints = saved
             lender.give_back()
+
+
+@contextmanager
+def _buffers(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Gives buffers their old values back."""
+    parts = [part for module in modules for part in module.modules()]
+    kept = [
+        (part._buffers, name, buffer, buffer.detach().clone())
+        for part in parts
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for home, name, buffer, value in kept:
+            with torch.no_grad():
+                home[name] = buffer.copy_(value)
 
 
 @contextmanager

@@ -72,11 +72,6 @@ class Latent:
         """Where its block ends in the unconstrained vector."""
         return self.start + self.numel
 
-    @property
-    def u_batch_shape(self) -> tuple[int, ...]:
-        """The batch dimensions of the unconstrained value."""
-        return self.u_shape[: len(self.u_shape) - self.u_event_dim]
-
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         """The law of :math:`t(u)` for independent normal coordinates of :math:`u`, with its exact density.
 

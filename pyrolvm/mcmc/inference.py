@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrolvm import runtime
 from pyrolvm.density import Joint, map_draws
 from pyrolvm.errors import ArgumentError, FitError, ProblemError, PyrolvmWarning, positive_int, unknown_name
 from pyrolvm.mcmc import pyro_kernel
@@ -99,7 +98,7 @@ def nuts(
     started = time.perf_counter()
     params = dict(init.params) if isinstance(init, Fit) else {}
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(chains)]
-    with runtime.session(seed=seed, params=params, dtype=problem.dtype, device=problem.device):
+    with problem.session(seed=seed, params=params):
         joint = Joint(problem)
         starts = _starts(joint, init, chains, seed)
         set_up = time.perf_counter()

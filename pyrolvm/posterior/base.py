@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyrolvm import runtime
 from pyrolvm.errors import StoreError, positive_int
 from pyrolvm.posterior.draws import draw_guide, rebuild
 from pyrolvm.program.guide import Guide
@@ -128,7 +127,7 @@ class Posterior:
 
     def _session(self, seed: int) -> Any:
         problem = self.attached
-        return runtime.session(seed=seed, params=self.params, dtype=problem.dtype, device=problem.device)
+        return problem.session(seed=seed, params=self.params)
 
     @property
     def attached(self) -> Problem:

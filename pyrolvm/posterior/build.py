@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrolvm import runtime
 from pyrolvm.density import Joint, map_draws, repeat
 from pyrolvm.posterior.draws import draw_guide, numpy
 from pyrolvm.program.inspection import name_dims
@@ -209,7 +208,7 @@ def _prior_groups(
 
 def _data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]) -> dict[str, Any]:
     """The observed values, and the arguments of the model that are not observed themselves."""
-    with runtime.session(seed=0, dtype=problem.dtype, device=problem.device), torch.no_grad():
+    with problem.session(seed=0), torch.no_grad():
         observed = numpy(Joint(problem).observations())
     values = {n: v.detach().cpu().numpy() for n, v in problem.arguments.items() if isinstance(v, Tensor)}
     constant = {n: v for n, v in values.items() if not any(v is o or _same(v, o) for o in observed.values())}

@@ -131,7 +131,7 @@ def check_minibatches(problem: Problem, plate: Plate, size: int) -> None:
     """
     device = problem.device
     parts = [torch.arange(size, device=device), torch.arange(plate.size - size, plate.size, device=device)]
-    with runtime.session(seed=0, dtype=problem.dtype, device=device):
+    with problem.session(seed=0):
         with explained(f"model {problem.name!r} on {size} of {plate.size} rows"):
             whole = problem.whole.trace(problem)
             outside = {

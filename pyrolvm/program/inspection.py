@@ -169,7 +169,7 @@ def read(problem: Problem) -> Reading:
         DataError: if observations or other data are not finite.
     """
     with (
-        runtime.session(seed=0, dtype=problem.dtype, device=problem.device, validate=True),
+        problem.session(seed=0, validate=True),
         runtime.record_plates() as calls,
     ):
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, ProblemError
 from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates
@@ -206,6 +208,16 @@ class Problem:
         """A sha256 of the data."""
         return data.fingerprint(self.arguments.values())
 
+    def session(
+        self, *, seed: int | None = None, params: Mapping[str, Tensor] | None = None, validate: bool = False
+    ) -> AbstractContextManager[None]:
+        """A :func:`pyrolvm.runtime.session` in the dtype and on the device of the data; modules are lent, not given."""
+        held = (self.model, getattr(self.model, "__self__", None), *self.arguments.values())
+        modules = [value for value in held if isinstance(value, torch.nn.Module)]
+        return runtime.session(
+            seed=seed, params=params, dtype=self.dtype, device=self.device, validate=validate, modules=modules
+        )
+
     # --- other views of it --------------------------------------------------------------------------------------------
 
     def to(self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Problem:
@@ -370,8 +382,3 @@ def check_problem(value: Any) -> Problem:
     raise ArgumentError(
         f"expected a Problem, got {type(value).__name__}. Fix: pass lvm.Problem(model, *data), or lvm.problem(name)."
     )
-
-
-def scope_of(problem: Problem) -> dict[str, Any]:
-    """The session arguments that a problem's programs need."""
-    return {"dtype": problem.dtype, "device": problem.device}

@@ -159,7 +159,7 @@ def _run(
 ) -> Fit:
     clock = _Clock()
     batches = _batches(problem, batch_size, batch_plate)
-    with runtime.session(seed=seed, dtype=problem.dtype, device=problem.device):
+    with problem.session(seed=seed):
         guide = registered(recipe.build(problem), recipe.name)
         trial = next(batches())
         check_guide(problem, guide, recipe.name, trial)
@@ -285,7 +285,7 @@ def _batches(problem: Problem, batch_size: int | None, plate: str | None) -> Cal
 
 def _own_subsample(problem: Problem, plate: str) -> int:
     with (
-        runtime.session(seed=0, dtype=problem.dtype, device=problem.device),
+        problem.session(seed=0),
         runtime.record_plates() as calls,
         torch.no_grad(),
     ):

@@ -404,3 +404,17 @@ def test_recorded_plates_are_what_the_program_declared() -> None:
         "c": (4, True),
         "d": (2, False),
     }
+
+
+def test_buffers_of_modules_get_their_values_back() -> None:
+    norm = torch.nn.BatchNorm1d(1)
+
+    def model(y: Tensor, norm: torch.nn.Module) -> None:
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(norm(y[:, None])[:, 0] + a, 1.0), obs=y)
+
+    problem = lvm.Problem(model, torch.arange(8.0), norm)
+    assert float(norm.running_mean) == 0 and int(norm.num_batches_tracked) == 0
+    lvm.fit(problem, "mean_field", max_steps=5, draws=10, progress=False)
+    assert float(norm.running_mean) == 0 and int(norm.num_batches_tracked) == 0
