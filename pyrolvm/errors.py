@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "ArgumentError",
+    "CaptureError",
     "DataError",
     "FitError",
     "GuideError",
@@ -51,6 +52,10 @@ class UnknownNameError(PyrolvmError, LookupError):
 
 class PluginError(PyrolvmError, ImportError):
     """A registered plugin could not be loaded."""
+
+
+class CaptureError(PyrolvmError, RuntimeError):
+    """A program cannot be captured as a graph; another engine can run it."""
 
 
 class FitError(PyrolvmError, RuntimeError):

@@ -1,0 +1,18 @@
+"""One small rule an operation: what an ATen operation is in ``jax.numpy``.
+
+A rule is a function of the operation's own arguments, arrays in place of tensors. Rules stand in tables by name: ``"add"``
+serves every overload of ``aten.add``, ``"add.Scalar"`` that one alone. Shapes and dtypes are checked and set by the
+interpreter after every rule, so that a rule need not care for torch's type promotion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyrolvm.capture.jax.rules import pointwise, shaping
+from pyrolvm.capture.jax.rules.draws import DRAWS
+
+__all__ = ["DRAWS", "RULES"]
+
+RULES: dict[str, Callable[..., Any]] = {**pointwise.RULES, **shaping.RULES}
