@@ -7,8 +7,6 @@ function of *inputs*, *noise* and *constants*, which nothing in Python can influ
 
 from __future__ import annotations
 
-import operator
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental import proxy_tensor
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrolvm import runtime
+from pyrolvm.capture.recorder import Reading, operation, record
 from pyrolvm.density.vectorize import VmapFriendly
 from pyrolvm.errors import CaptureError, PyrolvmError
 from pyrolvm.program.explain import model_line, reason
@@ -92,13 +87,6 @@ def operations(captured: Captured) -> set[str]:
     return {operation(node) for node in captured.module.graph.nodes if node.op == "call_function"} - {"getitem"}
 
 
-def operation(node: fx.Node) -> str:
-    """The name of a node's operation: ``"add.Tensor"`` for ``aten.add.Tensor``, with the library's name for any other."""
-    if node.target is operator.getitem:
-        return "getitem"
-    return str(node.target).removeprefix("aten.")
-
-
 def is_random(node: fx.Node) -> bool:
     """Whether a node draws random numbers."""
     target = node.target
@@ -127,117 +115,115 @@ def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the prog
 
     def flat(leaves: list[Tensor]) -> list[Tensor]:
         nonlocal structure
-        with _NoReading(), VmapFriendly(), runtime.batchable_enumeration(), _Constants():
+        with VmapFriendly(), runtime.batchable_enumeration():
             result = function(*leaves)
         values, structure = pytree.tree_flatten(result)
-        return [torch.as_tensor(value) for value in values]
+        return values
 
     try:
-        module = _trace(flat, list(inputs))
-        graph = _flat_signature(module)
-        if any(_mutates(node) for node in graph.graph.nodes):
-            graph = _functional(graph)
+        with torch.random.fork_rng(devices=_cuda(inputs)):
+            module = _folded(_functional(record(flat, inputs), inputs))
     except PyrolvmError:
         raise
     except Exception as error:
         line = model_line(error)
         raise CaptureError(f"{what} cannot be captured{f' at {line}' if line else ''}: {_plain(error)}") from error
-    lifted, constants = _lift(graph)
-    lifted.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    lifted, constants = _lift(module)
+    lifted.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_random(node))
     lifted.recompile()
     if structure is None:
         raise CaptureError(f"{what} cannot be captured: it was not run.")
     return Captured(lifted, len(inputs), (), constants, structure, time.perf_counter() - started)
 
 
-def _trace(function: Callable[..., Any], example: Any) -> fx.GraphModule:
-    """``make_fx``, without the second that torch takes to import its compiler only to switch it off."""
-    guarded = proxy_tensor.dispatch_trace
-    if "torch._dynamo" not in sys.modules:
-        proxy_tensor.dispatch_trace = getattr(guarded, "__wrapped__", guarded)
-    try:
-        return make_fx(function)(example)
-    finally:
-        proxy_tensor.dispatch_trace = guarded
-
-
 def _plain(error: Exception) -> str:
-    """What a tracer's message means."""
+    """What the message means, where it comes from a library that stumbles over a read."""
     text = reason(error)
-    signs = ("get value out of a tracing tensor", "data-dependent", "vmap: It looks like you're", "Cannot access data pointer")
-    if any(sign in text for sign in signs):
+    if isinstance(error, Reading) or "vmap: It looks like you're" in text or "Cannot access data pointer" in text:
         return "it reads the value of a tensor that changes from run to run."
     return text
 
 
-class _Constants(TorchDispatchMode):
-    """Computes what follows from constants alone, instead of recording it.
-
-    Reading such a value (``int(group.max()) + 1``) is then an ordinary read: the data of a problem do not change.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        mode = proxy_tensor.get_proxy_mode()
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        if mode is None or not tensors or random or any(_tracked(tensor, mode.tracer) for tensor in tensors):
-            return func(*args, **kwargs)
-        with proxy_tensor.disable_proxy_modes_tracing():
-            return func(*args, **kwargs)
-
-
-class _NoReading(TorchFunctionMode):
-    """Refuses to hand the values of recorded tensors to NumPy, where the tracer could not see what becomes of them."""
-
-    _READS = frozenset({torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__})
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._READS:
-            mode = proxy_tensor.get_proxy_mode()
-            if mode is not None and _tracked(args[0], mode.tracer):
-                raise RuntimeError("it reads the value of a tensor that changes from run to run")
-        return func(*args, **(kwargs or {}))
-
-
-def _tracked(tensor: Tensor, tracer: Any) -> bool:
-    return proxy_tensor.has_proxy_slot(tensor, tracer)
+def _cuda(tensors: Sequence[Tensor]) -> list[int]:
+    return sorted({tensor.device.index or 0 for tensor in tensors if tensor.is_cuda})
 
 
 # --- passes -----------------------------------------------------------------------------------------------------------
 
 
-def _flat_signature(module: fx.GraphModule) -> fx.GraphModule:
-    """The graph without Python structure around it: a list of tensors in, a list out."""
-    module.graph.set_codegen(fx.graph.CodeGen())
-    module.recompile()
+def _functional(module: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """The same graph without operations in place, as JAX and compilers want it."""
+    if not any(isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable for n in module.graph.nodes):
+        return module
+    detached = [tensor.detach() for tensor in inputs]
+    with torch.no_grad():
+        return record(torch.func.functionalize(lambda leaves: module(*leaves)), detached)
+
+
+_KEPT = {
+    "full",
+    "zeros",
+    "ones",
+    "arange",
+    "eye",
+    "scalar_tensor",
+    "expand",
+    "view",
+    "unsqueeze",
+    "full_like",
+    "zeros_like",
+    "ones_like",
+}
+"""Operations that are cheaper to repeat than their results are to keep."""
+_LARGEST = 1_000_000
+"""The most elements that a folded result may have, unless it is no larger than what it came from."""
+
+
+def _folded(module: fx.GraphModule) -> fx.GraphModule:
+    """The same graph with everything that follows from constants alone computed."""
+    known: dict[fx.Node, Any] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr":
+            known[node] = getattr(module, str(node.target))
+        elif (
+            node.op == "call_function"
+            and not is_random(node)
+            and all(source in known for source in node.all_input_nodes)
+        ):
+            if _elements(node.meta["val"]) <= max(
+                _LARGEST, *(_elements(n.meta["val"]) for n in node.all_input_nodes), 0
+            ):
+                args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), known.__getitem__)
+                with torch.no_grad():
+                    known[node] = node.target(*args, **kwargs)
+    for node in reversed(list(module.graph.nodes)):
+        value = known.get(node)
+        if node.op != "call_function" or not isinstance(value, Tensor) or operation(node).split(".")[0] in _KEPT:
+            continue
+        if any(
+            user not in known or operation(user).split(".")[0] in _KEPT for user in node.users if user.op != "output"
+        ):
+            name = f"folded_{node.name}"
+            setattr(module, name, value)
+            with module.graph.inserting_before(node):
+                constant = module.graph.create_node("get_attr", name)
+            constant.meta.update(node.meta)
+            node.replace_all_uses_with(constant)
+            known[constant] = value
+            module.graph.erase_node(node)
+    module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or is_random(node))
     return module
 
 
-def _mutates(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def _functional(module: fx.GraphModule) -> fx.GraphModule:
-    """The same graph without operations in place."""
-    examples = [_example(node) for node in module.graph.nodes if node.op == "placeholder"]
-
-    def run(leaves: list[Tensor]) -> Any:
-        return module(*leaves)
-
-    with torch.no_grad():
-        return _flat_signature(_trace(torch.func.functionalize(run), examples))
-
-
-def _example(node: fx.Node) -> Tensor:
-    value = node.meta["val"]
-    return torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+def _elements(value: Any) -> int:
+    return sum(part.numel() for part in pytree.tree_leaves(value) if isinstance(part, Tensor))
 
 
 def _lift(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
     """Makes the tensors that a graph holds its last inputs, each once."""
     graph = module.graph
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    last = inputs[-1] if inputs else None
     placed: dict[int, fx.Node] = {}
     constants: list[Tensor] = []
     for node in list(graph.nodes):
@@ -246,9 +232,9 @@ def _lift(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
         value = getattr(module, str(node.target)).detach()
         key = id(getattr(module, str(node.target)))
         if key not in placed:
-            with graph.inserting_after(last):
+            with _after(graph, last):
                 last = placed[key] = graph.placeholder(f"constant_{len(constants)}")
-            last.meta["val"] = torch.empty_like(value, device="meta")
+            last.meta.update(node.meta)
             constants.append(value)
         node.replace_all_uses_with(placed[key])
         graph.erase_node(node)
@@ -256,7 +242,12 @@ def _lift(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
     return fx.GraphModule({}, graph), tuple(constants)
 
 
-_BASE = {"randn.default": "normal", "randn_like.default": "normal", "rand.default": "uniform", "rand_like.default": "uniform"}
+_BASE = {
+    "randn.default": "normal",
+    "randn_like.default": "normal",
+    "rand.default": "uniform",
+    "rand_like.default": "uniform",
+}
 
 
 def with_noise(captured: Captured) -> Captured:
@@ -264,8 +255,9 @@ def with_noise(captured: Captured) -> Captured:
 
     What draws from a distribution with parameters of its own (a Gamma, say) stays a node of the graph.
     """
-    module = _copy(captured.module)
-    graph = module.graph
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(captured.module.graph, {}))
+    module = fx.GraphModule({}, graph)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     noise: list[Noise] = []
     last = placeholders[captured.inputs - 1] if captured.inputs else None
@@ -274,10 +266,11 @@ def with_noise(captured: Captured) -> Captured:
         if kind is None:
             continue
         value = node.meta["val"]
-        with graph.inserting_after(last) if last is not None else graph.inserting_before(next(iter(graph.nodes))):
+        with _after(graph, last):
             last = graph.placeholder(f"noise_{len(noise)}")
         last.meta["val"] = value
-        noise.append(Noise(kind, tuple(value.shape), value.dtype, value.device))
+        last.meta["device"] = node.meta["device"]
+        noise.append(Noise(kind, tuple(value.shape), value.dtype, node.meta["device"]))
         node.replace_all_uses_with(last)
         graph.erase_node(node)
     graph.lint()
@@ -285,7 +278,6 @@ def with_noise(captured: Captured) -> Captured:
     return replace(captured, module=module, noise=tuple(noise))
 
 
-def _copy(module: fx.GraphModule) -> fx.GraphModule:
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(module.graph, {}))
-    return fx.GraphModule({}, graph)
+def _after(graph: fx.Graph, node: fx.Node | None) -> Any:
+    """Where the next placeholder goes: after ``node``, or first."""
+    return graph.inserting_before(next(iter(graph.nodes))) if node is None else graph.inserting_after(node)

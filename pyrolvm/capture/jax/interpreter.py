@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from pyrolvm.capture.graph import Captured, operation
+from pyrolvm.capture.graph import Captured
 from pyrolvm.capture.jax.rules import DRAWS, RULES
+from pyrolvm.capture.recorder import operation
 from pyrolvm.errors import CaptureError
 
 __all__ = ["Lowered", "array", "lower", "missing", "precision", "tensor"]
@@ -52,9 +53,7 @@ def lower(captured: Captured) -> Lowered:
     sources = {node: i for i, node in enumerate(captured.random)}
     placeholders = [node for node in nodes if node.op == "placeholder"]
 
-    def function(
-        inputs: Sequence[Array], noise: Sequence[Array], constants: Sequence[Array], key: Array | None
-    ) -> Any:
+    def function(inputs: Sequence[Array], noise: Sequence[Array], constants: Sequence[Array], key: Array | None) -> Any:
         values: dict[fx.Node, Any] = dict(zip(placeholders, (*inputs, *noise, *constants), strict=True))
         keys = jax.random.split(key, len(sources)) if sources and key is not None else None
         for node in nodes:

@@ -1,0 +1,196 @@
+"""Records what a function does to tensors, operation by operation.
+
+Everything is recorded. Beside it the recorder keeps, for each storage, whether what it holds may change from run to run:
+because it follows from an input or from a random number. Reading a value that cannot change (``int(group.max()) + 1`` for
+given groups) is an ordinary read; reading one that can is refused, since the program might then go another way.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["Reading", "operation", "record"]
+
+aten = torch.ops.aten
+
+_BLIND = {
+    aten.zeros_like,
+    aten.ones_like,
+    aten.full_like,
+    aten.empty_like,
+    aten.new_zeros,
+    aten.new_ones,
+    aten.new_full,
+    aten.new_empty,
+}
+"""Operations that look at a tensor's shape alone."""
+_INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+_READS = {aten._local_scalar_dense.default, aten.equal.default}
+_NUMPY = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
+
+_REFUSAL = "it reads the value of a tensor that changes from run to run"
+
+
+class Reading(RuntimeError):
+    """A program reads a recorded value."""
+
+
+def record(function: Callable[[list[Tensor]], Sequence[Tensor]], inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """Runs ``function(inputs)`` once and returns what it did as a graph from ``inputs`` to the tensors it returned.
+
+    Inputs are known by identity. Constants are attributes of the module. Every node has, in ``meta["val"]``, tensors on the
+    meta device that tell shape and dtype, and in ``meta["device"]`` where they lay.
+
+    Raises:
+        Reading: if the function reads a value that follows from an input or from a random number.
+    """
+    recorder = _Recorder(inputs)
+    with _NoNumpy(recorder), recorder:
+        outputs = function(list(inputs))
+    recorder.graph.output([recorder.node(tensor) for tensor in outputs])
+    return fx.GraphModule(recorder.constants, recorder.graph)
+
+
+def operation(node: fx.Node) -> str:
+    """The name of a node's operation: ``"add.Tensor"`` for ``aten.add.Tensor``, with the library's name for any other."""
+    if node.target is operator.getitem:
+        return "getitem"
+    return str(node.target).removeprefix("aten.")
+
+
+class _Recorder(TorchDispatchMode):
+    """The mode that sees every ATen operation, below autograd and ``vmap``, and writes it down."""
+
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.constants: dict[str, Tensor] = {}
+        # Tensors are kept with their nodes, so that no later tensor can take the identity of an earlier one.
+        self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}
+        self._changing: set[int] = set()
+        for i, tensor in enumerate(inputs):
+            self._remember(tensor, self.graph.placeholder(f"input_{i}"))
+            self._changing.add(_storage(tensor))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import its whole compiler, a second, only to switch it off here
+
+    def changes(self, tensor: Tensor) -> bool:
+        """Whether the value of a tensor may differ from run to run."""
+        return _storage(tensor) in self._changing
+
+    def node(self, tensor: Tensor) -> fx.Node:
+        """The node of a tensor; one that was there before the program gets it when it is first used."""
+        known = self._nodes.get(id(tensor))
+        if known is not None:
+            return known[1]
+        name = f"held_{len(self.constants)}"
+        self.constants[name] = tensor.detach().clone() if tensor.numel() <= 1 else tensor.detach()
+        return self._remember(tensor, self.graph.create_node("get_attr", name))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func.overloadpacket in _INDEXING:
+            args = (args[0], self._positions(args[1]), *args[2:])
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        changing = torch.Tag.nondeterministic_seeded in func.tags or any(map(self.changes, tensors))
+        if func in _READS or (torch.Tag.dynamic_output_shape in func.tags and func.overloadpacket not in _INDEXING):
+            if changing:
+                raise Reading(_REFUSAL)
+            return func(*args, **kwargs)
+        written = _written(func, args, kwargs)
+        for tensor in written:
+            self._own(tensor)
+        result = func(*args, **kwargs)
+        self._write(func, args, kwargs, result)
+        if changing and func.overloadpacket not in _BLIND:
+            made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+            self._changing.update(_storage(tensor) for tensor in (*made, *written))
+        return result
+
+    def _positions(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Indices with masks replaced by the positions they are true at, so that every shape is known beforehand."""
+        found: list[Tensor | None] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                found.append(index)
+            elif self.changes(index):
+                raise Reading(_REFUSAL)
+            else:
+                found.extend(index.nonzero(as_tuple=True))
+        return found
+
+    def _write(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        if "dtype" in _names(func) and isinstance(result, Tensor):
+            kwargs = {**kwargs, "dtype": result.dtype}  # torch's default dtype of the moment is made explicit
+        shown = pytree.tree_map(lambda leaf: self.node(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        node = self.graph.call_function(func, *shown)
+        if isinstance(result, Tensor):
+            self._remember(result, node)
+        elif isinstance(result, tuple | list):
+            node.meta["val"] = [_shape(part) for part in result]
+            for i, part in enumerate(result):
+                if isinstance(part, Tensor):
+                    self._remember(part, self.graph.call_function(operator.getitem, (node, i)))
+
+    def _remember(self, tensor: Tensor, node: fx.Node) -> fx.Node:
+        node.meta["val"], node.meta["device"] = _shape(tensor), tensor.device
+        self._nodes[id(tensor)] = (tensor, node)
+        return node
+
+    def _own(self, tensor: Tensor) -> None:
+        """Lets the graph write into a copy of what was there before the program, as if it were the thing itself.
+
+        Raises:
+            Reading: if the program has already looked at a part of it, which would not follow.
+        """
+        known = self._nodes.get(id(tensor))
+        if known is None:
+            self._remember(tensor, self.graph.call_function(aten.clone.default, (self.node(tensor),)))
+        if known is not None and known[1].op == "get_attr":
+            raise Reading("it writes into a tensor that was there before it ran")
+
+
+class _NoNumpy(TorchFunctionMode):
+    """Refuses to hand recorded values to NumPy, where nobody could see what becomes of them."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _NUMPY and self.recorder.changes(args[0]):
+            raise Reading(_REFUSAL)
+        return func(*args, **(kwargs or {}))
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _written(func: Any, args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that an operation writes into."""
+    if not func._schema.is_mutable:
+        return []
+    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | dict(kwargs)
+    written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return [given[name] for name in written if isinstance(given.get(name), Tensor)]
+
+
+def _shape(value: Any) -> Any:
+    return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
+
+
+@functools.cache
+def _names(func: Any) -> frozenset[str]:
+    return frozenset(argument.name for argument in func._schema.arguments)
