@@ -10,9 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyrolvm.capture.jax.rules import pointwise, shaping
+from pyrolvm.capture.jax.rules import indexing, linalg, networks, pointwise, reductions, shaping
 from pyrolvm.capture.jax.rules.draws import DRAWS
 
 __all__ = ["DRAWS", "RULES"]
 
-RULES: dict[str, Callable[..., Any]] = {**pointwise.RULES, **shaping.RULES}
+RULES: dict[str, Callable[..., Any]] = {
+    **pointwise.RULES,
+    **shaping.RULES,
+    **indexing.RULES,
+    **reductions.RULES,
+    **linalg.RULES,
+    **networks.RULES,
+}

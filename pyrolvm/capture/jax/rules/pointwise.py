@@ -1,4 +1,7 @@
-"""Operations that act on each element by itself."""
+"""Operations that act on each element by itself.
+
+Where a derivative is a matter of convention (at a bound, at a tie, at zero), the rule takes torch's.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,315 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.special as special
 
 __all__ = ["RULES"]
 
-RULES: dict[str, Callable[..., Any]] = {
+
+def _alike(x: Any, y: Any, *others: Any) -> Any:
+    """Both in one shape and the dtype that they and others have in common."""
+    dtype = jnp.result_type(x, y, *others)
+    return jnp.broadcast_arrays(jnp.asarray(x, dtype), jnp.asarray(y, dtype))
+
+
+def _power(x: Any, y: Any) -> Any:
+    """A whole exponent known in advance is a product: exact, and differentiable where the base is negative or zero."""
+    return jnp.power(x, int(y) if isinstance(y, float) and y.is_integer() else y)
+
+
+def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
+    if rounding_mode is None:
+        return jnp.true_divide(x, y)
+    if rounding_mode == "floor":
+        return jnp.floor_divide(x, y)
+    if jnp.issubdtype(jnp.result_type(x, y), jnp.integer):
+        return jax.lax.div(*_alike(x, y))
+    return jnp.trunc(jnp.true_divide(x, y))
+
+
+def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
+    """At a bound the gradient goes to the input, as torch's does."""
+    x = x if low is None else jnp.where(x < low, low, x)
+    return x if high is None else jnp.where(x > high, high, x)
+
+
+def _hardtanh(x: Any, low: Any = -1, high: Any = 1) -> Any:
+    """At a bound the gradient is zero, as torch's is."""
+    return jnp.where(x <= low, low, jnp.where(x >= high, high, x))
+
+
+def _softplus(x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
+    return jnp.where(x * beta > threshold, x, jnp.log1p(jnp.exp(jnp.minimum(x * beta, threshold))) / beta)
+
+
+def _log_sigmoid(x: Any) -> tuple[Any, Any]:
+    return -jnp.logaddexp(-x, 0), jnp.exp(-jnp.abs(x))
+
+
+@jax.custom_jvp
+def _xlogy(x: Any, y: Any) -> Any:
+    """``x log y``, which is 0 where x is."""
+    return jnp.where((x == 0) & ~jnp.isnan(y), 0, x * jnp.log(y))
+
+
+@_xlogy.defjvp
+def _xlogy_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    (x, y), (dx, dy) = at, towards
+    by_x = jnp.where((x == 0) & (y <= 0), 0, jnp.log(y))
+    return _xlogy(x, y), dx * by_x + dy * x / y
+
+
+@jax.custom_jvp
+def _xlog1py(x: Any, y: Any) -> Any:
+    """``x log(1 + y)``, which is 0 where x is."""
+    return jnp.where((x == 0) & ~jnp.isnan(y), 0, x * jnp.log1p(y))
+
+
+@_xlog1py.defjvp
+def _xlog1py_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    (x, y), (dx, dy) = at, towards
+    by_x = jnp.where((x == 0) & (y <= -1), 0, jnp.log1p(y))
+    return _xlog1py(x, y), dx * by_x + dy * x / (1 + y)
+
+
+def _floats(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of two arrays of the same shape and floating dtype."""
+    return lambda x, y: function(*_alike(x, y, 0.0))
+
+
+@jax.custom_jvp
+def root_or_zero(x: Any) -> Any:
+    """The root, whose derivative at zero is called zero."""
+    return jnp.sqrt(x)
+
+
+@root_or_zero.defjvp
+def root_or_zero_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    root = root_or_zero(at[0])
+    return root, towards[0] * jnp.where(root == 0, 0, 0.5 / jnp.where(root == 0, 1, root))
+
+
+def _hypot(x: Any, y: Any) -> Any:
+    return root_or_zero(x * x + y * y)
+
+
+def _logit(x: Any, eps: float | None = None) -> Any:
+    x = x if eps is None else _clamp(x, eps, 1 - eps)
+    return jnp.log(x / (1 - x))
+
+
+def _nan_to_num(x: Any, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Any:
+    return jnp.nan_to_num(x, nan=0.0 if nan is None else nan, posinf=posinf, neginf=neginf)
+
+
+def _round(x: Any, decimals: int = 0) -> Any:
+    return jnp.round(x, decimals)
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    return jax.nn.gelu(x, approximate=approximate == "tanh")
+
+
+def _elu(x: Any, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Any:
+    below = alpha * jnp.expm1(jnp.where(x > 0, 0, x) * input_scale)
+    return scale * jnp.where(x > 0, x, below)
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    return jnp.where(condition, x, y)
+
+
+def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
+    return jnp.where(mask, jnp.asarray(value, x.dtype), x)
+
+
+def _fmod(x: Any, y: Any) -> Any:
+    return jax.lax.rem(*_alike(x, y))
+
+
+ARITHMETIC: dict[str, Callable[..., Any]] = {
     "add": lambda x, y, alpha=1: x + (y if alpha == 1 else alpha * y),
     "sub": lambda x, y, alpha=1: x - (y if alpha == 1 else alpha * y),
     "rsub": lambda x, y, alpha=1: y - (x if alpha == 1 else alpha * x),
     "mul": jnp.multiply,
-    "div.Tensor": jnp.true_divide,
+    "div": _divide,
+    "floor_divide": jnp.floor_divide,
+    "remainder": jnp.remainder,
+    "fmod": _fmod,
     "neg": jnp.negative,
+    "positive": jnp.positive,
+    "reciprocal": jnp.reciprocal,
+    "addcmul": lambda x, a, b, value=1: x + value * a * b,
+    "addcdiv": lambda x, a, b, value=1: x + value * a / b,
+    "lerp": lambda x, y, weight: x + weight * (y - x),
+    "square": jnp.square,
+    "pow": _power,
+    "float_power": _power,
+    "sqrt": jnp.sqrt,
+    "rsqrt": jax.lax.rsqrt,
+    "hypot": _hypot,
+    "abs": jnp.abs,
+    "sign": jnp.sign,
+    "sgn": jnp.sign,
+    "copysign": jnp.copysign,
+    "ceil": jnp.ceil,
+    "floor": jnp.floor,
+    "trunc": jnp.trunc,
+    "fix": jnp.trunc,
+    "frac": lambda x: x - jnp.trunc(x),
+    "round": _round,
+    "heaviside": jnp.heaviside,
+    "nextafter": jnp.nextafter,
+    "gcd": jnp.gcd,
+    "lcm": jnp.lcm,
+    "deg2rad": jnp.deg2rad,
+    "rad2deg": jnp.rad2deg,
+    "real": jnp.real,
+    "imag": jnp.imag,
+    "conj": jnp.conj,
+    "_conj": jnp.conj,
+    "conj_physical": jnp.conj,
+    "resolve_conj": lambda x: x,
+    "resolve_neg": lambda x: x,
+    "complex": jax.lax.complex,
+    "polar": lambda r, angle: r * jnp.exp(1j * angle),
+    "angle": jnp.angle,
+}
+
+TRANSCENDENTAL: dict[str, Callable[..., Any]] = {
     "exp": jnp.exp,
+    "exp2": jnp.exp2,
+    "expm1": jnp.expm1,
     "log": jnp.log,
     "log1p": jnp.log1p,
-    "pow": jnp.power,
-    "sqrt": jnp.sqrt,
-    "softplus": lambda x, beta=1, threshold=20: jnp.where(
-        x * beta > threshold, x, jnp.log1p(jnp.exp(jnp.minimum(x * beta, threshold))) / beta
-    ),
+    "log2": jnp.log2,
+    "log10": jnp.log10,
+    "logaddexp": jnp.logaddexp,
+    "logaddexp2": jnp.logaddexp2,
+    "sin": jnp.sin,
+    "cos": jnp.cos,
+    "tan": jnp.tan,
+    "sinh": jnp.sinh,
+    "cosh": jnp.cosh,
+    "tanh": jnp.tanh,
+    "asin": jnp.arcsin,
+    "acos": jnp.arccos,
+    "atan": jnp.arctan,
+    "atan2": jnp.arctan2,
+    "asinh": jnp.arcsinh,
+    "acosh": jnp.arccosh,
+    "atanh": jnp.arctanh,
+    "sinc": jnp.sinc,
+    "xlogy": _floats(_xlogy),
+    "special_xlog1py": _floats(_xlog1py),
+    "logit": _logit,
+    "lgamma": special.gammaln,
+    "digamma": special.digamma,
+    "polygamma": lambda n, x: special.polygamma(n, x),
+    "mvlgamma": lambda x, p: special.multigammaln(x, p),
+    "erf": special.erf,
+    "erfc": special.erfc,
+    "erfinv": special.erfinv,
+    "i0": special.i0,
+    "special_i0e": special.i0e,
+    "special_i1": special.i1,
+    "special_i1e": special.i1e,
+    "special_erfcx": special.erfcx,
+    "special_entr": special.entr,
+    "special_ndtri": special.ndtri,
+    "special_log_ndtr": special.log_ndtr,
+    "special_zeta": special.zeta,
+    "igamma": special.gammainc,
+    "igammac": special.gammaincc,
+}
+
+ACTIVATIONS: dict[str, Callable[..., Any]] = {
+    "sigmoid": jax.nn.sigmoid,
+    "log_sigmoid_forward": _log_sigmoid,
+    "softplus": _softplus,
+    "relu": jax.nn.relu,
+    "relu6": lambda x: _hardtanh(x, 0, 6),
+    "hardtanh": _hardtanh,
+    "hardsigmoid": lambda x: _hardtanh(x + 3, 0, 6) / 6,
+    "hardswish": lambda x: x * _clamp(x + 3, 0, 6) / 6,
+    "leaky_relu": lambda x, slope=0.01: jnp.where(x > 0, x, slope * x),
+    "_prelu_kernel": lambda x, slope: jnp.where(x > 0, x, slope * x),
+    "threshold": lambda x, threshold, value: jnp.where(x > threshold, x, value),
+    "elu": _elu,
+    "celu": lambda x, alpha=1.0: _elu(x, alpha, 1, 1 / alpha),
+    "selu": lambda x: _elu(x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946),
+    "gelu": _gelu,
+    "silu": lambda x: x * jax.nn.sigmoid(x),
+    "mish": lambda x: x * jnp.tanh(_softplus(x)),
+    "softshrink": lambda x, lambd=0.5: jnp.where(x > lambd, x - lambd, jnp.where(x < -lambd, x + lambd, 0)),
+    "hardshrink": lambda x, lambd=0.5: jnp.where((x >= -lambd) & (x <= lambd), 0, x),
+    "glu": lambda x, dim=-1: jax.nn.glu(x, axis=dim),
+}
+
+COMPARISONS: dict[str, Callable[..., Any]] = {
     "lt": jnp.less,
+    "le": jnp.less_equal,
     "gt": jnp.greater,
+    "ge": jnp.greater_equal,
     "eq": jnp.equal,
-    "masked_fill": lambda x, mask, value: jnp.where(mask, jnp.asarray(value, x.dtype), x),
+    "ne": jnp.not_equal,
+    "isnan": jnp.isnan,
+    "isinf": jnp.isinf,
+    "isfinite": jnp.isfinite,
+    "isposinf": jnp.isposinf,
+    "isneginf": jnp.isneginf,
+    "signbit": jnp.signbit,
+    "isin.Tensor_Tensor": lambda x, tests, assume_unique=False, invert=False: jnp.isin(x, tests, invert=invert),
+    "logical_and": jnp.logical_and,
+    "logical_or": jnp.logical_or,
+    "logical_xor": jnp.logical_xor,
+    "logical_not": jnp.logical_not,
+    "bitwise_and": jnp.bitwise_and,
+    "bitwise_or": jnp.bitwise_or,
+    "bitwise_xor": jnp.bitwise_xor,
+    "bitwise_not": jnp.bitwise_not,
+    "__and__": jnp.bitwise_and,
+    "__or__": jnp.bitwise_or,
+    "__xor__": jnp.bitwise_xor,
+    "bitwise_left_shift": jnp.left_shift,
+    "bitwise_right_shift": jnp.right_shift,
+    "__lshift__": jnp.left_shift,
+    "__rshift__": jnp.right_shift,
+}
+
+SELECTION: dict[str, Callable[..., Any]] = {
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "clamp": _clamp,
+    "clamp_min": lambda x, low: _clamp(x, low),
+    "clamp_max": lambda x, high: _clamp(x, None, high),
+    "maximum": jnp.maximum,
+    "minimum": jnp.minimum,
+    "fmax": jnp.fmax,
+    "fmin": jnp.fmin,
+    "nan_to_num": _nan_to_num,
+}
+
+COPIES: dict[str, Callable[..., Any]] = {
     "detach": jax.lax.stop_gradient,
+    "detach_": jax.lax.stop_gradient,
     "alias": lambda x: x,
+    "clone": lambda x, **_: x,
+    "contiguous": lambda x, **_: x,
+    "lift_fresh": lambda x: x,
+    "lift_fresh_copy": lambda x: x,
     "_to_copy": lambda x, **_: jnp.asarray(x),
+    "to": lambda x, *_, **__: jnp.asarray(x),
+    "copy": lambda x, source, non_blocking=False: jnp.broadcast_to(source, x.shape),
+    "fill": lambda x, value: jnp.broadcast_to(jnp.asarray(value, x.dtype), x.shape),
+    "zero": jnp.zeros_like,
+}
+
+RULES: dict[str, Callable[..., Any]] = {
+    **ARITHMETIC,
+    **TRANSCENDENTAL,
+    **ACTIVATIONS,
+    **COMPARISONS,
+    **SELECTION,
+    **COPIES,
 }

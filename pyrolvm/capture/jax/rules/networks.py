@@ -1,0 +1,313 @@
+"""Layers of neural networks: convolution, pooling, normalisation, attention, losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["RULES"]
+
+
+def _per_dimension(value: Sequence[int] | int, count: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * count if len(values) == 1 else values
+
+
+def _convolution(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Any:
+    count = weight.ndim - 2
+    single = x.ndim == count + 1
+    x = x[None] if single else x
+    stride, padding, dilation, extra = (_per_dimension(v, count) for v in (stride, padding, dilation, output_padding))
+    if transposed:
+        out = _transposed(x, weight, stride, padding, dilation, extra, groups)
+    else:
+        out = jax.lax.conv_general_dilated(
+            x, weight, stride, [(p, p) for p in padding], rhs_dilation=dilation, feature_group_count=groups
+        )
+    out = out if bias is None else out + bias.reshape((-1,) + (1,) * count)
+    return out[0] if single else out
+
+
+def _transposed(x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, extra: Any, groups: int) -> Any:
+    """The adjoint of a convolution: the input is spread by the stride and convolved with the mirrored kernel."""
+    count = weight.ndim - 2
+    channels, per_group, *kernel = weight.shape
+    mirrored = jnp.flip(weight, tuple(range(2, weight.ndim)))
+    mirrored = mirrored.reshape(groups, channels // groups, per_group, *kernel)
+    mirrored = jnp.swapaxes(mirrored, 1, 2).reshape(groups * per_group, channels // groups, *kernel)
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    pads = [(r - p, r - p + e) for r, p, e in zip(reach, padding, extra, strict=True)]
+    return jax.lax.conv_general_dilated(
+        x, mirrored, (1,) * count, pads, lhs_dilation=stride, rhs_dilation=dilation, feature_group_count=groups
+    )
+
+
+def _windows(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool, fill: Any) -> tuple[Any, Any]:
+    """Every window of the last dimensions, its elements last, and for each element its place in the unpadded input."""
+    count = len(kernel)
+    shape = x.shape[-count:]
+    counts, after = [], []
+    for n, k, s, p, d in zip(shape, kernel, stride, padding, dilation, strict=True):
+        span = d * (k - 1) + 1
+        steps = -(-(n + 2 * p - span) // s) if ceil else (n + 2 * p - span) // s
+        steps -= ceil and steps * s >= n + p  # a window may not start in the padding on the right
+        counts.append(steps + 1)
+        after.append(max(0, steps * s + span - n - p))
+    pads = [(0, 0)] * (x.ndim - count) + list(zip(padding, after, strict=True))
+    padded = jnp.pad(x, pads, constant_values=fill)
+    place = jnp.zeros((), int)
+    flat: Any = jnp.zeros((), int)
+    for i, (n, k, s, p, d) in enumerate(zip(shape, kernel, stride, padding, dilation, strict=True)):
+        spots = jnp.arange(counts[i])[:, None] * s + jnp.arange(k)[None, :] * d
+        form = [1] * (2 * count)
+        form[i], form[count + i] = spots.shape
+        flat = flat * padded.shape[x.ndim - count + i] + spots.reshape(form)
+        place = place * n + (spots - p).reshape(form)
+    batch = padded.reshape(*x.shape[:-count], -1)
+    parts = batch[..., flat.reshape(*counts, -1)]
+    return parts, place.reshape(*counts, -1)
+
+
+def _max_pool(count: int) -> Callable[..., Any]:
+    def rule(
+        x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    ) -> tuple[Any, Any]:
+        kernel = _per_dimension(kernel, count)
+        stride = _per_dimension(stride, count) if stride else kernel
+        padding, dilation = _per_dimension(padding, count), _per_dimension(dilation, count)
+        parts, place = _windows(x, kernel, stride, padding, dilation, ceil_mode, -jnp.inf)
+        best = jnp.argmax(parts, axis=-1, keepdims=True)
+        places = jnp.take_along_axis(jnp.broadcast_to(place, parts.shape), best, axis=-1)
+        return jnp.take_along_axis(parts, best, axis=-1)[..., 0], places[..., 0]
+
+    return rule
+
+
+def _avg_pool(count: int) -> Callable[..., Any]:
+    def rule(
+        x: Any,
+        kernel: Any,
+        stride: Any = (),
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Any:
+        kernel = _per_dimension(kernel, count)
+        stride = _per_dimension(stride, count) if stride else kernel
+        padding = _per_dimension(padding, count)
+        once = (1,) * count
+        total = _windows(x, kernel, stride, padding, once, ceil_mode, 0)[0].sum(-1)
+        if divisor_override is not None:
+            return total / divisor_override
+        ones, margin = jnp.ones(x.shape[-count:], x.dtype), padding
+        if count_include_pad:
+            ones, margin = jnp.pad(ones, [(p, p) for p in padding], constant_values=1), (0,) * count
+        inside = _windows(ones, kernel, stride, margin, once, ceil_mode, 0)[0].sum(-1)
+        return total / inside[tuple(slice(n) for n in total.shape[-count:])]
+
+    return rule
+
+
+def _adaptive(count: int, reduce: Callable[..., Any] = jnp.mean) -> Callable[..., Any]:
+    """Pooling to a wanted size, one dimension after the other: means of means are means here, as the cells are boxes."""
+
+    def rule(x: Any, size: Any) -> Any:
+        for i, cells in enumerate(_per_dimension(size, count)):
+            dim = x.ndim - count + i
+            n = x.shape[dim]
+            edges = [(j * n // cells, -(-(j + 1) * n // cells)) for j in range(cells)]
+            x = jnp.stack([reduce(jax.lax.slice_in_dim(x, a, b, axis=dim), axis=dim) for a, b in edges], axis=dim)
+        return x
+
+    return rule
+
+
+def _standardised(x: Any, dims: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:
+    """The values to mean 0 and variance 1 along dimensions, with the mean and the inverse deviation."""
+    mean = jnp.mean(x, axis=dims, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean((x - mean) ** 2, axis=dims, keepdims=True) + eps)
+    return (x - mean) * scale, mean, scale
+
+
+def _affine(x: Any, weight: Any, bias: Any) -> Any:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any, Any]:
+    value, mean, scale = _standardised(x, tuple(range(-len(shape), 0)), eps)
+    return _affine(value, weight, bias), mean, scale
+
+
+def _group_norm(x: Any, weight: Any, bias: Any, n: int, c: int, rest: int, groups: int, eps: float) -> tuple[Any, ...]:
+    value, mean, scale = _standardised(x.reshape(n, groups, -1), (-1,), eps)
+    form = (1, c) + (1,) * (x.ndim - 2)
+    parts = [None if part is None else part.reshape(form) for part in (weight, bias)]
+    return _affine(value.reshape(x.shape), *parts), mean[..., 0], scale[..., 0]
+
+
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, eps: float
+) -> tuple[Any, ...]:
+    """The value, and the mean and inverse deviation of the batch, which are empty where running ones were used."""
+    dims, form = (0, *range(2, x.ndim)), (1, -1) + (1,) * (x.ndim - 2)
+    parts = [None if part is None else part.reshape(form) for part in (weight, bias)]
+    if training:
+        value, centre, scale = _standardised(x, dims, eps)
+        return _affine(value, *parts), centre.reshape(-1), scale.reshape(-1)
+    value = (x - mean.reshape(form)) * jax.lax.rsqrt(variance.reshape(form) + eps)
+    return _affine(value, *parts), jnp.zeros((0,)), jnp.zeros((0,))
+
+
+def _batch_norm_functional(
+    x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float
+) -> tuple[Any, ...]:
+    """As above, with the running mean and variance after this batch."""
+    out = _batch_norm(x, weight, bias, mean, variance, training, eps)
+    if not training:
+        return (*out, mean, variance)
+    dims = (0, *range(2, x.ndim))
+    fresh = jnp.mean(x, axis=dims), jnp.var(x, axis=dims, ddof=1)
+    return (*out, *((1 - momentum) * old + momentum * new for old, new in zip((mean, variance), fresh, strict=True)))
+
+
+def _batch_norm_no_stats(
+    x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+) -> tuple[Any, ...]:
+    return _batch_norm(x, weight, bias, None, None, True, eps)
+
+
+def _attention(
+    query: Any, key: Any, value: Any, causal: bool = False, mask: Any = None, scale: float | None = None
+) -> tuple[Any, Any]:
+    """The weighted values, and the logarithm of the weights' sum."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = scale * query @ jnp.swapaxes(key, -1, -2)
+    if causal:
+        scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf) if mask.dtype == bool else scores + mask
+    return jax.nn.softmax(scores, axis=-1) @ value, jax.nn.logsumexp(scores, axis=-1)
+
+
+def _reduced(loss: Any, reduction: int) -> Any:
+    """Reductions are numbered: 0 none, 1 mean, 2 sum."""
+    return (loss, jnp.mean(loss), jnp.sum(loss))[reduction] if reduction else loss
+
+
+def _cross_entropy(x: Any, target: Any, weight: Any = None, reduction: int = 1) -> Any:
+    logs = [jnp.where(p <= jnp.exp(-100.0), -100.0, jnp.log(p)) for p in (x, 1 - x)]
+    loss = -(target * logs[0] + (1 - target) * logs[1])
+    return _reduced(loss if weight is None else loss * weight, reduction)
+
+
+def _cross_entropy_logits(x: Any, target: Any, weight: Any = None, pos_weight: Any = None, reduction: int = 1) -> Any:
+    by = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
+    loss = (1 - target) * x + by * jnp.logaddexp(-x, 0)
+    return _reduced(loss if weight is None else loss * weight, reduction)
+
+
+def _nll(x: Any, target: Any, weight: Any, reduction: int, ignore: int) -> tuple[Any, Any]:
+    kept = target != ignore
+    index = jnp.where(kept, target, 0)
+    dim = 0 if x.ndim == 1 else 1
+    picked = jnp.take_along_axis(x, jnp.expand_dims(index, dim), axis=dim).squeeze(dim)
+    weights = kept.astype(x.dtype) if weight is None else jnp.where(kept, weight[index], 0)
+    loss, total = -picked * weights, weights.sum()
+    return (loss, loss.sum() / total, loss.sum())[reduction], total
+
+
+def _huber(x: Any, y: Any, reduction: int = 1, delta: float = 1.0) -> Any:
+    far = jnp.abs(x - y)
+    return _reduced(jnp.where(far <= delta, 0.5 * far * far, delta * (far - 0.5 * delta)), reduction)
+
+
+def _smooth_l1(x: Any, y: Any, reduction: int = 1, beta: float = 1.0) -> Any:
+    far = jnp.abs(x - y)
+    return _reduced(jnp.where(far < beta, 0.5 * far * far / (beta or 1.0), far - 0.5 * beta), reduction)
+
+
+def _nearest(x: Any, size: Any = None, scales: Any = None, *_: Any) -> Any:
+    count = x.ndim - 2
+    wanted = size or [int(n * s) for n, s in zip(x.shape[2:], scales, strict=True)]
+    for i in range(count):
+        n, m = x.shape[2 + i], wanted[i]
+        x = jnp.take(x, jnp.minimum(jnp.arange(m) * n // m, n - 1), axis=2 + i)
+    return x
+
+
+def _native_norm(rule: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, weight, bias, mean, variance, training, momentum, eps: rule(
+        x, weight, bias, mean, variance, training, eps
+    )
+
+
+CONVOLUTION: dict[str, Callable[..., Any]] = {
+    "convolution": _convolution,
+    "max_pool1d_with_indices": _max_pool(1),
+    "max_pool2d_with_indices": _max_pool(2),
+    "max_pool3d_with_indices": _max_pool(3),
+    "avg_pool1d": _avg_pool(1),
+    "avg_pool2d": _avg_pool(2),
+    "avg_pool3d": _avg_pool(3),
+    "adaptive_avg_pool1d": _adaptive(1),
+    "_adaptive_avg_pool2d": _adaptive(2),
+    "_adaptive_avg_pool3d": _adaptive(3),
+    "upsample_nearest1d": _nearest,
+    "upsample_nearest2d": _nearest,
+    "upsample_nearest3d": _nearest,
+}
+
+NORMALISATION: dict[str, Callable[..., Any]] = {
+    "_softmax": lambda x, dim, half_to_float=False: jax.nn.softmax(x, axis=dim) if x.ndim else jnp.ones_like(x),
+    "_log_softmax": lambda x, dim, half_to_float=False: (
+        jax.nn.log_softmax(x, axis=dim) if x.ndim else jnp.zeros_like(x)
+    ),
+    "_safe_softmax": lambda x, dim, dtype=None: jnp.where(
+        jnp.all(jnp.isneginf(x), axis=dim, keepdims=True), 0, jax.nn.softmax(x, axis=dim)
+    ),
+    "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "native_batch_norm": _native_norm(_batch_norm),
+    "_native_batch_norm_legit": _native_norm(_batch_norm),
+    "_native_batch_norm_legit.no_stats": _batch_norm_no_stats,
+    "_native_batch_norm_legit_no_training": lambda x, weight, bias, mean, variance, momentum, eps: _batch_norm(
+        x, weight, bias, mean, variance, False, eps
+    ),
+    "_native_batch_norm_legit_functional": _batch_norm_functional,
+}
+
+ATTENTION: dict[str, Callable[..., Any]] = {
+    "_scaled_dot_product_attention_math": lambda q, k, v, mask=None, p=0.0, causal=False, dropout=None, scale=None, **_: (
+        _attention(q, k, v, causal, mask, scale)
+    ),
+    "_scaled_dot_product_flash_attention_for_cpu": lambda q, k, v, p=0.0, causal=False, attn_mask=None, scale=None: (
+        _attention(q, k, v, causal, attn_mask, scale)
+    ),
+}
+
+LOSSES: dict[str, Callable[..., Any]] = {
+    "binary_cross_entropy": _cross_entropy,
+    "binary_cross_entropy_with_logits": _cross_entropy_logits,
+    "nll_loss_forward": _nll,
+    "nll_loss2d_forward": _nll,
+    "mse_loss": lambda x, y, reduction=1: _reduced((x - y) ** 2, reduction),
+    "huber_loss": _huber,
+    "smooth_l1_loss": _smooth_l1,
+}
+
+RULES: dict[str, Callable[..., Any]] = {**CONVOLUTION, **NORMALISATION, **ATTENTION, **LOSSES}
