@@ -30,6 +30,7 @@ __all__ = [
     "batchable_enumeration",
     "parameters",
     "plates",
+    "random_state",
     "record_plates",
     "session",
     "validation",
@@ -98,7 +99,7 @@ def session(
     store = pyro.get_param_store()
     with _LOCK, ExitStack() as stack:
         if seed is not None:
-            stack.enter_context(_random_state(seed, device))
+            stack.enter_context(random_state(seed, device))
         if dtype is not None and dtype != torch.get_default_dtype():
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(dtype)
@@ -162,7 +163,8 @@ def _no_handlers() -> Iterator[None]:
 
 
 @contextmanager
-def _random_state(seed: int, device: torch.device | None) -> Iterator[None]:
+def random_state(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seeds torch, NumPy and Python's ``random`` for a block, and gives all three their old state back."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -210,6 +212,11 @@ class PlateCall:
     def subsampled(self) -> bool:
         """Whether the program asks for a part of the rows."""
         return self.indices is not None or (self.subsample_size is not None and self.subsample_size < self.size)
+
+    @property
+    def rows(self) -> int:
+        """How many rows a run takes."""
+        return len(self.indices) if self.indices is not None else int(self.subsample_size or self.size)
 
 
 _SubsampleFn = Callable[..., tuple[int, int, Tensor | None]]

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from pyrolvm import runtime
+from pyrolvm.capture.functions import own_gradients
 from pyrolvm.capture.recorder import Reading, operation, record
 from pyrolvm.density.vectorize import VmapFriendly
 from pyrolvm.errors import CaptureError, PyrolvmError
@@ -115,7 +116,7 @@ def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the prog
 
     def flat(leaves: list[Tensor]) -> list[Tensor]:
         nonlocal structure
-        with VmapFriendly(), runtime.batchable_enumeration():
+        with VmapFriendly(), runtime.batchable_enumeration(), own_gradients():
             result = function(*leaves)
         values, structure = pytree.tree_flatten(result)
         return values

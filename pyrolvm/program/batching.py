@@ -170,13 +170,21 @@ class Minibatches:
     plate: Plate
     size: int
 
-    def __iter__(self) -> Iterator[Batch]:
+    def rows(self) -> Iterator[Tensor]:
+        """Indices of rows, batch after batch, each of shape ``(size,)``."""
         rows = torch.empty(0, dtype=torch.long, device=self.problem.device)
         while True:
             while len(rows) < self.size:
                 rows = torch.cat([rows, torch.randperm(self.plate.size, device=self.problem.device)])
             indices, rows = rows[: self.size], rows[self.size :]
-            yield slice_rows(self.problem, self.plate, indices)
+            yield indices
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The batch of those rows."""
+        return slice_rows(self.problem, self.plate, rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.batch, self.rows())
 
 
 def _has_rows(problem: Problem, size: int) -> bool:

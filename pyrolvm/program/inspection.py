@@ -39,13 +39,14 @@ Kind = Literal["latent", "observed", "deterministic", "factor"]
 class Plate:
     """A plate: ``size`` conditionally independent rows along batch dimension ``dim`` (negative; ``None``: a loop).
 
-    ``subsampled`` says that the model itself asks for a part of the rows.
+    ``subsampled`` says that the model itself asks for a part of the rows: ``rows`` of them, otherwise all.
     """
 
     name: str
     size: int
     dim: int | None
     subsampled: bool = False
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,9 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
 def _plates(calls: Mapping[str, runtime.PlateCall], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Plate]:
     dims = {frame.name: frame.dim for node in nodes.values() for frame in node["cond_indep_stack"]}
     return {
-        name: Plate(name, call.size, dims.get(name), call.subsampled) for name, call in calls.items() if name in dims
+        name: Plate(name, call.size, dims.get(name), call.subsampled, call.rows)
+        for name, call in calls.items()
+        if name in dims
     }
 
 

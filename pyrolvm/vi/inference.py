@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,13 @@ from pyrolvm.program.batching import Batch, Minibatches, check_minibatches, mini
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
-from pyrolvm.vi.loop import History, Step, _blame, optimise
-from pyrolvm.vi.objective import ParticleELBO, choose_objective
+from pyrolvm.vi.engines import ENGINES, Work, begin
+from pyrolvm.vi.loop import CHECK_EVERY, History, Step, blame, search
+from pyrolvm.vi.objective import choose_objective
 from pyrolvm.vi.optimizer import Stepper
 from pyrolvm.vi.stopping import Plateau, Schedule
 
 __all__ = ["fit"]
-
-ENGINES = {"pyro": optimise}
-"""What runs the optimisation, by name: a function like :func:`pyrolvm.vi.loop.optimise`."""
 
 MAX_STEPS = 20_000
 
@@ -85,7 +82,8 @@ def fit(
         batch_plate: which plate's rows, where several could be meant.
         draws: posterior draws to keep; by default 4,000, fewer where they would fill the memory.
         callbacks: functions of a :class:`~pyrolvm.vi.loop.Step`; one that returns ``True`` ends the search.
-        engine: ``"pyro"``, or ``"auto"``.
+        engine: ``"auto"`` chooses by problem and device: the captured program compiled by XLA (``"jax"``) or by torch
+            (``"torch"``), or stock Pyro (``"pyro"``), which runs what cannot be captured. The result says which, and why.
         device: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` leaves small problems where their data are and takes a GPU, where
             there is one, for models with learnable networks.
         dtype: a floating dtype to run in; by default the data's.
@@ -134,7 +132,7 @@ def fit(
             return finished
     result = _run(
         problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
-        batch_plate=batch_plate, draws=draws, callbacks=callbacks, seed=seed, progress=progress,
+        batch_plate=batch_plate, draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress,
     )  # fmt: skip
     if out is not None:
         result.save(out, overwrite=True)
@@ -154,25 +152,30 @@ def _run(
     batch_plate: str | None,
     draws: int | None,
     callbacks: Sequence[Callable[[Step], Any]],
+    engine: str,
     seed: int,
     progress: bool | Callable[[int, int, str], None],
 ) -> Fit:
     clock = _Clock()
-    batches = _batches(problem, batch_size, batch_plate)
+    minibatches = _minibatches(problem, batch_size, batch_plate)
     with problem.session(seed=seed):
         guide = registered(recipe.build(problem), recipe.name)
-        trial = next(batches())
+        trial = problem.whole if minibatches is None else next(iter(minibatches))
         check_guide(problem, guide, recipe.name, trial)
         _check_trainable(problem, recipe)
         elbo, why = choose_objective(objective, problem, guide, trial, num_particles)
         _check_start(problem, guide, elbo, trial)
         clock.lap("setup")
-        plateau = _plateau(tolerance, batch_size)
+        used, reason = "pyro", "nothing to optimise"
         if runtime.parameters():
+            work = Work(problem, guide, elbo, stepper, minibatches, seed)
+            runner, reason = begin(engine, work, 1 if callbacks else CHECK_EVERY, rates.max_steps)
+            used = runner.name
+            clock.lap("compile")
             with Progress(f"{recipe.name} on {problem.name}", rates.max_steps, progress) as bar:
-                history = ENGINES["pyro"](
-                    problem, guide, elbo, stepper, batches(),
-                    plateau=plateau, schedule=rates, callbacks=callbacks, progress=bar,
+                history = search(
+                    work, runner,
+                    plateau=_plateau(tolerance, batch_size), schedule=rates, callbacks=callbacks, progress=bar,
                 )  # fmt: skip
         else:
             history = History(converged=True, reason="nothing to optimise: model and guide have no parameters")
@@ -180,7 +183,7 @@ def _run(
         params = {name: value.detach().clone() for name, value in runtime.parameters().items()}
         clock.lap("run")
         attrs = {
-            "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": why, "engine": "pyro", "seed": seed,
+            "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": why, "engine": used, "seed": seed,
             "sampling_time": clock.laps["run"],
         }  # fmt: skip
         tree = variational_tree(
@@ -195,16 +198,10 @@ def _run(
         guide=recipe,
         params=params,
         seconds=clock.laps,
-        engine="pyro",
-        engine_reason="stock Pyro; particles and draws vectorised where the model allows"
-        if _vector(elbo)
-        else "stock Pyro",
+        engine=used,
+        engine_reason=reason,
         seed=seed,
     )
-
-
-def _vector(elbo: ELBO) -> bool:
-    return isinstance(elbo, ParticleELBO) and elbo.vectorize
 
 
 class _Clock:
@@ -264,15 +261,11 @@ def choose_device(device: str | torch.device, problem: Problem) -> str | torch.d
     return "cuda" if problem.parameters and torch.cuda.is_available() else problem.device
 
 
-def _batches(problem: Problem, batch_size: int | None, plate: str | None) -> Callable[[], Iterator[Batch]]:
-    """A source of batches: all rows each step, or shuffled minibatches."""
+def _minibatches(problem: Problem, batch_size: int | None, plate: str | None) -> Minibatches | None:
+    """Shuffled minibatches, as asked for or as the model itself subsamples; ``None`` for all rows each step."""
     if batch_size is None:
-        subsampled = [p for p in problem.plates.values() if p.subsampled]
-        if not subsampled:
-            return lambda: itertools.repeat(problem.whole)
-        raise_plate = subsampled[0]
-        size = _own_subsample(problem, raise_plate.name)
-        return lambda: iter(Minibatches(problem, raise_plate, size))
+        own = next((plate for plate in problem.plates.values() if plate.subsampled), None)
+        return None if own is None else Minibatches(problem, own, own.rows)
     chosen = minibatch_plate(problem, plate)
     if batch_size > chosen.size:
         raise ArgumentError(
@@ -280,22 +273,7 @@ def _batches(problem: Problem, batch_size: int | None, plate: str | None) -> Cal
             f"Fix: use at most {chosen.size}, or leave batch_size out."
         )
     check_minibatches(problem, chosen, batch_size)
-    return lambda: iter(Minibatches(problem, chosen, batch_size))
-
-
-def _own_subsample(problem: Problem, plate: str) -> int:
-    with (
-        problem.session(seed=0),
-        runtime.record_plates() as calls,
-        torch.no_grad(),
-    ):
-        from pyro.infer.autoguide.initialization import InitMessenger
-
-        from pyrolvm.program.inspection import centre
-
-        InitMessenger(centre)(problem.model)(*problem.args, **problem.kwargs)
-    call = calls[plate]
-    return len(call.indices) if call.indices is not None else int(call.subsample_size or call.size)
+    return Minibatches(problem, chosen, batch_size)
 
 
 def _check_trainable(problem: Problem, recipe: Guide) -> None:
@@ -315,6 +293,6 @@ def _check_start(problem: Problem, guide: Callable[..., Any], elbo: ELBO, batch:
         if math.isfinite(loss):
             return
     raise FitError(
-        f"the density of {problem.name!r} is not finite at any of 10 starts. {_blame(problem, guide, batch)} "
+        f"the density of {problem.name!r} is not finite at any of 10 starts. {blame(problem, guide, batch)} "
         "Fix: check the data against the likelihood's support and scale, or the prior's bounds."
     )

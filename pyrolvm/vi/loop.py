@@ -1,16 +1,16 @@
-"""The optimisation loop on stock Pyro: one step is one run of guide and model."""
+"""The search for the optimum: when to go on, when to slow down, when to stop. What takes the steps is an engine."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
-from pyro.infer import ELBO
 from torch import Tensor
 
 from pyrolvm import runtime
@@ -19,11 +19,10 @@ from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import is_deterministic, is_random
 from pyrolvm.program.problem import Problem
 from pyrolvm.progress import Progress
-from pyrolvm.vi.objective import ParticleELBO
-from pyrolvm.vi.optimizer import Stepper
+from pyrolvm.vi.engines.base import Engine, Taken, Work
 from pyrolvm.vi.stopping import Plateau, Schedule, improvement
 
-__all__ = ["History", "Step", "optimise"]
+__all__ = ["CHECK_EVERY", "History", "Step", "blame", "search"]
 
 PATIENCE = 20
 CHECK_EVERY = 50
@@ -47,28 +46,72 @@ class Step:
         return -self.loss
 
 
+class Series:
+    """Numbers that come in parts and are looked at as one array."""
+
+    def __init__(self) -> None:
+        self._room = np.empty(1024)
+        self._count = 0
+
+    def extend(self, numbers: np.ndarray[Any, Any]) -> None:
+        """Adds numbers at the end."""
+        end = self._count + len(numbers)
+        if end > len(self._room):
+            self._room = np.concatenate([self._room, np.empty(max(end, len(self._room)))])
+        self._room[self._count : end] = numbers
+        self._count = end
+
+    @property
+    def values(self) -> np.ndarray[Any, Any]:
+        """All numbers so far; not a copy."""
+        return self._room[: self._count]
+
+    def __len__(self) -> int:
+        return self._count
+
+
 @dataclass
 class History:
-    """What happened, step by step, and why it ended."""
+    """What happened, step by step, and why it ended. Steps that were skipped leave no entry."""
 
-    losses: list[float] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
+    _losses: Series = field(default_factory=Series)
+    _errors: Series = field(default_factory=Series)
+    _rates: Series = field(default_factory=Series)
     converged: bool = False
     interrupted: bool = False
     reason: str = ""
     skipped: int = 0
 
+    @property
+    def losses(self) -> np.ndarray[Any, Any]:
+        """Minus the ELBO at each step."""
+        return self._losses.values
+
+    @property
+    def errors(self) -> np.ndarray[Any, Any]:
+        """The standard errors of the losses, NaN where unknown."""
+        return self._errors.values
+
+    @property
+    def rates(self) -> np.ndarray[Any, Any]:
+        """The learning rate of each step."""
+        return self._rates.values
+
+    def add(self, taken: Taken) -> None:
+        """Notes the good ones among the steps taken."""
+        kept = slice(None) if taken.good.all() else taken.good
+        self._losses.extend(taken.losses[kept])
+        self._errors.extend(taken.errors[kept])
+        self._rates.extend(taken.rates[kept])
+        self.skipped += int((~taken.good).sum())
+
     def __len__(self) -> int:
-        return len(self.losses)
+        return len(self._losses)
 
 
-def optimise(
-    problem: Problem,
-    guide: Callable[..., Any],
-    objective: ELBO,
-    stepper: Stepper,
-    batches: Iterator[Batch],
+def search(
+    work: Work,
+    engine: Engine,
     *,
     plateau: Plateau | None,
     schedule: Schedule,
@@ -77,67 +120,57 @@ def optimise(
 ) -> History:
     """Minimises the loss until its plateau, lets the learning rate follow its schedule, and returns the history.
 
-    A step whose loss or gradient is not finite is skipped, so that the parameters keep the last good state; after 20 of
-    them in a row the run ends with that reason. ``KeyboardInterrupt`` ends it too, and keeps what was reached.
+    The engine takes steps in blocks, which end where a decision is due: at every 50th step, or at every step that a
+    callback wants to see. A step whose loss or gradient is not finite is skipped, so that the parameters keep the last good
+    state; after 20 of them in a row the run ends with that reason. ``KeyboardInterrupt`` ends it too, and keeps what was reached.
 
     Raises:
         FitError: if not a single step had a finite loss.
     """
     history = History()
     started = time.perf_counter()
-    bad = 0
+    step = bad = 0
     try:
-        for step in range(schedule.max_steps):
-            if step >= schedule.end:
-                break
-            batch = next(batches)
-            loss, error = _loss_and_grads(objective, problem, guide, batch)
-            params = list(runtime.parameters().values())
-            if not _finite(loss, params):
-                bad += 1
-                history.skipped += 1
-                _give_up(problem, guide, batch, history, bad)
-                if history.reason:
-                    return history
-                for p in params:
-                    p.grad = None
-                continue
-            bad = 0
-            stepper.step(params, schedule.factor(step))
-            history.losses.append(loss)
-            history.errors.append(error)
-            history.rates.append(stepper.learning_rate)
-            state = Step(step, loss, stepper.learning_rate, time.perf_counter() - started, runtime.parameters)
-            stop = any([callback(state) is True for callback in callbacks])
-            progress.update(step + 1, lambda: _line(history, started), total=schedule.end)
+        while step < schedule.end:
+            count = _block(step, engine.limit, schedule, bool(callbacks))
+            taken = engine.advance(step, [schedule.factor(i) for i in range(step, step + count)])
+            step += count
+            history.add(taken)
+            bad = _bad_in_a_row(bad, taken.good)
+            if bad >= PATIENCE:
+                engine.publish()
+                _give_up(work, history, bad)
+                return history
+            stop = False
+            if callbacks and taken.good[-1]:
+                engine.publish()
+                seconds = time.perf_counter() - started
+                state = Step(step - 1, taken.losses[-1], taken.rates[-1], seconds, runtime.parameters)
+                stop = any([callback(state) is True for callback in callbacks])
+            progress.update(step, lambda: _line(history, started), total=schedule.end)
             if schedule.start is None:
-                _maybe_decay(history, schedule, plateau, step + 1, stop)
+                _maybe_decay(history, schedule, plateau, step, stop)
     except KeyboardInterrupt:
         history.interrupted = True
         history.reason = f"interrupted by the user after {len(history)} steps"
-        return history
-    _conclude(history, schedule, plateau)
+    engine.publish()
+    if not history.interrupted:
+        _conclude(history, schedule, plateau)
     return history
 
 
-def _loss_and_grads(objective: ELBO, problem: Problem, guide: Callable[..., Any], batch: Batch) -> tuple[float, float]:
-    with batch.active():
-        if isinstance(objective, ParticleELBO):
-            values = objective.particles(problem.model, guide, *batch.args, **batch.kwargs)
-            loss = -values.mean()
-            if loss.requires_grad:
-                loss.backward()
-            error = float(values.detach().std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
-            return float(loss.detach()), error
-        stock: Any = objective  # Pyro's base class does not declare the methods that all its ELBOs have
-        return float(stock.loss_and_grads(problem.model, guide, *batch.args, **batch.kwargs)), math.nan
+def _block(step: int, limit: int, schedule: Schedule, watched: bool) -> int:
+    """How many steps may be taken before something is to be decided."""
+    ends = [step + limit, schedule.end, (step // CHECK_EVERY + 1) * CHECK_EVERY]
+    if schedule.start is None and step < schedule.latest_start:
+        ends.append(schedule.latest_start)
+    return 1 if watched else min(ends) - step
 
 
-def _finite(loss: float, params: Sequence[Tensor]) -> bool:
-    if not math.isfinite(loss):
-        return False
-    grads = [p.grad for p in params if p.grad is not None]
-    return not grads or bool(torch.stack([torch.isfinite(g).all() for g in grads]).all())
+def _bad_in_a_row(before: int, good: np.ndarray[Any, Any]) -> int:
+    """How many steps in a row, up to the last one, were skipped."""
+    found = np.flatnonzero(good)
+    return before + len(good) if not len(found) else len(good) - 1 - int(found[-1])
 
 
 def _maybe_decay(history: History, schedule: Schedule, plateau: Plateau | None, step: int, stop: bool) -> None:
@@ -181,17 +214,16 @@ def _conclude(history: History, schedule: Schedule, plateau: Plateau | None) -> 
 
 
 def _line(history: History, started: float) -> str:
-    recent = [loss for loss in history.losses[-50:] if math.isfinite(loss)]
     rate = len(history) / max(time.perf_counter() - started, 1e-9)
-    elbo = -sum(recent) / max(len(recent), 1)
-    return f"ELBO {elbo:.2f}  {rate:.0f} steps/s  lr {history.rates[-1]:.2g}"
+    if not len(history):
+        return "no finite loss yet"
+    return f"ELBO {-history.losses[-50:].mean():.2f}  {rate:.0f} steps/s  lr {history.rates[-1]:.2g}"
 
 
-def _give_up(problem: Problem, guide: Callable[..., Any], batch: Batch, history: History, bad: int) -> None:
-    if bad < PATIENCE:
-        return
-    culprit = _blame(problem, guide, batch)
-    if not history.losses:
+def _give_up(work: Work, history: History, bad: int) -> None:
+    problem = work.problem
+    culprit = blame(problem, work.guide, work.batch(work.rows()))
+    if not len(history):
         raise FitError(
             f"the loss of {problem.name!r} is not finite at any of the first {bad} steps. {culprit} "
             "Fix: check that the prior and the data agree in scale, or start elsewhere with a smaller init_scale."
@@ -202,7 +234,7 @@ def _give_up(problem: Problem, guide: Callable[..., Any], batch: Batch, history:
     )
 
 
-def _blame(problem: Problem, guide: Callable[..., Any], batch: Batch) -> str:
+def blame(problem: Problem, guide: Callable[..., Any], batch: Batch) -> str:
     """Names the sites whose log density is not finite on a fresh draw, with the whole table if several are."""
     with batch.active(), torch.no_grad():
         guide_trace = poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)

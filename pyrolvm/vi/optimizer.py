@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,17 @@ from pyrolvm.errors import ArgumentError
 __all__ = ["DEFAULT_LEARNING_RATE", "Stepper"]
 
 DEFAULT_LEARNING_RATE = 0.02
+BETAS = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """The settings of plain Adam, which compiled engines take as part of their step."""
+
+    learning_rate: float
+    beta1: float
+    beta2: float
+    eps: float = 1e-8
 
 
 class Stepper:
@@ -36,6 +48,7 @@ class Stepper:
         self._pyro: PyroOptim | None = None
         self._known: set[int] = set()
         self._base: list[float] = []
+        self.adam = _as_adam(optimizer, learning_rate)
         if isinstance(optimizer, torch.optim.Optimizer):
             raise ArgumentError(
                 f"optimizer is a {type(optimizer).__name__} that already has parameters; the guide's do not exist yet. "
@@ -50,7 +63,7 @@ class Stepper:
             self._pyro = copy.deepcopy(optimizer)
         elif optimizer is None:
             rate = learning_rate or DEFAULT_LEARNING_RATE
-            self._make: Callable[..., Any] = lambda params: torch.optim.Adam(params, lr=rate, betas=(0.9, 0.99))
+            self._make: Callable[..., Any] = lambda params: torch.optim.Adam(params, lr=rate, betas=BETAS)
         elif isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
             options: dict[str, Any] = {} if learning_rate is None else {"lr": learning_rate}
             self._make = lambda params: optimizer(params, **options)
@@ -110,3 +123,16 @@ class Stepper:
         for group, base in zip(self._torch.param_groups, self._base, strict=True):
             group["lr"] = base * factor
         self._torch.step()
+
+
+def _as_adam(optimizer: Any, learning_rate: float | None) -> Adam | None:
+    """The settings of an optimiser that is plain Adam; ``None`` for any other."""
+    if optimizer is None:
+        return Adam(learning_rate or DEFAULT_LEARNING_RATE, *BETAS)
+    if optimizer is torch.optim.Adam:
+        return Adam(learning_rate or 1e-3, 0.9, 0.999)
+    if isinstance(optimizer, PyroOptim) and getattr(optimizer, "pt_optim_constructor", None) is torch.optim.Adam:
+        options = optimizer.pt_optim_args
+        if isinstance(options, Mapping) and options.keys() <= {"lr", "betas", "eps"} and not optimizer.pt_clip_args:
+            return Adam(options.get("lr", 1e-3), *options.get("betas", (0.9, 0.999)), eps=options.get("eps", 1e-8))
+    return None

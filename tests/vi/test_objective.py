@@ -217,7 +217,7 @@ def test_a_model_that_reads_values_runs_one_by_one(make_data: Any, short: Callab
 
     fit = short(lvm.Problem(reads, make_data()))
     assert "one by one" in chosen(fit)
-    assert fit.engine_reason == "stock Pyro"
+    assert fit.engine == "pyro"
     assert fit.data["optimization"].attrs["num_particles"] == 1
 
 

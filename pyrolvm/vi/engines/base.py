@@ -1,0 +1,111 @@
+"""What an engine is: something that takes optimisation steps and says how they went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyrolvm import runtime
+from pyrolvm.program.batching import Batch, Minibatches
+from pyrolvm.program.problem import Problem
+from pyrolvm.vi.optimizer import Stepper
+
+__all__ = ["Engine", "Taken", "Work"]
+
+
+@dataclass
+class Work:
+    """What is to be optimised: a guide for a problem, under an objective, by an optimiser, on batches of rows.
+
+    Attributes:
+        problem: the problem.
+        guide: its guide, run once already, so that its parameters are in the session's store.
+        objective: the loss.
+        stepper: the optimiser.
+        minibatches: where the rows of each step come from; ``None`` for all rows.
+        seed: for the random numbers of engines that have their own.
+    """
+
+    problem: Problem
+    guide: Callable[..., Any]
+    objective: ELBO
+    stepper: Stepper
+    minibatches: Minibatches | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._rows: Iterator[Tensor] | None = None
+
+    def rows(self) -> Tensor | None:
+        """The indices of the next batch; ``None`` for all rows."""
+        if self.minibatches is None:
+            return None
+        if self._rows is None:
+            self._rows = self.minibatches.rows()
+        return next(self._rows)
+
+    def batch(self, rows: Tensor | None) -> Batch:
+        """The batch of those rows."""
+        if rows is None or self.minibatches is None:
+            return self.problem.whole
+        return self.minibatches.batch(rows)
+
+    def parameters(self) -> list[Tensor]:
+        """The unconstrained parameters, in the order of the store."""
+        return list(runtime.parameters().values())
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Steps that were taken, each array of shape ``(steps,)``.
+
+    Attributes:
+        losses: minus the ELBO; not finite where the step was skipped.
+        errors: the losses' standard errors, NaN where unknown.
+        rates: the learning rates.
+        good: whether loss and gradient were finite; if not, the parameters did not move.
+    """
+
+    losses: np.ndarray[Any, Any]
+    errors: np.ndarray[Any, Any]
+    rates: np.ndarray[Any, Any]
+    good: np.ndarray[Any, Any]
+
+
+class Engine(Protocol):
+    """Takes steps.
+
+    Attributes:
+        name: what the result records.
+        limit: how many steps one call may take.
+        compile_seconds: what capturing and compiling took.
+    """
+
+    name: str
+    limit: int
+    compile_seconds: float
+
+    def advance(self, first: int, factors: Sequence[float]) -> Taken:
+        """Takes one step for each factor of the learning rate; ``first`` is the number of the first one."""
+
+    def publish(self) -> None:
+        """Writes the parameters it has reached into the session's store."""
+
+
+def columns(rows: Sequence[tuple[float, float, float, bool]]) -> Taken:
+    """Steps noted one by one."""
+    losses, errors, rates, good = zip(*rows, strict=True)
+    return Taken(np.array(losses), np.array(errors), np.array(rates), np.array(good))
+
+
+def write(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+    """Copies values into parameters."""
+    with torch.no_grad():
+        for value, parameter in zip(values, into, strict=True):
+            parameter.copy_(value)

@@ -1,0 +1,106 @@
+"""A fit's objective as a captured program, checked against stock Pyro."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrolvm import runtime
+from pyrolvm.capture import Captured, capture
+from pyrolvm.errors import CaptureError
+from pyrolvm.program.inspection import is_random
+from pyrolvm.vi.engines.base import Work
+from pyrolvm.vi.objective import ParticleELBO
+
+__all__ = ["capture_objective"]
+
+CHECKS = (101, 202)
+"""Seeds of the two runs that a captured program must reproduce."""
+
+
+def capture_objective(work: Work) -> Captured:
+    """The particles' ELBOs as a pure function of the parameters, in the store's order, and, with minibatches, of the rows.
+
+    It is run twice beside stock Pyro with other random numbers than it was captured with: values and gradients must be
+    the same, or the program is one whose structure changes from run to run.
+
+    Raises:
+        CaptureError: if there is no such function.
+    """
+    objective = work.objective
+    if not isinstance(objective, ParticleELBO):
+        raise CaptureError(f"the objective {type(objective).__name__} is a stock Pyro class, which reads values.")
+    params = work.parameters()
+    rows = [] if work.minibatches is None else [work.rows()]
+    problem, guide = work.problem, work.guide
+
+    def particles(*inputs: Tensor) -> Tensor:
+        batch = work.batch(inputs[-1] if rows else None)
+        with batch.active():
+            return objective.particles(problem.model, guide, *batch.args, **batch.kwargs)
+
+    with runtime.random_state(work.seed, problem.device):
+        captured = capture(particles, *params, *rows, what=f"model {problem.name!r} with its guide")
+    _check_structure(work)
+    for seed in CHECKS:
+        with runtime.random_state(seed, problem.device):
+            expected = particles(*params, *rows)
+        with runtime.random_state(seed, problem.device):
+            observed = captured(*params, *rows)
+        _compare(work, expected, observed, params)
+    return captured
+
+
+def _compare(work: Work, expected: Tensor, observed: Tensor, params: list[Tensor]) -> None:
+    pairs = [(expected.detach(), observed.detach())]
+    if expected.requires_grad != observed.requires_grad:
+        raise CaptureError(f"the gradient of model {work.problem.name!r} with its guide is lost in its graph.")
+    if expected.requires_grad:
+        pairs += list(zip(_gradient(expected, params), _gradient(observed, params), strict=True))
+    for stock, graph in pairs:
+        scale = float(stock.abs().max()) if stock.numel() else 0.0
+        tolerance = 1e-4 if stock.dtype == torch.float32 else 1e-9
+        if not torch.allclose(stock, graph, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+            raise CaptureError(
+                f"model {work.problem.name!r} with its guide is not the same program in every run: with the same random numbers "
+                f"Pyro gives {float(stock.sum()):.6g} and the graph of an earlier run {float(graph.sum()):.6g}."
+            )
+
+
+def _gradient(values: Tensor, params: list[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(values.mean(), params, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)]
+
+
+def _check_structure(work: Work) -> None:
+    """Refuses programs whose sites come and go.
+
+    Raises:
+        CaptureError: with the name of a site that is there in one run and not in another, or has another shape.
+    """
+    first, second = (_sites(work, seed) for seed in CHECKS)
+    for name in first.keys() | second.keys():
+        if first.get(name) != second.get(name):
+            raise CaptureError(
+                f"model {work.problem.name!r} with its guide changes from run to run: site {name!r} is "
+                f"{first.get(name, 'absent')} in one and {second.get(name, 'absent')} in another."
+            )
+
+
+def _sites(work: Work, seed: int) -> dict[str, str]:
+    with runtime.random_state(seed, work.problem.device), torch.no_grad():
+        batch = work.batch(None if work.minibatches is None else work.rows())
+        with batch.active():
+            guide: Any = poutine.trace(work.guide).get_trace(*batch.args, **batch.kwargs)
+            model: Any = poutine.trace(poutine.replay(work.problem.model, trace=guide)).get_trace(
+                *batch.args, **batch.kwargs
+            )
+    return {
+        f"{name}": f"{type(node['fn']).__name__} of shape {tuple(node['value'].shape)}"
+        for trace in (guide, model)
+        for name, node in trace.nodes.items()
+        if is_random(node)
+    }

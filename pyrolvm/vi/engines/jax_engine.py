@@ -1,0 +1,199 @@
+"""The engine ``"jax"``: the captured objective under ``jax.grad``, and many Adam steps a call inside one XLA loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jax.flatten_util import ravel_pytree
+from torch import Tensor
+
+from pyrolvm.capture import Captured, with_noise
+from pyrolvm.capture.jax import array, lower, precision, tensor
+from pyrolvm.errors import CaptureError
+from pyrolvm.vi.engines.base import Taken, Work, write
+from pyrolvm.vi.engines.captured import capture_objective
+from pyrolvm.vi.optimizer import Adam
+
+__all__ = ["JaxEngine"]
+
+NOISE_AT_ONCE = 10_000_000
+"""The most random numbers that are drawn ahead of a call."""
+
+
+class JaxEngine:
+    """Steps on JAX.
+
+    The normal and uniform random numbers of all steps of a call are drawn ahead, since drawing them together is cheaper;
+    each step's depend on its number alone, so that they are the same however many steps a call takes.
+
+    Args:
+        work: what to optimise.
+        chunk: how many steps a call may take.
+
+    Raises:
+        CaptureError: if the program cannot be captured, has an operation without a rule or an optimiser that is not Adam, or
+            if JAX's first loss or gradient is not torch's.
+    """
+
+    name = "jax"
+
+    def __init__(self, work: Work, chunk: int) -> None:
+        started = time.perf_counter()
+        if work.stepper.adam is None:
+            raise CaptureError("engine 'jax' steps by Adam alone; the optimizer is another.")
+        self.work, self.adam = work, work.stepper.adam
+        self.params = work.parameters()
+        if len({parameter.dtype for parameter in self.params}) > 1:
+            raise CaptureError("engine 'jax' takes parameters of one dtype; the guide's have several.")
+        captured = with_noise(capture_objective(work))
+        self.limit = max(1, min(chunk, NOISE_AT_ONCE // max(1, _numbers(captured))))
+        with self._precision():
+            self._compile(captured)
+            if not captured.random:
+                self._compare(captured)
+        self.compile_seconds = time.perf_counter() - started
+
+    def advance(self, first: int, factors: Sequence[float]) -> Taken:
+        """Takes the steps in one call."""
+        with self._precision():
+            noise, keys = self._draw(self._key, first)
+            return self._call(noise, keys, self._rows(len(factors)), factors)
+
+    def publish(self) -> None:
+        """Copies the parameters to torch."""
+        with self._precision():
+            parts = self._split(self._state[0])
+        write([tensor(part, like) for part, like in zip(parts, self.params, strict=True)], self.params)
+
+    # --- setting up ---------------------------------------------------------------------------------------------------
+
+    def _precision(self) -> Any:
+        return precision(self.params[0].dtype)
+
+    def _compile(self, captured: Captured) -> None:
+        lowered = lower(captured)
+        flat, self._split = ravel_pytree([array(parameter) for parameter in self.params])
+        self._state = (flat, jnp.zeros_like(flat), jnp.zeros_like(flat), jnp.zeros((), flat.dtype))
+        self._constants = lowered.constants
+        self._key = jax.random.key(self.work.seed)
+        self._draw = jax.jit(_drawing(captured, self.limit, lowered.draws > 0))
+        noise, keys = self._draw(self._key, 0)
+        rows, factors = self._rows(0), jnp.zeros(self.limit, flat.dtype)
+        chunk = _stepping(lowered.function, self._split, self.adam, self.work.stepper.clip_norm)
+        example = (self._state, noise, keys, rows, factors, 0, self._constants)
+        self._chunk = jax.jit(chunk).lower(*example).compile()
+
+    def _compare(self, captured: Captured) -> None:
+        """Takes one step of size zero on numbers of torch's, and compares its loss and gradient with torch's."""
+        rows = self.work.rows()
+        numbers = [n.draw() for n in captured.noise]
+        values = captured(*self.params, *([] if rows is None else [rows]), noise=numbers)
+        gradients = torch.autograd.grad(-values.mean(), self.params, allow_unused=True)
+        expected = torch.cat(
+            [
+                torch.zeros(p.numel()) if g is None else g.reshape(-1)
+                for g, p in zip(gradients, self.params, strict=True)
+            ]
+        )
+        before = self._state
+        noise = [jnp.broadcast_to(array(n), (self.limit, *n.shape)) for n in numbers]
+        batch = None if rows is None else jnp.broadcast_to(array(rows), (self.limit, len(rows)))
+        taken = self._call(noise, self._draw(self._key, 0)[1], batch, [0.0])
+        observed = tensor(self._state[1] / (1 - self.adam.beta1), expected)
+        self._state = before
+        loss = torch.as_tensor(taken.losses, dtype=expected.dtype)
+        if self.work.stepper.clip_norm is not None:
+            observed = expected  # the moment holds the clipped gradient
+        for stock, ours in ((-values.detach().mean().reshape(1), loss), (expected, observed)):
+            tolerance = 1e-3 if stock.dtype == torch.float32 else 1e-8
+            scale = float(stock.abs().max())
+            if not torch.allclose(stock.cpu(), ours.cpu(), rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+                raise CaptureError(
+                    f"JAX's loss or gradient of model {self.work.problem.name!r} is not torch's: "
+                    f"{float(ours.sum()):.6g} for {float(stock.sum()):.6g}."
+                )
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _rows(self, count: int) -> Any:
+        """The next ``count`` batches' rows, filled up to the size that was compiled for."""
+        if self.work.minibatches is None:
+            return None
+        rows = np.zeros((self.limit, self.work.minibatches.size), dtype=np.int32)
+        for i in range(count):
+            found = self.work.rows()
+            rows[i] = found.cpu().numpy() if isinstance(found, Tensor) else 0
+        return jnp.asarray(rows)
+
+    def _call(self, noise: Any, keys: Any, rows: Any, factors: Sequence[float]) -> Taken:
+        count = len(factors)
+        rates = self.adam.learning_rate * np.asarray(factors)
+        padded = np.zeros(self.limit, dtype=self._state[0].dtype)
+        padded[:count] = rates
+        state, losses, errors, good = self._chunk(self._state, noise, keys, rows, padded, count, self._constants)
+        losses, errors, good = (np.asarray(column)[:count] for column in (losses, errors, good))
+        self._state = state
+        return Taken(losses.astype(float), errors.astype(float), rates, good)
+
+
+def _numbers(captured: Captured) -> int:
+    return sum(int(np.prod(noise.shape)) for noise in captured.noise)
+
+
+def _drawing(captured: Captured, limit: int, keyed: bool) -> Any:
+    """A function of a key and a first step that draws the numbers of the ``limit`` steps from there on."""
+    sizes = [int(np.prod(noise.shape)) for noise in captured.noise]
+
+    def one(key: Any, step: Any) -> tuple[Any, Any]:
+        own = jax.random.fold_in(key, step)
+        numbers = {}
+        for kind, draw in (("normal", jax.random.normal), ("uniform", jax.random.uniform)):
+            own, used = jax.random.split(own)
+            wanted = [i for i, noise in enumerate(captured.noise) if noise.kind == kind]
+            # One draw for all of a kind: each draw by itself costs as much as thousands of numbers.
+            flat = draw(used, (sum(sizes[i] for i in wanted),))
+            edges = np.cumsum([sizes[i] for i in wanted])[:-1]
+            numbers |= dict(zip(wanted, jnp.split(flat, edges) if wanted else [], strict=True))
+        return [numbers[i].reshape(noise.shape) for i, noise in enumerate(captured.noise)], own
+
+    def draw(key: Any, first: Any) -> tuple[Any, Any]:
+        numbers, keys = jax.vmap(one, in_axes=(None, 0))(key, first + jnp.arange(limit))
+        return numbers, keys if keyed else None
+
+    return draw
+
+
+def _stepping(function: Any, split: Any, adam: Adam, clip_norm: float | None) -> Any:
+    """The loop over steps: state and a call's inputs to the new state, losses, errors, and which steps were good."""
+
+    def loss(flat: Any, noise: Any, key: Any, rows: Any, constants: Any) -> tuple[Any, Any]:
+        inputs = split(flat) if rows is None else [*split(flat), rows]
+        values = function(inputs, noise, constants, key)
+        return -values.mean(), values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else jnp.nan * values[0]
+
+    def chunk(state: Any, noise: Any, keys: Any, rows: Any, rates: Any, count: Any, constants: Any) -> Any:
+        def step(i: Any, carry: Any) -> Any:
+            (x, m, v, t), losses, errors, good = carry
+            here = jax.tree.map(lambda leaf: leaf[i], (noise, keys, rows))
+            (value, error), gradient = jax.value_and_grad(loss, has_aux=True)(x, *here, constants)
+            fine = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+            if clip_norm is not None:
+                gradient = gradient * jnp.minimum(1.0, clip_norm / (jnp.linalg.norm(gradient) + 1e-6))
+            new_t = t + 1
+            new_m = adam.beta1 * m + (1 - adam.beta1) * gradient
+            new_v = adam.beta2 * v + (1 - adam.beta2) * gradient**2
+            scale = jnp.sqrt(new_v / (1 - adam.beta2**new_t)) + adam.eps
+            new_x = x - rates[i] * new_m / (1 - adam.beta1**new_t) / scale
+            moved = jax.tree.map(lambda new, old: jnp.where(fine, new, old), (new_x, new_m, new_v, new_t), (x, m, v, t))
+            return moved, losses.at[i].set(value), errors.at[i].set(error), good.at[i].set(fine)
+
+        blank = jnp.zeros_like(rates)
+        return jax.lax.fori_loop(0, count, step, (state, blank, blank, blank.astype(bool)))
+
+    return chunk

@@ -1,0 +1,66 @@
+"""The engine ``"pyro"``: every step is one run of guide and model under Pyro's handlers. It runs whatever Pyro runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrolvm.vi.engines.base import Taken, Work, columns
+from pyrolvm.vi.objective import ParticleELBO
+
+__all__ = ["PyroEngine"]
+
+
+class PyroEngine:
+    """Steps on stock Pyro."""
+
+    name = "pyro"
+    limit = 1
+    compile_seconds = 0.0
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def advance(self, first: int, factors: Sequence[float]) -> Taken:
+        """Takes the steps one by one."""
+        return columns([self._step(factor) for factor in factors])
+
+    def publish(self) -> None:
+        """Nothing to do: the parameters in the store are the ones that move."""
+
+    def _step(self, factor: float) -> tuple[float, float, float, bool]:
+        loss, error = self._loss_and_grads()
+        params = self.work.parameters()
+        good = _finite(loss, params)
+        if good:
+            self.work.stepper.step(params, factor)
+        else:
+            for parameter in params:
+                parameter.grad = None
+        return loss, error, self.work.stepper.learning_rate, good
+
+    def _loss_and_grads(self) -> tuple[float, float]:
+        work = self.work
+        batch = work.batch(work.rows())
+        with batch.active():
+            if isinstance(work.objective, ParticleELBO):
+                values = work.objective.particles(work.problem.model, work.guide, *batch.args, **batch.kwargs)
+                loss = -values.mean()
+                if loss.requires_grad:
+                    loss.backward()
+                error = float(values.detach().std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+                return float(loss.detach()), error
+            stock: Any = work.objective  # Pyro's base class does not declare the methods that all its ELBOs have
+            loss = stock.loss_and_grads(work.problem.model, work.guide, *batch.args, **batch.kwargs)
+            return float(loss), math.nan
+
+
+def _finite(loss: float, params: Sequence[Tensor]) -> bool:
+    if not math.isfinite(loss):
+        return False
+    grads = [p.grad for p in params if p.grad is not None]
+    return not grads or bool(torch.stack([torch.isfinite(g).all() for g in grads]).all())

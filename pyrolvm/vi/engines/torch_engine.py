@@ -1,0 +1,163 @@
+"""The engine ``"torch"``: loss, gradient and Adam's step as one graph that torch compiles, on CPU or GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pyrolvm.capture import Captured, with_noise
+from pyrolvm.capture.recorder import record
+from pyrolvm.vi.engines.base import Taken, Work, columns
+from pyrolvm.vi.engines.captured import capture_objective
+from pyrolvm.vi.optimizer import Adam
+
+__all__ = ["TorchEngine"]
+
+Step = Callable[..., Sequence[Tensor]]
+
+
+class TorchEngine:
+    """Steps on a graph compiled by torch; on CUDA, replayed as a CUDA graph.
+
+    With an optimiser other than Adam the graph ends at the gradient, and the optimiser steps by itself.
+
+    Args:
+        work: what to optimise.
+        chunk: how many steps a call may take.
+
+    Raises:
+        CaptureError: if the program cannot be captured.
+    """
+
+    name = "torch"
+
+    def __init__(self, work: Work, chunk: int) -> None:
+        started = time.perf_counter()
+        self.work, self.limit = work, chunk
+        self.params = work.parameters()
+        self._captured = with_noise(capture_objective(work))
+        self._adam = work.stepper.adam
+        # The graph writes into plain tensors that share memory with the parameters, outside of autograd's sight.
+        self._values = [parameter.detach() for parameter in self.params]
+        self._moments = [torch.zeros_like(value) for value in (*self._values, *self._values)] if self._adam else []
+        self._count = 0
+        self.note = ""
+        self._step = self._build()
+        self.compile_seconds = time.perf_counter() - started
+
+    def advance(self, first: int, factors: Sequence[float]) -> Taken:
+        """Takes the steps; what they report is read once, at the end."""
+        work, reports, rates = self.work, [], []
+        for factor in factors:
+            rows = work.rows()
+            inputs = [*self._values, *([] if rows is None else [rows]), *(n.draw() for n in self._captured.noise)]
+            if self._adam is None:
+                report, *gradients = self._step(*inputs, *self._captured.constants)
+                report = report.clone()
+                if bool(report[2]):
+                    for parameter, gradient in zip(self.params, gradients, strict=True):
+                        parameter.grad = gradient.clone()
+                    work.stepper.step(self.params, factor)
+                rates.append(work.stepper.learning_rate)
+            else:
+                self._count += 1
+                rates.append(self._adam.learning_rate * factor)
+                (report,) = self._step(
+                    *inputs,
+                    *self._captured.constants,
+                    *self._moments,
+                    _settings(self._adam, rates[-1], self._count, self._values[0]),
+                )
+                report = report.clone()
+            reports.append(report)
+        table = torch.stack(reports).cpu().double().numpy()
+        return columns([(row[0], row[1], rate, bool(row[2])) for row, rate in zip(table, rates, strict=True)])
+
+    def publish(self) -> None:
+        """Nothing to do: the parameters in the store are the ones that move."""
+
+    def _build(self) -> Step:
+        """Records the step on the memory it will run on, compiles it, and runs it once for nothing."""
+        rows = self.work.rows()
+        inputs = [*self._values, *([] if rows is None else [rows]), *(n.draw() for n in self._captured.noise)]
+        inputs += self._captured.constants
+        if self._adam is not None:
+            inputs += [*self._moments, _settings(self._adam, 0.0, 1, self._values[0])]
+        held = [tensor.clone() for tensor in (*self._values, *self._moments)]
+        plain = record(_program(self._captured, len(self._values), self._adam, self.work.stepper.clip_norm), inputs)
+        step = self._compiled(plain, inputs)
+        for tensor, value in zip((*self._values, *self._moments), held, strict=True):
+            tensor.copy_(value)
+        return step
+
+    def _compiled(self, plain: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Step:
+        cuda = self._values[0].is_cuda
+        if cuda:
+            for tensor in (*self._values, *self._moments, *self._captured.constants):
+                torch._dynamo.mark_static_address(tensor)
+        step: Step = torch.compile(plain, fullgraph=True, dynamic=False, mode="reduce-overhead" if cuda else None)
+        try:
+            with torch.no_grad():
+                step(*inputs)
+        except Exception as error:  # no C++ compiler, most of all; the graph itself still runs, without fusion
+            self.note = (
+                f"; torch could not compile the graph ({type(error).__name__}), so that it runs operation by operation"
+            )
+            return plain
+        return step
+
+
+def _settings(adam: Adam, rate: float, count: int, like: Tensor) -> Tensor:
+    """What changes from one Adam step to the next: the rate and the two bias corrections."""
+    numbers = [rate, 1 - adam.beta1**count, 1 - adam.beta2**count]
+    return torch.tensor(numbers, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+def _program(
+    captured: Captured, count: int, adam: Adam | None, clip_norm: float | None
+) -> Callable[[list[Tensor]], list[Tensor]]:
+    """A function of all the step's inputs that reports loss, error and whether both and the gradient are finite.
+
+    With Adam it moves the parameters and moments in place; without, it returns the gradients too.
+    """
+    width = captured.inputs + len(captured.noise) + len(captured.constants)
+
+    def program(inputs: list[Tensor]) -> list[Tensor]:
+        values, rest = inputs[:count], inputs[count:width]
+        leaves = [value.detach().requires_grad_(True) for value in values]
+        with torch.enable_grad():
+            elbos = captured.unflatten(captured.module(*leaves, *rest))
+            found = torch.autograd.grad(-elbos.mean(), leaves, allow_unused=True)
+        gradients = [torch.zeros_like(v) if g is None else g for g, v in zip(found, values, strict=True)]
+        elbos = elbos.detach()
+        error = elbos.std() / len(elbos) ** 0.5 if len(elbos) > 1 else elbos.sum() * torch.nan
+        fine = torch.isfinite(elbos.mean())
+        for gradient in gradients:
+            fine = fine & torch.isfinite(gradient).all()
+        report = torch.stack([-elbos.mean(), error, fine.to(elbos.dtype)])
+        if adam is None:
+            return [report, *gradients]
+        if clip_norm is not None:
+            norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+            gradients = [gradient * (clip_norm / (norm + 1e-6)).clamp(max=1.0) for gradient in gradients]
+        first, second, (rate, debias1, debias2) = (
+            inputs[width : width + count],
+            inputs[width + count : -1],
+            inputs[-1].unbind(),
+        )
+        for value, gradient, m, v in zip(values, gradients, first, second, strict=True):
+            new_m = adam.beta1 * m + (1 - adam.beta1) * gradient
+            new_v = adam.beta2 * v + (1 - adam.beta2) * gradient * gradient
+            moved = value - rate * (new_m / debias1) / ((new_v / debias2).sqrt() + adam.eps)
+            for old, new in ((m, new_m), (v, new_v), (value, moved)):
+                old.copy_(torch.where(fine, new, old))
+        return [report]
+
+    def without_autograd(inputs: list[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return program(inputs)
+
+    return without_autograd
