@@ -1,0 +1,1 @@
+"""What runs in fresh processes, one function for each method; each imports its library inside."""
