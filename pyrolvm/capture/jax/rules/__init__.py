@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyrolvm.capture.jax.rules import indexing, linalg, networks, pointwise, reductions, shaping
+from pyrolvm.capture.jax.rules import implicit, indexing, linalg, networks, pointwise, reductions, shaping
 from pyrolvm.capture.jax.rules.draws import DRAWS
 
 __all__ = ["DRAWS", "RULES"]
@@ -22,4 +22,5 @@ RULES: dict[str, Callable[..., Any]] = {
     **reductions.RULES,
     **linalg.RULES,
     **networks.RULES,
+    **implicit.RULES,
 }

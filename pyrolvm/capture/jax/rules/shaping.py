@@ -31,7 +31,7 @@ def _split_with_sizes(x: Any, sizes: Sequence[int], dim: int = 0) -> tuple[Any, 
 
 
 def _split(x: Any, size: int, dim: int = 0) -> tuple[Any, ...]:
-    return tuple(jnp.split(x, range(size, x.shape[dim], size), axis=dim))
+    return tuple(jnp.split(x, list(range(size, x.shape[dim], size)), axis=dim))
 
 
 def _chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
