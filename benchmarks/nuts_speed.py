@@ -34,7 +34,7 @@ METHODS = {
 NUMPYRO = ("numpyro_vectorized", "numpyro_parallel")
 PEERS = ("nutpie_pymc", "stan")
 COLUMNS = {
-    "problem": "problem", "method": "method", "total_s": "total s", "compile_s": "compile s", "sampling_s": "sampling s",
+    "problem": "problem", "method": "method", "total_s": "total s", "compile_s": "compile + set-up s", "sampling_s": "sampling s",
     "ess": "min ESS", "ess_per_s": "ESS/s", "ess_per_s_sampling": "ESS/s sampling", "z_mean": "worst z mean",
     "z_spread": "worst z spread", "rhat": "R-hat", "divergences": "div.", "engine": "engine", "status": "status",
 }  # fmt: skip

@@ -44,8 +44,3 @@ class JaxClock:
             covered += max(0.0, stop - max(start, end))
             end = max(end, stop)
         return covered
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """``total``, ``compile`` and the rest, ``run``."""
-        return {"total": self.total, "compile": self.compile, "run": self.total - self.compile}
