@@ -15,7 +15,7 @@ from pyrolvm.errors import ArgumentError
 __all__ = ["given", "outcome", "run", "show"]
 
 FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
-NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "seed", "engine", "device")
+NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "kernel", "seed", "engine", "device")
 
 
 def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:

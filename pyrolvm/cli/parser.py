@@ -243,12 +243,15 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--warmup", metavar="N", type=_count, help="adaptation steps per chain (default: 1000)")
     group.add_argument("--draws", metavar="N", type=_count, help="draws per chain (default: 1000)")
     group.add_argument("--target-accept", metavar="P", type=_share, help="acceptance rate to adapt to (default: 0.8)")
+    group.add_argument("--kernel", metavar="NAME", help="the sampler: auto, numpyro or nutpie (default: auto)")
 
 
 def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False) -> None:
     group = parser.add_argument_group("the run")
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
-    group.add_argument("--engine", metavar="NAME", help="what runs the model: auto or pyro (default: auto)")
+    group.add_argument(
+        "--engine", metavar="NAME", help="what runs the model: auto, jax, torch (fit only) or pyro (default: auto)"
+    )
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
     group.add_argument("--out", metavar="DIR", help="where to save (default: runs/, under the target's name)")
     group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")

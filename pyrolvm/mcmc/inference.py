@@ -10,22 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyrolvm.density import Joint, map_draws
-from pyrolvm.errors import ArgumentError, FitError, ProblemError, PyrolvmWarning, positive_int, unknown_name
-from pyrolvm.mcmc import pyro_kernel
+from pyrolvm.errors import ArgumentError, FitError, ProblemError, PyrolvmWarning, positive_int
+from pyrolvm.mcmc import engines
+from pyrolvm.mcmc.base import Settings
+from pyrolvm.mcmc.starts import find_starts, moments
 from pyrolvm.posterior import Chains, Fit
-from pyrolvm.posterior.build import chains_tree, variable
+from pyrolvm.posterior.build import chains_tree
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
 
 __all__ = ["nuts"]
-
-ENGINES = {"pyro": pyro_kernel.run}
-"""What runs the chains, by name: a function like :func:`pyrolvm.mcmc.pyro_kernel.run`."""
-
-STARTS = 100
 
 
 def nuts(
@@ -37,7 +33,9 @@ def nuts(
     target_accept: float = 0.8,
     max_tree_depth: int = 10,
     init: Fit | Mapping[str, Any] | None = None,
+    dense_mass: bool | str = "auto",
     engine: str = "auto",
+    kernel: str = "auto",
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
     seed: int = 0,
@@ -57,9 +55,15 @@ def nuts(
         draws: transitions of each chain that are kept.
         target_accept: mean acceptance probability to adapt to, between 0 and 1; nearer to 1 is slower and diverges less.
         max_tree_depth: bound on the doublings of a trajectory.
-        init: where to start: a :class:`~pyrolvm.posterior.Fit` (draws from it; also its learnable model parameters), or
-            values by site; by default uniform in (-2, 2) on the unconstrained scale.
-        engine: ``"pyro"``, or ``"auto"``.
+        init: where to start: a :class:`~pyrolvm.posterior.Fit`, or values by site; by default uniform in (-2, 2) on the
+            unconstrained scale. Of a fit, chains take starts from its draws, the first mass matrix from their covariance, and
+            learnable model parameters; a warmup of 200 to 300 transitions is then usually enough.
+        dense_mass: whether the mass matrix has all entries (``True``) or its diagonal only (``False``); ``"auto"`` takes all
+            where ``init`` is a fit in which two of few unknowns are strongly correlated.
+        engine: ``"jax"`` compiles the captured model, ``"pyro"`` runs it as it is; ``"auto"`` compiles it if it can be
+            captured. ``engine_reason`` of the result tells which and why.
+        kernel: of engine ``"jax"``: ``"numpyro"`` or ``"nutpie"`` (needs ``pip install 'pyrolvm[nutpie]'``); ``"auto"`` is
+            NumPyro's, which runs without a call into Python for each gradient.
         device: as in :func:`pyrolvm.fit`; ``"auto"`` leaves the problem where its data are.
         dtype: a floating dtype to run in; by default the data's.
         seed: makes the run repeatable.
@@ -69,6 +73,7 @@ def nuts(
 
     Raises:
         ArgumentError: if an argument is out of range.
+        CaptureError: if ``engine="jax"`` or a kernel is asked for and the model cannot be captured.
         ProblemError: if there is nothing continuous to sample, or a parameter without a prior and without a fit.
         FitError: if no start has a finite density, or the run is interrupted before the first kept draw.
 
@@ -77,8 +82,11 @@ def nuts(
         Betancourt, A Conceptual Introduction to Hamiltonian Monte Carlo, https://arxiv.org/abs/1701.02434
     """
     check_problem(problem)
-    if engine not in ("auto", *ENGINES):
-        raise unknown_name("engine", engine, ("auto", *ENGINES))
+    engines.check(engine, kernel)
+    if not isinstance(dense_mass, bool) and dense_mass != "auto":
+        raise ArgumentError(
+            f'dense_mass must be True, False or "auto", got {dense_mass!r}. Fix: use dense_mass="auto".'
+        )
     for name, value in (("chains", chains), ("draws", draws), ("max_tree_depth", max_tree_depth)):
         positive_int(name, value)
     positive_int("warmup", warmup, minimum=0)
@@ -100,13 +108,13 @@ def nuts(
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(chains)]
     with problem.session(seed=seed, params=params):
         joint = Joint(problem)
-        starts = _starts(joint, init, chains, seed)
+        starts = find_starts(joint, init, chains, seed)
+        mean, covariance, dense = moments(problem, init, dense_mass)
         set_up = time.perf_counter()
         with Progress(f"nuts on {problem.name}", chains * (warmup + draws), progress) as bar:
-            raw = ENGINES["pyro"](
-                joint, starts, seeds,
-                warmup=warmup, draws=draws, target_accept=target_accept, max_tree_depth=max_tree_depth, progress=bar,
-            )  # fmt: skip
+            settings = Settings(warmup, draws, target_accept, max_tree_depth, bar, dense, mean, covariance)
+            outcome = engines.run(joint, starts, seeds, settings, engine=engine, kernel=kernel)
+        raw = outcome.raw
         if not raw.draws.shape[1]:
             raise FitError(
                 "interrupted before every chain had a draw after warmup. Fix: run again, with a smaller warmup."
@@ -115,15 +123,20 @@ def nuts(
         flat = raw.draws.reshape(-1, problem.unconstrained_size)
         with torch.no_grad():
             values = map_draws(lambda draw: joint.constrain(draw["z"]), {"z": flat})
+        compiling = raw.seconds.get("compile", 0.0)
         attrs = {
-            "inference_method": "nuts", "engine": "pyro", "seed": seed, "warmup": warmup, "target_accept": target_accept,
-            "interrupted": int(raw.interrupted), "sampling_time": sampled - set_up,
+            "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
+            "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": target_accept, "dense_mass": int(dense),
+            "interrupted": int(raw.interrupted), "sampling_time": sampled - set_up - compiling,
         }  # fmt: skip
         tree = chains_tree(problem, values, chains, raw.stats, attrs)
-    seconds = {"setup": set_up - started, "run": sampled - set_up, "draws": time.perf_counter() - sampled}
+    seconds = {
+        "setup": set_up - started, "compile": compiling, "run": sampled - set_up - compiling,
+        "draws": time.perf_counter() - sampled,
+    }  # fmt: skip
     result = Chains(
         name="nuts", data=tree, problem=problem, params=params, seconds=seconds,
-        engine="pyro", engine_reason="stock Pyro NUTS", seed=seed,
+        engine=outcome.engine, engine_reason=outcome.reason, seed=seed,
     )  # fmt: skip
     if out is not None:
         result.save(out, overwrite=True)
@@ -149,76 +162,3 @@ def _check_problem(problem: Problem, init: Any) -> None:
                 PyrolvmWarning,
                 stacklevel=3,
             )
-
-
-def _starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
-    """A starting point of finite density for each chain, shape ``(chains, unconstrained_size)``.
-
-    Raises:
-        FitError: if 100 tries find none, with the log density of every site.
-    """
-    size = joint.problem.unconstrained_size
-    like = torch.zeros((), dtype=joint.problem.dtype, device=joint.problem.device)
-    if init is None:
-        candidates = 4 * torch.rand(chains + STARTS, size, dtype=like.dtype, device=like.device) - 2
-    else:
-        candidates = _given_starts(joint, init, chains, seed).to(like)
-    found = []
-    for z in candidates:
-        point = z.clone().requires_grad_(True)
-        potential = joint.potential(point)
-        (gradient,) = torch.autograd.grad(potential, point)
-        if bool(torch.isfinite(potential)) and bool(torch.isfinite(gradient).all()):
-            found.append(z)
-        if len(found) == chains:
-            return torch.stack(found)
-    with torch.no_grad():
-        table = joint.site_log_probs(joint.constrain(candidates[0]))
-    listing = ", ".join(f"{name}: {value:.4g}" for name, value in table.items())
-    raise FitError(
-        f"no start with a finite density was found for {joint.problem.name!r} in {len(candidates)} tries. Log densities by site at "
-        f"the first: {listing}. Fix: look at the sites that are not finite: data outside the likelihood's support, or a scale far off."
-    )
-
-
-def _given_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
-    problem = joint.problem
-    sites = [site.name for site in problem.continuous]
-    if isinstance(init, Fit):
-        dataset = init.sample(4 * chains, seed=seed)
-        values = {name: torch.as_tensor(dataset[variable(name)].values[0]) for name in sites}
-    elif isinstance(init, Mapping):
-        missing = [name for name in sites if name not in init]
-        if missing:
-            raise ArgumentError(
-                f"init has no value for site {missing[0]!r}. Fix: give one for each of {', '.join(sites)}, or pass a Fit."
-            )
-        values = {
-            name: _start_value(problem, name, init[name]).expand(chains, *problem.sites[name].shape) for name in sites
-        }
-    else:
-        raise ArgumentError(
-            f"init must be a Fit or values by site, got {type(init).__name__}. Fix: pass init=lvm.fit(problem)."
-        )
-    moved = {name: value.to(dtype=problem.dtype, device=problem.device) for name, value in values.items()}
-    with torch.no_grad():
-        return map_draws(lambda draw: {"z": joint.flatten(joint.unconstrain(draw))}, moved)["z"]
-
-
-def _start_value(problem: Problem, name: str, given: Any) -> Tensor:
-    """The value to start a site at.
-
-    Raises:
-        ArgumentError: if it has another shape than the site, or lies outside its support.
-    """
-    site = problem.sites[name]
-    value = torch.as_tensor(given).to(dtype=problem.dtype, device=problem.device)
-    if tuple(value.shape) not in ((), site.shape):
-        raise ArgumentError(
-            f"init for site {name!r} has shape {tuple(value.shape)}, expected {site.shape}. Fix: give one value for each element."
-        )
-    if not bool(site.support.check(value.expand(site.shape)).all()):
-        raise ArgumentError(
-            f"init for site {name!r} lies outside its support {site.support}. Fix: give a value inside it."
-        )
-    return value

@@ -18,26 +18,11 @@ from pyro.infer.mcmc import NUTS
 from torch import Tensor
 
 from pyrolvm.density import Joint
-from pyrolvm.progress import Progress
+from pyrolvm.mcmc.base import Raw, Settings, depths
 
-__all__ = ["Raw", "run"]
+__all__ = ["run"]
 
 BLOCK = 20
-
-
-@dataclass
-class Raw:
-    """What a NUTS engine returns.
-
-    Attributes:
-        draws: unconstrained draws, shape ``(chains, draws, unconstrained_size)``.
-        stats: sampler statistics by ArviZ name, each of shape ``(chains, draws)``.
-        interrupted: whether the user stopped it before it was done.
-    """
-
-    draws: Tensor
-    stats: dict[str, np.ndarray[Any, Any]]
-    interrupted: bool = False
 
 
 class _Kernel(NUTS):
@@ -74,6 +59,7 @@ class _Chain:
     state: Tensor
     warmup: int
     done: int = 0
+    warmup_steps: int = 0
     draws: list[Tensor] = field(default_factory=list)
     stats: list[tuple[float, ...]] = field(default_factory=list)
 
@@ -92,70 +78,60 @@ class _Chain:
         step_size = float(kernel.step_size)
         self.position = kernel.sample(self.position)
         self.done += 1
+        steps = kernel.evaluations - before
         if self.done <= self.warmup:
+            self.warmup_steps += steps
             return
         count = self.done - self.warmup
-        steps = kernel.evaluations - before
         accepted = mean + (kernel._mean_accept_prob - mean) * count if count > 1 else kernel._mean_accept_prob
         accepted = min(max(accepted, 0.0), 1.0)  # the difference of running means leaves the interval by rounding
-        depth = math.ceil(math.log2(steps + 1))
         self.draws.append(self.position["z"].detach().clone())
-        self.stats.append((len(kernel._divergences) > divergences, accepted, step_size, depth, steps, kernel.energy))
+        self.stats.append((len(kernel._divergences) > divergences, accepted, step_size, steps, kernel.energy))
 
 
-def run(
-    joint: Joint,
-    starts: Tensor,
-    seeds: Sequence[int],
-    *,
-    warmup: int,
-    draws: int,
-    target_accept: float,
-    max_tree_depth: int,
-    progress: Progress,
-) -> Raw:
+def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings) -> Raw:
     """Runs one chain from each start; must be called inside a session.
 
     Args:
         joint: the density.
         starts: unconstrained starting points, shape ``(chains, unconstrained_size)``.
         seeds: one seed a chain.
-        warmup: transitions of adaptation.
-        draws: transitions to keep.
-        target_accept: the acceptance probability that the step size is adapted to.
-        max_tree_depth: the bound on doublings.
-        progress: told after each block.
+        settings: how to run.
     """
-    chains = [
-        _start(joint, z, seed, warmup, target_accept, max_tree_depth) for z, seed in zip(starts, seeds, strict=True)
-    ]
-    total, interrupted = warmup + draws, False
+    chains = [_start(joint, z, seed, settings) for z, seed in zip(starts, seeds, strict=True)]
+    total, interrupted = settings.warmup + settings.draws, False
     try:
         while chains[0].done < total:
             block = min(BLOCK, total - chains[0].done)
             for chain in chains:
                 chain.advance(block)
-                progress.update(sum(c.done for c in chains), lambda: _line(chains))
+                settings.progress.update(sum(c.done for c in chains), lambda: _line(chains))
     except KeyboardInterrupt:
         interrupted = True
     kept = min(len(chain.draws) for chain in chains)
-    names = ("diverging", "acceptance_rate", "step_size", "tree_depth", "n_steps", "energy")
+    names = ("diverging", "acceptance_rate", "step_size", "n_steps", "energy")
     table = np.array([chain.stats[:kept] for chain in chains], dtype=float).reshape(len(chains), kept, len(names))
     stats: dict[str, np.ndarray[Any, Any]] = {name: table[:, :, i] for i, name in enumerate(names)}
     stats["diverging"] = stats["diverging"].astype(bool)
-    for name in ("tree_depth", "n_steps"):
-        stats[name] = stats[name].astype(int)
-    stats["reached_max_treedepth"] = stats["tree_depth"] >= max_tree_depth
+    stats["n_steps"] = stats["n_steps"].astype(int)
+    stats["tree_depth"] = depths(stats["n_steps"])
+    stats["reached_max_treedepth"] = stats["tree_depth"] >= settings.max_tree_depth
     flat = torch.stack([torch.stack(chain.draws[:kept]) for chain in chains]) if kept else starts[:, None][:, :0]
-    return Raw(flat, stats, interrupted)
+    return Raw(flat, stats, np.array([chain.warmup_steps for chain in chains]), interrupted)
 
 
-def _start(joint: Joint, z: Tensor, seed: int, warmup: int, target_accept: float, max_tree_depth: int) -> _Chain:
+def _start(joint: Joint, z: Tensor, seed: int, settings: Settings) -> _Chain:
     pyro.set_rng_seed(seed)
-    kernel = _Kernel(joint.potential, target_accept_prob=target_accept, max_tree_depth=max_tree_depth)
+    kernel = _Kernel(
+        joint.potential, target_accept_prob=settings.target_accept, max_tree_depth=settings.max_tree_depth,
+        full_mass=settings.dense,
+    )  # fmt: skip
     kernel.initial_params = {"z": z}
-    kernel.setup(warmup)
-    return _Chain(kernel, {"z": z}, torch.get_rng_state(), warmup)
+    kernel.setup(settings.warmup)
+    if settings.covariance is not None:
+        kernel.mass_matrix_adapter.inverse_mass_matrix = {("z",): settings.covariance.to(z)}
+        kernel._adapter.reset_step_size_adaptation({"z": z})
+    return _Chain(kernel, {"z": z}, torch.get_rng_state(), settings.warmup)
 
 
 def _line(chains: Sequence[_Chain]) -> str:

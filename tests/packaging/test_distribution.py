@@ -80,8 +80,7 @@ def test_every_required_package_is_pinned_and_used():
         path.read_text() for folder in ("pyrolvm", "models", "guides") for path in (ROOT / folder).rglob("*.py")
     )
     # Used without being imported here: ArviZ is what results are opened with; xarray asks h5netcdf, and that h5py.
-    # NumPyro is what the compiled chains run on; until that engine is here, it is only promised.
-    indirect = {"arviz", "arviz-plots", "h5py", "h5netcdf", "numpyro"}
+    indirect = {"arviz", "arviz-plots", "h5py", "h5netcdf"}
     module = {"pyro-ppl": "pyro", "scikit-learn": "sklearn"}
     for name in names - indirect:
         imported = module.get(name, name.replace("-", "_"))

@@ -1,0 +1,95 @@
+"""Which engine and which kernel run the chains, and why."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pyrolvm.density import Joint
+from pyrolvm.errors import ArgumentError, CaptureError, PyrolvmWarning, unknown_name
+from pyrolvm.mcmc import numpyro_kernel, nutpie_kernel, pyro_kernel
+from pyrolvm.mcmc.base import Raw, Settings
+from pyrolvm.mcmc.potential import Disagreement, Program, check_draws, program
+
+__all__ = ["ENGINES", "KERNELS", "Outcome", "check", "run"]
+
+ENGINES = ("jax", "pyro")
+
+KERNELS: dict[str, Callable[[Joint, Program, Tensor, Sequence[int], Settings], Raw]] = {
+    "numpyro": numpyro_kernel.run,
+    "nutpie": nutpie_kernel.run,
+}
+"""What samples a captured potential, by name: a function like :func:`pyrolvm.mcmc.numpyro_kernel.run`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave, what ran it, and why."""
+
+    raw: Raw
+    engine: str
+    kernel: str
+    reason: str
+
+
+def check(engine: str, kernel: str) -> None:
+    """Refuses what does not exist or does not go together.
+
+    Raises:
+        UnknownNameError: if there is no such engine or kernel.
+        ArgumentError: if the kernel needs another engine, or a library that is not installed.
+    """
+    if engine not in ("auto", *ENGINES):
+        raise unknown_name("engine", engine, ("auto", *ENGINES))
+    if kernel not in ("auto", *KERNELS):
+        raise unknown_name("kernel", kernel, ("auto", *KERNELS))
+    if engine == "pyro" and kernel != "auto":
+        raise ArgumentError(
+            f'kernel {kernel!r} runs captured programs, but engine "pyro" was asked for, which has its own NUTS. '
+            'Fix: use engine="jax", or leave one of the two out.'
+        )
+    if kernel == "nutpie":
+        nutpie_kernel.require()
+
+
+def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings, *, engine: str, kernel: str) -> Outcome:
+    """Runs the chains; must be called inside a session.
+
+    ``"auto"`` captures the model, and takes stock Pyro where that cannot be done. Draws whose density is not what Pyro
+    computes are thrown away, with a warning, and stock Pyro runs instead, whatever was asked for.
+
+    Raises:
+        CaptureError: if ``engine="jax"`` or a kernel was asked for and the model cannot be captured.
+    """
+    if engine == "pyro":
+        return Outcome(pyro_kernel.run(joint, starts, seeds, settings), "pyro", "pyro", "asked for")
+    began = time.perf_counter()
+    try:
+        from pyrolvm.capture.jax import precision
+
+        with precision(starts.dtype):
+            captured = program(joint, starts[0])
+        seconds = time.perf_counter() - began
+        chosen = "numpyro" if kernel == "auto" else kernel
+        raw = KERNELS[chosen](joint, captured, starts, seeds, settings)
+        if raw.potential is not None:
+            check_draws(joint, raw.draws, raw.potential)
+    except Disagreement as error:
+        warnings.warn(
+            f'{error} The chains run on stock Pyro instead. Fix: report this model, or use engine="pyro" to avoid this check.',
+            PyrolvmWarning,
+            stacklevel=3,
+        )
+        return Outcome(pyro_kernel.run(joint, starts, seeds, settings), "pyro", "pyro", str(error))
+    except CaptureError as error:
+        if engine == "jax" or kernel != "auto":
+            asked = 'engine "jax"' if engine == "jax" else f"kernel {kernel!r}"
+            raise CaptureError(f'{asked} was asked for, but {error} Fix: use engine="auto" or "pyro".') from error
+        return Outcome(pyro_kernel.run(joint, starts, seeds, settings), "pyro", "pyro", str(error))
+    raw.seconds["compile"] = raw.seconds.get("compile", 0.0) + seconds
+    reason = f"the model can be captured; {raw.note}"
+    return Outcome(raw, "jax", chosen, f"{reason}; {captured.note}" if captured.note else reason)

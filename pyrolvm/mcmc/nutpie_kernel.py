@@ -1,0 +1,253 @@
+"""nutpie's NUTS on a captured potential: its adaptation, which learns scales from gradients as well, in Rust.
+
+Each chain is a sampler of its own, so that its draws depend on its own seed and start only. nutpie takes no first mass
+matrix; a known covariance LL' is passed on by sampling x in z = mean + L x, where the posterior has scales of about one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrolvm.density import Joint
+from pyrolvm.errors import ArgumentError, FitError
+from pyrolvm.mcmc.base import Raw, Settings
+from pyrolvm.mcmc.potential import Program, check_starts, numpy_dtype
+
+__all__ = ["require", "run"]
+
+POLL = 0.05
+
+Array = np.ndarray[Any, Any]
+Gradient = Callable[[Array], tuple[float, Array]]
+"""The potential energy and its gradient, both in double precision, at an unconstrained vector."""
+
+
+def require() -> Any:
+    """The nutpie library.
+
+    Raises:
+        ArgumentError: if it is not installed.
+    """
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ArviZ, about its next version
+            import nutpie
+    except ImportError as error:
+        raise ArgumentError(
+            f"kernel 'nutpie' needs the library nutpie: {error}. Fix: pip install 'pyrolvm[nutpie]', or use kernel=\"numpyro\"."
+        ) from error
+    return nutpie
+
+
+def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], settings: Settings) -> Raw:
+    """Runs one chain from each start, on the processor; must be called inside a session.
+
+    Args:
+        joint: the density, for a comparison at the starts.
+        program: its potential energy on JAX.
+        starts: unconstrained starting points, shape ``(chains, unconstrained_size)``.
+        seeds: one seed a chain.
+        settings: how to run.
+
+    Raises:
+        ArgumentError: if nutpie is not installed.
+        Disagreement: if the potential is not what Pyro computes.
+    """
+    require()
+    began = time.perf_counter()
+    gradient = _gradient(program)
+    points = starts.double().cpu().numpy()
+    values, gradients = zip(*(gradient(z) for z in points), strict=True)
+    seconds = {"compile": time.perf_counter() - began}
+    check_starts(joint, starts, np.asarray(values), np.stack(gradients))
+    scale = _Scale(settings, points.shape[1])
+    chains = [_Chain(gradient, scale, z, seed, settings) for z, seed in zip(points, seeds, strict=True)]
+    interrupted = _drive(chains, settings)
+    return _raw(chains, scale, starts, settings, interrupted, seconds)
+
+
+def _gradient(program: Program) -> Gradient:
+    """The potential and its gradient as one call of a compiled function."""
+    import jax
+
+    from pyrolvm.capture.jax import precision
+
+    kind = numpy_dtype(program.dtype)
+    cpu = jax.devices("cpu")[0]
+    with precision(program.dtype), jax.default_device(cpu):
+        function = jax.jit(jax.value_and_grad(program.function))
+        compiled = function.lower(np.zeros(program.size, kind), *program.constants).compile()
+
+    def call(z: Array) -> tuple[float, Array]:
+        with precision(program.dtype), jax.default_device(cpu):
+            value, gradient = compiled(z.astype(kind), *program.constants)
+            return float(value), np.asarray(gradient, np.float64)
+
+    return call
+
+
+class _Scale:
+    """The map z = mean + L x from the coordinates that nutpie samples in."""
+
+    def __init__(self, settings: Settings, size: int) -> None:
+        self.mean: Array = np.zeros(size)
+        self.root: Array | None = None
+        if settings.mean is not None and settings.covariance is not None:
+            covariance = settings.covariance.double().cpu().numpy()
+            self.mean = settings.mean.double().cpu().numpy()
+            self.root = np.sqrt(covariance) if covariance.ndim == 1 else np.linalg.cholesky(covariance)
+
+    def forward(self, x: Array) -> Array:
+        if self.root is None:
+            return x
+        return self.mean + (x * self.root if self.root.ndim == 1 else x @ self.root.T)
+
+    def inverse(self, z: Array) -> Array:
+        if self.root is None:
+            return z
+        return (z - self.mean) / self.root if self.root.ndim == 1 else np.linalg.solve(self.root, z - self.mean)
+
+    def pull(self, gradient: Array) -> Array:
+        """The gradient by x, given that by z."""
+        if self.root is None:
+            return gradient
+        return gradient * self.root if self.root.ndim == 1 else gradient @ self.root
+
+
+class _Chain:
+    """One chain, which runs in a thread of nutpie's from here on."""
+
+    def __init__(self, gradient: Gradient, scale: _Scale, start: Array, seed: int, settings: Settings) -> None:
+        from nutpie import _lib
+
+        self.done = 0
+        model = _model(gradient, scale, scale.inverse(start), self._count)
+        options = (_lib.PyNutsSettings.LowRank if settings.dense else _lib.PyNutsSettings.Diag)(seed)
+        options.num_chains, options.num_tune, options.num_draws = 1, settings.warmup, settings.draws
+        options.maxdepth = settings.max_tree_depth
+        options.target_accept = settings.target_accept
+        self.sampler = model._make_sampler(
+            options, np.zeros(len(start)), 1, _lib.ProgressType.none(), _lib.PyStorage.arrow()
+        )
+
+    def _count(self) -> None:
+        self.done += 1
+
+
+def _model(gradient: Gradient, scale: _Scale, start: Array, count: Callable[[], None]) -> Any:
+    """A potential and its gradient as nutpie's model of one chain."""
+    from nutpie.compiled_pyfunc import from_pyfunc
+
+    def log_density() -> Callable[[Array], tuple[float, Array]]:
+        def call(x: Array) -> tuple[float, Array]:
+            value, slope = gradient(scale.forward(x))
+            return -value, -scale.pull(slope)
+
+        return call
+
+    def expand(*_: Any) -> Callable[[Array], dict[str, Array]]:
+        def call(x: Array) -> dict[str, Array]:
+            count()
+            return {"x": x}
+
+        return call
+
+    return from_pyfunc(
+        len(start), log_density, expand, [np.dtype("float64")], [(len(start),)], ["x"],
+        make_initial_point_fn=lambda _: start,
+    )  # fmt: skip
+
+
+def _drive(chains: Sequence[_Chain], settings: Settings) -> bool:
+    """Waits for all chains; returns whether it was interrupted."""
+    try:
+        for chain in chains:
+            while not _finished(chain):
+                settings.progress.update(sum(c.done for c in chains), lambda: _line(chains, settings))
+        settings.progress.update(sum(c.done for c in chains), lambda: _line(chains, settings))
+        return False
+    except KeyboardInterrupt:
+        return True
+    finally:
+        for chain in chains:
+            chain.sampler.abort()
+
+
+def _finished(chain: _Chain) -> bool:
+    """Whether a chain is done, after waiting a moment for it.
+
+    Raises:
+        FitError: if the density could not be computed at all.
+    """
+    try:
+        chain.sampler.wait(POLL)
+    except TimeoutError:
+        return False
+    except RuntimeError as error:
+        raise FitError(f'nutpie stopped: {_first_line(error)} Fix: use kernel="numpyro".') from error
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") + "."
+
+
+def _line(chains: Sequence[_Chain], settings: Settings) -> str:
+    return "warmup" if min(chain.done for chain in chains) < settings.warmup else "sampling"
+
+
+def _raw(
+    chains: Sequence[_Chain],
+    scale: _Scale,
+    starts: Tensor,
+    settings: Settings,
+    interrupted: bool,
+    seconds: dict[str, float],
+) -> Raw:
+    """The draws that all chains have, under ArviZ's names."""
+    tables = [_table(chain) for chain in chains]
+    tuning = [table["tuning"].astype(bool) for table in tables]
+    kept = min(int((~t).sum()) for t in tuning)
+
+    def column(name: str) -> Array:
+        return np.stack([table[name][~t][:kept] for table, t in zip(tables, tuning, strict=True)])
+
+    draws = scale.forward(column("x").reshape(len(chains), kept, starts.shape[1]))
+    stats = {
+        "diverging": column("diverging").astype(bool),
+        "acceptance_rate": column("mean_tree_accept").astype(float),
+        "step_size": column("step_size").astype(float),
+        "tree_depth": column("depth").astype(int),
+        "n_steps": column("n_steps").astype(int),
+        "energy": column("energy").astype(float),
+        "reached_max_treedepth": column("depth").astype(int) >= settings.max_tree_depth,
+    }
+    warmup_steps = np.array([int(table["n_steps"][t].sum()) for table, t in zip(tables, tuning, strict=True)])
+    note = f"{len(chains)} chains of nutpie, one call into Python for each gradient"
+    return Raw(
+        torch.from_numpy(draws).to(starts),
+        stats,
+        warmup_steps,
+        interrupted,
+        -column("logp").astype(float),
+        seconds,
+        note,
+    )
+
+
+def _table(chain: _Chain) -> dict[str, Array]:
+    """What a chain stored, by name."""
+    (draws,), (stats,) = chain.sampler.take_results().get_arrow_trace()
+    names = ("tuning", "diverging", "mean_tree_accept", "step_size", "depth", "n_steps", "energy", "logp")
+    table = {name: np.asarray(stats.column(name).to_numpy()) for name in names}
+    x = draws.column("x")
+    table["x"] = np.asarray(x.to_pylist(), float).reshape(draws.num_rows, -1)
+    return table

@@ -1,0 +1,150 @@
+"""Where chains start, and what a fit tells about the posterior's scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrolvm.density import Joint, map_draws
+from pyrolvm.errors import ArgumentError, FitError
+from pyrolvm.posterior import Fit
+from pyrolvm.posterior.build import variable
+from pyrolvm.program.problem import Problem
+
+__all__ = ["find_starts", "moments"]
+
+TRIES = 100
+
+DENSE_UNKNOWNS = 100
+"""Up to so many unknowns a dense mass matrix costs no more than a gradient."""
+
+DENSE_CORRELATION = 0.8
+"""The correlation between two unknowns from which on a dense mass matrix is taken by default."""
+
+
+def find_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
+    """A starting point of finite density for each chain, shape ``(chains, unconstrained_size)``.
+
+    Raises:
+        ArgumentError: if ``init`` is not of this problem.
+        FitError: if 100 tries find none, with the log density of every site.
+    """
+    size = joint.problem.unconstrained_size
+    like = torch.zeros((), dtype=joint.problem.dtype, device=joint.problem.device)
+    if init is None:
+        candidates = 4 * torch.rand(chains + TRIES, size, dtype=like.dtype, device=like.device) - 2
+    elif isinstance(init, Fit):
+        draws = _fitted(joint.problem, init)
+        order = np.random.default_rng(seed).permutation(len(draws))[: 4 * chains]
+        candidates = draws[torch.as_tensor(order)].to(like)
+    else:
+        candidates = _given(joint, init, chains).to(like)
+    found = []
+    for z in candidates:
+        point = z.clone().requires_grad_(True)
+        potential = joint.potential(point)
+        (gradient,) = torch.autograd.grad(potential, point)
+        if bool(torch.isfinite(potential)) and bool(torch.isfinite(gradient).all()):
+            found.append(z)
+        if len(found) == chains:
+            return torch.stack(found)
+    with torch.no_grad():
+        table = joint.site_log_probs(joint.constrain(candidates[0]))
+    listing = ", ".join(f"{name}: {value:.4g}" for name, value in table.items())
+    raise FitError(
+        f"no start with a finite density was found for {joint.problem.name!r} in {len(candidates)} tries. Log densities by site at "
+        f"the first: {listing}. Fix: look at the sites that are not finite: data outside the likelihood's support, or a scale far off."
+    )
+
+
+def moments(problem: Problem, init: Any, dense: bool | str) -> tuple[Tensor | None, Tensor | None, bool]:
+    """Mean and covariance of a fit's draws on the unconstrained scale, and whether to take the covariance whole.
+
+    Args:
+        problem: the problem.
+        init: what chains start from; only a :class:`~pyrolvm.posterior.Fit` tells anything.
+        dense: ``True`` or ``False``; ``"auto"`` takes all entries where the unknowns are few and two of them are strongly
+            correlated in the fit.
+
+    Returns:
+        The mean, the variances of shape ``(n,)`` or the covariance of shape ``(n, n)``, and which of the two; the moments
+        are ``None`` where nothing is known, or what is known is not finite.
+    """
+    whole = dense is not False and dense != "auto"
+    if not isinstance(init, Fit):
+        return None, None, whole
+    draws = _fitted(problem, init).double()
+    mean, variance = draws.mean(0), draws.var(0)
+    if not bool(torch.isfinite(variance).all()) or not bool((variance > 0).all()):
+        return None, None, whole
+    size = draws.shape[1]
+    enough = len(draws) >= 5 * size
+    if not whole and (dense != "auto" or size > DENSE_UNKNOWNS or not enough):
+        return mean, variance, False
+    covariance = torch.cov(draws.T).reshape(size, size) if enough else torch.diag(variance)
+    scale = variance.sqrt()
+    correlation = covariance / (scale[:, None] * scale) - torch.eye(size).to(scale)
+    if not whole and float(correlation.abs().max()) < DENSE_CORRELATION:
+        return mean, variance, False
+    return mean, covariance, True
+
+
+def _fitted(problem: Problem, fit: Fit) -> Tensor:
+    """A fit's draws as unconstrained vectors, shape ``(draws, unconstrained_size)``.
+
+    Raises:
+        ArgumentError: if the fit is of another problem.
+    """
+    group = fit.data["unconstrained_posterior"].to_dataset() if "unconstrained_posterior" in fit.data.children else {}
+    parts = []
+    for site in problem.continuous:
+        name = variable(site.name)
+        values = np.asarray(group[name].values) if name in group else None
+        if values is None or values.shape[2:] != tuple(site.unconstrained_shape or ()):
+            told = "none" if values is None else f"draws of shape {values.shape[2:]}"
+            raise ArgumentError(
+                f"init is a fit of another problem: for site {site.name!r} it has {told}, expected {site.unconstrained_shape}. "
+                "Fix: fit this problem, or pass values by site."
+            )
+        parts.append(values.reshape(values.shape[0] * values.shape[1], -1))
+    return torch.from_numpy(np.concatenate(parts, axis=1))
+
+
+def _given(joint: Joint, init: Any, chains: int) -> Tensor:
+    problem = joint.problem
+    sites = [site.name for site in problem.continuous]
+    if not isinstance(init, Mapping):
+        raise ArgumentError(
+            f"init must be a Fit or values by site, got {type(init).__name__}. Fix: pass init=lvm.fit(problem)."
+        )
+    missing = [name for name in sites if name not in init]
+    if missing:
+        raise ArgumentError(
+            f"init has no value for site {missing[0]!r}. Fix: give one for each of {', '.join(sites)}, or pass a Fit."
+        )
+    values = {name: _value(problem, name, init[name]).expand(chains, *problem.sites[name].shape) for name in sites}
+    with torch.no_grad():
+        return map_draws(lambda draw: {"z": joint.flatten(joint.unconstrain(draw))}, values)["z"]
+
+
+def _value(problem: Problem, name: str, given: Any) -> Tensor:
+    """The value to start a site at.
+
+    Raises:
+        ArgumentError: if it has another shape than the site, or lies outside its support.
+    """
+    site = problem.sites[name]
+    value = torch.as_tensor(given).to(dtype=problem.dtype, device=problem.device)
+    if tuple(value.shape) not in ((), site.shape):
+        raise ArgumentError(
+            f"init for site {name!r} has shape {tuple(value.shape)}, expected {site.shape}. Fix: give one value for each element."
+        )
+    if not bool(site.support.check(value.expand(site.shape)).all()):
+        raise ArgumentError(
+            f"init for site {name!r} lies outside its support {site.support}. Fix: give a value inside it."
+        )
+    return value
