@@ -7,11 +7,14 @@ function of *inputs*, *noise* and *constants*, which nothing in Python can influ
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
@@ -122,7 +125,7 @@ def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the prog
         return values
 
     try:
-        with torch.random.fork_rng(devices=_cuda(inputs)):
+        with torch.random.fork_rng(devices=_cuda(inputs)), _no_other_randomness():
             module = _folded(_functional(record(flat, inputs), inputs))
     except PyrolvmError:
         raise
@@ -137,10 +140,26 @@ def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the prog
     return Captured(lifted, len(inputs), (), constants, structure, time.perf_counter() - started)
 
 
+@contextmanager
+def _no_other_randomness() -> Iterator[None]:
+    """Refuses a block that draws random numbers where the recorder does not see them.
+
+    Raises:
+        Reading: if the state of Python's or NumPy's generator has moved.
+    """
+    before = random.getstate(), np.random.get_state()[1:3]
+    yield
+    positions, place = np.random.get_state()[1:3]
+    if random.getstate() != before[0] or place != before[1][1] or not np.array_equal(positions, before[1][0]):
+        raise Reading("it draws random numbers by Python or NumPy, which differ from run to run")
+
+
 def _plain(error: Exception) -> str:
     """What the message means, where it comes from a library that stumbles over a read."""
     text = reason(error)
-    if isinstance(error, Reading) or "vmap: It looks like you're" in text or "Cannot access data pointer" in text:
+    if isinstance(error, Reading):
+        return f"{error}."
+    if "vmap: It looks like you're" in text or "Cannot access data pointer" in text:
         return "it reads the value of a tensor that changes from run to run."
     return text
 
@@ -156,9 +175,19 @@ def _functional(module: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMod
     """The same graph without operations in place, as JAX and compilers want it."""
     if not any(isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable for n in module.graph.nodes):
         return module
-    detached = [tensor.detach() for tensor in inputs]
+    lifted, constants = _lift(module)
+    leaves = [*(tensor.detach() for tensor in inputs), *constants]
     with torch.no_grad():
-        return record(torch.func.functionalize(lambda leaves: module(*leaves)), detached)
+        pure = record(torch.func.functionalize(lambda leaves: lifted(*leaves)), leaves)
+    placeholders = [node for node in pure.graph.nodes if node.op == "placeholder"]
+    for i, (node, constant) in enumerate(zip(placeholders[len(inputs) :], constants, strict=True)):
+        setattr(pure, f"kept_{i}", constant)
+        with pure.graph.inserting_after(placeholders[-1]):
+            held = pure.graph.create_node("get_attr", f"kept_{i}")
+        held.meta.update(node.meta)
+        node.replace_all_uses_with(held)
+        pure.graph.erase_node(node)
+    return pure
 
 
 _KEPT = {

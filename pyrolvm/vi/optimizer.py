@@ -134,5 +134,6 @@ def _as_adam(optimizer: Any, learning_rate: float | None) -> Adam | None:
     if isinstance(optimizer, PyroOptim) and getattr(optimizer, "pt_optim_constructor", None) is torch.optim.Adam:
         options = optimizer.pt_optim_args
         if isinstance(options, Mapping) and options.keys() <= {"lr", "betas", "eps"} and not optimizer.pt_clip_args:
-            return Adam(options.get("lr", 1e-3), *options.get("betas", (0.9, 0.999)), eps=options.get("eps", 1e-8))
+            beta1, beta2 = options.get("betas", (0.9, 0.999))
+            return Adam(options.get("lr", 1e-3), beta1, beta2, options.get("eps", 1e-8))
     return None

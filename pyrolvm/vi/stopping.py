@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+Losses = Sequence[float] | np.ndarray[Any, Any]
 
 __all__ = ["Plateau", "Schedule", "improvement"]
 
 
-def improvement(losses: Sequence[float] | np.ndarray, window: int) -> tuple[float, float]:
+def improvement(losses: Losses, window: int) -> tuple[float, float]:
     """How much the ELBO rose between the two halves of the last ``window`` steps, and the standard error of that.
 
     Steps are taken as independent, which they are once the noise of the gradient's draws dominates.
@@ -39,7 +42,7 @@ class Plateau:
     absolute: float = 0.03
     relative: float = 1e-4
 
-    def reached(self, losses: Sequence[float]) -> bool:
+    def reached(self, losses: Losses) -> bool:
         """Whether the losses so far end in a plateau."""
         window = max(self.minimum, int(0.4 * len(losses)))
         if len(losses) < max(window, self.minimum):
@@ -47,7 +50,7 @@ class Plateau:
         rise, error = improvement(losses, window)
         return rise <= 2 * error and 2 * error <= self.tolerance(losses, window)
 
-    def tolerance(self, losses: Sequence[float], window: int) -> float:
+    def tolerance(self, losses: Losses, window: int) -> float:
         """What the plateau may hide, in nats."""
         size = abs(float(np.median(np.asarray(losses[-window:], dtype=float))))
         return self.absolute + self.relative * size

@@ -42,19 +42,17 @@ class Work:
     def __post_init__(self) -> None:
         self._rows: Iterator[Tensor] | None = None
 
-    def rows(self) -> Tensor | None:
-        """The indices of the next batch; ``None`` for all rows."""
+    def rows(self) -> list[Tensor]:
+        """The indices of the next batch, alone in a list; an empty list for all rows."""
         if self.minibatches is None:
-            return None
+            return []
         if self._rows is None:
             self._rows = self.minibatches.rows()
-        return next(self._rows)
+        return [next(self._rows)]
 
-    def batch(self, rows: Tensor | None) -> Batch:
+    def batch(self, rows: Sequence[Tensor]) -> Batch:
         """The batch of those rows."""
-        if rows is None or self.minibatches is None:
-            return self.problem.whole
-        return self.minibatches.batch(rows)
+        return self.minibatches.batch(rows[0]) if rows and self.minibatches is not None else self.problem.whole
 
     def parameters(self) -> list[Tensor]:
         """The unconstrained parameters, in the order of the store."""

@@ -34,11 +34,11 @@ def capture_objective(work: Work) -> Captured:
     if not isinstance(objective, ParticleELBO):
         raise CaptureError(f"the objective {type(objective).__name__} is a stock Pyro class, which reads values.")
     params = work.parameters()
-    rows = [] if work.minibatches is None else [work.rows()]
+    rows = work.rows()
     problem, guide = work.problem, work.guide
 
     def particles(*inputs: Tensor) -> Tensor:
-        batch = work.batch(inputs[-1] if rows else None)
+        batch = work.batch(inputs[len(params) :])
         with batch.active():
             return objective.particles(problem.model, guide, *batch.args, **batch.kwargs)
 
@@ -92,7 +92,7 @@ def _check_structure(work: Work) -> None:
 
 def _sites(work: Work, seed: int) -> dict[str, str]:
     with runtime.random_state(seed, work.problem.device), torch.no_grad():
-        batch = work.batch(None if work.minibatches is None else work.rows())
+        batch = work.batch(work.rows())
         with batch.active():
             guide: Any = poutine.trace(work.guide).get_trace(*batch.args, **batch.kwargs)
             model: Any = poutine.trace(poutine.replay(work.problem.model, trace=guide)).get_trace(

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from jax.flatten_util import ravel_pytree
-from torch import Tensor
 
 from pyrolvm.capture import Captured, with_noise
 from pyrolvm.capture.jax import array, lower, precision, tensor
-from pyrolvm.errors import CaptureError
+from pyrolvm.errors import CaptureError, PyrolvmError
+from pyrolvm.program.explain import reason
 from pyrolvm.vi.engines.base import Taken, Work, write
 from pyrolvm.vi.engines.captured import capture_objective
 from pyrolvm.vi.optimizer import Adam
@@ -29,8 +29,8 @@ NOISE_AT_ONCE = 10_000_000
 class JaxEngine:
     """Steps on JAX.
 
-    The normal and uniform random numbers of all steps of a call are drawn ahead, since drawing them together is cheaper;
-    each step's depend on its number alone, so that they are the same however many steps a call takes.
+    The normal and uniform random numbers of a call's steps are drawn ahead, by NumPy: that needs no compilation, costs a few
+    nanoseconds a number, and gives the same stream however many steps a call takes.
 
     Args:
         work: what to optimise.
@@ -54,7 +54,14 @@ class JaxEngine:
         captured = with_noise(capture_objective(work))
         self.limit = max(1, min(chunk, NOISE_AT_ONCE // max(1, _numbers(captured))))
         with self._precision():
-            self._compile(captured)
+            try:
+                self._compile(captured)
+            except PyrolvmError:
+                raise
+            except Exception as error:  # whatever JAX refuses, torch may take
+                raise CaptureError(
+                    f"JAX cannot run the graph of model {work.problem.name!r}: {reason(error)}"
+                ) from error
             if not captured.random:
                 self._compare(captured)
         self.compile_seconds = time.perf_counter() - started
@@ -62,8 +69,8 @@ class JaxEngine:
     def advance(self, first: int, factors: Sequence[float]) -> Taken:
         """Takes the steps in one call."""
         with self._precision():
-            noise, keys = self._draw(self._key, first)
-            return self._call(noise, keys, self._rows(len(factors)), factors)
+            count = len(factors)
+            return self._call(self._noise(count), self._keys(first), self._rows(count), factors)
 
     def publish(self) -> None:
         """Copies the parameters to torch."""
@@ -81,19 +88,19 @@ class JaxEngine:
         flat, self._split = ravel_pytree([array(parameter) for parameter in self.params])
         self._state = (flat, jnp.zeros_like(flat), jnp.zeros_like(flat), jnp.zeros((), flat.dtype))
         self._constants = lowered.constants
-        self._key = jax.random.key(self.work.seed)
-        self._draw = jax.jit(_drawing(captured, self.limit, lowered.draws > 0))
-        noise, keys = self._draw(self._key, 0)
-        rows, factors = self._rows(0), jnp.zeros(self.limit, flat.dtype)
+        self._numbers = captured.noise
+        self._generator = np.random.default_rng(self.work.seed)
+        self._key = jax.random.key(self.work.seed) if lowered.draws else None
         chunk = _stepping(lowered.function, self._split, self.adam, self.work.stepper.clip_norm)
-        example = (self._state, noise, keys, rows, factors, 0, self._constants)
+        rates = np.zeros(self.limit, dtype=flat.dtype)
+        example = (self._state, self._noise(0), self._keys(0), self._rows(0), rates, 0, self._constants)
         self._chunk = jax.jit(chunk).lower(*example).compile()
 
     def _compare(self, captured: Captured) -> None:
         """Takes one step of size zero on numbers of torch's, and compares its loss and gradient with torch's."""
         rows = self.work.rows()
         numbers = [n.draw() for n in captured.noise]
-        values = captured(*self.params, *([] if rows is None else [rows]), noise=numbers)
+        values = captured(*self.params, *rows, noise=numbers)
         gradients = torch.autograd.grad(-values.mean(), self.params, allow_unused=True)
         expected = torch.cat(
             [
@@ -102,9 +109,9 @@ class JaxEngine:
             ]
         )
         before = self._state
-        noise = [jnp.broadcast_to(array(n), (self.limit, *n.shape)) for n in numbers]
-        batch = None if rows is None else jnp.broadcast_to(array(rows), (self.limit, len(rows)))
-        taken = self._call(noise, self._draw(self._key, 0)[1], batch, [0.0])
+        noise = [np.broadcast_to(n.cpu().numpy(), (self.limit, *n.shape)) for n in numbers]
+        batch = [np.broadcast_to(r.cpu().numpy().astype(np.int32), (self.limit, len(r))) for r in rows]
+        taken = self._call(noise, None, batch, [0.0])
         observed = tensor(self._state[1] / (1 - self.adam.beta1), expected)
         self._state = before
         loss = torch.as_tensor(taken.losses, dtype=expected.dtype)
@@ -121,15 +128,28 @@ class JaxEngine:
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def _rows(self, count: int) -> Any:
-        """The next ``count`` batches' rows, filled up to the size that was compiled for."""
-        if self.work.minibatches is None:
-            return None
-        rows = np.zeros((self.limit, self.work.minibatches.size), dtype=np.int32)
+    def _noise(self, count: int) -> list[Any]:
+        """Random numbers for ``count`` steps, filled up to the size that was compiled for."""
+        dtype = self._state[0].dtype
+        room = [np.zeros((self.limit, *noise.shape), dtype=dtype) for noise in self._numbers]
         for i in range(count):
-            found = self.work.rows()
-            rows[i] = found.cpu().numpy() if isinstance(found, Tensor) else 0
-        return jnp.asarray(rows)
+            for noise, numbers in zip(self._numbers, room, strict=True):
+                draw = self._generator.standard_normal if noise.kind == "normal" else self._generator.random
+                numbers[i] = draw(noise.shape, dtype=dtype)
+        return room
+
+    def _keys(self, first: int) -> Any:
+        """A key a step, for the distributions that draw inside the graph; ``None`` where there are none."""
+        return None if self._key is None else jax.random.split(jax.random.fold_in(self._key, first), self.limit)
+
+    def _rows(self, count: int) -> list[Any]:
+        """The next ``count`` batches' rows, filled up to the size that was compiled for, alone in a list."""
+        if self.work.minibatches is None:
+            return []
+        room = np.zeros((self.limit, self.work.minibatches.size), dtype=np.int32)
+        for i in range(count):
+            room[i] = self.work.rows()[0].cpu().numpy()
+        return [room]
 
     def _call(self, noise: Any, keys: Any, rows: Any, factors: Sequence[float]) -> Taken:
         count = len(factors)
@@ -146,35 +166,11 @@ def _numbers(captured: Captured) -> int:
     return sum(int(np.prod(noise.shape)) for noise in captured.noise)
 
 
-def _drawing(captured: Captured, limit: int, keyed: bool) -> Any:
-    """A function of a key and a first step that draws the numbers of the ``limit`` steps from there on."""
-    sizes = [int(np.prod(noise.shape)) for noise in captured.noise]
-
-    def one(key: Any, step: Any) -> tuple[Any, Any]:
-        own = jax.random.fold_in(key, step)
-        numbers = {}
-        for kind, draw in (("normal", jax.random.normal), ("uniform", jax.random.uniform)):
-            own, used = jax.random.split(own)
-            wanted = [i for i, noise in enumerate(captured.noise) if noise.kind == kind]
-            # One draw for all of a kind: each draw by itself costs as much as thousands of numbers.
-            flat = draw(used, (sum(sizes[i] for i in wanted),))
-            edges = np.cumsum([sizes[i] for i in wanted])[:-1]
-            numbers |= dict(zip(wanted, jnp.split(flat, edges) if wanted else [], strict=True))
-        return [numbers[i].reshape(noise.shape) for i, noise in enumerate(captured.noise)], own
-
-    def draw(key: Any, first: Any) -> tuple[Any, Any]:
-        numbers, keys = jax.vmap(one, in_axes=(None, 0))(key, first + jnp.arange(limit))
-        return numbers, keys if keyed else None
-
-    return draw
-
-
 def _stepping(function: Any, split: Any, adam: Adam, clip_norm: float | None) -> Any:
     """The loop over steps: state and a call's inputs to the new state, losses, errors, and which steps were good."""
 
     def loss(flat: Any, noise: Any, key: Any, rows: Any, constants: Any) -> tuple[Any, Any]:
-        inputs = split(flat) if rows is None else [*split(flat), rows]
-        values = function(inputs, noise, constants, key)
+        values = function([*split(flat), *rows], noise, constants, key)
         return -values.mean(), values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else jnp.nan * values[0]
 
     def chunk(state: Any, noise: Any, keys: Any, rows: Any, rates: Any, count: Any, constants: Any) -> Any:

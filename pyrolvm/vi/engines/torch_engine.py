@@ -52,26 +52,19 @@ class TorchEngine:
         """Takes the steps; what they report is read once, at the end."""
         work, reports, rates = self.work, [], []
         for factor in factors:
-            rows = work.rows()
-            inputs = [*self._values, *([] if rows is None else [rows]), *(n.draw() for n in self._captured.noise)]
+            inputs = [*self._values, *self.work.rows(), *(n.draw() for n in self._captured.noise)]
             if self._adam is None:
-                report, *gradients = self._step(*inputs, *self._captured.constants)
-                report = report.clone()
+                report, *gradients = self._run(*inputs, *self._captured.constants)
                 if bool(report[2]):
                     for parameter, gradient in zip(self.params, gradients, strict=True):
-                        parameter.grad = gradient.clone()
+                        parameter.grad = gradient
                     work.stepper.step(self.params, factor)
                 rates.append(work.stepper.learning_rate)
             else:
                 self._count += 1
                 rates.append(self._adam.learning_rate * factor)
-                (report,) = self._step(
-                    *inputs,
-                    *self._captured.constants,
-                    *self._moments,
-                    _settings(self._adam, rates[-1], self._count, self._values[0]),
-                )
-                report = report.clone()
+                settings = _settings(self._adam, rates[-1], self._count, self._values[0])
+                (report,) = self._run(*inputs, *self._captured.constants, *self._moments, settings)
             reports.append(report)
         table = torch.stack(reports).cpu().double().numpy()
         return columns([(row[0], row[1], rate, bool(row[2])) for row, rate in zip(table, rates, strict=True)])
@@ -79,10 +72,14 @@ class TorchEngine:
     def publish(self) -> None:
         """Nothing to do: the parameters in the store are the ones that move."""
 
+    def _run(self, *inputs: Tensor) -> list[Tensor]:
+        # Without gradients, as it was compiled; the results are copied, since a CUDA graph writes the next ones over them.
+        with torch.no_grad():
+            return [result.clone() for result in self._step(*inputs)]
+
     def _build(self) -> Step:
         """Records the step on the memory it will run on, compiles it, and runs it once for nothing."""
-        rows = self.work.rows()
-        inputs = [*self._values, *([] if rows is None else [rows]), *(n.draw() for n in self._captured.noise)]
+        inputs = [*self._values, *self.work.rows(), *(n.draw() for n in self._captured.noise)]
         inputs += self._captured.constants
         if self._adam is not None:
             inputs += [*self._moments, _settings(self._adam, 0.0, 1, self._values[0])]
