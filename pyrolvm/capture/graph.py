@@ -157,8 +157,6 @@ def _no_other_randomness() -> Iterator[None]:
 def _plain(error: Exception) -> str:
     """What the message means, where it comes from a library that stumbles over a read."""
     text = reason(error)
-    if isinstance(error, Reading):
-        return f"{error}."
     if "vmap: It looks like you're" in text or "Cannot access data pointer" in text:
         return "it reads the value of a tensor that changes from run to run."
     return text

@@ -15,7 +15,7 @@ from pyrolvm.program.inspection import is_random
 from pyrolvm.vi.engines.base import Work
 from pyrolvm.vi.objective import ParticleELBO
 
-__all__ = ["capture_objective"]
+__all__ = ["agree", "capture_objective"]
 
 CHECKS = (101, 202)
 """Seeds of the two runs that a captured program must reproduce."""
@@ -61,13 +61,18 @@ def _compare(work: Work, expected: Tensor, observed: Tensor, params: list[Tensor
     if expected.requires_grad:
         pairs += list(zip(_gradient(expected, params), _gradient(observed, params), strict=True))
     for stock, graph in pairs:
-        scale = float(stock.abs().max()) if stock.numel() else 0.0
-        tolerance = 1e-4 if stock.dtype == torch.float32 else 1e-9
-        if not torch.allclose(stock, graph, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+        if not agree(stock, graph, 1e-4 if stock.dtype == torch.float32 else 1e-9):
             raise CaptureError(
                 f"model {work.problem.name!r} with its guide is not the same program in every run: with the same random numbers "
                 f"Pyro gives {float(stock.sum()):.6g} and the graph of an earlier run {float(graph.sum()):.6g}."
             )
+
+
+def agree(expected: Tensor, observed: Tensor, tolerance: float) -> bool:
+    """Whether two tensors are equal to within ``tolerance`` of the largest finite element; NaN equals NaN."""
+    finite = expected[torch.isfinite(expected)]
+    scale = float(finite.abs().max()) if finite.numel() else 1.0
+    return torch.allclose(expected, observed, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
 def _gradient(values: Tensor, params: list[Tensor]) -> list[Tensor]:

@@ -1,0 +1,246 @@
+"""Engines of ``fit``: the same optimisation, whoever takes the steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoDelta
+from torch import Tensor
+
+import pyrolvm as lvm
+from pyrolvm.errors import PyrolvmWarning
+from pyrolvm.vi.engines import ENGINES
+
+Short = Callable[..., lvm.Fit]
+COMPILED = ("torch", "jax")
+
+
+def point(problem: lvm.Problem, engine: str, guide: Any = AutoDelta, **options: Any) -> lvm.Fit:
+    """A fit without randomness, so that engines must agree step by step."""
+    options = {"max_steps": 60, "tolerance": 0, "draws": 10, "progress": False, "num_particles": 1, **options}
+    return lvm.fit(problem, guide, engine=engine, **options)
+
+
+# --- the same steps ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", COMPILED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_engines_take_the_same_steps(make_data: Any, engine: str, dtype: torch.dtype) -> None:
+    problem = lvm.Problem(normal, make_data(dtype))
+    stock, compiled = point(problem, "pyro"), point(problem, engine)
+    assert compiled.engine == engine
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+    np.testing.assert_allclose(compiled.losses, stock.losses, rtol=tolerance)
+    for name, value in stock.params.items():
+        assert compiled.params[name].dtype == dtype
+        torch.testing.assert_close(compiled.params[name], value, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("engine", COMPILED)
+def test_engines_clip_and_schedule_alike(normal_problem: lvm.Problem, engine: str) -> None:
+    options = {"clip_norm": 0.5, "schedule": lambda step: 1 / (1 + step), "learning_rate": 0.3}
+    stock, compiled = (point(normal_problem, name, **options) for name in ("pyro", engine))
+    np.testing.assert_allclose(compiled.losses, stock.losses, rtol=1e-4)
+    np.testing.assert_allclose(
+        compiled.data["optimization"].dataset.learning_rate, stock.data["optimization"].dataset.learning_rate, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, pyro.optim.Adam({"lr": 0.05, "betas": (0.8, 0.95)}), None])
+@pytest.mark.parametrize("engine", COMPILED)
+def test_adam_is_adam_however_it_is_given(normal_problem: lvm.Problem, engine: str, optimizer: Any) -> None:
+    stock, compiled = (point(normal_problem, name, optimizer=optimizer) for name in ("pyro", engine))
+    assert compiled.engine == engine
+    np.testing.assert_allclose(compiled.losses, stock.losses, rtol=1e-4)
+
+
+def test_another_optimizer_steps_on_the_compiled_gradient(normal_problem: lvm.Problem) -> None:
+    options = {"optimizer": lambda params: torch.optim.SGD(params, lr=0.01, momentum=0.5), "max_steps": 400}
+    stock, compiled = point(normal_problem, "pyro", **options), point(normal_problem, "auto", **options)
+    assert compiled.engine == "torch"
+    assert "optimizer" in compiled.engine_reason
+    np.testing.assert_allclose(compiled.losses, stock.losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("engine", COMPILED)
+def test_engines_sum_out_discrete_latents(mixture_problem: lvm.Problem, engine: str) -> None:
+    guide = AutoDelta(pyro.poutine.block(mixture_problem.model, hide=["on"]))
+    stock, compiled = (point(mixture_problem, name, guide) for name in ("pyro", engine))
+    assert compiled.engine == engine
+    np.testing.assert_allclose(compiled.losses, stock.losses, rtol=1e-4)
+
+
+# --- the same posterior -----------------------------------------------------------------------------------------------
+
+
+def test_engines_reach_the_same_posterior(normal_problem: lvm.Problem) -> None:
+    fits = {e: lvm.fit(normal_problem, "full_rank", engine=e, max_steps=1500, progress=False, seed=1) for e in ENGINES}
+    elbos = {engine: (fit.elbo, fit.elbo_error) for engine, fit in fits.items()}
+    for value, error in elbos.values():
+        stock, noise = elbos["pyro"]
+        assert abs(value - stock) < 5 * np.hypot(error, noise) + 0.01, elbos
+
+
+def test_auto_compiles_and_says_so(normal_problem: lvm.Problem) -> None:
+    fit = lvm.fit(normal_problem, "mean_field", max_steps=1000, tolerance=0, draws=50, progress=False)
+    assert fit.engine == "jax"
+    assert "XLA" in fit.engine_reason
+    assert fit.seconds["compile"] > 0
+    assert fit.data["posterior"].attrs["engine"] == "jax"
+
+
+def test_auto_does_not_compile_for_a_few_steps(normal_problem: lvm.Problem, short: Short) -> None:
+    assert short(normal_problem).engine == "pyro"
+
+
+@pytest.mark.parametrize("engine", COMPILED)
+def test_the_seed_repeats_a_compiled_fit(normal_problem: lvm.Problem, short: Short, engine: str) -> None:
+    first, again, other = (short(normal_problem, engine=engine, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.losses, again.losses)
+    assert not np.array_equal(first.losses, other.losses)
+    for name, value in first.params.items():
+        assert torch.equal(value, again.params[name])
+
+
+def test_a_callback_does_not_change_the_random_numbers(normal_problem: lvm.Problem, short: Short) -> None:
+    seen: list[int] = []
+    plain = short(normal_problem, engine="jax", max_steps=70)
+    watched = short(normal_problem, engine="jax", max_steps=70, callbacks=[lambda step: seen.append(step.step)])
+    np.testing.assert_allclose(plain.losses, watched.losses, rtol=1e-5)
+    assert seen == list(range(70))
+
+
+def test_a_callback_sees_the_parameters_of_its_step(normal_problem: lvm.Problem, short: Short) -> None:
+    seen: list[Tensor] = []
+
+    def look(step: lvm.Step) -> None:
+        seen.append(torch.cat([value.detach().reshape(-1).clone() for value in step.parameters().values()]))
+
+    short(normal_problem, engine="jax", max_steps=5, callbacks=[look])
+    assert all(not torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False))
+
+
+# --- minibatches ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", COMPILED)
+def test_minibatches_pass_through_a_compiled_step(engine: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = 1.0 + torch.randn(400, generator=generator)
+    problem = lvm.Problem(known_scale, y)
+    precision = 1 / 9 + len(y)
+    fit = lvm.fit(problem, "mean_field", engine=engine, batch_size=40, max_steps=3000, progress=False)
+    assert fit.engine == engine
+    mean = fit.data["posterior"].dataset["mean"]
+    assert abs(float(mean.mean()) - float(y.sum()) / precision) < 0.2 / precision**0.5
+    assert float(mean.std()) == pytest.approx(precision**-0.5, rel=0.1)
+
+
+# --- steps that go wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", COMPILED)
+def test_a_step_that_is_not_finite_is_skipped(make_data: Any, engine: str) -> None:
+    def sometimes(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(y.new_tensor(0.0), 3.0))
+        pyro.factor("trap", 0.0 * (2.5 - mean).log())  # NaN beyond 2.5, and so is its gradient
+        pyro.sample("y", dist.Normal(mean, 1.0).expand([len(y)]).to_event(1), obs=y)
+
+    fit = lvm.fit(
+        lvm.Problem(sometimes, make_data()), "mean_field", engine=engine, num_particles=1, max_steps=300, tolerance=0,
+        draws=50, progress=False,
+    )  # fmt: skip
+    skipped = fit.data["optimization"].attrs["skipped_steps"]
+    assert skipped > 0
+    assert len(fit.losses) == 300 - skipped
+    assert np.isfinite(fit.losses).all()
+    assert all(torch.isfinite(value).all() for value in fit.params.values())
+
+
+# --- falling back -----------------------------------------------------------------------------------------------------
+
+
+def test_an_operation_without_a_rule_is_named_and_torch_steps(
+    normal_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyrolvm.capture.jax import rules
+
+    monkeypatch.delitem(rules.RULES, "exp")
+    fit = lvm.fit(normal_problem, "mean_field", max_steps=400, tolerance=0, draws=50, progress=False)
+    assert fit.engine == "torch"
+    assert "exp.default" in fit.engine_reason
+
+
+def test_an_engine_that_was_asked_for_and_cannot_is_replaced_with_a_warning(make_data: Any) -> None:
+    def reads(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(y.new_tensor(0.0), 3.0))
+        width = 2.0 if float(mean.detach()) > 100 else 1.0
+        pyro.sample("y", dist.Normal(mean, width).expand([len(y)]).to_event(1), obs=y)
+
+    with pytest.warns(PyrolvmWarning, match="engine 'jax' cannot run this fit, so engine 'pyro' does.*Fix:"):
+        fit = lvm.fit(
+            lvm.Problem(reads, make_data()), "mean_field", engine="jax", max_steps=30, draws=50, progress=False
+        )
+    assert fit.engine == "pyro"
+
+
+def test_stock_pyro_objectives_stay_on_stock_pyro(normal_problem: lvm.Problem) -> None:
+    objective = pyro.infer.RenyiELBO(alpha=0.5, num_particles=2, vectorize_particles=False)
+    fit = lvm.fit(
+        normal_problem, "mean_field", objective=objective, max_steps=310, tolerance=0, draws=50, progress=False
+    )
+    assert fit.engine == "pyro"
+    assert "RenyiELBO" in fit.engine_reason
+
+
+def test_torch_runs_the_graph_where_it_cannot_compile(
+    normal_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        def call(*inputs: Tensor) -> Any:
+            raise RuntimeError("no compiler")
+
+        return call
+
+    stock = point(normal_problem, "pyro")
+    monkeypatch.setattr(torch, "compile", broken)
+    fit = point(normal_problem, "torch")
+    assert "could not compile" in fit.engine_reason
+    np.testing.assert_allclose(fit.losses, stock.losses, rtol=1e-4)
+
+
+def test_a_stock_program_around_a_compiled_fit_is_left_alone(normal_problem: lvm.Problem, short: Short) -> None:
+    import jax
+
+    pyro.param("mine", torch.tensor(1.0))
+    before = torch.get_rng_state(), jax.config.jax_enable_x64
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            short(normal_problem.to(dtype=torch.float64), engine="jax")
+        assert list(pyro.get_param_store().keys()) == ["mine"]
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert jax.config.jax_enable_x64 == before[1]
+    finally:
+        pyro.clear_param_store()
+
+
+def known_scale(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(y.new_tensor(0.0), 3.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def normal(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(y.new_tensor(0.0), 3.0))
+    scale = pyro.sample("scale", dist.LogNormal(y.new_tensor(0.0), 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(mean, scale), obs=y)
