@@ -71,7 +71,9 @@ def pool(summaries: list[Summary]) -> Summary:
 
     mean, mean_error = combine([s.mean for s in summaries], [s.mean_error for s in summaries])
     spread, spread_error = combine([s.spread for s in summaries], [s.spread_error for s in summaries])
-    return Summary(mean, mean_error, spread, spread_error, min(s.ess for s in summaries), max(s.rhat for s in summaries))
+    return Summary(
+        mean, mean_error, spread, spread_error, min(s.ess for s in summaries), max(s.rhat for s in summaries)
+    )
 
 
 def worst_z(one: Summary, reference: Summary) -> tuple[float, float]:

@@ -68,7 +68,9 @@ def parser(doc: str | None, *, repetitions: int = 3) -> argparse.ArgumentParser:
     """A parser with the options that all benchmarks have."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--quick", action="store_true", help="a smoke run: small, once, not a measurement")
-    made.add_argument("--repetitions", type=int, default=repetitions, help="interleaved repetitions, of which medians are taken")
+    made.add_argument(
+        "--repetitions", type=int, default=repetitions, help="interleaved repetitions, of which medians are taken"
+    )
     made.add_argument("--seed", type=int, default=0, help="seeds data and methods; repetition r runs with seed + r")
     made.add_argument("--timeout", type=float, default=1800.0, help="seconds after which one run is given up")
     made.add_argument("--method", action="append", help="only these methods")
@@ -119,11 +121,15 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     """
     cells = [list(columns.values()), *([show(row.get(key)) for key in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def report(name: str, args: argparse.Namespace, found: Mapping[str, Any], *, peers: Mapping[str, str] | None = None) -> Path:
+def report(
+    name: str, args: argparse.Namespace, found: Mapping[str, Any], *, peers: Mapping[str, str] | None = None
+) -> Path:
     """Writes one JSON: what was found, and by what, where and when."""
     path: Path = args.out or RESULTS / (f"{name}_quick.json" if args.quick else f"{name}.json")
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from common import versions
 
 Arrays = dict[str, np.ndarray]
@@ -121,7 +120,10 @@ def _child(folder: Path) -> None:
         found = {"status": MISSING, "missing": error.name}
     except Exception as error:  # a failure is a row
         first = (str(error).strip() or "no message").splitlines()[0]
-        found = {"status": f"failed: {type(error).__name__}: {first}"[:400], "traceback": traceback.format_exc()[-4000:]}
+        found = {
+            "status": f"failed: {type(error).__name__}: {first}"[:400],
+            "traceback": traceback.format_exc()[-4000:],
+        }
     found["seconds_in_all"] = time.perf_counter() - started
     found["resident_mb"] = resident()
     found["versions"] = versions()

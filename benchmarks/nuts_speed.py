@@ -40,7 +40,9 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def run(problem: Problem, method: str, repetition: int, args: argparse.Namespace, arrays: Any) -> tuple[common.Row, Any]:
+def run(
+    problem: Problem, method: str, repetition: int, args: argparse.Namespace, arrays: Any
+) -> tuple[common.Row, Any]:
     """One method once: its figures, and the draws of the problem's quantities."""
     job = {
         "problem": problem.name, "seed": args.seed + repetition, "chains": args.chains, "warmup": args.warmup,
@@ -50,7 +52,11 @@ def run(problem: Problem, method: str, repetition: int, args: argparse.Namespace
     }  # fmt: skip
     python = args.peers_python if method in PEERS else sys.executable
     found, draws = fresh.run(METHODS[method], job, arrays, python=python, timeout=args.timeout)
-    print(f"  {problem.name} {method} #{repetition}: {found['status']} {found.get('seconds', '')}", file=sys.stderr, flush=True)
+    print(
+        f"  {problem.name} {method} #{repetition}: {found['status']} {found.get('seconds', '')}",
+        file=sys.stderr,
+        flush=True,
+    )
     return found, problem.quantities(draws) if draws else None
 
 
@@ -80,7 +86,12 @@ def judge(problem: Problem, runs: dict[str, list[common.Row]], draws: dict[str, 
     good = {m: [accuracy.summarize(v, centre) for v in repeats if v is not None] for m, repeats in draws.items()}
     rows = []
     for method, repeats in runs.items():
-        row: common.Row = {"problem": problem.name, "unknowns": problem.unknowns, "method": method, "repetitions": len(repeats)}
+        row: common.Row = {
+            "problem": problem.name,
+            "unknowns": problem.unknowns,
+            "method": method,
+            "repetitions": len(repeats),
+        }
         row |= {key: repeats[0].get(key) for key in ("engine", "engine_reason", "extrapolated", "missing", "traceback")}
         bad = [found["status"] for found in repeats if found["status"] != "ok"]
         row["status"] = bad[0] if bad else "ok"
@@ -119,7 +130,7 @@ def _quality(method: str, good: dict[str, list[accuracy.Summary]], repeats: list
 
 
 def ratios(rows: list[common.Row]) -> list[common.Row]:
-    """pyrolvm against the others, problem by problem: above 1 is better. NumPyro counts with its better way of running chains."""
+    """Pyrolvm against the others, problem by problem: above 1 is better. NumPyro counts with its better way of running chains."""
     found = []
     for name in dict.fromkeys(row["problem"] for row in rows):
         by = {row["method"]: row for row in rows if row["problem"] == name}
@@ -139,7 +150,9 @@ def ratios(rows: list[common.Row]) -> list[common.Row]:
     for ours in ("pyrolvm", "pyrolvm_nutpie"):
         lines = [line for line in found if line["method"] == ours]
         keys = [key for key in lines[0] if " / " in key] if lines else []
-        medians.append({"problem": "median", "method": ours} | {key: common.median(line[key] for line in lines) for key in keys})
+        medians.append(
+            {"problem": "median", "method": ours} | {key: common.median(line[key] for line in lines) for key in keys}
+        )
     return found + medians
 
 
@@ -150,15 +163,26 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=4)
     parser.add_argument("--warmup", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--x64", action="store_true", help="double precision for Pyro, NumPyro and pyrolvm (Stan and PyMC always)")
+    parser.add_argument(
+        "--x64", action="store_true", help="double precision for Pyro, NumPyro and pyrolvm (Stan and PyMC always)"
+    )
     parser.add_argument("--pyro-chains", type=int, default=2, help="chains of stock Pyro")
     parser.add_argument("--pyro-warmup", type=int, default=300, help="warmup of stock Pyro")
     parser.add_argument("--pyro-draws", type=int, default=200, help="draws of stock Pyro")
     parser.add_argument("--cap", type=float, default=240.0, help="seconds allowed to stock Pyro on each problem")
-    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has PyMC, nutpie and pystan")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, help="an interpreter that has PyMC, nutpie and pystan"
+    )
     args = parser.parse_args()
     if args.quick:
-        args.repetitions, args.warmup, args.draws, args.pyro_warmup, args.pyro_draws, args.cap = 1, 200, 200, 60, 60, 30.0
+        args.repetitions, args.warmup, args.draws, args.pyro_warmup, args.pyro_draws, args.cap = (
+            1,
+            200,
+            200,
+            60,
+            60,
+            30.0,
+        )
     args.peers_python = os.path.expanduser(args.peers_python)
     methods = common.chosen(list(METHODS), args.method)
     before = common.load()
@@ -169,7 +193,12 @@ def main() -> None:
     compared = ratios(rows)
     print(common.table(compared, {key: key for key in compared[0]}))
     peers = [versions for row in rows if (versions := row.pop("versions"))]
-    common.report("nuts_speed", args, {"load_at_start": before, "rows": rows, "ratios": compared}, peers=peers[0] if peers else None)
+    common.report(
+        "nuts_speed",
+        args,
+        {"load_at_start": before, "rows": rows, "ratios": compared},
+        peers=peers[0] if peers else None,
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ def cases(problem: Problem) -> list[str]:
     return ["mean_field"] + (["full_rank"] if problem.unknowns <= FULL_RANK_UP_TO else [])
 
 
-def measure(problem: Problem, guide: str, arrays: Any, args: argparse.Namespace, methods: list[str]) -> list[common.Row]:
+def measure(
+    problem: Problem, guide: str, arrays: Any, args: argparse.Namespace, methods: list[str]
+) -> list[common.Row]:
     """All methods on one problem with one guide, taking turns."""
     runs: dict[str, list[common.Row]] = {method: [] for method in methods}
     elbos: dict[str, list[np.ndarray]] = {method: [] for method in methods}
@@ -50,12 +52,18 @@ def measure(problem: Problem, guide: str, arrays: Any, args: argparse.Namespace,
                 "seed": args.seed + repetition, "elbo_draws": args.elbo_draws, "cap": args.cap, "x64": args.x64,
             }  # fmt: skip
             found, out = fresh.run(METHODS[method], job, arrays, python=sys.executable, timeout=args.timeout)
-            print(f"  {problem.name} {guide} {method} #{repetition}: {found['status']} {found.get('seconds', '')}", file=sys.stderr)
+            print(
+                f"  {problem.name} {guide} {method} #{repetition}: {found['status']} {found.get('seconds', '')}",
+                file=sys.stderr,
+            )
             found.pop("versions", None)
             runs[method].append(found)
             values = out.get("elbo", np.array([]))
             if len(values):
-                found["elbo"], found["elbo_error"] = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+                found["elbo"], found["elbo_error"] = (
+                    float(values.mean()),
+                    float(values.std(ddof=1) / math.sqrt(len(values))),
+                )
                 elbos[method].append(values)
     rows = []
     for method, repeats in runs.items():
@@ -95,7 +103,7 @@ def _distance(row: common.Row, other: common.Row) -> float | None:
 
 
 def ratios(rows: list[common.Row]) -> list[common.Row]:
-    """pyrolvm against the others: above 1 is better."""
+    """Pyrolvm against the others: above 1 is better."""
     found: list[common.Row] = []
     for key in dict.fromkeys((row["problem"], row["guide"]) for row in rows):
         by = {row["method"]: row for row in rows if (row["problem"], row["guide"]) == key}
@@ -108,7 +116,9 @@ def ratios(rows: list[common.Row]) -> list[common.Row]:
     keys = [key for key in found[0] if " / " in key]
     columns = {key: [line[key] for line in found if line[key] is not None] for key in keys}
     found.append({"problem": "median", "guide": ""} | {key: common.median(column) for key, column in columns.items()})
-    found.append({"problem": "worst", "guide": ""} | {key: min(column, default=None) for key, column in columns.items()})
+    found.append(
+        {"problem": "worst", "guide": ""} | {key: min(column, default=None) for key, column in columns.items()}
+    )
     return found
 
 
@@ -118,7 +128,9 @@ def main() -> None:
     parser.add_argument("--problem", action="append", help="only these problems; also logistic_PREDICTORSxROWS")
     parser.add_argument("--guide", action="append", choices=list(PARTICLES), help="only these guides")
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--elbo-draws", type=int, default=4_000, help="draws that the final ELBO is estimated with, by every method")
+    parser.add_argument(
+        "--elbo-draws", type=int, default=4_000, help="draws that the final ELBO is estimated with, by every method"
+    )
     parser.add_argument("--cap", type=float, default=90.0, help="seconds allowed to the steps of stock Pyro")
     parser.add_argument("--x64", action="store_true", help="double precision")
     args = parser.parse_args()

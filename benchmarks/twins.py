@@ -63,7 +63,9 @@ def main() -> None:
     """Checks all twins of the problems asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problem", nargs="*", default=list(PROBLEMS))
-    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has PyMC, nutpie and pystan")
+    parser.add_argument(
+        "--peers-python", default=sys.executable, help="an interpreter that has PyMC, nutpie and pystan"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     bad = False

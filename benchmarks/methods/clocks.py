@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 COMPILING = ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration")
@@ -27,7 +28,9 @@ class JaxClock:
         self._started = time.perf_counter()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.total = time.perf_counter() - self._started
         self._open = False
 
@@ -44,3 +47,20 @@ class JaxClock:
             covered += max(0.0, stop - max(start, end))
             end = max(end, stop)
         return covered
+
+
+def best_threads(step: Callable[[], object], repeats: int = 15) -> int:
+    """Sets torch to one thread or to its default, whichever takes the step faster, and returns the number."""
+    import torch
+
+    timings: dict[int, float] = {}
+    for threads in sorted({torch.get_num_threads(), 1}):
+        torch.set_num_threads(threads)
+        step()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        timings[threads] = time.perf_counter() - started
+    best = min(timings, key=timings.__getitem__)
+    torch.set_num_threads(best)
+    return best

@@ -62,7 +62,9 @@ def numpyro_densities(problem: str, data: Arrays, points: Arrays) -> list[float]
 
     model = find(problem).twins.numpyro_model()
     args = tuple(jnp.asarray(value) for value in data.values())
-    return [float(log_density(model, args, {}, {k: jnp.asarray(v) for k, v in point.items()})[0]) for point in rows(points)]
+    return [
+        float(log_density(model, args, {}, {k: jnp.asarray(v) for k, v in point.items()})[0]) for point in rows(points)
+    ]
 
 
 def stan_densities(model: Any, points: Arrays) -> list[float]:

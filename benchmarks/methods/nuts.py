@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from problems import Arrays, find
 
-from methods.clocks import JaxClock
+from methods.clocks import JaxClock, best_threads
 from methods.density import numpyro_densities, split
 
 Found = tuple[dict[str, Any], Arrays]
@@ -47,22 +48,29 @@ class _Meter:
 
 
 def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
-    """Stock Pyro, on a smaller budget that is scaled up to the full one: seconds by transition, ESS by draw."""
+    """Stock Pyro, on a smaller budget that is scaled up to the full one: seconds by transition, ESS by draw.
+
+    It gets the better number of threads: two spin at each other's expense on small models.
+    """
+    import pyro as library
     import torch
     from pyro.infer import MCMC, NUTS
     from pyro.infer.autoguide.initialization import init_to_uniform, init_to_value
-
-    import pyro as library
 
     data, points = split(arrays)
     problem = find(job["problem"])
     warmup, draws, chains = job["pyro_warmup"], job["pyro_draws"], job["pyro_chains"]
     tensors = [_tensor(value, job["x64"]) for value in data.values()]
     start = problem.start
-    strategy = init_to_uniform if start is None else init_to_value(values={k: _tensor(v, job["x64"]) for k, v in start.items()})
+    strategy = (
+        init_to_uniform
+        if start is None
+        else init_to_value(values={k: _tensor(v, job["x64"]) for k, v in start.items()})
+    )
     if job["x64"]:
         torch.set_default_dtype(torch.float64)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in points}
+    threads = best_threads(_gradient(problem.twins.pyro_model(), tensors, strategy))
     meter, divergences = _Meter(job["cap"]), 0
     for chain in range(chains):
         library.set_rng_seed(job["seed"] * 100 + chain)
@@ -86,13 +94,29 @@ def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
     found = {
         "seconds": {"total": total, "compile": 0.0, "run": total},
         "divergences": divergences if done else None,
-        "extrapolated": {"from": f"{done} whole chains of {warmup} + {draws}", "transitions": counts, "seconds": seconds},
+        "extrapolated": {
+            "from": f"{done} whole chains of {warmup} + {draws}",
+            "transitions": counts,
+            "seconds": seconds,
+        },
         "ess_factor": job["chains"] * job["draws"] / (done * draws) if done else None,
         "engine": "pyro",
+        "threads": threads,
     }
     if not done:
-        found["status"] = f"no chain of {warmup} + {draws} within {job['cap']:.0f} s ({counts['warmup']} + {counts['sampling']})"
+        found["status"] = (
+            f"no chain of {warmup} + {draws} within {job['cap']:.0f} s ({counts['warmup']} + {counts['sampling']})"
+        )
     return found, {name: np.concatenate(values) for name, values in kept.items() if values}
+
+
+def _gradient(model: Any, tensors: list[Any], strategy: Any) -> Callable[[], Any]:
+    """A function that takes one gradient of stock Pyro's potential energy."""
+    from pyro.infer.mcmc.util import initialize_model
+    from pyro.ops.integrator import potential_grad
+
+    start, potential, _, _ = initialize_model(model, tuple(tensors), init_strategy=strategy)
+    return lambda: potential_grad(potential, start)
 
 
 def numpyro_vectorized(job: dict[str, Any], arrays: Arrays) -> Found:
@@ -118,7 +142,9 @@ def _numpyro(job: dict[str, Any], arrays: Arrays, method: str) -> Found:
     with jax.enable_x64(job["x64"]):
         args = [jax.block_until_ready(jnp.asarray(value)) for value in data.values()]
         start = problem.start
-        strategy = init_to_uniform if start is None else init_to_value(values={k: jnp.asarray(v) for k, v in start.items()})
+        strategy = (
+            init_to_uniform if start is None else init_to_value(values={k: jnp.asarray(v) for k, v in start.items()})
+        )
         with JaxClock() as clock:
             kernel = NUTS(
                 problem.twins.numpyro_model(), target_accept_prob=job["target_accept"],
@@ -153,12 +179,12 @@ def _numpyro(job: dict[str, Any], arrays: Arrays, method: str) -> Found:
 
 
 def pyrolvm(job: dict[str, Any], arrays: Arrays) -> Found:
-    """pyrolvm as a user calls it: ``lvm.nuts(problem)``."""
+    """Pyrolvm as a user calls it: ``lvm.nuts(problem)``."""
     return _pyrolvm(job, arrays, {})
 
 
 def pyrolvm_nutpie(job: dict[str, Any], arrays: Arrays) -> Found:
-    """pyrolvm with nutpie's sampler on the same captured density."""
+    """Pyrolvm with nutpie's sampler on the same captured density."""
     import nutpie  # noqa: F401  so that its absence is a row "not installed"
 
     return _pyrolvm(job, arrays, {"kernel": "nutpie"})

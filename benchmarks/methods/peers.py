@@ -30,7 +30,7 @@ def stan_density(job: dict[str, Any], arrays: Arrays) -> Found:
 
 
 def nutpie_pymc(job: dict[str, Any], arrays: Arrays) -> Found:
-    """nutpie on the PyMC twin, with its numba backend."""
+    """Nutpie on the PyMC twin, with its numba backend."""
     import nutpie
     import pymc  # noqa: F401  imports are not timed
 

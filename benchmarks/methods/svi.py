@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from problems import Arrays, find
 
-from methods.clocks import JaxClock
+from methods.clocks import JaxClock, best_threads
 from methods.nuts import _tensor as tensor
 
 Found = tuple[dict[str, Any], Arrays]
@@ -22,20 +22,24 @@ RATE, FLOOR, BETAS = 0.02, 0.01, (0.9, 0.99)
 
 
 def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
-    """Stock Pyro, with its particles vectorised where the model allows it. Stops at the cap; the total is then scaled up."""
+    """Stock Pyro: particles vectorised where the model allows it, and the better number of threads.
+
+    It stops at the cap, and the total is then scaled up.
+    """
+    import pyro as library
     import torch
     from pyro.infer import SVI, Trace_ELBO, autoguide
     from pyro.infer.autoguide.initialization import init_to_median, init_to_value
     from pyro.optim import ClippedAdam
-
-    import pyro as library
 
     problem, steps, particles = find(job["problem"]), job["steps"], job["particles"]
     library.set_rng_seed(job["seed"])
     data = [tensor(value, job["x64"]) for value in arrays.values()]
     torch.set_default_dtype(torch.float64 if job["x64"] else torch.float32)
     start = problem.start
-    init = init_to_median if start is None else init_to_value(values={k: tensor(v, job["x64"]) for k, v in start.items()})
+    init = (
+        init_to_median if start is None else init_to_value(values={k: tensor(v, job["x64"]) for k, v in start.items()})
+    )
     family = {"mean_field": autoguide.AutoNormal, "full_rank": autoguide.AutoMultivariateNormal}[job["guide"]]
     model = problem.twins.pyro_model()
 
@@ -55,8 +59,7 @@ def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
         vectorized = False
         svi = build(vectorized)
         svi.step(*data)
-    for _ in range(10):
-        svi.step(*data)
+    threads = best_threads(lambda: svi.step(*data))
     library.set_rng_seed(job["seed"])
     svi = build(vectorized)
     started, taken = time.perf_counter(), 0
@@ -74,6 +77,7 @@ def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
         "seconds": {"total": total, "compile": 0.0, "run": total},
         "extrapolated": None if taken == steps else {"from": f"{taken} of {steps} steps", "seconds": spent},
         "engine": "vectorised particles" if vectorized else "particles one by one" if particles > 1 else "one particle",
+        "threads": threads,
     }
     return found, {"elbo": np.array(values)}
 
@@ -126,7 +130,7 @@ def numpyro(job: dict[str, Any], arrays: Arrays) -> Found:
 
 
 def pyrolvm(job: dict[str, Any], arrays: Arrays) -> Found:
-    """pyrolvm as a user calls it, on a fixed number of steps; its posterior draws are not part of the total."""
+    """Pyrolvm as a user calls it, on a fixed number of steps; its posterior draws are not part of the total."""
     import arviz_base  # noqa: F401  imports are not timed
     import jax  # noqa: F401
 

@@ -91,4 +91,6 @@ def find(name: str) -> Problem:
     predictors, _, rows = size.partition("x")
     if kind == "logistic" and predictors.isdigit() and rows.isdigit():
         return Problem(name, kind, int(predictors) + 1, {"predictors": int(predictors), "rows": int(rows)})
-    raise SystemExit(f"there is no problem {name!r}. Fix: use one of {', '.join(PROBLEMS)}, or logistic_PREDICTORSxROWS.")
+    raise SystemExit(
+        f"there is no problem {name!r}. Fix: use one of {', '.join(PROBLEMS)}, or logistic_PREDICTORSxROWS."
+    )

@@ -40,7 +40,9 @@ def pyro_model() -> Any:
         noise = pyro.sample("noise", dist.LogNormal(-1.0, 1.0))[..., None, None]
         covariance = amplitude**2 * torch.exp(-0.5 * ((x[:, None] - x) / length) ** 2)
         covariance = covariance + (noise**2 + JITTER) * torch.eye(len(x), dtype=x.dtype, device=x.device)
-        pyro.sample("y", dist.MultivariateNormal(torch.zeros_like(y), scale_tril=torch.linalg.cholesky(covariance)), obs=y)
+        pyro.sample(
+            "y", dist.MultivariateNormal(torch.zeros_like(y), scale_tril=torch.linalg.cholesky(covariance)), obs=y
+        )
 
     return gaussian_process
 
@@ -57,7 +59,9 @@ def numpyro_model() -> Any:
         noise = numpyro.sample("noise", dist.LogNormal(-1.0, 1.0))[..., None, None]
         covariance = amplitude**2 * jnp.exp(-0.5 * ((x[:, None] - x) / length) ** 2)
         covariance = covariance + (noise**2 + JITTER) * jnp.eye(len(x))
-        numpyro.sample("y", dist.MultivariateNormal(jnp.zeros_like(y), scale_tril=jnp.linalg.cholesky(covariance)), obs=y)
+        numpyro.sample(
+            "y", dist.MultivariateNormal(jnp.zeros_like(y), scale_tril=jnp.linalg.cholesky(covariance)), obs=y
+        )
 
     return gaussian_process
 
