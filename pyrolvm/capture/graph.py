@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from pyrolvm import runtime
 from pyrolvm.capture.functions import own_gradients
 from pyrolvm.capture.recorder import Reading, operation, record
-from pyrolvm.density.vectorize import VmapFriendly
+from pyrolvm.capture.vmap import VmapFriendly
 from pyrolvm.errors import CaptureError, PyrolvmError
 from pyrolvm.program.explain import model_line, reason
 

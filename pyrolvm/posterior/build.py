@@ -189,10 +189,12 @@ def _quantities(problem: Problem, draws: Draws) -> Draws:
 def _prior_groups(
     problem: Problem, joint: Joint, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Prior draws, unless the prior is improper."""
+    """Prior draws, unless the prior is improper or even two draws would fill the memory."""
     observed = [site.name for site in problem.observed]
     size = max((site.numel for site in problem.sites.values()), default=1)
-    count = max(20, min(PRIOR_DRAWS, MAX_ELEMENTS // max(4 * size, 1)))
+    count = min(PRIOR_DRAWS, MAX_ELEMENTS // max(4 * size, 1))
+    if count < 2:
+        return {}
     try:
         with torch.no_grad():
             like = torch.zeros((), dtype=problem.dtype, device=problem.device)

@@ -15,7 +15,7 @@ from pyro.ops.contract import contract_tensor_tree
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyrolvm.density.vectorize import vmapped
+from pyrolvm.capture.vmap import vmapped
 from pyrolvm.errors import ArgumentError, GuideError, unknown_name
 from pyrolvm.program.agreement import guide_sites
 from pyrolvm.program.batching import Batch

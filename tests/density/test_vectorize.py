@@ -12,8 +12,9 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm import runtime
+from pyrolvm.capture.vmap import VmapFriendly, vmapped
 from pyrolvm.density import Joint, map_draws
-from pyrolvm.density.vectorize import VmapFriendly, repeat, vmapped
+from pyrolvm.density.vectorize import repeat
 
 COUNT = 3
 
@@ -193,3 +194,25 @@ def test_the_replaced_samplers_are_for_libraries_alone() -> None:
         mine = torch.zeros(1000)
         mine.normal_()
         assert mine.abs().min() > 0
+
+
+def test_many_chunks_run_the_program_once_for_all() -> None:
+    runs = 0
+
+    def model(y: Tensor) -> None:
+        nonlocal runs
+        runs += 1
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=y)
+
+    problem = lvm.Problem(model, torch.arange(3.0))
+    with problem.session(seed=0):
+        joint, draws = Joint(problem), {"mean": torch.randn(95)}
+        whole = map_draws(joint.terms, draws)
+        before = runs
+        parts = map_draws(joint.terms, draws, chunk=10)
+        assert runs - before < 6
+        new = map_draws(joint.predictive, {"mean": torch.zeros(95)}, chunk=10)["y"]
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value)
+    assert len(new.unique()) == new.numel()  # every chunk draws numbers of its own

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 import pyrolvm as lvm
-from pyrolvm.density.vectorize import vmapped
+from pyrolvm.capture.vmap import vmapped
 
 
 def real_scalar() -> None:

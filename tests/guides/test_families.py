@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm import runtime
-from pyrolvm.density.vectorize import vmapped
+from pyrolvm.capture.vmap import vmapped
 
 JOINT = ("autoregressive", "flow", "full_rank", "laplace", "low_rank", "mixture")
 RHO = 0.9

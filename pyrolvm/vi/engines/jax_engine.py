@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from jax.flatten_util import ravel_pytree
 
 from pyrolvm.capture import Captured, with_noise
-from pyrolvm.capture.jax import array, lower, precision, tensor
+from pyrolvm.capture.jax import lower, precision, tensor
 from pyrolvm.errors import CaptureError, PyrolvmError
 from pyrolvm.program.explain import reason
 from pyrolvm.vi.engines.base import Taken, Work, write
@@ -74,8 +73,7 @@ class JaxEngine:
 
     def publish(self) -> None:
         """Copies the parameters to torch."""
-        with self._precision():
-            parts = self._split(self._state[0])
+        parts = self._split(np.asarray(self._state[0]))
         write([tensor(part, like) for part, like in zip(parts, self.params, strict=True)], self.params)
 
     # --- setting up ---------------------------------------------------------------------------------------------------
@@ -85,8 +83,9 @@ class JaxEngine:
 
     def _compile(self, captured: Captured) -> None:
         lowered = lower(captured)
-        flat, self._split = ravel_pytree([array(parameter) for parameter in self.params])
-        self._state = (flat, jnp.zeros_like(flat), jnp.zeros_like(flat), jnp.zeros((), flat.dtype))
+        flat = np.concatenate([parameter.detach().cpu().numpy().reshape(-1) for parameter in self.params])
+        # NumPy's zeros, since JAX would compile a program to make its own.
+        self._state: Any = (flat, np.zeros_like(flat), np.zeros_like(flat), np.zeros((), flat.dtype))
         self._constants = lowered.constants
         self._numbers = captured.noise
         self._generator = np.random.default_rng(self.work.seed)
@@ -112,7 +111,7 @@ class JaxEngine:
         noise = [np.broadcast_to(n.cpu().numpy(), (self.limit, *n.shape)) for n in numbers]
         batch = [np.broadcast_to(r.cpu().numpy().astype(np.int32), (self.limit, len(r))) for r in rows]
         taken = self._call(noise, None, batch, [0.0])
-        observed = tensor(self._state[1] / (1 - self.adam.beta1), expected)
+        observed = tensor(np.asarray(self._state[1]) / (1 - self.adam.beta1), expected)
         self._state = before
         loss = torch.as_tensor(taken.losses, dtype=expected.dtype)
         if self.work.stepper.clip_norm is not None or not bool(torch.isfinite(expected).all()):
@@ -123,6 +122,11 @@ class JaxEngine:
                     f"JAX's loss or gradient of model {self.work.problem.name!r} is not torch's: "
                     f"{float(ours.sum()):.6g} for {float(stock.sum()):.6g}."
                 )
+
+    def _split(self, flat: Any) -> list[Any]:
+        """The parameters out of the vector of all, an array of JAX's or NumPy's."""
+        edges = np.cumsum([0, *(parameter.numel() for parameter in self.params)])
+        return [flat[a:b].reshape(p.shape) for a, b, p in zip(edges[:-1], edges[1:], self.params, strict=True)]
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
