@@ -185,7 +185,24 @@ def _functional(module: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMod
         held.meta.update(node.meta)
         node.replace_all_uses_with(held)
         pure.graph.erase_node(node)
-    return pure
+    return _without_copies(pure)
+
+
+def _without_copies(module: fx.GraphModule) -> fx.GraphModule:
+    """The same graph without ``copy``, what a write of a whole tensor becomes: torch has no derivative for it."""
+    for node in module.graph.find_nodes(op="call_function", target=aten.copy.default):
+        source, val = node.args[1], node.meta["val"]
+        with module.graph.inserting_before(node):
+            if source.meta["val"].dtype != val.dtype or source.meta["device"] != node.meta["device"]:
+                shape, how = source.meta["val"].shape, {"dtype": val.dtype, "device": node.meta["device"]}
+                source = module.graph.call_function(aten._to_copy.default, (source,), how)
+                source.meta.update(val=torch.empty(shape, dtype=val.dtype, device="meta"), device=node.meta["device"])
+            whole = module.graph.call_function(aten.expand.default, (source, list(val.shape)))
+        whole.meta.update(node.meta)
+        node.replace_all_uses_with(whole)
+        module.graph.erase_node(node)
+    module.recompile()
+    return module
 
 
 _KEPT = {

@@ -73,6 +73,7 @@ class _Recorder(TorchDispatchMode):
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.graph = fx.Graph()
+        self._differentiates = torch.is_grad_enabled()
         self.constants: dict[str, Tensor] = {}
         # Tensors are kept with their nodes, so that no later tensor can take the identity of an earlier one.
         self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}
@@ -108,11 +109,15 @@ class _Recorder(TorchDispatchMode):
             if changing:
                 raise Reading(_REFUSAL)
             return func(*args, **kwargs)
+        if func is aten.detach.default and not changing:
+            # torch detaches what it has just made; a program that fills it in place must find the gradient of what it put in.
+            func = aten.alias.default
         written = _written(func, args, kwargs)
         for tensor in written:
             self._own(tensor)
         result = func(*args, **kwargs)
-        self._write(func, args, kwargs, result)
+        ungraded = changing and self._differentiates and not torch.is_grad_enabled() and not written
+        self._write(func, args, kwargs, result, constant=ungraded)
         if changing and func.overloadpacket not in _BLIND:
             made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
             self._changing.update(_storage(tensor) for tensor in (*made, *written))
@@ -130,18 +135,24 @@ class _Recorder(TorchDispatchMode):
                 found.extend(index.nonzero(as_tuple=True))
         return found
 
-    def _write(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+    def _write(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, constant: bool) -> None:
+        """Writes an operation down; ``constant`` tells that its result is one to every gradient."""
         if "dtype" in _names(func) and isinstance(result, Tensor):
             kwargs = {**kwargs, "dtype": result.dtype}  # torch's default dtype of the moment is made explicit
         shown = pytree.tree_map(lambda leaf: self.node(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         node = self.graph.call_function(func, *shown)
         if isinstance(result, Tensor):
-            self._remember(result, node)
+            self._made(result, node, constant)
         elif isinstance(result, tuple | list):
             node.meta["val"] = [_shape(part) for part in result]
             for i, part in enumerate(result):
                 if isinstance(part, Tensor):
-                    self._remember(part, self.graph.call_function(operator.getitem, (node, i)))
+                    self._made(part, self.graph.call_function(operator.getitem, (node, i)), constant)
+
+    def _made(self, tensor: Tensor, node: fx.Node, constant: bool) -> None:
+        self._remember(tensor, node)
+        if constant:
+            self._remember(tensor, self.graph.call_function(aten.detach.default, (node,)))
 
     def _remember(self, tensor: Tensor, node: fx.Node) -> fx.Node:
         node.meta["val"], node.meta["device"] = _shape(tensor), tensor.device

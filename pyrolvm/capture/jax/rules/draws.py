@@ -35,6 +35,8 @@ def _bernoulli(key: Any, x: Any, p: Any = None) -> Any:
 
 
 def _normal(key: Any, mean: Any = 0.0, std: Any = 1.0, shape: Any = None, **_: Any) -> Any:
+    """As an operation of its own it has no gradient, in torch: ``rsample`` is a product and a sum."""
+    mean, std = jax.lax.stop_gradient(mean), jax.lax.stop_gradient(std)
     wanted = jnp.broadcast_shapes(jnp.shape(mean), jnp.shape(std)) if shape is None else tuple(shape)
     return mean + std * jax.random.normal(key, wanted)
 

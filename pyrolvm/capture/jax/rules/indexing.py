@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from pyrolvm.capture.jax.rules.shaping import along
@@ -107,6 +108,12 @@ def _bucketize(values: Any, edges: Any, right: bool = False, **_: Any) -> Any:
     return _searchsorted(edges, values, right)
 
 
+def _embedding(weight: Any, index: Any, padding_idx: int = -1, *_: Any) -> Any:
+    """Rows of a table; the row of the padding is not learnt."""
+    rows = weight[index]
+    return jnp.where((index == padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)
+
+
 def _one_hot(index: Any, classes: int) -> Any:
     return (index[..., None] == jnp.arange(classes)).astype(index.dtype)
 
@@ -117,7 +124,7 @@ LOOKING_UP: dict[str, Callable[..., Any]] = {
     "index_select": _index_select,
     "gather": _gather,
     "take": lambda x, index: x.reshape(-1)[index],
-    "embedding": lambda weight, index, *_, **__: weight[index],
+    "embedding": _embedding,
     "searchsorted": lambda edges, values, out_int32=False, **how: _searchsorted(edges, values, **how),
     "bucketize": lambda values, edges, out_int32=False, **how: _bucketize(values, edges, **how),
     "sort": _sort,
@@ -149,7 +156,7 @@ def _put(x: Any, index: Any, source: Any, accumulate: bool) -> Any:
 
 
 def _masked_scatter(x: Any, mask: Any, source: Any) -> Any:
-    mask = jnp.broadcast_to(mask, x.shape)
+    x, mask = jnp.broadcast_arrays(x, mask)
     rank = jnp.cumsum(mask.reshape(-1)) - 1
     taken = source.reshape(-1)[jnp.clip(rank, 0, source.size - 1)].reshape(x.shape)
     return jnp.where(mask, taken, x)

@@ -167,7 +167,6 @@ SOLUTIONS: dict[str, Callable[..., Any]] = {
     "_linalg_solve_ex": _solve_ex,
     "linalg_lu_solve": _lu_solve,
     "linalg_inv_ex": lambda x, check_errors=False: (jnp.linalg.inv(x), _info(x)),
-    "linalg_pinv": lambda x, **_: jnp.linalg.pinv(x),
     "_linalg_det": lambda x: (jnp.linalg.det(x), *_lu_factor(x)),
     "_linalg_slogdet": lambda x: (*jnp.linalg.slogdet(x), *_lu_factor(x)),
     "_linalg_check_errors": lambda info, api_name, is_matrix: None,

@@ -109,6 +109,8 @@ def _running(better: Callable[..., Any]) -> Callable[..., Any]:
     """The rule for a running extreme with its index; at ties the later index, as torch has it."""
 
     def rule(x: Any, dim: int) -> tuple[Any, Any]:
+        if x.ndim == 0:
+            return x, jnp.zeros((), int)
         steps = jnp.broadcast_to(
             jnp.arange(x.shape[dim]).reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)]), x.shape
         )
@@ -132,14 +134,15 @@ def _logcumsumexp(x: Any, dim: int) -> Any:
 
 
 def _vector_norm(x: Any, order: float = 2, dim: Dims = None, keepdim: bool = False, **_: Any) -> Any:
-    axis, size = axes(dim), jnp.abs(x)
+    axis, size = axes(dim) if x.ndim else None, jnp.abs(x)
     if order == 2:
         return root_or_zero(jnp.sum(size * size, axis=axis, keepdims=keepdim))
     if order in (float("inf"), float("-inf")):
         return (jnp.max if order > 0 else jnp.min)(size, axis=axis, keepdims=keepdim)
     if order in (0, 1):
         return jnp.sum(size if order else (size != 0).astype(x.dtype), axis=axis, keepdims=keepdim)
-    return jnp.sum(size**order, axis=axis, keepdims=keepdim) ** (1 / order)
+    total = jnp.sum(size**order, axis=axis, keepdims=keepdim)
+    return jnp.where(total == 0, 0, jnp.where(total == 0, 1, total) ** (1 / order))
 
 
 def _norm(x: Any, order: float | None = 2, dim: Dims = None, keepdim: bool = False, **_: Any) -> Any:
@@ -190,10 +193,7 @@ CHOICES: dict[str, Callable[..., Any]] = {
     "min": _extreme(jnp.min, _picked(_min_where)),
     "median": _extreme(_median_whole, _picked(_median_where)),
     "kthvalue": _kthvalue,
-    "aminmax": lambda x, dim=None, keepdim=False: (
-        jnp.min(x, axis=dim, keepdims=keepdim),
-        jnp.max(x, axis=dim, keepdims=keepdim),
-    ),
+    "aminmax": lambda x, **how: (_over(jnp.min)(x, **how), _over(jnp.max)(x, **how)),
     "argmax": _arg(jnp.argmax),
     "argmin": _arg(jnp.argmin),
 }
