@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyrolvm.density import Joint
 from pyrolvm.errors import ArgumentError, FitError
-from pyrolvm.mcmc.base import Raw, Settings
+from pyrolvm.mcmc.base import Raw, Settings, depths
 from pyrolvm.mcmc.potential import Program, check_starts, numpy_dtype
 
 __all__ = ["require", "run"]
@@ -221,14 +221,16 @@ def _raw(
         return np.stack([table[name][~t][:kept] for table, t in zip(tables, tuning, strict=True)])
 
     draws = scale.forward(column("x").reshape(len(chains), kept, starts.shape[1]))
+    steps = column("n_steps").astype(int)
+    depth = depths(steps)  # nutpie's own leaves out the last doubling where it turned back
     stats = {
         "diverging": column("diverging").astype(bool),
         "acceptance_rate": column("mean_tree_accept").astype(float),
         "step_size": column("step_size").astype(float),
-        "tree_depth": column("depth").astype(int),
-        "n_steps": column("n_steps").astype(int),
+        "tree_depth": depth,
+        "n_steps": steps,
         "energy": column("energy").astype(float),
-        "reached_max_treedepth": column("depth").astype(int) >= settings.max_tree_depth,
+        "reached_max_treedepth": depth >= settings.max_tree_depth,
     }
     warmup_steps = np.array([int(table["n_steps"][t].sum()) for table, t in zip(tables, tuning, strict=True)])
     note = f"{len(chains)} chains of nutpie, one call into Python for each gradient"
@@ -246,7 +248,7 @@ def _raw(
 def _table(chain: _Chain) -> dict[str, Array]:
     """What a chain stored, by name."""
     (draws,), (stats,) = chain.sampler.take_results().get_arrow_trace()
-    names = ("tuning", "diverging", "mean_tree_accept", "step_size", "depth", "n_steps", "energy", "logp")
+    names = ("tuning", "diverging", "mean_tree_accept", "step_size", "n_steps", "energy", "logp")
     table = {name: np.asarray(stats.column(name).to_numpy()) for name in names}
     x = draws.column("x")
     table["x"] = np.asarray(x.to_pylist(), float).reshape(draws.num_rows, -1)
