@@ -57,9 +57,20 @@ def summarize(quantities: Arrays, centre: np.ndarray | None = None) -> Summary:
         mean_error=np.asarray(array_stats.mcse(draws, method="mean", **axes)),
         spread=squares.mean((0, 1)),
         spread_error=np.asarray(array_stats.mcse(squares, method="mean", **axes)),
-        ess=float(np.min(array_stats.ess(draws, method="bulk", **axes))),
-        rhat=float(np.max(array_stats.rhat(draws, **axes))) if len(draws) > 1 else float("nan"),
+        ess=0.0 if _stuck(draws) else float(np.min(array_stats.ess(draws, method="bulk", **axes))),
+        rhat=float(np.max(array_stats.rhat(draws if len(draws) > 1 else _halves(draws), **axes))),
     )
+
+
+def _halves(draws: np.ndarray) -> np.ndarray:
+    """The two halves of one chain as two chains, since R-hat wants several."""
+    half = draws.shape[1] // 2
+    return draws[:, : 2 * half].reshape(2, half, -1)
+
+
+def _stuck(draws: np.ndarray) -> bool:
+    """Whether a chain never moved, which formulas for the effective sample size mistake for perfect draws."""
+    return bool((np.ptp(draws, axis=1) == 0).any())
 
 
 def pool(summaries: list[Summary]) -> Summary:

@@ -33,6 +33,8 @@ METHODS = {
 }
 NUMPYRO = ("numpyro_vectorized", "numpyro_parallel")
 PEERS = ("nutpie_pymc", "stan")
+MIXED = 1.1
+"""Above this R-hat, effective sample sizes mean nothing."""
 COLUMNS = {
     "problem": "problem", "method": "method", "total_s": "total s", "compile_s": "compile + set-up s", "sampling_s": "sampling s",
     "ess": "min ESS", "ess_per_s": "ESS/s", "ess_per_s_sampling": "ESS/s sampling", "z_mean": "worst z mean",
@@ -103,6 +105,8 @@ def judge(problem: Problem, runs: dict[str, list[common.Row]], draws: dict[str, 
             row["status"] = f"~ from {row['extrapolated']['from']}"
         if good[method]:
             row |= _quality(method, good, [found for found in repeats if found["status"] == "ok"])
+            if not row["rhat"] < MIXED:
+                row["status"] += ", not mixed"
         rows.append(row)
     return rows
 
@@ -167,9 +171,9 @@ def main() -> None:
         "--x64", action="store_true", help="double precision for Pyro, NumPyro and pyrolvm (Stan and PyMC always)"
     )
     parser.add_argument("--pyro-chains", type=int, default=2, help="chains of stock Pyro")
-    parser.add_argument("--pyro-warmup", type=int, default=300, help="warmup of stock Pyro")
-    parser.add_argument("--pyro-draws", type=int, default=200, help="draws of stock Pyro")
-    parser.add_argument("--cap", type=float, default=240.0, help="seconds allowed to stock Pyro on each problem")
+    parser.add_argument("--pyro-warmup", type=int, default=500, help="warmup of stock Pyro")
+    parser.add_argument("--pyro-draws", type=int, default=250, help="draws of stock Pyro")
+    parser.add_argument("--cap", type=float, default=300.0, help="seconds allowed to stock Pyro on each problem")
     parser.add_argument(
         "--peers-python", default=sys.executable, help="an interpreter that has PyMC, nutpie and pystan"
     )

@@ -18,7 +18,7 @@ import numpy as np
 from problems import Problem, find
 
 COLUMNS = {
-    "rows": "rows", "ms_per_step": "ms/step", "relative": "against the smallest", "compile_s": "compile s", "error": "distance from truth",
+    "rows": "rows", "ms_per_step": "ms/step", "relative": "against the smallest", "compile_s": "compile s", "error": "off truth",
     "engine": "engine", "status": "status",
 }  # fmt: skip
 SETTLED = 0.2

@@ -19,31 +19,34 @@ def split(arrays: Arrays) -> tuple[Arrays, Arrays]:
 
 def pyro_density(job: dict[str, Any], arrays: Arrays) -> Found:
     """Chooses points, and evaluates the Pyro model at them."""
-    import pyro
     import torch
     from pyro import poutine
     from torch.distributions import biject_to
 
     data, _ = split(arrays)
-    torch.set_default_dtype(torch.float64)
-    pyro.set_rng_seed(job["seed"])
     model = find(job["problem"]).twins.pyro_model()
     tensors = [torch.as_tensor(value) for value in data.values()]
-    prior = poutine.trace(model).get_trace(*tensors)
     points: dict[str, list[np.ndarray]] = {}
     densities = []
-    for _ in range(job["points"]):
-        chosen = {}
-        for name in prior.stochastic_nodes:
-            node = prior.nodes[name]
-            if node["is_observed"] or type(node["fn"]).__name__ == "_Subsample":
-                continue
-            transform = biject_to(node["fn"].support)
-            z = transform.inv(node["value"])
-            chosen[name] = transform(0.3 * torch.randn(z.shape))
-            points.setdefault(name, []).append(chosen[name].numpy())
-        trace = poutine.trace(poutine.condition(model, chosen)).get_trace(*tensors)
-        densities.append(float(trace.log_prob_sum()))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job["seed"])
+            prior = poutine.trace(model).get_trace(*tensors)
+            for _ in range(job["points"]):
+                chosen = {}
+                for name in prior.stochastic_nodes:
+                    node = prior.nodes[name]
+                    if type(node["fn"]).__name__ == "_Subsample":
+                        continue
+                    transform = biject_to(node["fn"].support)
+                    chosen[name] = transform(0.3 * torch.randn_like(transform.inv(node["value"])))
+                    points.setdefault(name, []).append(chosen[name].numpy())
+                trace = poutine.trace(poutine.condition(model, chosen)).get_trace(*tensors)
+                densities.append(float(trace.log_prob_sum()))
+    finally:
+        torch.set_default_dtype(before)
     return {"densities": densities}, {f"point.{name}": np.stack(values) for name, values in points.items()}
 
 

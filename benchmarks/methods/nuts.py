@@ -20,6 +20,10 @@ AGAIN = 20.0
 """NumPyro samples a second time where the first took less, to tell sampling from set-up."""
 
 
+FEWEST = 50
+"""A chain of stock Pyro that the cap cut off counts if it has so many draws."""
+
+
 class _CapReached(Exception):
     """The time allowed to stock Pyro is over."""
 
@@ -31,6 +35,7 @@ class _Meter:
         self.seconds = {"warmup": 0.0, "sampling": 0.0}
         self.counts = {"warmup": 0, "sampling": 0}
         self.last = time.perf_counter()
+        self.draws: list[dict[str, Any]] = []
         self._deadline = self.last + cap
 
     def __call__(self, kernel: Any, sample: Any, stage: str, i: int) -> None:
@@ -38,6 +43,8 @@ class _Meter:
         self.seconds[phase] += now - self.last
         self.counts[phase] += 1
         self.last = now
+        if phase == "sampling":
+            self.draws.append({name: value.detach().clone() for name, value in sample.items()})
         if now > self._deadline:
             raise _CapReached
 
@@ -79,10 +86,14 @@ def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
             init_strategy=strategy,
         )  # fmt: skip
         sampler = MCMC(kernel, num_samples=draws, warmup_steps=warmup, disable_progbar=True, hook_fn=meter)
-        meter.last = time.perf_counter()
+        meter.last, meter.draws = time.perf_counter(), []
         try:
             sampler.run(*tensors)
         except _CapReached:
+            if not chain and len(meter.draws) >= FEWEST:  # half a chain is better than none
+                for name in points:
+                    values = torch.stack([kernel.transforms[name].inv(draw[name]) for draw in meter.draws])
+                    kept[name].append(values.numpy()[None])
             break
         divergences += sum(len(found) for found in sampler.diagnostics()["divergences"].values())
         for name, values in sampler.get_samples(group_by_chain=True).items():
@@ -90,22 +101,23 @@ def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
                 kept[name].append(values.detach().numpy())
     seconds, counts = meter.seconds, meter.counts
     total = job["chains"] * (job["warmup"] * meter.each("warmup") + job["draws"] * meter.each("sampling"))
-    done = len(next(iter(kept.values())))
+    shapes = [values.shape[:2] for values in next(iter(kept.values()))]
+    used = sum(shape[1] for shape in shapes)
     found = {
         "seconds": {"total": total, "compile": 0.0, "run": total},
-        "divergences": divergences if done else None,
+        "divergences": divergences if len(meter.draws) == draws else None,
         "extrapolated": {
-            "from": f"{done} whole chains of {warmup} + {draws}",
+            "from": f"{len(shapes)} x {shapes[0][1] if shapes else 0} draws after {warmup} warmup",
             "transitions": counts,
             "seconds": seconds,
         },
-        "ess_factor": job["chains"] * job["draws"] / (done * draws) if done else None,
+        "ess_factor": job["chains"] * job["draws"] / used if used else None,
         "engine": "pyro",
         "threads": threads,
     }
-    if not done:
+    if not used:
         found["status"] = (
-            f"no chain of {warmup} + {draws} within {job['cap']:.0f} s ({counts['warmup']} + {counts['sampling']})"
+            f"no chain within {job['cap']:.0f} s: {counts['warmup']} of {warmup} warmup, {counts['sampling']} draws"
         )
     return found, {name: np.concatenate(values) for name, values in kept.items() if values}
 

@@ -1,0 +1,97 @@
+"""The benchmarks compare equal things, and their accuracy columns see what is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+NAMES = [path.stem for path in sorted((FOLDER / "problems").glob("*.py")) if path.stem not in ("__init__", "vae")]
+SMALL = {
+    "eight_schools": {}, "gaussian_process": {"points": 12}, "item_response": {"items": 4, "persons": 6},
+    "logistic": {"predictors": 3, "rows": 20}, "mixture": {"rows": 30}, "radon": {"groups": 5, "rows": 25},
+    "stochastic_volatility": {"steps": 15},
+}  # fmt: skip
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Imports a module of the folder, as a program in it would, and forgets it afterwards."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def _densities(load: Any, name: str, change: float = 0.0) -> tuple[list[float], list[float]]:
+    import jax
+
+    problems, density = load("problems"), load("methods.density")
+    problem = problems.Problem(f"small {name}", name, 0, SMALL[name])
+    problems.PROBLEMS[problem.name] = problem
+    arrays = {f"data.{key}": value for key, value in problem.data(0).items()}
+    found, points = density.pyro_density({"problem": problem.name, "seed": 0, "points": 3}, arrays)
+    last = list(arrays)[-1]
+    arrays[last] = arrays[last] + change
+    with jax.enable_x64(True):
+        other = density.numpyro_densities(problem.name, *density.split({**arrays, **points}))
+    return found["densities"], other
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pyro_and_numpyro_twins_are_one_density(load: Any, name: str) -> None:
+    ours, other = _densities(load, name)
+    assert load("twins").different(other, ours, constant=False) == ""
+
+
+def test_a_twin_with_other_data_is_found_out(load: Any) -> None:
+    ours, other = _densities(load, "gaussian_process", change=1e-3)
+    assert load("twins").different(other, ours, constant=False)
+
+
+def test_a_constant_is_allowed_only_where_it_is_asked_for(load: Any) -> None:
+    different = load("twins").different
+    assert different([1.0, 2.0, 4.0], [3.0, 4.0, 6.0], constant=True) == ""
+    assert different([1.0, 2.0, 4.0], [3.0, 4.0, 6.0], constant=False)
+    assert different([1.0, 2.0, 4.5], [3.0, 4.0, 6.0], constant=True)
+
+
+def test_equal_draws_are_near_and_shifted_or_widened_draws_are_far(load: Any) -> None:
+    accuracy = load("accuracy")
+    rng = np.random.default_rng(0)
+    draws = [{"x": rng.standard_normal((4, 1000, 5))} for _ in range(4)]
+    centre = np.zeros(5)
+    reference = accuracy.pool([accuracy.summarize(d, centre) for d in draws[:3]])
+    usual = accuracy.usual_worst_z(5)
+    assert max(accuracy.worst_z(accuracy.summarize(draws[3], centre), reference)) < usual + 1
+    assert accuracy.worst_z(accuracy.summarize({"x": draws[3]["x"] + 0.2}, centre), reference)[0] > 2 * usual
+    assert accuracy.worst_z(accuracy.summarize({"x": draws[3]["x"] * 1.2}, centre), reference)[1] > 2 * usual
+
+
+def test_a_chain_that_never_moves_has_no_effective_draws(load: Any) -> None:
+    draws = np.random.default_rng(0).standard_normal((4, 100, 2))
+    draws[1, :, 0] = 0.5
+    assert load("accuracy").summarize({"x": draws}).ess == 0
+
+
+def test_mixture_components_are_put_in_order(load: Any) -> None:
+    mixture = load("problems.mixture")
+    rng = np.random.default_rng(0)
+    draws = {"weights": rng.random((2, 7, 3)), "locs": rng.random((2, 7, 3, 2)), "scales": rng.random((2, 7, 3, 2))}
+    other = {name: value[:, :, [2, 0, 1]] for name, value in draws.items()}
+    for name, value in mixture.quantities(draws).items():
+        np.testing.assert_array_equal(value, mixture.quantities(other)[name])
+    assert (np.diff(mixture.quantities(draws)["locs"][..., 0]) > 0).all()
+
+
+def test_a_failure_is_a_row_with_its_reason(load: Any) -> None:
+    found, out = load("fresh").run("density.nothing", {}, {}, python=sys.executable, timeout=60)
+    assert found["status"].startswith("failed: AttributeError") and out == {}
