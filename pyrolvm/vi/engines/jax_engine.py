@@ -13,6 +13,7 @@ import torch
 
 from pyrolvm.capture import Captured, with_noise
 from pyrolvm.capture.jax import lower, precision, tensor
+from pyrolvm.capture.jax.compiling import compiled
 from pyrolvm.errors import CaptureError, PyrolvmError
 from pyrolvm.program.explain import reason
 from pyrolvm.vi.engines.base import Taken, Work, write
@@ -23,6 +24,9 @@ __all__ = ["JaxEngine"]
 
 NOISE_AT_ONCE = 10_000_000
 """The most random numbers that are drawn ahead of a call."""
+
+SMALL = 2_000
+"""Parameters and random numbers of a step up to which thousands of steps take less time than XLA's last optimisations."""
 
 
 class JaxEngine:
@@ -93,7 +97,8 @@ class JaxEngine:
         chunk = _stepping(lowered.function, self._split, self.adam, self.work.stepper.clip_norm)
         rates = np.zeros(self.limit, dtype=flat.dtype)
         example = (self._state, self._noise(0), self._keys(0), self._rows(0), rates, 0, self._constants)
-        self._chunk = jax.jit(chunk).lower(*example).compile()
+        quick = flat.size + _numbers(captured) < SMALL and jax.default_backend() == "cpu"
+        self._chunk = compiled(jax.jit(chunk).lower(*example), quick=quick)
 
     def _compare(self, captured: Captured) -> None:
         """Takes one step of size zero on numbers of torch's, and compares its loss and gradient with torch's."""
