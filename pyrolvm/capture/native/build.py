@@ -1,0 +1,62 @@
+"""C code as a library in this process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pyrolvm.errors import CaptureError
+
+__all__ = ["compiled"]
+
+# Sums may be reordered where the code says so, nothing else: what is not finite stays so.
+FLAGS = (
+    "-O2",
+    "-march=native",
+    "-std=gnu11",
+    "-fPIC",
+    "-shared",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-w",
+)
+
+
+def compiled(text: str) -> ctypes.CDLL:
+    """The library that the system's C compiler (``CC``, or ``cc``) makes of a program; no file of it stays behind.
+
+    Raises:
+        CaptureError: if there is no C compiler, it fails, or what it made cannot be loaded.
+    """
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(compiler[0]) is None:
+        raise CaptureError(f"engine 'native' needs a C compiler, and {compiler[0]!r} is not there.")
+    with tempfile.TemporaryDirectory(prefix="pyrolvm-") as folder:
+        source, library = Path(folder, "density.c"), Path(folder, "density.so")
+        source.write_text(text)
+        command = [*compiler, *FLAGS, str(source), "-o", str(library), *_libraries()]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CaptureError(f"engine 'native' cannot be compiled: {_first_error(done.stderr)}")
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError as error:
+            raise CaptureError(f"engine 'native' cannot load what it compiled: {error}") from error
+
+
+def _libraries() -> list[str]:
+    vectors = sys.platform == "linux" and platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc"
+    return ["-lmvec", "-lm"] if vectors else ["-lm"]
+
+
+def _first_error(text: str) -> str:
+    lines = [line for line in text.splitlines() if "error" in line]
+    return (lines or text.splitlines() or ["no message"])[0]
