@@ -191,7 +191,8 @@ def choose_objective(
     """The ELBO to use, and why.
 
     Args:
-        objective: ``"auto"``, one of the names, a Pyro ELBO class, or an ELBO instance, which is used as it is.
+        objective: ``"auto"``, one of the names, a Pyro ELBO class, or an ELBO instance. One of the named classes stands for its
+            estimator and number of particles; any other is used as it is.
         problem: the problem.
         guide: its guide, already checked and initialised.
         batch: data for a trial run.
@@ -201,8 +202,12 @@ def choose_objective(
         ArgumentError: if it is none of these.
         GuideError: if the guide cannot be trained by it.
     """
-    if isinstance(objective, ELBO):
-        return objective, "given by the caller"
+    given = objective if isinstance(objective, ELBO) else None
+    if given is not None:
+        # What Pyro's own class would estimate, particle by particle, ours estimates at once.
+        if type(given) not in (infer.Trace_ELBO, infer.TraceMeanField_ELBO, infer.TraceEnum_ELBO):
+            return given, "given by the caller"
+        objective, num_particles = type(given).__name__, given.num_particles
     if isinstance(objective, type) and issubclass(objective, ELBO):
         if objective.__name__ not in NAMES:
             nesting = _nesting(problem)
@@ -225,6 +230,8 @@ def choose_objective(
             f"guide leaves out the discrete site {enumerated[0]!r}, which {objective} does not sum out. "
             'Fix: use objective="auto" or "TraceEnum_ELBO".'
         )
+    if scored and given is not None:
+        return given, "given by the caller"
     if scored:
         # Draws that cannot be reparameterised need the score-function terms that Pyro's own classes have.
         name = "TraceEnum_ELBO" if enumerated or objective == "TraceEnum_ELBO" else "TraceGraph_ELBO"
