@@ -367,12 +367,14 @@ def test_a_matrix_without_a_factor_gives_a_density_that_is_not_a_number() -> Non
     assert np.isnan(gradient(np.array([1.0, 2.0, 2.0, 1.0]))[0])
 
 
-def test_expansion_copies_the_point() -> None:
+def test_expansion_copies_the_point_and_counts() -> None:
     _, gradient = compiled(lambda x: x.sum())
     kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, ctypes.c_uint64, *[ctypes.c_void_p] * 3)
-    point, copy = POINT.numpy(), np.zeros(SIZE)
-    assert kind(gradient.identity)(SIZE, SIZE, point.ctypes.data, copy.ctypes.data, None) == 0
+    point, copy, calls = POINT.numpy(), np.zeros(SIZE), np.zeros(1, np.int64)
+    for counter in (calls.ctypes.data, None, calls.ctypes.data):
+        assert kind(gradient.identity)(SIZE, SIZE, point.ctypes.data, copy.ctypes.data, counter) == 0
     np.testing.assert_array_equal(copy, point)
+    assert calls == 2
 
 
 @pytest.mark.parametrize("rows", [10, 20_000], ids=["on the stack", "on the heap"])

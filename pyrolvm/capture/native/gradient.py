@@ -28,7 +28,8 @@ class NativeGradient:
         address: of ``int64 f(uint64 size, const double *point, double *gradient, double *value, void *data)``, which
             returns 0, or a positive number where value or gradient are not finite.
         data: the address of what it takes as ``data``.
-        identity: of ``int64 f(uint64 size, uint64 size, const double *point, double *copy, void *data)``.
+        identity: of ``int64 f(uint64 size, uint64 size, const double *point, double *copy, int64 *calls)``, which copies
+            the point and counts its calls, unless ``calls`` is null.
         seconds: what writing and compiling it took.
     """
 
