@@ -245,3 +245,28 @@ def normal(y: Tensor) -> None:
     scale = pyro.sample("scale", dist.LogNormal(y.new_tensor(0.0), 1.0))
     with pyro.plate("row", len(y)):
         pyro.sample("y", dist.Normal(mean, scale), obs=y)
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch_size", [None, 40])
+def test_cuda_graphs_reach_the_posterior(batch_size: int | None) -> None:
+    y = 1.0 + torch.randn(400, generator=torch.Generator().manual_seed(0))
+    precision = 1 / 9 + len(y)
+    fit = lvm.fit(
+        lvm.Problem(known_scale, y), "mean_field", device="cuda", batch_size=batch_size, max_steps=3000, progress=False
+    )
+    assert fit.engine == "torch"
+    assert "cuda" in fit.engine_reason
+    mean = fit.data["posterior"].dataset["mean"]
+    assert abs(float(mean.mean()) - float(y.sum()) / precision) < 0.2 / precision**0.5
+    assert float(mean.std()) == pytest.approx(precision**-0.5, rel=0.1)
+
+
+@pytest.mark.gpu
+def test_cuda_takes_the_steps_of_the_cpu(make_data: Any) -> None:
+    problem = lvm.Problem(normal, make_data(torch.float64))
+    here, there = point(problem, "pyro"), point(problem, "torch", device="cuda")
+    np.testing.assert_allclose(there.losses, here.losses, rtol=1e-8)
