@@ -130,7 +130,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
 def report(
     name: str, args: argparse.Namespace, found: Mapping[str, Any], *, peers: Mapping[str, str] | None = None
 ) -> Path:
-    """Writes one JSON: what was found, and by what, where and when."""
+    """Writes one JSON: what was found, and by what, where and when. Programs write after each problem, so that nothing is lost."""
     path: Path = args.out or RESULTS / (f"{name}_quick.json" if args.quick else f"{name}.json")
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     for hidden in ("out", "peers_python"):
@@ -150,7 +150,6 @@ def report(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_plain(content), indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten to {path}")
     return path
 
 

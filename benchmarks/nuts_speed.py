@@ -38,7 +38,7 @@ MIXED = 1.1
 COLUMNS = {
     "problem": "problem", "method": "method", "total_s": "total s", "compile_s": "compile + set-up s", "sampling_s": "sampling s",
     "ess": "min ESS", "ess_per_s": "ESS/s", "ess_per_s_sampling": "ESS/s sampling", "z_mean": "worst z mean",
-    "z_spread": "worst z spread", "rhat": "R-hat", "divergences": "div.", "engine": "engine", "status": "status",
+    "z_spread": "worst z spread", "rhat": "R-hat", "divergences": "div.", "repetitions": "runs", "engine": "engine", "status": "status",
 }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def measure(problem: Problem, args: argparse.Namespace, methods: list[str]) -> l
     draws: dict[str, list[Any]] = {method: [] for method in methods}
     for repetition in range(args.repetitions):
         for method in methods:
-            if repetition and (method == "pyro" or runs[method][0]["status"] != "ok"):
+            if repetition and (method == "pyro" or not _again(runs[method][0], args)):
                 continue
             found, values = run(problem, method, repetition, args, arrays)
             if found["status"] == "ok" and "densities" in found:
@@ -79,6 +79,11 @@ def measure(problem: Problem, args: argparse.Namespace, methods: list[str]) -> l
             runs[method].append(found)
             draws[method].append(values if found["status"] == "ok" else None)
     return judge(problem, runs, draws)
+
+
+def _again(first: common.Row, args: argparse.Namespace) -> bool:
+    """Whether a method is run once more: not if it failed or took too long."""
+    return first["status"] == "ok" and first["seconds"]["total"] < args.repeat_below
 
 
 def judge(problem: Problem, runs: dict[str, list[common.Row]], draws: dict[str, list[Any]]) -> list[common.Row]:
@@ -191,18 +196,17 @@ def main() -> None:
     methods = common.chosen(list(METHODS), args.method)
     before = common.load()
     rows: list[common.Row] = []
+    versions: Any = None
     for name in args.problem or (QUICK if args.quick else list(PROBLEMS)):
-        rows += measure(find(name), args, methods)
-        print(common.table([row for row in rows if row["problem"] == name], COLUMNS) + "\n", flush=True)
+        found = measure(find(name), args, methods)
+        for row in found:
+            versions = row.pop("versions") or versions
+        rows += found
+        print(common.table(found, COLUMNS) + "\n", flush=True)
+        result = {"load_at_start": before, "rows": rows, "ratios": ratios(rows)}
+        path = common.report("nuts_speed", args, result, peers=versions)
     compared = ratios(rows)
-    print(common.table(compared, {key: key for key in compared[0]}))
-    peers = [versions for row in rows if (versions := row.pop("versions"))]
-    common.report(
-        "nuts_speed",
-        args,
-        {"load_at_start": before, "rows": rows, "ratios": compared},
-        peers=peers[0] if peers else None,
-    )
+    print(common.table(compared, {key: key for key in compared[0]}) + f"\n\nwritten to {path}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def main() -> None:
     result: common.Row = {"load_at_start": before, "rows": rows}
     if args.memory_steps:
         result["memory"] = memory(sizes[-1], args)
-    common.report("scaling", args, result)
+    print(f"\nwritten to {common.report('scaling', args, result)}")
 
 
 def memory(size: int, args: argparse.Namespace) -> common.Row:

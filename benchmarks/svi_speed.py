@@ -147,9 +147,9 @@ def main() -> None:
             if not args.guide or guide in args.guide:
                 rows += measure(problem, guide, data, args, methods)
         print(common.table([row for row in rows if row["problem"] == name], COLUMNS) + "\n", flush=True)
+        path = common.report("svi_speed", args, {"load_at_start": before, "rows": rows, "ratios": ratios(rows)})
     compared = ratios(rows)
-    print(common.table(compared, {key: key for key in compared[0]}))
-    common.report("svi_speed", args, {"load_at_start": before, "rows": rows, "ratios": compared})
+    print(common.table(compared, {key: key for key in compared[0]}) + f"\n\nwritten to {path}")
 
 
 if __name__ == "__main__":

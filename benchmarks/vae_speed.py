@@ -81,11 +81,12 @@ def main() -> None:
         f"\nThe first weights have ELBO {start:.1f} an image; the images are {'given' if args.images else 'generated'}."
     )
     found = {"load_at_start": before, "elbo_of_first_weights": start, "rows": rows, "ratios": compared}
-    common.report(
+    path = common.report(
         "vae_speed" if args.device == "cpu" else f"vae_speed_{args.device}",
         args,
         {**found, "device": _device(args.device)},
     )
+    print(f"written to {path}")
 
 
 def _row(method: str, repeats: list[common.Row], steps: int) -> common.Row:
