@@ -34,6 +34,7 @@ _BLIND = {
 }
 """Operations that look at a tensor's shape alone."""
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+_PUTTING = _INDEXING - {aten.index}
 _READS = {aten._local_scalar_dense.default, aten.equal.default}
 _NUMPY = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
 
@@ -78,6 +79,9 @@ class _Recorder(TorchDispatchMode):
         # Tensors are kept with their nodes, so that no later tensor can take the identity of an earlier one.
         self._nodes: dict[int, tuple[Tensor, fx.Node]] = {}
         self._changing: set[int] = set()
+        # What a detached tensor was detached from, and how a view was made: writing into them is not writing into the rest.
+        self._sources: dict[int, Tensor] = {}
+        self._views: dict[int, tuple[Any, Tensor, tuple[Any, ...], dict[str, Any]]] = {}
         for i, tensor in enumerate(inputs):
             self._remember(tensor, self.graph.placeholder(f"input_{i}"))
             self._changing.add(_storage(tensor))
@@ -95,6 +99,8 @@ class _Recorder(TorchDispatchMode):
         known = self._nodes.get(id(tensor))
         if known is not None:
             return known[1]
+        if self.changes(tensor):
+            raise Reading("it takes a changing tensor's memory by a way that cannot be followed")
         name = f"held_{len(self.constants)}"
         self.constants[name] = tensor.detach().clone() if tensor.numel() <= 1 else tensor.detach()
         return self._remember(tensor, self.graph.create_node("get_attr", name))
@@ -102,6 +108,9 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func.overloadpacket in _INDEXING:
+            if func.overloadpacket in _PUTTING and self._fills(*args[1:]):
+                with self:
+                    return _fill(func, *args[:3])
             args = (args[0], self._positions(args[1]), *args[2:])
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         changing = torch.Tag.nondeterministic_seeded in func.tags or any(map(self.changes, tensors))
@@ -115,9 +124,15 @@ class _Recorder(TorchDispatchMode):
         written = _written(func, args, kwargs)
         for tensor in written:
             self._own(tensor)
+        source = self._shadowed(written[0]) if len(written) == 1 else None
+        before = self._split_off(source, written[0]) if source is not None else None
         result = func(*args, **kwargs)
         ungraded = changing and self._differentiates and not torch.is_grad_enabled() and not written
         self._write(func, args, kwargs, result, constant=ungraded)
+        if source is not None and before is not None:
+            self._join(source, *before)
+        elif isinstance(result, Tensor) and not written:
+            self._derive(func, args, kwargs, result)
         if changing and func.overloadpacket not in _BLIND:
             made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
             self._changing.update(_storage(tensor) for tensor in (*made, *written))
@@ -148,6 +163,67 @@ class _Recorder(TorchDispatchMode):
             for i, part in enumerate(result):
                 if isinstance(part, Tensor):
                     self._made(part, self.graph.call_function(operator.getitem, (node, i)), constant)
+
+    # --- writing through a detached name ------------------------------------------------------------------------------
+    #
+    # `x.detach().clamp_(min=0)` changes the value of x and leaves its gradient as it was. In a graph without writes that is
+    # a new x: the value written, plus x, minus x without its gradient.
+
+    def _derive(self, func: Any, args: Any, kwargs: dict[str, Any], result: Tensor) -> None:
+        """Notes what a result shares its memory with."""
+        base = args[0] if args and isinstance(args[0], Tensor) else None
+        if base is None or base is result or _storage(base) != _storage(result):
+            return
+        if func is aten.detach.default:
+            self._sources[id(result)] = self._sources.get(id(base), base)
+        else:
+            self._views[id(result)] = (func, base, tuple(args[1:]), kwargs)
+
+    def _shadowed(self, tensor: Tensor) -> Tensor | None:
+        """The tensor that a detached one, or a view of it, was detached from."""
+        while id(tensor) in self._views:
+            tensor = self._views[id(tensor)][1]
+        return self._sources.get(id(tensor))
+
+    def _split_off(self, source: Tensor, tensor: Tensor) -> tuple[fx.Node, fx.Node]:
+        """Gives the detached names of ``source`` memory of their own in the graph; ``tensor`` is the one to be written into.
+
+        Raises:
+            Reading: if there are other views of that memory, which would have to follow.
+        """
+        path = [tensor]
+        while id(path[-1]) in self._views:
+            path.append(self._views[id(path[-1])][1])
+        names = [t for t, _ in self._nodes.values() if self._sources.get(id(t)) is source]
+        known = {id(source), *map(id, path), *map(id, names)}
+        if any(_storage(t) == _storage(source) and id(t) not in known for t, _ in self._nodes.values()):
+            raise Reading("it writes through a detached name into a tensor that has other views")
+        fixed = self.graph.call_function(aten.detach.default, (self.node(source),))
+        copy = self.graph.call_function(aten.clone.default, (fixed,))
+        for node in (fixed, copy):
+            node.meta.update(self.node(source).meta)
+        for name in names:
+            self._remember(name, copy)
+        for view in reversed(path[:-1]):
+            func, base, rest, kwargs = self._views[id(view)]
+            self._remember(view, self.graph.call_function(func, (self.node(base), *rest), kwargs))
+        return fixed, copy
+
+    def _join(self, source: Tensor, fixed: fx.Node, written: fx.Node) -> None:
+        """Gives ``source`` the value that was written, and the gradient that it had."""
+        if not source.is_floating_point():
+            self._remember(source, written)
+            return
+        call, old = self.graph.call_function, self.node(source)
+        same = call(aten.eq.Tensor, (written, fixed))
+        step = call(aten.sub.Tensor, (old, fixed))
+        step = call(aten.nan_to_num.default, (step, 0.0))  # of infinities
+        self._remember(source, call(aten.where.self, (same, old, call(aten.add.Tensor, (written, step)))))
+
+    def _fills(self, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False, *_: Any) -> bool:
+        """Whether one value is put where a changing mask is true."""
+        one = len(indices) == 1 and indices[0] is not None and indices[0].dtype == torch.bool
+        return one and not accumulate and values.numel() == 1 and self.changes(indices[0])  # type: ignore[arg-type]
 
     def _made(self, tensor: Tensor, node: fx.Node, constant: bool) -> None:
         self._remember(tensor, node)
@@ -183,6 +259,12 @@ class _NoNumpy(TorchFunctionMode):
         if func in _NUMPY and self.recorder.changes(args[0]):
             raise Reading(_REFUSAL)
         return func(*args, **(kwargs or {}))
+
+
+def _fill(func: Any, x: Tensor, indices: Sequence[Tensor], value: Tensor) -> Tensor:
+    mask = indices[0].reshape(*indices[0].shape, *(1,) * (x.ndim - indices[0].ndim))
+    fill = aten.masked_fill_.Tensor if func._schema.is_mutable else aten.masked_fill.Tensor
+    return fill(x, mask, value.reshape(()))
 
 
 def _storage(tensor: Tensor) -> int:

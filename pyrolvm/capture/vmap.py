@@ -26,6 +26,12 @@ def _uniform(x: Tensor) -> Tensor:
     return torch.rand(x.shape, dtype=x.dtype, device=x.device)
 
 
+def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes < 0:
+        return torch.nn.functional.one_hot(index, num_classes)
+    return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).to(index.dtype)
+
+
 # What vmap refuses: the function, the modules it is replaced in, and what takes its place.
 _REPLACED: dict[Any, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
     torch.Tensor.normal_: (
@@ -41,10 +47,12 @@ _REPLACED: dict[Any, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
     # This one vmap runs, lane by lane and with a warning.
     torch.Tensor.clamp_: (
         ("torch.distributions",),
-        lambda x, min=None, max=None: x.copy_(x.clamp(min, max)),
+        lambda x, min=None, max=None: x.copy_(x.clone().clamp(min, max)),
     ),
-    # Pyro reads shapes off `.data`.
-    torch.Tensor.data.__get__: (("pyro.",), lambda x, *_: x.detach()),  # type: ignore[attr-defined]
+    # `.data` goes past every mode.
+    torch.Tensor.data.__get__: (("",), lambda x, *_: x.detach()),  # type: ignore[attr-defined]
+    # This one reads values, to check them.
+    torch.nn.functional.one_hot: (("",), _one_hot),
 }
 
 
