@@ -57,9 +57,9 @@ def nuts(
         max_tree_depth: bound on the doublings of a trajectory.
         init: where to start: a :class:`~pyrolvm.posterior.Fit`, or values by site; by default uniform in (-2, 2) on the
             unconstrained scale. Of a fit, chains take starts from its draws, the first mass matrix from their covariance, and
-            learnable model parameters; a warmup of 200 to 300 transitions is then usually enough.
+            learnable model parameters; a warmup of 100 to 300 transitions is then usually enough.
         dense_mass: whether the mass matrix has all entries (``True``) or its diagonal only (``False``); ``"auto"`` takes all
-            where ``init`` is a fit in which two of few unknowns are strongly correlated.
+            where ``init`` is a fit in which few unknowns are strongly correlated.
         engine: ``"jax"`` compiles the captured model, ``"pyro"`` runs it as it is; ``"auto"`` compiles it if it can be
             captured. ``engine_reason`` of the result tells which and why.
         kernel: of engine ``"jax"``: ``"numpyro"`` or ``"nutpie"`` (needs ``pip install 'pyrolvm[nutpie]'``); ``"auto"`` is

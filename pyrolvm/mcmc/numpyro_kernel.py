@@ -32,10 +32,11 @@ BLOCK_NUMBERS = 1_000_000
 """A block holds at most so many numbers of draws, and 512 transitions."""
 
 WARM = 100
-"""What is known of the posterior from elsewhere counts as so many draws when the first window's covariance is estimated."""
+"""What is known of the posterior from elsewhere counts as so many draws when a window's covariance is estimated."""
 
-LARGE = 100_000
-"""Numbers that a gradient touches, from which on a second of compilation more is worth faster loops."""
+LARGE = 10_000
+"""Numbers in a value from which on loops must be fast: without fused loops a compilation of one to two seconds takes half
+as long and small values no longer, but values of 30,000 numbers a third longer."""
 
 Array = np.ndarray[Any, Any]
 _ROWS = ("z", "potential_energy", "energy", "accept_prob", "step_size", "num_steps", "diverging")
@@ -151,10 +152,12 @@ def _compile(
 
     rows = _rows(settings, program.size, len(starts) if together else 1)
 
-    def advance(state: Any, count: Any, data: Any) -> Any:
+    def advance(state: Any, count: Any, data: Any, known: Any) -> Any:
         def body(i: Any, carry: Any) -> Any:
             state, kept = carry
             after = sample(state, model_args=data)
+            if known is not None:
+                after = _remember(known, state, after)
             row = {name: getattr(after, name) for name in _ROWS if name != "step_size"}
             row["step_size"] = state.adapt_state.step_size
             return after, {name: kept[name].at[i].set(row[name]) for name in _ROWS}
@@ -175,19 +178,20 @@ def _compile(
     function = advance
     if together:
         states = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)]
-        function = jax.vmap(advance, in_axes=(0, None, None))
-    lowered = jax.jit(function).lower(states[0], 0, program.constants)
+        function = jax.vmap(advance, in_axes=(0, None, None, None))
+    known = _moments(settings, program)
+    lowered = jax.jit(function).lower(states[0], 0, program.constants, known)
     compiled = _optimised(lowered, program, device)
 
     def call(state: Any, count: int) -> Any:
-        return compiled(state, count, program.constants)
+        return compiled(state, count, program.constants, known)
 
     return call, states
 
 
 def _optimised(lowered: Any, program: Program, device: Any) -> Any:
     """Compiles; small programs without XLA's fused loops, which take as long to compile as all the rest."""
-    small = program.size + sum(int(np.size(constant)) for constant in program.constants) < LARGE
+    small = max(program.size, program.width) < LARGE
     if device.platform == "cpu" and small:
         try:
             return lowered.compile(compiler_options={"xla_cpu_use_fusion_emitters": False})
@@ -213,15 +217,32 @@ def _state(shape: Any, z: Array, key: Any, settings: Settings) -> Any:
     blank = jax.tree.map(zero, shape)
     one = np.ones((), z.dtype)
     inverse, root, root_inverse = _mass(settings, z)
-    moments = blank.adapt_state.mm_state
-    if settings.covariance is not None and settings.mean is not None:
-        mean = settings.mean.cpu().numpy().astype(z.dtype)
-        moments = (mean, inverse * (WARM - 1), np.full_like(moments[2], WARM))
     adapt = blank.adapt_state._replace(
         step_size=one, inverse_mass_matrix=inverse, mass_matrix_sqrt=root, mass_matrix_sqrt_inv=root_inverse,
-        ss_state=(*blank.adapt_state.ss_state[:-1], one * math.log(10)), mm_state=moments,
+        ss_state=(*blank.adapt_state.ss_state[:-1], one * math.log(10)),
     )  # fmt: skip
     return blank._replace(z=z, trajectory_length=one * 2 * math.pi, adapt_state=adapt)
+
+
+def _moments(settings: Settings, program: Program) -> Any:
+    """What is known of the posterior, as NumPyro's running mean, sum of squares and count; ``None`` if nothing is."""
+    import jax.numpy as jnp
+
+    if settings.covariance is None or settings.mean is None:
+        return None
+    kind = numpy_dtype(program.dtype)
+    mean, covariance = (value.cpu().numpy().astype(kind) for value in (settings.mean, settings.covariance))
+    return mean, covariance * (WARM - 1), np.asarray(WARM, jnp.result_type(int))
+
+
+def _remember(known: Any, before: Any, after: Any) -> Any:
+    """Lets every window of the adaptation begin with what was known before the run, and not with nothing."""
+    import jax
+    import jax.numpy as jnp
+
+    opened = after.adapt_state.window_idx != before.adapt_state.window_idx
+    moments = jax.tree.map(lambda old, new: jnp.where(opened, old, new), known, after.adapt_state.mm_state)
+    return after._replace(adapt_state=after.adapt_state._replace(mm_state=moments))
 
 
 def _mass(settings: Settings, z: Array) -> tuple[Array, Array, Array]:

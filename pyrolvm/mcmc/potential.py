@@ -37,6 +37,7 @@ class Program:
         constants: the data, as arrays, so that they are not baked into what is compiled.
         size: the number of unknowns.
         dtype: the floating dtype.
+        width: the numbers in the largest value that it computes on the way.
         note: what about it is slower than it could be; empty as a rule.
     """
 
@@ -44,6 +45,7 @@ class Program:
     constants: tuple[Any, ...]
     size: int
     dtype: torch.dtype
+    width: int = 0
     note: str = ""
 
 
@@ -67,7 +69,7 @@ def program(joint: Joint, example: Tensor) -> Program:
     size, dtype = example.numel(), example.dtype
     if absent:
         note = f"JAX has no rule for {', '.join(absent)}, so that each gradient calls back into torch"
-        return Program(_through_torch(captured, example), (), size, dtype, note)
+        return Program(_through_torch(captured, example), (), size, dtype, note=note)
     lowered = lower(captured)
 
     def function(z: Any, *constants: Any) -> Any:
@@ -77,8 +79,14 @@ def program(joint: Joint, example: Tensor) -> Program:
         jax.eval_shape(function, np.zeros(size, numpy_dtype(dtype)), *lowered.constants)
     except Exception as error:  # a rule that fails is as good as none
         note = f"JAX cannot run it ({error}), so that each gradient calls back into torch"
-        return Program(_through_torch(captured, example), (), size, dtype, note)
-    return Program(function, lowered.constants, size, dtype)
+        return Program(_through_torch(captured, example), (), size, dtype, note=note)
+    return Program(function, lowered.constants, size, dtype, _width(captured))
+
+
+def _width(captured: Captured) -> int:
+    """The numbers in the largest value that a graph computes."""
+    values = [node.meta.get("val") for node in captured.module.graph.nodes if node.op == "call_function"]
+    return max((value.numel() for value in values if isinstance(value, Tensor)), default=0)
 
 
 def numpy_dtype(dtype: torch.dtype) -> Any:

@@ -22,8 +22,12 @@ TRIES = 100
 DENSE_UNKNOWNS = 100
 """Up to so many unknowns a dense mass matrix costs no more than a gradient."""
 
-DENSE_CORRELATION = 0.8
-"""The correlation between two unknowns from which on a dense mass matrix is taken by default."""
+DENSE_CONDITION = 10.0
+"""The condition number of a fit's correlation matrix from which on a dense mass matrix is taken by default.
+
+A trajectory takes steps as its square root. Logistic regression with 31 unknowns whose largest correlation is 0.73 takes 31
+steps a draw with the diagonal and 7 to 12 with all entries; eight schools, without correlation, 7 to 9 with either.
+"""
 
 
 def find_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
@@ -67,8 +71,8 @@ def moments(problem: Problem, init: Any, dense: bool | str) -> tuple[Tensor | No
     Args:
         problem: the problem.
         init: what chains start from; only a :class:`~pyrolvm.posterior.Fit` tells anything.
-        dense: ``True`` or ``False``; ``"auto"`` takes all entries where the unknowns are few and two of them are strongly
-            correlated in the fit.
+        dense: ``True`` or ``False``; ``"auto"`` takes all entries where the unknowns are few and strongly correlated in
+            the fit.
 
     Returns:
         The mean, the variances of shape ``(n,)`` or the covariance of shape ``(n, n)``, and which of the two; the moments
@@ -87,8 +91,7 @@ def moments(problem: Problem, init: Any, dense: bool | str) -> tuple[Tensor | No
         return mean, variance, False
     covariance = torch.cov(draws.T).reshape(size, size) if enough else torch.diag(variance)
     scale = variance.sqrt()
-    correlation = covariance / (scale[:, None] * scale) - torch.eye(size).to(scale)
-    if not whole and float(correlation.abs().max()) < DENSE_CORRELATION:
+    if not whole and float(torch.linalg.cond(covariance / (scale[:, None] * scale))) < DENSE_CONDITION:
         return mean, variance, False
     return mean, covariance, True
 

@@ -351,13 +351,13 @@ def test_agreement_allows_for_rounding_and_for_infinities() -> None:
 
 
 class Interrupt:
-    """Progress that presses Ctrl-C once so many transitions are done."""
+    """Progress that presses Ctrl-C once so many transitions are done and all chains are sampling."""
 
     def __init__(self, after: int) -> None:
         self.after = after
 
     def __call__(self, done: int, total: int, text: str) -> None:
-        if done >= self.after:
+        if done >= self.after and text.startswith("sampling"):
             raise KeyboardInterrupt
 
 
