@@ -180,6 +180,9 @@ def main() -> None:
     parser.add_argument("--pyro-draws", type=int, default=250, help="draws of stock Pyro")
     parser.add_argument("--cap", type=float, default=300.0, help="seconds allowed to stock Pyro on each problem")
     parser.add_argument(
+        "--repeat-below", type=float, default=300.0, help="methods whose first run took longer are not repeated"
+    )
+    parser.add_argument(
         "--peers-python", default=sys.executable, help="an interpreter that has PyMC, nutpie and pystan"
     )
     args = parser.parse_args()
