@@ -140,6 +140,12 @@ def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the prog
     return Captured(lifted, len(inputs), (), constants, structure, time.perf_counter() - started)
 
 
+def _generators() -> tuple[Any, ...]:
+    """The state of Python's generator and of NumPy's."""
+    numpy: Any = np.random.get_state(legacy=False)
+    return random.getstate(), numpy["state"]["pos"], numpy["state"]["key"].tobytes()
+
+
 @contextmanager
 def _no_other_randomness() -> Iterator[None]:
     """Refuses a block that draws random numbers where the recorder does not see them.
@@ -147,10 +153,9 @@ def _no_other_randomness() -> Iterator[None]:
     Raises:
         Reading: if the state of Python's or NumPy's generator has moved.
     """
-    before = random.getstate(), np.random.get_state()[1:3]
+    before = _generators()
     yield
-    positions, place = np.random.get_state()[1:3]
-    if random.getstate() != before[0] or place != before[1][1] or not np.array_equal(positions, before[1][0]):
+    if _generators() != before:
         raise Reading("it draws random numbers by Python or NumPy, which differ from run to run")
 
 

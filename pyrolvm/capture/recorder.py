@@ -127,6 +127,8 @@ class _Recorder(TorchDispatchMode):
         source = self._shadowed(written[0]) if len(written) == 1 else None
         before = self._split_off(source, written[0]) if source is not None else None
         result = func(*args, **kwargs)
+        if result is None and not written:
+            return None  # a check
         ungraded = changing and self._differentiates and not torch.is_grad_enabled() and not written
         self._write(func, args, kwargs, result, constant=ungraded)
         if source is not None and before is not None:

@@ -17,7 +17,8 @@ from pyrolvm.mcmc.potential import Disagreement, Program, check_draws, program
 
 __all__ = ["ENGINES", "KERNELS", "Outcome", "check", "run"]
 
-ENGINES = ("jax", "pyro")
+ENGINES = ("c", "jax", "pyro")
+"""``"c"``: the captured gradient compiled from C, for nutpie; ``"jax"``: the same by XLA; ``"pyro"``: stock Pyro."""
 
 KERNELS: dict[str, Callable[[Joint, Program, Tensor, Sequence[int], Settings], Raw]] = {
     "numpyro": numpyro_kernel.run,
@@ -36,12 +37,12 @@ class Outcome:
     reason: str
 
 
-def check(engine: str, kernel: str) -> None:
+def check(engine: str, kernel: str, warmup: int) -> None:
     """Refuses what does not exist or does not go together.
 
     Raises:
         UnknownNameError: if there is no such engine or kernel.
-        ArgumentError: if the kernel needs another engine, or a library that is not installed.
+        ArgumentError: if the kernel needs another engine, a longer warmup, or a library that is not installed.
     """
     if engine not in ("auto", *ENGINES):
         raise unknown_name("engine", engine, ("auto", *ENGINES))
@@ -52,8 +53,17 @@ def check(engine: str, kernel: str) -> None:
             f'kernel {kernel!r} runs captured programs, but engine "pyro" was asked for, which has its own NUTS. '
             'Fix: use engine="jax", or leave one of the two out.'
         )
-    if kernel == "nutpie":
+    if engine == "c" and kernel == "numpyro":
+        raise ArgumentError(
+            'kernel "numpyro" runs on JAX, but engine "c" was asked for. Fix: use engine="jax", or kernel="nutpie".'
+        )
+    if kernel == "nutpie" or engine == "c":
         nutpie_kernel.require()
+        if warmup < nutpie_kernel.MIN_WARMUP:
+            raise ArgumentError(
+                f"warmup is {warmup}, and nutpie adapts in stages. "
+                f'Fix: use {nutpie_kernel.MIN_WARMUP} or more, or kernel="numpyro".'
+            )
 
 
 def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings, *, engine: str, kernel: str) -> Outcome:
@@ -67,8 +77,18 @@ def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings, 
     """
     if engine == "pyro":
         return Outcome(pyro_kernel.run(joint, starts, seeds, settings), "pyro", "pyro", "asked for")
-    began = time.perf_counter()
+    note = ""
     try:
+        if _native(joint, engine, kernel, settings):
+            try:
+                return _checked(joint, nutpie_kernel.run_native(joint, starts, seeds, settings), "c", "nutpie")
+            except Disagreement:
+                raise
+            except CaptureError as error:
+                if engine == "c":
+                    raise
+                note = f"; not compiled from C: {error}"
+        began = time.perf_counter()
         from pyrolvm.capture.jax import precision
 
         with precision(starts.dtype):
@@ -76,8 +96,10 @@ def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings, 
         seconds = time.perf_counter() - began
         chosen = "numpyro" if kernel == "auto" else kernel
         raw = KERNELS[chosen](joint, captured, starts, seeds, settings)
-        if raw.potential is not None:
-            check_draws(joint, raw.draws, raw.potential)
+        raw.seconds["compile"] = raw.seconds.get("compile", 0.0) + seconds
+        raw.note += f"; {captured.note}" if captured.note else ""
+        raw.note += note
+        return _checked(joint, raw, "jax", chosen)
     except Disagreement as error:
         warnings.warn(
             f'{error} The chains run on stock Pyro instead. Fix: report this model, or use engine="pyro" to avoid this check.',
@@ -86,10 +108,25 @@ def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings, 
         )
         return Outcome(pyro_kernel.run(joint, starts, seeds, settings), "pyro", "pyro", str(error))
     except CaptureError as error:
-        if engine == "jax" or kernel != "auto":
-            asked = 'engine "jax"' if engine == "jax" else f"kernel {kernel!r}"
+        if engine != "auto" or kernel != "auto":
+            asked = f'engine "{engine}"' if engine != "auto" else f"kernel {kernel!r}"
             raise CaptureError(f'{asked} was asked for, but {error} Fix: use engine="auto" or "pyro".') from error
         return Outcome(pyro_kernel.run(joint, starts, seeds, settings), "pyro", "pyro", str(error))
-    raw.seconds["compile"] = raw.seconds.get("compile", 0.0) + seconds
-    reason = f"the model can be captured; {raw.note}"
-    return Outcome(raw, "jax", chosen, f"{reason}; {captured.note}" if captured.note else reason)
+
+
+def _native(joint: Joint, engine: str, kernel: str, settings: Settings) -> bool:
+    """Whether to try a gradient in C: it takes a tenth of XLA's time, to compile and to run, and only nutpie calls it."""
+    wanted = engine == "c" or (engine == "auto" and kernel in ("auto", "nutpie"))
+    able = joint.problem.device.type == "cpu" and settings.warmup >= nutpie_kernel.MIN_WARMUP
+    return wanted and able and nutpie_kernel.installed()
+
+
+def _checked(joint: Joint, raw: Raw, engine: str, kernel: str) -> Outcome:
+    """The outcome of a run whose energies are Pyro's.
+
+    Raises:
+        Disagreement: if they are not.
+    """
+    if raw.potential is not None:
+        check_draws(joint, raw.draws, raw.potential)
+    return Outcome(raw, engine, kernel, f"the model can be captured; {raw.note}")

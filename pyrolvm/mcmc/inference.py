@@ -82,7 +82,7 @@ def nuts(
         Betancourt, A Conceptual Introduction to Hamiltonian Monte Carlo, https://arxiv.org/abs/1701.02434
     """
     check_problem(problem)
-    engines.check(engine, kernel)
+    engines.check(engine, kernel, warmup)
     if not isinstance(dense_mass, bool) and dense_mass != "auto":
         raise ArgumentError(
             f'dense_mass must be True, False or "auto", got {dense_mass!r}. Fix: use dense_mass="auto".'

@@ -1,25 +1,34 @@
 """nutpie's NUTS on a captured potential: its adaptation, which learns scales from gradients as well, in Rust.
 
-Each chain is a sampler of its own, so that its draws depend on its own seed and start only. nutpie takes no first mass
-matrix; a known covariance LL' is passed on by sampling x in z = mean + L x, where the posterior has scales of about one.
+The gradient is a C function where there is a compiler (:mod:`pyrolvm.capture.native`), and no Python runs while a chain
+does; otherwise it is one call of a function compiled by XLA. Each chain is a sampler of its own, so that its draws depend
+on its own seed and start only. nutpie takes no first mass matrix; a known covariance LL' is passed on by sampling x in
+z = mean + L x, where the posterior has scales of about one.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm.capture import capture
+from pyrolvm.capture.native import NativeGradient, compile_gradient
 from pyrolvm.density import Joint
 from pyrolvm.errors import ArgumentError, FitError
 from pyrolvm.mcmc.base import Raw, Settings, depths
 from pyrolvm.mcmc.potential import Program, check_starts, numpy_dtype
 
-__all__ = ["require", "run"]
+__all__ = ["MIN_WARMUP", "installed", "require", "run", "run_native"]
+
+MIN_WARMUP = 10
+"""nutpie adapts in stages; a warmup that has no room for them is none of its."""
 
 POLL = 0.05
 
@@ -47,8 +56,13 @@ def require() -> Any:
     return nutpie
 
 
+def installed() -> bool:
+    """Whether nutpie can be imported."""
+    return importlib.util.find_spec("nutpie") is not None
+
+
 def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], settings: Settings) -> Raw:
-    """Runs one chain from each start, on the processor; must be called inside a session.
+    """Runs one chain from each start on XLA's gradient, on the processor; must be called inside a session.
 
     Args:
         joint: the density, for a comparison at the starts.
@@ -64,14 +78,62 @@ def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], se
     require()
     began = time.perf_counter()
     gradient = _gradient(program)
+    scale = _Scale(settings, starts.shape[1])
+
+    def model(start: Array) -> _Model:
+        return _called_model(gradient, scale, start)
+
     points = starts.double().cpu().numpy()
     values, gradients = zip(*(gradient(z) for z in points), strict=True)
     seconds = {"compile": time.perf_counter() - began}
     check_starts(joint, starts, np.asarray(values), np.stack(gradients))
-    scale = _Scale(settings, points.shape[1])
-    chains = [_Chain(gradient, scale, z, seed, settings) for z, seed in zip(points, seeds, strict=True)]
+    note = f"{len(starts)} chains of nutpie, one call into Python for each gradient"
+    return _sample(model, scale, starts, seeds, settings, seconds, note)
+
+
+def run_native(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings) -> Raw:
+    """Runs one chain from each start on a gradient compiled from C, in double precision; must be called inside a session.
+
+    Raises:
+        ArgumentError: if nutpie is not installed.
+        CaptureError: if the model cannot be captured, an operation has no rule in C, or there is no compiler.
+        Disagreement: if the potential is not what Pyro computes.
+    """
+    require()
+    began = time.perf_counter()
+    scale = _Scale(settings, starts.shape[1])
+    shift = [torch.as_tensor(part).to(starts) for part in (scale.mean, scale.root) if part is not None]
+
+    def potential(x: Tensor) -> Tensor:
+        if scale.root is None:
+            return joint.potential(x)
+        mean, root = shift
+        return joint.potential(mean + (root * x if root.dim() == 1 else root @ x))
+
+    captured = capture(potential, starts[0].clone(), what=f"the density of {joint.problem.name}")
+    function = compile_gradient(captured)
+    points = [scale.inverse(z) for z in starts.double().cpu().numpy()]
+    values, gradients = zip(*(function(x) for x in points), strict=True)
+    seconds = {"compile": time.perf_counter() - began}
+    slopes = np.stack([scale.push(gradient) for gradient in gradients])
+    check_starts(joint, starts, -np.asarray(values), -slopes)
+    note = f"{len(starts)} chains of nutpie on a gradient compiled from C"
+    return _sample(lambda start: _native_model(function, start), scale, starts, seeds, settings, seconds, note)
+
+
+def _sample(
+    model: Callable[[Array], _Model],
+    scale: _Scale,
+    starts: Tensor,
+    seeds: Sequence[int],
+    settings: Settings,
+    seconds: dict[str, float],
+    note: str,
+) -> Raw:
+    points = starts.double().cpu().numpy()
+    chains = [_Chain(model(scale.inverse(z)), z, seed, settings) for z, seed in zip(points, seeds, strict=True)]
     interrupted = _drive(chains, settings)
-    return _raw(chains, scale, starts, settings, interrupted, seconds)
+    return _raw(chains, scale, starts, settings, interrupted, seconds, note)
 
 
 def _gradient(program: Program) -> Gradient:
@@ -121,30 +183,46 @@ class _Scale:
             return gradient
         return gradient * self.root if self.root.ndim == 1 else gradient @ self.root
 
+    def push(self, gradient: Array) -> Array:
+        """The gradient by z, given that by x."""
+        if self.root is None:
+            return gradient
+        return gradient / self.root if self.root.ndim == 1 else np.linalg.solve(self.root.T, gradient)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model as nutpie wants it, for one chain, and how many draws it has stored."""
+
+    model: Any
+    done: Callable[[], int]
+
 
 class _Chain:
     """One chain, which runs in a thread of nutpie's from here on."""
 
-    def __init__(self, gradient: Gradient, scale: _Scale, start: Array, seed: int, settings: Settings) -> None:
+    def __init__(self, model: _Model, start: Array, seed: int, settings: Settings) -> None:
         from nutpie import _lib
 
-        self.done = 0
-        model = _model(gradient, scale, scale.inverse(start), self._count)
+        self._model = model
         options = (_lib.PyNutsSettings.LowRank if settings.dense else _lib.PyNutsSettings.Diag)(seed)
         options.num_chains, options.num_tune, options.num_draws = 1, settings.warmup, settings.draws
         options.maxdepth = settings.max_tree_depth
         options.target_accept = settings.target_accept
-        self.sampler = model._make_sampler(
-            options, np.zeros(len(start)), 1, _lib.ProgressType.none(), _lib.PyStorage.arrow()
-        )
+        self.sampler = model.model(options, np.zeros(len(start)))
 
-    def _count(self) -> None:
-        self.done += 1
+    @property
+    def done(self) -> int:
+        """How many transitions it has done."""
+        return self._model.done()
 
 
-def _model(gradient: Gradient, scale: _Scale, start: Array, count: Callable[[], None]) -> Any:
-    """A potential and its gradient as nutpie's model of one chain."""
+def _called_model(gradient: Gradient, scale: _Scale, start: Array) -> _Model:
+    """A potential and its gradient in Python as nutpie's model of one chain."""
+    from nutpie import _lib
     from nutpie.compiled_pyfunc import from_pyfunc
+
+    done = 0
 
     def log_density() -> Callable[[Array], tuple[float, Array]]:
         def call(x: Array) -> tuple[float, Array]:
@@ -155,15 +233,39 @@ def _model(gradient: Gradient, scale: _Scale, start: Array, count: Callable[[], 
 
     def expand(*_: Any) -> Callable[[Array], dict[str, Array]]:
         def call(x: Array) -> dict[str, Array]:
-            count()
+            nonlocal done
+            done += 1
             return {"x": x}
 
         return call
 
-    return from_pyfunc(
+    model = from_pyfunc(
         len(start), log_density, expand, [np.dtype("float64")], [(len(start),)], ["x"],
         make_initial_point_fn=lambda _: start,
     )  # fmt: skip
+
+    def sampler(options: Any, zeros: Array) -> Any:
+        return model._make_sampler(options, zeros, 1, _lib.ProgressType.none(), _lib.PyStorage.arrow())
+
+    return _Model(sampler, lambda: done)
+
+
+def _native_model(function: NativeGradient, start: Array) -> _Model:
+    """A C function as nutpie's model of one chain."""
+    from nutpie import _lib
+
+    n, calls = function.size, np.zeros(1, np.int64)
+    variables = _lib.PyVariable.new_variables(["x"], ["float64"], [(n,)], {"i": n}, {"x": ["i"]})
+    model = _lib.PyMcModel(
+        _lib.LogpFunc(function.address, function.data, function),
+        _lib.ExpandFunc(n, n, function.identity, calls.ctypes.data, (function, calls)),
+        variables, n, {"i": n, "unconstrained_parameter": n}, {}, lambda seed: start, lambda *a, **k: None,
+    )  # fmt: skip
+
+    def sampler(options: Any, _: Array) -> Any:
+        return _lib.PySampler.from_pymc(options, 1, model, _lib.ProgressType.none(), _lib.PyStorage.arrow())
+
+    return _Model(sampler, lambda: int(calls[0]))
 
 
 def _drive(chains: Sequence[_Chain], settings: Settings) -> bool:
@@ -211,6 +313,7 @@ def _raw(
     settings: Settings,
     interrupted: bool,
     seconds: dict[str, float],
+    note: str,
 ) -> Raw:
     """The draws that all chains have, under ArviZ's names."""
     tables = [_table(chain) for chain in chains]
@@ -233,7 +336,6 @@ def _raw(
         "reached_max_treedepth": depth >= settings.max_tree_depth,
     }
     warmup_steps = np.array([int(table["n_steps"][t].sum()) for table, t in zip(tables, tuning, strict=True)])
-    note = f"{len(chains)} chains of nutpie, one call into Python for each gradient"
     return Raw(
         torch.from_numpy(draws).to(starts),
         stats,

@@ -270,3 +270,10 @@ def test_a_value_that_python_keeps_is_refused() -> None:
     fit = lvm.fit(lvm.Problem(drifting, X), "mean_field", max_steps=400, tolerance=0, draws=50, progress=False)
     assert fit.engine == "pyro"
     assert "not the same program in every run" in fit.engine_reason
+
+
+def test_a_check_without_a_result_is_no_operation() -> None:
+    matrix = torch.eye(3) + 0.5
+    captured = graph(lambda x: torch.linalg.cholesky(matrix + torch.diag(x**2)).diagonal().log().sum(), X)
+    expected = torch.linalg.cholesky(matrix + torch.diag(torch.ones(3))).diagonal().log().sum()
+    torch.testing.assert_close(captured(torch.ones(3)), expected)

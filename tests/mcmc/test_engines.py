@@ -16,7 +16,7 @@ from torch import Tensor
 import pyrolvm as lvm
 from pyrolvm.density import Joint
 from pyrolvm.errors import CaptureError
-from pyrolvm.mcmc import engines, numpyro_kernel, potential
+from pyrolvm.mcmc import engines, numpyro_kernel, nutpie_kernel, potential
 from pyrolvm.progress import Progress
 
 try:
@@ -28,6 +28,11 @@ except ImportError:
 
 needs_nutpie = pytest.mark.skipif(not HAS_NUTPIE, reason="nutpie is not installed")
 KERNELS = ["numpyro", pytest.param("nutpie", marks=needs_nutpie)]
+"""Of engine "jax"."""
+WAYS = [
+    pytest.param(engine, kernel, id=f"{engine}-{kernel}", marks=needs_nutpie if kernel == "nutpie" else ())
+    for engine, kernel in (("jax", "numpyro"), ("jax", "nutpie"), ("c", "nutpie"))
+]
 
 Y = torch.tensor([0.2, 1.0, 1.9, 2.4])
 PRECISION = np.array([[5.0, 4.0], [4.0, 5.0]])
@@ -89,12 +94,12 @@ def worst_z(one: lvm.Chains, other: lvm.Chains) -> float:
 # --- the same posterior -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("engine", "kernel"), WAYS)
 @pytest.mark.parametrize("dense_mass", [False, True])
 def test_every_kernel_gives_the_moments_of_a_gaussian(
-    gaussian_problem: lvm.Problem, kernel: str, dense_mass: bool
+    gaussian_problem: lvm.Problem, engine: str, kernel: str, dense_mass: bool
 ) -> None:
-    chains = run(gaussian_problem, kernel=kernel, dense_mass=dense_mass, draws=600)
+    chains = run(gaussian_problem, engine=engine, kernel=kernel, dense_mass=dense_mass, draws=600)
     covariance = np.linalg.inv(PRECISION)
     mean = covariance @ np.array([4.0, 4.0])
     found = moments(chains)
@@ -103,17 +108,17 @@ def test_every_kernel_gives_the_moments_of_a_gaussian(
         assert abs(value - mean[i]) < 4.5 * error
         value, error = found[f"{name}_squared"]
         assert abs(value - covariance[i, i] - mean[i] ** 2) < 4.5 * error
-    assert chains.engine == "jax"
+    assert chains.engine == engine
     assert chains.data["sample_stats"].attrs["kernel"] == kernel
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("engine", "kernel"), WAYS)
 @pytest.mark.parametrize("model", [bounded, mixture])
 def test_compiled_chains_agree_with_stock_pyro(
-    model: Callable[..., None], kernel: str, stock: Callable[[Callable[..., None]], lvm.Chains]
+    model: Callable[..., None], engine: str, kernel: str, stock: Callable[[Callable[..., None]], lvm.Chains]
 ) -> None:
-    chains = run(lvm.Problem(model, Y), kernel=kernel, draws=500)
-    assert chains.engine == "jax"
+    chains = run(lvm.Problem(model, Y), engine=engine, kernel=kernel, draws=500)
+    assert chains.engine == engine
     assert worst_z(chains, stock(model)) < 4.5
 
 
@@ -154,9 +159,10 @@ def test_chains_side_by_side_are_those_in_threads(
     gaussian_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an accelerator runs, on the processor: the same transitions up to rounding, which grows from draw to draw."""
-    apart = run(gaussian_problem, chains=3, warmup=0, draws=5)
+    options: dict[str, Any] = {"engine": "jax", "chains": 3, "warmup": 0, "draws": 5}
+    apart = run(gaussian_problem, **options)
     monkeypatch.setattr(numpyro_kernel, "workers", lambda chains: 0)
-    together = run(gaussian_problem, chains=3, warmup=0, draws=5)
+    together = run(gaussian_problem, **options)
     assert "3 chains side by side" in together.engine_reason
     assert "3 chains in" in apart.engine_reason
     for name in ("a", "b"):
@@ -166,16 +172,18 @@ def test_chains_side_by_side_are_those_in_threads(
 
 
 @needs_nutpie
-def test_nutpie_chains_depend_on_their_own_seed_alone(gaussian_problem: lvm.Problem) -> None:
-    one, two = (run(gaussian_problem, kernel="nutpie", chains=n, warmup=20, draws=10) for n in (1, 2))
+@pytest.mark.parametrize("engine", ["c", "jax"])
+def test_nutpie_chains_depend_on_their_own_seed_alone(gaussian_problem: lvm.Problem, engine: str) -> None:
+    options = {"engine": engine, "kernel": "nutpie", "warmup": 20, "draws": 10}
+    one, two = (run(gaussian_problem, chains=n, **options) for n in (1, 2))
     values = [chains.data["posterior"]["a"].values for chains in (one, two)]
     np.testing.assert_array_equal(values[0][0], values[1][0])
     assert not np.isin(values[1][0], values[1][1]).all()
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_statistics_of_every_kernel_mean_the_same(gaussian_problem: lvm.Problem, kernel: str) -> None:
-    stats = run(gaussian_problem, kernel=kernel, draws=500).data["sample_stats"]
+@pytest.mark.parametrize(("engine", "kernel"), WAYS)
+def test_statistics_of_every_kernel_mean_the_same(gaussian_problem: lvm.Problem, engine: str, kernel: str) -> None:
+    stats = run(gaussian_problem, engine=engine, kernel=kernel, draws=500).data["sample_stats"]
     kinds = {
         "lp": "f", "diverging": "b", "acceptance_rate": "f", "step_size": "f", "tree_depth": "i", "n_steps": "i",
         "energy": "f", "reached_max_treedepth": "b",
@@ -192,13 +200,40 @@ def test_statistics_of_every_kernel_mean_the_same(gaussian_problem: lvm.Problem,
 # --- which engine, and why --------------------------------------------------------------------------------------------
 
 
-def test_auto_compiles_what_can_be_captured(gaussian_problem: lvm.Problem) -> None:
-    chains = run(gaussian_problem, warmup=10, draws=5)
-    assert chains.engine == "jax"
+@pytest.mark.parametrize("with_nutpie", [pytest.param(True, marks=needs_nutpie), False])
+def test_auto_compiles_what_can_be_captured(
+    gaussian_problem: lvm.Problem, with_nutpie: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nutpie_kernel, "installed", lambda: with_nutpie)
+    chains = run(gaussian_problem, warmup=20, draws=5)
+    assert chains.engine == ("c" if with_nutpie else "jax")
     assert "can be captured" in chains.engine_reason
-    assert chains.data["sample_stats"].attrs["kernel"] == "numpyro"
+    assert chains.data["sample_stats"].attrs["kernel"] == ("nutpie" if with_nutpie else "numpyro")
     assert 0 < chains.seconds["compile"]
-    assert 0 < chains.seconds["run"] < chains.seconds["compile"]
+    assert 0 < chains.seconds["run"]
+
+
+@needs_nutpie
+def test_what_cannot_be_compiled_from_c_runs_on_jax_and_says_why(
+    gaussian_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: Any) -> Any:
+        raise CaptureError("no C compiler was found (cc, gcc or clang).")
+
+    monkeypatch.setattr(nutpie_kernel, "compile_gradient", no_compiler)
+    chains = run(gaussian_problem, warmup=20, draws=5)
+    assert chains.engine == "jax"
+    assert "not compiled from C: no C compiler" in chains.engine_reason
+    with pytest.raises(CaptureError, match=r'engine "c" was asked for.*no C compiler.*Fix:'):
+        run(gaussian_problem, warmup=20, draws=5, engine="c")
+
+
+@needs_nutpie
+def test_too_short_a_warmup_for_nutpie_is_refused_or_left_to_numpyro(gaussian_problem: lvm.Problem) -> None:
+    assert run(gaussian_problem, warmup=0, draws=5).engine == "jax"
+    for options in ({"engine": "c"}, {"kernel": "nutpie"}, {"engine": "jax", "kernel": "nutpie"}):
+        with pytest.raises(lvm.ArgumentError, match=r"warmup is 0.*Fix:"):
+            run(gaussian_problem, warmup=0, draws=5, **options)
 
 
 def test_a_model_that_reads_a_draw_runs_on_pyro_and_names_the_line() -> None:
@@ -235,6 +270,7 @@ def test_the_pyro_engine_on_request(gaussian_problem: lvm.Problem) -> None:
     [
         ({"kernel": "warp"}, lvm.UnknownNameError, "kernel"),
         ({"engine": "pyro", "kernel": "numpyro"}, lvm.ArgumentError, r"own NUTS.*Fix:"),
+        ({"engine": "c", "kernel": "numpyro"}, lvm.ArgumentError, r"runs on JAX.*Fix:"),
         ({"dense_mass": "full"}, lvm.ArgumentError, r"dense_mass.*Fix:"),
         ({"dense_mass": 1}, lvm.ArgumentError, r"dense_mass.*Fix:"),
     ],
@@ -267,7 +303,7 @@ def test_an_operation_without_a_rule_goes_through_torch_and_is_named(
     assert removed
     for name in removed:
         monkeypatch.delitem(RULES, name)
-    chains = run(lvm.Problem(bounded, Y), warmup=100, draws=150, kernel=kernel)
+    chains = run(lvm.Problem(bounded, Y), warmup=100, draws=150, engine="jax", kernel=kernel)
     assert chains.engine == "jax"
     assert "no rule for log" in chains.engine_reason
     assert worst_z(chains, stock(bounded)) < 4.5
@@ -280,7 +316,7 @@ def test_a_rule_that_fails_goes_through_torch(monkeypatch: pytest.MonkeyPatch, g
         raise TypeError("unexpected keyword")
 
     monkeypatch.setitem(RULES, "sub", broken)
-    chains = run(gaussian_problem, warmup=20, draws=20)
+    chains = run(gaussian_problem, warmup=20, draws=20, engine="jax")
     assert chains.engine == "jax"
     assert "unexpected keyword" in chains.engine_reason
 
@@ -301,9 +337,27 @@ def test_a_wrong_density_is_found_before_the_run(
 ) -> None:
     monkeypatch.setattr(engines, "program", _warped(lambda z: 0.01 * z[0] ** 2))
     with pytest.warns(lvm.PyrolvmWarning, match=r"where Pyro gives.*stock Pyro instead.*Fix:"):
-        chains = run(gaussian_problem, warmup=5, draws=5, kernel=kernel)
+        chains = run(gaussian_problem, warmup=20, draws=5, engine="jax", kernel=kernel)
     assert chains.engine == "pyro"
     assert "captured density" in chains.engine_reason
+
+
+@needs_nutpie
+@pytest.mark.parametrize(("value", "slope", "text"), [(1.01, 1.0, "where Pyro gives"), (1.0, 0.9, "another gradient")])
+def test_wrong_c_is_found_before_the_run(
+    gaussian_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch, value: float, slope: float, text: str
+) -> None:
+    from pyrolvm.capture.native import NativeGradient
+
+    right = NativeGradient.__call__
+
+    def wrong(self: Any, point: np.ndarray) -> tuple[float, np.ndarray]:
+        density, gradient = right(self, point)
+        return value * density, slope * gradient
+
+    monkeypatch.setattr(NativeGradient, "__call__", wrong)
+    with pytest.warns(lvm.PyrolvmWarning, match=rf"{text}.*stock Pyro instead.*Fix:"):
+        assert run(gaussian_problem, warmup=20, draws=5).engine == "pyro"
 
 
 def test_a_wrong_gradient_is_found_before_the_run(
@@ -321,7 +375,7 @@ def test_a_wrong_gradient_is_found_before_the_run(
 
     monkeypatch.setattr(engines, "program", twisted)
     with pytest.warns(lvm.PyrolvmWarning, match="another gradient"):
-        assert run(gaussian_problem, warmup=5, draws=5).engine == "pyro"
+        assert run(gaussian_problem, warmup=5, draws=5, engine="jax").engine == "pyro"
 
 
 def test_a_density_that_is_wrong_elsewhere_is_found_after_the_run(
@@ -332,7 +386,7 @@ def test_a_density_that_is_wrong_elsewhere_is_found_after_the_run(
 
     monkeypatch.setattr(engines, "program", _warped(lambda z: jnp.where(z[0] < 2.5, 0.5, 0.0)))
     with pytest.warns(lvm.PyrolvmWarning, match=r"values differ.*stock Pyro"):
-        chains = run(gaussian_problem, warmup=50, draws=50, init={"a": 3.0, "b": -2.0})
+        chains = run(gaussian_problem, warmup=50, draws=50, engine="jax", init={"a": 3.0, "b": -2.0})
     assert chains.engine == "pyro"
 
 
@@ -361,15 +415,16 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("engine", "kernel"), WAYS)
 def test_an_interrupt_keeps_the_draws_that_all_chains_have(
-    gaussian_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch, kernel: str
+    gaussian_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch, engine: str, kernel: str
 ) -> None:
     monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
-    options: dict[str, Any] = {"kernel": kernel, "chains": 3, "warmup": 20, "draws": 30_000}
+    draws = 30_000 if engine == "jax" else 1_000_000
+    options: dict[str, Any] = {"engine": engine, "kernel": kernel, "chains": 3, "warmup": 20, "draws": draws}
     cut = run(gaussian_problem, progress=Interrupt(200), **options)
     kept = cut.data["posterior"].sizes["draw"]
-    assert 0 < kept < 30_000
+    assert 0 < kept < draws
     assert cut.data["sample_stats"].attrs["interrupted"] == 1
     again = run(gaussian_problem, **{**options, "draws": kept}) if kernel == "numpyro" else cut
     np.testing.assert_array_equal(again.data["posterior"]["a"].values, cut.data["posterior"]["a"].values)
@@ -380,14 +435,14 @@ def test_a_run_leaves_the_settings_of_jax_as_they_were(gaussian_problem: lvm.Pro
     import jax
 
     before = jax.config.jax_enable_x64
-    run(gaussian_problem, warmup=5, draws=5, dtype=torch.float64)
+    run(gaussian_problem, warmup=5, draws=5, dtype=torch.float64, engine="jax")
     assert jax.config.jax_enable_x64 == before
     assert jax.numpy.zeros(1).dtype == (np.float64 if before else np.float32)
 
 
-@pytest.mark.parametrize("engine", ["jax", "pyro"])
+@pytest.mark.parametrize("engine", [pytest.param("c", marks=needs_nutpie), "jax", "pyro"])
 def test_float64_draws_carry_double_precision(gaussian_problem: lvm.Problem, engine: str) -> None:
-    draws = run(gaussian_problem, warmup=5, draws=5, dtype=torch.float64, engine=engine).data["posterior"]["a"].values
+    draws = run(gaussian_problem, warmup=20, draws=5, dtype=torch.float64, engine=engine).data["posterior"]["a"].values
     assert draws.dtype == np.float64
     assert (draws != draws.astype(np.float32)).any()
 
@@ -412,7 +467,7 @@ def test_data_are_arguments_of_the_compiled_function(monkeypatch: pytest.MonkeyP
         with pyro.plate("row", len(y)):
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
-    chains = run(lvm.Problem(normal, y), warmup=5, draws=2, chains=1, max_tree_depth=2)
+    chains = run(lvm.Problem(normal, y), warmup=5, draws=2, chains=1, max_tree_depth=2, engine="jax")
     assert chains.engine == "jax"
     assert seen
     assert max(seen) < 400_000

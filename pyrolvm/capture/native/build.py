@@ -38,18 +38,18 @@ def compiled(text: str) -> ctypes.CDLL:
     """
     compiler = shlex.split(os.environ.get("CC") or "cc")
     if shutil.which(compiler[0]) is None:
-        raise CaptureError(f"engine 'native' needs a C compiler, and {compiler[0]!r} is not there.")
+        raise CaptureError(f"engine 'c' needs a C compiler, and {compiler[0]!r} is not there.")
     with tempfile.TemporaryDirectory(prefix="pyrolvm-") as folder:
         source, library = Path(folder, "density.c"), Path(folder, "density.so")
         source.write_text(text)
         command = [*compiler, *FLAGS, str(source), "-o", str(library), *_libraries()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise CaptureError(f"engine 'native' cannot be compiled: {_first_error(done.stderr)}")
+            raise CaptureError(f"engine 'c' cannot be compiled: {_first_error(done.stderr)}")
         try:
             return ctypes.CDLL(str(library))
         except OSError as error:
-            raise CaptureError(f"engine 'native' cannot load what it compiled: {error}") from error
+            raise CaptureError(f"engine 'c' cannot load what it compiled: {error}") from error
 
 
 def _libraries() -> list[str]:

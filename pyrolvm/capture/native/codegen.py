@@ -153,7 +153,7 @@ def _value_and_gradient(captured: Captured) -> fx.GraphModule:
     point = captured.module.graph.find_nodes(op="placeholder")[0].meta
     devices = {str(tensor.device) for tensor in captured.constants} | {str(point["device"])}
     if captured.noise or captured.random or captured.inputs != 1 or devices != {"cpu"}:
-        raise CaptureError("engine 'native' needs a potential of one vector, without random numbers, on the CPU.")
+        raise CaptureError("engine 'c' needs a potential of one vector, without random numbers, on the CPU.")
 
     def run(leaves: list[Tensor]) -> tuple[Tensor, Tensor]:
         with torch.enable_grad(), _Decomposed():
@@ -166,7 +166,7 @@ def _value_and_gradient(captured: Captured) -> fx.GraphModule:
         with torch.no_grad():
             return record(run, [torch.zeros(point["val"].shape, dtype=point["val"].dtype)])
     except Exception as error:
-        raise CaptureError(f"engine 'native' cannot differentiate the potential: {reason(error)}") from error
+        raise CaptureError(f"engine 'c' cannot differentiate the potential: {reason(error)}") from error
 
 
 def _known(module: fx.GraphModule) -> dict[fx.Node, Any]:
@@ -203,7 +203,7 @@ def _check_writes(graph: fx.Graph) -> None:
                 continue
             sharing.add(other)
             if other.op != "call_function" or any(order[user] > order[node] for user in other.users):
-                raise CaptureError(f"engine 'native' has no rule for {operation(node)} on what is used again.")
+                raise CaptureError(f"engine 'c' has no rule for {operation(node)} on what is used again.")
             pending += [other.args[0]] if _shares(other) else []
             pending += [user for user in other.users if _shares(user) and user.args[0] is other]
 
@@ -224,7 +224,7 @@ def _lower(graph: fx.Graph, builder: Builder, known: Container[fx.Node], values:
     calls = [node for node in graph.nodes if node.op == "call_function" and node not in known]
     absent = sorted({operation(n) for n in calls if n.target is not operator.getitem and _rule(n.target) is None})
     if absent:
-        raise CaptureError(f"engine 'native' has no rule for {', '.join(absent)}.")
+        raise CaptureError(f"engine 'c' has no rule for {', '.join(absent)}.")
     for node in calls:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), values.__getitem__)
         if node.target is operator.getitem:

@@ -108,9 +108,8 @@ def _between(x: Any, alpha: Any, total: Any) -> Any:
     u = jnp.log(x)
     a = jnp.log(alpha) - u
     b = jnp.log(total) - a
-    terms = [[[u**i * a**j * b**k for k in range(4)] for j in range(3)] for i in range(3)]
-    powers = jnp.stack([jnp.stack([jnp.stack(row) for row in block]) for block in terms])
-    p, q = (jnp.tensordot(c.astype(x.dtype), powers, axes=3) for c in (_NUMERATOR, _DENOMINATOR))
+    powers = [jnp.stack([base**i for i in range(n)]) for base, n in ((u, 3), (a, 3), (b, 4))]
+    p, q = (jnp.einsum("ijk,i...,j...,k...->...", c.astype(x.dtype), *powers) for c in (_NUMERATOR, _DENOMINATOR))
     return p / q * x * (digamma(total) - digamma(alpha)) / (total - alpha)
 
 

@@ -39,7 +39,7 @@ class Call:
 
     def unsupported(self, why: str) -> CaptureError:
         """The error for a form of the operation that has no rule."""
-        return CaptureError(f"engine 'native' has no rule for {self.name} {why}.")
+        return CaptureError(f"engine 'c' has no rule for {self.name} {why}.")
 
 
 Rule = Callable[..., Any]

@@ -106,6 +106,7 @@ RULES: dict[str, Rule] = {
     "new_zeros": _like(0),
     "ones_like": _like(1),
     "polygamma": _polygamma,
+    "prims.div.default": _divide,
     "pow.Tensor_Scalar": _power,
     "pow": pointwise("pow({0}, {1})"),
     "remainder": _remainder,

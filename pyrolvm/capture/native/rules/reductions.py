@@ -26,7 +26,7 @@ def _reduction(operator: str, start: str, *, mean: bool = False) -> Rule:
     return rule
 
 
-def _variance(call: Call, x: Value, dims: Any = None, correction: float | None = 1, keepdim: bool = False) -> Value:
+def _variance(call: Call, x: Value, dims: Any = None, correction: float | None = 1, **_: Any) -> Value:
     chosen, build = axes(dims, x.shape), call.builder
     count = prod(x.shape[d] for d in chosen)
     mean = _filled_by(build.reduce("d", x.shape, chosen, lambda i: f"({x.at(i)} / {count}.0)", "+", "0"), x.shape)
@@ -126,6 +126,8 @@ RULES: dict[str, Rule] = {
     "mean": _reduction("+", "0", mean=True),
     "min.default": _reduction("smaller", "INFINITY"),
     "min.dim": _extreme("smaller", "INFINITY", "<"),
+    "prims.sum.default": _reduction("+", "0"),
+    "prims.var.default": _variance,
     "prod": _reduction("*", "1"),
     "sum": _reduction("+", "0"),
     "var.correction": _variance,

@@ -30,6 +30,10 @@ def expand(call: Call, x: Value, *_: Any, **__: Any) -> Value:
     )
 
 
+def _broadcast(call: Call, x: Value, shape: Sequence[int], dims: Sequence[int]) -> Value:
+    return view(x, call.shape, lambda index: [index[d] if n != 1 else ZERO for d, n in zip(dims, x.shape, strict=True)])
+
+
 def _permute(call: Call, x: Value, dims: Sequence[int]) -> Value:
     order = axes(dims, x.shape)
     return view(x, call.shape, lambda index: [index[order.index(d)] for d in range(len(order))])
@@ -231,6 +235,7 @@ RULES: dict[str, Rule] = {
     "expand": expand,
     "flip": _flip,
     "permute": _permute,
+    "prims.broadcast_in_dim.default": _broadcast,
     "repeat": _repeat,
     "reshape": _reshape,
     "select": _select,
