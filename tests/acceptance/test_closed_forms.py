@@ -46,7 +46,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def full_rank(data: tuple[Tensor, Tensor]) -> lvm.Fit:
-    return lvm.fit(lvm.Problem(regression, *data), "full_rank", seed=0, progress=False, max_steps=4000, tolerance=0)
+    return lvm.fit(lvm.Problem(regression, *data), "full_rank", seed=0, progress=False, num_particles=64)
 
 
 def test_full_rank_elbo_is_the_evidence_of_a_linear_regression(full_rank: lvm.Fit, data: tuple[Tensor, Tensor]) -> None:
