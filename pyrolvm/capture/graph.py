@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from pyrolvm import runtime
 from pyrolvm.capture.functions import own_gradients
+from pyrolvm.capture.products import joined
 from pyrolvm.capture.recorder import Reading, operation, record
 from pyrolvm.capture.vmap import VmapFriendly
 from pyrolvm.errors import CaptureError, PyrolvmError
@@ -126,7 +127,7 @@ def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the prog
 
     try:
         with torch.random.fork_rng(devices=_cuda(inputs)), _no_other_randomness():
-            module = _folded(_functional(record(flat, inputs), inputs))
+            module = joined(_folded(_functional(record(flat, inputs), inputs)))
     except PyrolvmError:
         raise
     except Exception as error:

@@ -22,7 +22,7 @@ from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
 from pyrolvm.vi.engines import ENGINES, Work, begin
-from pyrolvm.vi.loop import CHECK_EVERY, History, Step, blame, search
+from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
 from pyrolvm.vi.objective import choose_objective
 from pyrolvm.vi.optimizer import Stepper
 from pyrolvm.vi.stopping import Plateau, Schedule
@@ -169,7 +169,7 @@ def _run(
         used, reason = "pyro", "nothing to optimise"
         if runtime.parameters():
             work = Work(problem, guide, elbo, stepper, minibatches, seed)
-            runner, reason = begin(engine, work, 1 if callbacks else CHECK_EVERY, rates.max_steps)
+            runner, reason = begin(engine, work, 1 if callbacks else AT_ONCE, rates.max_steps)
             used = runner.name
             clock.lap("compile")
             with Progress(f"{recipe.name} on {problem.name}", rates.max_steps, progress) as bar:

@@ -22,10 +22,14 @@ from pyrolvm.progress import Progress
 from pyrolvm.vi.engines.base import Engine, Taken, Work
 from pyrolvm.vi.stopping import Plateau, Schedule, improvement
 
-__all__ = ["CHECK_EVERY", "History", "Step", "blame", "search"]
+__all__ = ["AT_ONCE", "History", "Step", "blame", "search"]
 
 PATIENCE = 20
 CHECK_EVERY = 50
+AT_ONCE = 500
+"""The most steps of one call."""
+RESPONSE = 0.1
+"""Seconds that a call may take before the next one is shorter, so that progress shows and Ctrl-C is heard."""
 FEWEST = 100
 """A window of fewer steps says nothing about a plateau."""
 
@@ -120,9 +124,10 @@ def search(
 ) -> History:
     """Minimises the loss until its plateau, lets the learning rate follow its schedule, and returns the history.
 
-    The engine takes steps in blocks, which end where a decision is due: at every 50th step, or at every step that a
-    callback wants to see. A step whose loss or gradient is not finite is skipped, so that the parameters keep the last good
-    state; after 20 of them in a row the run ends with that reason. ``KeyboardInterrupt`` ends it too, and keeps what was reached.
+    The engine takes steps in blocks, which end where a decision is due: at every 50th step while a plateau is looked for
+    (every 5% of the steps, later on), or at every step that a callback wants to see. A step whose loss or gradient is not
+    finite is skipped, so that the parameters keep the last good state; after 20 of them in a row the run ends with that
+    reason. ``KeyboardInterrupt`` ends it too, and keeps what was reached.
 
     Raises:
         FitError: if not a single step had a finite loss.
@@ -130,10 +135,14 @@ def search(
     history = History()
     started = time.perf_counter()
     step = bad = 0
+    size = CHECK_EVERY
     try:
         while step < schedule.end:
-            count = _block(step, engine.limit, schedule, bool(callbacks))
+            due = None if plateau is None or schedule.start is not None else _check_after(step)
+            count = 1 if callbacks else _block(step, min(size, engine.limit), schedule, due)
+            began = time.perf_counter()
             taken = engine.advance(step, [schedule.factor(i) for i in range(step, step + count)])
+            size = _next_size(size, time.perf_counter() - began)
             step += count
             history.add(taken)
             bad = _bad_in_a_row(bad, taken.good)
@@ -149,7 +158,7 @@ def search(
                 stop = any([callback(state) is True for callback in callbacks])
             progress.update(step, lambda: _line(history, started), total=schedule.end)
             if schedule.start is None:
-                _maybe_decay(history, schedule, plateau, step, stop)
+                _maybe_decay(history, schedule, plateau, step, stop, due)
     except KeyboardInterrupt:
         history.interrupted = True
         history.reason = f"interrupted by the user after {len(history)} steps"
@@ -159,12 +168,27 @@ def search(
     return history
 
 
-def _block(step: int, limit: int, schedule: Schedule, watched: bool) -> int:
+def _check_after(step: int) -> int:
+    """The step at which to look for a plateau next."""
+    every = max(1, step // (20 * CHECK_EVERY)) * CHECK_EVERY
+    return (step // every + 1) * every
+
+
+def _block(step: int, limit: int, schedule: Schedule, due: int | None) -> int:
     """How many steps may be taken before something is to be decided."""
-    ends = [step + limit, schedule.end, (step // CHECK_EVERY + 1) * CHECK_EVERY]
+    ends = [step + limit, schedule.end]
+    if due is not None:
+        ends.append(due)
     if schedule.start is None and step < schedule.latest_start:
         ends.append(schedule.latest_start)
-    return 1 if watched else min(ends) - step
+    return min(ends) - step
+
+
+def _next_size(size: int, seconds: float) -> int:
+    """How many steps the next call may take. It has no influence on what the steps are."""
+    if seconds > RESPONSE:
+        return max(1, size // 2)
+    return min(AT_ONCE, 2 * size) if seconds < RESPONSE / 4 else size
 
 
 def _bad_in_a_row(before: int, good: np.ndarray[Any, Any]) -> int:
@@ -173,13 +197,15 @@ def _bad_in_a_row(before: int, good: np.ndarray[Any, Any]) -> int:
     return before + len(good) if not len(found) else len(good) - 1 - int(found[-1])
 
 
-def _maybe_decay(history: History, schedule: Schedule, plateau: Plateau | None, step: int, stop: bool) -> None:
+def _maybe_decay(
+    history: History, schedule: Schedule, plateau: Plateau | None, step: int, stop: bool, due: int | None
+) -> None:
     if stop:
         schedule.begin(step)
         history.reason = "a callback asked to stop"
         history.converged = True
         return
-    if plateau is not None and step % CHECK_EVERY == 0 and plateau.reached(history.losses):
+    if plateau is not None and step == due and plateau.reached(history.losses):
         window = max(plateau.minimum, int(0.4 * step))
         rise, error = improvement(history.losses, window)
         history.converged = True

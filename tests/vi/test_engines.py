@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from pyrolvm.errors import PyrolvmWarning
 from pyrolvm.vi.engines import ENGINES
 
 Short = Callable[..., lvm.Fit]
-COMPILED = ("torch", "jax")
+COMPILED = ("torch", "jax", "c")
 
 
 def point(problem: lvm.Problem, engine: str, guide: Any = AutoDelta, **options: Any) -> lvm.Fit:
@@ -92,10 +93,35 @@ def test_engines_reach_the_same_posterior(normal_problem: lvm.Problem) -> None:
 
 def test_auto_compiles_and_says_so(normal_problem: lvm.Problem) -> None:
     fit = lvm.fit(normal_problem, "mean_field", max_steps=1000, tolerance=0, draws=50, progress=False)
-    assert fit.engine == "jax"
-    assert "XLA" in fit.engine_reason
+    assert fit.engine == "c"
+    assert "compiled from C" in fit.engine_reason
     assert fit.seconds["compile"] > 0
-    assert fit.data["posterior"].attrs["engine"] == "jax"
+    assert fit.data["posterior"].attrs["engine"] == "c"
+
+
+@pytest.mark.parametrize("kind", ["product", "factor"])
+def test_auto_leaves_large_matrices_to_xla(kind: str) -> None:
+    x = torch.randn(60, 3000, generator=torch.Generator().manual_seed(0))
+
+    def product(x: Tensor) -> None:
+        weights = pyro.sample("weights", dist.Normal(x.new_zeros(60), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(weights @ x, 1.0).to_event(1), obs=x.new_zeros(3000))
+
+    def factor(x: Tensor) -> None:
+        scale = pyro.sample("scale", dist.Gamma(x.new_tensor(3.0), 3.0))
+        pyro.sample("y", dist.MultivariateNormal(x.new_zeros(60), scale * torch.eye(60)), obs=x[:, 0])
+
+    model = {"product": product, "factor": factor}[kind]
+    fit = lvm.fit(lvm.Problem(model, x), "mean_field", max_steps=400, tolerance=0, draws=20, progress=False)
+    assert fit.engine == "jax"
+    assert ("multiplications" if kind == "product" else "60 rows") in fit.engine_reason
+
+
+def test_without_a_c_compiler_auto_takes_xla(normal_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    fit = lvm.fit(normal_problem, "mean_field", max_steps=400, tolerance=0, draws=20, progress=False)
+    assert fit.engine == "jax"
+    assert "'no-such-compiler' is not there" in fit.engine_reason
 
 
 def test_auto_does_not_compile_for_a_few_steps(normal_problem: lvm.Problem, short: Short) -> None:
@@ -111,12 +137,35 @@ def test_the_seed_repeats_a_compiled_fit(normal_problem: lvm.Problem, short: Sho
         assert torch.equal(value, again.params[name])
 
 
-def test_a_callback_does_not_change_the_random_numbers(normal_problem: lvm.Problem, short: Short) -> None:
+@pytest.mark.parametrize("engine", ["c", "jax"])
+def test_the_length_of_a_call_does_not_change_the_random_numbers(mixed_noise: lvm.Problem, engine: str) -> None:
+    """A callback makes each call one step long; the guide draws normal and uniform numbers, and on JAX Gammas too."""
+
+    def guide(y: Tensor) -> None:
+        loc = pyro.param("loc", torch.tensor(0.0))
+        pyro.sample("mean", dist.Normal(loc, 0.5))
+        pyro.sample("scale", dist.Exponential(pyro.param("pace", torch.tensor(1.0))))
+        shape = pyro.param("shape", torch.tensor(2.0))
+        pyro.sample("rate", dist.Gamma(shape, 1.0) if engine == "jax" else dist.LogNormal(shape.log(), 0.5))
+
     seen: list[int] = []
-    plain = short(normal_problem, engine="jax", max_steps=70)
-    watched = short(normal_problem, engine="jax", max_steps=70, callbacks=[lambda step: seen.append(step.step)])
+    options = {"engine": engine, "max_steps": 70, "tolerance": 0, "draws": 10, "progress": False}
+    plain = lvm.fit(mixed_noise, guide, **options)
+    watched = lvm.fit(mixed_noise, guide, callbacks=[lambda step: seen.append(step.step)], **options)
+    assert plain.engine == engine
     np.testing.assert_allclose(plain.losses, watched.losses, rtol=1e-5)
     assert seen == list(range(70))
+
+
+@pytest.fixture
+def mixed_noise(make_data: Any) -> lvm.Problem:
+    def model(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+        scale = pyro.sample("scale", dist.Exponential(1.0))
+        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        pyro.sample("y", dist.Normal(mean, scale + rate).expand([len(y)]).to_event(1), obs=y)
+
+    return lvm.Problem(model, make_data(torch.float32))
 
 
 def test_a_callback_sees_the_parameters_of_its_step(normal_problem: lvm.Problem, short: Short) -> None:
@@ -173,11 +222,14 @@ def test_an_operation_without_a_rule_is_named_and_torch_steps(
     normal_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pyrolvm.capture.jax import rules
+    from pyrolvm.capture.native import rules as native
 
     monkeypatch.delitem(rules.RULES, "exp")
+    monkeypatch.delitem(native.RULES, "exp")
     fit = lvm.fit(normal_problem, "mean_field", max_steps=400, tolerance=0, draws=50, progress=False)
     assert fit.engine == "torch"
-    assert "exp.default" in fit.engine_reason
+    for engine in ("jax", "c"):
+        assert re.search(f"engine '{engine}' has no rule for [a-z_., ]*exp.default", fit.engine_reason)
 
 
 def test_an_engine_that_was_asked_for_and_cannot_is_replaced_with_a_warning(make_data: Any) -> None:

@@ -1,10 +1,12 @@
-"""The gradient of a captured potential as one C function."""
+"""Graphs as statements in C."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,103 +17,78 @@ from torch._decomp import core_aten_decompositions, decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrolvm.capture.graph import Captured
-from pyrolvm.capture.native.builder import Array, At, Builder, Value
-from pyrolvm.capture.native.index import ZERO
+from pyrolvm.capture.native.builder import Array, Builder, Value, kind_of
+from pyrolvm.capture.native.index import fold
 from pyrolvm.capture.native.printer import body
 from pyrolvm.capture.native.rules import RULES, Call
 from pyrolvm.capture.recorder import operation, record
 from pyrolvm.errors import CaptureError
 from pyrolvm.program.explain import reason
 
-__all__ = ["Source", "generate"]
+__all__ = ["Body", "check_plain", "differentiable", "helpers", "lowered", "recorded"]
 
-_STACK = 8192  # Numbers of 8 bytes of scratch space on the stack; threads may have no more than 2 MiB of it.
-
-_HEAD = """\
-{helpers}
-/* Nonzero for a density or a gradient that is not finite, as nutpie wants it. */
-int64_t log_density(uint64_t dim, const double *restrict point, double *restrict out, double *restrict result,
-                    const void *const *data) {{
-(void)data;
-if (dim != {size}) return -1;
-{open}
-"""
-_TAIL = """
-{close}
-if (!isfinite(*result)) return 4;
-for (integer k = 0; k < {size}; k++) if (!isfinite(out[k])) return 3;
-return 0;
-}}
-
-int64_t identity(uint64_t dim, uint64_t expanded, const double *point, double *out, int64_t *calls) {{
-if (calls) __atomic_fetch_add(calls, 1, __ATOMIC_RELAXED);
-if (dim != {size} || expanded != {size}) return -1;
-memcpy(out, point, {size} * sizeof(double));
-return 0;
-}}
-"""
+STACK = 8192  # Numbers of 8 bytes of scratch space on the stack; threads may have no more than 2 MiB of it.
 
 
 @dataclass(frozen=True)
-class Source:
-    """A program in C and its data.
+class Body:
+    """The statements of a C function, without its head.
 
     Attributes:
-        text: defines ``log_density`` and ``identity``, with the signatures of nutpie's density and expansion.
-        data: the arrays that ``log_density`` takes, by their addresses, as its last argument.
-        size: the number of unknowns.
+        text: reads the inputs by their names, ``data`` by address, and writes the results by their names.
+        opening: declares the scratch space that ``text`` uses.
+        closing: frees it.
+        data: the arrays whose addresses ``data`` holds.
     """
 
     text: str
+    opening: str
+    closing: str
     data: tuple[np.ndarray, ...]
-    size: int
 
 
-def generate(captured: Captured) -> Source:
-    """C code for minus a captured potential, and minus its gradient.
+def helpers() -> str:
+    """C that every function needs ahead of it: types, and the special functions."""
+    return (Path(__file__).parent / "helpers.h").read_text()
+
+
+def lowered(module: fx.GraphModule, inputs: Sequence[str], results: Sequence[str]) -> Body:
+    """A graph in C.
 
     Data are not in the text, but for tensors whose entries are all equal.
+
+    Args:
+        module: of placeholders, constants and operations that are not random.
+        inputs: where each placeholder's entries are, as C expressions of a pointer.
+        results: where each result's entries go, by name.
 
     Raises:
         CaptureError: if an operation has no rule; it is named.
     """
-    module = _value_and_gradient(captured)
     module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _writes(node))
     _check_writes(module.graph)
     builder = Builder()
-    (point,) = module.graph.find_nodes(op="placeholder")
-    size = point.meta["val"].numel()
     known = _known(module)
     values: dict[fx.Node, Any] = {
         node: builder.constant(value)
         for node, value in known.items()
         if isinstance(value, Tensor) and any(user not in known for user in node.users)
     }
-    values[point] = builder.value(Array("x", "d", size, "point", local=False), (size,))
-    ends = (("result", 1), ("out", size))
-    for (name, length), value in zip(ends, _lower(module.graph, builder, known, values), strict=True):
-        array = Array(f"end_{name}", "d", length, name, local=False)
-        builder.write(array, value.shape, _negative(value), lambda i: i[0] if i else ZERO)
+    for k, (node, source) in enumerate(zip(module.graph.find_nodes(op="placeholder"), inputs, strict=True)):
+        shape, kind = node.meta["val"].shape, kind_of(node.meta["val"].dtype)
+        values[node] = builder.value(Array(f"x{k}", kind, shape.numel(), source, local=False), shape)
+    for name, value in zip(results, _lower(module.graph, builder, known, values), strict=True):
+        array = Array(f"end_{name}", "d", prod(value.shape), name, local=False)
+        builder.write(array, value.shape, value.at, partial(fold, shape=value.shape))
     text, scratch = body(builder)
-    return Source("".join([_head(size, scratch), text, _tail(size, scratch)]), tuple(builder.given), size)
+    opening, closing = f"double scratch[{max(scratch, 1)}] __attribute__((aligned(64)));\n(void)scratch;", ""
+    if scratch > STACK:
+        opening = f"double *scratch = aligned_alloc(64, {scratch} * sizeof(double));\nif (!scratch) return -2;"
+        closing = "free(scratch);"
+    return Body(text, opening, closing, tuple(builder.given))
 
 
-def _negative(value: Value) -> At:
-    return lambda index: f"-{value.at(index)}"
-
-
-def _head(size: int, scratch: int) -> str:
-    held = f"double scratch[{max(scratch, 1)}] __attribute__((aligned(64)));\n(void)scratch;"
-    if scratch > _STACK:
-        held = f"double *scratch = aligned_alloc(64, {scratch} * sizeof(double));\nif (!scratch) return -2;"
-    return _HEAD.format(helpers=(Path(__file__).parent / "helpers.h").read_text(), size=size, open=held)
-
-
-def _tail(size: int, scratch: int) -> str:
-    return _TAIL.format(size=size, close="free(scratch);" if scratch > _STACK else "")
-
-
-# --- the graph of the gradient ----------------------------------------------------------------------------------------
+# --- graphs with gradients --------------------------------------------------------------------------------------------
 
 
 _CORE = dict(core_aten_decompositions().items())
@@ -148,25 +125,45 @@ class _Decomposed(TorchDispatchMode):
         return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
 
-def _value_and_gradient(captured: Captured) -> fx.GraphModule:
-    """The graph of a potential and its gradient."""
-    point = captured.module.graph.find_nodes(op="placeholder")[0].meta
-    devices = {str(tensor.device) for tensor in captured.constants} | {str(point["device"])}
-    if captured.noise or captured.random or captured.inputs != 1 or devices != {"cpu"}:
-        raise CaptureError("engine 'c' needs a potential of one vector, without random numbers, on the CPU.")
+def differentiable(captured: Captured) -> Callable[..., list[Tensor]]:
+    """A captured program as a function of its inputs and noise that autograd can follow, by operations that have rules."""
 
-    def run(leaves: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def run(*leaves: Tensor) -> list[Tensor]:
+        return list(_Differentiable(captured.module).run(*leaves, *captured.constants))
+
+    return run
+
+
+def recorded(run: Callable[[list[Tensor]], Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+    """The graph of a function that takes gradients of captured programs.
+
+    Raises:
+        CaptureError: if torch cannot differentiate it.
+    """
+
+    def inner(leaves: list[Tensor]) -> Any:
         with torch.enable_grad(), _Decomposed():
-            moving = leaves[0].detach().requires_grad_()
-            (value,) = _Differentiable(captured.module).run(moving, *captured.constants)
-            (gradient,) = torch.autograd.grad(value, moving)
-        return value.detach(), gradient
+            return run(leaves)
 
     try:
         with torch.no_grad():
-            return record(run, [torch.zeros(point["val"].shape, dtype=point["val"].dtype)])
+            return record(inner, list(inputs))
     except Exception as error:
-        raise CaptureError(f"engine 'c' cannot differentiate the potential: {reason(error)}") from error
+        raise CaptureError(f"engine 'c' cannot differentiate the program: {reason(error)}") from error
+
+
+def check_plain(captured: Captured) -> None:
+    """Refuses what C has no numbers for.
+
+    Raises:
+        CaptureError: if the program draws from a distribution with parameters of its own, or is not on the processor.
+    """
+    if captured.random:
+        raise CaptureError(f"engine 'c' has no rule for {', '.join(sorted(map(operation, captured.random)))}.")
+    placeholders = captured.module.graph.find_nodes(op="placeholder")[: captured.inputs]
+    devices = {str(tensor.device) for tensor in captured.constants} | {str(n.meta["device"]) for n in placeholders}
+    if devices - {"cpu"}:
+        raise CaptureError("engine 'c' runs on the processor alone, and the program does not.")
 
 
 def _known(module: fx.GraphModule) -> dict[fx.Node, Any]:

@@ -7,14 +7,38 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pyrolvm.capture.graph import Captured
 from pyrolvm.capture.native.build import compiled
-from pyrolvm.capture.native.codegen import generate
+from pyrolvm.capture.native.codegen import Body, check_plain, differentiable, helpers, lowered, recorded
 from pyrolvm.errors import CaptureError
 
 __all__ = ["NativeGradient", "compile_gradient"]
+
+_TEXT = """\
+{helpers}
+/* Nonzero for a density or a gradient that is not finite, as nutpie wants it. */
+int64_t log_density(uint64_t dim, const double *restrict point, double *restrict out, double *restrict result,
+                    const void *const *data) {{
+(void)data;
+if (dim != {size}) return -1;
+{body.opening}
+{body.text}
+{body.closing}
+if (!isfinite(*result)) return 4;
+for (integer k = 0; k < {size}; k++) if (!isfinite(out[k])) return 3;
+return 0;
+}}
+
+int64_t identity(uint64_t dim, uint64_t expanded, const double *point, double *out, int64_t *calls) {{
+if (calls) __atomic_fetch_add(calls, 1, __ATOMIC_RELAXED);
+if (dim != {size} || expanded != {size}) return -1;
+memcpy(out, point, {size} * sizeof(double));
+return 0;
+}}
+"""
 
 
 @dataclass(frozen=True)
@@ -63,9 +87,31 @@ def compile_gradient(captured: Captured) -> NativeGradient:
         CaptureError: if an operation has no rule, which is named, or there is no C compiler.
     """
     started = time.perf_counter()
-    source = generate(captured)
-    library = compiled(source.text)
-    table = np.array([array.ctypes.data for array in source.data] or [0], dtype=np.uintp)
+    size, body = lowered_gradient(captured)
+    library = compiled(_TEXT.format(helpers=helpers(), size=size, body=body))
+    table = np.array([array.ctypes.data for array in body.data] or [0], dtype=np.uintp)
     address, identity = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in (library.log_density, library.identity))
-    held = (library, table, source.data)
-    return NativeGradient(source.size, address, table.ctypes.data, identity, time.perf_counter() - started, held)
+    held = (library, table, body.data)
+    return NativeGradient(size, address, table.ctypes.data, identity, time.perf_counter() - started, held)
+
+
+def lowered_gradient(captured: Captured) -> tuple[int, Body]:
+    """The number of unknowns, and minus a captured potential and its gradient in C.
+
+    Raises:
+        CaptureError: if an operation has no rule; it is named.
+    """
+    if captured.noise or captured.inputs != 1:
+        raise CaptureError("engine 'c' needs a potential of one vector, without random numbers.")
+    check_plain(captured)
+    point = captured.module.graph.find_nodes(op="placeholder")[0].meta["val"]
+    potential = differentiable(captured)
+
+    def run(leaves: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        moving = leaves[0].detach().requires_grad_()
+        (value,) = potential(moving)
+        (gradient,) = torch.autograd.grad(value, moving)
+        return -value.detach(), -gradient
+
+    module = recorded(run, [torch.zeros(point.shape, dtype=point.dtype)])
+    return point.numel(), lowered(module, ["point"], ["result", "out"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from pyrolvm.program.inspection import is_random
 from pyrolvm.vi.engines.base import Work
 from pyrolvm.vi.objective import ParticleELBO
 
-__all__ = ["agree", "capture_objective"]
+__all__ = ["agree", "capture_objective", "check_first", "first_step"]
 
 CHECKS = (101, 202)
 """Seeds of the two runs that a captured program must reproduce."""
@@ -52,6 +53,41 @@ def capture_objective(work: Work) -> Captured:
             observed = captured(*params, *rows)
         _compare(work, expected, observed, params)
     return captured
+
+
+@dataclass(frozen=True)
+class First:
+    """A step by torch that a compiled one must repeat: what it took, and its loss and gradient."""
+
+    rows: list[Tensor]
+    noise: list[Tensor]
+    loss: Tensor
+    gradient: Tensor
+
+
+def first_step(work: Work, captured: Captured) -> First:
+    """A step by torch on the next rows and fresh random numbers."""
+    params, rows, noise = work.parameters(), work.rows(), [n.draw() for n in captured.noise]
+    values = captured(*params, *rows, noise=noise)
+    gradients = [gradient.reshape(-1) for gradient in _gradient(-values, params)]
+    return First(rows, noise, -values.detach().mean().reshape(1).cpu(), torch.cat(gradients).cpu())
+
+
+def check_first(work: Work, first: First, loss: Tensor, gradient: Tensor | None, engine: str) -> None:
+    """Compares a compiled step with torch's; without gradient, the loss alone.
+
+    Raises:
+        CaptureError: if they differ by more than rounding.
+    """
+    pairs = [(first.loss, loss.to(first.loss))]
+    if gradient is not None and bool(torch.isfinite(first.gradient).all()):
+        pairs.append((first.gradient, gradient.to(first.gradient)))
+    for stock, ours in pairs:
+        if not agree(stock, ours, 1e-3 if stock.dtype == torch.float32 else 1e-8):
+            raise CaptureError(
+                f"the loss or gradient of model {work.problem.name!r} by engine {engine!r} is not torch's: "
+                f"{float(ours.sum()):.6g} for {float(stock.sum()):.6g}."
+            )
 
 
 def _compare(work: Work, expected: Tensor, observed: Tensor, params: list[Tensor]) -> None:

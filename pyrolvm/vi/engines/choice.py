@@ -5,73 +5,136 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+from torch import fx
+
+from pyrolvm.capture import Captured, with_noise
+from pyrolvm.capture.recorder import operation
 from pyrolvm.errors import CaptureError, PyrolvmWarning
 from pyrolvm.vi.engines.base import Engine, Work
+from pyrolvm.vi.engines.captured import capture_objective
 from pyrolvm.vi.engines.stock import PyroEngine
 
 __all__ = ["ENGINES", "begin"]
 
-NETWORK = 50_000
-"""Parameters from which on matrix products dominate a step, which torch does at least as fast as XLA on a CPU."""
+# What follows was measured on two cores; docs/engines.md has the figures.
 
 FEW_STEPS = 300
 """Steps below which no compilation pays: each takes stock Pyro a few milliseconds."""
 
+NETWORK = 50_000
+"""Parameters from which on products of matrices are most of a step; libraries do those better than plain loops in C."""
 
-def _jax(work: Work, chunk: int) -> Engine:
+LARGE_PRODUCT = 100_000
+"""Multiplications in a product of matrices from which on XLA's, which is Eigen's, is faster than C's."""
+
+LARGE_FACTOR = 40
+"""Rows of a matrix from which on XLA's factorisation, which is LAPACK's, is faster than C's."""
+
+LONG = 3_000
+"""Operations from which on a C compiler takes longer than the steps do."""
+
+
+_FACTORS = ("linalg_cholesky_ex", "cholesky", "linalg_solve_triangular", "triangular_solve")
+_PRODUCTS = ("mv", "mm", "bmm", "addmv", "addmm", "baddbmm")
+
+
+def _c(work: Work, captured: Captured, chunk: int) -> Engine:
+    from pyrolvm.vi.engines.c_engine import CEngine
+
+    return CEngine(work, captured, chunk)
+
+
+def _jax(work: Work, captured: Captured, chunk: int) -> Engine:
     from pyrolvm.vi.engines.jax_engine import JaxEngine
 
-    return JaxEngine(work, chunk)
+    return JaxEngine(work, captured, chunk)
 
 
-def _torch(work: Work, chunk: int) -> Engine:
+def _torch(work: Work, captured: Captured, chunk: int) -> Engine:
     from pyrolvm.vi.engines.torch_engine import TorchEngine
 
-    return TorchEngine(work, chunk)
+    return TorchEngine(work, captured, chunk)
 
 
-ENGINES: dict[str, Callable[[Work, int], Engine]] = {
-    "pyro": lambda work, chunk: PyroEngine(work),
-    "torch": _torch,
-    "jax": _jax,
-}
-"""What builds an engine, by name, from the work and the steps that one call may take; it raises ``CaptureError`` if it cannot."""
+COMPILED: dict[str, Callable[[Work, Captured, int], Engine]] = {"c": _c, "jax": _jax, "torch": _torch}
+"""What builds an engine from a captured objective and the steps that one call may take; raises ``CaptureError`` if it cannot."""
+
+ENGINES = (*COMPILED, "pyro")
 
 
 def begin(name: str, work: Work, chunk: int, max_steps: int) -> tuple[Engine, str]:
     """The engine of that name, or the best one for ``"auto"``, ready to step, and why it is this one.
 
-    What cannot be captured falls back, from JAX to torch and from torch to stock Pyro, with the reason.
+    What cannot be captured falls back to stock Pyro, and what one engine has no rule for to the next one, with the reason.
     """
-    order, why = ([name], "asked for") if name != "auto" else _order(work, max_steps)
-    order += [other for other in ("torch", "pyro") if other not in order and name != "pyro"]
+    if name == "pyro":
+        return PyroEngine(work), "asked for"
+    if name == "auto" and work.problem.device.type == "cpu" and max_steps < FEW_STEPS:
+        return PyroEngine(work), f"at most {max_steps} steps, which take less time than to compile them"
     refused: list[str] = []
-    for candidate in order:
-        try:
-            engine = ENGINES[candidate](work, chunk)
-        except CaptureError as error:
-            refused.append(str(error))
-            continue
-        reason = why if not refused else " ".join(dict.fromkeys(refused))
-        if refused and name != "auto":
-            warnings.warn(
-                f"engine {name!r} cannot run this fit, so engine {candidate!r} does: {reason} "
-                f'Fix: pass engine="auto", or mend the line that is named.',
-                PyrolvmWarning,
-                stacklevel=5,
-            )
-        return engine, reason + getattr(engine, "note", "")
-    raise CaptureError(f"no engine can run {work.problem.name!r}: {' '.join(refused)}")
+    try:
+        captured = with_noise(capture_objective(work))
+        order, why = ([name, *(o for o in ("jax", "torch") if o != name)], "asked for")
+        if name == "auto":
+            order, why = _order(work, captured)
+        for candidate in order:
+            try:
+                engine = COMPILED[candidate](work, captured, chunk)
+            except CaptureError as error:
+                refused.append(str(error))
+                continue
+            reason = " ".join(dict.fromkeys(refused)) or why
+            if candidate != name != "auto":
+                _warn(name, candidate, reason)
+            return engine, reason + getattr(engine, "note", "")
+    except CaptureError as error:
+        refused.append(str(error))
+    reason = " ".join(dict.fromkeys(refused))
+    if name != "auto":
+        _warn(name, "pyro", reason)
+    return PyroEngine(work), reason
 
 
-def _order(work: Work, max_steps: int) -> tuple[list[str], str]:
+def _warn(asked: str, taken: str, reason: str) -> None:
+    warnings.warn(
+        f"engine {asked!r} cannot run this fit, so engine {taken!r} does: {reason} "
+        'Fix: pass engine="auto", or mend the line that is named.',
+        PyrolvmWarning,
+        stacklevel=6,
+    )
+
+
+def _order(work: Work, captured: Captured) -> tuple[list[str], str]:
+    """The engines to try, best first, and why that is so."""
     size = sum(parameter.numel() for parameter in work.parameters())
     if work.problem.device.type != "cpu":
         return ["torch"], f"compiled by torch for {work.problem.device.type}"
-    if max_steps < FEW_STEPS:
-        return ["pyro"], f"at most {max_steps} steps, which take less time than to compile them"
-    if size >= NETWORK:
-        return ["torch"], f"compiled by torch: {size:,} parameters, so that matrix products are most of a step"
     if work.stepper.adam is None:
         return ["torch"], "compiled by torch, which steps with the optimizer that was given"
-    return ["jax", "torch"], f"compiled by XLA: {size:,} parameters, so that overhead would be most of a step"
+    if size >= NETWORK:
+        return ["torch"], f"compiled by torch: {size:,} parameters, so that matrix products are most of a step"
+    heavy = _heavy(captured)
+    if heavy:
+        return ["jax", "torch"], f"compiled by XLA: {heavy}"
+    return ["c", "jax", "torch"], f"compiled from C: {size:,} parameters, so that overhead would be most of a step"
+
+
+def _heavy(captured: Captured) -> str:
+    """What in a program a library does faster than plain loops do, in words; empty if nothing."""
+    if captured.size > LONG:
+        return f"{captured.size:,} operations"
+    for node in captured.module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        name, shapes = operation(node).split(".")[0], [source.meta["val"].shape for source in _tensors(node)]
+        if name in _FACTORS and shapes[0][-1] >= LARGE_FACTOR:
+            return f"{name} of {shapes[0][-1]} rows"
+        if name in _PRODUCTS:
+            size = node.meta["val"].numel() * shapes[-2][-1]
+            if size >= LARGE_PRODUCT:
+                return f"{name} of {size:,} multiplications"
+    return ""
+
+
+def _tensors(node: fx.Node) -> list[fx.Node]:
+    return [source for source in node.all_input_nodes if hasattr(source.meta.get("val"), "shape")]

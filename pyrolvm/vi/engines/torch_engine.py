@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pyrolvm.capture import Captured, with_noise
+from pyrolvm.capture import Captured
 from pyrolvm.capture.recorder import record
 from pyrolvm.vi.engines.base import Taken, Work, columns
-from pyrolvm.vi.engines.captured import capture_objective
 from pyrolvm.vi.optimizer import Adam
 
 __all__ = ["TorchEngine"]
@@ -26,6 +25,7 @@ class TorchEngine:
 
     Args:
         work: what to optimise.
+        captured: its objective, with noise as inputs.
         chunk: how many steps a call may take.
 
     Raises:
@@ -34,11 +34,11 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, work: Work, chunk: int) -> None:
+    def __init__(self, work: Work, captured: Captured, chunk: int) -> None:
         started = time.perf_counter()
         self.work, self.limit = work, chunk
         self.params = work.parameters()
-        self._captured = with_noise(capture_objective(work))
+        self._captured = captured
         self._adam = work.stepper.adam
         # The graph writes into plain tensors that share memory with the parameters, outside of autograd's sight.
         self._values = [parameter.detach() for parameter in self.params]
