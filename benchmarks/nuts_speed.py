@@ -27,7 +27,7 @@ METHODS = {
     "numpyro_vectorized": "nuts.numpyro_vectorized",
     "numpyro_parallel": "nuts.numpyro_parallel",
     "pyrolvm": "nuts.pyrolvm",
-    "pyrolvm_nutpie": "nuts.pyrolvm_nutpie",
+    "pyrolvm_numpyro": "nuts.pyrolvm_numpyro",
     "nutpie_pymc": "peers.nutpie_pymc",
     "stan": "peers.stan",
 }
@@ -143,7 +143,7 @@ def ratios(rows: list[common.Row]) -> list[common.Row]:
     found = []
     for name in dict.fromkeys(row["problem"] for row in rows):
         by = {row["method"]: row for row in rows if row["problem"] == name}
-        for ours in ("pyrolvm", "pyrolvm_nutpie"):
+        for ours in ("pyrolvm", "pyrolvm_numpyro"):
             mine = by.get(ours, {})
             numpyro = [by[m] for m in NUMPYRO if m in by and by[m]["total_s"] is not None]
             rates = [row["ess_per_s"] for row in numpyro if row.get("ess_per_s")]
@@ -156,7 +156,7 @@ def ratios(rows: list[common.Row]) -> list[common.Row]:
                 line[f"{peer} s / ours"] = common.ratio(seconds, mine.get("total_s"))
             found.append(line)
     medians: list[common.Row] = []
-    for ours in ("pyrolvm", "pyrolvm_nutpie"):
+    for ours in ("pyrolvm", "pyrolvm_numpyro"):
         lines = [line for line in found if line["method"] == ours]
         keys = [key for key in lines[0] if " / " in key] if lines else []
         medians.append(

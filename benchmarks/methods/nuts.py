@@ -191,15 +191,15 @@ def _numpyro(job: dict[str, Any], arrays: Arrays, method: str) -> Found:
 
 
 def pyrolvm(job: dict[str, Any], arrays: Arrays) -> Found:
-    """Pyrolvm as a user calls it: ``lvm.nuts(problem)``."""
+    """Pyrolvm as a user calls it who has nutpie installed: nutpie on a gradient compiled from C."""
+    import nutpie  # noqa: F401  imports are not timed; without it, a row "not installed"
+
     return _pyrolvm(job, arrays, {})
 
 
-def pyrolvm_nutpie(job: dict[str, Any], arrays: Arrays) -> Found:
-    """Pyrolvm with nutpie's sampler on the same captured density."""
-    import nutpie  # noqa: F401  so that its absence is a row "not installed"
-
-    return _pyrolvm(job, arrays, {"kernel": "nutpie"})
+def pyrolvm_numpyro(job: dict[str, Any], arrays: Arrays) -> Found:
+    """Pyrolvm as a user calls it who has not: NumPyro's NUTS on the captured density."""
+    return _pyrolvm(job, arrays, {"kernel": "numpyro"})
 
 
 def _pyrolvm(job: dict[str, Any], arrays: Arrays, options: dict[str, Any]) -> Found:

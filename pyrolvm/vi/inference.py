@@ -82,8 +82,8 @@ def fit(
         batch_plate: which plate's rows, where several could be meant.
         draws: posterior draws to keep; by default 4,000, fewer where they would fill the memory.
         callbacks: functions of a :class:`~pyrolvm.vi.loop.Step`; one that returns ``True`` ends the search.
-        engine: ``"auto"`` chooses by problem and device: the captured program compiled by XLA (``"jax"``) or by torch
-            (``"torch"``), or stock Pyro (``"pyro"``), which runs what cannot be captured. The result says which, and why.
+        engine: ``"auto"`` chooses by problem and device: the captured program compiled from C (``"c"``), by XLA (``"jax"``) or
+            by torch (``"torch"``), or stock Pyro (``"pyro"``), which runs what cannot be captured. The result says which, and why.
         device: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` leaves small problems where their data are and takes a GPU, where
             there is one, for models with learnable networks.
         dtype: a floating dtype to run in; by default the data's.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from torch import fx
+from torch import Tensor, fx
 
 from pyrolvm.capture import Captured, with_noise
 from pyrolvm.capture.recorder import operation
@@ -27,8 +27,8 @@ NETWORK = 50_000
 LARGE_PRODUCT = 100_000
 """Multiplications in a product of matrices from which on XLA's, which is Eigen's, is faster than C's."""
 
-LARGE_FACTOR = 40
-"""Rows of a matrix from which on XLA's factorisation, which is LAPACK's, is faster than C's."""
+LARGE_FACTOR, HUGE_FACTOR = 40, 200
+"""Rows of a matrix from which on XLA factorises or solves faster than C, and torch faster than XLA."""
 
 LONG = 3_000
 """Operations from which on a C compiler takes longer than the steps do."""
@@ -111,30 +111,37 @@ def _order(work: Work, captured: Captured) -> tuple[list[str], str]:
         return ["torch"], f"compiled by torch for {work.problem.device.type}"
     if work.stepper.adam is None:
         return ["torch"], "compiled by torch, which steps with the optimizer that was given"
-    if size >= NETWORK:
-        return ["torch"], f"compiled by torch: {size:,} parameters, so that matrix products are most of a step"
-    heavy = _heavy(captured)
+    heavy, rows = _heavy(captured)
+    if size >= NETWORK and not heavy:
+        heavy = f"{size:,} parameters, so that matrix products are most of a step"
+    if rows >= HUGE_FACTOR:
+        return ["torch"], f"compiled by torch: {heavy}"
     if heavy:
         return ["jax", "torch"], f"compiled by XLA: {heavy}"
     return ["c", "jax", "torch"], f"compiled from C: {size:,} parameters, so that overhead would be most of a step"
 
 
-def _heavy(captured: Captured) -> str:
-    """What in a program a library does faster than plain loops do, in words; empty if nothing."""
-    if captured.size > LONG:
-        return f"{captured.size:,} operations"
-    for node in captured.module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        name, shapes = operation(node).split(".")[0], [source.meta["val"].shape for source in _tensors(node)]
-        if name in _FACTORS and shapes[0][-1] >= LARGE_FACTOR:
-            return f"{name} of {shapes[0][-1]} rows"
-        if name in _PRODUCTS:
-            size = node.meta["val"].numel() * shapes[-2][-1]
+def _heavy(captured: Captured) -> tuple[str, int]:
+    """What in a program a library does faster than plain loops do, in words, and the rows of its largest factor."""
+    calls = [node for node in captured.module.graph.nodes if node.op == "call_function"]
+    factors = [node for node in calls if _name(node) in _FACTORS]
+    largest = max(factors, key=lambda node: _shapes(node)[0][-1], default=None)
+    rows = 0 if largest is None else _shapes(largest)[0][-1]
+    if largest is not None and rows >= LARGE_FACTOR:
+        return f"{_name(largest)} of {rows} rows", rows
+    for node in calls:
+        if _name(node) in _PRODUCTS:
+            size = node.meta["val"].numel() * _shapes(node)[-2][-1]
             if size >= LARGE_PRODUCT:
-                return f"{name} of {size:,} multiplications"
-    return ""
+                return f"{_name(node)} of {size:,} multiplications", rows
+    return (f"{len(calls):,} operations" if len(calls) > LONG else ""), rows
 
 
-def _tensors(node: fx.Node) -> list[fx.Node]:
-    return [source for source in node.all_input_nodes if hasattr(source.meta.get("val"), "shape")]
+def _name(node: fx.Node) -> str:
+    return operation(node).split(".")[0]
+
+
+def _shapes(node: fx.Node) -> list[tuple[int, ...]]:
+    """The shapes of the tensors that an operation takes."""
+    values = (source.meta.get("val") for source in node.all_input_nodes)
+    return [tuple(value.shape) for value in values if isinstance(value, Tensor)]
