@@ -1,6 +1,6 @@
 """Runs every problem of the zoo with ``engine="auto"`` and notes which engine took it, why, and in what time.
 
-    python benchmarks/zoo_engines.py             writes benchmarks/results/zoo_engines.json and the table in docs/engines.md
+    python benchmarks/zoo_engines.py             writes benchmarks/results/zoo_engines.json
     python benchmarks/zoo_engines.py --quick     a smoke run
 
 Fits take 2,000 steps with the guide that ``guide="auto"`` chooses; NUTS takes 4 chains of 500 + 500 transitions.
@@ -8,17 +8,13 @@ Fits take 2,000 steps with the guide that ``guide="auto"`` chooses; NUTS takes 4
 
 from __future__ import annotations
 
-import re
 import time
-from pathlib import Path
 from typing import Any
 
 from common import parser, report, table
 
 import pyrolvm as lvm
 
-DOCS = Path(__file__).parent.parent / "docs" / "engines.md"
-MARK = re.compile(r"(<!-- results: zoo_engines -->\n).*?(<!-- end -->)", re.DOTALL)
 COLUMNS = {
     "problem": "problem",
     "method": "method",
@@ -55,12 +51,8 @@ def main() -> None:
                     lambda p=problem, o=options: lvm.nuts(p, warmup=transitions, draws=transitions, **o),
                 )
             )
-    shown = table(rows, COLUMNS)
-    print(shown)
+    print(table(rows, COLUMNS))
     report("zoo_engines", args, {"rows": rows})
-    if not args.quick:
-        text = DOCS.read_text(encoding="utf-8")
-        DOCS.write_text(MARK.sub(lambda found: found[1] + shown + "\n" + found[2], text), encoding="utf-8")
 
 
 def row(name: str, method: str, run: Any) -> dict[str, Any]:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from pyrolvm.diagnosis import Diagnosis as Diagnosis
     from pyrolvm.diagnosis import diagnose as diagnose
     from pyrolvm.errors import ArgumentError as ArgumentError
+    from pyrolvm.errors import CaptureError as CaptureError
     from pyrolvm.errors import DataError as DataError
     from pyrolvm.errors import FitError as FitError
     from pyrolvm.errors import GuideError as GuideError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 COMPILING = ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration", "backend_compile_duration")
 
@@ -47,6 +48,14 @@ class JaxClock:
             covered += max(0.0, stop - max(start, end))
             end = max(end, stop)
         return covered
+
+
+def pyrolvm_loaded() -> Any:
+    """Pyrolvm, with what it imports only when it is first used: imports are not timed."""
+    import pyrolvm
+
+    assert callable(pyrolvm.fit) and callable(pyrolvm.nuts)
+    return pyrolvm
 
 
 def best_threads(step: Callable[[], object], repeats: int = 15) -> int:

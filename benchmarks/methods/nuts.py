@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from problems import Arrays, find
 
-from methods.clocks import JaxClock, best_threads
+from methods.clocks import JaxClock, best_threads, pyrolvm_loaded
 from methods.density import numpyro_densities, split
 
 Found = tuple[dict[str, Any], Arrays]
@@ -206,7 +206,7 @@ def _pyrolvm(job: dict[str, Any], arrays: Arrays, options: dict[str, Any]) -> Fo
     import arviz_base  # noqa: F401  imports are not timed
     import jax  # noqa: F401
 
-    import pyrolvm as lvm
+    lvm = pyrolvm_loaded()
 
     data, points = split(arrays)
     problem = find(job["problem"])

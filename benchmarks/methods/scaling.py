@@ -8,6 +8,7 @@ import numpy as np
 from fresh import resident
 from problems import Arrays, find
 
+from methods.clocks import pyrolvm_loaded
 from methods.nuts import _tensor as tensor
 
 
@@ -16,7 +17,7 @@ def pyrolvm(job: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays
     import arviz_base  # noqa: F401  imports are not timed
     import jax  # noqa: F401
 
-    import pyrolvm as lvm
+    lvm = pyrolvm_loaded()
 
     notes: list[tuple[int, float]] = []
 

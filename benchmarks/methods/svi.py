@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from problems import Arrays, find
 
-from methods.clocks import JaxClock, best_threads
+from methods.clocks import JaxClock, best_threads, pyrolvm_loaded
 from methods.nuts import _tensor as tensor
 
 Found = tuple[dict[str, Any], Arrays]
@@ -134,7 +134,7 @@ def pyrolvm(job: dict[str, Any], arrays: Arrays) -> Found:
     import arviz_base  # noqa: F401  imports are not timed
     import jax  # noqa: F401
 
-    import pyrolvm as lvm
+    lvm = pyrolvm_loaded()
 
     problem, steps = find(job["problem"]), job["steps"]
     data = [tensor(value, job["x64"]) for value in arrays.values()]

@@ -14,7 +14,7 @@ import numpy as np
 from problems import Arrays
 from problems.vae import DECODER, ENCODER, LATENT
 
-from methods.clocks import JaxClock, best_threads
+from methods.clocks import JaxClock, best_threads, pyrolvm_loaded
 
 Found = tuple[dict[str, Any], Arrays]
 
@@ -227,7 +227,7 @@ def pyrolvm(job: dict[str, Any], arrays: Arrays) -> Found:
     import arviz_base  # noqa: F401  imports are not timed
     import jax  # noqa: F401
 
-    import pyrolvm as lvm
+    lvm = pyrolvm_loaded()
 
     encoder, decoder = networks(arrays, "cpu")
     model, guide = _programs(encoder)

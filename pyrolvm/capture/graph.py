@@ -86,6 +86,11 @@ class Captured:
         """The number of operations."""
         return sum(node.op == "call_function" for node in self.module.graph.nodes)
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers its operations compute."""
+        return sum(_elements(node.meta.get("val")) for node in self.module.graph.nodes if node.op == "call_function")
+
 
 def operations(captured: Captured) -> set[str]:
     """The names of the operations in a graph, such as ``"add.Tensor"``."""

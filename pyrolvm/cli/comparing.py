@@ -103,7 +103,10 @@ def _methods(
 ) -> Iterator[tuple[str, Callable[[], lvm.Posterior]]]:
     """Every method by name, NUTS first: whenever it is stopped, there is something to compare with."""
     if args.nuts:
-        yield NUTS, partial(lvm.nuts, problem, progress=out.progress, **given(args, NUTS_WORDS))
+        words = given(args, NUTS_WORDS)
+        if words.get("engine") == "torch":
+            del words["engine"]  # of fits alone
+        yield NUTS, partial(lvm.nuts, problem, progress=out.progress, **words)
     for label, guide in guides.items():
         yield label, partial(lvm.fit, problem, guide, progress=out.progress, **given(args, FIT_WORDS))
 

@@ -60,13 +60,16 @@ def _system() -> Iterator[Check]:
     # Only these may be used, whatever the machine has.
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check("processors", "ok", f"{usable} usable of {os.cpu_count()}")
-    compiler = next(
-        (name for name in (os.environ.get("CXX"), "g++", "clang++", "c++") if name and shutil.which(name)), None
-    )
-    if compiler is None:
-        yield Check("C++ compiler", "note", "none: engine torch cannot compile on CPU. Fix: install g++")
-    else:
-        yield Check("C++ compiler", "ok", compiler)
+    for language, names, engine in (
+        ("C", (os.environ.get("CC"), "cc"), "engine c, the fastest for small models, cannot compile. Fix: install gcc"),
+        (
+            "C++",
+            (os.environ.get("CXX"), "g++", "clang++", "c++"),
+            "engine torch cannot compile on CPU. Fix: install g++",
+        ),
+    ):
+        compiler = next((name for name in names if name and shutil.which(name.split()[0])), None)
+        yield Check(f"{language} compiler", *(("ok", compiler) if compiler else ("note", f"none: {engine}")))
 
 
 def _packages() -> Iterator[Check]:

@@ -250,7 +250,7 @@ def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False) -> None:
     group = parser.add_argument_group("the run")
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
     group.add_argument(
-        "--engine", metavar="NAME", help="what runs the model: auto, jax, torch (fit only) or pyro (default: auto)"
+        "--engine", metavar="NAME", help="what runs the model: auto, c, jax, torch (fit only) or pyro (default: auto)"
     )
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
     group.add_argument("--out", metavar="DIR", help="where to save (default: runs/, under the target's name)")

@@ -60,10 +60,11 @@ def nuts(
             learnable model parameters; a warmup of 100 to 300 transitions is then usually enough.
         dense_mass: whether the mass matrix has all entries (``True``) or its diagonal only (``False``); ``"auto"`` takes all
             where ``init`` is a fit in which few unknowns are strongly correlated.
-        engine: ``"jax"`` compiles the captured model, ``"pyro"`` runs it as it is; ``"auto"`` compiles it if it can be
-            captured. ``engine_reason`` of the result tells which and why.
-        kernel: of engine ``"jax"``: ``"numpyro"`` or ``"nutpie"`` (needs ``pip install 'pyrolvm[nutpie]'``); ``"auto"`` is
-            NumPyro's, which runs without a call into Python for each gradient.
+        engine: ``"c"`` compiles the captured model's gradient from C, ``"jax"`` by XLA, ``"pyro"`` runs the model as it is;
+            ``"auto"`` takes the first that can. ``engine_reason`` of the result tells which and why.
+        kernel: ``"nutpie"`` (needs ``pip install 'pyrolvm[nutpie]'``) runs on engine ``"c"``, and on ``"jax"`` with a call into
+            Python for each gradient; ``"numpyro"`` on ``"jax"``. ``"auto"`` is nutpie where it is installed and the gradient
+            can be compiled from C, else NumPyro's.
         device: as in :func:`pyrolvm.fit`; ``"auto"`` leaves the problem where its data are.
         dtype: a floating dtype to run in; by default the data's.
         seed: makes the run repeatable.
@@ -73,7 +74,7 @@ def nuts(
 
     Raises:
         ArgumentError: if an argument is out of range.
-        CaptureError: if ``engine="jax"`` or a kernel is asked for and the model cannot be captured.
+        CaptureError: if engine ``"c"`` or ``"jax"`` or a kernel is asked for and the model cannot be captured.
         ProblemError: if there is nothing continuous to sample, or a parameter without a prior and without a fit.
         FitError: if no start has a finite density, or the run is interrupted before the first kept draw.
 

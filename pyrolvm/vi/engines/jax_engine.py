@@ -23,8 +23,8 @@ from pyrolvm.vi.optimizer import Adam
 
 __all__ = ["JaxEngine"]
 
-SMALL = 2_000
-"""Parameters and random numbers of a step up to which thousands of steps take less time than XLA's last optimisations."""
+SMALL = 100_000
+"""Numbers computed in a step up to which thousands of steps take less time than XLA's last optimisations."""
 
 
 class JaxEngine:
@@ -93,7 +93,7 @@ class JaxEngine:
         rates = np.zeros(self.limit, dtype=flat.dtype)
         noise, rows = self._ahead.noise(0, self.limit), self._rows(self._ahead.batches(0, self.limit))
         example = (self._state, noise, self._key, 0, rows, rates, 0, self._constants)
-        quick = flat.size + self._ahead.numbers < SMALL and jax.default_backend() == "cpu"
+        quick = captured.numbers < SMALL and jax.default_backend() == "cpu"
         self._chunk = compiled(jax.jit(chunk).lower(*example), quick=quick)
 
     def _compare(self, captured: Captured) -> None:

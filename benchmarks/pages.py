@@ -1,0 +1,119 @@
+"""Puts the tables of committed results into the pages of the docs, between their markers.
+
+    python benchmarks/pages.py
+
+A marker ``<!-- results: NAME -->`` is followed by the table of ``benchmarks/results/NAME.json`` up to ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import common
+
+import guides
+
+DOCS = common.HERE.parent / "docs"
+PAGES = ("choose-a-guide.md", "engines.md", "../README.md")
+MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def svi(found: dict[str, Any]) -> str:
+    """Steps a second and seconds to all steps, by every method."""
+    rows = []
+    for problem, guide in dict.fromkeys((row["problem"], row["guide"]) for row in found["rows"]):
+        by = {r["method"]: r for r in found["rows"] if (r["problem"], r["guide"]) == (problem, guide)}
+        row = {"problem": problem, "guide": guide, "engine": by["pyrolvm"]["engine"]}
+        for method in ("pyrolvm", "numpyro", "pyro"):
+            measured = by.get(method, {})
+            row |= {f"{method} {key}": measured.get(key) for key in ("steps_per_s", "total_s", "elbo")}
+        rows.append(row)
+    columns = {
+        "problem": "problem", "guide": "guide", "engine": "engine", "pyrolvm steps_per_s": "steps/s", "numpyro steps_per_s": "NumPyro",
+        "pyro steps_per_s": "Pyro", "pyrolvm total_s": "total, s", "numpyro total_s": "NumPyro, s", "pyro total_s": "Pyro, s",
+        "pyrolvm elbo": "ELBO", "numpyro elbo": "NumPyro's",
+    }  # fmt: skip
+    return common.table(rows, columns)
+
+
+def nuts(found: dict[str, Any]) -> str:
+    """Seconds and effective draws a second, by every method."""
+    columns = {
+        "problem": "problem", "method": "method", "total_s": "total, s", "ess": "min ESS", "ess_per_s": "ESS/s",
+        "ess_per_s_sampling": "ESS/s, sampling", "z_mean": "worst z of a mean", "rhat": "R-hat", "divergences": "divergences",
+        "status": "status",
+    }  # fmt: skip
+    return common.table(found["rows"], columns)
+
+
+def vae(found: dict[str, Any]) -> str:
+    """Milliseconds a step, by every method."""
+    columns = {
+        "method": "method", "ms_per_step": "ms/step", "compile_s": "compile, s", "total_s": "total, s", "elbo": "ELBO/image",
+        "engine": "engine",
+    }  # fmt: skip
+    return common.table([row for row in found["rows"] if row["status"] == "ok"], columns)
+
+
+def zoo(found: dict[str, Any]) -> str:
+    """Which engine took each problem, and why."""
+    columns = {
+        "problem": "problem", "method": "method", "engine": "engine", "compile": "compile, s", "run": "run, s", "total": "total, s",
+        "reason": "why",
+    }  # fmt: skip
+    return common.table(found["rows"], columns)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "svi_speed": svi,
+    "nuts_speed": nuts,
+    "vae_speed": vae,
+    "zoo_engines": zoo,
+}
+"""The table of each result; the others are of guides."""
+
+
+def note(found: dict[str, Any]) -> str:
+    """Where and how it was measured."""
+    machine = found["hardware"]
+    names = ("torch", "pyro-ppl", "jax", "numpyro", "nutpie", "pymc", "pystan")
+    known = found["versions"] | (found["versions_of_peers"] or {})
+    versions = ", ".join(f"{name} {known[name]}" for name in names if name in known)
+    return (
+        f"{machine['processor']}, {machine['cores']} cores; Python {known['python']}, {versions}; {found['date']}. "
+        f"Made by `{found['command']}`; all figures are in `benchmarks/results/{found['benchmark']}.json`."
+    )
+
+
+def fill(text: str) -> str:
+    """A page with the tables of the committed results between its markers."""
+
+    def put(match: re.Match[str]) -> str:
+        found = json.loads((common.RESULTS / f"{match[2]}.json").read_text(encoding="utf-8"))
+        made = TABLES.get(match[2])
+        shown = guides.table(found) if made is None else f"{made(found)}\n\n{note(found)}\n"
+        return f"{match[1]}\n{shown}\n{match[3]}"
+
+    return MARK.sub(put, text)
+
+
+def main() -> None:
+    """Fills in the tables, or with ``--check`` tells whether they are what the results say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    check = parser.parse_args().check
+    for page in PAGES:
+        path = DOCS / page
+        text = path.read_text(encoding="utf-8")
+        filled = fill(text)
+        if check and filled != text:
+            raise SystemExit(f"{page} is out of date. Fix: python benchmarks/pages.py")
+        path.write_text(filled, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
