@@ -22,6 +22,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
+from pyrolvm.density.centring import Centring, conditional
 from pyrolvm.errors import ProblemError
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import centre, is_deterministic, is_random
@@ -54,14 +55,22 @@ class _FromReal(Messenger):
     another latent is mapped correctly.
     """
 
-    def __init__(self, values: Draw) -> None:
+    def __init__(self, values: Draw, centring: Centring) -> None:
         super().__init__()
         self.values = values
+        self.centring = centring
         self.log_jacobian: Tensor | float = 0.0
+        self.dependent: list[str] = []
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             real = self.values[msg["name"]]
+            spread = conditional(msg["fn"], real.shape)
+            if spread is not None and spread.depends:
+                self.dependent.append(msg["name"])
+            if spread is not None and msg["name"] in self.centring:
+                real, log_slope = spread.outward(real, self.centring[msg["name"]])
+                self.log_jacobian = self.log_jacobian + log_slope.sum()
             transform = biject_to(msg["fn"].support)
             msg["value"] = transform(real)
             self.log_jacobian = self.log_jacobian + transform.log_abs_det_jacobian(real, msg["value"]).sum()
@@ -90,12 +99,16 @@ class _Unobserve(Messenger):
 class Joint:
     """The joint density of ``problem`` on ``batch`` (all rows by default), as functions of one draw.
 
+    Its flat vectors are unconstrained values, site after site, or with ``centring`` the coordinates of
+    :mod:`pyrolvm.density.centring` for the sites that it names.
+
     Discrete latents that a draw does not give are summed out. One with infinitely many values cannot be: the functions
     raise a ``ProblemError`` unless the draw gives it.
     """
 
-    def __init__(self, problem: Problem, batch: Batch | None = None) -> None:
+    def __init__(self, problem: Problem, batch: Batch | None = None, *, centring: Centring | None = None) -> None:
         self.problem = problem
+        self.centring = dict(centring or {})
         self.batch = batch or problem.whole
         self._nesting = max((-plate.dim for plate in problem.plates.values() if plate.dim is not None), default=0)
         self._sizes = [site.unconstrained_numel for site in problem.continuous]
@@ -108,7 +121,7 @@ class Joint:
 
     def potential(self, flat: Tensor) -> Tensor:
         """Minus the log density of the unconstrained vector ``flat``, shape ``(unconstrained_size,)``, log Jacobian included."""
-        handler = _FromReal(self.split(flat))
+        handler = _FromReal(self.split(flat), self.centring)
         log_p = self._log_prob_sum(self._trace(handler))
         return -(log_p + handler.log_jacobian)
 
@@ -157,16 +170,27 @@ class Joint:
 
     def constrain(self, flat: Tensor) -> dict[str, Tensor]:
         """The draw that an unconstrained vector stands for."""
-        trace = self._trace(_FromReal(self.split(flat)), enumerate_discrete=False)
+        trace = self._trace(_FromReal(self.split(flat), self.centring), enumerate_discrete=False)
         return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}
 
     def unconstrain(self, draw: Draw) -> dict[str, Tensor]:
-        """The unconstrained values of a draw, by site."""
+        """The coordinates of a draw, by site: its unconstrained values unless ``centring`` says otherwise."""
         trace = self._trace(_Given(draw), enumerate_discrete=False)
-        return {
-            site.name: biject_to(trace.nodes[site.name]["fn"].support).inv(draw[site.name])
-            for site in self.problem.continuous
-        }
+        found = {}
+        for site in self.problem.continuous:
+            fn = trace.nodes[site.name]["fn"]
+            value = biject_to(fn.support).inv(draw[site.name])
+            spread = conditional(fn, value.shape) if site.name in self.centring else None
+            found[site.name] = value if spread is None else spread.inward(value, self.centring[site.name])
+        return found
+
+    def dependent(self) -> list[str]:
+        """The sites whose location or scale other latents set, in a form that ``centring`` can change."""
+        flat = torch.zeros(sum(self._sizes), dtype=self.problem.dtype, device=self.problem.device)
+        handler = _FromReal(self.split(flat.requires_grad_()), {})
+        with torch.enable_grad():
+            self._trace(handler, enumerate_discrete=False)
+        return handler.dependent
 
     def flatten(self, unconstrained: Draw) -> Tensor:
         """One vector out of the parts."""

@@ -20,7 +20,7 @@ __all__ = ["NativeGradient", "compile_gradient"]
 _TEXT = """\
 {helpers}
 /* Nonzero for a density or a gradient that is not finite, as nutpie wants it. */
-int64_t log_density(uint64_t dim, const double *restrict point, double *restrict out, double *restrict result,
+__attribute__((noinline)) int64_t log_density(uint64_t dim, const double *restrict point, double *restrict out, double *restrict result,
                     const void *const *data) {{
 (void)data;
 if (dim != {size}) return -1;
@@ -30,6 +30,12 @@ if (dim != {size}) return -1;
 if (!isfinite(*result)) return 4;
 for (integer k = 0; k < {size}; k++) if (!isfinite(out[k])) return 3;
 return 0;
+}}
+
+void log_densities(uint64_t count, const double *restrict points, double *restrict gradients, double *restrict values,
+                   const void *const *data) {{
+for (uint64_t i = 0; i < count; i++)
+log_density({size}, points + i * {size}, gradients + i * {size}, values + i, data);
 }}
 
 int64_t identity(uint64_t dim, uint64_t expanded, const double *point, double *out, int64_t *calls) {{
@@ -54,6 +60,7 @@ class NativeGradient:
         data: the address of what it takes as ``data``.
         identity: of ``int64 f(uint64 size, uint64 size, const double *point, double *copy, int64 *calls)``, which copies
             the point and counts its calls, unless ``calls`` is null.
+        many_address: of ``void f(uint64 count, const double *points, double *gradients, double *values, void *data)``.
         seconds: what writing and compiling it took.
     """
 
@@ -61,6 +68,7 @@ class NativeGradient:
     address: int
     data: int
     identity: int
+    many_address: int
     seconds: float
     _held: tuple[object, ...]
 
@@ -73,7 +81,17 @@ class NativeGradient:
         _TYPE(self.address)(self.size, point.ctypes.data, gradient.ctypes.data, value.ctypes.data, self.data)
         return float(value[0]), gradient
 
+    def many(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Log densities ``(count,)`` and gradients ``(count, size)`` at points ``(count, size)``; NaN or infinite where so."""
+        points = np.ascontiguousarray(points, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != self.size:
+            raise CaptureError(f"the points have shape {points.shape}, expected (count, {self.size}).")
+        values, gradients = np.empty(len(points)), np.empty(points.shape)
+        _MANY(self.many_address)(len(points), points.ctypes.data, gradients.ctypes.data, values.ctypes.data, self.data)
+        return values, gradients
 
+
+_MANY = ctypes.CFUNCTYPE(None, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
 _TYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
 
 
@@ -90,9 +108,10 @@ def compile_gradient(captured: Captured) -> NativeGradient:
     size, body = lowered_gradient(captured)
     library = compiled(_TEXT.format(helpers=helpers(), size=size, body=body))
     table = np.array([array.ctypes.data for array in body.data] or [0], dtype=np.uintp)
-    address, identity = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in (library.log_density, library.identity))
+    functions = (library.log_density, library.identity, library.log_densities)
+    address, identity, many = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
     held = (library, table, body.data)
-    return NativeGradient(size, address, table.ctypes.data, identity, time.perf_counter() - started, held)
+    return NativeGradient(size, address, table.ctypes.data, identity, many, time.perf_counter() - started, held)
 
 
 def lowered_gradient(captured: Captured) -> tuple[int, Body]:
