@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ArgumentError": "errors",
+    "CaptureError": "errors",
     "Chains": "posterior",
     "Comparison": "comparison",
     "DataError": "errors",
@@ -40,6 +41,7 @@ _HOME = {
     "fit": "vi",
     "guide": "registry",
     "guides": "registry",
+    "infer": "ladder",
     "load": "store",
     "model": "program.problem",
     "nuts": "mcmc",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from pyrolvm.errors import PyrolvmWarning as PyrolvmWarning
     from pyrolvm.errors import StoreError as StoreError
     from pyrolvm.errors import UnknownNameError as UnknownNameError
+    from pyrolvm.ladder import infer as infer
     from pyrolvm.mcmc import nuts as nuts
     from pyrolvm.posterior import Chains as Chains
     from pyrolvm.posterior import Evidence as Evidence

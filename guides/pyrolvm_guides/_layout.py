@@ -91,15 +91,21 @@ class Latent:
         pushed = dist.TransformedDistribution(normal.to_event(transform.domain.event_dim), [transform])
         return pushed.to_event(self.event_dim - transform.codomain.event_dim)
 
-    def point(self, u: Tensor) -> dist.Delta:
+    def point(self, u: Tensor, log_slope: Tensor | None = None) -> dist.Delta:
         r"""A point mass at :math:`t(u)` that carries :math:`-\log|\det \partial t/\partial u|` as its log density.
 
         Together with a density on :math:`u` elsewhere in the guide this makes the sum of the guide's log
         probabilities the exact log density on the constrained scale.
+
+        Args:
+            u: the unconstrained value.
+            log_slope: the logarithms of the slopes of ``u`` itself, elementwise, where it is the image of other coordinates.
         """
         value = self.transform(u)
         log_det = self.transform.log_abs_det_jacobian(u, value)
         log_det = sum_rightmost(log_det, log_det.dim() - (u.dim() - self.u_event_dim))
+        if log_slope is not None:
+            log_det = log_det + sum_rightmost(log_slope.expand_as(u), self.u_event_dim)
         return dist.Delta(value, log_density=-log_det, event_dim=self.event_dim)
 
 

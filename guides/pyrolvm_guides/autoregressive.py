@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from pyrolvm import Problem
 from pyrolvm_guides._bijections import Affine, Bijection, Chain, InverseAutoregressive
 from pyrolvm_guides._checks import at_least, hidden_sizes, positive
+from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._pushforward import PushForward
@@ -22,18 +23,20 @@ MAX_TRIANGULAR = 500
 
 
 class _Autoregressive(JointGuide):
-    def __init__(self, layout: Layout, init_scale: float, transforms: int, hidden: Sequence[int]) -> None:
-        super().__init__("autoregressive", layout)
-        dim, start = layout.size, layout.start
+    def __init__(
+        self, layout: Layout, init_scale: float, framed: Problem | None, transforms: int, hidden: Sequence[int]
+    ) -> None:
+        super().__init__("autoregressive", layout, init_scale, framed)
+        dim, start = layout.size, self.start
         parts: list[Bijection] = []
         if dim > 1:
             for i in range(transforms):
                 parts.append(InverseAutoregressive(dim, hidden, reverse=i % 2 == 1, like=start))
-        parts.append(Affine(start, init_scale, triangular=dim <= MAX_TRIANGULAR))
+        parts.append(Affine(start, self.initial_scale, triangular=dim <= MAX_TRIANGULAR))
         self.chain = Chain(parts)
 
     def posterior(self) -> dist.TorchDistribution:
-        return PushForward(self.chain, self.layout.size, self.layout.start)
+        return PushForward(self.chain, self.layout.size, self.start)
 
 
 def autoregressive(
@@ -42,6 +45,7 @@ def autoregressive(
     transforms: int = 2,
     hidden: Sequence[int] | None = None,
     init_scale: float = 0.1,
+    precondition: str = "auto",
     init: Mapping[str, Any] | None = None,
 ) -> PyroModule:
     r"""An inverse autoregressive flow: every variable is Gaussian given noise of those before it, several times over.
@@ -62,6 +66,9 @@ def autoregressive(
         transforms: the number of layers :math:`K`.
         hidden: hidden layer sizes of each masked network; two layers of ``min(max(2 d, 16), 256)`` if not given.
         init_scale: the initial standard deviation in every direction.
+        precondition: ``"frame"`` trains in coordinates in which the posterior is nearly standard normal, found by ascents and
+            natural gradients before the first step; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame up to
+            500 unknowns, unless ``init`` says where to start or the model has parameters to learn.
         init: constrained values to start at, by site name; other sites start near their prior median.
 
     Returns:
@@ -78,7 +85,8 @@ def autoregressive(
     count = at_least("transforms", transforms)
     sizes = None if hidden is None else hidden_sizes("hidden", hidden)
     layout = read_layout(problem, init=init)
+    framed = problem if wants_frame(precondition, problem, init) else None
     if not layout.latents:
         return EmptyGuide("autoregressive")
     width = min(max(2 * layout.size, 16), 256)
-    return _Autoregressive(layout, scale, count, sizes or (width, width))
+    return _Autoregressive(layout, scale, framed, count, sizes or (width, width))

@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from pyrolvm import Problem
 from pyrolvm_guides._bijections import Affine, Bijection, Chain, Spline, SplineAutoregressive, SplineCoupling
 from pyrolvm_guides._checks import at_least, hidden_sizes, positive
+from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._pushforward import PushForward
@@ -22,13 +23,13 @@ MAX_TRIANGULAR = 500
 
 
 class _Flow(JointGuide):
-    def __init__(self, layout: Layout, init_scale: float, bends: Sequence[Bijection]) -> None:
-        super().__init__("flow", layout)
-        affine = Affine(layout.start, init_scale, triangular=layout.size <= MAX_TRIANGULAR)
+    def __init__(self, layout: Layout, init_scale: float, framed: Problem | None, bends: Sequence[Bijection]) -> None:
+        super().__init__("flow", layout, init_scale, framed)
+        affine = Affine(self.start, self.initial_scale, triangular=layout.size <= MAX_TRIANGULAR)
         self.chain = Chain([*bends, affine])
 
     def posterior(self) -> dist.TorchDistribution:
-        return PushForward(self.chain, self.layout.size, self.layout.start)
+        return PushForward(self.chain, self.layout.size, self.start)
 
 
 def _halves(dim: int, count: int) -> list[tuple[list[int], list[int]]]:
@@ -48,6 +49,7 @@ def flow(
     hidden: Sequence[int] | None = None,
     coupling: bool = False,
     init_scale: float = 0.1,
+    precondition: str = "auto",
     init: Mapping[str, Any] | None = None,
 ) -> PyroModule:
     r"""A neural spline flow: noise bent by monotone splines that depend on each other, then a full-rank affine map.
@@ -72,6 +74,9 @@ def flow(
         hidden: hidden layer sizes of each network; two layers of ``min(max(2 d, 32), 256)`` if not given.
         coupling: whether layers are couplings, which train more slowly but score foreign values in one pass.
         init_scale: the initial standard deviation in every direction.
+        precondition: ``"frame"`` trains in coordinates in which the posterior is nearly standard normal, found by ascents and
+            natural gradients before the first step; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame up to
+            500 unknowns, unless ``init`` says where to start or the model has parameters to learn.
         init: constrained values to start at, by site name; other sites start near their prior median.
 
     Returns:
@@ -91,6 +96,7 @@ def flow(
     n_bins = at_least("bins", bins, 2)
     sizes = None if hidden is None else hidden_sizes("hidden", hidden)
     layout = read_layout(problem, init=init)
+    framed = problem if wants_frame(precondition, problem, init) else None
     if not layout.latents:
         return EmptyGuide("flow")
     dim, width = layout.size, min(max(2 * layout.size, 32), 256)
@@ -104,4 +110,4 @@ def flow(
     else:
         shape["hidden"] = sizes or (width, width)
         bends = [SplineAutoregressive(dim, reverse=i % 2 == 1, **shape) for i in range(count)]
-    return _Flow(layout, scale, bends)
+    return _Flow(layout, scale, framed, bends)

@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from pyrolvm import Problem
 from pyrolvm_guides._bijections import Affine
 from pyrolvm_guides._checks import positive
+from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._reading import read_layout
@@ -26,16 +27,18 @@ class FullRank(JointGuide):
         init_scale: the initial standard deviation.
     """
 
-    def __init__(self, layout: Layout, init_scale: float) -> None:
-        super().__init__("full_rank", layout)
-        self.affine = Affine(layout.start, init_scale, triangular=True)
+    def __init__(self, layout: Layout, init_scale: float, framed: Problem | None = None) -> None:
+        super().__init__("full_rank", layout, init_scale, framed)
+        self.affine = Affine(self.start, self.initial_scale, triangular=True)
 
     def posterior(self) -> dist.TorchDistribution:
         """The Gaussian of the unconstrained vector."""
         return dist.MultivariateNormal(self.affine.loc, scale_tril=self.affine.scale_tril())
 
 
-def full_rank(problem: Problem, *, init_scale: float = 0.1, init: Mapping[str, Any] | None = None) -> PyroModule:
+def full_rank(
+    problem: Problem, *, init_scale: float = 0.1, precondition: str = "auto", init: Mapping[str, Any] | None = None
+) -> PyroModule:
     r"""One Gaussian with full covariance over all latent variables in unconstrained space.
 
     .. math:: q(z) = \mathrm{Normal}(z;\ m,\ L L^\top), \qquad L = \mathrm{diag}(s)\, T,
@@ -50,6 +53,9 @@ def full_rank(problem: Problem, *, init_scale: float = 0.1, init: Mapping[str, A
     Args:
         problem: the model with its data.
         init_scale: the initial standard deviation in every direction.
+        precondition: ``"frame"`` trains in coordinates in which the posterior is nearly standard normal, found by ascents and
+            natural gradients before the first step; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame up to
+            500 unknowns, unless ``init`` says where to start or the model has parameters to learn.
         init: constrained values to start at, by site name; other sites start near their prior median.
 
     Returns:
@@ -64,4 +70,5 @@ def full_rank(problem: Problem, *, init_scale: float = 0.1, init: Mapping[str, A
     """
     scale = positive("init_scale", init_scale)
     layout = read_layout(problem, init=init)
-    return FullRank(layout, scale) if layout.latents else EmptyGuide("full_rank")
+    framed = problem if wants_frame(precondition, problem, init) else None
+    return FullRank(layout, scale, framed) if layout.latents else EmptyGuide("full_rank")

@@ -12,6 +12,7 @@ from pyro.nn import PyroModule
 
 from pyrolvm import Problem
 from pyrolvm_guides._checks import at_least, positive
+from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._params import learnable, learnable_positive
@@ -21,12 +22,12 @@ __all__ = ["low_rank"]
 
 
 class _LowRank(JointGuide):
-    def __init__(self, layout: Layout, init_scale: float, rank: int) -> None:
-        super().__init__("low_rank", layout)
-        start = layout.start
+    def __init__(self, layout: Layout, init_scale: float, framed: Problem | None, rank: int) -> None:
+        super().__init__("low_rank", layout, init_scale, framed)
+        start = self.start
         noise = torch.randn(layout.size, rank, dtype=start.dtype, device=start.device)
         self.loc = learnable(start)
-        self.scale = learnable_positive(torch.full_like(start, init_scale / sqrt(2)))
+        self.scale = learnable_positive(torch.full_like(start, self.initial_scale / sqrt(2)))
         self.factor = learnable(noise / sqrt(rank))
 
     def posterior(self) -> dist.TorchDistribution:
@@ -35,7 +36,12 @@ class _LowRank(JointGuide):
 
 
 def low_rank(
-    problem: Problem, *, rank: int | None = None, init_scale: float = 0.1, init: Mapping[str, Any] | None = None
+    problem: Problem,
+    *,
+    rank: int | None = None,
+    init_scale: float = 0.1,
+    precondition: str = "auto",
+    init: Mapping[str, Any] | None = None,
 ) -> PyroModule:
     r"""One Gaussian over all latent variables whose covariance is diagonal plus rank :math:`r`.
 
@@ -51,6 +57,9 @@ def low_rank(
         problem: the model with its data.
         rank: the number of directions :math:`r`; :math:`\lceil \sqrt{d} \rceil` if not given.
         init_scale: the initial standard deviation, on average over coordinates.
+        precondition: ``"frame"`` trains in coordinates in which the posterior is nearly standard normal, found by ascents and
+            natural gradients before the first step; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame up to
+            500 unknowns, unless ``init`` says where to start or the model has parameters to learn.
         init: constrained values to start at, by site name; other sites start near their prior median.
 
     Returns:
@@ -67,6 +76,7 @@ def low_rank(
     scale = positive("init_scale", init_scale)
     directions = None if rank is None else at_least("rank", rank)
     layout = read_layout(problem, init=init)
+    framed = problem if wants_frame(precondition, problem, init) else None
     if not layout.latents:
         return EmptyGuide("low_rank")
-    return _LowRank(layout, scale, min(layout.size, directions or ceil(sqrt(layout.size))))
+    return _LowRank(layout, scale, framed, min(layout.size, directions or ceil(sqrt(layout.size))))

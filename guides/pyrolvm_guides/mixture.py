@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrolvm import Problem
 from pyrolvm_guides._checks import at_least, positive
+from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._params import learnable, learnable_positive
@@ -98,14 +99,16 @@ class GaussianMixture(dist.TorchDistribution):
 
 
 class _Mixture(JointGuide):
-    def __init__(self, layout: Layout, init_scale: float, components: int, init_spread: float) -> None:
-        super().__init__("mixture", layout)
-        start, dim = layout.start, layout.size
+    def __init__(
+        self, layout: Layout, init_scale: float, framed: Problem | None, components: int, init_spread: float
+    ) -> None:
+        super().__init__("mixture", layout, init_scale, framed)
+        start, dim = self.start, layout.size
         away = torch.randn(components, dim, dtype=start.dtype, device=start.device)
-        away = (away - away.mean(0)) * (init_spread * layout.spread.clamp(max=2.0))
+        away = (away - away.mean(0)) * (init_spread * self.spread.clamp(max=2.0))
         self.logits = learnable(start.new_zeros(components))
         self.loc = learnable(start + away)
-        self.scale = learnable_positive(torch.full_like(away, init_scale))
+        self.scale = learnable_positive(torch.full_like(away, self.initial_scale))
         self.triangular = 1 < dim <= MAX_TRIANGULAR
         if self.triangular:
             self.tril = learnable(start.new_zeros(components, dim, dim))
@@ -123,6 +126,7 @@ def mixture(
     components: int = 4,
     init_spread: float = 1.0,
     init_scale: float = 0.1,
+    precondition: str = "auto",
     init: Mapping[str, Any] | None = None,
 ) -> PyroModule:
     r"""A mixture of Gaussians with full covariances over all latent variables in unconstrained space.
@@ -142,6 +146,9 @@ def mixture(
         components: the number of Gaussians :math:`K`.
         init_spread: how far apart locations start, in prior standard deviations (at most 2 units each).
         init_scale: the initial standard deviation of every component.
+        precondition: ``"frame"`` trains in coordinates in which the posterior is nearly standard normal, found by ascents and
+            natural gradients before the first step; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame up to
+            500 unknowns, unless ``init`` says where to start or the model has parameters to learn.
         init: constrained values to start around, by site name; other sites start around their prior median.
 
     Returns:
@@ -160,4 +167,5 @@ def mixture(
     spread = positive("init_spread", init_spread)
     scale = positive("init_scale", init_scale)
     layout = read_layout(problem, init=init)
-    return _Mixture(layout, scale, count, spread) if layout.latents else EmptyGuide("mixture")
+    framed = problem if wants_frame(precondition, problem, init) else None
+    return _Mixture(layout, scale, framed, count, spread) if layout.latents else EmptyGuide("mixture")

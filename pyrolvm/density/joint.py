@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import pyro.distributions as dist
@@ -28,7 +29,7 @@ from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import centre, is_deterministic, is_random
 from pyrolvm.program.problem import Problem
 
-__all__ = ["Joint"]
+__all__ = ["Joint", "decentred"]
 
 Draw = Mapping[str, Tensor]
 _Factors = OrderedDict[frozenset[str], list[Tensor]]
@@ -61,6 +62,8 @@ class _FromReal(Messenger):
         self.centring = centring
         self.log_jacobian: Tensor | float = 0.0
         self.dependent: list[str] = []
+        self.reals: dict[str, Tensor] = {}
+        self.slopes: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
@@ -71,6 +74,8 @@ class _FromReal(Messenger):
             if spread is not None and msg["name"] in self.centring:
                 real, log_slope = spread.outward(real, self.centring[msg["name"]])
                 self.log_jacobian = self.log_jacobian + log_slope.sum()
+                self.slopes[msg["name"]] = log_slope
+            self.reals[msg["name"]] = real
             transform = biject_to(msg["fn"].support)
             msg["value"] = transform(real)
             self.log_jacobian = self.log_jacobian + transform.log_abs_det_jacobian(real, msg["value"]).sum()
@@ -96,6 +101,19 @@ class _Unobserve(Messenger):
             msg["value"] = None
 
 
+def decentred(
+    model: Callable[..., Any], args: Any, kwargs: Any, values: Draw, centring: Centring
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Unconstrained values, by site, that coordinates stand for, and the logarithms of their slopes where they have any.
+
+    It runs the model, out of sight of the handlers around it, since a site's coordinates depend on its parents.
+    """
+    handler = _FromReal(values, centring)
+    with poutine.block(), handler:
+        model(*args, **kwargs)
+    return handler.reals, handler.slopes
+
+
 class Joint:
     """The joint density of ``problem`` on ``batch`` (all rows by default), as functions of one draw.
 
@@ -108,10 +126,18 @@ class Joint:
 
     def __init__(self, problem: Problem, batch: Batch | None = None, *, centring: Centring | None = None) -> None:
         self.problem = problem
-        self.centring = dict(centring or {})
+        self._asked = dict(centring or {})
         self.batch = batch or problem.whole
         self._nesting = max((-plate.dim for plate in problem.plates.values() if plate.dim is not None), default=0)
         self._sizes = [site.unconstrained_numel for site in problem.continuous]
+
+    @cached_property
+    def centring(self) -> Centring:
+        """How centred sites are; without those whose parents are enumerated, which have no coordinates of their own."""
+        if not self._asked or not self.problem.discrete:
+            return self._asked
+        known = self.dependent()
+        return {name: value for name, value in self._asked.items() if name in known}
 
     # --- densities ----------------------------------------------------------------------------------------------------
 
@@ -189,7 +215,7 @@ class Joint:
         flat = torch.zeros(sum(self._sizes), dtype=self.problem.dtype, device=self.problem.device)
         handler = _FromReal(self.split(flat.requires_grad_()), {})
         with torch.enable_grad():
-            self._trace(handler, enumerate_discrete=False)
+            self._trace(handler)  # with enumeration, so that sites with an enumerated parent show its dimension
         return handler.dependent
 
     def flatten(self, unconstrained: Draw) -> Tensor:

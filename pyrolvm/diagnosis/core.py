@@ -13,7 +13,7 @@ import numpy as np
 from pyrolvm.diagnosis.chains import judge_mixing, judge_sampler, mixing_table
 from pyrolvm.diagnosis.importance import FEW_DRAWS, Weights, weigh
 from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group, log_weights, stat, tree
-from pyrolvm.diagnosis.reweighted import judge_reweighted, reweighted_table
+from pyrolvm.diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
 from pyrolvm.errors import positive_int
 from pyrolvm.verdict import Reason, Verdict
 
@@ -27,6 +27,13 @@ NEARLY_ALL = 0.9
 """Above this share of effective draws the guide fits the bulk of the posterior, whatever its tails do."""
 FEW_EFFECTIVE = 0.005
 """Below this share of effective draws hardly any lies where the posterior is."""
+ENOUGH_EFFECTIVE, ENOUGH_HEAVY = 1_000, 3_000
+"""Effective draws from which on three standard errors of a mean are 0.1 sd, and of an sd 7%; and where k-hat is above 1/2, so
+that the weights have no variance and the number of effective draws flatters. See docs/how-vi-fails.md for the evidence."""
+MANY_EFFECTIVE = 0.4
+"""Above this share of effective draws, the few in a tail that they miss hardly move a variance."""
+NO_DENSITY = 0.01
+"""Draws of a heavy tail that may have no density, as far as it can be computed, which is a weight of zero."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,9 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     tree depth saturated      <= 10% of draws       > 10% of draws
     ========================= ===================== ============================= ======================
 
+    Draws that :func:`pyrolvm.infer` has corrected are judged by the weights they were chosen by, and "trusted" from 1,000
+    effective draws on, which put three standard errors within 0.1 sd and 10%; from 3,000 on where k-hat is above 0.5.
+
     (a) Doubtful if more than 90% of the draws are effective: then only the tails are wrong.
     The threshold of k-hat is min(1 - 1/log10(S), 0.7) for S draws. Identified ``quantities`` are judged in place of
     the sites where the model names them.
@@ -135,6 +145,8 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     limit = positive_int("max_quantities", max_quantities)
     data = tree(posterior)
     name = str(getattr(posterior, "name", None) or data.name or "posterior")
+    if "proposal_stats" in data.children:
+        return _diagnose_corrected(name, data, limit)
     weights = log_weights(data)
     if weights is None:
         return _diagnose_chains(name, data, limit)
@@ -149,19 +161,59 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         *judge_reweighted(table, figures),
         *_judge_optimisation(data),
         *_judge_finite(data),
+        *_judge_modes(data),
     ]
-    kept = {
-        "khat": figures.khat,
-        "khat_threshold": figures.threshold,
-        "elbo": figures.elbo,
-        "elbo_error": figures.elbo_error,
-        "evidence": figures.evidence,
-        "evidence_error": figures.evidence_error,
-        "ess_importance": figures.ess,
-        "draws": float(figures.num_draws),
-    }
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
-    return Diagnosis(name, table, kept, Verdict.of(reasons, _steps_for_fit(figures, reasons, guide)), left_out)
+    return Diagnosis(
+        name, table, _figures(figures), Verdict.of(reasons, _steps_for_fit(figures, reasons, guide)), left_out
+    )
+
+
+def _figures(weights: Weights) -> dict[str, float]:
+    return {
+        "khat": weights.khat,
+        "khat_threshold": weights.threshold,
+        "elbo": weights.elbo,
+        "elbo_error": weights.elbo_error,
+        "evidence": weights.evidence,
+        "evidence_error": weights.evidence_error,
+        "ess_importance": weights.ess,
+        "draws": float(weights.num_draws),
+    }
+
+
+def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
+    """Judges draws that were chosen by importance weights: by the weights that they were chosen by."""
+    log_weight = np.asarray(data["proposal_stats"]["log_weight"].values).reshape(-1)
+    absent = np.isneginf(log_weight)
+    if absent.mean() <= NO_DENSITY:
+        log_weight = log_weight[~absent]
+    figures, _ = weigh(log_weight)
+    table, left_out = corrected_table(data, figures.ess, limit)
+    reasons = [
+        *_judge_weights(figures),
+        *_judge_effective(figures),
+        *_judge_quantities(data, figures),
+        *_judge_optimisation(data),
+        *_judge_finite(data),
+        *_judge_modes(data),
+    ]
+    guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
+    verdict = Verdict.of(reasons, _steps_for_fit(figures, reasons, guide))
+    return Diagnosis(name, table, _figures(figures), verdict, left_out)
+
+
+def _judge_effective(weights: Weights) -> Iterator[Reason]:
+    """Judges whether corrected draws are enough to tell means to 0.1 sd and sds to 10%, three standard errors of each."""
+    if not weights.reliable:
+        return
+    figures = {"ess_importance": weights.ess, "draws": float(weights.num_draws)}
+    text = f"The draws are chosen by weights among {weights.num_draws:,}, of which {weights.ess:,.0f} are effective"
+    enough = ENOUGH_EFFECTIVE if weights.khat <= 0.5 else ENOUGH_HEAVY
+    if weights.ess >= enough:
+        yield Reason("trusted", f"{text}.", figures)
+    else:
+        yield Reason("doubtful", f"{text}: too few, {enough:,} are needed at k-hat {weights.khat:.2f}.", figures)
 
 
 def _rounding(data: xr.DataTree) -> float:
@@ -245,6 +297,42 @@ def _judge_finite(data: xr.DataTree) -> Iterator[Reason]:
         yield Reason(
             "failed", f"{', '.join(f'`{name}`' for name in bad)} has draws that are not finite.", {"sites": len(bad)}
         )
+
+
+def _judge_quantities(data: xr.DataTree, weights: Weights) -> Iterator[Reason]:
+    """Judges single unknowns by the tails of what their variances are means of."""
+    stats = data["proposal_stats"]
+    if "quantity_khat" not in stats.data_vars or not weights.reliable:
+        return
+    khats = np.asarray(stats["quantity_khat"].values)
+    names = [str(name) for name in stats["quantity"].values]
+    bad = khats > weights.threshold
+    worst = int(np.nanargmax(khats))
+    if not bad.any() or weights.ess >= MANY_EFFECTIVE * weights.num_draws:
+        text = f"The variance of every unknown is a mean of well-behaved terms (k-hat at most {khats[worst]:.2f})."
+        if bad.any():
+            text = f"k-hat of the variance of `{names[worst]}` is {khats[worst]:.2f}, which matters little: most draws are effective."
+        yield Reason("trusted", text, {"largest quantity khat": float(khats[worst])})
+        return
+    fine = f"the others are within {weights.threshold:.2f}" if not bad.all() else "so are all others"
+    listing = ", ".join(f"`{names[i]}`" for i in np.argsort(-khats)[: min(int(bad.sum()), 3)])
+    text = (
+        f"The tails of {listing} rest on a few draws: k-hat of the variance is up to {khats[worst]:.2f} for "
+        f"{int(bad.sum())} of {len(khats)} unknowns, {fine}."
+    )
+    yield Reason("doubtful", text, {"largest quantity khat": float(khats[worst]), "quantities": float(bad.sum())})
+
+
+_ONE_MODE = ("mean_field", "full_rank", "low_rank", "laplace", "autoregressive", "flow")
+
+
+def _judge_modes(data: xr.DataTree) -> Iterator[Reason]:
+    """Judges guides of one mode by what the ascents before them saw; weights are blind to a mode without draws."""
+    attrs = data["posterior"].attrs
+    modes, guide = int(attrs.get("modes", 0)), str(attrs.get("pyrolvm_guide", "")).split("(")[0]
+    if modes > 1 and guide in _ONE_MODE and draws_group(data) == "posterior":
+        text = f"Ascents from several starts ended at {modes} modes apart; `{guide}` may cover one of them only."
+        yield Reason("doubtful", text, {"modes": float(modes)})
 
 
 _RICHER = {"mean_field": "full_rank", "laplace": "full_rank", "low_rank": "full_rank", "": "flow"}

@@ -20,7 +20,7 @@ import numpy as np
 from pyrolvm.diagnosis.numerics import array_stats
 from pyrolvm.diagnosis.reading import Array
 
-__all__ = ["Weights", "khat_threshold", "weigh"]
+__all__ = ["Weights", "khat_of_variance", "khat_threshold", "weigh"]
 
 FEW_DRAWS = 100
 """Below this many draws the tail of the weights cannot be judged at all."""
@@ -143,6 +143,26 @@ def weigh(log_weight: Array, rounding: float = 0.0) -> tuple[Weights, Array]:
         constant=constant,
     )
     return figures, weights
+
+
+def khat_of_variance(log_weight: Array, values: Array) -> float:
+    r"""Returns the tail shape of :math:`w_s (x_s - m)^2`, whose mean is the variance of one quantity.
+
+    The weights alone may be well behaved where a quantity is large only at the few draws that have large weights.
+
+    Args:
+        log_weight: log weights, (S,).
+        values: the quantity at the same draws, (S,).
+
+    References:
+        Vehtari et al. (2024), "Pareto smoothed importance sampling", section 3, https://arxiv.org/abs/1507.02646
+    """
+    good = np.isfinite(log_weight) & np.isfinite(values)
+    share = np.exp(log_weight[good] - np.max(log_weight[good], initial=-math.inf))
+    gap = values[good] - np.sum(share * values[good]) / max(share.sum(), 1e-300)
+    with np.errstate(divide="ignore"):
+        terms = log_weight[good] + 2 * np.log(np.abs(gap))
+    return weigh(terms[np.isfinite(terms)])[0].khat
 
 
 def _smooth(log_weight: Array) -> tuple[float, Array]:

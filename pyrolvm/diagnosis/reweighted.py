@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["MEAN_BOUND", "SD_BOUND", "SIGMAS", "judge_reweighted", "reweighted_table"]
+__all__ = ["MEAN_BOUND", "SD_BOUND", "SIGMAS", "corrected_table", "judge_reweighted", "reweighted_table"]
 
 MEAN_BOUND = 0.1
 """A mean that is off by this many sds is wrong."""
@@ -47,6 +47,37 @@ def reweighted_table(data: xr.DataTree, weights: Array, limit: int) -> tuple[pd.
     indices = keep_worst([_change(part, weights) for part in parts], limit)
     tables = [_rows(part.take(index), weights) for part, index in zip(parts, indices, strict=True) if index.size]
     total = sum(len(part.labels) for part in parts)
+    return (pd.concat(tables) if tables else pd.DataFrame()), max(total - limit, 0)
+
+
+def corrected_table(data: xr.DataTree, ess: float, limit: int) -> tuple[pd.DataFrame, int]:
+    """Tabulates every quantity of draws that were chosen by weights: moments, quantiles, and the error that ``ess`` leaves.
+
+    Returns:
+        The table, and the number of quantities left out, those at the end.
+    """
+    import pandas as pd
+
+    tables, total = [], 0
+    for part in blocks(data):
+        room = max(limit - total, 0)
+        total += len(part.labels)
+        if not room:
+            continue
+        kept = part.take(np.arange(min(room, len(part.labels))))
+        flat = kept.draws.astype(np.float64).reshape(-1, kept.draws.shape[2])
+        with np.errstate(invalid="ignore", over="ignore"):
+            low, middle, high = np.quantile(flat, (0.05, 0.5, 0.95), axis=0)
+            sd = flat.std(axis=0, ddof=1)
+        columns = {
+            "mean": flat.mean(axis=0),
+            "sd": sd,
+            "mcse_mean": sd / np.sqrt(ess),
+            "q5": low,
+            "median": middle,
+            "q95": high,
+        }
+        tables.append(pd.DataFrame(columns, index=pd.Index(kept.labels, name="quantity")))
     return (pd.concat(tables) if tables else pd.DataFrame()), max(total - limit, 0)
 
 

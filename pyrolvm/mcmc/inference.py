@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyrolvm.density import Joint, map_draws
 from pyrolvm.errors import ArgumentError, FitError, ProblemError, PyrolvmWarning, positive_int
@@ -34,6 +35,7 @@ def nuts(
     max_tree_depth: int = 10,
     init: Fit | Mapping[str, Any] | None = None,
     dense_mass: bool | str = "auto",
+    centring: Mapping[str, Tensor] | None = None,
     engine: str = "auto",
     kernel: str = "auto",
     device: str | torch.device = "auto",
@@ -60,6 +62,8 @@ def nuts(
             learnable model parameters; a warmup of 100 to 300 transitions is then usually enough.
         dense_mass: whether the mass matrix has all entries (``True``) or its diagonal only (``False``); ``"auto"`` takes all
             where ``init`` is a fit in which few unknowns are strongly correlated.
+        centring: how centred the coordinates of sites are whose location or scale other latents set, from 0 (not) to 1, by
+            name, each of the site's unconstrained shape; draws are of the model's own sites all the same. ``None`` for 1.
         engine: ``"c"`` compiles the captured model's gradient from C, ``"jax"`` by XLA, ``"pyro"`` runs the model as it is;
             ``"auto"`` takes the first that can. ``engine_reason`` of the result tells which and why.
         kernel: ``"nutpie"`` (needs ``pip install 'pyrolvm[nutpie]'``) runs on engine ``"c"``, and on ``"jax"`` with a call into
@@ -108,9 +112,9 @@ def nuts(
     params = dict(init.params) if isinstance(init, Fit) else {}
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(chains)]
     with problem.session(seed=seed, params=params):
-        joint = Joint(problem)
+        joint = Joint(problem, centring=centring)
         starts = find_starts(joint, init, chains, seed)
-        mean, covariance, dense = moments(problem, init, dense_mass)
+        mean, covariance, dense = moments(joint, init, dense_mass)
         set_up = time.perf_counter()
         with Progress(f"nuts on {problem.name}", chains * (warmup + draws), progress) as bar:
             settings = Settings(warmup, draws, target_accept, max_tree_depth, bar, dense, mean, covariance)

@@ -42,7 +42,7 @@ def find_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
     if init is None:
         candidates = 4 * torch.rand(chains + TRIES, size, dtype=like.dtype, device=like.device) - 2
     elif isinstance(init, Fit):
-        draws = _fitted(joint.problem, init)
+        draws = _fitted(joint, init)
         order = np.random.default_rng(seed).permutation(len(draws))[: 4 * chains]
         candidates = draws[torch.as_tensor(order)].to(like)
     else:
@@ -65,11 +65,11 @@ def find_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
     )
 
 
-def moments(problem: Problem, init: Any, dense: bool | str) -> tuple[Tensor | None, Tensor | None, bool]:
+def moments(joint: Joint, init: Any, dense: bool | str) -> tuple[Tensor | None, Tensor | None, bool]:
     """Mean and covariance of a fit's draws on the unconstrained scale, and whether to take the covariance whole.
 
     Args:
-        problem: the problem.
+        joint: the density, whose coordinates they are of.
         init: what chains start from; only a :class:`~pyrolvm.posterior.Fit` tells anything.
         dense: ``True`` or ``False``; ``"auto"`` takes all entries where the unknowns are few and strongly correlated in
             the fit.
@@ -81,7 +81,7 @@ def moments(problem: Problem, init: Any, dense: bool | str) -> tuple[Tensor | No
     whole = dense is not False and dense != "auto"
     if not isinstance(init, Fit):
         return None, None, whole
-    draws = _fitted(problem, init).double()
+    draws = _fitted(joint, init).double()
     mean, variance = draws.mean(0), draws.var(0)
     if not bool(torch.isfinite(variance).all()) or not bool((variance > 0).all()):
         return None, None, whole
@@ -96,12 +96,13 @@ def moments(problem: Problem, init: Any, dense: bool | str) -> tuple[Tensor | No
     return mean, covariance, True
 
 
-def _fitted(problem: Problem, fit: Fit) -> Tensor:
-    """A fit's draws as unconstrained vectors, shape ``(draws, unconstrained_size)``.
+def _fitted(joint: Joint, fit: Fit) -> Tensor:
+    """A fit's draws as flat vectors of the density, shape ``(draws, unconstrained_size)``.
 
     Raises:
         ArgumentError: if the fit is of another problem.
     """
+    problem = joint.problem
     group = fit.data["unconstrained_posterior"].to_dataset() if "unconstrained_posterior" in fit.data.children else {}
     parts = []
     for site in problem.continuous:
@@ -114,7 +115,14 @@ def _fitted(problem: Problem, fit: Fit) -> Tensor:
                 "Fix: fit this problem, or pass values by site."
             )
         parts.append(values.reshape(values.shape[0] * values.shape[1], -1))
-    return torch.from_numpy(np.concatenate(parts, axis=1))
+    flat = torch.from_numpy(np.concatenate(parts, axis=1))
+    if not joint.centring:
+        return flat
+    plain, like = Joint(problem), torch.zeros((), dtype=problem.dtype, device=problem.device)
+    with torch.no_grad():
+        return map_draws(
+            lambda draw: {"u": joint.flatten(joint.unconstrain(plain.constrain(draw["z"])))}, {"z": flat.to(like)}
+        )["u"]
 
 
 def _given(joint: Joint, init: Any, chains: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,6 +103,12 @@ class Posterior:
         """``n`` draws of the latents, dims ``(chain=1, draw=n, ...)``."""
         raise NotImplementedError
 
+    @property
+    def ladder(self) -> list[dict[str, Any]]:
+        """What :func:`pyrolvm.infer` tried, in order, and why it went on; empty for a result of one method."""
+        record = self.data.attrs.get("pyrolvm_ladder")
+        return list(json.loads(record)) if record else []
+
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the result to a folder, which :func:`pyrolvm.load` reads.
 
@@ -170,9 +177,18 @@ class Fit(Posterior):
         return str(self.data["optimization"].attrs["stop_reason"])
 
     @property
+    def corrected(self) -> bool:
+        """Whether the draws were chosen by importance weights; the guide's own are then in ``uncorrected_posterior``."""
+        return "proposal_stats" in self.data.children
+
+    @property
+    def _weighed(self) -> Any:
+        return self.data["proposal_stats" if self.corrected else "sample_stats"]
+
+    @property
     def log_weight(self) -> np.ndarray[Any, Any]:
-        """The log importance weight log p - log q of each draw. Shape ``(draw,)``."""
-        return np.asarray(self.data["sample_stats"]["log_weight"].values).reshape(-1)
+        """The log importance weight log p - log q of each draw of the guide. Shape ``(draw,)``."""
+        return np.asarray(self._weighed["log_weight"].values).reshape(-1)
 
     @property
     def elbo(self) -> float:
@@ -187,7 +203,7 @@ class Fit(Posterior):
     @property
     def khat(self) -> float:
         """The Pareto k of the importance weights; see :func:`pyrolvm.diagnose`."""
-        return float(self.data["sample_stats"]["khat"])
+        return float(self._weighed["khat"])
 
     @cached_property
     def evidence(self) -> Evidence | None:
@@ -198,7 +214,7 @@ class Fit(Posterior):
         return Evidence(weights.evidence, weights.evidence_error, "importance sampling", bool(weights.reliable))
 
     def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
-        """Fresh draws from the guide.
+        """Fresh draws from the guide; of a corrected result, stored draws chosen at random.
 
         Raises:
             StoreError: if the result was loaded without its problem or guide.
@@ -206,6 +222,8 @@ class Fit(Posterior):
         from pyrolvm.posterior.build import latent_dataset
 
         positive_int("n", n)
+        if self.corrected:
+            return _chosen(self.data, n, seed)
         problem = self.attached
         if self.guide is None:
             raise StoreError(
@@ -228,8 +246,13 @@ class Chains(Posterior):
     def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
         """``n`` of the stored draws, chosen at random, without repetition as long as there are enough."""
         positive_int("n", n)
-        stacked = self.data["posterior"].to_dataset().stack(sample=("chain", "draw"))
-        total = stacked.sizes["sample"]
-        chosen = np.random.default_rng(seed).choice(total, size=n, replace=n > total)
-        picked = stacked.isel(sample=chosen).drop_vars(["sample", "chain", "draw"]).rename(sample="draw")
-        return picked.expand_dims("chain").transpose("chain", "draw", ...).assign_coords(chain=[0], draw=np.arange(n))
+        return _chosen(self.data, n, seed)
+
+
+def _chosen(data: xr.DataTree, n: int, seed: int) -> xr.Dataset:
+    """``n`` stored draws, without repetition as long as there are enough."""
+    stacked = data["posterior"].to_dataset().stack(sample=("chain", "draw"))
+    total = stacked.sizes["sample"]
+    chosen = np.random.default_rng(seed).choice(total, size=n, replace=n > total)
+    picked = stacked.isel(sample=chosen).drop_vars(["sample", "chain", "draw"]).rename(sample="draw")
+    return picked.expand_dims("chain").transpose("chain", "draw", ...).assign_coords(chain=[0], draw=np.arange(n))

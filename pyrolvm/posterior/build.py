@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pyrolvm.vi.loop import History
 
-__all__ = ["chains_tree", "default_draws", "latent_dataset", "variable", "variational_tree"]
+__all__ = ["chains_tree", "corrected_tree", "default_draws", "latent_dataset", "variable", "variational_tree"]
 
 MAX_ELEMENTS = 20_000_000
 """A group's variables may hold this many numbers each, 80 MB in float32, before draws are thinned."""
@@ -64,6 +64,41 @@ def variational_tree(
     return xr.DataTree.from_dict(_ordered(groups))
 
 
+def corrected_tree(
+    problem: Problem,
+    raw: xr.DataTree,
+    draws: Draws,
+    weighed: Mapping[str, np.ndarray[Any, Any]],
+    attrs: Mapping[str, Any],
+    khats: Mapping[str, float],
+) -> xr.DataTree:
+    """A variational result whose draws were corrected by their importance weights; must be called inside a session.
+
+    Args:
+        problem: the problem.
+        raw: the fit's own tree, whose draws are kept in group ``uncorrected_posterior``.
+        draws: the corrected draws by latent site, each of shape ``(draws, ...)``.
+        weighed: ``lp``, ``log_q`` and ``log_weight`` of the draws they were chosen from, kept in group ``proposal_stats``.
+        attrs: attributes of the groups.
+        khats: the k-hat of single unknowns' variances, by name.
+    """
+    import xarray as xr
+
+    kept = {**raw["posterior"].attrs, **attrs}
+    groups = _groups(problem, draws, chains=1, attrs=kept)
+    groups["sample_stats"] = _dataset({"lp": groups.pop("lp")}, {}, attrs=kept)
+    groups["uncorrected_posterior"] = raw["posterior"].to_dataset()
+    stats = {name: np.asarray(values, dtype=float).reshape(1, -1) for name, values in weighed.items()}
+    groups["proposal_stats"] = _dataset(stats, {}, attrs=kept)
+    groups["proposal_stats"]["khat"] = xr.DataArray(_khat(stats["log_weight"]))
+    if khats:
+        groups["proposal_stats"]["quantity_khat"] = xr.DataArray(
+            list(khats.values()), dims="quantity", coords={"quantity": list(khats)}
+        )
+    groups["optimization"] = raw["optimization"].to_dataset()
+    return xr.DataTree.from_dict(_ordered(groups))
+
+
 def chains_tree(
     problem: Problem, draws: Draws, chains: int, stats: Mapping[str, np.ndarray[Any, Any]], attrs: Mapping[str, Any]
 ) -> xr.DataTree:
@@ -99,6 +134,7 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
 _ORDER = (
     "posterior", "quantities", "unconstrained_posterior", "sample_stats", "log_likelihood", "log_prior",
     "posterior_predictive", "prior", "prior_predictive", "observed_data", "constant_data", "optimization",
+    "uncorrected_posterior", "proposal_stats",
 )  # fmt: skip
 
 

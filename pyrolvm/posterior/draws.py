@@ -30,8 +30,9 @@ def registered(guide: Callable[..., Any], name: str) -> Callable[..., Any]:
 class _Registered:
     def __init__(self, guide: torch.nn.Module, name: str) -> None:
         self.guide, self.name = guide, name
-        if hasattr(guide, "finalize"):
-            self.finalize = guide.finalize
+        for name in ("finalize", "prepare", "solve", "held"):
+            if hasattr(guide, name):
+                setattr(self, name, getattr(guide, name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return pyro.module(self.name, self.guide)(*args, **kwargs)

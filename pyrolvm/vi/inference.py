@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.infer import ELBO
@@ -26,6 +26,9 @@ from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
 from pyrolvm.vi.objective import choose_objective
 from pyrolvm.vi.optimizer import Stepper
 from pyrolvm.vi.stopping import Plateau, Schedule
+
+if TYPE_CHECKING:
+    from pyrolvm.approximation import Solution
 
 __all__ = ["fit"]
 
@@ -160,8 +163,16 @@ def _run(
     minibatches = _minibatches(problem, batch_size, batch_plate)
     with problem.session(seed=seed):
         guide = registered(recipe.build(problem), recipe.name)
+        prepare = getattr(guide, "prepare", None)
+        if prepare is not None:
+            prepare(problem, seed=seed)
         trial = problem.whole if minibatches is None else next(iter(minibatches))
         check_guide(problem, guide, recipe.name, trial)
+        solve = getattr(guide, "solve", None)
+        if solve is not None:
+            return _solved(
+                problem, recipe, guide, solve, minibatches, draws=draws, seed=seed, clock=clock, progress=progress
+            )
         _check_trainable(problem, recipe)
         elbo, why = choose_objective(objective, problem, guide, trial, num_particles)
         _check_start(problem, guide, elbo, trial)
@@ -184,7 +195,7 @@ def _run(
         clock.lap("run")
         attrs = {
             "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": why, "engine": used, "seed": seed,
-            "sampling_time": clock.laps["run"],
+            "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0),
         }  # fmt: skip
         tree = variational_tree(
             problem, guide, history,
@@ -202,6 +213,43 @@ def _run(
         engine_reason=reason,
         seed=seed,
     )
+
+
+def _solved(
+    problem: Problem,
+    recipe: Guide,
+    guide: Callable[..., Any],
+    solve: Callable[..., Solution],
+    minibatches: Minibatches | None,
+    *,
+    draws: int | None,
+    seed: int,
+    clock: _Clock,
+    progress: bool | Callable[[int, int, str], None],
+) -> Fit:
+    """The fit of a guide that has an algorithm of its own."""
+    if minibatches is not None:
+        raise ArgumentError(
+            f"guide {recipe.name!r} has an algorithm of its own, which takes all rows at once. "
+            "Fix: leave batch_size out, or use a guide that is trained by gradients, such as mean_field."
+        )
+    clock.lap("setup")
+    with Progress(f"{recipe.name} on {problem.name}", 1, progress) as bar:
+        solution = solve(problem, seed=seed)
+        bar.update(1, lambda: f"ELBO {solution.elbos[-1]:.2f}")
+    history = History.of(solution.elbos, converged=solution.converged, reason=solution.reason)
+    params = {name: value.detach().clone() for name, value in runtime.parameters().items()}
+    clock.lap("run")
+    attrs = {
+        "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": "ELBO, by the guide's own algorithm",
+        "engine": solution.engine, "seed": seed, "sampling_time": clock.laps["run"], "evaluations": solution.evaluations,
+    }  # fmt: skip
+    tree = variational_tree(problem, guide, history, draws=draws, num_particles=1, batch_size=None, attrs=attrs)
+    clock.lap("draws")
+    return Fit(
+        name=recipe.name, data=tree, problem=problem, guide=recipe, params=params, seconds=clock.laps,
+        engine=solution.engine, engine_reason=solution.engine_reason, seed=seed,
+    )  # fmt: skip
 
 
 class _Clock:

@@ -86,6 +86,14 @@ class History:
     reason: str = ""
     skipped: int = 0
 
+    @classmethod
+    def of(cls, elbos: np.ndarray[Any, Any], *, converged: bool, reason: str) -> History:
+        """The history of an algorithm that has no learning rate."""
+        history = cls(converged=converged, reason=reason)
+        unknown = np.full(len(elbos), np.nan)
+        history.add(Taken(-elbos, unknown, unknown, np.ones(len(elbos), dtype=bool)))
+        return history
+
     @property
     def losses(self) -> np.ndarray[Any, Any]:
         """Minus the ELBO at each step."""

@@ -98,14 +98,24 @@ def build(family: str, problem: lvm.Problem, seed: int = 0, **options: Any) -> A
     pyro.clear_param_store()
     torch.manual_seed(seed)
     guide = lvm.guide(family, **options).build(problem)
+    with pyro.validation_enabled(False):
+        for step in ("prepare", "solve"):
+            if hasattr(guide, step):
+                getattr(guide, step)(problem, seed=0)
     return guide.finalize(*problem.args, **problem.kwargs) if hasattr(guide, "finalize") else guide
+
+
+def trained(guide: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that an optimisation moves."""
+    held = tuple(getattr(guide, "held", ()))
+    return [value for name, value in guide.named_parameters() if not name.startswith(held or ("-",))]
 
 
 def shake(guide: torch.nn.Module, amount: float = 0.3) -> torch.nn.Module:
     """Moves parameters away from their special starting values."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in guide.parameters():
+        for parameter in trained(guide):
             parameter.add_(amount * torch.randn(parameter.shape, generator=generator).to(parameter))
     return guide
 
@@ -181,10 +191,12 @@ def test_every_parameter_has_a_gradient(family: str, name: str, finalized: bool)
     guide = build(family, problem) if finalized else lvm.guide(family).build(problem)
     elbo = Trace_ELBO(num_particles=3)
     elbo.differentiable_loss(problem.model, guide, *problem.args, **problem.kwargs).backward()
-    for key, parameter in guide.named_parameters():
-        assert parameter.grad is not None, key
-        assert bool(torch.isfinite(parameter.grad).all()), key
-        assert bool((parameter.grad != 0).any()), key
+    moved = trained(guide)
+    assert moved or hasattr(guide, "solve")
+    for parameter in moved:
+        assert parameter.grad is not None
+        assert bool(torch.isfinite(parameter.grad).all())
+        assert bool((parameter.grad != 0).any())
 
 
 @every
@@ -224,7 +236,7 @@ def test_log_q_is_the_density_of_the_draw(family: str, name: str) -> None:
 
 def guide_density(guide: Any) -> Any:
     part = guide if hasattr(guide, "posterior") else guide.rest
-    return part.posterior()
+    return part.law() if hasattr(part, "law") else part.posterior()
 
 
 def underlying_normal(fn: Any) -> Any:
@@ -237,7 +249,8 @@ def underlying_normal(fn: Any) -> Any:
 def test_density_integrates_to_one(family: str, name: str) -> None:
     """On a grid of unconstrained space, with the Jacobian from autograd."""
     problem = PROBLEMS[name]()
-    guide = shake(build(family, problem, init_scale=0.5) if family != "laplace" else build(family, problem))
+    options = {} if family in ("laplace", "pathfinder", "student") else {"init_scale": 0.5}
+    guide = shake(build(family, problem, **options))
     (site,) = problem.continuous
     transform = biject_to(site.support)
     size, inner = problem.unconstrained_size, transform.inverse_shape(site.shape)

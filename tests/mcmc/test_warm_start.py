@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
+from pyrolvm.density import Joint
 from pyrolvm.mcmc.starts import moments
 
 SCALES = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])
@@ -101,21 +102,20 @@ def test_strong_correlation_makes_the_mass_matrix_dense(ridge_problem: lvm.Probl
 
 
 def test_a_fit_without_correlation_leaves_it_diagonal(scaled_problem: lvm.Problem, scaled_fit: lvm.Fit) -> None:
-    mean, variance, dense = moments(scaled_problem, scaled_fit, "auto")
+    mean, variance, dense = moments(Joint(scaled_problem), scaled_fit, "auto")
     assert not dense
     assert mean is not None
     assert variance is not None
     np.testing.assert_allclose(variance.sqrt().numpy(), SCALES.numpy() / np.sqrt(2), rtol=0.1)
-    _, whole, dense = moments(scaled_problem, scaled_fit, True)
+    _, whole, dense = moments(Joint(scaled_problem), scaled_fit, True)
     assert dense
     assert whole is not None
     assert whole.shape == (5, 5)
-    assert moments(scaled_problem, None, "auto") == (None, None, False)
-    assert moments(scaled_problem, {"x": 0.0}, True) == (None, None, True)
+    assert moments(Joint(scaled_problem), None, "auto") == (None, None, False)
+    assert moments(Joint(scaled_problem), {"x": 0.0}, True) == (None, None, True)
 
 
 def test_starts_are_draws_of_the_fit_and_differ_by_seed(scaled_problem: lvm.Problem, scaled_fit: lvm.Fit) -> None:
-    from pyrolvm.density import Joint
     from pyrolvm.mcmc.starts import find_starts
 
     drawn = scaled_fit.data["unconstrained_posterior"]["x"].values.reshape(-1, 5)

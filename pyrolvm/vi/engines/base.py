@@ -55,8 +55,9 @@ class Work:
         return self.minibatches.batch(rows[0]) if rows and self.minibatches is not None else self.problem.whole
 
     def parameters(self) -> list[Tensor]:
-        """The unconstrained parameters, in the order of the store."""
-        return list(runtime.parameters().values())
+        """The unconstrained parameters that the steps move, in the order of the store."""
+        held = tuple(f".{name}" for name in getattr(self.guide, "held", ()))
+        return [value for name, value in runtime.parameters().items() if not (held and name.endswith(held))]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -97,7 +98,10 @@ class TorchEngine:
                 torch._dynamo.mark_static_address(tensor)
         step: Step = torch.compile(plain, fullgraph=True, dynamic=False, mode="reduce-overhead" if cuda else None)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # inductor of torch 2.13 calls what torch 2.13 deprecates
                 step(*inputs)
         except Exception as error:  # no C++ compiler, most of all; the graph itself still runs, without fusion
             self.note = (

@@ -1,0 +1,294 @@
+r"""The frame of a posterior: coordinates in which it is nearly standard normal, found before any family is fitted.
+
+Sites are made independent of their parents as far as the data leave them so (:mod:`pyrolvm.density.centring`), ascents from
+several starts find the mass, and natural gradients find the Gaussian that fits best. In the coordinates that it
+makes standard, what is left to learn has the scale one in every direction, whatever the units of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from pyrolvm.approximation.climb import Path, climb, elbo, local_gaussians
+from pyrolvm.approximation.natural import Fitted, natural_gradient
+from pyrolvm.approximation.student import Points, Student
+from pyrolvm.density import Joint
+from pyrolvm.density.target import Target
+from pyrolvm.errors import FitError
+from pyrolvm.program.problem import Problem
+
+__all__ = ["Found", "Frame", "Solution", "find_frame", "known_frame", "pathfinder_family"]
+
+STARTS, MORE_STARTS = 4, 16
+"""Ascents; more of them once two have ended at different heights."""
+
+CENTRED_FROM = 0.3
+"""Data that hold a site's elements this much more than the prior does, on average, ask for coordinates that are centred so far."""
+
+SAME_TOP = 0.1
+"""Nats within which two ascents have ended at one mode."""
+
+APART = 3.0
+"""Sds between modes from which on they are modes of their own."""
+
+NEGLIGIBLE = 12.0
+"""Nats of local evidence below the best from which on a mode is left out."""
+
+MOST_UNKNOWNS = 1_000
+"""Up to so many unknowns a covariance matrix is affordable."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates, and the Gaussian of each mode in them.
+
+    Attributes:
+        target: the log density of these coordinates.
+        centring: how centred each dependent site is in them, by name.
+        modes: the best Gaussian at each mode, the one with the most mass first.
+        evidence: the local log evidence of each mode by importance sampling, for weights.
+        paths: how many ascents there were.
+        distinct: at how many places they ended.
+        evaluations: how many densities it took.
+    """
+
+    target: Target
+    centring: Mapping[str, Tensor]
+    modes: tuple[Fitted, ...]
+    evidence: Points
+    paths: int
+    distinct: int
+    evaluations: int
+
+    @property
+    def best(self) -> Fitted:
+        """The Gaussian with the most mass."""
+        return self.modes[0]
+
+    @property
+    def family(self) -> Student:
+        """All modes, weighted by their evidence."""
+        return _joined([mode.family for mode in self.modes], self.evidence)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """How a guide that has an algorithm of its own was fitted.
+
+    Attributes:
+        elbos: the ELBO at each iteration.
+        converged: whether the algorithm says so.
+        reason: why it ended.
+        evaluations: how many densities it took.
+        engine: what evaluated them, as of a target.
+        engine_reason: why not a faster one.
+    """
+
+    elbos: Points
+    converged: bool
+    reason: str
+    evaluations: int
+    engine: str
+    engine_reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What Pathfinder found.
+
+    Attributes:
+        family: a Gaussian for each mode.
+        elbos: their ELBOs.
+        paths: how many ascents there were.
+        target: the density.
+    """
+
+    family: Student
+    elbos: Points
+    paths: int
+    target: Target
+
+
+def pathfinder_family(problem: Problem, *, seed: int, most: int) -> Found:
+    """A Gaussian for each of at most ``most`` modes, in plain unconstrained space; must be called inside a session.
+
+    Raises:
+        FitError: if the density is finite nowhere.
+    """
+    target = Target.of(Joint(problem))
+    with threadpool_limits(1, user_api="blas"):
+        return _pathfinder(target, seed, most)
+
+
+def _pathfinder(target: Target, seed: int, most: int) -> Found:
+    paths = _ascents(target, seed)
+    kept: list[tuple[float, Student]] = []
+    for bound, gaussian in sorted(_starts(target, _heights(paths)), key=lambda pair: -pair[0]):
+        if len(kept) < most and bound > max([b for b, _ in kept], default=bound) - NEGLIGIBLE:
+            if not any(_inside(gaussian, other) for _, other in kept):
+                kept.append((bound, gaussian))
+    if not kept:
+        raise _nowhere(target.joint.problem, len(paths))
+    elbos = np.array([bound for bound, _ in kept])
+    return Found(_joined([gaussian for _, gaussian in kept], elbos), elbos, len(paths), target)
+
+
+def _joined(parts: list[Student], log_weights: Points) -> Student:
+    weights = np.maximum(np.exp(log_weights - log_weights.max()), 1e-3)
+    return Student(
+        weights / weights.sum(),
+        np.concatenate([part.means for part in parts]),
+        np.concatenate([part.trils for part in parts]),
+        np.concatenate([part.freedoms for part in parts]),
+    )
+
+
+def _nowhere(problem: Problem, paths: int) -> FitError:
+    return FitError(
+        f"no Gaussian fits {problem.name!r} anywhere on {paths} ascents: its density or curvature is not finite there. "
+        'Fix: bound scales away from zero, or use guide="mean_field".'
+    )
+
+
+def _ascents(target: Target, seed: int) -> list[Path]:
+    if not target.together:
+        raise FitError(
+            f"the density of {target.joint.problem.name} can only be run for one draw at a time, and it takes tens of thousands: "
+            f"{target.reason} Fix: mend the line that is named, or use a guide that is trained step by step."
+        )
+    if target.size > MOST_UNKNOWNS:
+        raise FitError(
+            f"{target.joint.problem.name} has {target.size:,} unknowns; a covariance matrix is affordable up to {MOST_UNKNOWNS:,}. "
+            'Fix: use guide="mean_field" or "low_rank".'
+        )
+    paths = climb(target, starts=STARTS, seed=seed)
+    if len(_heights(paths)) > 1:
+        paths += climb(target, starts=MORE_STARTS - STARTS + 1, seed=seed + 1)[1:]
+    return paths
+
+
+def find_frame(problem: Problem, *, seed: int = 0) -> Frame:
+    """Finds the frame of a problem; must be called inside a session of it.
+
+    The result follows from the problem and the seed alone, and is kept with the problem.
+
+    Raises:
+        FitError: if the density is finite nowhere, or is Gaussian nowhere.
+    """
+    kept: dict[int, Frame] = problem.__dict__.setdefault("_frames", {})
+    if seed not in kept:
+        with threadpool_limits(1, user_api="blas"):  # threads cost more than such matrices do
+            kept[seed] = _find(problem, seed)
+    return kept[seed]
+
+
+def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | None:
+    """A frame of a problem that was found before and has these coordinates, so that its target need not be compiled again."""
+    kept: dict[int, Frame] = problem.__dict__.get("_frames", {})
+    for frame in kept.values():
+        if frame.centring.keys() == centring.keys() and all(
+            torch.equal(value.reshape(-1), centring[name].reshape(-1)) for name, value in frame.centring.items()
+        ):
+            return frame
+    return None
+
+
+def _find(problem: Problem, seed: int) -> Frame:
+    joint = Joint(problem)
+    like = torch.zeros((), dtype=problem.dtype, device=problem.device)
+    sites = [site for site in problem.continuous if site.name in joint.dependent()]
+    centring = {site.name: like.expand(site.unconstrained_shape or ()).clone() for site in sites}
+    frame = _with(Joint(problem, centring=centring), seed)
+    if not centring:
+        return frame
+    better = _held_by_data(frame, centring)
+    if max(float(part.mean()) for part in better.values()) < CENTRED_FROM:
+        return frame
+    second = _with(Joint(problem, centring=better), seed)
+    chosen = second if second.best.elbos[-1] > frame.best.elbos[-1] else frame
+    return replace(chosen, evaluations=frame.evaluations + second.evaluations)
+
+
+def _held_by_data(frame: Frame, centring: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """How centred each element should be: the share of its precision that is not its prior's, which is one here."""
+    tril = frame.best.family.trils[0]
+    inverse = np.linalg.inv(tril)
+    precision = np.sum(inverse**2, axis=0)
+    joint = frame.target.joint
+    parts = joint.split(torch.as_tensor(precision).to(joint.problem.dtype))
+    shares = {name: (1 - 1 / parts[name].clamp(min=1.0)).to(value) for name, value in centring.items()}
+    return {name: share.round() if _whole(joint, name) else share for name, share in shares.items()}
+
+
+def _whole(joint: Joint, name: str) -> bool:
+    """Whether a site is a vector whose elements are centred together or not at all."""
+    return "MultivariateNormal" in joint.problem.sites[name].distribution
+
+
+def _with(joint: Joint, seed: int) -> Frame:
+    target = Target.of(joint)
+    paths = _ascents(target, seed)
+    found: list[tuple[float, Fitted]] = []
+    starts = sorted(_starts(target, _heights(paths)), key=lambda pair: -pair[0])
+    for bound, start in starts:
+        if bound < starts[0][0] - NEGLIGIBLE or any(_inside(start, fitted.family) for _, fitted in found):
+            continue
+        fitted = natural_gradient(target, start, seed=seed)
+        if any(_near(fitted, other) for _, other in found):
+            continue
+        found.append((_local_evidence(target, fitted.family, seed), fitted))
+    if not found:
+        raise _nowhere(joint.problem, len(paths))
+    found.sort(key=lambda pair: -pair[0])
+    kept = [pair for pair in found if pair[0] > found[0][0] - NEGLIGIBLE]
+    evidence = np.array([value for value, _ in kept])
+    modes = tuple(fitted for _, fitted in kept)
+    return Frame(target, joint.centring, modes, evidence, len(paths), len(_heights(paths)), target.evaluations)
+
+
+def _heights(paths: list[Path]) -> list[Path]:
+    """One path for each height at which paths ended, the highest first."""
+    chosen: list[Path] = []
+    for path in sorted(paths, key=lambda path: -path.top):
+        ends = [other.points[-1] for other in chosen if abs(other.top - path.top) < SAME_TOP]
+        scale = 1 + np.abs(path.points[-1])
+        if all(np.max(np.abs(end - path.points[-1]) / scale) > 0.5 for end in ends):
+            chosen.append(path)
+    return chosen[:8]
+
+
+def _starts(target: Target, paths: list[Path]) -> Iterator[tuple[float, Student]]:
+    """The best Gaussian on each path, with its ELBO."""
+    for path in paths:
+        scored = [(elbo(target, gaussian), gaussian) for _, gaussian in local_gaussians(target, path)]
+        best = max(scored, key=lambda pair: pair[0], default=None)
+        if best is not None and np.isfinite(best[0]):
+            yield best
+
+
+def _inside(start: Student, mode: Student) -> bool:
+    """Whether a Gaussian's middle lies where that of a mode found already has its mass."""
+    gap = np.linalg.solve(mode.trils[0], start.means[0] - mode.means[0])
+    return bool(np.linalg.norm(gap) < APART + np.sqrt(len(gap)))
+
+
+def _near(one: Fitted, other: Fitted) -> bool:
+    """Whether two Gaussians are of one mode."""
+    gap = one.family.means[0] - other.family.means[0]
+    lengths = [np.linalg.norm(np.linalg.solve(fit.family.trils[0], gap)) for fit in (one, other)]
+    return bool(min(lengths) < APART)
+
+
+def _local_evidence(target: Target, family: Student, seed: int) -> float:
+    proposal = family.with_freedom(10.0)
+    points = proposal.sample(2048, seed)
+    values, _ = target.finite(points)
+    log_weight = values - proposal.log_density(points)
+    top = log_weight.max()
+    return float(top + np.log(np.mean(np.exp(log_weight - top)))) if np.isfinite(top) else -np.inf

@@ -1,0 +1,145 @@
+r"""The best Gaussian: natural-gradient variational inference with noise that vanishes where the fit is right.
+
+In coordinates in which the current Gaussian :math:`\mathrm{Normal}(m, L L^\top)` is standard, with draws
+:math:`\epsilon`, scores :math:`h = L^\top \nabla \log p` and residuals :math:`r = h + \epsilon`, the ELBO's gradients are
+
+.. math:: \nabla_m = \mathbb{E}[r], \qquad \nabla_P = P^* - I = -\mathbb{E}[\epsilon r^\top],
+
+by Stein's lemma; :math:`r` is zero at every draw where the target is this Gaussian, as in "sticking the landing". A step of
+length :math:`\eta` takes the precision :math:`I` to :math:`I + \eta \nabla_P + \frac12 \eta^2 \nabla_P^2`, positive
+definite whatever the noise, and the mean to :math:`m + \eta L P^{-1} \nabla_m`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cholesky, solve_triangular
+
+from pyrolvm.approximation.student import Points, Student, lower_root
+from pyrolvm.density.target import Target
+
+__all__ = ["Fitted", "batch_and_match", "natural_gradient"]
+
+FEWEST_DRAWS, DRAWS_PER_UNKNOWN, MOST_DRAWS = 128, 4, 2048
+SEARCH, SETTLE = 100, 30
+"""The most iterations with long steps, and those whose steps shrink so that the noise averages out."""
+
+QUIET = 0.1
+"""The noise of a gradient, in units of the current Gaussian, that more draws need not lower."""
+
+TRUST = 0.5
+"""How far, in units of the current Gaussian, one step may go."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A Gaussian, and how it was found.
+
+    Attributes:
+        family: the Gaussian.
+        elbos: the ELBO's estimate at each iteration.
+        converged: whether the residual's mean and its covariance with the draws ended within their noise.
+        residual: the length of the last natural gradient, in units of the Gaussian; zero at the optimum.
+    """
+
+    family: Student
+    elbos: Points
+    converged: bool
+    residual: float
+
+
+def natural_gradient(target: Target, start: Student, *, seed: int) -> Fitted:
+    """The Gaussian of the highest ELBO, from a Gaussian nearby.
+
+    References:
+        Khan and Rue, *The Bayesian learning rule*, https://arxiv.org/abs/2107.04562;
+        Lin, Schmidt, Khan, *Handling the positive-definite constraint in the Bayesian learning rule*,
+        https://arxiv.org/abs/2002.10060;
+        Roeder, Wu, Duvenaud, *Sticking the landing*, https://arxiv.org/abs/1703.09194
+    """
+    random = np.random.default_rng(seed)
+    mean, tril = start.means[0].copy(), start.trils[0].copy()
+    n = len(mean)
+    half = max(FEWEST_DRAWS, DRAWS_PER_UNKNOWN * n) // 2
+    most = max(half, MOST_DRAWS // 2)
+    elbos: list[float] = []
+    lengths: list[float] = []
+    settling = 0
+    last, noise = np.inf, np.inf
+    for _ in range(SEARCH + SETTLE):
+        draws = random.normal(size=(half, n))
+        draws = np.concatenate([draws, -draws])
+        values, gradients = target.finite(mean + draws @ tril.T)
+        good = np.isfinite(values)
+        if good.mean() < 0.9:
+            tril = 0.7 * tril
+            continue
+        scores, draws = gradients[good] @ tril, draws[good]
+        elbos.append(float(values[good].mean() + np.log(np.diag(tril)).sum() + n / 2 * np.log(2 * np.pi * np.e)))
+        residuals = scores + draws
+        shift, change = residuals.mean(axis=0), -(draws.T @ residuals) / len(draws)
+        change = (change + change.T) / 2
+        last = float(np.sqrt(shift @ shift + np.sum(change**2) / 2))
+        # Each entry is a mean of len(draws) terms, as noisy as the residuals: what zero would look like.
+        noise = float(np.sqrt(np.mean(residuals**2) * (n + n * n / 2) / len(draws)))
+        lengths.append(last)
+        settled = len(lengths) > 5 and (last < 2 * noise or min(lengths[-5:]) > 0.9 * min(lengths[:-5]))
+        if settling or settled or len(elbos) >= SEARCH:
+            settling += 1
+        if noise > QUIET and half < most:  # particles by the measured noise
+            half = min(2 * half, most)
+        limit = TRUST / max(np.linalg.norm(change, 2), np.linalg.norm(shift) / np.sqrt(n), 1e-12)
+        length = min(1.0, limit, 2 / (settling + 1))
+        precision = np.eye(n) + length * change + 0.5 * length**2 * change @ change
+        lower = cholesky(precision, lower=True)
+        step = solve_triangular(lower, length * shift, lower=True)
+        mean = mean + tril @ solve_triangular(lower.T, step, lower=False)
+        tril = lower_root(tril @ solve_triangular(lower, np.eye(n), lower=True).T)
+        if settling >= SETTLE:
+            break
+    return Fitted(Student.one(mean, tril), np.array(elbos), bool(last < 3 * noise), last)
+
+
+def batch_and_match(target: Target, start: Student, *, seed: int, iterations: int = 60) -> Fitted:
+    r"""The Gaussian whose scores match the target's, from a Gaussian nearby: an alternative to the highest ELBO.
+
+    Each iteration minimises :math:`\mathrm{E}\,\|\nabla \log q - \nabla \log p\|^2` in the metric of q over a batch of draws,
+    plus a divergence from the last Gaussian, in closed form.
+
+    References:
+        Cai, Modi, Pillaud-Vivien, Margossian, Gower, Blei, Saul, *Batch and match: black-box variational inference with a
+        score-based divergence*, https://arxiv.org/abs/2402.14758
+    """
+    random = np.random.default_rng(seed)
+    mean, tril = start.means[0].copy(), start.trils[0].copy()
+    n = len(mean)
+    count = max(FEWEST_DRAWS, DRAWS_PER_UNKNOWN * n)
+    elbos: list[float] = []
+    last = np.inf
+    for t in range(iterations):
+        draws = random.normal(size=(count, n))
+        values, gradients = target.finite(mean + draws @ tril.T)
+        good = np.isfinite(values)
+        if good.mean() < 0.9:
+            tril = 0.7 * tril
+            continue
+        # In coordinates in which the last Gaussian is standard.
+        draws, scores = draws[good], gradients[good] @ tril
+        elbos.append(float(values[good].mean() + np.log(np.diag(tril)).sum() + n / 2 * np.log(2 * np.pi * np.e)))
+        weight = count * n / (t + 1)
+        middle, slope = draws.mean(axis=0), scores.mean(axis=0)
+        part = weight / (1 + weight)
+        centred, inclined = draws - middle, scores - slope
+        u = weight * (inclined.T @ inclined) / len(draws) + part * np.outer(slope, slope)
+        v = np.eye(n) + weight * (centred.T @ centred) / len(draws) + part * np.outer(middle, middle)
+        root = cholesky(v, lower=True)
+        values_u, vectors = np.linalg.eigh(np.eye(n) + 4 * root.T @ u @ root)
+        inner = (vectors * (2 / (1 + np.sqrt(np.maximum(values_u, 1.0))))) @ vectors.T
+        covariance = root @ inner @ root.T
+        move = part * (covariance @ slope + middle)
+        last = float(np.sqrt(move @ move + np.sum((covariance - np.eye(n)) ** 2) / 2))
+        mean = mean + tril @ move
+        tril = lower_root(tril @ cholesky((covariance + covariance.T) / 2, lower=True))
+    return Fitted(Student.one(mean, tril), np.array(elbos), last < 0.5, last)

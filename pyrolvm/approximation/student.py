@@ -1,0 +1,100 @@
+"""Mixtures of Student t distributions: proposals whose tails are heavy enough to correct."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import qr, solve_triangular
+from scipy.special import gammaln, logsumexp
+
+__all__ = ["Points", "Student", "lower_root"]
+
+Points = NDArray[np.float64]
+
+MOST_DIRECTIONS = 500
+"""Beyond this dimension, low-discrepancy points are no more even than random ones."""
+
+
+@dataclass(frozen=True)
+class Student:
+    r"""A mixture of multivariate t distributions; of Gaussians where the degrees of freedom are infinite.
+
+    Component k is the law of :math:`m_k + L_k \epsilon / \sqrt{g / \nu_k}` with :math:`\epsilon \sim \mathrm{Normal}(0, I)` and
+    :math:`g \sim \chi^2_{\nu_k}`: not of unit scale, its covariance is :math:`L_k L_k^\top \nu_k / (\nu_k - 2)`.
+
+    Attributes:
+        weights: positive, summing to one, shape ``(k,)``.
+        means: shape ``(k, n)``.
+        trils: lower triangular, shape ``(k, n, n)``.
+        freedoms: degrees of freedom, ``inf`` for a Gaussian, shape ``(k,)``.
+    """
+
+    weights: Points
+    means: Points
+    trils: Points
+    freedoms: Points
+
+    @classmethod
+    def one(cls, mean: Points, tril: Points, freedom: float = math.inf) -> Student:
+        """A single component."""
+        return cls(np.ones(1), mean[None], tril[None], np.array([freedom]))
+
+    @property
+    def size(self) -> int:
+        """The dimension n."""
+        return int(self.means.shape[1])
+
+    def with_freedom(self, freedom: float) -> Student:
+        """The same with other degrees of freedom."""
+        return Student(self.weights, self.means, self.trils, np.full(len(self.weights), freedom))
+
+    def sample(self, count: int, seed: int) -> Points:
+        """Draws of shape ``(count, n)``: scrambled Sobol points where the dimension is moderate, else pseudo-random ones."""
+        from scipy.stats import chi2, qmc  # which takes half a second to import
+        from scipy.stats import norm as normal
+
+        random = np.random.default_rng(seed)
+        if self.size + 2 <= MOST_DIRECTIONS:
+            even = qmc.Sobol(self.size + 2, scramble=True, rng=random).random(1 << math.ceil(math.log2(max(count, 2))))
+            even = np.clip(even[:count], 1e-12, 1 - 1e-12)
+            noise, tail, which = normal.ppf(even[:, :-2]), even[:, -2], even[:, -1]
+        else:
+            noise, tail, which = random.normal(size=(count, self.size)), random.random(count), random.random(count)
+        edges = np.cumsum(self.weights)[:-1]
+        component = np.searchsorted(edges, which)
+        draws = np.empty_like(noise)
+        for k, (mean, tril, freedom) in enumerate(zip(self.means, self.trils, self.freedoms, strict=True)):
+            chosen = component == k
+            stretch = 1.0 if math.isinf(freedom) else np.sqrt(freedom / chi2.ppf(tail[chosen], freedom))[:, None]
+            draws[chosen] = mean + (noise[chosen] @ tril.T) * stretch
+        return draws
+
+    def log_densities(self, points: Points) -> Points:
+        """Log weight plus log density of each component at points ``(count, n)``, shape ``(k, count)``."""
+        rows, n = [], self.size
+        for weight, mean, tril, freedom in zip(self.weights, self.means, self.trils, self.freedoms, strict=True):
+            squared = np.sum(solve_triangular(tril, (points - mean).T, lower=True) ** 2, axis=0)
+            constant = math.log(weight) - float(np.log(np.diag(tril)).sum())
+            if math.isinf(freedom):
+                rows.append(constant - 0.5 * (squared + n * math.log(2 * math.pi)))
+            else:
+                constant += float(gammaln((freedom + n) / 2) - gammaln(freedom / 2)) - n / 2 * math.log(
+                    freedom * math.pi
+                )
+                rows.append(constant - (freedom + n) / 2 * np.log1p(squared / freedom))
+        return np.array(rows)
+
+    def log_density(self, points: Points) -> Points:
+        """Log density at points ``(count, n)``, shape ``(count,)``."""
+        parts = self.log_densities(points)
+        return parts[0] if len(parts) == 1 else np.asarray(logsumexp(parts, axis=0))
+
+
+def lower_root(root: Points) -> Points:
+    """The lower triangular L, of positive diagonal, with L L^T = R R^T for a square matrix R."""
+    (upper,) = qr(root.T, mode="r")
+    lower: Points = upper.T
+    return lower * np.where(np.diag(lower) < 0, -1.0, 1.0)

@@ -1,0 +1,240 @@
+"""Draws of a fit corrected by their importance weights, as far as the weights can be relied on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrolvm.density import Joint, map_draws
+from pyrolvm.density.target import Points, Target
+from pyrolvm.diagnosis.importance import Weights, khat_of_variance, weigh
+from pyrolvm.errors import ArgumentError
+from pyrolvm.posterior import Fit
+from pyrolvm.posterior.build import corrected_tree, default_draws
+from pyrolvm.posterior.draws import draw_guide, rebuild
+
+__all__ = ["correct"]
+
+FIRST, MOST = 8_192, 131_072
+"""Draws that are weighed, at first and at most."""
+
+ENOUGH = 1.1
+"""Effective draws for each draw that is kept, at which no more are weighed."""
+
+JUDGED, JUDGED_QUANTITIES = 32_768, 200
+"""Draws and unknowns whose variances are judged one by one."""
+
+FEW = 500
+"""Effective draws that the most must promise, or no more are taken."""
+
+MOMENT_ROUNDS = 5
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+MEMORY = 50_000_000
+"""Numbers that the draws may hold together."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Draws of a guide with their densities.
+
+    Attributes:
+        log_p: log densities of the model, on whatever scale.
+        log_q: log densities of the guide on the same scale.
+        take: the draws of given numbers, by latent site.
+    """
+
+    log_p: Points
+    log_q: Points
+    take: Callable[[Indices], dict[str, Tensor]]
+
+    @property
+    def log_weight(self) -> Points:
+        """Log p - log q; minus infinity where the model has no density."""
+        with np.errstate(invalid="ignore"):
+            difference = self.log_p - self.log_q
+        return np.where(np.isfinite(self.log_p), difference, -np.inf)
+
+
+def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
+    """Chooses among many draws of a fit in proportion to their importance weights.
+
+    As many draws are weighed as it takes for ``draws`` effective ones, up to 131,072. Where k-hat is above its threshold, the
+    draws are moved until their mean and covariance are those that the weights ask for (moment matching), as long as that
+    lowers k-hat. The result says what was done; the guide's own draws stay in group ``uncorrected_posterior``, the weights in
+    ``proposal_stats``. Its verdict is that of the corrected draws, and "failed" where there was nothing to correct with.
+
+    Args:
+        fit: a variational fit of continuous latents.
+        draws: how many to keep; by default twice as many as the fit has by default.
+        seed: makes it repeatable.
+
+    Raises:
+        ArgumentError: if the fit is corrected already, or has discrete latents of its own.
+
+    References:
+        Vehtari et al., *Pareto smoothed importance sampling*, https://arxiv.org/abs/1507.02646;
+        Paananen, Piironen, Bürkner, Vehtari, *Implicitly adaptive importance sampling*, https://arxiv.org/abs/1906.08850
+    """
+    from pyrolvm.approximation import resample  # with SciPy, which takes a while to import
+
+    if fit.corrected:
+        raise ArgumentError(f"{fit.name} is corrected already. Fix: correct the fit that it was made from.")
+    started = time.perf_counter()
+    problem = fit.attached
+    kept = draws or 2 * default_draws(problem)
+    with problem.session(seed=seed + 1, params=fit.params):
+        joint = Joint(problem)
+        pool, figures = _weighed(fit, joint, kept)
+        how = f"importance resampling of {figures.num_draws:,} draws"
+        if figures.khat > figures.threshold and problem.continuous and not problem.discrete:
+            pool, figures, rounds = _matched(joint, pool, figures)
+            if rounds:
+                how = f"{rounds} rounds of moment matching, then {how}"
+        _, weights = weigh(pool.log_weight)
+        chosen = resample(weights, kept, seed)
+        values = pool.take(chosen)
+        khats = _by_quantity(joint, pool, figures)
+        weighed = {"lp": pool.log_p, "log_q": pool.log_q, "log_weight": pool.log_weight}
+        tree = corrected_tree(problem, fit.data, values, weighed, {"correction": how}, khats)
+    seconds = {**fit.seconds, "correct": time.perf_counter() - started}
+    return replace(fit, data=tree, seconds=seconds)
+
+
+def _by_quantity(joint: Joint, pool: Pool, figures: Weights) -> dict[str, float]:
+    """The k-hat of each unknown's variance, on the unconstrained scale, where the weights as a whole are well behaved."""
+    problem = joint.problem
+    if not figures.khat <= figures.threshold:
+        return {}
+    count = min(len(pool.log_p), JUDGED)
+    sites = [site.name for site in problem.continuous]
+    values = pool.take(np.arange(count))
+    with torch.no_grad():
+        reals = map_draws(joint.unconstrain, {name: values[name] for name in sites})
+    found = {}
+    for name in sites:
+        columns = _array(reals[name]).reshape(count, -1)
+        for i in range(columns.shape[1]):
+            if len(found) == JUDGED_QUANTITIES:
+                return found
+            label = name if columns.shape[1] == 1 else f"{name}[{i}]"
+            found[label] = khat_of_variance(pool.log_weight[:count], columns[:, i])
+    return found
+
+
+def _weighed(fit: Fit, joint: Joint, kept: int) -> tuple[Pool, Weights]:
+    """As many draws as it takes."""
+    problem = joint.problem
+    assert fit.guide is not None
+    guide = rebuild(problem, fit.guide)
+    most = min(MOST, max(FIRST, MEMORY // max(sum(site.numel for site in problem.latents), 1)))
+    draw = _source(guide, joint)
+    count, pools = FIRST, [draw(FIRST, 0)]
+    while True:
+        pool = _together(pools)
+        figures, _ = weigh(pool.log_weight)
+        share = max(figures.ess / figures.num_draws, 1e-6)
+        wanted = int(min(most, max(2 * count, ENOUGH * kept / share)))
+        hopeless = not figures.khat < 1.0 or share * most < FEW
+        if figures.ess >= kept or hopeless or count >= most:
+            return pool, figures
+        pools.append(draw(wanted - count, len(pools)))
+        count = wanted
+
+
+def _source(guide: Any, joint: Joint) -> Callable[[int, int], Pool]:
+    """What draws: the guide itself, with the model's density at its draws."""
+    problem = joint.problem
+
+    def draw(count: int, part: int) -> Pool:
+        values, log_q = draw_guide(problem, guide, count)
+        with torch.no_grad():
+            log_p = map_draws(lambda one: {"log_p": joint.log_p(one)}, values)["log_p"]
+        return Pool(
+            _array(log_p), _array(log_q), lambda which: {name: v[torch.as_tensor(which)] for name, v in values.items()}
+        )
+
+    own = getattr(guide, "weighed", None)
+    if own is None:
+        return draw
+
+    def draw_fast(count: int, part: int) -> Pool:
+        held, target = own(problem, count, seed=part)
+        return Pool(held.log_p, held.log_q, lambda which: target.draws(held.points[which]))
+
+    return draw_fast
+
+
+def _array(values: Tensor) -> Points:
+    return values.detach().cpu().double().numpy()
+
+
+def _together(pools: list[Pool]) -> Pool:
+    if len(pools) == 1:
+        return pools[0]
+    ends = np.cumsum([len(pool.log_p) for pool in pools])
+
+    def take(which: Indices) -> dict[str, Tensor]:
+        place = np.searchsorted(ends, which, side="right")
+        parts, order = [], []
+        for k, pool in enumerate(pools):
+            mine = np.flatnonzero(place == k)
+            if len(mine):
+                parts.append(pool.take(which[mine] - (ends[k] - len(pool.log_p))))
+                order.append(mine)
+        back = torch.as_tensor(np.argsort(np.concatenate(order), kind="stable"))
+        return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+    log_p, log_q = (np.concatenate([getattr(pool, name) for pool in pools]) for name in ("log_p", "log_q"))
+    return Pool(log_p, log_q, take)
+
+
+def _matched(joint: Joint, pool: Pool, figures: Weights) -> tuple[Pool, Weights, int]:
+    """Moves draws so that they have the mean and covariance that their weights ask for, as long as that lowers k-hat."""
+    target = Target.of(joint)
+    points = target.points(pool.take(np.arange(len(pool.log_p))))
+    log_p, _ = target.finite(points)
+    # The guide's density in these coordinates: its draws have the Jacobian in common with the model's.
+    log_q, rounds = pool.log_q + (log_p - pool.log_p), 0
+    for _ in range(MOMENT_ROUNDS):
+        moved = _moved(points, log_p - log_q)
+        if moved is None:
+            break
+        trial, log_det = moved
+        density, _ = target.finite(trial)
+        after, _ = weigh(np.where(np.isfinite(density), density - log_q + log_det, -np.inf))
+        if not after.khat < figures.khat - 0.01:
+            break
+        points, log_p, log_q, figures, rounds = trial, density, log_q - log_det, after, rounds + 1
+        if figures.khat <= figures.threshold:
+            break
+    if not rounds:
+        return pool, figures, 0
+    return Pool(log_p, log_q, lambda which: target.draws(points[which])), figures, rounds
+
+
+def _moved(points: Points, log_weight: Points) -> tuple[Points, float] | None:
+    """Draws after the affine map to their weighted moments, and its log determinant."""
+    size = points.shape[1]
+    figures, weights = weigh(np.where(np.isfinite(log_weight), log_weight, -np.inf))
+    if not np.abs(points).max() < 1e100:  # squares would overflow
+        return None
+    plain, wanted = points.mean(axis=0), weights @ points
+    before, after = points - plain, points - wanted
+    if figures.ess > 5 * size and len(points) > 20 * size:
+        try:
+            old = np.linalg.cholesky(np.cov(before.T).reshape(size, size))
+            new = np.linalg.cholesky((after.T * weights) @ after)
+        except np.linalg.LinAlgError:
+            return None
+        return wanted + np.linalg.solve(old, before.T).T @ new.T, float(np.log(np.diag(new) / np.diag(old)).sum())
+    scale = np.sqrt(weights @ after**2) / before.std(axis=0)
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        return None
+    return wanted + before * scale, float(np.log(scale).sum())

@@ -1,0 +1,254 @@
+"""``lvm.infer``: methods from cheap to dear, up to the first whose verdict is "trusted"."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyrolvm.errors import ArgumentError, FitError, GuideError, PyrolvmError, positive_float, positive_int
+from pyrolvm.ladder.correction import correct
+from pyrolvm.mcmc import nuts
+from pyrolvm.posterior import Fit, Posterior
+from pyrolvm.program.guide import resolve
+from pyrolvm.program.problem import Problem, check_problem
+from pyrolvm.vi import fit
+
+__all__ = ["Rung", "infer"]
+
+COVARIANCE_UNKNOWNS = 1_000
+"""Up to so many unknowns a Gaussian with full covariance is tried."""
+
+FLOW_UNKNOWNS = 60
+"""Up to so many unknowns a flow is worth its compilation."""
+
+RAW_DRAWS = 1_000
+"""Draws of a guide that are kept beside the corrected ones."""
+
+CAREFUL = (0.8, 0.95, 0.99)
+"""Acceptance rates that NUTS is asked for in turn, as long as it diverges."""
+
+_ORDER = {"trusted": 0, "doubtful": 1, "failed": 2}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One method that was tried.
+
+    Attributes:
+        method: its name.
+        status: its verdict, or ``"error"``.
+        khat: the Pareto k of its importance weights; ``None`` for MCMC.
+        elbo: the ELBO; ``None`` for MCMC.
+        evaluations: densities and gradients that it took, where it counts them.
+        seconds: what it took.
+        why: what its verdict says, or the error.
+    """
+
+    method: str
+    status: str
+    khat: float | None
+    elbo: float | None
+    evaluations: int | None
+    seconds: float
+    why: str
+
+
+def infer(
+    problem: Problem,
+    *,
+    methods: str | Sequence[Any] = "auto",
+    budget: float | None = None,
+    draws: int | None = None,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    progress: bool | Callable[[int, int, str], None] = True,
+    out: str | Path | None = None,
+    resume: bool = False,
+) -> Posterior:
+    """The posterior by the cheapest method that can be trusted.
+
+    Methods are tried from cheap to dear, each variational one with its draws corrected by importance weights
+    (:func:`pyrolvm.ladder.correct`), until a verdict is "trusted". If none is, the best of them is returned, with its own
+    verdict. ``result.ladder`` says what was tried and why it went on.
+
+    Args:
+        problem: a model with its data.
+        methods: ``"auto"``: the guides that suit the size of the problem, then NUTS started from the best of them;
+            ``"vi"``: the same without NUTS; or a list of guides (names, recipes, Pyro guides) and ``"nuts"``, in order.
+        budget: seconds after which no further method is begun.
+        draws: posterior draws to keep; by default 8,000, fewer where they would fill the memory, and 1,000 of each of 4 chains.
+        device: as in :func:`pyrolvm.fit`.
+        dtype: a floating dtype to run in; by default the data's.
+        seed: makes it repeatable.
+        progress: whether to show bars; or a function of ``(done, total, text)``.
+        out: a folder to save the result in.
+        resume: with ``out``: return the finished result that is there, if it is of the same problem and seed.
+
+    Raises:
+        ArgumentError: if an argument is out of range.
+        FitError: if every method ends in an error; the message has all of them.
+    """
+    check_problem(problem)
+    seed = positive_int("seed", seed, minimum=0)
+    if budget is not None:
+        positive_float("budget", budget)
+    if draws is not None:
+        positive_int("draws", draws, minimum=2)
+    chosen = _methods(methods, problem)
+    problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
+    if out is not None:
+        from pyrolvm import store
+
+        finished = store.claim(out, problem, None, seed, resume=resume)
+        if finished is not None:
+            return finished
+    result = _climb(problem, chosen, budget, draws, seed, progress)
+    if out is not None:
+        result.save(out, overwrite=True)
+    return result
+
+
+def _methods(methods: str | Sequence[Any], problem: Problem) -> list[Any]:
+    """The methods to try, in order.
+
+    Raises:
+        ArgumentError: if there is none, or one is unknown.
+    """
+    if isinstance(methods, str):
+        if methods not in ("auto", "vi"):
+            raise ArgumentError(
+                f'methods must be "auto", "vi" or a list of guides and "nuts", got {methods!r}. Fix: pass methods=[{methods!r}].'
+            )
+        return [*_guides(problem), *(["nuts"] if methods == "auto" and _can_sample(problem) else [])]
+    if not isinstance(methods, Sequence) or not methods:
+        raise ArgumentError(f'methods must be a list of guides and "nuts", got {methods!r}. Fix: use methods="auto".')
+    for method in methods:
+        if method != "nuts":
+            resolve(method, problem)
+    return list(methods)
+
+
+def _guides(problem: Problem) -> list[str]:
+    """The guides that suit a problem, from cheap to dear."""
+    if problem.parameters or any(plate.subsampled for plate in problem.plates.values()):
+        return ["auto"]
+    size = problem.unconstrained_size
+    if size > COVARIANCE_UNKNOWNS:
+        return ["mean_field"]
+    return ["student", "flow"] if size <= FLOW_UNKNOWNS else ["student"]
+
+
+def _can_sample(problem: Problem) -> bool:
+    return bool(problem.continuous) and not problem.parameters
+
+
+def _climb(
+    problem: Problem, methods: list[Any], budget: float | None, draws: int | None, seed: int, progress: Any
+) -> Posterior:
+    started = time.perf_counter()
+    found: list[Posterior] = []
+    rungs: list[Rung] = []
+    for method in methods:
+        if rungs and budget is not None and time.perf_counter() - started > budget:
+            break
+        for result, rung in _tried(problem, method, found, draws, seed, progress):
+            rungs.append(rung)
+            if result is not None:
+                found.append(result)
+        if found and found[-1].verdict.trusted:
+            break
+    if not found and methods and methods[0] == "student":  # whose algorithm asks more of a model than steps do
+        result, rung = _attempt("mean_field", lambda: _variational(problem, "mean_field", draws, seed, progress))
+        rungs.append(rung)
+        found = [] if result is None else [result]
+    if not found:
+        listing = "; ".join(f"{rung.method}: {rung.why}" for rung in rungs)
+        raise FitError(f"no method could be run on {problem.name!r}. {listing}")
+    best = min(found, key=lambda result: (_ORDER[result.verdict.status], not isinstance(result, Fit), _khat(result)))
+    if not isinstance(best, Fit) or best.verdict.status != "trusted":
+        # Chains that are doubtful for a few divergences are still better evidence than weights that are not reliable.
+        chains = [result for result in found if not isinstance(result, Fit)]
+        if chains and best.verdict.status == "doubtful" and chains[-1].verdict.status == "doubtful":
+            best = chains[-1]
+    best.data.attrs["pyrolvm_ladder"] = json.dumps([_plain(asdict(rung)) for rung in rungs])
+    return best
+
+
+def _tried(
+    problem: Problem, method: Any, found: list[Posterior], draws: int | None, seed: int, progress: Any
+) -> Iterator[tuple[Posterior | None, Rung]]:
+    """What a method gives, each attempt of it."""
+    if method != "nuts":
+        yield _attempt(str(method), lambda: _variational(problem, method, draws, seed, progress))
+        return
+    for accept in CAREFUL:
+        name = "nuts" if accept == CAREFUL[0] else f"nuts, target_accept={accept}"
+        result, rung = _attempt(name, lambda: _chains(problem, found, accept, draws, seed, progress))  # noqa: B023
+        yield result, rung
+        if result is None or not any(
+            "divergences" in r.figures and r.status != "trusted" for r in result.verdict.reasons
+        ):
+            return
+
+
+def _attempt(name: str, run: Callable[[], Posterior]) -> tuple[Posterior | None, Rung]:
+    started = time.perf_counter()
+    try:
+        result = run()
+    except (PyrolvmError, FitError, GuideError) as error:
+        return None, Rung(name, "error", None, None, None, time.perf_counter() - started, str(error))
+    verdict = result.verdict
+    reasons = [reason.text for reason in verdict.reasons if reason.status == verdict.status]
+    evaluations = result.data["posterior"].attrs.get("evaluations")
+    return result, Rung(
+        name,
+        verdict.status,
+        result.khat if isinstance(result, Fit) else None,
+        _elbo(result) if isinstance(result, Fit) else None,
+        None if evaluations is None else int(evaluations),
+        time.perf_counter() - started,
+        " ".join(reasons),
+    )
+
+
+def _elbo(result: Fit) -> float:
+    """The ELBO; of a guide with an algorithm of its own what that reached, before tails were made heavy."""
+    own = "evaluations" in result.data["posterior"].attrs
+    return float(-result.losses[-1]) if own else result.elbo
+
+
+def _variational(problem: Problem, method: Any, draws: int | None, seed: int, progress: Any) -> Posterior:
+    result = fit(problem, method, draws=RAW_DRAWS, seed=seed, progress=progress)
+    return correct(result, draws=draws, seed=seed)
+
+
+def _chains(
+    problem: Problem, found: list[Posterior], accept: float, draws: int | None, seed: int, progress: Any
+) -> Posterior:
+    fits = [one for one in found if isinstance(one, Fit) and one.verdict.status != "failed"]
+    best = min(fits, key=_khat, default=None)
+    centring = None
+    if problem.unconstrained_size <= COVARIANCE_UNKNOWNS:
+        from pyrolvm.approximation import find_frame  # with SciPy, which takes a while to import
+
+        with problem.session(seed=seed):
+            centring = find_frame(problem, seed=seed).centring
+    kept = None if draws is None else max(-(-draws // 4), 1)
+    return nuts(
+        problem, init=best, centring=centring, target_accept=accept, draws=kept or 1000, seed=seed, progress=progress
+    )
+
+
+def _khat(result: Posterior) -> float:
+    return result.khat if isinstance(result, Fit) and result.khat == result.khat else 9.0
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and value != value else value for name, value in record.items()}

@@ -1,0 +1,184 @@
+"""The frame of a posterior: its coordinates, its modes with their weights, and what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+import pyrolvm as lvm
+from pyrolvm.approximation import Frame, find_frame, known_frame, pathfinder_family
+from pyrolvm.approximation import frame as module
+
+
+def schools(y: Tensor, sd: float) -> None:
+    mu = pyro.sample("mu", dist.Normal(y.new_tensor(0.0), 5.0))
+    tau = pyro.sample("tau", dist.HalfNormal(y.new_tensor(3.0)))
+    with pyro.plate("school", len(y)):
+        theta = pyro.sample("theta", dist.Normal(mu, tau))
+        pyro.sample("y", dist.Normal(theta, sd), obs=y)
+
+
+def funnel(y: Tensor) -> None:
+    v = pyro.sample("v", dist.Normal(y.new_tensor(0.0), 2.0))
+    with pyro.plate("rows", 4):
+        pyro.sample("x", dist.Normal(y.new_tensor(0.0), (v / 2).exp()))
+
+
+def two_modes(y: Tensor) -> None:
+    """0.7 Normal(-4, 0.5) + 0.3 Normal(5, 1), of an improper x."""
+    x = pyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+    parts = dist.Normal(y.new_tensor([-4.0, 5.0]), y.new_tensor([0.5, 1.0])).log_prob(x)
+    pyro.factor("modes", (parts + y.new_tensor([0.7, 0.3]).log()).logsumexp(0))
+
+
+def linear(y: Tensor) -> None:
+    a = pyro.sample("a", dist.Normal(y.new_tensor(0.0), 1.0))
+    b = pyro.sample("b", dist.Normal(y.new_tensor(0.0), 1.0))
+    pyro.sample("y", dist.Normal(a + b, 0.1), obs=y)
+
+
+def reads(y: Tensor) -> None:
+    mu = pyro.sample("mu", dist.Normal(y.new_tensor(0.0), 1.0))
+    pyro.sample("y", dist.Normal(mu, 1.0 if mu.item() > 0 else 2.0), obs=y)
+
+
+def wide(y: Tensor) -> None:
+    pyro.sample("x", dist.Normal(y.new_zeros(1001), 1.0).to_event(1))
+
+
+Y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=torch.float64) / 4
+ONE = torch.tensor(1.0, dtype=torch.float64)
+
+
+def frame_of(model: Callable[..., Any], *data: Any, seed: int = 0) -> Frame:
+    problem = lvm.Problem(model, *data)
+    with problem.session(seed=9):
+        return find_frame(problem, seed=seed)
+
+
+def test_the_same_seed_finds_the_same_frame() -> None:
+    first, again, other = (frame_of(schools, Y, 3.0, seed=seed) for seed in (2, 2, 3))
+    np.testing.assert_array_equal(first.family.means, again.family.means)
+    np.testing.assert_array_equal(first.family.trils, again.family.trils)
+    assert all(torch.equal(value, again.centring[name]) for name, value in first.centring.items())
+    assert first.evaluations == again.evaluations
+    assert not np.array_equal(first.family.means, other.family.means)
+
+
+def test_a_gaussian_posterior_has_the_frame_of_its_closed_form() -> None:
+    frame = frame_of(linear, ONE)
+    covariance = np.linalg.inv(np.eye(2) + 100.0 * np.ones((2, 2)))
+    tril = frame.best.family.trils[0]
+    assert len(frame.modes) == 1
+    assert not frame.centring
+    np.testing.assert_allclose(frame.best.family.means[0], covariance @ np.full(2, 100.0), atol=1e-6)
+    np.testing.assert_allclose(tril @ tril.T, covariance, atol=1e-6)
+    assert frame.evidence[0] == pytest.approx(
+        float(dist.Normal(0.0, np.sqrt(2.01)).log_prob(torch.tensor(1.0))), abs=0.02
+    )
+
+
+def test_two_modes_are_found_with_their_weights() -> None:
+    frame = frame_of(two_modes, ONE)
+    family = frame.family
+    assert len(frame.modes) == 2
+    assert frame.distinct == 2
+    assert frame.paths > module.STARTS
+    np.testing.assert_allclose(family.weights, [0.7, 0.3], atol=0.01)
+    np.testing.assert_allclose(family.means[:, 0], [-4.0, 5.0], atol=0.02)
+    np.testing.assert_allclose(family.trils[:, 0, 0], [0.5, 1.0], rtol=0.02)
+    np.testing.assert_allclose(frame.evidence, np.log([0.7, 0.3]), atol=0.02)
+
+
+def test_one_mode_is_not_counted_twice() -> None:
+    frame = frame_of(schools, Y, 0.1)
+    assert len(frame.modes) == 1
+    np.testing.assert_array_equal(frame.family.weights, [1.0])
+
+
+def test_a_funnel_gets_non_centred_coordinates_and_is_a_gaussian_in_them() -> None:
+    frame = frame_of(funnel, ONE)
+    assert set(frame.centring) == {"x"}
+    assert torch.equal(frame.centring["x"], torch.zeros(4, dtype=torch.float64))
+    np.testing.assert_allclose(frame.best.family.means[0], 0.0, atol=1e-6)
+    np.testing.assert_allclose(frame.best.family.trils[0], np.diag([2.0, 1.0, 1.0, 1.0, 1.0]), atol=1e-6)
+    assert frame.best.elbos[-1] == pytest.approx(0.0, abs=0.3)
+
+
+def test_weak_data_leave_coordinates_non_centred() -> None:
+    frame = frame_of(schools, Y, 12.0)
+    assert float(frame.centring["theta"].max()) < 0.3
+
+
+def test_informative_data_keep_coordinates_centred() -> None:
+    frame = frame_of(schools, Y, 0.05)
+    assert float(frame.centring["theta"].min()) > 0.9
+
+
+def test_data_on_some_rows_centre_those_rows() -> None:
+    def partly(y: Tensor) -> None:
+        tau = pyro.sample("tau", dist.HalfNormal(y.new_tensor(2.0)))
+        with pyro.plate("row", len(y)):
+            theta = pyro.sample("theta", dist.Normal(y.new_tensor(0.0), tau))
+            sd = torch.where(torch.arange(len(y)) < 6, 0.05, 20.0).to(y)
+            pyro.sample("y", dist.Normal(theta, sd), obs=y)
+
+    centring = frame_of(partly, Y).centring["theta"]
+    assert float(centring[:6].min()) > 0.9
+    assert float(centring[6:].max()) < 0.3
+
+
+def test_the_frame_is_kept_with_the_problem() -> None:
+    problem = lvm.Problem(schools, Y, 3.0)
+    with problem.session(seed=0):
+        frame = find_frame(problem, seed=1)
+        assert find_frame(problem, seed=1) is frame
+        assert find_frame(problem, seed=2) is not frame
+        assert known_frame(problem, frame.centring) is frame
+        assert known_frame(problem, {"theta": frame.centring["theta"] + 0.01}) is None
+        assert known_frame(problem, {}) is None
+    assert known_frame(lvm.Problem(schools, Y, 3.0), frame.centring) is None
+
+
+def test_evaluations_of_all_attempts_are_counted() -> None:
+    frame = frame_of(schools, Y, 0.05)
+    assert frame.evaluations > frame.target.evaluations > 1000
+
+
+def test_the_random_state_is_left_alone(untouched_rng: None) -> None:
+    frame_of(linear, ONE)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [(reads, r"one draw at a time.*test_frame\.py.*Fix:"), (wide, r"1,001 unknowns.*1,000.*Fix:.*mean_field")],
+)
+def test_models_that_are_too_slow_or_too_large_are_refused(model: Callable[..., Any], match: str) -> None:
+    with pytest.raises(lvm.FitError, match=match):
+        frame_of(model, ONE)
+
+
+def test_pathfinder_finds_a_gaussian_for_each_mode_in_plain_coordinates() -> None:
+    problem = lvm.Problem(two_modes, ONE)
+    with problem.session(seed=0):
+        found = pathfinder_family(problem, seed=0, most=6)
+        assert len(pathfinder_family(problem, seed=0, most=1).family.weights) == 1
+    order = np.argsort(found.family.means[:, 0])
+    np.testing.assert_allclose(found.family.means[order, 0], [-4.0, 5.0], atol=0.01)
+    np.testing.assert_allclose(found.family.weights[order], [0.7, 0.3], atol=0.05)
+    assert not found.target.joint.centring
+
+
+def test_pathfinder_takes_few_densities() -> None:
+    problem = lvm.Problem(linear, ONE)
+    with problem.session(seed=0):
+        found = pathfinder_family(problem, seed=0, most=6)
+    assert found.target.evaluations < 3000
+    assert found.elbos[0] == pytest.approx(float(dist.Normal(0.0, np.sqrt(2.01)).log_prob(torch.tensor(1.0))), abs=0.05)

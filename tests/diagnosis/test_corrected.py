@@ -1,0 +1,162 @@
+"""Draws that were chosen by importance weights are judged by those weights, whatever the guide's own draws were worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pyrolvm.diagnosis import diagnose, weigh
+
+SITES = {"mu": (), "theta": (3,)}
+
+
+def corrected(fake: Any, rng: np.random.Generator, log_weight: np.ndarray, **options: Any) -> Any:
+    """4,000 draws of a standard normal, chosen by the given weights; the guide's own were of another scale."""
+    draws = {name: rng.normal(size=(1, 4000, *shape)) for name, shape in SITES.items()}
+    data = fake.fit(rng, draws, **{"converged": True, "guide": "student", **options})
+    own = {name: (("chain", "draw", *values.dims[2:]), 3 * values.values) for name, values in data["posterior"].items()}
+    data["uncorrected_posterior"] = xr.DataTree(xr.Dataset(own))
+    weights = np.reshape(log_weight, (1, -1))
+    stats = {name: (("chain", "proposal"), weights) for name in ("lp", "log_weight")}
+    data["proposal_stats"] = xr.DataTree(xr.Dataset({**stats, "log_q": 0.0 * stats_of(weights)}))
+    del data["sample_stats"]
+    return fake.Fake(data)
+
+
+def stats_of(weights: np.ndarray) -> xr.DataArray:
+    return xr.DataArray(weights, dims=("chain", "proposal"))
+
+
+def gaussian_weights(rng: np.random.Generator, scale: float, size: int, unknowns: int = 1) -> np.ndarray:
+    """Of Normal(0, 1) under draws from Normal(0, scale), so that the evidence is 1."""
+    z = scale * rng.normal(size=(size, unknowns))
+    return np.asarray(np.sum(-0.5 * z**2 + 0.5 * (z / scale) ** 2 + np.log(scale), axis=1))
+
+
+def test_many_effective_draws_are_trusted(fake: Any, rng: np.random.Generator) -> None:
+    found = diagnose(corrected(fake, rng, gaussian_weights(rng, 1.3, 8192)))
+    assert found.verdict.status == "trusted"
+    assert found.figures["draws"] == 8192
+    assert found.figures["ess_importance"] > 1000
+    assert abs(found.figures["evidence"]) < 4 * found.figures["evidence_error"]
+    assert not found.verdict.next_steps
+    assert any("effective" in reason.text for reason in found.verdict.reasons)
+
+
+def test_the_same_weights_on_draws_that_are_not_corrected_are_not_enough(fake: Any, rng: np.random.Generator) -> None:
+    """The difference that the correction makes: a wide guide is doubtful until its draws are chosen."""
+    z = 1.6 * rng.normal(size=4000)
+    log_weight = -0.5 * z**2 + 0.5 * (z / 1.6) ** 2 + np.log(1.6)
+    plain = fake.Fake(fake.fit(rng, {"z": z[None]}, log_weight=log_weight, converged=True))
+    assert diagnose(plain).verdict.status == "doubtful"
+    assert diagnose(corrected(fake, rng, log_weight)).verdict.status == "trusted"
+
+
+@pytest.mark.parametrize(("size", "status"), [(1100, "doubtful"), (8192, "trusted")])
+def test_too_few_effective_draws_are_doubtful_however_good_their_tail(
+    fake: Any, rng: np.random.Generator, size: int, status: str
+) -> None:
+    log_weight = gaussian_weights(rng, 1.5, size, unknowns=2)
+    figures, _ = weigh(log_weight)
+    assert figures.reliable
+    assert (figures.ess >= 1000) == (status == "trusted")
+    verdict = diagnose(corrected(fake, rng, log_weight)).verdict
+    assert verdict.status == status
+    if status == "doubtful":
+        assert verdict.next_steps
+        (reason,) = [reason for reason in verdict.reasons if reason.status == "doubtful"]
+        assert "too few, 1,000 are needed" in reason.text
+        assert reason.figures["ess_importance"] == pytest.approx(figures.ess)
+
+
+def pareto(khat: float, size: int) -> np.ndarray:
+    """Log weights whose quantiles are those of a Pareto law with the given shape."""
+    return np.asarray(-khat * np.log((np.arange(size) + 0.5) / size))
+
+
+@pytest.mark.parametrize(("khat", "status"), [(0.3, "trusted"), (0.85, "doubtful"), (1.3, "failed")])
+def test_the_verdict_follows_khat(fake: Any, rng: np.random.Generator, khat: float, status: str) -> None:
+    found = diagnose(corrected(fake, rng, rng.permutation(pareto(khat, 20_000))))
+    assert found.figures["khat"] == pytest.approx(khat, abs=0.08)
+    assert found.verdict.status == status
+    if status != "trusted":
+        assert found.verdict.next_steps
+
+
+def test_heavy_weights_need_more_effective_draws(fake: Any, rng: np.random.Generator) -> None:
+    """Above k-hat 1/2 the weights have no variance, and the number of effective draws flatters."""
+    log_weight = rng.permutation(pareto(0.58, 8000))
+    figures, _ = weigh(log_weight)
+    assert 0.5 < figures.khat < figures.threshold
+    assert 1000 < figures.ess < 3000
+    verdict = diagnose(corrected(fake, rng, log_weight)).verdict
+    assert verdict.status == "doubtful"
+    assert any("3,000 are needed" in reason.text for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_numbers_fail(fake: Any, rng: np.random.Generator, bad: float) -> None:
+    log_weight = gaussian_weights(rng, 1.3, 8192)
+    log_weight[5] = bad
+    assert diagnose(corrected(fake, rng, log_weight)).verdict.status == "failed"
+
+
+def test_a_few_draws_without_density_are_weights_of_zero_and_many_fail(fake: Any, rng: np.random.Generator) -> None:
+    log_weight = gaussian_weights(rng, 1.3, 8192)
+    log_weight[:20] = -np.inf
+    assert diagnose(corrected(fake, rng, log_weight)).verdict.status == "trusted"
+    log_weight[:2000] = -np.inf
+    assert diagnose(corrected(fake, rng, log_weight)).verdict.status == "failed"
+
+
+def by_quantity(result: Any, khats: list[float]) -> Any:
+    names = ["mu", "theta[0]", "theta[1]", "theta[2]"]
+    result.data["proposal_stats"]["quantity_khat"] = xr.DataArray(khats, dims="quantity", coords={"quantity": names})
+    return diagnose(result).verdict
+
+
+def test_an_unknown_whose_variance_rests_on_a_few_draws_is_named(fake: Any, rng: np.random.Generator) -> None:
+    """Unless most draws are effective, so that the few in its tail hardly matter."""
+    few, most = gaussian_weights(rng, 2.0, 16_384, unknowns=3), gaussian_weights(rng, 1.1, 16_384)
+    shares = [figures.ess / figures.num_draws for figures, _ in (weigh(few), weigh(most))]
+    assert shares[0] < 0.4 < shares[1]
+    verdict = by_quantity(corrected(fake, rng, few), [0.1, 0.2, 0.95, 0.3])
+    assert verdict.status == "doubtful"
+    (reason,) = [reason for reason in verdict.reasons if reason.status == "doubtful"]
+    assert "`theta[1]`" in reason.text
+    assert "`mu`" not in reason.text
+    assert verdict.next_steps
+    assert by_quantity(corrected(fake, rng, few), [0.1, 0.2, 0.3, 0.4]).trusted
+    assert by_quantity(corrected(fake, rng, most), [0.1, 0.2, 0.95, 0.3]).trusted
+
+
+def test_an_optimisation_that_did_not_converge_is_named(fake: Any, rng: np.random.Generator) -> None:
+    verdict = diagnose(corrected(fake, rng, gaussian_weights(rng, 1.3, 8192), converged=False)).verdict
+    assert verdict.status == "doubtful"
+    assert any("before it converged" in reason.text for reason in verdict.reasons)
+
+
+def test_draws_that_are_not_finite_fail(fake: Any, rng: np.random.Generator) -> None:
+    result = corrected(fake, rng, gaussian_weights(rng, 1.3, 8192))
+    result.data["posterior"]["mu"][0, 7] = np.inf
+    verdict = diagnose(result).verdict
+    assert verdict.status == "failed"
+    assert any("`mu`" in reason.text for reason in verdict.reasons)
+
+
+def test_the_table_is_of_the_corrected_draws_with_errors_by_effective_ones(fake: Any, rng: np.random.Generator) -> None:
+    result = corrected(fake, rng, gaussian_weights(rng, 1.5, 8192))
+    found = diagnose(result)
+    draws = result.data["posterior"]["mu"].values
+    row = found.table.loc["mu"]
+    assert len(found.table) == 4
+    assert row["mean"] == pytest.approx(draws.mean())
+    assert row["sd"] == pytest.approx(draws.std(ddof=1))
+    assert row["mcse_mean"] == pytest.approx(draws.std(ddof=1) / np.sqrt(found.figures["ess_importance"]))
+    assert (row["q5"], row["median"], row["q95"]) == tuple(np.quantile(draws, [0.05, 0.5, 0.95]))
+    assert "psis_mean" not in found.table
+    limited = diagnose(result, max_quantities=2)
+    assert (len(limited.table), limited.left_out) == (2, 2)
