@@ -96,7 +96,9 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
     return kind(**fields)
 
 
-def claim(out: str | Path, problem: Problem, guide: Guide | None, seed: int, *, resume: bool) -> Any:
+def claim(
+    out: str | Path, problem: Problem, guide: Guide | None, seed: int, *, resume: bool, any_guide: bool = False
+) -> Any:
     """What is to be done about ``out`` before a run: nothing, or the finished result that is there.
 
     Raises:
@@ -120,6 +122,8 @@ def claim(out: str | Path, problem: Problem, guide: Guide | None, seed: int, *, 
         "guide": meta["guide"]["text"] if meta["guide"] else None,
         "seed": meta["seed"],
     }
+    if any_guide:  # which of them it ended with is the result's to say
+        wanted["guide"] = found["guide"]
     for what, value in wanted.items():
         if found[what] != value:
             raise StoreError(

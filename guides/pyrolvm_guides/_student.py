@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import pi
+from math import log, pi
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,7 +82,7 @@ class StudentMixture(dist.TorchDistribution):
         log_det = self.trils.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         heavy = torch.lgamma((nu + size) / 2) - torch.lgamma(nu / 2) - size / 2 * (nu * pi).log()
         heavy = heavy - (nu + size) / 2 * torch.log1p(squared / nu)
-        light = -0.5 * (squared + size * torch.log(torch.as_tensor(2 * pi)).to(value))
+        light = -0.5 * (squared + size * log(2 * pi))
         parts = torch.where(nu < GAUSSIAN, heavy, light) - log_det + self.weights.log()
         return parts.logsumexp(-1)
 

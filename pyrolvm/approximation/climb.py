@@ -142,7 +142,10 @@ def tril_of_precision(precision: Points) -> Points | None:
     scale = np.sqrt(np.maximum(np.abs(np.diag(precision)), np.finfo(float).tiny))
     values, vectors = np.linalg.eigh(precision / np.outer(scale, scale))
     values = np.maximum(np.abs(values), 1e-12 * max(np.abs(values).max(), 1e-300))
-    root = vectors / np.sqrt(values) / scale[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        root = vectors / np.sqrt(values) / scale[:, None]
+    if not np.isfinite(root).all():
+        return None
     lower = lower_root(root)
     return lower if np.isfinite(lower).all() and (np.diag(lower) > 0).all() else None
 

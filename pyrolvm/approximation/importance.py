@@ -131,7 +131,7 @@ def _improve(
 
 
 def _defended(family: Student, held: Weighed) -> Student:
-    """With a wide component of heavy tails, which bounds the weights where the others' tails are too light."""
+    """With a component of heavy tails, wide at first, for where the others' tails are too light."""
     tril = _safe_cholesky(2 * _covariance(held))
     if tril is None:
         return family
@@ -166,6 +166,7 @@ def _em(family: Student, held: Weighed, steps: int = 10) -> Student:
     """Weighted expectation maximisation: the likelihood of the draws under the mixture, with their weights as counts."""
     points, counts, n = held.points, held.weights, family.size
     whole = _covariance(held)
+    wide = family.freedoms == FREEDOMS[-1]
     for _ in range(steps):
         parts = family.log_densities(points)
         shares = np.exp(parts - logsumexp(parts, axis=0)) * counts
@@ -189,7 +190,6 @@ def _em(family: Student, held: Weighed, steps: int = 10) -> Student:
             tril = _safe_cholesky((1 - shrink) * covariance + shrink * 0.3 * whole)
             if tril is not None:
                 trils[k] = tril
-        wide = family.freedoms == FREEDOMS[-1]
         weights = weights / weights.sum()
         if wide.any() and weights[wide].sum() < DEFENCE:
             weights[wide] = DEFENCE / wide.sum()

@@ -29,6 +29,9 @@ SEARCH, SETTLE = 100, 30
 QUIET = 0.1
 """The noise of a gradient, in units of the current Gaussian, that more draws need not lower."""
 
+EXACT = 1e-3
+"""A natural gradient shorter than this is zero for every purpose, however quiet its estimate is."""
+
 TRUST = 0.5
 """How far, in units of the current Gaussian, one step may go."""
 
@@ -99,7 +102,7 @@ def natural_gradient(target: Target, start: Student, *, seed: int) -> Fitted:
         tril = lower_root(tril @ solve_triangular(lower, np.eye(n), lower=True).T)
         if settling >= SETTLE:
             break
-    return Fitted(Student.one(mean, tril), np.array(elbos), bool(last < 3 * noise), last)
+    return Fitted(Student.one(mean, tril), np.array(elbos), bool(last < max(3 * noise, EXACT)), last)
 
 
 def batch_and_match(target: Target, start: Student, *, seed: int, iterations: int = 60) -> Fitted:

@@ -305,7 +305,7 @@ def _judge_quantities(data: xr.DataTree, weights: Weights) -> Iterator[Reason]:
     if "quantity_khat" not in stats.data_vars or not weights.reliable:
         return
     khats = np.asarray(stats["quantity_khat"].values)
-    names = [str(name) for name in stats["quantity"].values]
+    names = [str(name) for name in np.asarray(stats["quantity"].values)]
     bad = khats > weights.threshold
     worst = int(np.nanargmax(khats))
     if not bad.any() or weights.ess >= MANY_EFFECTIVE * weights.num_draws:
@@ -339,7 +339,7 @@ _RICHER = {"mean_field": "full_rank", "laplace": "full_rank", "low_rank": "full_
 
 
 def _blames_guide(reason: Reason) -> bool:
-    return bool({"khat", "largest shift"} & set(reason.figures))
+    return bool({"khat", "largest shift", "ess_importance", "largest quantity khat", "modes"} & set(reason.figures))
 
 
 def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str) -> Iterator[str]:

@@ -14,10 +14,11 @@ from torch import Tensor
 from pyrolvm.density import Joint, map_draws
 from pyrolvm.density.target import Points, Target
 from pyrolvm.diagnosis.importance import Weights, khat_of_variance, weigh
-from pyrolvm.errors import ArgumentError
+from pyrolvm.errors import ArgumentError, positive_int
 from pyrolvm.posterior import Fit
 from pyrolvm.posterior.build import corrected_tree, default_draws
 from pyrolvm.posterior.draws import draw_guide, rebuild
+from pyrolvm.program.problem import Problem
 
 __all__ = ["correct"]
 
@@ -26,6 +27,9 @@ FIRST, MOST = 8_192, 131_072
 
 ENOUGH = 1.1
 """Effective draws for each draw that is kept, at which no more are weighed."""
+
+OWN_SEED = 10_000
+"""Added to the seeds of a guide's own draws, so that they are not those that it was fitted to."""
 
 JUDGED, JUDGED_QUANTITIES = 32_768, 200
 """Draws and unknowns whose variances are judged one by one."""
@@ -62,6 +66,13 @@ class Pool:
         return np.where(np.isfinite(self.log_p), difference, -np.inf)
 
 
+Draw = Callable[[int, int], Pool]
+"""Draws that many, the part of that number."""
+
+FRESH = 99
+"""A part that is drawn for nothing else."""
+
+
 def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
     """Chooses among many draws of a fit in proportion to their importance weights.
 
@@ -71,12 +82,12 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
     ``proposal_stats``. Its verdict is that of the corrected draws, and "failed" where there was nothing to correct with.
 
     Args:
-        fit: a variational fit of continuous latents.
+        fit: a variational fit.
         draws: how many to keep; by default twice as many as the fit has by default.
         seed: makes it repeatable.
 
     Raises:
-        ArgumentError: if the fit is corrected already, or has discrete latents of its own.
+        ArgumentError: if it is not a fit, is corrected already or has lost its guide, or ``draws`` is out of range.
 
     References:
         Vehtari et al., *Pareto smoothed importance sampling*, https://arxiv.org/abs/1507.02646;
@@ -84,18 +95,29 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
     """
     from pyrolvm.approximation import resample  # with SciPy, which takes a while to import
 
+    if not isinstance(fit, Fit):
+        raise ArgumentError(f"correct takes a Fit, got {type(fit).__name__}. Fix: pass what lvm.fit returns.")
     if fit.corrected:
         raise ArgumentError(f"{fit.name} is corrected already. Fix: correct the fit that it was made from.")
+    if fit.guide is None:
+        raise ArgumentError(
+            f"{fit.name} was loaded without its guide. Fix: lvm.load(path, problem=problem, guide=the guide function)."
+        )
+    if draws is not None:
+        positive_int("draws", draws, minimum=2)
+    seed = positive_int("seed", seed, minimum=0)
     started = time.perf_counter()
     problem = fit.attached
     kept = draws or 2 * default_draws(problem)
     with problem.session(seed=seed + 1, params=fit.params):
         joint = Joint(problem)
-        pool, figures = _weighed(fit, joint, kept)
+        draw = _source(rebuild(problem, fit.guide), joint)
+        pool, figures = _weighed(draw, problem, kept)
         how = f"importance resampling of {figures.num_draws:,} draws"
         if figures.khat > figures.threshold and problem.continuous and not problem.discrete:
-            pool, figures, rounds = _matched(joint, pool, figures)
-            if rounds:
+            moved = _matched(joint, pool, figures, draw)
+            if moved is not None:
+                pool, figures, rounds = moved
                 how = f"{rounds} rounds of moment matching, then {how}"
         _, weights = weigh(pool.log_weight)
         chosen = resample(weights, kept, seed)
@@ -117,7 +139,7 @@ def _by_quantity(joint: Joint, pool: Pool, figures: Weights) -> dict[str, float]
     values = pool.take(np.arange(count))
     with torch.no_grad():
         reals = map_draws(joint.unconstrain, {name: values[name] for name in sites})
-    found = {}
+    found: dict[str, float] = {}
     for name in sites:
         columns = _array(reals[name]).reshape(count, -1)
         for i in range(columns.shape[1]):
@@ -128,13 +150,9 @@ def _by_quantity(joint: Joint, pool: Pool, figures: Weights) -> dict[str, float]
     return found
 
 
-def _weighed(fit: Fit, joint: Joint, kept: int) -> tuple[Pool, Weights]:
+def _weighed(draw: Draw, problem: Problem, kept: int) -> tuple[Pool, Weights]:
     """As many draws as it takes."""
-    problem = joint.problem
-    assert fit.guide is not None
-    guide = rebuild(problem, fit.guide)
     most = min(MOST, max(FIRST, MEMORY // max(sum(site.numel for site in problem.latents), 1)))
-    draw = _source(guide, joint)
     count, pools = FIRST, [draw(FIRST, 0)]
     while True:
         pool = _together(pools)
@@ -148,7 +166,7 @@ def _weighed(fit: Fit, joint: Joint, kept: int) -> tuple[Pool, Weights]:
         count = wanted
 
 
-def _source(guide: Any, joint: Joint) -> Callable[[int, int], Pool]:
+def _source(guide: Any, joint: Joint) -> Draw:
     """What draws: the guide itself, with the model's density at its draws."""
     problem = joint.problem
 
@@ -165,7 +183,7 @@ def _source(guide: Any, joint: Joint) -> Callable[[int, int], Pool]:
         return draw
 
     def draw_fast(count: int, part: int) -> Pool:
-        held, target = own(problem, count, seed=part)
+        held, target = own(problem, count, seed=OWN_SEED + part)
         return Pool(held.log_p, held.log_q, lambda which: target.draws(held.points[which]))
 
     return draw_fast
@@ -195,32 +213,70 @@ def _together(pools: list[Pool]) -> Pool:
     return Pool(log_p, log_q, take)
 
 
-def _matched(joint: Joint, pool: Pool, figures: Weights) -> tuple[Pool, Weights, int]:
-    """Moves draws so that they have the mean and covariance that their weights ask for, as long as that lowers k-hat."""
+def _matched(joint: Joint, pool: Pool, figures: Weights, draw: Draw) -> tuple[Pool, Weights, int] | None:
+    """Fresh draws, moved as earlier ones had to be to have the mean and covariance that their weights ask for.
+
+    ``None`` if moving does not lower k-hat. The moves are fitted to one set of draws and applied to another, since weights of
+    the draws that they were fitted to look better than they are.
+    """
     target = Target.of(joint)
+    points, log_p, log_q = _plain(target, pool)
+    moves: list[Move] = []
+    khat = figures.khat
+    while len(moves) < MOMENT_ROUNDS and not khat <= figures.threshold:
+        move = _move(points, log_p - log_q)
+        if move is None:
+            break
+        trial = move(points)
+        density, _ = target.finite(trial)
+        after, _ = weigh(np.where(np.isfinite(density), density - log_q + move.log_det, -np.inf))
+        if not after.khat < khat - 0.01:
+            break
+        points, log_p, log_q, khat = trial, density, log_q - move.log_det, after.khat
+        moves.append(move)
+    if not moves:
+        return None
+    points, _, log_q = _plain(target, draw(len(pool.log_p), FRESH))
+    for move in moves:
+        points, log_q = move(points), log_q - move.log_det
+    log_p, _ = target.finite(points)
+    fresh = Pool(log_p, log_q, lambda which: target.draws(points[which]))
+    after, _ = weigh(fresh.log_weight)
+    return (fresh, after, len(moves)) if after.khat < figures.khat else None
+
+
+def _plain(target: Target, pool: Pool) -> tuple[Points, Points, Points]:
+    """A pool's draws as points of a target, with both log densities there."""
     points = target.points(pool.take(np.arange(len(pool.log_p))))
     log_p, _ = target.finite(points)
     # The guide's density in these coordinates: its draws have the Jacobian in common with the model's.
-    log_q, rounds = pool.log_q + (log_p - pool.log_p), 0
-    for _ in range(MOMENT_ROUNDS):
-        moved = _moved(points, log_p - log_q)
-        if moved is None:
-            break
-        trial, log_det = moved
-        density, _ = target.finite(trial)
-        after, _ = weigh(np.where(np.isfinite(density), density - log_q + log_det, -np.inf))
-        if not after.khat < figures.khat - 0.01:
-            break
-        points, log_p, log_q, figures, rounds = trial, density, log_q - log_det, after, rounds + 1
-        if figures.khat <= figures.threshold:
-            break
-    if not rounds:
-        return pool, figures, 0
-    return Pool(log_p, log_q, lambda which: target.draws(points[which])), figures, rounds
+    with np.errstate(invalid="ignore"):
+        return points, log_p, pool.log_q + np.where(np.isfinite(log_p), log_p - pool.log_p, 0.0)
 
 
-def _moved(points: Points, log_weight: Points) -> tuple[Points, float] | None:
-    """Draws after the affine map to their weighted moments, and its log determinant."""
+@dataclass(frozen=True)
+class Move:
+    """An affine map of draws.
+
+    Attributes:
+        before: the mean that they have.
+        after: the mean that they get.
+        root: a lower triangular matrix, shape ``(n, n)``, or a scale for each unknown, shape ``(n,)``.
+        log_det: its log determinant.
+    """
+
+    before: Points
+    after: Points
+    root: Points
+    log_det: float
+
+    def __call__(self, points: Points) -> Points:
+        gap = points - self.before
+        return self.after + (gap @ self.root.T if self.root.ndim == 2 else gap * self.root)
+
+
+def _move(points: Points, log_weight: Points) -> Move | None:
+    """The affine map of draws to their weighted mean, and to their weighted covariance where they are enough to tell it."""
     size = points.shape[1]
     figures, weights = weigh(np.where(np.isfinite(log_weight), log_weight, -np.inf))
     if not np.abs(points).max() < 1e100:  # squares would overflow
@@ -233,8 +289,8 @@ def _moved(points: Points, log_weight: Points) -> tuple[Points, float] | None:
             new = np.linalg.cholesky((after.T * weights) @ after)
         except np.linalg.LinAlgError:
             return None
-        return wanted + np.linalg.solve(old, before.T).T @ new.T, float(np.log(np.diag(new) / np.diag(old)).sum())
+        return Move(plain, wanted, new @ np.linalg.inv(old), float(np.log(np.diag(new) / np.diag(old)).sum()))
     scale = np.sqrt(weights @ after**2) / before.std(axis=0)
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         return None
-    return wanted + before * scale, float(np.log(scale).sum())
+    return Move(plain, wanted, scale, float(np.log(scale).sum()))

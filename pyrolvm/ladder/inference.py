@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pyrolvm.errors import ArgumentError, FitError, GuideError, PyrolvmError, positive_float, positive_int
+from pyrolvm.errors import ArgumentError, FitError, positive_float, positive_int
 from pyrolvm.ladder.correction import correct
 from pyrolvm.mcmc import nuts
 from pyrolvm.posterior import Fit, Posterior
@@ -106,7 +106,7 @@ def infer(
     if out is not None:
         from pyrolvm import store
 
-        finished = store.claim(out, problem, None, seed, resume=resume)
+        finished = store.claim(out, problem, None, seed, resume=resume, any_guide=True)
         if finished is not None:
             return finished
     result = _climb(problem, chosen, budget, draws, seed, progress)
@@ -202,8 +202,10 @@ def _attempt(name: str, run: Callable[[], Posterior]) -> tuple[Posterior | None,
     started = time.perf_counter()
     try:
         result = run()
-    except (PyrolvmError, FitError, GuideError) as error:
-        return None, Rung(name, "error", None, None, None, time.perf_counter() - started, str(error))
+    except Exception as error:  # whatever stops one method: the next may well run
+        return None, Rung(
+            name, "error", None, None, None, time.perf_counter() - started, f"{type(error).__name__}: {error}"
+        )
     verdict = result.verdict
     reasons = [reason.text for reason in verdict.reasons if reason.status == verdict.status]
     evaluations = result.data["posterior"].attrs.get("evaluations")
