@@ -16,9 +16,10 @@ from typing import Any
 import common
 
 import guides
+from posteriordb import run as whole
 
 DOCS = common.HERE.parent / "docs"
-PAGES = ("choose-a-guide.md", "engines.md", "../README.md")
+PAGES = ("choose-a-guide.md", "engines.md", "how-vi-fails.md", "../README.md")
 MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -68,11 +69,37 @@ def zoo(found: dict[str, Any]) -> str:
     return common.table(found["rows"], columns)
 
 
+def posteriordb(found: dict[str, Any]) -> str:
+    """What each method reaches on whole posteriors, and each posterior by the ladder."""
+    rows = found["rows"]
+    names = list(dict.fromkeys(row["posterior"] for row in rows))
+    reached = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        reached.append({"method": method} | whole.summary(mine, list(dict.fromkeys(row["posterior"] for row in mine))))
+    columns = {
+        "method": "method", "posteriors": "posteriors", "results": "runs", "failures": "failures",
+        "good_posteriors": "within 0.1 sd, 10%", "strict_posteriors": "within 0.05 sd, 5%", "trusted_results": "runs trusted",
+        "trusted_wrong_share": "of those off", "good_trusted_share": "of the good, trusted", "median_seconds": "median s",
+    }  # fmt: skip
+    shown = {
+        "posterior": "posterior", "mean_error": "mean off, sds", "mean_error_at": "at", "sd_error": "sd off", "sd_error_at": "at ",
+        "khat": "k-hat", "verdicts": "verdicts", "good": "within 0.1", "strict": "within 0.05", "seconds": "s",
+    }  # fmt: skip
+    parts = [common.table(reached, columns)]
+    for method in dict.fromkeys(row["method"] for row in rows if row["method"] in ("infer-vi", "infer")):
+        mine = [row for row in rows if row["method"] == method]
+        parts.append(f"`{method}`:\n\n" + common.table(whole.table(mine, names), shown))
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "svi_speed": svi,
     "nuts_speed": nuts,
     "vae_speed": vae,
     "zoo_engines": zoo,
+    "posteriordb": posteriordb,
+    "posteriordb_hard": posteriordb,
 }
 """The table of each result; the others are of guides."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyro.nn import PyroModule
 
-from pyrolvm import Problem
+from pyrolvm import ArgumentError, Problem
 from pyrolvm.approximation import Solution, adapt, find_frame
 from pyrolvm_guides._joint import EmptyGuide
 from pyrolvm_guides._layout import Layout
@@ -15,14 +15,15 @@ __all__ = ["student"]
 
 
 class _Student(StudentGuide):
-    def __init__(self, layout: Layout, problem: Problem) -> None:
+    def __init__(self, layout: Layout, problem: Problem, method: str) -> None:
         super().__init__("student", layout, problem)
+        self.method = method
 
     def solve(self, problem: Problem, *, seed: int) -> Solution:
-        frame = find_frame(problem, seed=seed)
+        frame = find_frame(problem, seed=seed, method=self.method)
         before = frame.target.evaluations
         family = frame.family
-        steps = f"natural gradients from the best of {frame.paths} ascents"
+        steps = f"{self.method.replace('_', ' ')} from the best of {frame.paths} ascents"
         family, held = adapt(frame.target, family, seed, rounds=None if self.layout.size <= LARGE // 10 else 0)
         self.take(family, frame.centring)
         best = frame.best
@@ -35,7 +36,7 @@ class _Student(StudentGuide):
         return Solution(best.elbos, best.converged, reason, evaluations, target.engine, target.reason)
 
 
-def student(problem: Problem) -> PyroModule:
+def student(problem: Problem, *, method: str = "natural_gradient") -> PyroModule:
     r"""A mixture of Student t distributions: the best Gaussian, with tails heavy enough to be corrected.
 
     .. math:: q(u) = \sum_k w_k\, t_{\nu_k}(u;\ m_k, L_k L_k^\top)
@@ -51,11 +52,14 @@ def student(problem: Problem) -> PyroModule:
 
     Args:
         problem: the model with its data.
+        method: how the first Gaussian is fitted: ``"natural_gradient"`` to the highest ELBO, or ``"batch_and_match"`` to the
+            target's scores.
 
     Returns:
         A guide called like the model.
 
     Raises:
+        ArgumentError: if ``method`` is neither.
         GuideError: if the model subsamples a plate of latent sites.
 
     References:
@@ -63,5 +67,9 @@ def student(problem: Problem) -> PyroModule:
         robust posterior and predictive simulation*, https://doi.org/10.1016/j.jeconom.2012.06.011;
         Khan and Rue, *The Bayesian learning rule*, https://arxiv.org/abs/2107.04562
     """
+    if method not in ("natural_gradient", "batch_and_match"):
+        raise ArgumentError(
+            f'method must be "natural_gradient" or "batch_and_match", got {method!r}. Fix: leave it out for natural gradients.'
+        )
     layout = read_layout(problem)
-    return _Student(layout, problem) if layout.latents else EmptyGuide("student")
+    return _Student(layout, problem, method) if layout.latents else EmptyGuide("student")

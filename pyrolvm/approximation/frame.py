@@ -7,7 +7,7 @@ makes standard, what is left to learn has the scale one in every direction, what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,14 +16,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from pyrolvm.approximation.climb import Path, climb, elbo, local_gaussians
-from pyrolvm.approximation.natural import Fitted, natural_gradient
+from pyrolvm.approximation.natural import Fitted, batch_and_match, natural_gradient
 from pyrolvm.approximation.student import Points, Student
-from pyrolvm.density import Joint
+from pyrolvm.density import Joint, map_draws
 from pyrolvm.density.target import Target
 from pyrolvm.errors import FitError
 from pyrolvm.program.problem import Problem
 
-__all__ = ["Found", "Frame", "Solution", "find_frame", "known_frame", "pathfinder_family"]
+__all__ = ["Found", "Frame", "Solution", "find_frame", "known_frame", "pathfinder_family", "plain_moments"]
 
 STARTS, MORE_STARTS = 4, 16
 """Ascents; more of them once two have ended at different heights."""
@@ -173,24 +173,49 @@ def _ascents(target: Target, seed: int) -> list[Path]:
     return paths
 
 
-def find_frame(problem: Problem, *, seed: int = 0) -> Frame:
+METHODS: dict[str, Callable[..., Fitted]] = {"natural_gradient": natural_gradient, "batch_and_match": batch_and_match}
+"""How the Gaussian of a mode may be fitted."""
+
+
+def find_frame(problem: Problem, *, seed: int = 0, method: str = "natural_gradient") -> Frame:
     """Finds the frame of a problem; must be called inside a session of it.
 
-    The result follows from the problem and the seed alone, and is kept with the problem.
+    The result follows from the problem, the seed and the method alone, and is kept with the problem.
+
+    Args:
+        problem: the model with its data.
+        seed: makes it repeatable.
+        method: ``"natural_gradient"`` for the Gaussian of the highest ELBO, ``"batch_and_match"`` for the one that matches scores.
 
     Raises:
         FitError: if the density is finite nowhere, or is Gaussian nowhere.
     """
-    kept: dict[int, Frame] = problem.__dict__.setdefault("_frames", {})
-    if seed not in kept:
+    kept: dict[tuple[int, str], Frame] = problem.__dict__.setdefault("_frames", {})
+    key = (seed, method)
+    if key not in kept:
         with threadpool_limits(1, user_api="blas"):  # threads cost more than such matrices do
-            kept[seed] = _find(problem, seed)
-    return kept[seed]
+            kept[key] = _find(problem, seed, METHODS[method])
+    return kept[key]
+
+
+def plain_moments(frame: Frame, *, draws: int = 4_000, seed: int = 0) -> tuple[Points, Points]:
+    """Mean and covariance of a frame's best Gaussian in plain unconstrained space, whatever its coordinates are.
+
+    Must be called inside a session.
+    """
+    family = frame.best.family
+    if not frame.centring:
+        return family.means[0], family.trils[0] @ family.trils[0].T
+    values = frame.target.draws(family.sample(draws, seed))
+    plain = Joint(frame.target.joint.problem)
+    with torch.no_grad():
+        reals = map_draws(lambda one: {"z": plain.flatten(plain.unconstrain(one))}, values)["z"].cpu().double().numpy()
+    return reals.mean(axis=0), np.cov(reals.T).reshape(frame.target.size, -1)
 
 
 def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | None:
     """A frame of a problem that was found before and has these coordinates, so that its target need not be compiled again."""
-    kept: dict[int, Frame] = problem.__dict__.get("_frames", {})
+    kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
     for frame in kept.values():
         if frame.centring.keys() == centring.keys() and all(
             torch.equal(value.reshape(-1), centring[name].reshape(-1)) for name, value in frame.centring.items()
@@ -199,18 +224,18 @@ def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | Non
     return None
 
 
-def _find(problem: Problem, seed: int) -> Frame:
+def _find(problem: Problem, seed: int, fit: Callable[..., Fitted] = natural_gradient) -> Frame:
     joint = Joint(problem)
     like = torch.zeros((), dtype=problem.dtype, device=problem.device)
     sites = [site for site in problem.continuous if site.name in joint.dependent()]
     centring = {site.name: like.expand(site.unconstrained_shape or ()).clone() for site in sites}
-    frame = _with(Joint(problem, centring=centring), seed)
+    frame = _with(Joint(problem, centring=centring), seed, fit)
     if not centring:
         return frame
     better = _held_by_data(frame, centring)
     if max(float(part.mean()) for part in better.values()) < CENTRED_FROM:
         return frame
-    second = _with(Joint(problem, centring=better), seed)
+    second = _with(Joint(problem, centring=better), seed, fit)
     chosen = second if second.best.elbos[-1] > frame.best.elbos[-1] else frame
     return replace(chosen, evaluations=frame.evaluations + second.evaluations)
 
@@ -231,7 +256,7 @@ def _whole(joint: Joint, name: str) -> bool:
     return "MultivariateNormal" in joint.problem.sites[name].distribution
 
 
-def _with(joint: Joint, seed: int) -> Frame:
+def _with(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
     target = Target.of(joint)
     paths = _ascents(target, seed)
     found: list[tuple[float, Fitted]] = []
@@ -239,7 +264,7 @@ def _with(joint: Joint, seed: int) -> Frame:
     for bound, start in starts:
         if bound < starts[0][0] - NEGLIGIBLE or any(_inside(start, fitted.family) for _, fitted in found):
             continue
-        fitted = natural_gradient(target, start, seed=seed)
+        fitted = fit(target, start, seed=seed)
         if any(_near(fitted, other) for _, other in found):
             continue
         found.append((_local_evidence(target, fitted.family, seed), fitted))

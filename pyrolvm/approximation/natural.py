@@ -32,6 +32,9 @@ QUIET = 0.1
 EXACT = 1e-3
 """A natural gradient shorter than this is zero for every purpose, however quiet its estimate is."""
 
+SETTLED = 0.05
+"""The last step of each parameter of a matched Gaussian, in its own units, that counts as none."""
+
 TRUST = 0.5
 """How far, in units of the current Gaussian, one step may go."""
 
@@ -131,7 +134,7 @@ def batch_and_match(target: Target, start: Student, *, seed: int, iterations: in
         # In coordinates in which the last Gaussian is standard.
         draws, scores = draws[good], gradients[good] @ tril
         elbos.append(float(values[good].mean() + np.log(np.diag(tril)).sum() + n / 2 * np.log(2 * np.pi * np.e)))
-        weight = count * n / (t + 1)
+        weight = count * n / (t + 1) ** 2  # what it weighs beside the last Gaussian; squared, so that noise averages out
         middle, slope = draws.mean(axis=0), scores.mean(axis=0)
         part = weight / (1 + weight)
         centred, inclined = draws - middle, scores - slope
@@ -145,4 +148,5 @@ def batch_and_match(target: Target, start: Student, *, seed: int, iterations: in
         last = float(np.sqrt(move @ move + np.sum((covariance - np.eye(n)) ** 2) / 2))
         mean = mean + tril @ move
         tril = lower_root(tril @ cholesky((covariance + covariance.T) / 2, lower=True))
-    return Fitted(Student.one(mean, tril), np.array(elbos), last < 0.5, last)
+    settled = last < SETTLED * np.sqrt(n * (n + 3) / 2)
+    return Fitted(Student.one(mean, tril), np.array(elbos), bool(settled), last)

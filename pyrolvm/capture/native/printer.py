@@ -86,6 +86,7 @@ class _Printer:
         self.home = {s.target: g for g, group in enumerate(groups) for s in group.statements}
         self.stored: set[Array] = {a for a in builder.arrays if not a.local}
         self.reach: dict[Array, list[int]] = {}
+        self._reached: dict[int, set[Array]] = {g: set() for g in range(len(groups))}
 
     def run(self) -> tuple[str, int]:
         texts = [[self._text(s, g) for s in group.statements] for g, group in enumerate(self.groups)]
@@ -117,6 +118,7 @@ class _Printer:
 
     def _touch(self, array: Array, g: int) -> None:
         self.reach.setdefault(array, []).append(g)
+        self._reached[g].add(array)
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -156,12 +158,13 @@ class _Printer:
 
     def _pointers(self, g: int, places: dict[Array, int]) -> list[str]:
         lines = []
-        for array in sorted((a for a, gs in self.reach.items() if g in gs), key=lambda a: a.name):
+        written = {id(statement.target) for statement in self.groups[g].statements}
+        for array in sorted(self._reached[g], key=lambda a: a.name):
             if array.local and array not in self.stored:
                 continue
             kind = KINDS[array.kind]
             source = array.source or f"(void *)(scratch + {places[array]})"
-            const = "" if any(s.target is array for s in self.groups[g].statements) else "const "
+            const = "" if id(array) in written else "const "
             lines.append(f"{const}{kind} *restrict {array.name} = {source};")
         return lines
 
