@@ -134,7 +134,9 @@ def batch_and_match(target: Target, start: Student, *, seed: int, iterations: in
         # In coordinates in which the last Gaussian is standard.
         draws, scores = draws[good], gradients[good] @ tril
         elbos.append(float(values[good].mean() + np.log(np.diag(tril)).sum() + n / 2 * np.log(2 * np.pi * np.e)))
-        weight = count * n / (t + 1) ** 2  # what it weighs beside the last Gaussian; squared, so that noise averages out
+        weight = (
+            count * n / (t + 1) ** 2
+        )  # what it weighs beside the last Gaussian; squared, so that noise averages out
         middle, slope = draws.mean(axis=0), scores.mean(axis=0)
         part = weight / (1 + weight)
         centred, inclined = draws - middle, scores - slope

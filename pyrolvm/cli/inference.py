@@ -1,4 +1,4 @@
-"""``pyrolvm fit`` and ``pyrolvm nuts``: one posterior, saved and judged."""
+"""``pyrolvm fit``, ``pyrolvm nuts`` and ``pyrolvm infer``: one posterior, saved and judged."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pyrolvm.errors import ArgumentError
 __all__ = ["given", "outcome", "run", "show"]
 
 FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
+INFER_WORDS = ("budget", "draws", "seed", "device")
 NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "kernel", "seed", "engine", "device")
 
 
@@ -24,8 +25,8 @@ def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
-    """Runs ``fit`` or ``nuts``; returns 1 where the verdict is ``failed``."""
-    method = "nuts" if args.command == "nuts" else (args.guide or "auto")
+    """Runs ``fit``, ``nuts`` or ``infer``; returns 1 where the verdict is ``failed``."""
+    method = (args.guide or "auto") if args.command == "fit" else args.command
     if args.resume and (args.out is None or args.overwrite):
         raise ArgumentError("--resume goes on with the run in --out. Fix: add --out DIR, and leave --overwrite out.")
     default = f"{target_name(args.target)}-{method}"
@@ -37,6 +38,9 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     posterior: lvm.Posterior
     if args.command == "nuts":
         posterior = lvm.nuts(problem, progress=out.progress, **given(args, NUTS_WORDS), **resumed)
+    elif args.command == "infer":
+        words = given(args, INFER_WORDS) | {"methods": _methods(args.methods)}
+        posterior = lvm.infer(problem, progress=out.progress, **words, **resumed)
     else:
         posterior = lvm.fit(problem, guide, progress=out.progress, **given(args, FIT_WORDS), **resumed)
     if not args.resume:
@@ -59,6 +63,13 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     return 1 if verdict.status == "failed" else 0
 
 
+def _methods(text: str | None) -> Any:
+    """The methods of a ladder: a word of its own, or guides and ``nuts`` with commas between them."""
+    if text is None or text in ("auto", "vi"):
+        return text or "auto"
+    return [name if name == "nuts" else load_guide(name) for name in text.split(",")]
+
+
 def _again(args: argparse.Namespace) -> str:
     return f" --data {args.data}" if args.data else ""
 
@@ -71,6 +82,9 @@ def show(posterior: lvm.Posterior, diagnosis: lvm.Diagnosis, verdict: lvm.Verdic
         out.line(figures)
     if len(diagnosis.table):
         out.frame(diagnosis.table)
+    for rung in posterior.ladder:
+        khat = "" if rung["khat"] is None else f", k-hat {rung['khat']:.2f}"
+        out.line(f"{rung['method']}: {rung['status']}{khat}, {rung['seconds']:.1f} s")
     out.verdict(verdict)
 
 
@@ -95,4 +109,5 @@ def outcome(posterior: lvm.Posterior, diagnosis: lvm.Diagnosis, verdict: lvm.Ver
         "engine": posterior.engine,
         "engine_reason": posterior.engine_reason,
         "seed": posterior.seed,
+        "ladder": posterior.ladder,
     }

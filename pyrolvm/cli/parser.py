@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_fit(commands)
     _add_nuts(commands)
+    _add_infer(commands)
     _add_compare(commands)
     _add_diagnose(commands)
     _add_report(commands)
@@ -141,6 +142,30 @@ def _add_nuts(commands: Any) -> None:
     _add_problem(parser)
     _add_sampling(parser)
     _add_run(parser, resume=True)
+
+
+def _add_infer(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "infer",
+        "inference",
+        "Climb from cheap methods to dear ones until the posterior can be trusted.",
+        f"{_TARGET}\n{_DATA}\nexamples:\n"
+        "  pyrolvm infer eight_schools\n"
+        "  pyrolvm infer my_model.py:model --data data.csv --methods vi --out runs/a\n"
+        "  pyrolvm infer eight_schools --methods student,flow,nuts --budget 60\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    group = parser.add_argument_group("the ladder")
+    group.add_argument(
+        "--methods",
+        metavar="NAMES",
+        help="auto, vi (without NUTS), or guides and nuts in order, with commas (default: auto)",
+    )
+    group.add_argument("--budget", metavar="SECONDS", type=_positive, help="begin no further method after this time")
+    group.add_argument("--draws", metavar="N", type=_count, help="posterior draws to keep (default: 8000)")
+    _add_run(parser, resume=True, engine=False)
 
 
 def _add_compare(commands: Any) -> None:
@@ -246,12 +271,15 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kernel", metavar="NAME", help="the sampler: auto, numpyro or nutpie (default: auto)")
 
 
-def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False) -> None:
+def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False, engine: bool = True) -> None:
     group = parser.add_argument_group("the run")
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
-    group.add_argument(
-        "--engine", metavar="NAME", help="what runs the model: auto, c, jax, torch (fit only) or pyro (default: auto)"
-    )
+    if engine:
+        group.add_argument(
+            "--engine",
+            metavar="NAME",
+            help="what runs the model: auto, c, jax, torch (fit only) or pyro (default: auto)",
+        )
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
     group.add_argument("--out", metavar="DIR", help="where to save (default: runs/, under the target's name)")
     group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")

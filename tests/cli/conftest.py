@@ -59,6 +59,7 @@ class Made:
     engine_reason: str = "it was made up"
     seconds: dict[str, float] = field(default_factory=lambda: {"compile": 0.5, "run": 1.0})
     store: dict[Path, Made] = field(default_factory=dict)
+    ladder: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, path: Path, **options: Any) -> None:
         path.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def _draws(rng: np.random.Generator, scale: float) -> Any:
 
 @pytest.fixture
 def inference(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """Replaces fit, nuts and load. ``.calls`` records what was asked; ``.on[label]`` runs instead of a method."""
+    """Replaces fit, nuts, infer and load. ``.calls`` records what was asked; ``.on[label]`` runs instead of a method."""
     state = SimpleNamespace(calls=[], on={}, verdicts={}, store={}, rng=np.random.default_rng(0))
 
     def label_of(guide: Any) -> str:
@@ -105,7 +106,16 @@ def inference(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         made = make("nuts", _chains(state.rng))
         return state.on["nuts"](made) if "nuts" in state.on else made
 
-    for name, function in {"fit": fit, "nuts": nuts, "load": lambda path: state.store[Path(path).resolve()]}.items():
+    def infer(problem: Any, **options: Any) -> Any:
+        state.calls.append(("infer", problem, options.get("methods"), options))
+        made = make("student", _draws(state.rng, 1.0))
+        made.ladder = [{"method": "student", "status": "trusted", "khat": 0.25, "seconds": 0.5}]
+        return made
+
+    def load(path: Any) -> Any:
+        return state.store[Path(path).resolve()]
+
+    for name, function in {"fit": fit, "nuts": nuts, "infer": infer, "load": load}.items():
         monkeypatch.setitem(lvm.__dict__, name, function)
     yield state
 

@@ -84,6 +84,26 @@ def test_nuts_passes_on_what_was_given(pyrolvm, inference):
     assert Path("runs/eight_schools-nuts-1/manifest.json").is_file()
 
 
+def test_infer_passes_on_what_was_given_and_shows_the_ladder(pyrolvm, inference):
+    run = pyrolvm(
+        "infer", "eight_schools", "--methods", "student,nuts", "--budget", "60", "--draws", "500", "--seed", "2"
+    )
+    assert run.code == 0
+    options = inference.calls[0][3]
+    assert {name: options[name] for name in ("budget", "draws", "seed")} == {"budget": 60.0, "draws": 500, "seed": 2}
+    assert [str(method) for method in options["methods"]] == ["student", "nuts"]
+    assert "student: trusted, k-hat 0.25, 0.5 s" in run.out
+    assert Path("runs/eight_schools-infer-1/manifest.json").is_file()
+
+
+@pytest.mark.parametrize("words", [("--methods", "flowx"), ("--budget", "0")])
+def test_infer_refuses_what_it_cannot_do(pyrolvm, inference, words):
+    run = pyrolvm("infer", "eight_schools", *words)
+    assert run.code == 2
+    assert "Fix:" in run.err
+    assert not inference.calls
+
+
 def test_fit_says_what_came_out_where_it_is_and_what_is_next(pyrolvm, inference):
     run = pyrolvm("fit", "eight_schools", "--guide", "full_rank", "--out", "runs/a")
     assert run.code == 0
@@ -174,7 +194,7 @@ def test_sigterm_has_its_own_code(pyrolvm, inference):
 # --- where runs are saved ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["fit", "nuts", "compare"])
+@pytest.mark.parametrize("command", ["fit", "nuts", "infer", "compare"])
 def test_an_existing_run_is_replaced_only_when_asked(pyrolvm, inference, command):
     words = (command, "eight_schools", "--out", "runs/a")
     assert pyrolvm(*words).code == 0
