@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import common
+from posteriordb import run as whole
 
 import guides
-from posteriordb import run as whole
 
 DOCS = common.HERE.parent / "docs"
 PAGES = ("choose-a-guide.md", "engines.md", "how-vi-fails.md", "../README.md")
