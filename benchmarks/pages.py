@@ -76,7 +76,10 @@ def posteriordb(found: dict[str, Any]) -> str:
     reached = []
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        reached.append({"method": method} | whole.summary(mine, list(dict.fromkeys(row["posterior"] for row in mine))))
+        line = {"method": method} | whole.summary(mine, list(dict.fromkeys(row["posterior"] for row in mine)))
+        for share in ("trusted_wrong_share", "good_trusted_share"):
+            line[share] = None if line[share] is None else f"{line[share]:.1%}"
+        reached.append(line)
     columns = {
         "method": "method", "posteriors": "posteriors", "results": "runs", "failures": "failures",
         "good_posteriors": "within 0.1 sd, 10%", "strict_posteriors": "within 0.05 sd, 5%", "trusted_results": "runs trusted",
