@@ -25,6 +25,9 @@ __all__ = ["StudentGuide", "StudentMixture"]
 CAPACITY, LARGE = 6, 300
 """The most components that a guide can hold, up to a number of unknowns; one beyond."""
 
+HEAVIEST = 30
+"""The most degrees of freedom, if finite, of a component: its chi square is a sum of so many squares."""
+
 GAUSSIAN = 1e6
 """Degrees of freedom that stand for infinitely many."""
 
@@ -36,7 +39,7 @@ class StudentMixture(dist.TorchDistribution):
         weights: summing to one, zeros allowed, shape ``(k,)``.
         means: shape ``(k, d)``.
         trils: lower triangular, shape ``(k, d, d)``.
-        freedoms: whole numbers of degrees of freedom, 1e6 or more for a Gaussian, shape ``(k,)``.
+        freedoms: whole numbers of degrees of freedom up to 30, or 1e6 and more for a Gaussian, shape ``(k,)``.
         batch_shape: independent copies.
     """
 
@@ -65,13 +68,11 @@ class StudentMixture(dist.TorchDistribution):
         options: dict[str, Any] = {"dtype": self.means.dtype, "device": self.means.device}
         which = (torch.rand((*shape, 1), **options) > self.weights.cumsum(0)[:-1]).sum(-1)
         noise = torch.randn(shape + self.event_shape, **options)
-        finite = [int(freedom) for freedom in self.freedoms if freedom < GAUSSIAN]
-        if finite:
-            squares = torch.randn((*shape, max(finite)), **options) ** 2
-            used = torch.arange(max(finite), device=self.means.device) < self.freedoms[:, None]
-            stretch = (self.freedoms[which] / (squares * used[which]).sum(-1)).sqrt()
-            stretch = torch.where(self.freedoms[which] < GAUSSIAN, stretch, torch.ones_like(stretch))
-            noise = noise * stretch[..., None]
+        squares = torch.randn((*shape, HEAVIEST), **options) ** 2
+        used = torch.arange(HEAVIEST, device=self.means.device) < self.freedoms[:, None]
+        stretch = (self.freedoms[which] / (squares * used[which]).sum(-1)).sqrt()
+        stretch = torch.where(self.freedoms[which] < GAUSSIAN, stretch, torch.ones_like(stretch))
+        noise = noise * stretch[..., None]
         return self.means[which] + (self.trils[which] @ noise[..., None])[..., 0]
 
     def log_prob(self, value: Tensor) -> Tensor:

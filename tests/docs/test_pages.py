@@ -99,7 +99,7 @@ def test_the_pair_of_the_readme_runs_from_the_shell(tmp_path, monkeypatch, capsy
         rows.writerow(["hours", "failures"])
         rows.writerows(zip(scope["hours"], scope["failures"], strict=True))
     monkeypatch.chdir(tmp_path)
-    (command,) = (line for line in commands("pyrolvm") if "pumps.csv" in line)
+    (command,) = (line for line in commands("pyrolvm") if "compare" in line and "pumps.csv" in line)
     small = "--max-steps 40 --chains 2 --warmup 15 --draws 20 --out run"
     assert main(shlex.split(f"{command} {small}")[1:]) in (0, 1)  # 1: so few draws cannot be trusted
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000

@@ -57,7 +57,7 @@ def guides(problem: lvm.Problem) -> dict[str, Any]:
         "AutoGuide instance": autoguide.AutoMultivariateNormal(problem.model, init_scale=0.2),
         "nn.Module": AsModule(),
         "PyroModule": AsPyroModule(),
-        "recipe": lvm.guide("mean_field", init_scale=0.2),
+        "recipe": lvm.guide("mean_field", init_scale=0.2, precondition="none"),
     }
 
 

@@ -88,7 +88,7 @@ def test_schedule_without_decay() -> None:
 
 
 def test_a_fit_that_is_still_rising_says_so(normal_problem: lvm.Problem, short: Short) -> None:
-    fit = short(normal_problem, learning_rate=1e-3, max_steps=600)
+    fit = short(normal_problem, lvm.guide("mean_field", precondition="none"), learning_rate=1e-3, max_steps=600)
     assert not fit.converged
     assert "max_steps=600" in fit.stop_reason
     assert "still rising" in fit.stop_reason
