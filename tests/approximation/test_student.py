@@ -133,8 +133,8 @@ def test_draws_of_the_pyro_distribution_have_its_law(freedom: float) -> None:
     )
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        draws = law.expand((4,)).rsample((1000,))
-    assert draws.shape == (1000, 4, 2)
+        draws = law.expand((4,)).rsample((4000,))
+    assert draws.shape == (4000, 4, 2)
     white = np.linalg.solve(TRILS[0], (draws.reshape(-1, 2).numpy() - MEANS[0]).T)
     reference = scipy.stats.chi2(2) if freedom >= 1e6 else scipy.stats.f(2, freedom, scale=2)
     assert scipy.stats.kstest((white**2).sum(0), reference.cdf).pvalue > 0.01
