@@ -27,8 +27,9 @@ def pyrolvm(job: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays
     data = [tensor(value, False) for value in arrays.values()]
     target = lvm.Problem(find(job["problem"]).twins.pyro_model(), *data)
     result = lvm.fit(
-        target, "mean_field", objective="Trace_ELBO", learning_rate=0.01, max_steps=job["steps"], tolerance=0,
-        num_particles=1, batch_size=job["batch"], draws=10, seed=job["seed"], engine=job["engine"], progress=note,
+        target, lvm.guide("mean_field", precondition="none"), objective="Trace_ELBO", learning_rate=0.01,
+        max_steps=job["steps"], tolerance=0, num_particles=1, batch_size=job["batch"],
+        draws=10, seed=job["seed"], engine=job["engine"], progress=note,
     )  # fmt: skip
     phases = dict(result.seconds)
     found = {

@@ -18,6 +18,9 @@ __all__ = ["Framed", "wants_frame"]
 MOST_UNKNOWNS = 500
 """Up to so many unknowns a frame's matrix costs little beside the rest of a step."""
 
+MOST_DATA = 50_000
+"""Up to so many observed numbers the thousands of densities of all rows that a frame takes are a matter of seconds."""
+
 
 def wants_frame(precondition: str, problem: Problem, init: Mapping[str, Any] | None) -> bool:
     """Whether a guide is trained in its posterior's frame.
@@ -37,7 +40,8 @@ def wants_frame(precondition: str, problem: Problem, init: Mapping[str, Any] | N
     if precondition != "auto":
         return precondition == "frame"
     learnable = bool(problem.parameters) or any(plate.subsampled for plate in problem.plates.values())
-    return not init and not learnable and 0 < problem.unconstrained_size <= MOST_UNKNOWNS
+    small = problem.unconstrained_size <= MOST_UNKNOWNS and sum(site.numel for site in problem.observed) <= MOST_DATA
+    return not init and not learnable and small and problem.unconstrained_size > 0
 
 
 class Framed(dist.TorchDistribution):

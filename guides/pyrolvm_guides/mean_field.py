@@ -131,8 +131,8 @@ def mean_field(
         problem: the model with its data.
         init_scale: the initial standard deviation of every unknown.
         precondition: ``"frame"`` starts at the mean and the scales of the posterior's best Gaussian, found by ascents and natural
-            gradients; ``"none"`` near the prior's median; ``"auto"`` takes the former up to 500 unknowns, unless ``init`` says
-            where to start or the model has parameters to learn.
+            gradients; ``"none"`` near the prior's median; ``"auto"`` takes the former up to 500 unknowns and 50,000
+            observed numbers, unless ``init`` says where to start or the model has parameters to learn.
         init: constrained values to start at, by site name; other sites start near their prior median.
 
     Returns:
