@@ -12,14 +12,9 @@ from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
 from pyrolvm import ArgumentError, Problem
+from pyrolvm.approximation import frame_pays
 
 __all__ = ["Framed", "wants_frame"]
-
-MOST_UNKNOWNS = 500
-"""Up to so many unknowns a frame's matrix costs little beside the rest of a step."""
-
-MOST_DATA = 50_000
-"""Up to so many observed numbers the thousands of densities of all rows that a frame takes are a matter of seconds."""
 
 
 def wants_frame(precondition: str, problem: Problem, init: Mapping[str, Any] | None) -> bool:
@@ -39,9 +34,7 @@ def wants_frame(precondition: str, problem: Problem, init: Mapping[str, Any] | N
         )
     if precondition != "auto":
         return precondition == "frame"
-    learnable = bool(problem.parameters) or any(plate.subsampled for plate in problem.plates.values())
-    small = problem.unconstrained_size <= MOST_UNKNOWNS and sum(site.numel for site in problem.observed) <= MOST_DATA
-    return not init and not learnable and small and problem.unconstrained_size > 0
+    return not init and frame_pays(problem)
 
 
 class Framed(dist.TorchDistribution):

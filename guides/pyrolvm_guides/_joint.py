@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrolvm import Problem, PyrolvmError
 from pyrolvm.approximation import find_frame
 from pyrolvm.density import Joint, decentred
+from pyrolvm.density.centring import centred
 from pyrolvm_guides._checks import refuse_other_sizes, refuse_subsampling
 from pyrolvm_guides._frame import Framed
 from pyrolvm_guides._layout import Layout, inside
@@ -86,13 +87,13 @@ class JointGuide(PyroModule):
         )  # fmt: skip
 
     def _open_centring(self, problem: Problem) -> None:
-        """A parameter for each site that depends on others: how centred its coordinates are, wholly so at first."""
+        """A parameter for each site that depends on others: what the data say of it; coordinates are left as they are at first."""
         with torch.no_grad():
             names = Joint(problem).dependent()
         for i, latent in enumerate(self.layout.latents):
             if latent.name in names:
                 self._dependent[latent.name] = f"centring_{i}"
-                setattr(self, f"centring_{i}", learnable(self.layout.start.new_ones(latent.u_shape)))
+                setattr(self, f"centring_{i}", learnable(centred(self.layout.start.new_zeros(latent.u_shape))))
 
     def prepare(self, problem: Problem, *, seed: int) -> None:
         """Finds the frame; where there is none, the start and scale of the prior serve as one."""
@@ -110,14 +111,14 @@ class JointGuide(PyroModule):
         self.set_centring(frame.centring)
 
     def set_centring(self, centring: Mapping[str, Tensor]) -> None:
-        """Sets how centred the coordinates of dependent sites are; those that are absent are wholly so."""
+        """Sets what the data say of dependent sites; the coordinates of those that are absent are left as they are."""
         with torch.no_grad():
             for name, key in self._dependent.items():
                 parameter = getattr(self, key)
-                parameter.copy_(centring.get(name, torch.ones(())).to(parameter).expand_as(parameter))
+                parameter.copy_(centring[name].to(parameter) if name in centring else centred(parameter[0]))
 
     def centring(self) -> dict[str, Tensor]:
-        """How centred the coordinates of dependent sites are, by site."""
+        """What the data say of dependent sites, by site."""
         return {name: getattr(self, key).detach() for name, key in self._dependent.items()}
 
     def law(self) -> dist.TorchDistribution:

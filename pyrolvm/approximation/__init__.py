@@ -1,10 +1,18 @@
 """Approximations found from a density and its gradient: paths uphill, the best Gaussian, proposals that weights correct."""
 
-from pyrolvm.approximation.frame import Frame, Solution, find_frame, known_frame, pathfinder_family, plain_moments
+from pyrolvm.approximation.frame import (
+    Frame,
+    Solution,
+    find_frame,
+    frame_pays,
+    known_frame,
+    pathfinder_family,
+    plain_moments,
+)
 from pyrolvm.approximation.importance import Weighed, adapt, draw_weighed, resample
 from pyrolvm.approximation.student import Student
 
 __all__ = [
-    "Frame", "Solution", "Student", "Weighed", "adapt", "draw_weighed", "find_frame", "known_frame",
-    "pathfinder_family", "plain_moments", "resample",
+    "Frame", "Solution", "Student", "Weighed", "adapt", "draw_weighed", "find_frame", "frame_pays",
+    "known_frame", "pathfinder_family", "plain_moments", "resample",
 ]  # fmt: skip

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
-from pyrolvm.approximation.student import Points, Student, lower_root
-from pyrolvm.density.target import Target, check_somewhere_finite
+from pyrolvm.approximation.student import Student, lower_root
+from pyrolvm.density.target import Points, Target, nowhere_finite
 
 __all__ = ["Path", "climb", "curvature", "elbo", "local_gaussians", "tril_of_precision"]
 
@@ -60,16 +60,14 @@ def climb(target: Target, *, starts: int, seed: int, tries: int = 100) -> list[P
         [np.zeros((1, target.size)), random.uniform(-REACH, REACH, (max(starts, tries) - 1, target.size))]
     )
     found: list[Path] = []
-    values = np.zeros(0)
     for start in candidates:
         value, gradient = target.at(start)
-        values = np.append(values, value)
         if np.isfinite(value) and np.isfinite(gradient).all():
             found.append(_ascend(target, start))
         if len(found) == starts:
             break
     if not found:
-        check_somewhere_finite(np.full(len(values), -np.inf), target.joint, candidates[len(values) - 1])
+        raise nowhere_finite(target.joint, len(candidates), target.tensor(candidates[0]))
     return found
 
 

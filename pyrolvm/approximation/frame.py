@@ -17,19 +17,35 @@ from torch import Tensor
 
 from pyrolvm.approximation.climb import Path, climb, elbo, local_gaussians
 from pyrolvm.approximation.natural import Fitted, batch_and_match, natural_gradient
-from pyrolvm.approximation.student import Points, Student
+from pyrolvm.approximation.student import Student
 from pyrolvm.density import Joint, map_draws
-from pyrolvm.density.target import Target
+from pyrolvm.density.centring import non_centred
+from pyrolvm.density.target import Points, Target
 from pyrolvm.errors import FitError
 from pyrolvm.program.problem import Problem
 
-__all__ = ["Found", "Frame", "Solution", "find_frame", "known_frame", "pathfinder_family", "plain_moments"]
+__all__ = [
+    "Found",
+    "Frame",
+    "Solution",
+    "find_frame",
+    "frame_pays",
+    "known_frame",
+    "pathfinder_family",
+    "plain_moments",
+]
 
 STARTS, MORE_STARTS = 4, 16
 """Ascents; more of them once two have ended at different heights."""
 
-CENTRED_FROM = 0.3
-"""Data that hold a site's elements this much more than the prior does, on average, ask for coordinates that are centred so far."""
+CENTRED_FROM = 0.1
+"""The mean share that data have in the precision of a site's elements from which on coordinates are worth informing by them."""
+
+LEAST_SHARE = 0.05
+"""The share that data must have in the precision of an element, or they have none."""
+
+EXPANDED_ROWS = 512
+"""Densities at a time by which a site's likelihood is expanded; the more draws, the fewer elements it has."""
 
 SAME_TOP = 0.1
 """Nats within which two ascents have ended at one mode."""
@@ -43,6 +59,12 @@ NEGLIGIBLE = 12.0
 MOST_UNKNOWNS = 1_000
 """Up to so many unknowns a covariance matrix is affordable."""
 
+PAYS_UNKNOWNS = 500
+"""Up to so many unknowns it costs little beside what is done in it."""
+
+PAYS_DATA = 50_000
+"""Up to so many observed numbers the thousands of densities of all rows that a frame takes are a matter of seconds."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -50,7 +72,7 @@ class Frame:
 
     Attributes:
         target: the log density of these coordinates.
-        centring: how centred each dependent site is in them, by name.
+        centring: what the data say of each dependent site in them, by name.
         modes: the best Gaussian at each mode, the one with the most mass first.
         evidence: the local log evidence of each mode by importance sampling, for weights.
         paths: how many ascents there were.
@@ -177,6 +199,13 @@ METHODS: dict[str, Callable[..., Fitted]] = {"natural_gradient": natural_gradien
 """How the Gaussian of a mode may be fitted."""
 
 
+def frame_pays(problem: Problem) -> bool:
+    """Whether to seek the frame of a problem by default: all its rows are quickly run, and nothing in it changes later."""
+    learnable = bool(problem.parameters) or any(plate.subsampled for plate in problem.plates.values())
+    data = sum(site.numel for site in problem.observed)
+    return not learnable and 0 < problem.unconstrained_size <= PAYS_UNKNOWNS and data <= PAYS_DATA
+
+
 def find_frame(problem: Problem, *, seed: int = 0, method: str = "natural_gradient") -> Frame:
     """Finds the frame of a problem; must be called inside a session of it.
 
@@ -228,32 +257,67 @@ def _find(problem: Problem, seed: int, fit: Callable[..., Fitted] = natural_grad
     joint = Joint(problem)
     like = torch.zeros((), dtype=problem.dtype, device=problem.device)
     sites = [site for site in problem.continuous if site.name in joint.dependent()]
-    centring = {site.name: like.expand(site.unconstrained_shape or ()).clone() for site in sites}
+    centring = {site.name: non_centred(like.expand(site.unconstrained_shape or ())) for site in sites}
     frame = _with(Joint(problem, centring=centring), seed, fit)
     if not centring:
         return frame
-    better = _held_by_data(frame, centring)
-    if max(float(part.mean()) for part in better.values()) < CENTRED_FROM:
+    better, share = _said_by_data(frame, seed)
+    if share < CENTRED_FROM:
         return frame
     second = _with(Joint(problem, centring=better), seed, fit)
     chosen = second if second.best.elbos[-1] > frame.best.elbos[-1] else frame
     return replace(chosen, evaluations=frame.evaluations + second.evaluations)
 
 
-def _held_by_data(frame: Frame, centring: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """How centred each element should be: the share of its precision that is not its prior's, which is one here."""
-    tril = frame.best.family.trils[0]
-    inverse = np.linalg.inv(tril)
-    precision = np.sum(inverse**2, axis=0)
-    joint = frame.target.joint
-    parts = joint.split(torch.as_tensor(precision).to(joint.problem.dtype))
-    shares = {name: (1 - 1 / parts[name].clamp(min=1.0)).to(value) for name, value in centring.items()}
-    return {name: share.round() if _whole(joint, name) else share for name, share in shares.items()}
+def _said_by_data(frame: Frame, seed: int) -> tuple[dict[str, Tensor], float]:
+    """What the data say of each dependent site, and the largest mean share that they have in a site's precision.
+
+    Site by site, the density of all else is expanded to second order in the site's value, at draws of the frame's Gaussian;
+    its descendants are held in coordinates that move with it.
+    """
+    found: dict[str, Tensor] = {}
+    largest = 0.0
+    for name, before in frame.centring.items():
+        precision, shift, share = _expanded(frame, name, seed)
+        keep = share > LEAST_SHARE
+        held = torch.as_tensor(np.stack([np.where(keep, precision, 0.0), np.where(keep, shift, 0.0)]))
+        found[name] = held.reshape(before.shape).to(before)
+        largest = max(largest, float(share.mean()))
+    return found, largest
 
 
-def _whole(joint: Joint, name: str) -> bool:
-    """Whether a site is a vector whose elements are centred together or not at all."""
-    return "MultivariateNormal" in joint.problem.sites[name].distribution
+def _expanded(frame: Frame, name: str, seed: int) -> tuple[Points, Points, Points]:
+    """Precision, shift and share of precision that the data have in each element of a site."""
+    joint, family = frame.target.joint, frame.best.family
+    here = Joint(joint.problem, centring={other: held for other, held in frame.centring.items() if other != name})
+    start = 0
+    for site in joint.problem.continuous:
+        if site.name == name:
+            break
+        start += site.unconstrained_numel
+    size = joint.problem.sites[name].unconstrained_numel
+    own = slice(start, start + size)
+    count = max(EXPANDED_ROWS // (2 * size), 1)
+    points = family.sample(count, seed) if count > 1 else family.means[:1].copy()
+    variances = np.empty((count, size))
+    for k, point in enumerate(points):
+        real, variance = joint.spread(frame.target.tensor(point), name)
+        points[k, own], variances[k] = real.reshape(-1).cpu().numpy(), variance.reshape(-1).cpu().numpy()
+    rest = Target.eager(here, lambda flat: here.rest(flat, name))
+    _, slopes = rest(points)
+    step = 1e-4 * np.maximum(1.0, np.abs(points[:, own]))
+    moved = np.zeros((count, size, joint.problem.unconstrained_size))
+    moved[:, np.arange(size), start + np.arange(size)] = step
+    ends = [rest((points[:, None] + sign * moved).reshape(-1, points.shape[1]))[1] for sign in (1, -1)]
+    up, down = (end.reshape(moved.shape)[:, np.arange(size), start + np.arange(size)] for end in ends)
+    curvature = (down - up) / (2 * step)
+    fine = np.isfinite(curvature).all(axis=1) & np.isfinite(slopes).all(axis=1)
+    if not fine.any():
+        return np.zeros(size), np.zeros(size), np.zeros(size)
+    precision = np.maximum(curvature[fine].mean(axis=0), 0.0)
+    shift = (slopes[fine][:, own] + precision * points[fine][:, own]).mean(axis=0)
+    weight = precision * np.median(variances[fine], axis=0)
+    return precision, shift, weight / (1 + weight)
 
 
 def _with(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:

@@ -10,8 +10,8 @@ from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
-from pyrolvm.approximation.student import Points, Student
-from pyrolvm.density.target import Target
+from pyrolvm.approximation.student import Student
+from pyrolvm.density.target import Points, Target
 from pyrolvm.diagnosis.importance import Weights, weigh
 
 __all__ = ["Weighed", "adapt", "draw_weighed", "heavier", "resample"]

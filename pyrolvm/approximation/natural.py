@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
-from pyrolvm.approximation.student import Points, Student, lower_root
-from pyrolvm.density.target import Target
+from pyrolvm.approximation.student import Student, lower_root
+from pyrolvm.density.target import Points, Target
 
 __all__ = ["Fitted", "batch_and_match", "natural_gradient"]
 

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from scipy.linalg import qr, solve_triangular
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaincinv, gammaln, logsumexp, ndtri
 
-__all__ = ["Points", "Student", "lower_root"]
+from pyrolvm.density.target import Points
 
-Points = NDArray[np.float64]
+__all__ = ["Student", "lower_root"]
 
 MOST_DIRECTIONS = 500
 """Beyond this dimension, low-discrepancy points are no more even than random ones."""
@@ -53,22 +53,21 @@ class Student:
 
     def sample(self, count: int, seed: int) -> Points:
         """Draws of shape ``(count, n)``: scrambled Sobol points where the dimension is moderate, else pseudo-random ones."""
-        from scipy.stats import chi2, qmc  # which takes half a second to import
-        from scipy.stats import norm as normal
-
-        random = np.random.default_rng(seed)
         if self.size + 2 <= MOST_DIRECTIONS:
-            even = qmc.Sobol(self.size + 2, scramble=True, rng=random).random(1 << math.ceil(math.log2(max(count, 2))))
-            even = np.clip(even[:count], 1e-12, 1 - 1e-12)
-            noise, tail, which = normal.ppf(even[:, :-2]), even[:, -2], even[:, -1]
+            engine = torch.quasirandom.SobolEngine(self.size + 2, scramble=True, seed=seed)
+            even = engine.draw(count, dtype=torch.float64).numpy() + 2.0**-31  # of 30 bits, zero among them
+            noise, tail, which = ndtri(even[:, :-2]), even[:, -2], even[:, -1]
         else:
+            random = np.random.default_rng(seed)
             noise, tail, which = random.normal(size=(count, self.size)), random.random(count), random.random(count)
         edges = np.cumsum(self.weights)[:-1]
         component = np.searchsorted(edges, which)
         draws = np.empty_like(noise)
         for k, (mean, tril, freedom) in enumerate(zip(self.means, self.trils, self.freedoms, strict=True)):
             chosen = component == k
-            stretch = 1.0 if math.isinf(freedom) else np.sqrt(freedom / chi2.ppf(tail[chosen], freedom))[:, None]
+            stretch = (
+                1.0 if math.isinf(freedom) else np.sqrt(freedom / (2 * gammaincinv(freedom / 2, tail[chosen])))[:, None]
+            )
             draws[chosen] = mean + (noise[chosen] @ tril.T) * stretch
         return draws
 

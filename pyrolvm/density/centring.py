@@ -1,18 +1,22 @@
-r"""Coordinates in which a site does not depend on its parents: partial non-centring, read from the model's own run.
+r"""Coordinates in which a site does not depend on its parents: non-centring, as far as the data allow, read from the model's own run.
 
 Where other latents set a latent's location and scale, as in theta ~ Normal(mu, tau), its posterior widens and narrows
-with them: a funnel, which no Gaussian fits. With :math:`r` the unconstrained value and :math:`a, b` the location and
-scale of its conditional prior,
+with them: a funnel, which no Gaussian fits. Let :math:`r` be the unconstrained value, :math:`a, b` the location and scale of
+its conditional prior, and let the data say of it what an observation of precision :math:`\Lambda` and value :math:`\eta / \Lambda`
+would say. Given its parents its posterior then is normal, and
 
-.. math:: r = a + b^{1 - \lambda} (u - \lambda a)
+.. math:: r = \frac{a + b^2 \eta}{1 + b^2 \Lambda} + \frac{b}{\sqrt{1 + b^2 \Lambda}}\, u
 
-makes :math:`u` the value itself for :math:`\lambda = 1` (centred), and standard a priori for :math:`\lambda = 0`
-(non-centred). Data that say much about :math:`r` ask for the former, data that say little for the latter.
+makes :math:`u` standard normal and independent of the parents. It is non-centred where the data say nothing or the prior is narrow, and
+goes over to centred coordinates where the prior is wide, element by element and with the parents' values. With a Gaussian likelihood
+and the right :math:`\Lambda, \eta` it is exact. A multivariate normal site has the same with matrices, for diagonal :math:`\Lambda`.
 
 References:
     Papaspiliopoulos, Roberts, Sköld, *A general framework for the parametrization of hierarchical models*,
     https://arxiv.org/abs/0708.3797;
-    Gorinova, Moore, Hoffman, *Automatic reparameterisation of probabilistic programs*, https://arxiv.org/abs/1906.03028
+    Gorinova, Moore, Hoffman, *Automatic reparameterisation of probabilistic programs*, https://arxiv.org/abs/1906.03028;
+    Christensen, Roberts, Sköld, *Robust Markov chain Monte Carlo methods for spatial generalized linear mixed models*,
+    https://doi.org/10.1198/106186006X100470 (data-informed coordinates)
 """
 
 from __future__ import annotations
@@ -25,10 +29,21 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-__all__ = ["Centring", "Spread", "conditional"]
+__all__ = ["Centring", "Spread", "centred", "conditional", "non_centred"]
 
 Centring = Mapping[str, Tensor]
-"""How centred a site is, by name: numbers in [0, 1] of the site's unconstrained shape. Sites that are absent are centred."""
+"""What the data say of a site, by name: the precision and its product with the value, stacked, for each element of the site's
+unconstrained value, shape ``(2, ...)``. Sites that are absent, or whose precision is infinite, stay centred as they are."""
+
+
+def non_centred(like: Tensor) -> Tensor:
+    """No word from the data."""
+    return like.new_zeros((2, *like.shape))
+
+
+def centred(like: Tensor) -> Tensor:
+    """Coordinates left as they are."""
+    return like.new_full((2, *like.shape), torch.inf)
 
 
 @dataclass(frozen=True)
@@ -38,36 +53,80 @@ class Spread:
     Attributes:
         loc: broadcastable to the site's unconstrained value.
         scale: the same; or a lower triangular matrix of shape ``(..., n, n)`` for a vector of length n.
-        joint: whether ``scale`` is such a matrix. The site is then either centred or not.
+        joint: whether ``scale`` is such a matrix.
     """
 
     loc: Tensor
     scale: Tensor
     joint: bool = False
 
-    def outward(self, u: Tensor, centred: Tensor) -> tuple[Tensor, Tensor]:
-        """The unconstrained value that coordinates stand for, and log|dr/du| elementwise (its sum is the log determinant)."""
-        if self.joint:
-            keep = bool((centred > 0.5).all())
-            value = u if keep else self.loc + (self.scale @ u[..., None])[..., 0]
-            slope = torch.zeros_like(value) if keep else self.scale.diagonal(dim1=-2, dim2=-1).log().expand_as(value)
-            return value, slope
-        log_slope = (1 - centred) * self.scale.log()
-        value = self.loc + log_slope.exp() * (u - centred * self.loc)
-        return value, log_slope.expand_as(value)
+    def outward(self, u: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+        """The unconstrained value that coordinates stand for, and log|dr/du| elementwise (its sum is the log determinant).
 
-    def inward(self, value: Tensor, centred: Tensor) -> Tensor:
+        Args:
+            u: the coordinates.
+            held: what the data say, shape ``(2, *u.shape)``.
+        """
+        if _left(held):
+            return u, torch.zeros_like(u)
+        if not self.joint:
+            middle, width = self._conditional(held)
+            return middle + width * u, width.log().expand_as(u)
+        log_diagonal = self.scale.diagonal(dim1=-2, dim2=-1).log()
+        if _silent(held):
+            return self.loc + _times(self.scale, u), log_diagonal.expand_as(u)
+        root, middle = self._posterior(held)
+        inner = torch.linalg.solve_triangular(root.mT, u[..., None], upper=True)[..., 0]
+        slope = log_diagonal - root.diagonal(dim1=-2, dim2=-1).log()
+        return middle + _times(self.scale, inner), slope.expand_as(u)
+
+    def inward(self, value: Tensor, held: Tensor) -> Tensor:
         """The coordinates of an unconstrained value."""
-        if self.joint:
-            if bool((centred > 0.5).all()):
-                return value
-            return torch.linalg.solve_triangular(self.scale, (value - self.loc)[..., None], upper=False)[..., 0]
-        return (value - self.loc) * (-(1 - centred) * self.scale.log()).exp() + centred * self.loc
+        if _left(held):
+            return value
+        if not self.joint:
+            middle, width = self._conditional(held)
+            return (value - middle) / width
+        if _silent(held):
+            return _solved(self.scale, value - self.loc)
+        root, middle = self._posterior(held)
+        return _times(root.mT, _solved(self.scale, value - middle))
+
+    def _conditional(self, held: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and sd given the parents and what the data say."""
+        precision, shift = held
+        variance = self.scale * self.scale
+        share = 1 + variance * precision
+        return (self.loc + variance * shift) / share, self.scale * share.rsqrt()
+
+    def _posterior(self, held: Tensor) -> tuple[Tensor, Tensor]:
+        """The Cholesky factor of the precision in coordinates in which the prior is standard, and the mean."""
+        precision, shift = held
+        inside = self.scale.mT @ (precision[..., None] * self.scale)
+        root = torch.linalg.cholesky(inside + torch.eye(inside.shape[-1], dtype=inside.dtype, device=inside.device))
+        pull = _times(self.scale.mT, shift - precision * self.loc)
+        return root, self.loc + _times(self.scale, torch.cholesky_solve(pull[..., None], root)[..., 0])
 
     @property
     def depends(self) -> bool:
         """Whether it depends on what gradients are taken of."""
         return self.loc.requires_grad or self.scale.requires_grad
+
+
+def _left(held: Tensor) -> bool:
+    return bool(held[0].isinf().all())
+
+
+def _silent(held: Tensor) -> bool:
+    return bool((held == 0).all())
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return (matrix @ vector[..., None])[..., 0]
+
+
+def _solved(tril: Tensor, vector: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(tril, vector[..., None], upper=False)[..., 0]
 
 
 def _location_scale(fn: Any) -> Spread:

@@ -23,7 +23,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyrolvm.density.centring import Centring, conditional
+from pyrolvm.density.centring import Centring, Spread, conditional
 from pyrolvm.errors import ProblemError
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import centre, is_deterministic, is_random
@@ -61,16 +61,17 @@ class _FromReal(Messenger):
         self.values = values
         self.centring = centring
         self.log_jacobian: Tensor | float = 0.0
-        self.dependent: list[str] = []
+        self.spreads: dict[str, Spread] = {}
         self.reals: dict[str, Tensor] = {}
         self.slopes: dict[str, Tensor] = {}
+        self.jacobians: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             real = self.values[msg["name"]]
             spread = conditional(msg["fn"], real.shape)
             if spread is not None and spread.depends:
-                self.dependent.append(msg["name"])
+                self.spreads[msg["name"]] = spread
             if spread is not None and msg["name"] in self.centring:
                 real, log_slope = spread.outward(real, self.centring[msg["name"]])
                 self.log_jacobian = self.log_jacobian + log_slope.sum()
@@ -78,7 +79,8 @@ class _FromReal(Messenger):
             self.reals[msg["name"]] = real
             transform = biject_to(msg["fn"].support)
             msg["value"] = transform(real)
-            self.log_jacobian = self.log_jacobian + transform.log_abs_det_jacobian(real, msg["value"]).sum()
+            self.jacobians[msg["name"]] = transform.log_abs_det_jacobian(real, msg["value"]).sum()
+            self.log_jacobian = self.log_jacobian + self.jacobians[msg["name"]]
 
 
 def _value(tracer: Any, site: str) -> Tensor:
@@ -151,6 +153,13 @@ class Joint:
         log_p = self._log_prob_sum(self._trace(handler))
         return -(log_p + handler.log_jacobian)
 
+    def rest(self, flat: Tensor, name: str) -> Tensor:
+        """The potential without what site ``name`` itself adds to it: minus what all other sites say of its value, shape ``()``."""
+        handler = _FromReal(self.split(flat), self.centring)
+        trace = self._trace(handler)
+        total = self._log_prob_sum(trace)
+        return -(total - trace.nodes[name]["log_prob_sum"] + handler.log_jacobian - handler.jacobians[name])
+
     def terms(self, draw: Draw) -> dict[str, Tensor]:
         """Everything that one run tells about a draw, under names ``group/site``.
 
@@ -199,6 +208,17 @@ class Joint:
         trace = self._trace(_FromReal(self.split(flat), self.centring), enumerate_discrete=False)
         return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}
 
+    def spread(self, flat: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """The unconstrained value of a dependent site at a point, and the variances of its conditional prior there."""
+        with torch.no_grad():
+            handler = _FromReal(self.split(flat), self.centring)
+            fn = self._trace(handler).nodes[name]["fn"]
+            real = handler.reals[name]
+            spread = conditional(fn, real.shape)
+            assert spread is not None  # as dependent() says
+            squares = spread.scale**2
+            return real, (squares.sum(-1) if spread.joint else squares).expand_as(real)
+
     def unconstrain(self, draw: Draw) -> dict[str, Tensor]:
         """The coordinates of a draw, by site: its unconstrained values unless ``centring`` says otherwise."""
         trace = self._trace(_Given(draw), enumerate_discrete=False)
@@ -216,7 +236,7 @@ class Joint:
         handler = _FromReal(self.split(flat.requires_grad_()), {})
         with torch.enable_grad():
             self._trace(handler)  # with enumeration, so that sites with an enumerated parent show its dimension
-        return handler.dependent
+        return list(handler.spreads)
 
     def flatten(self, unconstrained: Draw) -> Tensor:
         """One vector out of the parts."""

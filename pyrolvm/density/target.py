@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ from pyrolvm.density.joint import Joint
 from pyrolvm.density.vectorize import map_draws
 from pyrolvm.errors import CaptureError, FitError
 
-__all__ = ["Points", "Target"]
+if TYPE_CHECKING:
+    from pyrolvm.capture.native import NativeGradient
+
+__all__ = ["Points", "Target", "nowhere_finite"]
 
 Points = NDArray[np.float64]
 
@@ -41,6 +45,7 @@ class Target:
         reason: why not a faster one; empty for ``"c"``.
         together: whether many points are evaluated at once; where they are not, each takes a run of the model.
         evaluations: how many densities have been evaluated so far.
+        native: the compiled function of engine ``"c"``.
     """
 
     joint: Joint
@@ -49,6 +54,7 @@ class Target:
     _evaluate: Evaluate = field(repr=False)
     together: bool = True
     evaluations: int = 0
+    native: NativeGradient | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, joint: Joint, *, engine: str = "auto") -> Target:
@@ -68,15 +74,23 @@ class Target:
                 raise CaptureError(f"the density of {problem.name} draws random numbers of its own.")
         except CaptureError as error:
             return cls(joint, "pyro", str(error), *_by_torch(joint.potential, zero))
-        reason = f"{captured.size:,} operations, which take a C compiler long" if captured.size > LONG else ""
-        if engine == "torch" or reason or problem.device.type != "cpu":
-            reason = reason or ("asked for" if engine == "torch" else f"compiled by torch for {problem.device.type}")
-        else:
+        reason = _not_c(captured, zero, engine)
+        if not reason:
+            from pyrolvm.capture.native import compile_gradient
+
             try:
-                return _checked(cls(joint, "c", "", _by_c(captured)), zero)
+                native = compile_gradient(captured)
+                return _checked(cls(joint, "c", "", native.many, native=native), zero)
             except CaptureError as error:
                 reason = str(error)
         return _checked(cls(joint, "torch", reason, *_by_torch(captured, zero)), zero)
+
+    @classmethod
+    def eager(cls, joint: Joint, potential: Callable[[Tensor], Tensor]) -> Target:
+        """Minus another potential of the same coordinates, not compiled, for a few calls."""
+        problem = joint.problem
+        zero = torch.zeros(problem.unconstrained_size, dtype=problem.dtype, device=problem.device)
+        return cls(joint, "pyro", "for a few calls", *_by_torch(potential, zero))
 
     @property
     def size(self) -> int:
@@ -102,7 +116,7 @@ class Target:
 
     def draws(self, points: Points) -> dict[str, Tensor]:
         """The draws, by continuous latent site, that points stand for; must be called inside a session."""
-        flat = self._tensor(points)
+        flat = self.tensor(points)
         with torch.no_grad():
             return map_draws(lambda one: self.joint.constrain(one["u"]), {"u": flat})
 
@@ -116,15 +130,19 @@ class Target:
             )["u"]
         return flat.cpu().double().numpy()
 
-    def _tensor(self, points: Points) -> Tensor:
+    def tensor(self, points: Points) -> Tensor:
+        """Points as the model takes them."""
         problem = self.joint.problem
         return torch.as_tensor(points).to(dtype=problem.dtype, device=problem.device)
 
 
-def _by_c(captured: Captured) -> Evaluate:
-    from pyrolvm.capture.native import compile_gradient
-
-    return compile_gradient(captured).many
+def _not_c(captured: Captured, like: Tensor, engine: str) -> str:
+    """Why not to try C; empty where it is worth it."""
+    if engine == "torch":
+        return "asked for"
+    if like.device.type != "cpu":
+        return f"compiled by torch for {like.device.type}"
+    return f"{captured.size:,} operations, which take a C compiler long" if captured.size > LONG else ""
 
 
 def _by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Evaluate, bool]:
@@ -165,7 +183,7 @@ def _checked(target: Target, zero: Tensor) -> Target:
     joint, tolerance = target.joint, _TOLERANCE.get(zero.dtype, 1e-2)
     random = np.random.default_rng(101)
     for point in (random.normal(0.0, 0.3, target.size), random.uniform(-1.0, 1.0, target.size)):
-        flat = target._tensor(point).requires_grad_(True)
+        flat = target.tensor(point).requires_grad_(True)
         with torch.enable_grad():
             wanted = joint.potential(flat)
             (slope,) = torch.autograd.grad(wanted, flat)
@@ -182,18 +200,12 @@ def _checked(target: Target, zero: Tensor) -> Target:
     return target
 
 
-def check_somewhere_finite(values: Points, joint: Joint, point: Points) -> None:
-    """Refuses a density that is finite at none of the points tried, with the table that shows where.
-
-    Raises:
-        FitError: naming the sites' log densities.
-    """
-    if np.isfinite(values).any():
-        return
+def nowhere_finite(joint: Joint, tries: int, point: Tensor) -> FitError:
+    """What to say of a density that is finite at none of the points tried, with the log density of every site at one of them."""
     with torch.no_grad():
-        table = joint.site_log_probs(joint.constrain(torch.as_tensor(point).to(joint.problem.dtype)))
+        table = joint.site_log_probs(joint.constrain(point))
     listing = ", ".join(f"{name}: {value:.4g}" for name, value in table.items())
-    raise FitError(
-        f"no start with a finite density was found for {joint.problem.name!r} in {values.size} tries. Log densities by site at the "
-        f"last: {listing}. Fix: look at the sites that are not finite: data outside the likelihood's support, or a scale far off."
+    return FitError(
+        f"no start with a finite density was found for {joint.problem.name!r} in {tries} tries. Log densities by site at one: "
+        f"{listing}. Fix: look at the sites that are not finite: data outside the likelihood's support, or a scale far off."
     )

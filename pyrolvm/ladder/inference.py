@@ -236,16 +236,8 @@ def _chains(
 ) -> Posterior:
     fits = [one for one in found if isinstance(one, Fit) and one.verdict.status != "failed"]
     best = min(fits, key=_khat, default=None)
-    centring = None
-    if problem.unconstrained_size <= COVARIANCE_UNKNOWNS:
-        from pyrolvm.approximation import find_frame  # with SciPy, which takes a while to import
-
-        with problem.session(seed=seed):
-            centring = find_frame(problem, seed=seed).centring
     kept = None if draws is None else max(-(-draws // 4), 1)
-    return nuts(
-        problem, init=best, centring=centring, target_accept=accept, draws=kept or 1000, seed=seed, progress=progress
-    )
+    return nuts(problem, init=best, target_accept=accept, draws=kept or 1000, seed=seed, progress=progress)
 
 
 def _khat(result: Posterior) -> float:

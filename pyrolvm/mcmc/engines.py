@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pyrolvm.capture.native import NativeGradient
 from pyrolvm.density import Joint
 from pyrolvm.errors import ArgumentError, CaptureError, PyrolvmWarning, unknown_name
 from pyrolvm.mcmc import numpyro_kernel, nutpie_kernel, pyro_kernel
@@ -66,8 +67,19 @@ def check(engine: str, kernel: str, warmup: int) -> None:
             )
 
 
-def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings, *, engine: str, kernel: str) -> Outcome:
+def run(
+    joint: Joint,
+    starts: Tensor,
+    seeds: Sequence[int],
+    settings: Settings,
+    *,
+    engine: str,
+    kernel: str,
+    native: NativeGradient | None = None,
+) -> Outcome:
     """Runs the chains; must be called inside a session.
+
+    ``native`` is the gradient in C where it is compiled already.
 
     ``"auto"`` captures the model, and takes stock Pyro where that cannot be done. Draws whose density is not what Pyro
     computes are thrown away, with a warning, and stock Pyro runs instead, whatever was asked for.
@@ -81,7 +93,7 @@ def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings, 
     try:
         if _native(joint, engine, kernel, settings):
             try:
-                return _checked(joint, nutpie_kernel.run_native(joint, starts, seeds, settings), "c", "nutpie")
+                return _checked(joint, nutpie_kernel.run_native(joint, starts, seeds, settings, native), "c", "nutpie")
             except Disagreement:
                 raise
             except CaptureError as error:

@@ -6,14 +6,21 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyrolvm.density import Joint, map_draws
-from pyrolvm.errors import ArgumentError, FitError, ProblemError, PyrolvmWarning, positive_int
+from pyrolvm.errors import (
+    ArgumentError,
+    CaptureError,
+    FitError,
+    ProblemError,
+    PyrolvmWarning,
+    positive_int,
+    unknown_name,
+)
 from pyrolvm.mcmc import engines
 from pyrolvm.mcmc.base import Settings
 from pyrolvm.mcmc.starts import find_starts, moments
@@ -22,7 +29,12 @@ from pyrolvm.posterior.build import chains_tree
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
 
+if TYPE_CHECKING:
+    from pyrolvm.approximation import Frame
+
 __all__ = ["nuts"]
+
+PRECONDITIONS = ("auto", "frame", "none")
 
 
 def nuts(
@@ -35,7 +47,7 @@ def nuts(
     max_tree_depth: int = 10,
     init: Fit | Mapping[str, Any] | None = None,
     dense_mass: bool | str = "auto",
-    centring: Mapping[str, Tensor] | None = None,
+    precondition: str = "auto",
     engine: str = "auto",
     kernel: str = "auto",
     device: str | torch.device = "auto",
@@ -57,13 +69,16 @@ def nuts(
         draws: transitions of each chain that are kept.
         target_accept: mean acceptance probability to adapt to, between 0 and 1; nearer to 1 is slower and diverges less.
         max_tree_depth: bound on the doublings of a trajectory.
-        init: where to start: a :class:`~pyrolvm.posterior.Fit`, or values by site; by default uniform in (-2, 2) on the
-            unconstrained scale. Of a fit, chains take starts from its draws, the first mass matrix from their covariance, and
-            learnable model parameters; a warmup of 100 to 300 transitions is then usually enough.
+        init: where to start: a :class:`~pyrolvm.posterior.Fit`, or values by site; by default draws of the frame, or without one
+            uniform in (-2, 2) on the unconstrained scale. Of a fit, chains take starts from its draws, the first mass matrix from
+            their covariance where there is no frame, and learnable model parameters; a warmup of 100 to 300 transitions is
+            then usually enough.
         dense_mass: whether the mass matrix has all entries (``True``) or its diagonal only (``False``); ``"auto"`` takes all
-            where ``init`` is a fit in which few unknowns are strongly correlated.
-        centring: how centred the coordinates of sites are whose location or scale other latents set, from 0 (not) to 1, by
-            name, each of the site's unconstrained shape; draws are of the model's own sites all the same. ``None`` for 1.
+            where few unknowns are strongly correlated in the frame or the fit.
+        precondition: ``"frame"`` samples in coordinates in which the posterior is nearly standard normal, found by ascents and
+            natural gradients before the first transition; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame
+            up to 500 unknowns and 50,000 observed numbers. Draws are of the model's own sites all the same, and of the same
+            posterior: the coordinates change how fast chains move, not where to.
         engine: ``"c"`` compiles the captured model's gradient from C, ``"jax"`` by XLA, ``"pyro"`` runs the model as it is;
             ``"auto"`` takes the first that can. ``engine_reason`` of the result tells which and why.
         kernel: ``"nutpie"`` (needs ``pip install 'pyrolvm[nutpie]'``) runs on engine ``"c"``, and on ``"jax"`` with a call into
@@ -100,6 +115,8 @@ def nuts(
         raise ArgumentError(
             f"target_accept must lie between 0 and 1, got {target_accept!r}. Fix: use 0.8, or 0.95 to diverge less."
         )
+    if precondition not in PRECONDITIONS:
+        raise unknown_name("precondition", str(precondition), PRECONDITIONS)
     _check_problem(problem, init)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     if out is not None:
@@ -112,13 +129,15 @@ def nuts(
     params = dict(init.params) if isinstance(init, Fit) else {}
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(chains)]
     with problem.session(seed=seed, params=params):
-        joint = Joint(problem, centring=centring)
-        starts = find_starts(joint, init, chains, seed)
-        mean, covariance, dense = moments(joint, init, dense_mass)
+        frame, coordinates = _frame(problem, precondition, engine, seed)
+        joint = Joint(problem) if frame is None else frame.target.joint
+        starts = find_starts(joint, init, chains, seed, frame)
+        mean, covariance, dense = moments(joint, init, dense_mass, frame)
         set_up = time.perf_counter()
         with Progress(f"nuts on {problem.name}", chains * (warmup + draws), progress) as bar:
             settings = Settings(warmup, draws, target_accept, max_tree_depth, bar, dense, mean, covariance)
-            outcome = engines.run(joint, starts, seeds, settings, engine=engine, kernel=kernel)
+            native = None if frame is None else frame.target.native
+            outcome = engines.run(joint, starts, seeds, settings, engine=engine, kernel=kernel, native=native)
         raw = outcome.raw
         if not raw.draws.shape[1]:
             raise FitError(
@@ -132,7 +151,7 @@ def nuts(
         attrs = {
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
             "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": target_accept, "dense_mass": int(dense),
-            "interrupted": int(raw.interrupted), "sampling_time": sampled - set_up - compiling,
+            "coordinates": coordinates, "interrupted": int(raw.interrupted), "sampling_time": sampled - set_up - compiling,
         }  # fmt: skip
         tree = chains_tree(problem, values, chains, raw.stats, attrs)
     seconds = {
@@ -146,6 +165,22 @@ def nuts(
     if out is not None:
         result.save(out, overwrite=True)
     return result
+
+
+def _frame(problem: Problem, precondition: str, engine: str, seed: int) -> tuple[Frame | None, str]:
+    """The frame to sample in, if any, and what the coordinates are, or why they are the plain ones."""
+    from pyrolvm.approximation import find_frame, frame_pays  # with SciPy, which takes a while to import
+
+    if precondition == "none" or (precondition == "auto" and engine == "pyro"):
+        return None, "unconstrained"
+    if precondition == "auto" and not frame_pays(problem):
+        return None, "unconstrained: too many unknowns or data for a frame"
+    try:
+        return find_frame(problem, seed=seed), "frame"
+    except (CaptureError, FitError) as error:
+        if precondition == "frame":
+            raise
+        return None, f"unconstrained: {error}"
 
 
 def _check_problem(problem: Problem, init: Any) -> None:

@@ -91,8 +91,17 @@ def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], se
     return _sample(model, scale, starts, seeds, settings, seconds, note)
 
 
-def run_native(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings) -> Raw:
+def run_native(
+    joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings, native: NativeGradient | None = None
+) -> Raw:
     """Runs one chain from each start on a gradient compiled from C, in double precision; must be called inside a session.
+
+    Args:
+        joint: the density.
+        starts: unconstrained starting points, shape ``(chains, unconstrained_size)``.
+        seeds: one seed a chain.
+        settings: how to run.
+        native: the density's gradient, if it is compiled already.
 
     Raises:
         ArgumentError: if nutpie is not installed.
@@ -102,21 +111,13 @@ def run_native(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Set
     require()
     began = time.perf_counter()
     scale = _Scale(settings, starts.shape[1])
-    shift = [torch.as_tensor(part).to(starts) for part in (scale.mean, scale.root) if part is not None]
-
-    def potential(x: Tensor) -> Tensor:
-        if scale.root is None:
-            return joint.potential(x)
-        mean, root = shift
-        return joint.potential(mean + (root * x if root.dim() == 1 else root @ x))
-
-    captured = capture(potential, starts[0].clone(), what=f"the density of {joint.problem.name}")
-    function = compile_gradient(captured)
-    points = [scale.inverse(z) for z in starts.double().cpu().numpy()]
-    values, gradients = zip(*(function(x) for x in points), strict=True)
+    if native is None:
+        captured = capture(joint.potential, starts[0].clone(), what=f"the density of {joint.problem.name}")
+        native = compile_gradient(captured)
+    values, gradients = native.many(starts.double().cpu().numpy())
     seconds = {"compile": time.perf_counter() - began}
-    slopes = np.stack([scale.push(gradient) for gradient in gradients])
-    check_starts(joint, starts, -np.asarray(values), -slopes)
+    check_starts(joint, starts, -values, -gradients)
+    function = native if scale.root is None else native.moved(scale.mean, scale.root)
     note = f"{len(starts)} chains of nutpie on a gradient compiled from C"
     return _sample(lambda start: _native_model(function, start), scale, starts, seeds, settings, seconds, note)
 
@@ -182,12 +183,6 @@ class _Scale:
         if self.root is None:
             return gradient
         return gradient * self.root if self.root.ndim == 1 else gradient @ self.root
-
-    def push(self, gradient: Array) -> Array:
-        """The gradient by z, given that by x."""
-        if self.root is None:
-            return gradient
-        return gradient / self.root if self.root.ndim == 1 else np.linalg.solve(self.root.T, gradient)
 
 
 @dataclass(frozen=True)

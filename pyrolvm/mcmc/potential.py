@@ -19,7 +19,8 @@ __all__ = ["Disagreement", "Program", "check_draws", "check_starts", "program"]
 CHECKED = 64
 """How many draws are computed again by Pyro after a run."""
 
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""Errors relative to 1 + |value| that rounding may cause where a matrix is nearly singular; a wrong program is off by more."""
 
 Array = np.ndarray[Any, Any]
 

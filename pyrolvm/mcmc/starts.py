@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyrolvm.density import Joint, map_draws
-from pyrolvm.errors import ArgumentError, FitError
+from pyrolvm.density.target import nowhere_finite
+from pyrolvm.errors import ArgumentError
 from pyrolvm.posterior import Fit
 from pyrolvm.posterior.build import variable
 from pyrolvm.program.problem import Problem
 
+if TYPE_CHECKING:
+    from pyrolvm.approximation import Frame
+
 __all__ = ["find_starts", "moments"]
 
 TRIES = 100
+
+START_FREEDOM = 4.0
+"""Degrees of freedom of the Student t distribution that starts are drawn from: wider than the posterior, so that R-hat sees more."""
 
 DENSE_UNKNOWNS = 100
 """Up to so many unknowns a dense mass matrix costs no more than a gradient."""
@@ -30,8 +37,15 @@ steps a draw with the diagonal and 7 to 12 with all entries; eight schools, with
 """
 
 
-def find_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
+def find_starts(joint: Joint, init: Any, chains: int, seed: int, frame: Frame | None = None) -> Tensor:
     """A starting point of finite density for each chain, shape ``(chains, unconstrained_size)``.
+
+    Args:
+        joint: the density, whose coordinates they are of.
+        init: a fit, whose draws they are, or values by site.
+        chains: how many.
+        seed: of the random numbers.
+        frame: without ``init``, what they are drawn from, with tails that are wider than the posterior's.
 
     Raises:
         ArgumentError: if ``init`` is not of this problem.
@@ -39,7 +53,11 @@ def find_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
     """
     size = joint.problem.unconstrained_size
     like = torch.zeros((), dtype=joint.problem.dtype, device=joint.problem.device)
-    if init is None:
+    if init is None and frame is not None:
+        wide = frame.family.with_freedom(START_FREEDOM)
+        drawn = [wide.sample(TRIES, seed + block) for block in range(1 + chains // TRIES)]
+        candidates = torch.as_tensor(np.concatenate(drawn)).to(like)
+    elif init is None:
         candidates = 4 * torch.rand(chains + TRIES, size, dtype=like.dtype, device=like.device) - 2
     elif isinstance(init, Fit):
         draws = _fitted(joint, init)
@@ -56,40 +74,43 @@ def find_starts(joint: Joint, init: Any, chains: int, seed: int) -> Tensor:
             found.append(z)
         if len(found) == chains:
             return torch.stack(found)
-    with torch.no_grad():
-        table = joint.site_log_probs(joint.constrain(candidates[0]))
-    listing = ", ".join(f"{name}: {value:.4g}" for name, value in table.items())
-    raise FitError(
-        f"no start with a finite density was found for {joint.problem.name!r} in {len(candidates)} tries. Log densities by site at "
-        f"the first: {listing}. Fix: look at the sites that are not finite: data outside the likelihood's support, or a scale far off."
-    )
+    raise nowhere_finite(joint, len(candidates), candidates[0])
 
 
-def moments(joint: Joint, init: Any, dense: bool | str) -> tuple[Tensor | None, Tensor | None, bool]:
-    """Mean and covariance of a fit's draws on the unconstrained scale, and whether to take the covariance whole.
+def moments(
+    joint: Joint, init: Any, dense: bool | str, frame: Frame | None = None
+) -> tuple[Tensor | None, Tensor | None, bool]:
+    """Mean and covariance to begin with, and whether to take the covariance whole.
 
     Args:
         joint: the density, whose coordinates they are of.
-        init: what chains start from; only a :class:`~pyrolvm.posterior.Fit` tells anything.
-        dense: ``True`` or ``False``; ``"auto"`` takes all entries where the unknowns are few and strongly correlated in
-            the fit.
+        init: what chains start from; of a :class:`~pyrolvm.posterior.Fit`, the moments of its draws, if there is no frame.
+        dense: ``True`` or ``False``; ``"auto"`` takes all entries where the unknowns are few and strongly correlated.
+        frame: the Gaussian whose moments they are.
 
     Returns:
         The mean, the variances of shape ``(n,)`` or the covariance of shape ``(n, n)``, and which of the two; the moments
         are ``None`` where nothing is known, or what is known is not finite.
     """
     whole = dense is not False and dense != "auto"
-    if not isinstance(init, Fit):
+    size = joint.problem.unconstrained_size
+    if frame is not None:
+        family = frame.best.family
+        mean, tril = (torch.as_tensor(part[0]).double() for part in (family.means, family.trils))
+        covariance, enough = tril @ tril.T, True
+    elif isinstance(init, Fit):
+        draws = _fitted(joint, init).double()
+        mean, covariance = draws.mean(0), torch.diag(draws.var(0))
+        enough = len(draws) >= 5 * size
+        if enough and (whole or (dense == "auto" and size <= DENSE_UNKNOWNS)):
+            covariance = torch.cov(draws.T).reshape(size, size)
+    else:
         return None, None, whole
-    draws = _fitted(joint, init).double()
-    mean, variance = draws.mean(0), draws.var(0)
-    if not bool(torch.isfinite(variance).all()) or not bool((variance > 0).all()):
+    variance = covariance.diagonal()
+    if not bool(torch.isfinite(covariance).all()) or not bool((variance > 0).all()):
         return None, None, whole
-    size = draws.shape[1]
-    enough = len(draws) >= 5 * size
     if not whole and (dense != "auto" or size > DENSE_UNKNOWNS or not enough):
         return mean, variance, False
-    covariance = torch.cov(draws.T).reshape(size, size) if enough else torch.diag(variance)
     scale = variance.sqrt()
     if not whole and float(torch.linalg.cond(covariance / (scale[:, None] * scale))) < DENSE_CONDITION:
         return mean, variance, False

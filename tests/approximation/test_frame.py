@@ -106,20 +106,26 @@ def test_one_mode_is_not_counted_twice() -> None:
 def test_a_funnel_gets_non_centred_coordinates_and_is_a_gaussian_in_them() -> None:
     frame = frame_of(funnel, ONE)
     assert set(frame.centring) == {"x"}
-    assert torch.equal(frame.centring["x"], torch.zeros(4, dtype=torch.float64))
+    assert torch.equal(frame.centring["x"], torch.zeros(2, 4, dtype=torch.float64))
     np.testing.assert_allclose(frame.best.family.means[0], 0.0, atol=1e-6)
     np.testing.assert_allclose(frame.best.family.trils[0], np.diag([2.0, 1.0, 1.0, 1.0, 1.0]), atol=1e-6)
     assert frame.best.elbos[-1] == pytest.approx(0.0, abs=0.3)
 
 
 def test_weak_data_leave_coordinates_non_centred() -> None:
-    frame = frame_of(schools, Y, 12.0)
-    assert float(frame.centring["theta"].max()) < 0.3
+    frame = frame_of(schools, Y, 60.0)
+    assert not frame.centring["theta"].any()
 
 
-def test_informative_data_keep_coordinates_centred() -> None:
-    frame = frame_of(schools, Y, 0.05)
-    assert float(frame.centring["theta"].min()) > 0.9
+@pytest.mark.parametrize("sd", [0.05, 3.0])
+def test_a_normal_likelihood_is_read_exactly(sd: float) -> None:
+    """Then the schools' own coordinates are standard normal, and independent of what they share."""
+    frame = frame_of(schools, Y, sd)
+    wanted = torch.stack([torch.full_like(Y, sd**-2), Y / sd**2])
+    torch.testing.assert_close(frame.centring["theta"], wanted, rtol=1e-5, atol=1e-6)
+    tril = frame.best.family.trils[0]
+    np.testing.assert_allclose(tril[-len(Y) :, -len(Y) :], np.eye(len(Y)), atol=0.01)
+    np.testing.assert_allclose(tril[-len(Y) :, : -len(Y)], 0.0, atol=0.01)
 
 
 def test_data_on_some_rows_centre_those_rows() -> None:
@@ -130,9 +136,11 @@ def test_data_on_some_rows_centre_those_rows() -> None:
             sd = torch.where(torch.arange(len(y)) < 6, 0.05, 20.0).to(y)
             pyro.sample("y", dist.Normal(theta, sd), obs=y)
 
-    centring = frame_of(partly, Y).centring["theta"]
-    assert float(centring[:6].min()) > 0.9
-    assert float(centring[6:].max()) < 0.3
+    precision, shift = frame_of(partly, Y).centring["theta"]
+    torch.testing.assert_close(precision[:6], torch.full((6,), 400.0).to(Y), rtol=1e-5, atol=0)
+    torch.testing.assert_close(shift[:6] / precision[:6], Y[:6], rtol=1e-5, atol=1e-6)
+    assert not precision[6:].any()
+    assert not shift[6:].any()
 
 
 def test_the_frame_is_kept_with_the_problem() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm.density import Joint
+from pyrolvm.density.centring import centred, non_centred
 
 Y = torch.tensor([0.7, -1.2, 2.1], dtype=torch.float64)
 
@@ -51,8 +52,9 @@ LAWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "Exponential": (lambda a, b: dist.Exponential(b), 0),
     "MultivariateNormal": (correlated, 1),
 }
-PARTLY = torch.tensor([0.0, 0.35, 1.0], dtype=torch.float64)
-DEGREES = [torch.zeros(3, dtype=torch.float64), PARTLY, torch.ones(3, dtype=torch.float64)]
+NOTHING = non_centred(Y)
+PARTLY = torch.tensor([[0.0, 0.6, 40.0], [0.0, -0.3, 30.0]], dtype=torch.float64)
+HELD = [NOTHING, PARTLY, centred(Y)]
 
 
 def made(law: str) -> lvm.Problem:
@@ -69,13 +71,13 @@ def plainly(plain: Joint, joint: Joint) -> Callable[[Tensor], Tensor]:
     return lambda u: plain.flatten(plain.unconstrain(joint.constrain(u)))
 
 
-@pytest.mark.parametrize("degree", DEGREES, ids=["non-centred", "partly", "centred"])
+@pytest.mark.parametrize("held", HELD, ids=["non-centred", "partly", "centred"])
 @pytest.mark.parametrize("law", LAWS)
-def test_the_density_changes_by_the_log_jacobian(law: str, degree: Tensor) -> None:
+def test_the_density_changes_by_the_log_jacobian(law: str, held: Tensor) -> None:
     problem = made(law)
     u = some_point(problem)
     with problem.session(seed=0):
-        plain, joint = Joint(problem), Joint(problem, centring={"x": degree})
+        plain, joint = Joint(problem), Joint(problem, centring={"x": held})
         move = plainly(plain, joint)
         jacobian = torch.as_tensor(torch.autograd.functional.jacobian(move, u))
         wanted = plain.potential(move(u)) - torch.linalg.slogdet(jacobian)[1]
@@ -87,7 +89,7 @@ def test_non_centred_coordinates_are_others_than_centred_ones(law: str) -> None:
     problem = made(law)
     u = some_point(problem)
     with problem.session(seed=0):
-        plain, joint = Joint(problem), Joint(problem, centring={"x": DEGREES[0]})
+        plain, joint = Joint(problem), Joint(problem, centring={"x": NOTHING})
         assert not torch.allclose(plainly(plain, joint)(u)[2:], u[2:], atol=0.05)
 
 
@@ -110,7 +112,7 @@ def test_non_centred_coordinates_do_not_depend_on_the_parents_a_priori(law: str)
     u = some_point(problem)
     with problem.session(seed=0):
         cross = []
-        for centring in ({}, {"x": DEGREES[0]}):
+        for centring in ({}, {"x": NOTHING}):
             hessian = torch.autograd.functional.hessian(Joint(problem, centring=centring).potential, u)
             cross.append(float(torch.as_tensor(hessian)[2:, :2].abs().max()))
     assert cross[0] > 0.01
@@ -128,24 +130,50 @@ class _Noted(pyro.poutine.messenger.Messenger):
         self.values[msg["name"]] = msg["value"]
 
 
-@pytest.mark.parametrize("degree", DEGREES, ids=["non-centred", "partly", "centred"])
+@pytest.mark.parametrize("held", HELD, ids=["non-centred", "partly", "centred"])
 @pytest.mark.parametrize("law", LAWS)
-def test_unconstrain_inverts_constrain(law: str, degree: Tensor) -> None:
+def test_unconstrain_inverts_constrain(law: str, held: Tensor) -> None:
     problem = made(law)
     u = some_point(problem)
     with problem.session(seed=0):
-        joint = Joint(problem, centring={"x": degree})
+        joint = Joint(problem, centring={"x": held})
         assert torch.allclose(joint.flatten(joint.unconstrain(joint.constrain(u))), u, atol=1e-10)
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_a_centring_of_one_is_the_identity(law: str) -> None:
+def test_an_infinite_precision_leaves_coordinates_as_they_are(law: str) -> None:
     problem = made(law)
     u = some_point(problem)
     with problem.session(seed=0):
-        plain, joint = Joint(problem), Joint(problem, centring={"x": DEGREES[2]})
+        plain, joint = Joint(problem), Joint(problem, centring={"x": centred(Y)})
         assert torch.allclose(joint.constrain(u)["x"], plain.constrain(u)["x"], rtol=1e-12)
         assert float(joint.potential(u)) == pytest.approx(float(plain.potential(u)), rel=1e-12)
+
+
+def test_what_data_say_makes_a_site_standard_normal_given_its_parents() -> None:
+    """Of a normal likelihood with sd s, the precision 1 / s^2 and value y: the density is the parents' marginal times Normal(0, 1)."""
+    spread = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
+
+    def model(y: Tensor) -> None:
+        a = pyro.sample("a", dist.Normal(y.new_tensor(0.3), 1.0))
+        b = pyro.sample("b", dist.LogNormal(y.new_tensor(-0.5), 0.7))
+        x = pyro.sample("x", dist.Normal(a.expand(3), b).to_event(1))
+        pyro.sample("y", dist.Normal(x, spread).to_event(1), obs=y)
+
+    def smooth(y: Tensor) -> None:
+        a = pyro.sample("a", dist.Normal(y.new_tensor(0.3), 1.0))
+        b = pyro.sample("b", dist.LogNormal(y.new_tensor(-0.5), 0.7))
+        x = pyro.sample("x", correlated(a, b))
+        pyro.sample("y", dist.Normal(x, spread).to_event(1), obs=y)
+
+    for law in (model, smooth):
+        problem = lvm.Problem(law, Y)
+        with problem.session(seed=0):
+            joint = Joint(problem, centring={"x": torch.stack([spread**-2, Y / spread**2])})
+            for seed in (1, 2):
+                hessian = torch.as_tensor(torch.autograd.functional.hessian(joint.potential, some_point(problem, seed)))
+                assert hessian[2:, :2].abs().max() < 1e-10
+                assert torch.allclose(hessian[2:, 2:], torch.eye(3, dtype=torch.float64), atol=1e-10)
 
 
 # --- which sites depend -----------------------------------------------------------------------------------------------
@@ -210,7 +238,7 @@ def test_all_dependent_sites_at_once(model: Callable[[Tensor], None]) -> None:
     with problem.session(seed=0):
         plain = Joint(problem)
         shapes = {name: problem.sites[name].unconstrained_shape or () for name in plain.dependent()}
-        joint = Joint(problem, centring={name: torch.full(shape, 0.3).to(Y) for name, shape in shapes.items()})
+        joint = Joint(problem, centring={name: torch.full((2, *shape), 0.3).to(Y) for name, shape in shapes.items()})
         move = plainly(plain, joint)
         jacobian = torch.as_tensor(torch.autograd.functional.jacobian(move, u))
         wanted = plain.potential(move(u)) - torch.linalg.slogdet(jacobian)[1]
@@ -252,7 +280,7 @@ def test_under_an_enumerated_parent_draws_are_those_that_the_density_is_of(
     problem = lvm.Problem(model, y)
     u = some_point(problem)
     with problem.session(seed=0):
-        plain, joint = Joint(problem), Joint(problem, centring={"x": torch.zeros_like(y)})
+        plain, joint = Joint(problem), Joint(problem, centring={"x": non_centred(y)})
         move = plainly(plain, joint)
         jacobian = torch.as_tensor(torch.autograd.functional.jacobian(move, u))
         wanted = plain.potential(move(u)) - torch.linalg.slogdet(jacobian)[1]
@@ -269,12 +297,13 @@ def funnel(y: Tensor) -> None:
         pyro.sample("x", dist.Normal(y.new_tensor(0.0), (v / 2).exp()))
 
 
-def test_nuts_in_non_centred_coordinates_gives_draws_of_the_sites() -> None:
+def test_nuts_in_the_frame_gives_draws_of_the_sites() -> None:
     """Without data they are the prior's: the sd of x is E[exp(v)]^(1/2) = exp(1.5^2 / 4)."""
     problem = lvm.Problem(funnel, Y)
-    chains = lvm.nuts(problem, chains=2, warmup=300, draws=2000, centring={"x": DEGREES[0]}, seed=1, progress=False)
+    chains = lvm.nuts(problem, chains=2, warmup=300, draws=2000, seed=1, progress=False)
     v, x = (chains.data["posterior"][name].values for name in ("v", "x"))
     assert chains.divergences == 0
+    assert chains.data["posterior"].attrs["coordinates"] == "frame"
     assert abs(v.mean()) < 0.12
     assert v.std() == pytest.approx(1.5, rel=0.07)
     standard = x / np.exp(v / 2)[..., None]

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
+from pyrolvm.approximation.climb import climb
 from pyrolvm.density import Joint
-from pyrolvm.density.target import Target, check_somewhere_finite
+from pyrolvm.density.target import Target
 
 Y = torch.tensor([2.8, 0.8, -0.3, 0.7], dtype=torch.float64)
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -74,7 +75,9 @@ CASES = [(model, centred) for model in MODELS for centred in (True, False) if ce
 
 def joint_of(model: Callable[[Tensor], None], centred: bool = True) -> Joint:
     problem = lvm.Problem(model, Y)
-    return Joint(problem, centring=None if centred else {"theta": torch.linspace(0, 1, 4, dtype=torch.float64)})
+    return Joint(
+        problem, centring=None if centred else {"theta": torch.linspace(0, 1, 8, dtype=torch.float64).reshape(2, 4)}
+    )
 
 
 def points_of(joint: Joint, count: int = 5) -> np.ndarray:
@@ -183,9 +186,9 @@ def test_single_precision_is_evaluated_to_its_own_rounding() -> None:
 def test_a_density_that_is_finite_nowhere_is_refused_with_its_sites() -> None:
     joint = joint_of(hopeless)
     with joint.problem.session(seed=0):
-        check_somewhere_finite(np.array([-np.inf, 0.0]), joint, np.zeros(1))
-        with pytest.raises(lvm.FitError, match=r"nowhere: -inf.*Fix:"):
-            check_somewhere_finite(np.full(3, -np.inf), joint, np.zeros(1))
+        assert len(climb(Target.of(joint_of(schools)), starts=2, seed=0)) == 2
+        with pytest.raises(lvm.FitError, match=r"in 7 tries.*nowhere: -inf.*Fix:"):
+            climb(Target.of(joint), starts=2, seed=0, tries=7)
 
 
 def test_a_compiled_density_that_is_not_the_models_is_refused() -> None:

@@ -33,7 +33,10 @@ def ridge(y: Tensor) -> None:
 
 
 def run(problem: lvm.Problem, **options: Any) -> lvm.Chains:
-    return lvm.nuts(problem, **{"chains": 2, "warmup": 100, "draws": 200, "seed": 0, "progress": False, **options})
+    return lvm.nuts(
+        problem,
+        **{"chains": 2, "warmup": 100, "draws": 200, "seed": 0, "progress": False, "precondition": "none", **options},
+    )
 
 
 def steps(chains: lvm.Chains) -> int:

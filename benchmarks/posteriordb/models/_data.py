@@ -22,6 +22,9 @@ Maker = Callable[[Data], lvm.Problem]
 ToSites = Callable[[Data, Draw], Draw]
 """Values of the sampled sites from one draw of the reference, which holds transformed parameters instead."""
 
+Volume = Callable[[Data, Draw], Tensor]
+"""By how much the reference's log density of a draw is above that of our sites, which are other coordinates."""
+
 
 def tensor(values: Any) -> Tensor:
     """A field in double precision."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,10 +33,32 @@ for (integer k = 0; k < {size}; k++) if (!isfinite(out[k])) return 3;
 return 0;
 }}
 
+typedef int64_t density(uint64_t, const double *restrict, double *restrict, double *restrict, const void *const *);
+
 void log_densities(uint64_t count, const double *restrict points, double *restrict gradients, double *restrict values,
-                   const void *const *data) {{
-for (uint64_t i = 0; i < count; i++)
-log_density({size}, points + i * {size}, gradients + i * {size}, values + i, data);
+                   density *one, const void *const *data) {{
+for (uint64_t i = 0; i < count; i++) one({size}, points + i * {size}, gradients + i * {size}, values + i, data);
+}}
+
+/* As a function of x in point = mean + root x; data: that of log_density, mean, root (lower triangular, or its diagonal), which. */
+int64_t moved_density(uint64_t dim, const double *restrict x, double *restrict out, double *restrict result,
+                      const void *const *data) {{
+static _Thread_local double point[{size}], gradient[{size}];
+const double *restrict mean = data[1], *restrict root = data[2];
+if (dim != {size}) return -1;
+if (data[3]) {{
+for (integer i = 0; i < {size}; i++) {{
+double sum = mean[i];
+for (integer j = 0; j <= i; j++) sum += root[i * {size} + j] * x[j];
+point[i] = sum;
+}}
+}} else for (integer i = 0; i < {size}; i++) point[i] = mean[i] + root[i] * x[i];
+const int64_t found = log_density(dim, point, gradient, result, data[0]);
+if (data[3]) {{
+for (integer j = 0; j < {size}; j++) out[j] = 0.0;
+for (integer i = 0; i < {size}; i++) for (integer j = 0; j <= i; j++) out[j] += root[i * {size} + j] * gradient[i];
+}} else for (integer i = 0; i < {size}; i++) out[i] = root[i] * gradient[i];
+return found;
 }}
 
 int64_t identity(uint64_t dim, uint64_t expanded, const double *point, double *out, int64_t *calls) {{
@@ -60,7 +83,6 @@ class NativeGradient:
         data: the address of what it takes as ``data``.
         identity: of ``int64 f(uint64 size, uint64 size, const double *point, double *copy, int64 *calls)``, which copies
             the point and counts its calls, unless ``calls`` is null.
-        many_address: of ``void f(uint64 count, const double *points, double *gradients, double *values, void *data)``.
         seconds: what writing and compiling it took.
     """
 
@@ -68,9 +90,8 @@ class NativeGradient:
     address: int
     data: int
     identity: int
-    many_address: int
     seconds: float
-    _held: tuple[object, ...]
+    _held: tuple[Any, ...]
 
     def __call__(self, point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """The log density and its gradient at a point, shape ``(size,)``; NaN or infinite where they are so."""
@@ -81,17 +102,34 @@ class NativeGradient:
         _TYPE(self.address)(self.size, point.ctypes.data, gradient.ctypes.data, value.ctypes.data, self.data)
         return float(value[0]), gradient
 
+    def moved(self, mean: NDArray[np.float64], root: NDArray[np.float64]) -> NativeGradient:
+        """The same density as a function of x, where the point is mean + root x; nothing is compiled.
+
+        Args:
+            mean: shape ``(size,)``.
+            root: a lower triangular matrix of shape ``(size, size)``, or its diagonal, shape ``(size,)``.
+        """
+        mean, root = (np.ascontiguousarray(part, dtype=np.float64) for part in (mean, root))
+        if mean.shape != (self.size,) or root.shape not in ((self.size,), (self.size, self.size)):
+            raise CaptureError(
+                f"mean and root have shapes {mean.shape} and {root.shape}, expected ({self.size},) and so on."
+            )
+        table = np.array([self.data, mean.ctypes.data, root.ctypes.data, root.ndim == 2], dtype=np.uintp)
+        held = (*self._held, table, mean, root)
+        return replace(self, address=_address(self._held[0].moved_density), data=table.ctypes.data, _held=held)
+
     def many(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Log densities ``(count,)`` and gradients ``(count, size)`` at points ``(count, size)``; NaN or infinite where so."""
         points = np.ascontiguousarray(points, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] != self.size:
             raise CaptureError(f"the points have shape {points.shape}, expected (count, {self.size}).")
         values, gradients = np.empty(len(points)), np.empty(points.shape)
-        _MANY(self.many_address)(len(points), points.ctypes.data, gradients.ctypes.data, values.ctypes.data, self.data)
+        many = _MANY(_address(self._held[0].log_densities))
+        many(len(points), points.ctypes.data, gradients.ctypes.data, values.ctypes.data, self.address, self.data)
         return values, gradients
 
 
-_MANY = ctypes.CFUNCTYPE(None, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
+_MANY = ctypes.CFUNCTYPE(None, ctypes.c_uint64, *[ctypes.c_void_p] * 5)
 _TYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
 
 
@@ -108,10 +146,13 @@ def compile_gradient(captured: Captured) -> NativeGradient:
     size, body = lowered_gradient(captured)
     library = compiled(_TEXT.format(helpers=helpers(), size=size, body=body))
     table = np.array([array.ctypes.data for array in body.data] or [0], dtype=np.uintp)
-    functions = (library.log_density, library.identity, library.log_densities)
-    address, identity, many = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
-    held = (library, table, body.data)
-    return NativeGradient(size, address, table.ctypes.data, identity, many, time.perf_counter() - started, held)
+    address, identity = _address(library.log_density), _address(library.identity)
+    seconds = time.perf_counter() - started
+    return NativeGradient(size, address, table.ctypes.data, identity, seconds, (library, table, body.data))
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def lowered_gradient(captured: Captured) -> tuple[int, Body]:
