@@ -61,8 +61,10 @@ def fit(
 ) -> Fit:
     """Fits a guide to a problem by stochastic variational inference.
 
-    The ELBO is maximised at a constant learning rate until it is measurably flat, then the rate decays; whether it got
-    there is part of the result. The fit has parameters, random numbers and a Pyro parameter store of its own: nothing that ran
+    The ELBO is maximised at a constant learning rate until the parameters circle around a point or the ELBO is measurably flat;
+    then their average over the last half of the steps is kept. Parameters of networks are too many for that: for them the rate
+    decays. The rate also decays where the budget ends first. Whether the fit got there is part of the result. The fit has
+    parameters, random numbers and a Pyro parameter store of its own: nothing that ran
     before influences it, and modules of the model hold their old values afterwards.
 
     Args:
@@ -74,7 +76,7 @@ def fit(
         optimizer: ``None`` for Adam; a torch optimiser class or function of parameters; or a Pyro optimiser, whose
             schedule is then its own.
         learning_rate: the rate before the decay; by default 0.02 for Adam.
-        schedule: ``"decay"`` lowers the rate once the ELBO is flat, ``"constant"`` never; or a function from the step to a
+        schedule: ``"decay"`` lowers the rate where no average is taken, ``"constant"`` never; or a function from the step to a
             multiple of the rate.
         clip_norm: bound on the gradient's norm.
         max_steps: the budget; by default 20,000. ``tolerance=0`` takes them all.

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import is_deterministic, is_random
 from pyrolvm.program.problem import Problem
 from pyrolvm.progress import Progress
-from pyrolvm.vi.engines.base import Engine, Taken, Work
+from pyrolvm.vi.engines.base import Engine, Taken, Work, write
+from pyrolvm.vi.iterates import Iterates
 from pyrolvm.vi.stopping import Plateau, Schedule, improvement
 
 __all__ = ["AT_ONCE", "History", "Step", "blame", "search"]
@@ -30,6 +31,8 @@ AT_ONCE = 500
 """The most steps of one call."""
 RESPONSE = 0.1
 """Seconds that a call may take before the next one is shorter, so that progress shows and Ctrl-C is heard."""
+COMPARED = 8
+"""Estimates of the loss by which an average is compared with the last iterate."""
 FEWEST = 100
 """A window of fewer steps says nothing about a plateau."""
 
@@ -130,10 +133,12 @@ def search(
     callbacks: Sequence[Callable[[Step], Any]],
     progress: Progress,
 ) -> History:
-    """Minimises the loss until its plateau, lets the learning rate follow its schedule, and returns the history.
+    """Minimises the loss until the parameters settle or the ELBO is flat, and returns the history.
 
-    The engine takes steps in blocks, which end where a decision is due: at every 50th step while a plateau is looked for
-    (every 5% of the steps, later on), or at every step that a callback wants to see. A step whose loss or gradient is not
+    Once the parameters circle around a point (:mod:`pyrolvm.vi.iterates`) and the ELBO no longer rises, their average is kept. If the
+    ELBO is flat before that, as it is without noise, or the budget nears its end, the learning rate decays. The engine takes steps in
+    blocks, which end where a decision is due, every 50th step (every 5% of the steps, later on), or at every step that a
+    callback wants to see. A step whose loss or gradient is not
     finite is skipped, so that the parameters keep the last good state; after 20 of them in a row the run ends with that
     reason. ``KeyboardInterrupt`` ends it too, and keeps what was reached.
 
@@ -141,13 +146,17 @@ def search(
         FitError: if not a single step had a finite loss.
     """
     history = History()
+    iterates = Iterates.of(work.parameters()) if plateau is not None and schedule.custom is None else None
     started = time.perf_counter()
     step = bad = 0
     size = CHECK_EVERY
     try:
         while step < schedule.end:
             due = None if plateau is None or schedule.start is not None else _check_after(step)
-            count = 1 if callbacks else _block(step, min(size, engine.limit), schedule, due)
+            limit = min(size, engine.limit)
+            if iterates is not None and schedule.start is None:
+                limit = min(limit, iterates.stride - step % iterates.stride)
+            count = 1 if callbacks else _block(step, limit, schedule, due)
             began = time.perf_counter()
             taken = engine.advance(step, [schedule.factor(i) for i in range(step, step + count)])
             size = _next_size(size, time.perf_counter() - began)
@@ -165,6 +174,12 @@ def search(
                 state = Step(step - 1, taken.losses[-1], taken.rates[-1], seconds, runtime.parameters)
                 stop = any([callback(state) is True for callback in callbacks])
             progress.update(step, lambda: _line(history, started), total=schedule.end)
+            if iterates is not None and schedule.start is None:
+                if step % iterates.stride == 0:
+                    engine.publish()
+                    iterates.note(step)
+                if step == due and not stop and _settled(work, history, iterates, plateau):
+                    return history
             if schedule.start is None:
                 _maybe_decay(history, schedule, plateau, step, stop, due)
     except KeyboardInterrupt:
@@ -174,6 +189,46 @@ def search(
     if not history.interrupted:
         _conclude(history, schedule, plateau)
     return history
+
+
+def _settled(work: Work, history: History, iterates: Iterates, plateau: Plateau | None) -> bool:
+    """Whether the search is over: the ELBO does not rise, and the parameters' average, kept then, is no worse than the last ones.
+
+    That it does not rise must be certain to within the plateau's tolerance, or the parameters must have settled.
+    """
+    flat = plateau is not None and plateau.reached(history.losses)
+    if not (iterates.settled() or flat):
+        return False
+    steps = len(history) // 2
+    rise, error = improvement(history.losses, steps)
+    if not rise <= 2 * error:
+        return False
+    params = work.parameters()
+    last, average = [p.detach().clone() for p in params], iterates.average()
+    before = _losses(work)
+    write(average, params)
+    worse = _losses(work) - before
+    if not worse.mean() <= 2 * worse.std(ddof=1) / math.sqrt(len(worse)):
+        write(last, params)
+        return False
+    history.converged = True
+    what = "the ELBO is flat" if flat else "the parameters have settled"
+    history.reason = (
+        f"{what}: over the last {steps} of {len(history)} steps the ELBO rose by {rise:.2g} +- {error:.2g} nats, and the R-hat of the "
+        f"parameters is {iterates.rhat():.2f}; their average over these steps is kept"
+    )
+    return True
+
+
+def _losses(work: Work) -> np.ndarray[Any, Any]:
+    """The loss at the parameters as they are, with the same random numbers whenever it is asked for."""
+    found, objective = [], cast(Any, work.objective)
+    for seed in range(COMPARED):
+        with runtime.random_state(seed, work.problem.device), torch.no_grad():
+            batch = work.problem.whole if work.minibatches is None else next(iter(work.minibatches))
+            with batch.active():
+                found.append(float(objective.loss(work.problem.model, work.guide, *batch.args, **batch.kwargs)))
+    return np.array(found)
 
 
 def _check_after(step: int) -> int:

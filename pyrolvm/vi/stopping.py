@@ -38,7 +38,7 @@ class Plateau:
     ``relative`` times the ELBO's size: a plateau that the noise could hide is none.
     """
 
-    minimum: int = 1000
+    minimum: int = 500
     absolute: float = 0.03
     relative: float = 1e-4
 
