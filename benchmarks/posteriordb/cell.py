@@ -25,13 +25,13 @@ import pyrolvm as lvm
 
 from . import models, reference, score
 
-__all__ = ["HARD", "INFER", "PYRO", "check_method", "posteriors", "run", "standard"]
+__all__ = ["CAPTURED", "HARD", "INFER", "PYRO", "check_method", "posteriors", "run", "standard"]
 
 HARD = "hard/"
 """What the names of the hard problems begin with."""
 
-PYRO = "pyro:"
-"""What the names of stock Pyro's guides begin with."""
+PYRO, CAPTURED = "pyro:", "captured:"
+"""What the names of stock Pyro's guides begin with: run by Pyro, or step for step the same by pyrolvm's engines."""
 
 INFER = {"infer-vi": {"methods": "vi"}, "infer": {}}
 """Options of ``lvm.infer`` by method."""
@@ -60,7 +60,8 @@ def check_method(name: str) -> str:
     """
     from .stock import GUIDES
 
-    known = [*INFER, "nuts", *lvm.guides(), *(PYRO + guide for guide in GUIDES)]
+    stock = [kind + guide for kind in (PYRO, CAPTURED) for guide in GUIDES]
+    known = [*INFER, "nuts", *lvm.guides(), *stock]
     if name not in known:
         raise ValueError(f"there is no method {name!r}. Fix: use one of {', '.join(known)}.")
     return name
@@ -102,6 +103,8 @@ def measure(job: Mapping[str, Any], seed: int) -> Row:
     target, table = problem(name), standard(name)
     if method.startswith(PYRO):
         row, draws, weights, chains = _stock(target, method.removeprefix(PYRO), seed, job)
+    elif method.startswith(CAPTURED):
+        row, draws, weights, chains = _captured(target, method.removeprefix(CAPTURED), seed, job)
     else:
         row, draws, weights, chains = _pyrolvm(target, method, seed)
     found = score.score(labelled(name, draws), table, weights=weights, chains=chains)
@@ -117,6 +120,18 @@ def _stock(target: lvm.Problem, guide: str, seed: int, job: Mapping[str, Any]) -
         "capped": fit.capped, "final_loss": fit.loss,
     }  # fmt: skip
     return row, fit.draws, None, False
+
+
+def _captured(target: lvm.Problem, guide: str, seed: int, job: Mapping[str, Any]) -> tuple[Row, Any, None, bool]:
+    from . import stock
+
+    started = time.perf_counter()
+    fit = stock.fit_captured(target, guide, seed=seed, steps=job["pyro_steps"], rate=job["pyro_rate"])
+    row = {
+        "seconds": time.perf_counter() - started, "phases": dict(fit.seconds), "evaluations": len(fit.losses), "engine": fit.engine,
+        "engine_reason": fit.engine_reason, "final_loss": float(np.mean(fit.losses[-100:])),
+    }  # fmt: skip
+    return row, score.arrays(fit.data["posterior"]), None, False
 
 
 def _pyrolvm(target: lvm.Problem, method: str, seed: int) -> tuple[Row, Any, Any, bool]:

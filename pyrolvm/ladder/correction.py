@@ -25,6 +25,9 @@ __all__ = ["correct"]
 FIRST, MOST = 8_192, 131_072
 """Draws that are weighed, at first and at most."""
 
+LIGHT, THOROUGH = 0.3, 65_536
+"""Above this k-hat so many draws are weighed: tails that are thin in the proposal show in few draws neither in k-hat nor in an sd."""
+
 ENOUGH = 1.1
 """Effective draws for each draw that is kept, at which no more are weighed."""
 
@@ -158,9 +161,10 @@ def _weighed(draw: Draw, problem: Problem, kept: int) -> tuple[Pool, Weights]:
         pool = _together(pools)
         figures, _ = weigh(pool.log_weight)
         share = max(figures.ess / figures.num_draws, 1e-6)
-        wanted = int(min(most, max(2 * count, ENOUGH * kept / share)))
+        wanted = int(min(most, max(2 * count, ENOUGH * kept / share, THOROUGH)))
         hopeless = not figures.khat < 1.0 or share * most < FEW
-        if figures.ess >= kept or hopeless or count >= most:
+        enough = figures.ess >= kept and (figures.khat < LIGHT or count >= THOROUGH)
+        if enough or hopeless or count >= most:
             return pool, figures
         pools.append(draw(wanted - count, len(pools)))
         count = wanted

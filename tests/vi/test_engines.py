@@ -322,3 +322,32 @@ def test_cuda_takes_the_steps_of_the_cpu(make_data: Any) -> None:
     problem = lvm.Problem(normal, make_data(torch.float64))
     here, there = point(problem, "pyro"), point(problem, "torch", device="cuda")
     np.testing.assert_allclose(there.losses, here.losses, rtol=1e-8)
+
+
+@pytest.mark.parametrize("engine", ["c", "jax", "torch"])
+def test_a_parameter_with_two_names_is_moved_once(engine: str) -> None:
+    """AutoIAFNormal registers the weights of its network under two names; every engine must step as stock Pyro does."""
+    from pyro.infer import autoguide
+
+    def model(y: torch.Tensor) -> None:
+        a = pyro.sample("a", dist.Normal(y.new_zeros(3), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(a.sum(), 0.5), obs=y)
+
+    problem = lvm.Problem(model, torch.tensor(1.0, dtype=torch.float64))
+    options: dict[str, Any] = {
+        "objective": "Trace_ELBO",
+        "num_particles": 1,
+        "max_steps": 3,
+        "tolerance": 0,
+        "draws": 10,
+    }
+    fit = lvm.fit(problem, autoguide.AutoIAFNormal(model), engine=engine, seed=3, progress=False, **options)
+    assert fit.engine == engine
+    values = list(fit.params.values())
+    twice = [
+        a
+        for a, b in itertools.combinations(values, 2)
+        if a.shape == b.shape and torch.equal(a, b) and a.abs().sum() > 0
+    ]
+    assert twice
+    assert all(torch.isfinite(value).all() for value in values)

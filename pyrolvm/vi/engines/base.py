@@ -55,9 +55,10 @@ class Work:
         return self.minibatches.batch(rows[0]) if rows and self.minibatches is not None else self.problem.whole
 
     def parameters(self) -> list[Tensor]:
-        """The unconstrained parameters that the steps move, in the order of the store."""
+        """The unconstrained parameters that the steps move, in the order of the store; one with two names comes once."""
         held = tuple(f".{name}" for name in getattr(self.guide, "held", ()))
-        return [value for name, value in runtime.parameters().items() if not (held and name.endswith(held))]
+        named = runtime.parameters().items()
+        return list({id(value): value for name, value in named if not (held and name.endswith(held))}.values())
 
 
 @dataclass(frozen=True)
