@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pyro.nn import PyroModule
 
-from pyrolvm import ArgumentError, Problem
-from pyrolvm.approximation import Solution, adapt, find_frame
+from pyrolvm import Problem
+from pyrolvm.approximation import METHODS, Solution, adapt, find_frame
+from pyrolvm.errors import unknown_name
 from pyrolvm_guides._joint import EmptyGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._reading import read_layout
@@ -59,7 +60,7 @@ def student(problem: Problem, *, method: str = "natural_gradient") -> PyroModule
         A guide called like the model.
 
     Raises:
-        ArgumentError: if ``method`` is neither.
+        UnknownNameError: if ``method`` is neither.
         GuideError: if the model subsamples a plate of latent sites.
 
     References:
@@ -67,9 +68,7 @@ def student(problem: Problem, *, method: str = "natural_gradient") -> PyroModule
         robust posterior and predictive simulation*, https://doi.org/10.1016/j.jeconom.2012.06.011;
         Khan and Rue, *The Bayesian learning rule*, https://arxiv.org/abs/2107.04562
     """
-    if method not in ("natural_gradient", "batch_and_match"):
-        raise ArgumentError(
-            f'method must be "natural_gradient" or "batch_and_match", got {method!r}. Fix: leave it out for natural gradients.'
-        )
+    if method not in METHODS:
+        raise unknown_name("method", str(method), METHODS)
     layout = read_layout(problem)
     return _Student(layout, problem, method) if layout.latents else EmptyGuide("student")

@@ -1,6 +1,7 @@
 """Approximations found from a density and its gradient: paths uphill, the best Gaussian, proposals that weights correct."""
 
 from pyrolvm.approximation.frame import (
+    METHODS,
     Frame,
     Solution,
     find_frame,
@@ -13,6 +14,7 @@ from pyrolvm.approximation.importance import Weighed, adapt, draw_weighed, resam
 from pyrolvm.approximation.student import Student
 
 __all__ = [
+    "METHODS",
     "Frame", "Solution", "Student", "Weighed", "adapt", "draw_weighed", "find_frame", "frame_pays",
     "known_frame", "pathfinder_family", "plain_moments", "resample",
 ]  # fmt: skip

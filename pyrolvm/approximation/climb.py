@@ -98,8 +98,8 @@ def _ascend(target: Target, start: Points, steps: int = 500) -> Path:
     return path
 
 
-def local_gaussians(target: Target, path: Path) -> Iterator[tuple[int, Student]]:
-    """Gaussians at places along a path, with the number of the place: by the Hessian, or by Pathfinder's estimate if that is large.
+def local_gaussians(target: Target, path: Path) -> Iterator[Student]:
+    """Gaussians at places along a path, its end first: by the Hessian, or by Pathfinder's estimate if that is large.
 
     References:
         Zhang, Carpenter, Gelman, Vehtari, *Pathfinder: Parallel quasi-Newton variational inference*,
@@ -112,14 +112,14 @@ def local_gaussians(target: Target, path: Path) -> Iterator[tuple[int, Student]]
             precision = curvature(target, point)
             tril = None if precision is None else tril_of_precision(precision)
             if tril is not None:
-                yield place, Student.one(point, tril)
+                yield Student.one(point, tril)
         else:
             covariance = _inverse_hessian(path, place)
             try:
                 tril = cholesky(covariance, lower=True)
             except LinAlgError:
                 continue
-            yield place, Student.one(point + covariance @ path.gradients[place], tril)
+            yield Student.one(point + covariance @ path.gradients[place], tril)
 
 
 def curvature(target: Target, point: Points) -> Points | None:

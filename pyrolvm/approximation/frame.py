@@ -25,6 +25,7 @@ from pyrolvm.errors import FitError
 from pyrolvm.program.problem import Problem
 
 __all__ = [
+    "METHODS",
     "Found",
     "Frame",
     "Solution",
@@ -355,7 +356,7 @@ def _heights(paths: list[Path]) -> list[Path]:
 def _starts(target: Target, paths: list[Path]) -> Iterator[tuple[float, Student]]:
     """The best Gaussian on each path, with its ELBO."""
     for path in paths:
-        scored = [(elbo(target, gaussian), gaussian) for _, gaussian in local_gaussians(target, path)]
+        scored = [(elbo(target, gaussian), gaussian) for gaussian in local_gaussians(target, path)]
         best = max(scored, key=lambda pair: pair[0], default=None)
         if best is not None and np.isfinite(best[0]):
             yield best

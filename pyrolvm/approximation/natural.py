@@ -35,6 +35,9 @@ EXACT = 1e-3
 SETTLED = 0.05
 """The last step of each parameter of a matched Gaussian, in its own units, that counts as none."""
 
+FINITE, SHRINK = 0.9, 0.7
+"""The share of draws that must have a density, and what a Gaussian is scaled by until they have."""
+
 TRUST = 0.5
 """How far, in units of the current Gaussian, one step may go."""
 
@@ -76,14 +79,12 @@ def natural_gradient(target: Target, start: Student, *, seed: int) -> Fitted:
     last, noise = np.inf, np.inf
     for _ in range(SEARCH + SETTLE):
         draws = random.normal(size=(half, n))
-        draws = np.concatenate([draws, -draws])
-        values, gradients = target.finite(mean + draws @ tril.T)
-        good = np.isfinite(values)
-        if good.mean() < 0.9:
-            tril = 0.7 * tril
+        seen = _seen(target, mean, tril, np.concatenate([draws, -draws]))
+        if seen is None:
+            tril = SHRINK * tril
             continue
-        scores, draws = gradients[good] @ tril, draws[good]
-        elbos.append(float(values[good].mean() + np.log(np.diag(tril)).sum() + n / 2 * np.log(2 * np.pi * np.e)))
+        elbo, draws, scores = seen
+        elbos.append(elbo)
         residuals = scores + draws
         shift, change = residuals.mean(axis=0), -(draws.T @ residuals) / len(draws)
         change = (change + change.T) / 2
@@ -108,6 +109,19 @@ def natural_gradient(target: Target, start: Student, *, seed: int) -> Fitted:
     return Fitted(Student.one(mean, tril), np.array(elbos), bool(last < max(3 * noise, EXACT)), last)
 
 
+def _seen(target: Target, mean: Points, tril: Points, draws: Points) -> tuple[float, Points, Points] | None:
+    """The ELBO of a Gaussian, and those standard draws where the density is finite with their scores in the Gaussian's coordinates.
+
+    ``None`` if the density is not finite at too many of them.
+    """
+    values, gradients = target.finite(mean + draws @ tril.T)
+    good = np.isfinite(values)
+    if good.mean() < FINITE:
+        return None
+    entropy = np.log(np.diag(tril)).sum() + len(mean) / 2 * np.log(2 * np.pi * np.e)
+    return float(values[good].mean() + entropy), draws[good], gradients[good] @ tril
+
+
 def batch_and_match(target: Target, start: Student, *, seed: int, iterations: int = 60) -> Fitted:
     r"""The Gaussian whose scores match the target's, from a Gaussian nearby: an alternative to the highest ELBO.
 
@@ -125,18 +139,14 @@ def batch_and_match(target: Target, start: Student, *, seed: int, iterations: in
     elbos: list[float] = []
     last = np.inf
     for t in range(iterations):
-        draws = random.normal(size=(count, n))
-        values, gradients = target.finite(mean + draws @ tril.T)
-        good = np.isfinite(values)
-        if good.mean() < 0.9:
-            tril = 0.7 * tril
+        seen = _seen(target, mean, tril, random.normal(size=(count, n)))
+        if seen is None:
+            tril = SHRINK * tril
             continue
-        # In coordinates in which the last Gaussian is standard.
-        draws, scores = draws[good], gradients[good] @ tril
-        elbos.append(float(values[good].mean() + np.log(np.diag(tril)).sum() + n / 2 * np.log(2 * np.pi * np.e)))
-        weight = (
-            count * n / (t + 1) ** 2
-        )  # what it weighs beside the last Gaussian; squared, so that noise averages out
+        elbo, draws, scores = seen
+        elbos.append(elbo)
+        # What the batch weighs beside the last Gaussian; squared, so that noise averages out.
+        weight = count * n / (t + 1) ** 2
         middle, slope = draws.mean(axis=0), scores.mean(axis=0)
         part = weight / (1 + weight)
         centred, inclined = draws - middle, scores - slope

@@ -115,14 +115,13 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
     with problem.session(seed=seed + 1, params=fit.params):
         joint = Joint(problem)
         draw = _source(rebuild(problem, fit.guide), joint)
-        pool, figures = _weighed(draw, problem, kept)
+        pool, figures, weights = _weighed(draw, problem, kept)
         how = f"importance resampling of {figures.num_draws:,} draws"
         if figures.khat > figures.threshold and problem.continuous and not problem.discrete:
             moved = _matched(joint, pool, figures, draw)
             if moved is not None:
-                pool, figures, rounds = moved
+                pool, figures, weights, rounds = moved
                 how = f"{rounds} rounds of moment matching, then {how}"
-        _, weights = weigh(pool.log_weight)
         chosen = resample(weights, kept, seed)
         values = pool.take(chosen)
         khats = _by_quantity(joint, pool, figures)
@@ -153,19 +152,19 @@ def _by_quantity(joint: Joint, pool: Pool, figures: Weights) -> dict[str, float]
     return found
 
 
-def _weighed(draw: Draw, problem: Problem, kept: int) -> tuple[Pool, Weights]:
-    """As many draws as it takes."""
+def _weighed(draw: Draw, problem: Problem, kept: int) -> tuple[Pool, Weights, Points]:
+    """As many draws as it takes, what their weights say, and the smoothed weights."""
     most = min(MOST, max(FIRST, MEMORY // max(sum(site.numel for site in problem.latents), 1)))
     count, pools = FIRST, [draw(FIRST, 0)]
     while True:
         pool = _together(pools)
-        figures, _ = weigh(pool.log_weight)
+        figures, weights = weigh(pool.log_weight)
         share = max(figures.ess / figures.num_draws, 1e-6)
         wanted = int(min(most, max(2 * count, ENOUGH * kept / share, THOROUGH)))
         hopeless = not figures.khat < 1.0 or share * most < FEW
         enough = figures.ess >= kept and (figures.khat < LIGHT or count >= THOROUGH)
         if enough or hopeless or count >= most:
-            return pool, figures
+            return pool, figures, weights
         pools.append(draw(wanted - count, len(pools)))
         count = wanted
 
@@ -217,13 +216,16 @@ def _together(pools: list[Pool]) -> Pool:
     return Pool(log_p, log_q, take)
 
 
-def _matched(joint: Joint, pool: Pool, figures: Weights, draw: Draw) -> tuple[Pool, Weights, int] | None:
+def _matched(joint: Joint, pool: Pool, figures: Weights, draw: Draw) -> tuple[Pool, Weights, Points, int] | None:
     """Fresh draws, moved as earlier ones had to be to have the mean and covariance that their weights ask for.
 
     ``None`` if moving does not lower k-hat. The moves are fitted to one set of draws and applied to another, since weights of
     the draws that they were fitted to look better than they are.
     """
-    target = Target.of(joint)
+    from pyrolvm.approximation import known_frame  # with SciPy, which takes a while to import
+
+    frame = known_frame(joint.problem, {})
+    target = Target.of(joint) if frame is None else frame.target
     points, log_p, log_q = _plain(target, pool)
     moves: list[Move] = []
     khat = figures.khat
@@ -245,8 +247,8 @@ def _matched(joint: Joint, pool: Pool, figures: Weights, draw: Draw) -> tuple[Po
         points, log_q = move(points), log_q - move.log_det
     log_p, _ = target.finite(points)
     fresh = Pool(log_p, log_q, lambda which: target.draws(points[which]))
-    after, _ = weigh(fresh.log_weight)
-    return (fresh, after, len(moves)) if after.khat < figures.khat else None
+    after, weights = weigh(fresh.log_weight)
+    return (fresh, after, weights, len(moves)) if after.khat < figures.khat else None
 
 
 def _plain(target: Target, pool: Pool) -> tuple[Points, Points, Points]:
