@@ -34,7 +34,8 @@ def wants_frame(precondition: str, problem: Problem, init: Mapping[str, Any] | N
         )
     if precondition != "auto":
         return precondition == "frame"
-    return not init and frame_pays(problem)
+    subsampled = any(plate.subsampled for plate in problem.plates.values())
+    return not init and not subsampled and frame_pays(problem)
 
 
 class Framed(dist.TorchDistribution):

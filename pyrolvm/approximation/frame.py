@@ -201,10 +201,9 @@ METHODS: dict[str, Callable[..., Fitted]] = {"natural_gradient": natural_gradien
 
 
 def frame_pays(problem: Problem) -> bool:
-    """Whether to seek the frame of a problem by default: all its rows are quickly run, and nothing in it changes later."""
-    learnable = bool(problem.parameters) or any(plate.subsampled for plate in problem.plates.values())
+    """Whether to seek the frame of a problem by default: all its rows are quickly run, and it has no parameters to learn."""
     data = sum(site.numel for site in problem.observed)
-    return not learnable and 0 < problem.unconstrained_size <= PAYS_UNKNOWNS and data <= PAYS_DATA
+    return not problem.parameters and 0 < problem.unconstrained_size <= PAYS_UNKNOWNS and data <= PAYS_DATA
 
 
 def find_frame(problem: Problem, *, seed: int = 0, method: str = "natural_gradient") -> Frame:

@@ -14,14 +14,15 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runtime
 from pyrolvm.capture.graph import capture, with_noise
 from pyrolvm.capture.jax.interpreter import precision
 from pyrolvm.capture.native import compile_gradient
 from pyrolvm.density import Joint
 from pyrolvm.posterior.draws import registered
 from pyrolvm.program.guide import resolve
+from pyrolvm.vi.engines import Work
 from pyrolvm.vi.objective import choose_objective
+from pyrolvm.vi.optimizer import Stepper
 from tests.capture.agreement import TOLERANCE, Given, close, flat, gradients, on_jax
 
 X = torch.linspace(-1, 1, 6)
@@ -245,7 +246,7 @@ def _objective(problem: lvm.Problem, guide_name: str, dtype: torch.dtype) -> Non
         batch = problem.whole
         guide(*problem.args, **problem.kwargs)
         elbo, _ = choose_objective("auto", problem, guide, batch, 4)
-        parameters = list(runtime.parameters().values())
+        parameters = Work(problem, guide, elbo, Stepper(None, None, None), None, 0).parameters()
         _check(lambda *_: elbo.particles(problem.model, guide, *batch.args, **batch.kwargs), parameters, dtype)
 
 

@@ -303,7 +303,7 @@ def test_nuts_in_the_frame_gives_draws_of_the_sites() -> None:
     chains = lvm.nuts(problem, chains=2, warmup=300, draws=2000, seed=1, progress=False)
     v, x = (chains.data["posterior"][name].values for name in ("v", "x"))
     assert chains.divergences == 0
-    assert chains.data["posterior"].attrs["coordinates"] == "frame"
+    assert chains.data["posterior"].attrs["sampled_in"] == "frame"
     assert abs(v.mean()) < 0.12
     assert v.std() == pytest.approx(1.5, rel=0.07)
     standard = x / np.exp(v / 2)[..., None]
