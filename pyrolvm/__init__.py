@@ -23,6 +23,7 @@ _HOME = {
     "DataError": "errors",
     "Diagnosis": "diagnosis",
     "Evidence": "posterior",
+    "Exact": "posterior",
     "Fit": "posterior",
     "FitError": "errors",
     "Guide": "program.guide",
@@ -38,6 +39,7 @@ _HOME = {
     "Verdict": "verdict",
     "compare": "comparison",
     "diagnose": "diagnosis",
+    "exact": "analytic",
     "fit": "vi",
     "guide": "registry",
     "guides": "registry",
@@ -52,6 +54,7 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from pyrolvm.analytic import exact as exact
     from pyrolvm.comparison import Comparison as Comparison
     from pyrolvm.comparison import compare as compare
     from pyrolvm.diagnosis import Diagnosis as Diagnosis
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from pyrolvm.mcmc import nuts as nuts
     from pyrolvm.posterior import Chains as Chains
     from pyrolvm.posterior import Evidence as Evidence
+    from pyrolvm.posterior import Exact as Exact
     from pyrolvm.posterior import Fit as Fit
     from pyrolvm.posterior import Posterior as Posterior
     from pyrolvm.program.guide import Guide as Guide

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrolvm.errors import PyrolvmError, StoreError
-from pyrolvm.posterior import Chains, Fit, Posterior
+from pyrolvm.posterior import Chains, Exact, Fit, Posterior
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem
 
@@ -28,7 +28,7 @@ __all__ = ["claim", "load", "save"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-_KINDS: dict[str, type[Posterior]] = {"Fit": Fit, "Chains": Chains}
+_KINDS: dict[str, type[Posterior]] = {"Fit": Fit, "Chains": Chains, "Exact": Exact}
 
 
 def save(result: Posterior, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -59,7 +59,7 @@ def save(result: Posterior, path: str | Path, *, overwrite: bool = False) -> Pat
 
 
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
-    """Reads a saved result: a :class:`~pyrolvm.posterior.Fit` or :class:`~pyrolvm.posterior.Chains`.
+    """Reads a saved result: a :class:`~pyrolvm.posterior.Fit`, :class:`~pyrolvm.posterior.Chains` or :class:`~pyrolvm.posterior.Exact`.
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.

@@ -158,10 +158,11 @@ def _conclude(args: argparse.Namespace, reached: _Reached, folder: Path, out: Ou
 
 
 def compared(posteriors: Mapping[str, lvm.Posterior], reference: str | None) -> lvm.Comparison:
-    """Compares posteriors. Without NUTS or a name, the reference is the best verdict, then the highest ELBO."""
+    """Compares posteriors. Without NUTS, an exact one or a name, the reference is the best verdict, then the highest ELBO."""
     if reference is not None and reference not in posteriors:
         reference = None  # it was left out, and that is said
-    if reference is None and NUTS not in posteriors:
+    exact = any(isinstance(posterior, lvm.Exact) for posterior in posteriors.values())
+    if reference is None and NUTS not in posteriors and not exact:
         reference = min(posteriors, key=lambda name: _rank(posteriors[name]))
     return lvm.compare(posteriors, reference)
 

@@ -1,4 +1,4 @@
-"""``pyrolvm fit``, ``pyrolvm nuts`` and ``pyrolvm infer``: one posterior, saved and judged."""
+"""``pyrolvm fit``, ``nuts``, ``exact`` and ``infer``: one posterior, saved and judged."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pyrolvm.errors import ArgumentError
 __all__ = ["given", "outcome", "run", "show"]
 
 FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
+EXACT_WORDS = ("draws", "seed", "device")
 INFER_WORDS = ("budget", "draws", "seed", "device")
 NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "kernel", "seed", "engine", "device")
 
@@ -25,7 +26,7 @@ def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
-    """Runs ``fit``, ``nuts`` or ``infer``; returns 1 where the verdict is ``failed``."""
+    """Runs ``fit``, ``nuts``, ``exact`` or ``infer``; returns 1 where the verdict is ``failed``."""
     method = (args.guide or "auto") if args.command == "fit" else args.command
     if args.resume and (args.out is None or args.overwrite):
         raise ArgumentError("--resume goes on with the run in --out. Fix: add --out DIR, and leave --overwrite out.")
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     posterior: lvm.Posterior
     if args.command == "nuts":
         posterior = lvm.nuts(problem, progress=out.progress, **given(args, NUTS_WORDS), **resumed)
+    elif args.command == "exact":
+        posterior = lvm.exact(problem, progress=out.progress, **given(args, EXACT_WORDS), **resumed)
     elif args.command == "infer":
         words = given(args, INFER_WORDS) | {"methods": _methods(args.methods)}
         posterior = lvm.infer(problem, progress=out.progress, **words, **resumed)
@@ -64,10 +67,10 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
 
 
 def _methods(text: str | None) -> Any:
-    """The methods of a ladder: a word of its own, or guides and ``nuts`` with commas between them."""
+    """The methods of a ladder: a word of its own, or guides, ``exact`` and ``nuts`` with commas between them."""
     if text is None or text in ("auto", "vi"):
         return text or "auto"
-    return [name if name == "nuts" else load_guide(name) for name in text.split(",")]
+    return [name if name in ("exact", "nuts") else load_guide(name) for name in text.split(",")]
 
 
 def _again(args: argparse.Namespace) -> str:

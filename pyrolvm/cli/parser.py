@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_fit(commands)
     _add_nuts(commands)
+    _add_exact(commands)
     _add_infer(commands)
     _add_compare(commands)
     _add_diagnose(commands)
@@ -144,6 +145,23 @@ def _add_nuts(commands: Any) -> None:
     _add_run(parser, resume=True)
 
 
+def _add_exact(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "exact",
+        "inference",
+        "Draw from the posterior itself, with the evidence, where the model's structure gives it; or say why it does not.",
+        f"{_TARGET}\n{_DATA}\nexamples:\n"
+        "  pyrolvm exact my_model.py:regression --data data.csv\n"
+        "  pyrolvm exact my_model.py:hmm --data data.npz --draws 10000 --out runs/exact\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    group = parser.add_argument_group("the draws")
+    group.add_argument("--draws", metavar="N", type=_count, help="independent draws to keep (default: 4000)")
+    _add_run(parser, resume=True, engine=False)
+
+
 def _add_infer(commands: Any) -> None:
     parser = _command(
         commands,
@@ -161,10 +179,12 @@ def _add_infer(commands: Any) -> None:
     group.add_argument(
         "--methods",
         metavar="NAMES",
-        help="auto, vi (without NUTS), or guides and nuts in order, with commas (default: auto)",
+        help="auto, vi (guides alone), or guides, exact and nuts in order, with commas (default: auto)",
     )
     group.add_argument("--budget", metavar="SECONDS", type=_positive, help="begin no further method after this time")
-    group.add_argument("--draws", metavar="N", type=_count, help="posterior draws to keep (default: 8000)")
+    group.add_argument(
+        "--draws", metavar="N", type=_count, help="posterior draws to keep (default: 8000, exact ones 4000)"
+    )
     _add_run(parser, resume=True, engine=False)
 
 

@@ -14,7 +14,7 @@ from pyrolvm.comparison.advice import advise, warn_of_reference
 from pyrolvm.comparison.align import Pair, pair_up, screen
 from pyrolvm.comparison.table import quantity_rows
 from pyrolvm.diagnosis.core import Diagnosis, diagnose, jsonable
-from pyrolvm.diagnosis.reading import PosteriorLike, log_weights, stat, tree
+from pyrolvm.diagnosis.reading import PosteriorLike, is_exact, log_weights, stat, tree
 from pyrolvm.errors import ArgumentError, positive_int, unknown_name
 from pyrolvm.verdict import Verdict
 
@@ -172,7 +172,8 @@ def compare(
     Args:
         posteriors: two or more, by the names to show: results of ``fit``, ``nuts``, ``infer``, ``exact`` or ``load``,
             or ArviZ DataTrees from elsewhere.
-        reference: name of the one to measure against. Without it: ``"nuts"``, else the first Markov chains.
+        reference: name of the one to measure against. Without it: an exact posterior, else ``"nuts"``, else the
+            first Markov chains.
         max_quantities: how many scalar quantities to compare; a cheap screen picks those furthest from the reference.
 
     Returns:
@@ -220,12 +221,13 @@ def _reference(trees: dict[str, xr.DataTree], wanted: str | None) -> str:
         if wanted not in trees:
             raise unknown_name("posterior", wanted, trees)
         return wanted
+    exact = [name for name, data in trees.items() if is_exact(data)]
     chains = [name for name, data in trees.items() if _is_markov(data)]
-    for name in ("nuts", *chains):
+    for name in (*exact, "nuts", *chains):
         if name in trees:
             return name
     raise ArgumentError(
-        f"none of the posteriors ({', '.join(trees)}) is made of Markov chains, so there is no natural reference. "
+        f"none of the posteriors ({', '.join(trees)}) is exact or made of Markov chains, so there is no natural reference. "
         f"Fix: name one, for example reference={next(iter(trees))!r}."
     )
 

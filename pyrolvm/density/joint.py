@@ -45,8 +45,9 @@ class _Given(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
-            # A discrete site must not be enumerated any more; of a continuous one, enumeration notes what it depends on.
-            msg["done"] = _is_discrete(msg["fn"])
+            if _is_discrete(msg["fn"]):
+                # Not to be enumerated any more, but noted by enumeration, which later sites in pyro.markov ask about it.
+                msg["infer"] = {**msg["infer"], "enumerate": "given"}
 
 
 class _FromReal(Messenger):
@@ -182,6 +183,19 @@ class Joint:
                 out[f"{group}/{name}"] = scale_and_mask(node["unscaled_log_prob"], 1.0, node["mask"])
         return out
 
+    def log_probs(self, draw: Draw) -> dict[str, Tensor]:
+        """The log density of each site with a shape of its own, masked and scaled as the model says.
+
+        Discrete latents that the draw does not give add dimensions of their values.
+        """
+        trace = self._trace(_Given(draw))
+        trace.compute_log_prob()
+        return {
+            name: torch.as_tensor(node["log_prob"])
+            for name, node in trace.nodes.items()
+            if is_random(node) and not is_deterministic(node)
+        }
+
     def site_log_probs(self, draw: Draw) -> dict[str, float]:
         """The summed log density of each site at a draw, for messages; discrete latents take a prior draw."""
         with poutine.trace() as tracer, _Given(draw):
@@ -260,7 +274,9 @@ class Joint:
         given = _Given(draw)(config_enumerate(self.problem.model, "parallel"))
         with poutine.trace() as tracer:
             self._run(infer_discrete(given, first_available_dim=-1 - self._nesting, temperature=1))
-        return {site.name: _value(tracer, site.name) for site in self.problem.discrete}
+        # It drops dimensions of length one, such as a plate of one row.
+        nodes: dict[str, Any] = {site.name: tracer.trace.nodes[site.name] for site in self.problem.discrete}
+        return {name: node["value"].reshape(node["fn"].shape()) for name, node in nodes.items()}
 
     def observations(self) -> dict[str, Tensor]:
         """The values at the observed sites."""

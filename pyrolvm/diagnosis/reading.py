@@ -13,7 +13,18 @@ from pyrolvm.errors import ArgumentError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Block", "PosteriorLike", "blocks", "draws_group", "keep_worst", "labels", "log_weights", "stat", "tree"]
+__all__ = [
+    "Block",
+    "PosteriorLike",
+    "blocks",
+    "draws_group",
+    "is_exact",
+    "keep_worst",
+    "labels",
+    "log_weights",
+    "stat",
+    "tree",
+]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -71,6 +82,11 @@ def stat(data: xr.DataTree, name: str) -> Array | None:
     if not {"chain", "draw"} <= set(values.dims):
         return None
     return np.asarray(values.transpose("chain", "draw", ...).values)
+
+
+def is_exact(data: xr.DataTree) -> bool:
+    """Whether draws come with the evidence itself, so that log p - log q is known to be that at each of them."""
+    return "sample_stats" in data.children and "log_evidence" in data["sample_stats"].data_vars
 
 
 def log_weights(data: xr.DataTree) -> Array | None:

@@ -1,4 +1,4 @@
-"""``lvm.infer``: methods from cheap to dear, up to the first whose verdict is "trusted"."""
+"""``lvm.infer``: methods from cheap to dear, up to the first whose verdict is "trusted"; where there is an exact answer, that."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pyrolvm.analytic import exact
 from pyrolvm.errors import ArgumentError, FitError, positive_float, positive_int
 from pyrolvm.ladder.correction import correct
 from pyrolvm.mcmc import nuts
@@ -43,8 +44,8 @@ class Rung:
     Attributes:
         method: its name.
         status: its verdict, or ``"error"``.
-        khat: the Pareto k of its importance weights; ``None`` for MCMC.
-        elbo: the ELBO; ``None`` for MCMC.
+        khat: the Pareto k of its importance weights; ``None`` for MCMC and exact posteriors.
+        elbo: the ELBO; ``None`` for the same.
         evaluations: densities and gradients that it took, where it counts them.
         seconds: what it took.
         why: what its verdict says, or the error.
@@ -74,16 +75,19 @@ def infer(
 ) -> Posterior:
     """The posterior by the cheapest method that can be trusted.
 
-    Methods are tried from cheap to dear, each variational one with its draws corrected by importance weights
+    Where the posterior has an exact form (:func:`pyrolvm.exact`), that is the answer. Otherwise methods are tried from cheap to
+    dear, each variational one with its draws corrected by importance weights
     (:func:`pyrolvm.ladder.correct`), until a verdict is "trusted". If none is, the best of them is returned, with its own
     verdict. ``result.ladder`` says what was tried and why it went on.
 
     Args:
         problem: a model with its data.
-        methods: ``"auto"``: the guides that suit the size of the problem, then NUTS started from the best of them;
-            ``"vi"``: the same without NUTS; or a list of guides (names, recipes, Pyro guides) and ``"nuts"``, in order.
+        methods: ``"auto"``: the exact posterior if there is one, else the guides that suit the size of the problem, then NUTS started
+            from the best of them; ``"vi"``: the guides alone; or a list of guides (names, recipes, Pyro guides), ``"exact"`` and
+            ``"nuts"``, in order.
         budget: seconds after which no further method is begun.
-        draws: posterior draws to keep; by default 8,000, fewer where they would fill the memory, and 1,000 of each of 4 chains.
+        draws: posterior draws to keep; by default 8,000 (4,000 where they are exact), fewer where they would fill the memory, and
+            1,000 of each of 4 chains.
         device: as in :func:`pyrolvm.fit`.
         dtype: a floating dtype to run in; by default the data's.
         seed: makes it repeatable.
@@ -109,10 +113,22 @@ def infer(
         finished = store.claim(out, problem, None, seed, resume=resume, any_guide=True)
         if finished is not None:
             return finished
-    result = _climb(problem, chosen, budget, draws, seed, progress)
+    result = _exactly(problem, methods, draws, seed, progress) or _climb(problem, chosen, budget, draws, seed, progress)
     if out is not None:
         result.save(out, overwrite=True)
     return result
+
+
+def _exactly(problem: Problem, methods: Any, draws: int | None, seed: int, progress: Any) -> Posterior | None:
+    """The exact posterior where the methods are left to us and there is one; parameters without a prior have to be fitted first."""
+    if not isinstance(methods, str) or methods != "auto" or problem.parameters:
+        return None
+    started = time.perf_counter()
+    try:
+        result = exact(problem, draws=draws, seed=seed, progress=progress)
+    except Exception:  # not exact, or whatever else stops it: the next may well run
+        return None
+    return _recorded(result, [_rung("exact", result, started)])
 
 
 def _methods(methods: str | Sequence[Any], problem: Problem) -> list[Any]:
@@ -124,13 +140,16 @@ def _methods(methods: str | Sequence[Any], problem: Problem) -> list[Any]:
     if isinstance(methods, str):
         if methods not in ("auto", "vi"):
             raise ArgumentError(
-                f'methods must be "auto", "vi" or a list of guides and "nuts", got {methods!r}. Fix: pass methods=[{methods!r}].'
+                f'methods must be "auto", "vi" or a list of guides, "exact" and "nuts", got {methods!r}. '
+                f"Fix: pass methods=[{methods!r}]."
             )
         return [*_guides(problem), *(["nuts"] if methods == "auto" and _can_sample(problem) else [])]
     if not isinstance(methods, Sequence) or not methods:
-        raise ArgumentError(f'methods must be a list of guides and "nuts", got {methods!r}. Fix: use methods="auto".')
+        raise ArgumentError(
+            f'methods must be a list of guides, "exact" and "nuts", got {methods!r}. Fix: use methods="auto".'
+        )
     for method in methods:
-        if method != "nuts":
+        if method not in ("exact", "nuts"):
             resolve(method, problem)
     return list(methods)
 
@@ -177,14 +196,21 @@ def _climb(
         chains = [result for result in found if not isinstance(result, Fit)]
         if chains and best.verdict.status == "doubtful" and chains[-1].verdict.status == "doubtful":
             best = chains[-1]
-    best.data.attrs["pyrolvm_ladder"] = json.dumps([_plain(asdict(rung)) for rung in rungs])
-    return best
+    return _recorded(best, rungs)
+
+
+def _recorded(result: Posterior, rungs: list[Rung]) -> Posterior:
+    result.data.attrs["pyrolvm_ladder"] = json.dumps([_plain(asdict(rung)) for rung in rungs])
+    return result
 
 
 def _tried(
     problem: Problem, method: Any, found: list[Posterior], draws: int | None, seed: int, progress: Any
 ) -> Iterator[tuple[Posterior | None, Rung]]:
     """What a method gives, each attempt of it."""
+    if method == "exact":
+        yield _attempt("exact", lambda: exact(problem, draws=draws, seed=seed, progress=progress))
+        return
     if method != "nuts":
         yield _attempt(str(method), lambda: _variational(problem, method, draws, seed, progress))
         return
@@ -206,10 +232,14 @@ def _attempt(name: str, run: Callable[[], Posterior]) -> tuple[Posterior | None,
         return None, Rung(
             name, "error", None, None, None, time.perf_counter() - started, f"{type(error).__name__}: {error}"
         )
+    return result, _rung(name, result, started)
+
+
+def _rung(name: str, result: Posterior, started: float) -> Rung:
     verdict = result.verdict
     reasons = [reason.text for reason in verdict.reasons if reason.status == verdict.status]
     evaluations = result.data["posterior"].attrs.get("evaluations")
-    return result, Rung(
+    return Rung(
         name,
         verdict.status,
         result.khat if isinstance(result, Fit) else None,

@@ -1,5 +1,5 @@
 """Posteriors: what every method returns, as one ArviZ object."""
 
-from pyrolvm.posterior.base import Chains, Evidence, Fit, Posterior
+from pyrolvm.posterior.base import Chains, Evidence, Exact, Fit, Posterior
 
-__all__ = ["Chains", "Evidence", "Fit", "Posterior"]
+__all__ = ["Chains", "Evidence", "Exact", "Fit", "Posterior"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pyrolvm.verdict import Verdict
 
-__all__ = ["Chains", "Evidence", "Fit", "Posterior"]
+__all__ = ["Chains", "Evidence", "Exact", "Fit", "Posterior"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Posterior:
 
     @property
     def log_q(self) -> np.ndarray[Any, Any] | None:
-        """The guide's log density log q(draw); ``None`` for MCMC. Shape ``(chain, draw)``."""
+        """The normalised log density log q(draw) that draws are from; ``None`` for MCMC. Shape ``(chain, draw)``."""
         stats = self.data["sample_stats"]
         return np.asarray(stats["log_q"].values) if "log_q" in stats else None
 
@@ -247,6 +247,51 @@ class Chains(Posterior):
         """``n`` of the stored draws, chosen at random, without repetition as long as there are enough."""
         positive_int("n", n)
         return _chosen(self.data, n, seed)
+
+
+@dataclass(eq=False, repr=False)
+class Exact(Posterior):
+    """The posterior itself: independent draws, their log posterior density in ``log_q``, and the evidence.
+
+    Where all latents are discrete, ``log_p`` and ``log_q`` are of their values; else discrete latents are summed out of both.
+    """
+
+    @property
+    def family(self) -> str:
+        """What the posterior is, such as ``"Gaussian, 4 unknowns"``."""
+        return str(self.data["posterior"].attrs["family"])
+
+    @property
+    def because(self) -> str:
+        """How it is known to be that."""
+        return str(self.data["posterior"].attrs["because"])
+
+    @property
+    def evidence(self) -> Evidence:
+        """The log marginal likelihood; its error is the largest rounding error of log p - log q over all draws."""
+        value = float(self.data["sample_stats"]["log_evidence"])
+        error = float(np.max(np.abs(np.asarray(self.data["sample_stats"]["log_weight"].values) - value)))
+        return Evidence(value, error, "exact inference")
+
+    @property
+    def marginals(self) -> xr.Dataset | None:
+        """The posterior probabilities of every discrete latent's values, dims of the site and ``<site>_value``; or ``None``."""
+        return self.data["marginals"].to_dataset() if "marginals" in self.data.children else None
+
+    def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
+        """Fresh draws from the posterior.
+
+        Raises:
+            StoreError: if the result was loaded without its problem.
+        """
+        from pyrolvm.analytic.recognition import recognised
+        from pyrolvm.posterior.build import latent_dataset
+
+        positive_int("n", n)
+        problem = self.attached
+        with self._session(seed):
+            values, _ = recognised(problem).draw(n)
+            return latent_dataset(problem, values)
 
 
 def _chosen(data: xr.DataTree, n: int, seed: int) -> xr.Dataset:

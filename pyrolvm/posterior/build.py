@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
     from pyrolvm.vi.loop import History
 
-__all__ = ["chains_tree", "corrected_tree", "default_draws", "latent_dataset", "variable", "variational_tree"]
+__all__ = [
+    "chains_tree",
+    "corrected_tree",
+    "default_draws",
+    "exact_tree",
+    "latent_dataset",
+    "variable",
+    "variational_tree",
+]
 
 MAX_ELEMENTS = 20_000_000
 """A group's variables may hold this many numbers each, 80 MB in float32, before draws are thinned."""
@@ -99,6 +107,32 @@ def corrected_tree(
     return xr.DataTree.from_dict(_ordered(groups))
 
 
+def exact_tree(
+    problem: Problem, draws: Draws, log_q: Tensor, evidence: float, marginals: Draws, attrs: Mapping[str, Any]
+) -> xr.DataTree:
+    """Everything that follows from draws of the posterior itself; must be called inside a session.
+
+    Args:
+        problem: the problem.
+        draws: values by latent site, each of shape ``(draws, ...)``.
+        log_q: their log posterior density, shape ``(draws,)``.
+        evidence: log p(data).
+        marginals: probabilities of discrete latents' values, shape ``(*batch, K)``.
+        attrs: attributes of the groups.
+    """
+    import xarray as xr
+
+    groups = _groups(problem, draws, chains=1, attrs=attrs)
+    lp, density = groups.pop("lp"), log_q.detach().cpu().numpy().reshape(1, -1)
+    groups["sample_stats"] = _dataset({"lp": lp, "log_q": density, "log_weight": lp - density}, {}, attrs=attrs)
+    groups["sample_stats"]["log_evidence"] = xr.DataArray(evidence)
+    if marginals:
+        names = _dims(problem)
+        dims = {n: [*names[n][: value.dim() - 1], f"{n}_value"] for n, value in marginals.items()}
+        groups["marginals"] = _dataset(numpy(marginals), dims, attrs=attrs, coords=problem.coords, sample_dims=())
+    return xr.DataTree.from_dict(_ordered(groups))
+
+
 def chains_tree(
     problem: Problem, draws: Draws, chains: int, stats: Mapping[str, np.ndarray[Any, Any]], attrs: Mapping[str, Any]
 ) -> xr.DataTree:
@@ -134,7 +168,7 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
 _ORDER = (
     "posterior", "quantities", "unconstrained_posterior", "sample_stats", "log_likelihood", "log_prior",
     "posterior_predictive", "prior", "prior_predictive", "observed_data", "constant_data", "optimization",
-    "uncorrected_posterior", "proposal_stats",
+    "uncorrected_posterior", "proposal_stats", "marginals",
 )  # fmt: skip
 
 
