@@ -216,7 +216,8 @@ def _pyrolvm(job: dict[str, Any], arrays: Arrays, options: dict[str, Any]) -> Fo
     target = lvm.Problem(problem.twins.pyro_model(), *tensors)
     result = lvm.nuts(
         target, chains=job["chains"], warmup=job["warmup"], draws=job["draws"], target_accept=job["target_accept"],
-        max_tree_depth=job["max_tree_depth"], init=start, seed=job["seed"], progress=False, **options,
+        max_tree_depth=job["max_tree_depth"], init=start, precondition="none", seed=job["seed"], progress=False,
+        **options,
     )  # fmt: skip
     total = time.perf_counter() - started
     stats = result.data["sample_stats"]
