@@ -154,10 +154,10 @@ def _records(
             yield record
     except Unfit as error:
         warnings.warn(
-            f"simulations run one after the other in this process: {error}. Fix: define model and method at the top of a module "
-            "of their own, or pass workers=1.",
+            f"simulations run one after the other in this process: {error}. Fix: let model and method hold nothing that cannot be "
+            "pickled, such as locks and open files, or pass workers=1.",
             PyrolvmWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
         yield from _here(job, waiting, interrupts, bounded=False)
 

@@ -89,14 +89,13 @@ class Ranking:
         return made
 
     def dims(self) -> dict[str, list[str]]:
-        """The names of the dimensions of each quantity."""
-        problem = self.problem
-        return {
-            name: [variable(dim) for dim in problem.dims[name]]
-            if name in problem.sites and name in self.sites
-            else name_dims(variable(name), shape, len(shape), [], problem.info.dims.get(name))
-            for name, shape in self.shapes.items()
-        }
+        """The names of the dimensions of each quantity; one called like a quantity is renamed, as in posteriors."""
+        problem, found = self.problem, {}
+        for name, shape in self.shapes.items():
+            given = problem.info.dims.get(name)
+            named = problem.dims[name] if name in self.sites else name_dims(name, shape, len(shape), [], given)
+            found[name] = [variable(f"{dim}_plate" if dim in self.shapes else dim) for dim in named]
+        return found
 
     def rank(self, truth: Draw, observed: Draw, draws: Mapping[str, Tensor], seed: int) -> Ranked:
         """Ranks the truth among draws; a quantity that equals some of them takes a place among these at random.

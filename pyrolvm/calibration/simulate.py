@@ -121,6 +121,12 @@ class Simulator:
             by_arguments = cls(problem, observed, arguments, by_arguments=True)
             if _alike(found, by_arguments):
                 return by_arguments
+        own = [plate.name for plate in problem.plates.values() if plate.subsampled]
+        if own:
+            raise ProblemError(
+                f"{problem.name} takes rows of plate {own[0]!r} from data that it makes itself, where simulated ones cannot "
+                "be put. Fix: pass the data as an argument, and observe its rows as they are."
+            )
         return found
 
     def draw(self, seed: int) -> tuple[Draw, Draw]:
@@ -231,11 +237,14 @@ def _alike(by_site: Simulator, by_arguments: Simulator) -> bool:
         truth, observed = by_site.draw(seed)
         latents = {site.name: truth[site.name] for site in by_site.problem.latents}
         try:
-            a = _densities(by_site.attach(observed), latents)
+            with by_site.problem.session(seed=0), torch.no_grad(), Observe(observed):
+                a = Joint(by_site.problem).site_log_probs(latents)
         except Exception:  # a prior may well give data that no density can take
             continue
         try:
-            b = _densities(by_arguments.attach(observed), latents)
+            problem = by_arguments.attach(observed)
+            with problem.session(seed=0), torch.no_grad():
+                b = Joint(problem).site_log_probs(latents)
         except Exception:  # whatever the model does with such an argument, it is not to observe it alone
             return False
         tolerance = _TOLERANCE.get(by_site.problem.dtype, 1e-2)
@@ -245,8 +254,3 @@ def _alike(by_site: Simulator, by_arguments: Simulator) -> bool:
             return False
         compared += bool(np.isfinite(list(a.values())).all())
     return compared > 0
-
-
-def _densities(problem: Problem, latents: Draw) -> dict[str, float]:
-    with problem.session(seed=0), torch.no_grad():
-        return Joint(problem).site_log_probs(latents)
