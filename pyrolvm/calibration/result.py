@@ -111,6 +111,7 @@ class Calibration:
         ``ks``, ``ks_bound``       largest distance of the ranks' ECDF from uniform; what 95% of exact methods stay below
         ``bias``, ``bias_z``       by how many posterior sds the posterior is too high, from the mean rank; its z-score
         ``sd_ratio``, ``spread_z`` posterior sd over what it should be, from the spread of ranks; a z-score, above 0 if too narrow
+        ``worst_part``             the lower part of the posterior at whose end ranks are least uniform; ``worst_share``, the truths
         ``symmetry_p``             probability of ranks this lopsided if the posterior is centred, whatever its width (VSBC)
         ``cover50``, ``cover90``   share of truths in central intervals, with ``_error``
         ``contraction``            median share of the prior variance that the data take away: near 0 the test says little

@@ -60,11 +60,24 @@ def _row(ranks: Array, draws: int) -> dict[str, Any]:
     count = len(ranks)
     if not count:
         nan = float("nan")
-        names = ("ks", "ks_bound", "bias", "bias_z", "sd_ratio", "spread_z", "symmetry_p", "cover50", "cover50_error")
+        names = (
+            "ks",
+            "ks_bound",
+            "bias",
+            "bias_z",
+            "sd_ratio",
+            "spread_z",
+            "symmetry_p",
+            "worst_part",
+            "worst_share",
+            "cover50",
+            "cover50_error",
+        )
         return {"simulations": 0, **dict.fromkeys((*names, "cover90", "cover90_error"), nan), "p": 1.0}
     column = ranks[:, None]
     mean, square, z_mean, z_square = (float(part[0]) for part in moments(column, draws))
-    tests = [float(ecdf_test(column, draws)[0]), 2 * float(norm.sf(abs(z_mean))), 2 * float(norm.sf(abs(z_square)))]
+    p_ecdf, place = (part[0] for part in ecdf_test(column, draws))
+    tests = [float(p_ecdf), 2 * float(norm.sf(abs(z_mean))), 2 * float(norm.sf(abs(z_square)))]
     row: dict[str, Any] = {
         "simulations": count,
         "ks": float(ks(column, draws)[0]),
@@ -74,6 +87,8 @@ def _row(ranks: Array, draws: int) -> dict[str, Any]:
         "sd_ratio": 1 / _spread(square, mean),
         "spread_z": z_square,
         "symmetry_p": float(symmetry_test(column, draws)[0]),
+        "worst_part": float((place + 1) / (draws + 1)),
+        "worst_share": float((ranks <= place).mean()),
     }
     for level in (0.5, 0.9):
         name, share = f"cover{level * 100:.0f}", float(coverage(column, draws, level)[0])
@@ -144,9 +159,12 @@ def finding(row: Any) -> str:
     ):  # else it is the bias that spreads ranks
         size = "narrow" if row["spread_z"] > 0 else "wide"
         words.append(f"posterior too {size}: 90% intervals cover {row['cover90']:.0%}")
-    return (
-        "; ".join(words) or f"wrong shape: ranks are up to {row['ks']:.2g} from uniform (bound {row['ks_bound']:.2g})"
-    )
+    if not words:
+        part, share, side = row["worst_part"], row["worst_share"], "lowest"
+        if part > 0.5:
+            part, share, side = 1 - part, 1 - share, "highest"
+        words.append(f"posterior of another shape: {share:.1%} of truths lie in its {side} {part:.1%}")
+    return "; ".join(words)
 
 
 def _half(bias: float) -> float:

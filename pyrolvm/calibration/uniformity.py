@@ -56,8 +56,11 @@ def envelope(count: int, draws: int, level: float = 0.95) -> tuple[Array, Array]
     return low / count - expected, high / count - expected
 
 
-def ecdf_test(ranks: Array, draws: int) -> Array:
-    """The probability that uniform ranks leave a simultaneous envelope which these just leave. ``(n, q)`` gives ``(q,)``."""
+def ecdf_test(ranks: Array, draws: int) -> tuple[Array, Array]:
+    """The probability that uniform ranks leave a simultaneous envelope which these just leave, and the rank where they do.
+
+    Ranks ``(n, q)`` give two arrays ``(q,)``.
+    """
     from scipy.stats import binom
 
     count = len(ranks)
@@ -66,7 +69,8 @@ def ecdf_test(ranks: Array, draws: int) -> Array:
     tails = 2 * np.minimum(binom.cdf(counts, count, expected), binom.sf(counts - 1, count, expected))
     grid, inside = _paths(count, draws)
     smallest = np.clip(tails.min(axis=0), grid[0], 1.0)
-    return np.asarray(np.interp(np.log(smallest), np.log(grid), 1 - inside)).clip(_SMALLEST, 1.0)
+    p = np.asarray(np.interp(np.log(smallest), np.log(grid), 1 - inside)).clip(_SMALLEST, 1.0)
+    return p, tails.argmin(axis=0)
 
 
 @functools.lru_cache(maxsize=16)

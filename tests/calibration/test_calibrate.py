@@ -119,6 +119,18 @@ def test_what_is_wrong_is_named(problem, options, words):
     assert (row["symmetry_p"] < 0.01) == ("shift" in options)
 
 
+def test_another_shape_is_named(problem):
+    def skewed(problem):
+        mean, precision = moments(problem)
+        root = torch.linalg.inv(torch.linalg.cholesky(precision))
+        return {"beta": mean + (-torch.rand(127, 2).log() - 1) @ root}
+
+    found = run(problem, skewed, 500)
+    row = found.statistics.loc["beta[x]"]
+    assert row["status"] == "failed" and row["finding"].startswith("posterior ")
+    assert abs(row["sd_ratio"] - 1) < 0.5 and row["symmetry_p"] < 0.01
+
+
 def test_a_factorised_posterior_fails_where_unknowns_depend_on_each_other(problem):
     found = run(problem, factorised)
     assert found.verdict.status == "failed"
