@@ -1,7 +1,7 @@
 """Are methods calibrated on models of the zoo: simulation-based calibration, with failures and seconds.
 
     python benchmarks/calibration.py
-    python benchmarks/calibration.py --method nuts --simulations 100 --problem ppca
+    python benchmarks/calibration.py --method mean_field --simulations 100 --problem eight_schools_centered
 
 One row for each problem and method: the largest distance of ranks from uniform over all quantities, the coverage furthest from 90%, how
 many fits failed or were trusted, seconds a simulation. Simulations are kept in ``--folder``, if given, and gone on with.
@@ -19,7 +19,7 @@ import torch
 
 import pyrolvm as lvm
 
-PROBLEMS = ("eight_schools_noncentered", "logistic_regression", "ppca")
+PROBLEMS = ("eight_schools_noncentered", "eight_schools_centered", "logistic_regression")
 METHODS = ("nuts", "infer", "student", "full_rank", "mean_field")
 BOUND = 0.070
 """What the distance stays below at 1,000 simulations with probability 0.9999 at each quantity, if the method is exact."""

@@ -504,7 +504,7 @@ def test_it_shows_itself(problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["eight_schools_noncentered", "logistic_regression", "ppca"])
+@pytest.mark.parametrize("name", ["eight_schools_noncentered", "eight_schools_centered", "logistic_regression"])
 def test_nuts_is_calibrated_on_the_zoo(name):
     found = lvm.calibrate(lvm.problem(name), "nuts", simulations=1000, progress=False)
     assert (found.statistics["ks"] < 0.070).all(), found
