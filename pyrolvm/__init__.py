@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ArgumentError": "errors",
+    "Calibration": "calibration",
     "CaptureError": "errors",
     "Chains": "posterior",
     "Comparison": "comparison",
@@ -37,6 +38,7 @@ _HOME = {
     "StoreError": "errors",
     "UnknownNameError": "errors",
     "Verdict": "verdict",
+    "calibrate": "calibration",
     "compare": "comparison",
     "diagnose": "diagnosis",
     "exact": "analytic",
@@ -55,6 +57,8 @@ __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from pyrolvm.analytic import exact as exact
+    from pyrolvm.calibration import Calibration as Calibration
+    from pyrolvm.calibration import calibrate as calibrate
     from pyrolvm.comparison import Comparison as Comparison
     from pyrolvm.comparison import compare as compare
     from pyrolvm.diagnosis import Diagnosis as Diagnosis

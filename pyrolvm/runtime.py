@@ -168,12 +168,21 @@ def random_state(seed: int, device: torch.device | None = None) -> Iterator[None
     python_state, numpy_state = random.getstate(), np.random.get_state()
     cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        pyro.set_rng_seed(seed)
+        _seed(seed, bool(cuda))
         try:
             yield
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+def _seed(seed: int, cuda: bool) -> None:
+    """As :func:`pyro.set_rng_seed`, but for devices in use alone: torch keeps a traceback of each seeding of one that is not."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if cuda:
+        torch.cuda.manual_seed_all(seed)
 
 
 def parameters() -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,16 @@ from pyrolvm.program.problem import Problem
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["claim", "load", "save"]
+__all__ = [
+    "MANIFEST", "Part", "claim", "load", "read_json", "read_tree", "replace", "save", "verified",
+    "write_folder", "write_json", "write_tree",
+]  # fmt: skip
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+Part = tuple[str, Callable[[Path], None]]
+"""A file: the end of its name, and what writes it."""
+_FILES = ("data", "params", "meta")
 _KINDS: dict[str, type[Posterior]] = {"Fit": Fit, "Chains": Chains, "Exact": Exact}
 
 
@@ -36,6 +42,23 @@ def save(result: Posterior, path: str | Path, *, overwrite: bool = False) -> Pat
 
     Raises:
         StoreError: if the folder holds a result already and ``overwrite`` is false, or is a file.
+    """
+    return write_folder(
+        path,
+        {
+            "data": (".nc", lambda file: write_tree(result.data, file)),
+            "params": (".safetensors", lambda file: _write_params(result.params, file)),
+            "meta": (".json", lambda file: write_json(_meta(result), file)),
+        },
+        overwrite=overwrite,
+    )
+
+
+def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool) -> Path:
+    """Writes files, by what they are, and the manifest that names them.
+
+    Raises:
+        StoreError: if the folder holds something already and ``overwrite`` is false, or is a file.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
@@ -46,12 +69,8 @@ def save(result: Posterior, path: str | Path, *, overwrite: bool = False) -> Pat
         raise StoreError(f"{folder} is not empty and holds no result. Fix: name a new folder, or pass overwrite=True.")
     folder.mkdir(parents=True, exist_ok=True)
     before = _manifest_files(folder)
-    files = {
-        "data": _write(folder, "data", ".nc", lambda file: _write_tree(result.data, file)),
-        "params": _write(folder, "params", ".safetensors", lambda file: _write_params(result.params, file)),
-        "meta": _write(folder, "meta", ".json", lambda file: _write_json(_meta(result), file)),
-    }
-    _replace(folder, MANIFEST, lambda file: _write_json({"format": FORMAT, "files": files}, file))
+    files = {stem: _write(folder, stem, suffix, write) for stem, (suffix, write) in parts.items()}
+    replace(folder, MANIFEST, lambda file: write_json({"format": FORMAT, "files": files}, file))
     for name in before - {entry["name"] for entry in files.values()}:
         with suppress(FileNotFoundError):
             (folder / name).unlink()
@@ -59,7 +78,7 @@ def save(result: Posterior, path: str | Path, *, overwrite: bool = False) -> Pat
 
 
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
-    """Reads a saved result: a :class:`~pyrolvm.posterior.Fit`, :class:`~pyrolvm.posterior.Chains` or :class:`~pyrolvm.posterior.Exact`.
+    """Reads a saved ``Fit``, ``Chains``, ``Exact`` or ``Calibration``.
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.
@@ -73,7 +92,11 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
         StoreError: if there is no result, a file is damaged, or the problem is another one.
     """
     folder = Path(path)
-    paths = _verified(folder)
+    if _is_calibration(folder):
+        from pyrolvm.calibration import Calibration
+
+        return Calibration.load(folder)
+    paths = verified(folder, _FILES)
     meta = _read_meta(paths["meta"])
     kind = _KINDS.get(str(meta.get("kind")))
     if kind is None:
@@ -83,7 +106,7 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
     attached = _attach(folder, meta, problem)
     fields: dict[str, Any] = {
         "name": meta["name"],
-        "data": _read_tree(paths["data"]),
+        "data": read_tree(paths["data"]),
         "problem": attached,
         "params": _read_params(paths["params"]),
         "seconds": meta["seconds"],
@@ -94,6 +117,15 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
     if kind is Fit:
         fields["guide"] = _attach_guide(meta["guide"], guide, attached)
     return kind(**fields)
+
+
+def _is_calibration(folder: Path) -> bool:
+    """Whether a folder holds a calibration, to go by its manifest or, where it is not finished, by what it has begun with."""
+    if not (folder / MANIFEST).is_file():
+        from pyrolvm.calibration.ledger import is_calibration
+
+        return is_calibration(folder)
+    return read_json(verified(folder, ("meta",))["meta"]).get("kind") == "Calibration"
 
 
 def claim(
@@ -109,7 +141,7 @@ def claim(
         return None
     if not resume:
         raise StoreError(f"{folder} holds a result already. Fix: pass resume=True to use it, or name another folder.")
-    meta = _read_meta(_verified(folder)["meta"])
+    meta = _read_meta(verified(folder, _FILES)["meta"])
     wanted = {
         "problem": problem.name,
         "data": problem.fingerprint,
@@ -192,7 +224,8 @@ def _write(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) 
     return {"name": target.name, "sha256": digest, "bytes": target.stat().st_size}
 
 
-def _replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
+def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
+    """Writes a file so that a reader finds the old one or the new one, never a part."""
     temporary = _temporary(folder, ".json")
     try:
         write(temporary)
@@ -218,7 +251,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _write_tree(tree: xr.DataTree, file: Path) -> None:
+def write_tree(tree: xr.DataTree, file: Path) -> None:
+    """Writes a tree as netCDF."""
     tree.to_netcdf(file, engine="h5netcdf")
 
 
@@ -228,27 +262,32 @@ def _write_params(params: Mapping[str, Any], file: Path) -> None:
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in params.items()}, file)
 
 
-def _write_json(value: Any, file: Path) -> None:
+def write_json(value: Any, file: Path) -> None:
+    """Writes JSON."""
     file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _verified(folder: Path) -> dict[str, Path]:
-    """The files of a result, each checked against its checksum."""
+def verified(folder: Path, keys: Sequence[str]) -> dict[str, Path]:
+    """Files of a result, each checked against its checksum.
+
+    Raises:
+        StoreError: if one is not there, or not what was written.
+    """
     if not (folder / MANIFEST).is_file():
         raise StoreError(
             f"{folder} holds no saved result: there is no {MANIFEST}. Fix: give the folder of result.save(path)."
         )
-    manifest = _read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise StoreError(
             f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}. Fix: update pyrolvm."
         )
     files = manifest.get("files")
     paths = {}
-    for key in ("data", "params", "meta"):
+    for key in keys:
         entry = files.get(key) if isinstance(files, dict) else None
         if not isinstance(entry, dict):
             raise StoreError(
@@ -268,13 +307,18 @@ def _verified(folder: Path) -> dict[str, Path]:
 
 def _manifest_files(folder: Path) -> set[str]:
     try:
-        files = _read_json(folder / MANIFEST)["files"]
+        files = read_json(folder / MANIFEST)["files"]
         return {str(entry["name"]) for entry in files.values()}
     except (StoreError, FileNotFoundError, KeyError, AttributeError, TypeError):
         return set()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        StoreError: if it holds none.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -291,7 +335,7 @@ _META = {
 
 def _read_meta(path: Path) -> dict[str, Any]:
     """What is said about a result, as far as it is needed to build it again."""
-    meta = _read_json(path)
+    meta = read_json(path)
     for key, expected in _META.items():
         if key not in meta or not isinstance(meta[key], expected):
             raise StoreError(
@@ -300,7 +344,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _read_tree(path: Path) -> xr.DataTree:
+def read_tree(path: Path) -> xr.DataTree:
+    """Reads a tree into memory."""
     import xarray as xr
 
     with xr.open_datatree(path, engine="h5netcdf") as tree:

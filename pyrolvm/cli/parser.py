@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_exact(commands)
     _add_infer(commands)
     _add_compare(commands)
+    _add_calibrate(commands)
     _add_diagnose(commands)
     _add_report(commands)
     _add_doctor(commands)
@@ -214,6 +215,39 @@ def _add_compare(commands: Any) -> None:
     _add_optimisation(parser)
     _add_sampling(parser)
     _add_run(parser)
+
+
+def _add_calibrate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "calibrate",
+        "calibrating",
+        "Try a method on data simulated from the model, where the truth is known: are its posteriors right?",
+        f"{_TARGET}\n{_DATA}\nexamples:\n"
+        "  pyrolvm calibrate eight_schools --method nuts --simulations 1000 --workers 2 --out runs/c\n"
+        "  pyrolvm calibrate eight_schools --method mean_field --simulations 200\n"
+        "  pyrolvm calibrate my_model.py:model --data data.csv --method my_guides.py:guide --out runs/c --resume\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    group = parser.add_argument_group("the calibration")
+    group.add_argument(
+        "--method",
+        metavar="NAME",
+        default="auto",
+        help="auto (infer), infer, nuts, exact, a guide with or without options, or path/file.py:guide (default: auto)",
+    )
+    group.add_argument("--simulations", metavar="N", type=_count, help="how many data sets (default: 200)")
+    group.add_argument("--ranked", metavar="N", type=_count, help="draws that a truth is ranked among (default: 127)")
+    group.add_argument(
+        "--workers", metavar="N", type=_count, help="processes (default: one for each processor, if that pays)"
+    )
+    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same ranks (default: 0)")
+    group.add_argument(
+        "--out", metavar="DIR", help="where each simulation is kept (default: runs/, under the target's name)"
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
+    group.add_argument("--resume", action="store_true", help="go on with the calibration in DIR")
 
 
 def _add_diagnose(commands: Any) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 from pyrolvm.cli.output import jsonable, replace_text
 from pyrolvm.errors import ArgumentError, StoreError
 
-__all__ = ["Comparing", "choose_folder", "posteriors_in", "slug"]
+__all__ = ["Comparing", "choose_folder", "is_calibration", "posteriors_in", "slug"]
 
 ROOT = Path("runs")
 MARKER = "comparison-run.json"
+CALIBRATION = "calibration-run.json"
 MANIFEST = "manifest.json"
 POSTERIORS = "posteriors"
 
@@ -67,7 +68,12 @@ def choose_folder(out: str | None, default: str, *, overwrite: bool, resume: boo
 
 def is_run(path: Path) -> bool:
     """Whether a folder is one that pyrolvm wrote."""
-    return (path / MARKER).is_file() or is_posterior(path)
+    return (path / MARKER).is_file() or is_calibration(path) or is_posterior(path)
+
+
+def is_calibration(path: Path) -> bool:
+    """Whether a folder is a calibration, finished or not."""
+    return (path / CALIBRATION).is_file()
 
 
 def is_posterior(path: Path) -> bool:
@@ -122,6 +128,10 @@ def posteriors_in(paths: Iterable[str]) -> dict[str, Path]:
         path = Path(given)
         if (path / MARKER).is_file():
             parts = _parts(path)
+        elif is_calibration(path):
+            raise StoreError(
+                f"{given!r} is a calibration, which has no posterior of its own. Fix: pyrolvm diagnose {given} shows it."
+            )
         elif is_posterior(path):
             parts = {path.name: path}
         elif not path.exists():

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 import pyrolvm as lvm
+from pyrolvm.cli.calibrating import show as show_calibration
 from pyrolvm.cli.comparing import compared, judge, write_comparison
 from pyrolvm.cli.inference import outcome, show
 from pyrolvm.cli.output import Output
-from pyrolvm.cli.runs import posteriors_in
+from pyrolvm.cli.runs import is_calibration, posteriors_in
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.errors import ArgumentError, unknown_name
 
@@ -22,6 +23,11 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
 
 
 def _diagnose(args: argparse.Namespace, out: Output) -> int:
+    if is_calibration(Path(args.run)):
+        calibration = lvm.load(args.run)
+        show_calibration(calibration, out)
+        out.write_json({"command": "diagnose", "run": args.run, **calibration.as_dict()})
+        return int(calibration.verdict.status == "failed")
     found, failed = {}, 0
     for name, path in posteriors_in([args.run]).items():
         posterior = lvm.load(path)

@@ -7,7 +7,9 @@ Groups, dims and names are those of the ArviZ schema; dimensions come from plate
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +32,7 @@ __all__ = [
     "default_draws",
     "exact_tree",
     "latent_dataset",
+    "lean",
     "variable",
     "variational_tree",
 ]
@@ -40,6 +43,18 @@ MAX_ELEMENTS = 20_000_000
 PRIOR_DRAWS = 500
 
 Draws = dict[str, Tensor]
+
+_LEAN: ContextVar[bool] = ContextVar("lean", default=False)
+
+
+@contextmanager
+def lean() -> Iterator[None]:
+    """Results made inside have draws, densities and what a verdict reads, and no group more: for thousands, looked at once."""
+    token = _LEAN.set(True)
+    try:
+        yield
+    finally:
+        _LEAN.reset(token)
 
 
 def default_draws(problem: Problem) -> int:
@@ -184,15 +199,16 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
     with torch.no_grad():
         continuous = {site.name: draws[site.name] for site in problem.continuous}
         missing = [site.name for site in problem.discrete if site.name not in draws]
-        terms = _terms(joint, draws)
+        only = _LEAN.get()
+        terms = map_draws(lambda one: {"log_p": joint.log_p(one)}, draws) if only else _terms(joint, draws)
         if missing:
             draws = draws | map_draws(joint.discrete, continuous)
         deterministic = _deterministic(joint, draws)
         shown = {site.name: draws[site.name] for site in problem.latents} | deterministic
         quantities = _quantities(problem, shown)
-        unconstrained = map_draws(joint.unconstrain, continuous) if continuous else {}
+        unconstrained = map_draws(joint.unconstrain, continuous) if continuous and not only else {}
         kept, step = _thin(draws, chains, max((site.numel for site in problem.observed), default=1))
-        predictive = map_draws(joint.predictive, kept)
+        predictive = {} if only else map_draws(joint.predictive, kept)
 
     def by_chain(values: Draws) -> dict[str, Any]:
         return {n: v.reshape(chains, -1, *v.shape[1:]) for n, v in numpy(values).items()}
@@ -217,6 +233,8 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
             groups[group] = dataset(kept_terms, {n: dims[n][: v.dim() - 1] for n, v in found.items()}, by)
     if predictive:
         groups["posterior_predictive"] = dataset(predictive, dims, step)
+    if only:
+        return groups
     return groups | _prior_groups(problem, joint, dims, base) | _data_groups(problem, dims, base)
 
 

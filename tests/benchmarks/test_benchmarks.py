@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,3 +96,21 @@ def test_mixture_components_are_put_in_order(load: Any) -> None:
 def test_a_failure_is_a_row_with_its_reason(load: Any) -> None:
     found, out = load("fresh").run("density.nothing", {}, {}, python=sys.executable, timeout=60)
     assert found["status"].startswith("failed: AttributeError") and out == {}
+
+
+def test_a_calibration_is_a_row_and_so_is_a_failure(
+    load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyrolvm as lvm
+
+    calibration = load("calibration")
+    run = lvm.calibrate
+    options = {"max_steps": 40, "simulations": 3, "workers": 1}
+    monkeypatch.setattr(lvm, "calibrate", lambda problem, method, **given: run(problem, method, **{**given, **options}))
+    words = ["--problem", "eight_schools_noncentered", "--problem", "vae", "--method", "mean_field", "--quick"]
+    monkeypatch.setattr(sys, "argv", ["calibration.py", *words, "--out", str(tmp_path / "c.json")])
+    calibration.main()
+    good, bad = json.loads((tmp_path / "c.json").read_text())["rows"]
+    assert good["status"] == "ok" and good["simulations"] == 3 and 0 < good["ks"] < 1
+    assert "learnable parameters" in bad["status"]
+    assert "eight_schools_noncentered" in capsys.readouterr().out

@@ -250,7 +250,9 @@ def _objective(problem: lvm.Problem, guide_name: str, dtype: torch.dtype) -> Non
         _check(lambda *_: elbo.particles(problem.model, guide, *batch.args, **batch.kwargs), parameters, dtype)
 
 
-TRAINED = [guide for guide in lvm.guides() if guide not in ("pathfinder", "student")]  # these have algorithms of their own
+TRAINED = [
+    guide for guide in lvm.guides() if guide not in ("pathfinder", "student")
+]  # these have algorithms of their own
 GUIDES = {
     "vae": ["amortized"],  # its other guides would hold 3 million numbers or more
     "logistic_regression": [guide for guide in TRAINED if guide != "amortized"],  # no latent rows to encode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-COMMANDS = ["list", "fit", "nuts", "compare", "diagnose", "report", "doctor"]
+COMMANDS = ["list", "fit", "nuts", "compare", "calibrate", "diagnose", "report", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -57,6 +57,9 @@ def test_version(pyrolvm):
         (["compare", "eight_schools", "--no-nuts", "--reference", "nuts"], ["no method of this comparison"]),
         (["fit", "eight_schools", "--data", "x.csv"], ["no data file 'x.csv'"]),
         (["fit", "models/thing"], ["path/file.py:function"]),
+        (["calibrate", "eight_schools", "--workers", "0"], ["--workers", "at least 1"]),
+        (["calibrate", "eight_schools", "--method", "mean_feild"], ["did you mean 'mean_field'"]),
+        (["calibrate", "eight_schools", "--resume"], ["--out"]),
         (["diagnose", "runs/none"], ["no run at 'runs/none'"]),
         (["report", "runs/none"], ["no run at 'runs/none'"]),
         (["report", "runs/none", "--out", "page.txt"], [".html"]),

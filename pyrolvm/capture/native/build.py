@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import shlex
@@ -30,8 +31,12 @@ FLAGS = (
 )
 
 
+@functools.lru_cache(maxsize=64)
 def compiled(text: str) -> ctypes.CDLL:
     """The library that the system's C compiler (``CC``, or ``cc``) makes of a program; no file of it stays behind.
+
+    The same text is compiled once: data are not in it, so that the same model with other data of the same shapes is the
+    same program.
 
     Raises:
         CaptureError: if there is no C compiler, it fails, or what it made cannot be loaded.

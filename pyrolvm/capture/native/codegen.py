@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Sequence
+import sys
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -110,6 +112,22 @@ class _Differentiable(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
+@contextmanager
+def _uncompiled(function: Any) -> Iterator[None]:
+    """Calls a decomposition as it is: torch would import its whole compiler, a second, only to keep it off this function."""
+    wrapped = []
+    while "torch._dynamo" not in sys.modules and hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+        if not hasattr(function, "__dynamo_disable"):
+            function.__dynamo_disable = function
+            wrapped.append(function)
+    try:
+        yield
+    finally:
+        for inner in wrapped:
+            del inner.__dynamo_disable
+
+
 class _Decomposed(TorchDispatchMode):
     """Replaces operations that have no rule by their parts."""
 
@@ -120,8 +138,9 @@ class _Decomposed(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = NotImplemented
         if _rule(func) is None:
-            with self:
-                result = _parts(func)(*args, **(kwargs or {}))
+            parts = _parts(func)
+            with self, _uncompiled(parts):
+                result = parts(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
 

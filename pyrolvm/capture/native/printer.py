@@ -127,7 +127,7 @@ class _Printer:
         places: dict[Array, int] = {}
         free: list[tuple[int, int]] = []
         top = 0
-        live = sorted((a for a in self.stored if not a.source), key=lambda a: min(self.reach[a]))
+        live = sorted((a for a in self.stored if not a.source), key=lambda a: (min(self.reach[a]), a.name))
         busy: list[tuple[int, Array, int]] = []
         for array in live:
             now = min(self.reach[array])
