@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import pyrolvm as lvm
 from pyrolvm.capture import Captured, capture
-from pyrolvm.capture.native import NativeGradient, compile_gradient
+from pyrolvm.capture.native import NativeGradient, build, compile_gradient
 from pyrolvm.capture.native.gradient import lowered_gradient
 from pyrolvm.capture.native.index import Index, fold, split, variables
 from pyrolvm.density.joint import Joint
@@ -429,8 +429,27 @@ def test_a_random_potential_is_refused() -> None:
         compiled(lambda x: (x + torch.randn(SIZE)).sum())
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_density_of_moved_coordinates_is_that_of_the_point(whole: bool) -> None:
+    scales = torch.arange(1.0, 4.0, dtype=torch.float64)
+    _, gradient = compiled(lambda x: (x * scales).sin().sum() + x.pow(4).sum(), torch.zeros_like(scales))
+    random = np.random.default_rng(0)
+    mean, x = random.normal(size=3), random.normal(size=(5, 3))
+    root = np.tril(random.normal(size=(3, 3))) if whole else random.normal(size=3)
+    moved = gradient.moved(mean, root)
+    matrix = root if whole else np.diag(root)
+    values, slopes = gradient.many(mean + x @ matrix.T)
+    found, by_x = moved.many(x)
+    np.testing.assert_allclose(found, values, rtol=1e-13)
+    np.testing.assert_allclose(by_x, slopes @ matrix, rtol=1e-12)
+    np.testing.assert_allclose(moved(x[0])[1], by_x[0], rtol=1e-14)
+    with pytest.raises(CaptureError, match="mean and root"):
+        gradient.moved(mean, np.eye(4))
+
+
 def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
+    build.compiled.cache_clear()  # what was compiled before needs none
     with pytest.raises(CaptureError, match="needs a C compiler"):
         compiled(lambda x: x.sum())
 
