@@ -363,3 +363,29 @@ def test_a_run_that_cannot_be_made_is_a_row_with_its_reason(
     (row,) = load("posteriordb.cell").run(job, [3], timeout=120, share=False)
     assert (row["posterior"], row["method"], row["seed"]) == ("garch-garch11", "full_rank", 3)
     assert row["status"].startswith("failed: PosteriordbError: POSTERIORDB names")
+
+
+# --- where fits stop --------------------------------------------------------------------------------------------------
+
+
+def test_stopping_counts_what_is_close_and_beside_the_oracle(load: Any) -> None:
+    stopping = load("stopping")
+
+    def row(gap: float, converged: bool = True, oracle: int | None = 400) -> dict[str, Any]:
+        return {
+            "guide": "flow", "converged": converged, "gap": gap, "gap_error": 0.01, "steps": 1000, "oracle": oracle,
+            "ratio": None if oracle is None else 1000 / oracle,
+        }  # fmt: skip
+
+    (line,) = stopping.summary([row(0.0), row(0.06), row(0.5, oracle=None), row(9.0, converged=False)])
+    assert (line["runs"], line["converged"], line["close"]) == (4, 3, 2)
+    assert line["worst_gap"] == 0.5
+    assert (line["steps"], line["oracle"], line["ratio"]) == (1000, 400, 2.5)
+
+
+@needs_posteriordb
+def test_stopping_measures_one_guide(load: Any) -> None:
+    found = load("stopping").measure("sblrc-blr", "full_rank", 0)
+    assert found["converged"]
+    assert abs(found["gap"]) < 0.1
+    assert found["oracle"] is not None
