@@ -31,7 +31,6 @@ FLAGS = (
 )
 
 
-@functools.lru_cache(maxsize=64)
 def compiled(text: str) -> ctypes.CDLL:
     """The library that the system's C compiler (``CC``, or ``cc``) makes of a program; no file of it stays behind.
 
@@ -44,6 +43,11 @@ def compiled(text: str) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CC") or "cc")
     if shutil.which(compiler[0]) is None:
         raise CaptureError(f"engine 'c' needs a C compiler, and {compiler[0]!r} is not there.")
+    return _library(tuple(compiler), text)
+
+
+@functools.lru_cache(maxsize=64)
+def _library(compiler: tuple[str, ...], text: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="pyrolvm-") as folder:
         source, library = Path(folder, "density.c"), Path(folder, "density.so")
         source.write_text(text)
