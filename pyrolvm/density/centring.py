@@ -105,7 +105,8 @@ class Spread:
         inside = self.scale.mT @ (precision[..., None] * self.scale)
         root = torch.linalg.cholesky(inside + torch.eye(inside.shape[-1], dtype=inside.dtype, device=inside.device))
         pull = _times(self.scale.mT, shift - precision * self.loc)
-        return root, self.loc + _times(self.scale, torch.cholesky_solve(pull[..., None], root)[..., 0])
+        inner = torch.linalg.solve_triangular(root.mT, _solved(root, pull)[..., None], upper=True)[..., 0]
+        return root, self.loc + _times(self.scale, inner)
 
     @property
     def depends(self) -> bool:
