@@ -290,26 +290,21 @@ def _expanded(frame: Frame, name: str, seed: int) -> tuple[Points, Points, Point
     """Precision, shift and share of precision that the data have in each element of a site."""
     joint, family = frame.target.joint, frame.best.family
     here = Joint(joint.problem, centring={other: held for other, held in frame.centring.items() if other != name})
-    start = 0
-    for site in joint.problem.continuous:
-        if site.name == name:
-            break
-        start += site.unconstrained_numel
-    size = joint.problem.sites[name].unconstrained_numel
-    own = slice(start, start + size)
+    own = joint.split(torch.arange(frame.target.size))[name].reshape(-1).numpy()
+    size = len(own)
     count = max(EXPANDED_ROWS // (2 * size), 1)
     points = family.sample(count, seed) if count > 1 else family.means[:1].copy()
-    variances = np.empty((count, size))
-    for k, point in enumerate(points):
-        real, variance = joint.spread(frame.target.tensor(point), name)
-        points[k, own], variances[k] = real.reshape(-1).cpu().numpy(), variance.reshape(-1).cpu().numpy()
+    there = map_draws(lambda one: joint.spread(one["u"], name), {"u": frame.target.tensor(points)})
+    points[:, own], variances = (
+        there[part].cpu().double().numpy().reshape(count, size) for part in ("real", "variance")
+    )
     rest = Target.eager(here, lambda flat: here.rest(flat, name))
     _, slopes = rest(points)
     step = 1e-4 * np.maximum(1.0, np.abs(points[:, own]))
-    moved = np.zeros((count, size, joint.problem.unconstrained_size))
-    moved[:, np.arange(size), start + np.arange(size)] = step
+    moved = np.zeros((count, size, frame.target.size))
+    moved[:, np.arange(size), own] = step
     ends = [rest((points[:, None] + sign * moved).reshape(-1, points.shape[1]))[1] for sign in (1, -1)]
-    up, down = (end.reshape(moved.shape)[:, np.arange(size), start + np.arange(size)] for end in ends)
+    up, down = (end.reshape(moved.shape)[:, np.arange(size), own] for end in ends)
     curvature = (down - up) / (2 * step)
     fine = np.isfinite(curvature).all(axis=1) & np.isfinite(slopes).all(axis=1)
     if not fine.any():

@@ -222,8 +222,8 @@ class Joint:
         trace = self._trace(_FromReal(self.split(flat), self.centring), enumerate_discrete=False)
         return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}
 
-    def spread(self, flat: Tensor, name: str) -> tuple[Tensor, Tensor]:
-        """The unconstrained value of a dependent site at a point, and the variances of its conditional prior there."""
+    def spread(self, flat: Tensor, name: str) -> dict[str, Tensor]:
+        """The unconstrained value of a dependent site at a point, ``real``, and the ``variance`` of its conditional prior there."""
         with torch.no_grad():
             handler = _FromReal(self.split(flat), self.centring)
             fn = self._trace(handler).nodes[name]["fn"]
@@ -231,7 +231,7 @@ class Joint:
             spread = conditional(fn, real.shape)
             assert spread is not None  # as dependent() says
             squares = spread.scale**2
-            return real, (squares.sum(-1) if spread.joint else squares).expand_as(real)
+            return {"real": real, "variance": (squares.sum(-1) if spread.joint else squares).expand_as(real)}
 
     def unconstrain(self, draw: Draw) -> dict[str, Tensor]:
         """The coordinates of a draw, by site: its unconstrained values unless ``centring`` says otherwise."""
