@@ -16,8 +16,9 @@ from pyrolvm.calibration.job import Job, Record
 from pyrolvm.calibration.ledger import Ledger
 from pyrolvm.calibration.methods import Method
 from pyrolvm.calibration.result import Calibration
-from pyrolvm.calibration.workers import Unfit, available, in_processes, in_turn, package
+from pyrolvm.calibration.workers import Unfit, in_processes, in_turn, package
 from pyrolvm.errors import ArgumentError, PyrolvmWarning, positive_int
+from pyrolvm.machine import available
 from pyrolvm.posterior.build import variable
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress

@@ -30,7 +30,7 @@ from pyrolvm.calibration.job import Job, Record, failed
 from pyrolvm.errors import PyrolvmError
 from pyrolvm.program.problem import Problem
 
-__all__ = ["Unfit", "available", "in_processes", "in_turn", "main", "package"]
+__all__ = ["Unfit", "in_processes", "in_turn", "main", "package"]
 
 WORTH = 20.0
 """Seconds of work left from which on further processes are worth their start."""
@@ -41,11 +41,6 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 
 class Unfit(Exception):
     """A job cannot be run by another process."""
-
-
-def available() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_turn(job: Job, numbers: deque[int], *, bounded: bool) -> Iterator[Record]:

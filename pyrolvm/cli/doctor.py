@@ -16,6 +16,7 @@ from importlib import import_module, metadata
 from pyrolvm.cli.catalogue import catalogue
 from pyrolvm.cli.output import Output
 from pyrolvm.cli.signals import Stopped
+from pyrolvm.machine import available
 from pyrolvm.registry import GUIDES, MODELS
 
 __all__ = ["Check", "run"]
@@ -58,7 +59,7 @@ def _system() -> Iterator[Check]:
     yield Check("python", "broken" if old else "ok", platform.python_version() + (" (needs 3.11)" if old else ""))
     yield Check("platform", "ok", platform.platform())
     # Only these may be used, whatever the machine has.
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable = available()
     yield Check("processors", "ok", f"{usable} usable of {os.cpu_count()}")
     for language, names, engine in (
         ("C", (os.environ.get("CC"), "cc"), "engine c, the fastest for small models, cannot compile. Fix: install gcc"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from pyrolvm.machine import available
 from pyrolvm.progress import Progress
 
 __all__ = ["Raw", "Settings", "depths", "workers"]
@@ -72,5 +72,4 @@ def depths(steps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def workers(chains: int) -> int:
     """How many chains to run at a time: one for each processor that this process may use."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(chains, available))
+    return max(1, min(chains, available()))
