@@ -11,18 +11,19 @@ from torch import Tensor
 import pyrolvm as lvm
 
 
-def matrix(caller: str, x: Any) -> Tensor:
+def matrix(caller: str, x: Any, *, rows: int = 2) -> Tensor:
     """A data matrix in double precision, or what is wrong with it.
 
     Args:
         caller: What was called, for messages.
         x: Values, shape ``(n, d)``: a tensor, an array or nested lists.
+        rows: How many there have to be.
 
     Returns:
         A new tensor, float64.
 
     Raises:
-        DataError: It is not numeric, not a matrix, has fewer than two rows, or holds a value that is not finite.
+        DataError: It is not numeric, not a matrix, has too few rows, or holds a value that is not finite.
     """
     try:
         values = x.detach().cpu().double() if isinstance(x, Tensor) else torch.tensor(np.asarray(x, dtype=np.float64))
@@ -30,9 +31,9 @@ def matrix(caller: str, x: Any) -> Tensor:
         raise lvm.DataError(
             f"{caller}: x is not numeric ({error}). Fix: pass numbers of shape (rows, columns)."
         ) from None
-    if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 1:
+    if values.ndim != 2 or values.shape[0] < rows or values.shape[1] < 1:
         raise lvm.DataError(
-            f"{caller}: x has shape {tuple(values.shape)}, expected (rows, columns) with at least two rows. "
+            f"{caller}: x has shape {tuple(values.shape)}, expected (rows, columns) with at least {rows} of the former. "
             "Fix: pass a matrix, a row for each datum."
         )
     bad = torch.nonzero(~torch.isfinite(values))

@@ -221,14 +221,14 @@ def maximum_likelihood(
     """
     caller = "maximum_likelihood"
     values = _arrays.matrix(caller, x)
-    k = _data.check_count(caller, "components", components)
+    k = _data.check_count(caller, "components", components, kind="function")
     if k > len(values):
         raise lvm.ArgumentError(
             f"{caller}: {k} components for {len(values)} rows. Fix: give at most {len(values)} components."
         )
     _check_covariance(caller, covariance)
     for option, count in (("starts", starts), ("max_steps", max_steps)):
-        _data.check_count(caller, option, count)
+        _data.check_count(caller, option, count, kind="function")
     for option, number in (("floor", floor), ("tolerance", tolerance)):
         if not (isinstance(number, int | float) and 0 <= number < math.inf):
             raise lvm.ArgumentError(f"{caller}: {option} is {number!r}. Fix: give a finite number of at least 0.")
