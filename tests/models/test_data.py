@@ -64,6 +64,8 @@ def test_benign_is_one():
         ("gaussian_mixture", "components", 0),
         ("gaussian_mixture", "components", True),
         ("gaussian_mixture", "components", 2.0),
+        ("hidden_markov", "states", 11),
+        ("hidden_markov", "years", 108),
         ("logistic_regression", "predictors", 31),
         ("ppca", "q", 13),
         ("factor_analysis", "q", 13),
