@@ -67,7 +67,7 @@ YEARS = (1905, 1918, 1931, 1957, 1968, 1976)
 """Years for the quantity ``busiest``: around the times when the state seems to change."""
 
 
-class PoissonChain(dist.TorchDistribution):  # type: ignore[misc]
+class PoissonChain(dist.TorchDistribution):
     """Counts over time under hidden states that are summed out.
 
     The transition matrices of all steps, with the emissions in them, are multiplied pairwise in log space: the cost is

@@ -49,6 +49,8 @@ _REPLACED: dict[Any, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
         ("torch.distributions",),
         lambda x, min=None, max=None: x.copy_(x.clone().clamp(min, max)),
     ),
+    # Of a count that is the same in every lane it makes too small an output, and warns.
+    torch.binomial: (_DISTRIBUTIONS, lambda count, prob, **_: torch.binomial(count + torch.zeros_like(prob), prob)),
     # `.data` goes past every mode.
     torch.Tensor.data.__get__: (("",), lambda x, *_: x.detach()),  # type: ignore[attr-defined]
     # This one reads values, to check them.

@@ -188,7 +188,7 @@ def test_a_mean_field_fit_of_learnable_loadings_reaches_the_maximum(module, gap)
     problem = lvm.problem(module.__name__.rpartition(".")[2], learn=True)
     x = problem.args[0].double()
     best = module.maximum_likelihood(x, 2)
-    fit = lvm.fit(problem, "mean_field", progress=False)
+    fit = lvm.fit(problem, "mean_field", draws=500, progress=False)
     noise = fit.params["sigma"].double().exp().square().expand(13)
     reached = float(Factors(x.new_zeros(13), fit.params["W"].double(), noise, []).log_density(x).sum())
     assert best.log_likelihoods[-1] - gap < reached < best.log_likelihoods[-1] + 1e-3

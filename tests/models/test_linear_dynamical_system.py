@@ -36,7 +36,7 @@ def _covariance(draw):
     drift, bend = float(draw["drift"]), float(draw.get("bend", 0.0))
     effects = []
     for born in range(n):
-        for size, is_slope in ((5.0 if born == 0 else drift, False), (0.5 if born == 0 else bend, True)):
+        for size, is_slope in ((2.0 if born == 0 else drift, False), (0.5 if born == 0 else bend, True)):
             if is_slope and "bend" not in draw:
                 continue
             level, trend, path = 0.0, 0.0, []
@@ -76,7 +76,7 @@ def test_the_marginal_density_is_the_kalman_filters(slope, log_joint):
 
 def test_the_explicit_density_is_the_marginal_times_the_smoothers(slope, log_joint):
     """At the smoothed path, joint density minus that of the path given the data is the marginal."""
-    problem = lvm.problem("linear_dynamical_system", slope=slope).to(dtype=torch.float64)
+    problem = lvm.problem("linear_dynamical_system", slope=slope, marginal=False).to(dtype=torch.float64)
     marginal = lvm.problem("linear_dynamical_system", slope=slope, marginal=True).to(dtype=torch.float64)
     draw = _scales(slope)
     shape = {"level": (100,)} | ({"slope": (100,)} if slope else {})
@@ -109,3 +109,12 @@ def test_the_published_estimates_are_a_maximum_of_the_published_height(monkeypat
 def test_the_flows_are_those_of_cobb():
     assert (len(FLOW), sum(FLOW)) == (100, 91_935)
     assert np.var(FLOW, ddof=1) == pytest.approx(28_637.95, abs=0.005)
+
+
+def test_a_level_that_hardly_moves_has_a_finite_density_in_single_precision(log_joint):
+    problem = lvm.problem("linear_dynamical_system")
+    for drift in (1e-20, 1e-3, 1.0):
+        draw = {"drift": torch.tensor(drift), "noise": torch.tensor(1.0)}
+        single = log_joint(problem, {name: value.float() for name, value in draw.items()})
+        double = log_joint(problem.to(dtype=torch.float64), draw)
+        assert single.item() == pytest.approx(double.item(), rel=1e-4)
