@@ -16,7 +16,7 @@ NAMES = lvm.problems()
 BUILT_IN = [name for name in NAMES if lvm.problem(name).model.__module__.startswith("pyrolvm_models.")]
 
 
-ROWS = [name for name in NAMES if len(lvm.problem(name).plates) == 1]
+ROWS = [name for name in NAMES if len(lvm.problem(name).plates) == 1 and lvm.problem(name).observed]
 """Those whose data are independent rows."""
 
 
