@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import common
+import zoo as models_of_the_zoo
 from posteriordb import run as whole
 
 import guides
 
 DOCS = common.HERE.parent / "docs"
-PAGES = ("choose-a-guide.md", "engines.md", "how-vi-fails.md", "../README.md")
+PAGES = ("choose-a-guide.md", "engines.md", "how-vi-fails.md", "zoo.md", "../README.md")
 MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -58,6 +59,11 @@ def vae(found: dict[str, Any]) -> str:
         "engine": "engine",
     }  # fmt: skip
     return common.table([row for row in found["rows"] if row["status"] == "ok"], columns)
+
+
+def models(found: dict[str, Any]) -> str:
+    """What VI reaches on each problem of the zoo, against NUTS."""
+    return common.table(found["rows"], models_of_the_zoo.COLUMNS)
 
 
 def zoo(found: dict[str, Any]) -> str:
@@ -100,6 +106,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "svi_speed": svi,
     "nuts_speed": nuts,
     "vae_speed": vae,
+    "zoo": models,
     "zoo_engines": zoo,
     "posteriordb": posteriordb,
     "posteriordb_hard": posteriordb,

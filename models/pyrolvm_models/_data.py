@@ -71,14 +71,15 @@ def standardize(x: FloatArray) -> FloatArray:
     return scaled
 
 
-def check_count(problem: str, option: str, value: object, most: int | None = None) -> int:
+def check_count(owner: str, option: str, value: object, most: int | None = None, kind: str = "problem") -> int:
     """Return an option that has to be a positive integer, or say what is wrong with it.
 
     Args:
-        problem: Name of the problem, for the message.
+        owner: Name of the problem or function, for the message.
         option: Name of the option, for the message.
         value: What the user gave.
         most: Largest value allowed, where there is one.
+        kind: What ``owner`` is, for the message.
 
     Returns:
         ``value``.
@@ -88,5 +89,5 @@ def check_count(problem: str, option: str, value: object, most: int | None = Non
     """
     bound = "a positive integer" if most is None else f"an integer from 1 to {most}"
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-        raise lvm.ArgumentError(f"option {option!r} of problem {problem!r} is {value!r}. Fix: give {option}= {bound}.")
+        raise lvm.ArgumentError(f"option {option!r} of {kind} {owner!r} is {value!r}. Fix: give {option}= {bound}.")
     return value

@@ -49,10 +49,10 @@ _REPLACED: dict[Any, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
         ("torch.distributions",),
         lambda x, min=None, max=None: x.copy_(x.clone().clamp(min, max)),
     ),
-    # And this one with a warning, where only one of its arguments differs from lane to lane.
+    # Of a count or a probability that is the same in every lane it makes too small an output, and warns.
     torch.binomial: (
-        ("torch.distributions",),
-        lambda count, prob: torch.binomial(count + torch.zeros_like(prob), prob + torch.zeros_like(count)),
+        _DISTRIBUTIONS,
+        lambda count, prob, **_: torch.binomial(count + torch.zeros_like(prob), prob + torch.zeros_like(count)),
     ),
     # `.data` goes past every mode.
     torch.Tensor.data.__get__: (("",), lambda x, *_: x.detach()),  # type: ignore[attr-defined]

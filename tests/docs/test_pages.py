@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -124,6 +125,13 @@ def test_the_readme_names_every_guide_of_ours():
 def test_the_readme_names_every_problem_of_ours():
     ours = {name for name in lvm.problems() if _is_ours("pyrolvm.models", name)}
     assert named(README, "Problems") | {"eight_schools"} == ours
+
+
+def test_the_zoo_is_measured_as_far_as_it_can_be_sampled():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "zoo.json").read_text(encoding="utf-8"))
+    ours = {name for name in lvm.problems() if _is_ours("pyrolvm.models", name)}
+    assert {row["name"] for row in measured["rows"]} == {name for name in ours if not lvm.problem(name).parameters}
+    assert not measured["smoke_run"]
 
 
 def _is_ours(group: str, name: str) -> bool:

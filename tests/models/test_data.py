@@ -40,7 +40,7 @@ def test_bundled_tables_are_unchanged(name):
     assert len(table.columns) == table.x.shape[1]
 
 
-@pytest.mark.parametrize("name", ["logistic_regression", "gaussian_mixture", "ppca"])
+@pytest.mark.parametrize("name", ["factor_analysis", "logistic_regression", "gaussian_mixture", "ppca"])
 def test_features_are_standardized(name):
     x = lvm.problem(name).arguments["x"].double()
     torch.testing.assert_close(x.mean(0), torch.zeros(x.shape[1], dtype=x.dtype), rtol=0, atol=1e-6)
@@ -64,8 +64,11 @@ def test_benign_is_one():
         ("gaussian_mixture", "components", 0),
         ("gaussian_mixture", "components", True),
         ("gaussian_mixture", "components", 2.0),
+        ("hidden_markov", "states", 11),
+        ("hidden_markov", "years", 108),
         ("logistic_regression", "predictors", 31),
         ("ppca", "q", 13),
+        ("factor_analysis", "q", 13),
         ("vae", "images", 1798),
         ("vae", "latent", -1),
         ("vae", "hidden", "128"),
