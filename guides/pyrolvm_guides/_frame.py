@@ -12,7 +12,7 @@ from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
 from pyrolvm import ArgumentError, Problem
-from pyrolvm.approximation import frame_pays
+from pyrolvm.approximation import starting_frame_pays
 
 __all__ = ["Framed", "wants_frame"]
 
@@ -34,8 +34,7 @@ def wants_frame(precondition: str, problem: Problem, init: Mapping[str, Any] | N
         )
     if precondition != "auto":
         return precondition == "frame"
-    subsampled = any(plate.subsampled for plate in problem.plates.values())
-    return not init and not subsampled and frame_pays(problem)
+    return not init and starting_frame_pays(problem)
 
 
 class Framed(dist.TorchDistribution):

@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem, PyrolvmError
-from pyrolvm.approximation import find_frame, plain_moments
+from pyrolvm.approximation import plain_moments, starting_frame
 from pyrolvm_guides._checks import positive
 from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide
@@ -52,7 +52,7 @@ class MeanField(PyroModule):
         if not self.framed:
             return
         try:
-            frame = find_frame(problem, seed=seed)
+            frame = starting_frame(problem, seed=seed)
         except PyrolvmError:
             return
         mean, covariance = plain_moments(frame, seed=seed)
@@ -131,8 +131,9 @@ def mean_field(
         problem: the model with its data.
         init_scale: the initial standard deviation of every unknown.
         precondition: ``"frame"`` starts at the mean and the scales of the posterior's best Gaussian, found by ascents and natural
-            gradients; ``"none"`` near the prior's median; ``"auto"`` takes the former up to 500 unknowns and 50,000
-            observed numbers, unless ``init`` says where to start or the model has parameters to learn.
+            gradients; ``"none"`` near the prior's median; ``"auto"`` takes the former up to 500 unknowns (for a sample
+            of rows beyond 50,000 observed numbers), unless ``init`` says where to start or the model has parameters to
+            learn.
         init: constrained values to start at, by site name; other sites start near their prior median.
 
     Returns:

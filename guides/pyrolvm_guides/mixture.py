@@ -148,7 +148,8 @@ def mixture(
         init_scale: the initial standard deviation of every component.
         precondition: ``"frame"`` trains in coordinates in which the posterior is nearly standard normal, found by ascents and
             natural gradients before the first step; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame up to
-            500 unknowns and 50,000 observed numbers, unless ``init`` says where to start or the model has parameters.
+            500 unknowns (that of a sample of rows beyond 50,000 observed numbers), unless ``init`` says where to start or the
+            model has parameters.
         init: constrained values to start around, by site name; other sites start around their prior median.
 
     Returns:

@@ -22,6 +22,7 @@ from pyrolvm.density import Joint, map_draws
 from pyrolvm.density.centring import non_centred
 from pyrolvm.density.target import Points, Target
 from pyrolvm.errors import FitError
+from pyrolvm.program.batching import Batch
 from pyrolvm.program.problem import Problem
 
 __all__ = [
@@ -206,7 +207,9 @@ def frame_pays(problem: Problem) -> bool:
     return not problem.parameters and 0 < problem.unconstrained_size <= PAYS_UNKNOWNS and data <= PAYS_DATA
 
 
-def find_frame(problem: Problem, *, seed: int = 0, method: str = "natural_gradient") -> Frame:
+def find_frame(
+    problem: Problem, *, seed: int = 0, method: str = "natural_gradient", batch: Batch | None = None
+) -> Frame:
     """Finds the frame of a problem; must be called inside a session of it.
 
     The result follows from the problem, the seed and the method alone, and is kept with the problem.
@@ -215,15 +218,19 @@ def find_frame(problem: Problem, *, seed: int = 0, method: str = "natural_gradie
         problem: the model with its data.
         seed: makes it repeatable.
         method: ``"natural_gradient"`` for the Gaussian of the highest ELBO, ``"batch_and_match"`` for the one that matches scores.
+        batch: the rows that it is the frame of; by default all, and only that is kept.
 
     Raises:
         FitError: if the density is finite nowhere, or is Gaussian nowhere.
     """
+    if batch is not None:
+        with threadpool_limits(1, user_api="blas"):
+            return _find(Joint(problem, batch), seed, METHODS[method])
     kept: dict[tuple[int, str], Frame] = problem.__dict__.setdefault("_frames", {})
     key = (seed, method)
     if key not in kept:
         with threadpool_limits(1, user_api="blas"):  # threads cost more than such matrices do
-            kept[key] = _find(problem, seed, METHODS[method])
+            kept[key] = _find(Joint(problem), seed, METHODS[method])
     return kept[key]
 
 
@@ -236,7 +243,7 @@ def plain_moments(frame: Frame, *, draws: int = 4_000, seed: int = 0) -> tuple[P
     if not frame.centring:
         return family.means[0], family.trils[0] @ family.trils[0].T
     values = frame.target.draws(family.sample(draws, seed))
-    plain = Joint(frame.target.joint.problem)
+    plain = frame.target.joint.recentred({})
     with torch.no_grad():
         reals = map_draws(lambda one: {"z": plain.flatten(plain.unconstrain(one))}, values)["z"].cpu().double().numpy()
     return reals.mean(axis=0), np.cov(reals.T).reshape(frame.target.size, -1)
@@ -253,18 +260,18 @@ def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | Non
     return None
 
 
-def _find(problem: Problem, seed: int, fit: Callable[..., Fitted] = natural_gradient) -> Frame:
-    joint = Joint(problem)
+def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
+    problem = joint.problem
     like = torch.zeros((), dtype=problem.dtype, device=problem.device)
     sites = [site for site in problem.continuous if site.name in joint.dependent()]
     centring = {site.name: non_centred(like.expand(site.unconstrained_shape or ())) for site in sites}
-    frame = _with(Joint(problem, centring=centring), seed, fit)
+    frame = _with(joint.recentred(centring), seed, fit)
     if not centring:
         return frame
     better, share = _said_by_data(frame, seed)
     if share < CENTRED_FROM:
         return frame
-    second = _with(Joint(problem, centring=better), seed, fit)
+    second = _with(joint.recentred(better), seed, fit)
     chosen = second if second.best.elbos[-1] > frame.best.elbos[-1] else frame
     return replace(chosen, evaluations=frame.evaluations + second.evaluations)
 
@@ -289,7 +296,7 @@ def _said_by_data(frame: Frame, seed: int) -> tuple[dict[str, Tensor], float]:
 def _expanded(frame: Frame, name: str, seed: int) -> tuple[Points, Points, Points]:
     """Precision, shift and share of precision that the data have in each element of a site."""
     joint, family = frame.target.joint, frame.best.family
-    here = Joint(joint.problem, centring={other: held for other, held in frame.centring.items() if other != name})
+    here = joint.recentred({other: held for other, held in frame.centring.items() if other != name})
     own = joint.split(torch.arange(frame.target.size))[name].reshape(-1).numpy()
     size = len(own)
     count = max(EXPANDED_ROWS // (2 * size), 1)

@@ -142,6 +142,10 @@ class Joint:
         known = self.dependent()
         return {name: value for name, value in self._asked.items() if name in known}
 
+    def recentred(self, centring: Centring) -> Joint:
+        """The same density in other coordinates."""
+        return Joint(self.problem, self.batch, centring=centring)
+
     # --- densities ----------------------------------------------------------------------------------------------------
 
     def log_p(self, draw: Draw) -> Tensor:

@@ -16,7 +16,7 @@ from pyrolvm.errors import ArgumentError, FitError, positive_float, positive_int
 from pyrolvm.ladder.correction import correct
 from pyrolvm.mcmc import nuts
 from pyrolvm.posterior import Fit, Posterior
-from pyrolvm.program.guide import resolve
+from pyrolvm.program.guide import choose, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.vi import fit
 
@@ -156,11 +156,10 @@ def _methods(methods: str | Sequence[Any], problem: Problem) -> list[Any]:
 
 def _guides(problem: Problem) -> list[str]:
     """The guides that suit a problem, from cheap to dear."""
-    if problem.parameters or any(plate.subsampled for plate in problem.plates.values()):
-        return ["auto"]
     size = problem.unconstrained_size
-    if size > COVARIANCE_UNKNOWNS:
-        return ["mean_field"]
+    subsampled = any(plate.subsampled for plate in problem.plates.values())
+    if problem.parameters or subsampled or size > COVARIANCE_UNKNOWNS:
+        return [choose(problem)]
     return ["student", "flow"] if size <= FLOW_UNKNOWNS else ["student"]
 
 

@@ -17,9 +17,12 @@ from pyrolvm.program.explain import explained
 if TYPE_CHECKING:
     from pyrolvm.program.problem import Problem
 
-__all__ = ["Guide", "resolve"]
+__all__ = ["Guide", "choose", "resolve"]
 
 PyroGuide = Callable[..., Any]
+
+FULL_RANK_UNKNOWNS = 200
+"""Up to so many unknowns ``guide="auto"`` is a Gaussian with full covariance."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,16 @@ def choose(problem: Problem) -> str:
     """The name of the family that ``guide="auto"`` takes.
 
     A full-rank Gaussian up to a few hundred unknowns, where its covariance is cheap and its error small; amortized where the
-    model has learnable parameters and local latents, as a VAE has; mean-field beyond.
+    model has learnable parameters and local latents, as a VAE has; beyond, one structured by the plates where globals and rows of
+    a plate are latent, and mean-field where they are not.
     """
     local = any(site.plates for site in problem.continuous)
     if problem.parameters and local and problem.observed:
         return "amortized"
-    return "full_rank" if 0 < problem.unconstrained_size <= 200 else "mean_field"
+    if 0 < problem.unconstrained_size <= FULL_RANK_UNKNOWNS:
+        return "full_rank"
+    levels = {frozenset(site.plates) for site in problem.continuous}
+    return "structured" if any(outer < inner for outer in levels for inner in levels) else "mean_field"
 
 
 def _copy_module(guide: torch.nn.Module) -> torch.nn.Module:

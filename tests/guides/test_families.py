@@ -208,7 +208,7 @@ def test_amortized_has_the_analytic_divergence_too() -> None:
 # --- minibatches ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["mean_field", "amortized"])
+@pytest.mark.parametrize("family", ["mean_field", "amortized", "structured"])
 def test_local_sites_follow_the_models_own_subsample(family: str) -> None:
     y = torch.tensor([-20.0, -10.0, 0.0, 10.0, 20.0, 30.0])
     guide = make(family, lvm.Problem(subsampled, y))
@@ -227,7 +227,7 @@ def test_local_sites_follow_the_models_own_subsample(family: str) -> None:
     torch.testing.assert_close(trace.nodes["z"]["value"].detach(), expected, atol=4.0, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["mean_field", "amortized"])
+@pytest.mark.parametrize("family", ["mean_field", "amortized", "structured"])
 def test_local_sites_follow_a_slice_with_indices(family: str) -> None:
     y = torch.arange(6.0)
     problem = lvm.Problem(local, y)
@@ -243,8 +243,9 @@ def test_local_sites_follow_a_slice_with_indices(family: str) -> None:
         assert torch.equal(node["fn"].loc, guide.loc_1_z_unconstrained[indices])
 
 
-def test_a_slice_without_indices_is_refused_by_mean_field() -> None:
-    guide = make("mean_field", lvm.Problem(local, torch.zeros(6)))
+@pytest.mark.parametrize("family", ["mean_field", "structured"])
+def test_a_slice_without_indices_is_refused(family: str) -> None:
+    guide = make(family, lvm.Problem(local, torch.zeros(6)))
     with pytest.raises(lvm.GuideError, match=r"'z'.*\(6,\).*'0'.*3 rows, expected 6.*Fix:"):
         guide(torch.zeros(3))
 
@@ -275,7 +276,7 @@ def test_joint_families_refuse_indices_of_a_slice(family: str) -> None:
         guide(torch.zeros(2))
 
 
-@pytest.mark.parametrize("family", [*JOINT, "mean_field"])
+@pytest.mark.parametrize("family", [*JOINT, "mean_field", "structured"])
 def test_global_sites_take_minibatches_in_every_family(family: str) -> None:
     guide = make(family, lvm.Problem(global_only, torch.zeros(6)))
     assert guide(torch.zeros(3))["mu"].shape == ()
@@ -291,7 +292,7 @@ def discrete(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(m[k.long()], 0.3), obs=y)
 
 
-@pytest.mark.parametrize("family", [*JOINT, "mean_field"])
+@pytest.mark.parametrize("family", [*JOINT, "mean_field", "structured"])
 def test_discrete_sites_are_left_out(family: str) -> None:
     y = torch.tensor([-1.1, 0.9, 1.2])
     problem = lvm.Problem(discrete, y)
@@ -308,7 +309,7 @@ def test_laplace_sums_discrete_sites_out() -> None:
     assert abs(float(mode[1]) - 1.0) < 1.0
 
 
-@pytest.mark.parametrize("family", [*JOINT, "mean_field", "amortized"])
+@pytest.mark.parametrize("family", [*JOINT, "mean_field", "structured", "amortized"])
 def test_a_model_without_continuous_sites_gets_an_empty_guide(family: str) -> None:
     def only_data(y: Tensor) -> None:
         with pyro.plate("rows", len(y)):
@@ -337,7 +338,9 @@ def test_the_start_is_near_the_prior_median_and_vague_priors_do_not_send_it_away
     assert 0.5 < float(draw["flat"]) < 2
 
 
-@pytest.mark.parametrize("family", ["flow", "full_rank", "mean_field", "mixture", "autoregressive", "low_rank"])
+@pytest.mark.parametrize(
+    "family", ["flow", "full_rank", "mean_field", "structured", "mixture", "autoregressive", "low_rank"]
+)
 def test_init_sets_the_start_in_constrained_units(family: str) -> None:
     options = {"init_spread": 1e-6} if family == "mixture" else {}
     problem = lvm.Problem(local, torch.zeros(4))
