@@ -54,6 +54,8 @@ class JointGuide(PyroModule):
         problem: the model with its data, for a guide in a frame.
 
     Attributes:
+        scores_cheaply: whether the density of a value that the guide did not draw costs no more than that of a draw; its gradients
+            are then taken without the score, which is noise.
         held: names of parameters that the optimisation leaves alone.
         modes: how many modes the ascents to the frame found apart; 0 without a frame.
         start: where the density starts, in its own coordinates.
@@ -62,6 +64,8 @@ class JointGuide(PyroModule):
     Raises:
         GuideError: if the model subsamples a plate of latent sites.
     """
+
+    scores_cheaply = False
 
     def __init__(self, family: str, layout: Layout, init_scale: float = 1.0, problem: Problem | None = None) -> None:
         super().__init__(family)

@@ -27,6 +27,8 @@ class FullRank(JointGuide):
         init_scale: the initial standard deviation.
     """
 
+    scores_cheaply = True
+
     def __init__(self, layout: Layout, init_scale: float, framed: Problem | None = None) -> None:
         super().__init__("full_rank", layout, init_scale, framed)
         self.affine = Affine(self.start, self.initial_scale, triangular=True)

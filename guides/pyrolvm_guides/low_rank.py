@@ -22,6 +22,8 @@ __all__ = ["low_rank"]
 
 
 class _LowRank(JointGuide):
+    scores_cheaply = True
+
     def __init__(self, layout: Layout, init_scale: float, framed: Problem | None, rank: int) -> None:
         super().__init__("low_rank", layout, init_scale, framed)
         start = self.start

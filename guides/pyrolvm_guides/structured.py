@@ -73,6 +73,8 @@ class _Group:
 
 
 class _Structured(PyroModule):
+    scores_cheaply = True
+
     def __init__(self, layout: Layout, init_scale: float, framed: bool) -> None:
         super().__init__("structured")
         self.layout = layout

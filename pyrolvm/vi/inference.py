@@ -72,7 +72,8 @@ def fit(
         guide: a registered name (``lvm.guides()``), ``lvm.guide(name, **options)``, a Pyro guide function, an AutoGuide
             class or instance; ``"auto"`` chooses by the problem's size and structure.
         objective: ``"auto"`` (analytic KL where the guide factorises, discrete latents summed out), ``"Trace_ELBO"``,
-            ``"TraceMeanField_ELBO"``, ``"TraceEnum_ELBO"``, or any Pyro ELBO class or instance.
+            ``"TraceMeanField_ELBO"``, ``"TraceEnum_ELBO"``, ``"StickingTheLanding_ELBO"`` (without the guide's score, which adds noise:
+            what ``"auto"`` takes for Gaussian guides), or any Pyro ELBO class or instance.
         optimizer: ``None`` for Adam; a torch optimiser class or function of parameters; or a Pyro optimiser, whose
             schedule is then its own.
         learning_rate: the rate before the decay; by default 0.02 for Adam.

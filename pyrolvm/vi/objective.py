@@ -12,6 +12,7 @@ from pyro.infer import ELBO, config_enumerate
 from pyro.infer.traceenum_elbo import TraceEnum_ELBO, _compute_model_factors
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -24,7 +25,7 @@ from pyrolvm.program.problem import Problem
 
 __all__ = ["ParticleELBO", "choose_objective"]
 
-NAMES = ("Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO")
+NAMES = ("Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO", "StickingTheLanding_ELBO")
 
 
 class ParticleELBO(ELBO):
@@ -36,8 +37,11 @@ class ParticleELBO(ELBO):
 
     Args:
         kind: ``"Trace_ELBO"``; ``"TraceMeanField_ELBO"``, which replaces the draw's log p(z) - log q(z) by the analytic
-            -KL(q || p) at every site where one is registered (valid if the guide factorises over sites); or
-            ``"TraceEnum_ELBO"``, which sums out discrete latents that the guide leaves to the model.
+            -KL(q || p) at every site where one is registered (valid if the guide factorises over sites);
+            ``"TraceEnum_ELBO"``, which sums out discrete latents that the guide leaves to the model; or
+            ``"StickingTheLanding_ELBO"``: ``Trace_ELBO`` whose gradient leaves out the guide's score, which is zero on average.
+            What is left has no noise where the guide is the posterior. A guide must score values that it did not draw, which
+            takes autoregressive ones as many passes as there are unknowns.
         num_particles: draws per step.
         max_plate_nesting: the deepest plate of the model, for enumeration.
         vectorize: whether to use vmap.
@@ -45,6 +49,7 @@ class ParticleELBO(ELBO):
     References:
         Kingma and Welling, Auto-Encoding Variational Bayes, https://arxiv.org/abs/1312.6114
         Kucukelbir et al., Automatic Differentiation Variational Inference, https://arxiv.org/abs/1603.00788
+        Roeder, Wu, Duvenaud, Sticking the Landing, https://arxiv.org/abs/1703.09194
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class ParticleELBO(ELBO):
             "Trace_ELBO": _trace_elbo,
             "TraceMeanField_ELBO": _mean_field_elbo,
             "TraceEnum_ELBO": self._enumerated_elbo,
+            "StickingTheLanding_ELBO": _path_elbo,
         }[kind]
 
     def particles(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -147,6 +153,21 @@ def _trace_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor,
     model_trace, guide_trace = _traces(model, guide, args, kwargs)
     log_q, score = _log_q(guide_trace)
     return _log_prob_sum(model_trace) - log_q, score
+
+
+class _Held(Messenger):
+    """Hides from the gradient that a guide has parameters."""
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        msg["value"] = msg["value"].detach()
+
+
+def _path_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+    model_trace, drawn = _traces(model, guide, args, kwargs)
+    with _Held():
+        again = poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(*args, **kwargs)
+    log_q, score = _log_q(again)
+    return _log_prob_sum(model_trace) - log_q, torch.zeros_like(score)
 
 
 def _mean_field_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -243,6 +264,8 @@ def choose_objective(
         kind, why = objective, "given by the caller"
     elif _factorises(trace) and _any_analytic_kl(problem, guide, batch):
         kind, why = "TraceMeanField_ELBO", "the guide factorises and has analytic KL terms"
+    elif getattr(guide, "scores_cheaply", False):
+        kind, why = "StickingTheLanding_ELBO", "the guide scores values that it did not draw as fast as its own"
     else:
         kind, why = "Trace_ELBO", "the guide is reparameterised"
     elbo = ParticleELBO(kind, num_particles=num_particles or 16, max_plate_nesting=nesting)

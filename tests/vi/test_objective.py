@@ -20,7 +20,7 @@ from pyrolvm import runtime
 from pyrolvm.vi.objective import ParticleELBO
 
 Y = torch.tensor([0.3, 1.2, -0.4], dtype=torch.float64)
-KINDS = ("Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO")
+KINDS = ("Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO")  # those that Pyro has
 
 
 def model(y: Tensor) -> None:
@@ -101,7 +101,7 @@ def test_vectorised_particles_have_the_distribution_of_looped_ones(kind: str, pr
 def test_all_kinds_estimate_one_number() -> None:
     """A model without discrete latents has one ELBO, whatever estimates it."""
     means, errors = [], []
-    for kind in KINDS:
+    for kind in (*KINDS, "StickingTheLanding_ELBO"):
         elbo = ParticleELBO(kind, num_particles=20_000, max_plate_nesting=1)
         with runtime.session(seed=1, dtype=torch.float64), torch.no_grad():
             guide(Y)
@@ -110,6 +110,47 @@ def test_all_kinds_estimate_one_number() -> None:
         errors.append(float(values.std()) / len(values) ** 0.5)
     for mean, error in zip(means[1:], errors[1:], strict=True):
         assert abs(mean - means[0]) < 4 * math.hypot(error, errors[0])
+
+
+def test_leaving_the_score_out_changes_the_gradient_by_noise_alone() -> None:
+    grads, errors = {}, {}
+    for kind in ("Trace_ELBO", "StickingTheLanding_ELBO"):
+        rows = []
+        with runtime.session(seed=2, dtype=torch.float64):
+            guide(Y)  # parameters come to be in a plain run, before vmap
+            elbo = ParticleELBO(kind, num_particles=500, max_plate_nesting=1)
+            for _ in range(60):
+                elbo.loss_and_grads(model, guide, Y)
+                params = runtime.parameters().values()
+                rows.append(torch.stack([p.grad.clone() for p in params]))
+                for p in params:
+                    p.grad = None
+        drawn = torch.stack(rows)
+        grads[kind], errors[kind] = drawn.mean(0), drawn.std(0) / len(rows) ** 0.5
+    one, other = grads.values()
+    error = torch.hypot(*errors.values())
+    assert bool(((one - other).abs() < 4 * error).all())
+    assert bool((error < 0.1 * one.abs()).all())  # or the comparison would say nothing
+
+
+@pytest.mark.parametrize("family", ["full_rank", "structured"])
+def test_without_the_score_the_gradient_vanishes_at_the_posterior(family: str) -> None:
+    def prior(y: Tensor) -> None:
+        pyro.sample("mean", dist.Normal(y.new_tensor(3.0), 2.0))
+
+    problem = lvm.Problem(prior, Y)
+    norms = {}
+    with problem.session(seed=0):
+        fitted = lvm.guide(family, precondition="frame").build(problem)
+        fitted.prepare(problem, seed=0)
+        for kind in ("Trace_ELBO", "StickingTheLanding_ELBO"):
+            loss = ParticleELBO(kind, num_particles=4).differentiable_loss(problem.model, fitted, Y)
+            trained = [
+                p for name, p in fitted.named_parameters() if not name.startswith(getattr(fitted, "held", ()) or "-")
+            ]
+            found = torch.autograd.grad(loss, trained, allow_unused=True)
+            norms[kind] = max(float(g.abs().max()) for g in found if g is not None)
+    assert norms["StickingTheLanding_ELBO"] < 0.1 * norms["Trace_ELBO"]
 
 
 def test_analytic_kl_has_no_noise() -> None:
@@ -158,8 +199,14 @@ def test_auto_takes_the_analytic_kl_for_a_factorised_guide(
     assert chosen(short(normal_problem, "mean_field")).startswith("TraceMeanField_ELBO")
 
 
-def test_auto_takes_plain_elbo_for_a_joint_guide(normal_problem: lvm.Problem, short: Callable[..., lvm.Fit]) -> None:
-    assert chosen(short(normal_problem, "full_rank")).startswith("Trace_ELBO")
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("full_rank", "StickingTheLanding"), ("low_rank", "StickingTheLanding"), ("flow", "Trace"), (AutoNormal, "Trace")],
+)
+def test_auto_leaves_the_score_out_where_that_is_cheap(
+    normal_problem: lvm.Problem, short: Callable[..., lvm.Fit], family: Any, kind: str
+) -> None:
+    assert chosen(short(normal_problem, family)).startswith(f"{kind}_ELBO")
 
 
 def test_auto_sees_that_a_guide_does_not_factorise(normal_problem: lvm.Problem, short: Callable[..., lvm.Fit]) -> None:
