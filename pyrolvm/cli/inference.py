@@ -16,7 +16,7 @@ __all__ = ["given", "outcome", "run", "show"]
 
 FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
 EXACT_WORDS = ("draws", "seed", "device")
-INFER_WORDS = ("budget", "draws", "seed", "device")
+INFER_WORDS = ("budget", "draws", "restarts", "seed", "device")
 NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "kernel", "seed", "engine", "device")
 
 

@@ -186,6 +186,12 @@ def _add_infer(commands: Any) -> None:
     group.add_argument(
         "--draws", metavar="N", type=_count, help="posterior draws to keep (default: 8000, exact ones 4000)"
     )
+    group.add_argument(
+        "--restarts",
+        metavar="N",
+        type=_count,
+        help="runs with other seeds that a trusted guide must agree with (default: 0)",
+    )
     _add_run(parser, resume=True, engine=False)
 
 

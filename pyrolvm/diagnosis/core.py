@@ -14,6 +14,7 @@ from pyrolvm.diagnosis.chains import judge_mixing, judge_sampler, mixing_table
 from pyrolvm.diagnosis.exactness import exact_figures, judge_exact
 from pyrolvm.diagnosis.importance import FEW_DRAWS, Weights, weigh
 from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
+from pyrolvm.diagnosis.restarts import judge_restarts
 from pyrolvm.diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
 from pyrolvm.errors import positive_int
 from pyrolvm.verdict import Reason, Verdict
@@ -210,6 +211,7 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
         *_judge_optimisation(data),
         *_judge_finite(data),
         *_judge_modes(data),
+        *judge_restarts(data),
     ]
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
     verdict = Verdict.of(reasons, _steps_for_fit(figures, reasons, guide))
@@ -352,7 +354,9 @@ _RICHER = {"mean_field": "full_rank", "laplace": "full_rank", "low_rank": "full_
 
 
 def _blames_guide(reason: Reason) -> bool:
-    return bool({"khat", "largest shift", "ess_importance", "largest quantity khat", "modes"} & set(reason.figures))
+    return bool(
+        {"khat", "largest shift", "ess_importance", "largest quantity khat", "modes", "restarts"} & set(reason.figures)
+    )
 
 
 def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ import torch
 from pyrolvm.analytic import exact
 from pyrolvm.errors import ArgumentError, FitError, positive_float, positive_int
 from pyrolvm.ladder.correction import correct
+from pyrolvm.ladder.restarts import with_restarts
 from pyrolvm.mcmc import nuts
 from pyrolvm.posterior import Fit, Posterior
 from pyrolvm.program.guide import choose, resolve
@@ -33,6 +34,9 @@ RAW_DRAWS = 1_000
 
 CAREFUL = (0.8, 0.95, 0.99)
 """Acceptance rates that NUTS is asked for in turn, as long as it diverges."""
+
+RESTART = 1_000
+"""Between the seeds of restarts."""
 
 _ORDER = {"trusted": 0, "doubtful": 1, "failed": 2}
 
@@ -66,6 +70,7 @@ def infer(
     methods: str | Sequence[Any] = "auto",
     budget: float | None = None,
     draws: int | None = None,
+    restarts: int = 0,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
     seed: int = 0,
@@ -88,6 +93,8 @@ def infer(
         budget: seconds after which no further method is begun.
         draws: posterior draws to keep; by default 8,000 (4,000 where they are exact), fewer where they would fill the memory, and
             1,000 of each of 4 chains.
+        restarts: how often to run a guide that is trusted again, with other seeds, which must find the same means and sds for it to
+            stay so. Weights cannot see a mode that no draw reached; another start may.
         device: as in :func:`pyrolvm.fit`.
         dtype: a floating dtype to run in; by default the data's.
         seed: makes it repeatable.
@@ -105,6 +112,7 @@ def infer(
         positive_float("budget", budget)
     if draws is not None:
         positive_int("draws", draws, minimum=2)
+    restarts = positive_int("restarts", restarts, minimum=0)
     chosen = _methods(methods, problem)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     if out is not None:
@@ -113,7 +121,9 @@ def infer(
         finished = store.claim(out, problem, None, seed, resume=resume, any_guide=True)
         if finished is not None:
             return finished
-    result = _exactly(problem, methods, draws, seed, progress) or _climb(problem, chosen, budget, draws, seed, progress)
+    result = _exactly(problem, methods, draws, seed, progress) or _climb(
+        problem, chosen, budget, draws, restarts, seed, progress
+    )
     if out is not None:
         result.save(out, overwrite=True)
     return result
@@ -168,7 +178,13 @@ def _can_sample(problem: Problem) -> bool:
 
 
 def _climb(
-    problem: Problem, methods: list[Any], budget: float | None, draws: int | None, seed: int, progress: Any
+    problem: Problem,
+    methods: list[Any],
+    budget: float | None,
+    draws: int | None,
+    restarts: int,
+    seed: int,
+    progress: Any,
 ) -> Posterior:
     started = time.perf_counter()
     found: list[Posterior] = []
@@ -176,7 +192,7 @@ def _climb(
     for method in methods:
         if rungs and budget is not None and time.perf_counter() - started > budget:
             break
-        for result, rung in _tried(problem, method, found, draws, seed, progress):
+        for result, rung in _tried(problem, method, found, draws, restarts, seed, progress):
             rungs.append(rung)
             if result is not None:
                 found.append(result)
@@ -204,14 +220,14 @@ def _recorded(result: Posterior, rungs: list[Rung]) -> Posterior:
 
 
 def _tried(
-    problem: Problem, method: Any, found: list[Posterior], draws: int | None, seed: int, progress: Any
+    problem: Problem, method: Any, found: list[Posterior], draws: int | None, restarts: int, seed: int, progress: Any
 ) -> Iterator[tuple[Posterior | None, Rung]]:
     """What a method gives, each attempt of it."""
     if method == "exact":
         yield _attempt("exact", lambda: exact(problem, draws=draws, seed=seed, progress=progress))
         return
     if method != "nuts":
-        yield _attempt(str(method), lambda: _variational(problem, method, draws, seed, progress))
+        yield _attempt(str(method), lambda: _confirmed(problem, method, draws, restarts, seed, progress))
         return
     for accept in CAREFUL:
         name = "nuts" if accept == CAREFUL[0] else f"nuts, target_accept={accept}"
@@ -255,7 +271,16 @@ def _elbo(result: Fit) -> float:
     return float(-result.losses[-1]) if own else result.elbo
 
 
-def _variational(problem: Problem, method: Any, draws: int | None, seed: int, progress: Any) -> Posterior:
+def _confirmed(problem: Problem, method: Any, draws: int | None, restarts: int, seed: int, progress: Any) -> Posterior:
+    """A variational result; if it is trusted, with what its restarts say."""
+    result = _variational(problem, method, draws, seed, progress)
+    if not restarts or not result.verdict.trusted:
+        return result
+    others = [_variational(problem, method, draws, seed + RESTART * (i + 1), progress) for i in range(restarts)]
+    return with_restarts(result, others)
+
+
+def _variational(problem: Problem, method: Any, draws: int | None, seed: int, progress: Any) -> Fit:
     result = fit(problem, method, draws=RAW_DRAWS, seed=seed, progress=progress)
     return correct(result, draws=draws, seed=seed)
 
