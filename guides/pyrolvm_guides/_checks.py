@@ -8,7 +8,10 @@ from typing import Any
 from pyrolvm import ArgumentError, GuideError
 from pyrolvm_guides._layout import Latent, Layout, argument_shapes
 
-__all__ = ["at_least", "choice", "hidden_sizes", "positive", "refuse_other_sizes", "refuse_subsampling"]
+__all__ = ["at_least", "choice", "degrees", "hidden_sizes", "positive", "refuse_other_sizes", "refuse_subsampling"]
+
+MOST_DEGREES = 30
+"""Student t noise of more degrees of freedom is normal for most purposes."""
 
 _REMEDY = 'Fix: guide="mean_field" or "amortized" work with minibatches; or fit all rows at once.'
 
@@ -37,6 +40,19 @@ def at_least(name: str, value: int, minimum: int = 1) -> int:
             f"{name} must be an integer of at least {minimum}, got {value!r}. Fix: pass for example {name}={minimum}."
         )
     return value
+
+
+def degrees(tails: int | None) -> int | None:
+    """Returns the degrees of freedom of Student t noise, or ``None`` for normal noise.
+
+    Raises:
+        ArgumentError: if they are not whole, or out of range.
+    """
+    if tails is not None and (at_least("tails", tails) > MOST_DEGREES):
+        raise ArgumentError(
+            f"tails must be at most {MOST_DEGREES} degrees of freedom, got {tails}. Fix: leave it out for normal noise."
+        )
+    return tails
 
 
 def choice(name: str, value: str, options: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 
 from pyrolvm import Problem
 from pyrolvm_guides._bijections import Affine, Bijection, Chain, Spline, SplineAutoregressive, SplineCoupling
-from pyrolvm_guides._checks import at_least, hidden_sizes, positive
+from pyrolvm_guides._checks import at_least, degrees, hidden_sizes, positive
 from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
@@ -23,13 +23,16 @@ MAX_TRIANGULAR = 500
 
 
 class _Flow(JointGuide):
-    def __init__(self, layout: Layout, init_scale: float, framed: Problem | None, bends: Sequence[Bijection]) -> None:
+    def __init__(
+        self, layout: Layout, init_scale: float, framed: Problem | None, bends: Sequence[Bijection], tails: int | None
+    ) -> None:
         super().__init__("flow", layout, init_scale, framed)
+        self.tails = tails
         affine = Affine(self.start, self.initial_scale, triangular=layout.size <= MAX_TRIANGULAR)
         self.chain = Chain([*bends, affine])
 
     def posterior(self) -> dist.TorchDistribution:
-        return PushForward(self.chain, self.layout.size, self.start)
+        return PushForward(self.chain, self.layout.size, self.start, self.tails)
 
 
 def _halves(dim: int, count: int) -> list[tuple[list[int], list[int]]]:
@@ -48,6 +51,7 @@ def flow(
     bound: float = 5.0,
     hidden: Sequence[int] | None = None,
     coupling: bool = False,
+    tails: int | None = None,
     init_scale: float = 0.1,
     precondition: str = "auto",
     init: Mapping[str, Any] | None = None,
@@ -63,8 +67,8 @@ def flow(
     their density take one pass; the density of a foreign value takes :math:`K d` passes, or one pass if ``coupling``,
     where every :math:`f` moves one half of the variables given the other half.
 
-    *It cannot represent* tails heavier than a Gaussian's by more than a bounded factor, and it joins well-separated
-    modes by thin bridges. It refuses minibatches of latent plates.
+    *It cannot represent* tails heavier than its noise's by more than a bounded factor (``tails`` makes that a Student t), and it joins
+    well-separated modes by thin bridges. It refuses minibatches of latent plates.
 
     Args:
         problem: the model with its data.
@@ -73,6 +77,8 @@ def flow(
         bound: splines bend within ``[-bound, bound]`` of standard normal noise.
         hidden: hidden layer sizes of each network; two layers of ``min(max(2 d, 32), 256)`` if not given.
         coupling: whether layers are couplings, which train more slowly but score foreign values in one pass.
+        tails: degrees of freedom of the noise, 1 to 30, so that importance weights of posteriors with heavy tails stay bounded;
+            ``None`` for normal noise.
         init_scale: the initial standard deviation in every direction.
         precondition: ``"frame"`` trains in coordinates in which the posterior is nearly standard normal, found by ascents and
             natural gradients before the first step; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame up to
@@ -89,12 +95,14 @@ def flow(
 
     References:
         Durkan et al., *Neural Spline Flows*, https://arxiv.org/abs/1906.04032;
+        Jaini et al., *Tails of Lipschitz Triangular Flows*, https://arxiv.org/abs/1907.04481;
         Kingma et al., *Improved Variational Inference with Inverse Autoregressive Flow*, https://arxiv.org/abs/1606.04934
     """
     scale = positive("init_scale", init_scale)
     count = at_least("transforms", (4 if coupling else 2) if transforms is None else transforms)
     half_width = positive("bound", bound)
     n_bins = at_least("bins", bins, 2)
+    freedom = degrees(tails)
     sizes = None if hidden is None else hidden_sizes("hidden", hidden)
     layout = read_layout(problem, init=init)
     framed = problem if wants_frame(precondition, problem, init) else None
@@ -111,4 +119,4 @@ def flow(
     else:
         shape["hidden"] = sizes or (width, width)
         bends = [SplineAutoregressive(dim, reverse=i % 2 == 1, **shape) for i in range(count)]
-    return _Flow(layout, scale, framed, bends)
+    return _Flow(layout, scale, framed, bends, freedom)

@@ -155,6 +155,22 @@ def test_flow_of_one_unknown_learns_a_skewed_density() -> None:
     assert float(draws(problem, guide, 4000)["gap"].mean()) > -0.02
 
 
+def test_flow_of_student_noise_bounds_the_weights_of_heavy_tails() -> None:
+    def heavy() -> None:
+        pyro.sample("x", dist.MultivariateStudentT(4.0, torch.ones(2), torch.eye(2)))
+
+    problem = lvm.Problem(heavy)
+    options = {"precondition": "none", "transforms": 1, "hidden": (8,), "init_scale": 1.0}
+    khat = {
+        tails: lvm.fit(
+            problem, lvm.guide("flow", tails=tails, **options), max_steps=1_500, tolerance=0, progress=False
+        ).khat
+        for tails in (None, 4)
+    }
+    assert khat[4] < 0.4
+    assert khat[None] > khat[4] + 0.15
+
+
 @pytest.mark.slow
 def test_mixture_weights_learn() -> None:
     def bimodal() -> None:
@@ -397,6 +413,7 @@ def test_building_a_guide_leaves_the_models_parameters_alone() -> None:
         ("flow", {"transforms": 0}),
         ("flow", {"bins": 1}),
         ("flow", {"hidden": (0,)}),
+        ("flow", {"tails": 31}),
         ("autoregressive", {"hidden": ()}),
         ("mixture", {"components": 0}),
         ("amortized", {"global_family": "flow"}),
@@ -417,7 +434,7 @@ def test_low_rank_of_rank_one_has_fewer_parameters_than_full_rank() -> None:
     assert count["low_rank"] < count["full_rank"] / 2
 
 
-@pytest.mark.parametrize("options", [{"coupling": True}, {"hidden": (8,)}, {"bound": 3.0, "bins": 4}])
+@pytest.mark.parametrize("options", [{"coupling": True}, {"hidden": (8,)}, {"bound": 3.0, "bins": 4}, {"tails": 5}])
 def test_flow_options(options: dict[str, Any]) -> None:
     problem = lvm.Problem(local, torch.zeros(4))
     guide = make("flow", problem, **options)
