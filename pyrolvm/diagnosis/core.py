@@ -323,7 +323,7 @@ def _judge_quantities(data: xr.DataTree, weights: Weights) -> Iterator[Reason]:
     names = [str(name) for name in np.asarray(stats["quantity"].values)]
     bad = khats > weights.threshold
     worst = int(np.nanargmax(khats))
-    if not bad.any() or weights.ess >= MANY_EFFECTIVE * weights.num_draws:
+    if not bad.any() or (weights.khat <= 0.5 and weights.ess >= MANY_EFFECTIVE * weights.num_draws):
         text = f"The variance of every unknown is a mean of well-behaved terms (k-hat at most {khats[worst]:.2f})."
         if bad.any():
             text = f"k-hat of the variance of `{names[worst]}` is {khats[worst]:.2f}, which matters little: most draws are effective."
