@@ -128,10 +128,10 @@ def _is_calibration(folder: Path) -> bool:
     return read_json(verified(folder, ("meta",))["meta"]).get("kind") == "Calibration"
 
 
-def claim(
-    out: str | Path, problem: Problem, guide: Guide | None, seed: int, *, resume: bool, any_guide: bool = False
-) -> Any:
+def claim(out: str | Path, problem: Problem, guide: Guide | None, seed: int, *, resume: bool, kind: str | None) -> Any:
     """What is to be done about ``out`` before a run: nothing, or the finished result that is there.
+
+    ``kind`` is the type of result that the run would have; ``None`` if it may be of any method and guide.
 
     Raises:
         StoreError: if a result is there and ``resume`` is false, or it is of other inputs.
@@ -143,19 +143,21 @@ def claim(
         raise StoreError(f"{folder} holds a result already. Fix: pass resume=True to use it, or name another folder.")
     meta = _read_meta(verified(folder, _FILES)["meta"])
     wanted = {
+        "method": kind,
         "problem": problem.name,
         "data": problem.fingerprint,
         "guide": str(guide) if guide else None,
         "seed": seed,
     }
     found = {
+        "method": meta["kind"],
         "problem": meta["problem"]["name"],
         "data": meta["problem"]["fingerprint"],
         "guide": meta["guide"]["text"] if meta["guide"] else None,
         "seed": meta["seed"],
     }
-    if any_guide:  # which of them it ended with is the result's to say
-        wanted["guide"] = found["guide"]
+    if kind is None:  # which method and guide it ended with is the result's to say
+        wanted |= {"method": found["method"], "guide": found["guide"]}
     for what, value in wanted.items():
         if found[what] != value:
             raise StoreError(

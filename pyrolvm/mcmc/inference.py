@@ -122,7 +122,7 @@ def nuts(
     if out is not None:
         from pyrolvm import store
 
-        finished = store.claim(out, problem, None, seed, resume=resume)
+        finished = store.claim(out, problem, None, seed, resume=resume, kind="Chains")
         if finished is not None:
             return finished
     started = time.perf_counter()

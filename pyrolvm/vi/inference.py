@@ -133,7 +133,7 @@ def fit(
     if out is not None:
         from pyrolvm import store
 
-        finished = store.claim(out, problem, recipe, seed, resume=resume)
+        finished = store.claim(out, problem, recipe, seed, resume=resume, kind="Fit")
         if finished is not None:
             return finished
     result = _run(

@@ -31,6 +31,12 @@ def model(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(mean, scale), obs=y)
 
 
+def conjugate(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
 def by_hand(y: Tensor) -> None:
     loc = pyro.param("loc", lambda: torch.zeros(2))
     sd = pyro.param("sd", lambda: torch.full((2,), 0.3), constraint=dist.constraints.positive)
@@ -376,10 +382,17 @@ def test_resume_of_other_inputs_is_refused(run: Callable[..., Any], tmp_path: Pa
 
 def test_resume_of_another_method_is_refused(tmp_path: Path) -> None:
     run_fit(tmp_path / "run")
-    with pytest.raises(lvm.StoreError, match="another guide"):
+    with pytest.raises(lvm.StoreError, match=r"another method: Fit, now Chains"):
         run_nuts(tmp_path / "run", resume=True)
     with pytest.raises(lvm.StoreError, match="another guide"):
         run_fit(tmp_path / "run", guide="mean_field", resume=True)
+
+
+def test_resume_takes_no_result_of_another_method_for_its_own(tmp_path: Path) -> None:
+    """Neither has a guide, and the rest of their inputs is the same."""
+    lvm.exact(lvm.Problem(conjugate, Y), seed=2, out=tmp_path / "exact", progress=False)
+    with pytest.raises(lvm.StoreError, match=r"another method: Exact, now Chains"):
+        lvm.nuts(lvm.Problem(conjugate, Y), seed=2, out=tmp_path / "exact", resume=True, progress=False)
 
 
 def test_resume_without_anything_there_runs(tmp_path: Path) -> None:
