@@ -34,6 +34,8 @@ ENOUGH_EFFECTIVE, ENOUGH_HEAVY = 1_000, 3_000
 that the weights have no variance and the number of effective draws flatters. See docs/how-vi-fails.md for the evidence."""
 MANY_EFFECTIVE = 0.4
 """Above this share of effective draws, the few in a tail that they miss hardly move a variance."""
+EXCUSED_KHAT = 0.6
+"""Unless the tail of the weights is this heavy: a flow at k-hat 0.66 had 60% of its draws effective and an sd 20% too small."""
 NO_DENSITY = 0.01
 """Draws of a heavy tail that may have no density, as far as it can be computed, which is a weight of zero."""
 
@@ -323,7 +325,7 @@ def _judge_quantities(data: xr.DataTree, weights: Weights) -> Iterator[Reason]:
     names = [str(name) for name in np.asarray(stats["quantity"].values)]
     bad = khats > weights.threshold
     worst = int(np.nanargmax(khats))
-    if not bad.any() or (weights.khat <= 0.5 and weights.ess >= MANY_EFFECTIVE * weights.num_draws):
+    if not bad.any() or (weights.khat <= EXCUSED_KHAT and weights.ess >= MANY_EFFECTIVE * weights.num_draws):
         text = f"The variance of every unknown is a mean of well-behaved terms (k-hat at most {khats[worst]:.2f})."
         if bad.any():
             text = f"k-hat of the variance of `{names[worst]}` is {khats[worst]:.2f}, which matters little: most draws are effective."
