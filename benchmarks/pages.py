@@ -110,6 +110,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "zoo_engines": zoo,
     "posteriordb": posteriordb,
     "posteriordb_hard": posteriordb,
+    "posteriordb_guides": posteriordb,
 }
 """The table of each result; the others are of guides."""
 

@@ -159,7 +159,10 @@ class _Held(Messenger):
     """Hides from the gradient that a guide has parameters."""
 
     def _pyro_post_param(self, msg: Any) -> None:
-        msg["value"] = msg["value"].detach()
+        held = msg["value"].detach()
+        if hasattr(msg["value"], "unconstrained"):  # which plates that pick rows of it look at
+            held.unconstrained = msg["value"].unconstrained
+        msg["value"] = held
 
 
 def _path_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
