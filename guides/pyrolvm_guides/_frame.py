@@ -11,10 +11,11 @@ from pyro.distributions import constraints
 from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
-from pyrolvm import ArgumentError, Problem
-from pyrolvm.approximation import starting_frame_pays
+from pyrolvm import ArgumentError, Problem, PyrolvmError
+from pyrolvm.approximation import plain_moments, starting_frame, starting_frame_pays
+from pyrolvm.density.target import Points
 
-__all__ = ["Framed", "wants_frame"]
+__all__ = ["Framed", "best_gaussian", "wants_frame"]
 
 
 def wants_frame(precondition: str, problem: Problem, init: Mapping[str, Any] | None) -> bool:
@@ -35,6 +36,18 @@ def wants_frame(precondition: str, problem: Problem, init: Mapping[str, Any] | N
     if precondition != "auto":
         return precondition == "frame"
     return not init and starting_frame_pays(problem)
+
+
+def best_gaussian(problem: Problem, *, seed: int) -> tuple[int, Points, Points] | None:
+    """How many modes the ascents found apart, and mean and covariance of the posterior's best Gaussian in plain unconstrained space.
+
+    ``None`` where there is no frame. Must be called inside a session.
+    """
+    try:
+        frame = starting_frame(problem, seed=seed)
+    except PyrolvmError:
+        return None
+    return len(frame.modes), *plain_moments(frame, seed=seed)
 
 
 class Framed(dist.TorchDistribution):

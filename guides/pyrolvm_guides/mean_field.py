@@ -11,10 +11,9 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm import GuideError, Problem, PyrolvmError
-from pyrolvm.approximation import plain_moments, starting_frame
+from pyrolvm import GuideError, Problem
 from pyrolvm_guides._checks import positive
-from pyrolvm_guides._frame import wants_frame
+from pyrolvm_guides._frame import best_gaussian, wants_frame
 from pyrolvm_guides._joint import EmptyGuide
 from pyrolvm_guides._layout import Latent, Layout, argument_shapes, inside
 from pyrolvm_guides._params import learnable, learnable_positive
@@ -49,15 +48,11 @@ class MeanField(PyroModule):
 
     def prepare(self, problem: Problem, *, seed: int) -> None:
         """Starts at the mean of the posterior's best Gaussian, with the sds that independent coordinates would have in it."""
-        if not self.framed:
+        found = best_gaussian(problem, seed=seed) if self.framed else None
+        if found is None:
             return
-        try:
-            frame = starting_frame(problem, seed=seed)
-        except PyrolvmError:
-            return
-        mean, covariance = plain_moments(frame, seed=seed)
+        self.modes, mean, covariance = found
         scale = 1 / np.sqrt(np.diag(np.linalg.pinv(covariance)))
-        self.modes = len(frame.modes)
         with torch.no_grad():
             for latent in self.layout.latents:
                 key, block = self._keys[latent.name], slice(latent.start, latent.stop)

@@ -14,10 +14,9 @@ from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm import GuideError, Problem, PyrolvmError
-from pyrolvm.approximation import plain_moments, starting_frame
+from pyrolvm import GuideError, Problem
 from pyrolvm_guides._checks import positive
-from pyrolvm_guides._frame import wants_frame
+from pyrolvm_guides._frame import best_gaussian, wants_frame
 from pyrolvm_guides._joint import EmptyGuide
 from pyrolvm_guides._layout import Latent, Layout, inside
 from pyrolvm_guides._params import learnable, learnable_positive
@@ -100,14 +99,11 @@ class _Structured(PyroModule):
 
     def prepare(self, problem: Problem, *, seed: int) -> None:
         """Starts at the conditional Gaussians of the posterior's best Gaussian."""
-        if not self.framed:
+        found = best_gaussian(problem, seed=seed) if self.framed else None
+        if found is None:
             return
-        try:
-            frame = starting_frame(problem, seed=seed)
-        except PyrolvmError:
-            return
-        self.modes = len(frame.modes)
-        mean, covariance = (torch.as_tensor(one).to(self.layout.start) for one in plain_moments(frame, seed=seed))
+        self.modes = found[0]
+        mean, covariance = (torch.as_tensor(one).to(self.layout.start) for one in found[1:])
         for group in self.groups:
             own = group.places()
             outer = group.outer if group.coupled else ()
