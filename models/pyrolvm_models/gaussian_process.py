@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
+from pyrolvm_models import _data
 
 Draw = Mapping[str, Tensor]
 
@@ -114,19 +115,24 @@ def curve(times: Tensor, y: Tensor, at: Tensor, draw: Draw) -> tuple[Tensor, Ten
     return (across.mT @ white).squeeze(-1), variance.clamp(min=0).sqrt()
 
 
-def gaussian_process(*, marginal: bool = True) -> lvm.Problem:
+def gaussian_process(*, every: int = 1, marginal: bool = True) -> lvm.Problem:
     """The motorcycle data as a smooth curve under noise; accelerations are standardized.
 
     Args:
+        every: Use only every so manyth measurement, up to 10; all by default.
         marginal: Integrate the curve out in the model; otherwise it is a site, with the same posterior of the scales.
 
     Returns:
         The problem; its ``quantities`` are the three scales and ``curve``: with the curve integrated out its mean given the
         scales at eight times, otherwise the curve itself at the nearest times measured.
+
+    Raises:
+        ArgumentError: ``every`` is not an integer from 1 to 10.
     """
+    step = _data.check_count("gaussian_process", "every", every, 10)
     times = torch.tensor(TIMES, dtype=torch.float64)
     values = torch.tensor(ACCELERATION, dtype=torch.float64)
-    y = (values - values.mean()) / values.std(correction=0)
+    times, y = times[::step], ((values - values.mean()) / values.std(correction=0))[::step]
     at = torch.tensor(AT, dtype=torch.float64)
     known, which = times.unique(return_inverse=True)
     near = (known.unsqueeze(-1) - at).abs().argmin(0)
