@@ -16,7 +16,13 @@ from scipy.signal import lfilter
 from pyrolvm_models import ica
 
 RATE = 8000
-VOWELS = {"a": (730, 1090, 2440), "e": (530, 1840, 2480), "i": (270, 2290, 3010), "o": (570, 840, 2410), "u": (300, 870, 2240)}
+VOWELS = {
+    "a": (730, 1090, 2440),
+    "e": (530, 1840, 2480),
+    "i": (270, 2290, 3010),
+    "o": (570, 840, 2410),
+    "u": (300, 870, 2240),
+}
 """Formants of spoken vowels, Hz (Peterson and Barney 1952)."""
 
 
@@ -41,7 +47,9 @@ def bird(seconds, rng):
     start = 0
     while start < len(sound):
         length = int(RATE * rng.uniform(0.06, 0.2))
-        glide = np.linspace(*rng.uniform(1800, 3600, 2), length) + 60 * np.sin(2 * np.pi * 25 * np.arange(length) / RATE)
+        glide = np.linspace(*rng.uniform(1800, 3600, 2), length) + 60 * np.sin(
+            2 * np.pi * 25 * np.arange(length) / RATE
+        )
         note = np.hanning(length) * np.sin(2 * np.pi * np.cumsum(glide) / RATE)
         sound[start : start + length] += note[: len(sound) - start]
         start += length + int(RATE * rng.uniform(0.03, 0.3))
@@ -118,7 +126,9 @@ def main(folder, quick=False):
     print(f"MCC {ica.mcc(x, z):.3f} in the microphones, {ica.mcc(separated, z):.4f} separated")
     for k, (name, heard, got) in enumerate(zip(sounds, purity(before), purity(after), strict=True)):
         row = int((after / after.sum(1, keepdims=True))[:, k].argmax())
-        print(f"{name:>10}: SIR {heard:5.1f} dB in the best microphone, {got:5.1f} dB separated ({found.densities[row]})")
+        print(
+            f"{name:>10}: SIR {heard:5.1f} dB in the best microphone, {got:5.1f} dB separated ({found.densities[row]})"
+        )
         write(out / f"source {name}.wav", z[:, k])
         write(out / f"microphone {k + 1}.wav", x[:, k])
         write(out / f"separated {name}.wav", separated[:, row])

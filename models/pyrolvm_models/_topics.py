@@ -80,7 +80,7 @@ def variational_bayes(
 
     Raises:
         ArgumentError: An option is out of range.
-        DataError: ``counts`` is not a matrix of counts, or a document or a word has none.
+        DataError: ``counts`` is not a matrix of counts, or a document has no word.
     """
     caller = "variational_bayes"
     x = _counts(caller, counts)
@@ -90,12 +90,9 @@ def variational_bayes(
     for option, number in (("mixing", mixing), ("sparsity", sparsity), ("tolerance", tolerance)):
         if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
             raise lvm.ArgumentError(f"{caller}: {option} is {number!r}. Fix: give a positive number.")
-    for axis, what in ((1, "row"), (0, "column")):
-        empty = torch.nonzero(x.sum(axis) == 0).flatten().tolist()
-        if empty:
-            raise lvm.DataError(
-                f"{caller}: {what} {empty[0]} of counts is all 0. Fix: drop documents and words without counts."
-            )
+    empty = torch.nonzero(x.sum(1) == 0).flatten().tolist()
+    if empty:
+        raise lvm.DataError(f"{caller}: row {empty[0]} of counts is all 0. Fix: drop documents without words.")
     generator = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(starts):

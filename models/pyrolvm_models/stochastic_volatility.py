@@ -13,7 +13,7 @@ the model is T sites in one.
 
 What variational inference loses: a day's return says little of its variance (it is a squared normal), so ``move`` is nearly its
 prior and the non-centred form suits NUTS. ``phi``, ``sigma`` and ``mu`` are held by all days together: near ``phi = 1`` the long
-run is long and ``mu`` free. Mean-field takes them for independent of ``move``: the sds of ``sigma`` and ``phi`` are too small.
+run is long and ``mu`` free. Mean-field takes them for independent of ``move``: it misses them by sds, and makes theirs too small.
 Volatilities of single days come out well.
 
 Data: adjusted closing prices of Google (GOOG), 17 October 2007 to 14 October 2008, as in the sample data of matplotlib
