@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import common
+import ica as separation
 import zoo as models_of_the_zoo
 from posteriordb import run as whole
 
@@ -102,11 +103,18 @@ def posteriordb(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def ica(found: dict[str, Any]) -> str:
+    """Separation beside FastICA, and what noise costs."""
+    parts = (("separation", separation.SEPARATION), ("noise", separation.NOISY))
+    return "\n\n".join(common.table(found[part], columns) for part, columns in parts)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "svi_speed": svi,
     "nuts_speed": nuts,
     "vae_speed": vae,
     "zoo": models,
+    "ica": ica,
     "zoo_engines": zoo,
     "posteriordb": posteriordb,
     "posteriordb_hard": posteriordb,

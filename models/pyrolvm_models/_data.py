@@ -19,9 +19,9 @@ class Table:
 
     Attributes:
         x: Values, shape ``(n, d)``, float64.
-        target: Integer class labels, shape ``(n,)``.
+        target: Integer class labels, or an outcome in whole numbers, shape ``(n,)``.
         columns: Names of the ``d`` columns.
-        classes: Names of the classes, in the order of the labels.
+        classes: Names of the classes, in the order of the labels; none where the outcome is a number.
     """
 
     x: FloatArray
@@ -34,8 +34,8 @@ def load(name: str) -> Table:
     """Read one of scikit-learn's bundled data sets.
 
     Args:
-        name: The part of scikit-learn's loader name after ``load_``: ``"iris"``, ``"wine"``, ``"breast_cancer"`` or
-            ``"digits"``.
+        name: The part of scikit-learn's loader name after ``load_``: ``"iris"``, ``"wine"``, ``"breast_cancer"``,
+            ``"diabetes"`` or ``"digits"``.
 
     Returns:
         The table, unscaled.
@@ -54,7 +54,7 @@ def load(name: str) -> Table:
         x=np.ascontiguousarray(bunch.data, dtype=np.float64),
         target=np.ascontiguousarray(bunch.target, dtype=np.int64),
         columns=tuple(str(column) for column in bunch.feature_names),
-        classes=tuple(str(label) for label in bunch.target_names),
+        classes=tuple(str(label) for label in bunch.get("target_names", ())),
     )
 
 

@@ -188,7 +188,10 @@ def _script(path: Path) -> ModuleType:
     return module
 
 
+PARTY = ["low voice", "high voice", "bird", "strings", "drum"]
 EXAMPLES = {
+    "cocktail_party": [f"{what} {name}.wav" for name in PARTY for what in ("source", "separated")]
+    + [f"microphone {k}.wav" for k in range(1, 6)],
     "custom_pair": ["comparison.png", "rates.png", "report.html"],
     "minibatch_vae": ["digits.png"],
     "mixture_labels": None,
