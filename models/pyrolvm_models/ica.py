@@ -118,13 +118,15 @@ class Mixed(dist.TorchDistribution):
         super().__init__(mixing.shape[:-2], mixing.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Mixed:
-        """The same distribution for each element of a batch."""
-        return Mixed(self.mixing.expand(*batch_shape, *self.mixing.shape[-2:]), self.source, validate_args=False)
+        """The same distribution for each element of a batch; the matrix is inverted once."""
+        new = Mixed(self.mixing, self.source, validate_args=False)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of data ``(..., d)``, shape ``(...)``."""
         unmixing, volume = _inverse(self.mixing)
-        z = (unmixing @ value.unsqueeze(-1)).squeeze(-1)
+        z = (unmixing * value.unsqueeze(-2)).sum(-1)
         return SOURCES[self.source]().log_prob(z).sum(-1) + volume
 
     @torch.no_grad()
@@ -250,7 +252,7 @@ def _compared(
     return quantities, dims, coords
 
 
-def ica(*, sensors: int = 3, sources: int = 3, rows: int = 500, prior: str = "logistic", seed: int = 0) -> lvm.Problem:
+def ica(*, sensors: int = 3, sources: int = 3, rows: int = 200, prior: str = "laplace", seed: int = 0) -> lvm.Problem:
     """As many sources as sensors, without noise: a flow, of which only the mixing is unknown.
 
     Args:

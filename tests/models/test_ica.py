@@ -235,7 +235,7 @@ def test_quantities_do_not_see_order_and_signs(build, prior_draw, log_joint):
 
 def test_the_truth_has_a_perfect_score():
     x, mixing, z = simulate(50, 3, 3)
-    problem = ica(rows=50).to(dtype=torch.float64)
+    problem = ica(rows=50, prior="logistic").to(dtype=torch.float64)
     torch.testing.assert_close(problem.args[0], x, rtol=1e-6, atol=1e-6)
     turned = mixing[:, [1, 2, 0]] * torch.tensor([-1.0, 1.0, -1.0])
     values = {name: function({"V": turned - torch.eye(3)}) for name, function in problem.quantities.items()}
@@ -246,7 +246,7 @@ def test_the_truth_has_a_perfect_score():
 
 
 def test_without_noise_the_mode_is_about_the_maximum_of_the_likelihood():
-    problem = ica(sensors=2, sources=2, rows=500)
+    problem = ica(sensors=2, sources=2, rows=500, prior="logistic")
     draws = lvm.fit(problem, "laplace", seed=0, progress=False).data["quantities"]["mixing"]
     mean, sd = draws.mean(["chain", "draw"]).values, draws.std(["chain", "draw"]).values
     found = maximum_likelihood(problem.args[0], prior="logistic")
