@@ -24,6 +24,7 @@ _HOME = {
     "DataError": "errors",
     "Diagnosis": "diagnosis",
     "Evidence": "posterior",
+    "Evidences": "marginal",
     "Exact": "posterior",
     "Fit": "posterior",
     "FitError": "errors",
@@ -41,6 +42,7 @@ _HOME = {
     "calibrate": "calibration",
     "compare": "comparison",
     "diagnose": "diagnosis",
+    "evidence": "marginal",
     "exact": "analytic",
     "fit": "vi",
     "guide": "registry",
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from pyrolvm.errors import StoreError as StoreError
     from pyrolvm.errors import UnknownNameError as UnknownNameError
     from pyrolvm.ladder import infer as infer
+    from pyrolvm.marginal import Evidences as Evidences
+    from pyrolvm.marginal import evidence as evidence
     from pyrolvm.mcmc import nuts as nuts
     from pyrolvm.posterior import Chains as Chains
     from pyrolvm.posterior import Evidence as Evidence
