@@ -4,9 +4,9 @@
     python benchmarks/evidence.py --seeds 10 --method ais
     python benchmarks/evidence.py --picture docs/images/evidence.png
 
-A row for each model and method: over all seeds, the share of 95% intervals that hold the exact value, the error that is stated beside the
-one that is made, densities and seconds. The exact values are closed forms that are written out here, not those of ``lvm.exact``. ``sandwich``
-has the bounds of bidirectional annealing on a model of ten unknowns, and ``bounds`` counts lower bounds that are above the exact value.
+A row for each model and method: over all seeds, the share of 95% intervals that hold the exact value, the error that is stated beside
+the one that is made, densities and seconds. The exact values are closed forms that are written out here, not those of ``lvm.exact``.
+``sandwich`` has the bounds of bidirectional annealing on data simulated from a model of ten unknowns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from scipy.special import betaln, gammaln, logsumexp
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import multivariate_normal
 
 import pyrolvm as lvm
 
@@ -103,19 +103,18 @@ def components() -> tuple[lvm.Problem, float]:
 
 
 def mixture() -> tuple[lvm.Problem, float]:
-    """A mixture of two known Gaussians with an unknown common shift: labels are summed out, the shift is integrated on a grid."""
+    """A mixture of two Gaussians with an unknown common shift; the exact value sums over all 4,096 labellings."""
     random = _draws(3)
-    y = np.where(random.random(12) < 0.4, -2.0, 1.5) + 0.5 + 0.8 * random.normal(size=12)
+    y = np.where(random.random(12) < 0.4, -2.0, 1.5) + 0.5 + 1.8 * random.normal(size=12)
 
     def model(y: torch.Tensor) -> None:
         shift = pyro.sample("shift", dist.Normal(0.0, 2.0))
         with pyro.plate("row", len(y)):
             label = pyro.sample("label", dist.Bernoulli(0.6))
-            pyro.sample("y", dist.Normal(shift - 2.0 + 3.5 * label, 0.8), obs=y)
+            pyro.sample("y", dist.Normal(shift - 2.0 + 3.5 * label, 1.8), obs=y)
 
-    # p(y) is a sum over the labels' values, each with a Gaussian evidence: of 2^12 terms.
     values = np.array(np.meshgrid(*[[0.0, 1.0]] * 12, indexing="ij")).reshape(12, -1).T
-    covariance = 4.0 * np.ones((12, 12)) + 0.64 * np.eye(12)
+    covariance = 4.0 * np.ones((12, 12)) + 3.24 * np.eye(12)
     weights = values.sum(1) * math.log(0.6) + (12 - values.sum(1)) * math.log(0.4)
     each = multivariate_normal(np.zeros(12), covariance).logpdf(y + 2.0 - 3.5 * values)
     return lvm.Problem(model, _tensor(y)), float(logsumexp(weights + each))
@@ -142,7 +141,10 @@ MODELS: dict[str, Callable[[], tuple[lvm.Problem, float]]] = {
 
 
 def estimates(problem: lvm.Problem, method: str, seed: int) -> lvm.Evidence:
-    """One estimate as a user would get it, from the start."""
+    """One estimate from the start: of the bound with a guide that leaves it room, of all else as a user would get it."""
+    if method == "iw_bound":
+        fit = lvm.fit(problem, lvm.guide("mean_field", precondition="none"), seed=seed, progress=False)
+        return lvm.evidence(fit, method, seed=seed, progress=False)
     return lvm.evidence(problem, method, seed=seed, progress=False)
 
 

@@ -1,7 +1,7 @@
 r"""Annealed importance sampling: weights of paths from a distribution that can be drawn from to one that cannot.
 
-Between a normalised base :math:`p_0` and the joint density :math:`p_1` lie :math:`p_\beta \propto p_0^{1 - \beta} p_1^\beta`. A particle is
-drawn from :math:`p_0` and moved at each rung :math:`\beta_1 < \beta_2 < \dots` by a Markov kernel that leaves it alone; its weight
+Between a normalised base :math:`p_0` and the joint density :math:`p_1` lie :math:`p_\beta \propto p_0^{1 - \beta} p_1^\beta`. A
+particle is drawn from :math:`p_0` and moved at each rung :math:`\beta_1 < \beta_2 < \dots` by a kernel that leaves it alone; its weight
 :math:`\prod_t (p_1 / p_0)^{\beta_t - \beta_{t-1}}` has the expectation :math:`p(x)`, however well the kernels mix. Run backwards from a
 draw of the posterior, the weight's inverse has the expectation :math:`1 / p(x)`.
 
@@ -120,13 +120,13 @@ def move(path: Path, cloud: Cloud, rung: Rung, random: np.random.Generator) -> t
     value, slope = cloud.at(rung.beta)
     energy = value - 0.5 * np.sum(momentum**2, axis=1)
     moved = cloud
-    momentum = momentum + 0.5 * step * (slope @ rung.root)
-    for k in range(rung.leapfrogs):
-        moved = path(moved.points + step * (momentum @ rung.root.T))
-        new, slope = moved.at(rung.beta)
-        momentum = momentum + (0.5 if k == rung.leapfrogs - 1 else 1.0) * step * (slope @ rung.root)
-    new_energy = new - 0.5 * np.sum(momentum**2, axis=1)
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):  # trajectories that run away are refused
+        momentum = momentum + 0.5 * step * (slope @ rung.root)
+        for k in range(rung.leapfrogs):
+            moved = path(moved.points + step * (momentum @ rung.root.T))
+            new, slope = moved.at(rung.beta)
+            momentum = momentum + (0.5 if k == rung.leapfrogs - 1 else 1.0) * step * (slope @ rung.root)
+        new_energy = new - 0.5 * np.sum(momentum**2, axis=1)
         chance = np.where(np.isfinite(new_energy), np.exp(np.minimum(new_energy - energy, 0.0)), 0.0)
     return cloud.where(random.random(count) < chance, moved), float(chance.mean())
 

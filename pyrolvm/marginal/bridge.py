@@ -140,8 +140,13 @@ def _fixed_point(up: Array, down: Array, effective: float) -> tuple[float, bool]
 
 
 def _effective(values: Array) -> float:
-    """Effective draws for the mean of ``values``, shape ``(chains, draws)``, and at most as many as there are."""
+    """Effective draws for the mean of ``values``, shape ``(chains, draws)``: the least that several estimates say, at most all.
+
+    Each is itself uncertain, by a tenth for chains of some hundred draws, and one that is too high makes an error too small.
+    """
     if values.shape[1] < 4 or np.ptp(values) == 0:
         return float(values.size)
-    found = float(array_stats().ess(values, chain_axis=0, draw_axis=1, method="mean"))
-    return min(max(found, 1.0), float(values.size)) if math.isfinite(found) else float(values.size)
+    found = [
+        float(array_stats().ess(values, chain_axis=0, draw_axis=1, method=method)) for method in ("mean", "bulk", "sd")
+    ]
+    return min([max(one, 1.0) for one in found if math.isfinite(one)] + [float(values.size)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,7 +24,10 @@ from pyrolvm.posterior import Evidence, Exact, Fit, Posterior
 from pyrolvm.posterior.draws import draw_guide, rebuild
 from pyrolvm.program.problem import Problem
 from pyrolvm.progress import Progress
-from pyrolvm.verdict import Reason, Verdict
+from pyrolvm.verdict import Reason, Status, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["annealed", "bidirectional", "bridge", "guide_weights", "importance", "prior"]
 
@@ -48,26 +53,36 @@ def prior(problem: Problem, held: Mapping[str, Tensor], count: int, seed: int) -
     return from_weights(log_weight, "prior draws", exactly=True, remedy=remedy)
 
 
-def guide_weights(fit: Fit | Exact, count: int, seed: int) -> tuple[Array, bool]:
-    """Log weights of fresh draws of a fit's guide, shape ``(count,)``; of those it has, which is the second, where it has lost the guide."""
-    if isinstance(fit, Exact):
-        return np.asarray(fit.data["sample_stats"]["log_weight"].values, dtype=np.float64).reshape(-1), False
-    if fit.guide is None or fit.problem is None:
-        return fit.log_weight.astype(np.float64), False
-    problem = fit.attached
-    with problem.session(seed=seed + 1, params=fit.params), torch.no_grad():
-        joint = Joint(problem)
-        values, log_q = draw_guide(problem, rebuild(problem, fit.guide), count)
-        log_p = map_draws(lambda one: {"log_p": joint.log_p(one)}, values)["log_p"]
-    difference = (log_p.double() - log_q.double()).cpu().numpy()
-    absent = ~np.isfinite(log_p.cpu().numpy()) & ~np.isnan(log_p.cpu().numpy())
-    return np.where(absent, -np.inf, difference), True
+def guide_weights(fit: Fit | Exact, count: int, seed: int) -> tuple[Array, bool, float]:
+    """Log weights of a fit's guide, shape ``(count,)``, whether their draws are fresh, and the size of their rounding errors.
+
+    They are those that the fit has where it has lost its guide.
+    """
+    if isinstance(fit, Exact) or fit.guide is None or fit.problem is None:
+        stats = fit.data["proposal_stats" if isinstance(fit, Fit) and fit.corrected else "sample_stats"]
+        log_p, log_q = (np.asarray(stats[name].values).reshape(-1) for name in ("lp", "log_q"))
+        fresh = False
+    else:
+        problem = fit.attached
+        with problem.session(seed=seed + 1, params=fit.params), torch.no_grad():
+            joint = Joint(problem)
+            values, density = draw_guide(problem, rebuild(problem, fit.guide), count)
+            log_p = map_draws(lambda one: {"log_p": joint.log_p(one)}, values)["log_p"].cpu().numpy()
+        log_q, fresh = density.cpu().numpy(), True
+    size = max(float(np.abs(part[np.isfinite(part)]).max(initial=0.0)) for part in (log_p, log_q))
+    precision = float(np.finfo(log_p.dtype if log_p.dtype.kind == "f" else float).eps)
+    with np.errstate(invalid="ignore"):
+        difference = log_p.astype(np.float64) - log_q.astype(np.float64)
+    return np.where(np.isneginf(log_p), -np.inf, difference), fresh, 8 * precision * size
 
 
-def importance(log_weight: Array, fresh: bool) -> Evidence:
+def importance(log_weight: Array, fresh: bool, rounding: float) -> Evidence:
     """From the weights of a guide's draws."""
-    remedy = "use method='ais' on the same fit, or another guide: lvm.infer(problem) climbs to one that its weights trust"
-    return from_weights(log_weight, "importance sampling" if fresh else "importance sampling, stored draws", remedy=remedy)
+    remedy = (
+        "use method='ais' on the same fit, or another guide: lvm.infer(problem) climbs to one that its weights trust"
+    )
+    name = "importance sampling" if fresh else "importance sampling, stored draws"
+    return from_weights(log_weight, name, remedy=remedy, rounding=rounding)
 
 
 def annealed(
@@ -146,30 +161,27 @@ def bidirectional(
     # Bounds that cross by more than their errors would say that the two directions are not of one path.
     wide = gap > 1.0 or not math.isfinite(gap)
     crossed = gap < -4 * math.hypot(lower.error, upper.error) - 1e-6
-    status = "failed" if crossed or not math.isfinite(gap) else "doubtful" if wide else "trusted"
+    status: Status = "failed" if crossed or not math.isfinite(gap) else "doubtful" if wide else "trusted"
     steps = [f"take more rungs, schedule={2 * len(plan.rungs)}, or more draws"] if status != "trusted" else []
     # The one exact draw is shared by all particles that go down, so the bridge's own error may be too small.
     error = max(both.error, abs(gap) / 2)
     return Evidence(
-        both.value, error, "bidirectional annealing", Verdict.of([Reason(status, text, {"gap": gap})], steps),  # type: ignore[arg-type]
+        both.value, error, "bidirectional annealing", Verdict.of([Reason(status, text, {"gap": gap})], steps),
         lower=lower.value, upper=-upper.value, figures=figures, trace=_two_sided(up, down, evaluations),
         evaluations=evaluations, problem=simulated,
     )  # fmt: skip
 
 
-def _two_sided(up: Array, down: Array, evaluations: int) -> object:
+def _two_sided(up: Array, down: Array, evaluations: int) -> pd.DataFrame:
     """Both bounds from the first particles, twice as many in each row."""
     import pandas as pd
 
-    count = len(up)
-    rows = []
+    count, rows = len(up), []
     for size in [count >> k for k in range(7, -1, -1) if count >> k >= 8]:
         low, high = from_weights(up[:size], "", exactly=True), from_weights(-down[:size], "", exactly=True)
         middle = (low.value - high.value) / 2
-        rows.append(
-            {"draws": size, "evaluations": int(evaluations * size / count), "value": middle, "error": math.hypot(low.error, high.error) / 2,
-             "lower": low.value, "upper": -high.value}
-        )  # fmt: skip
+        row = {"draws": size, "evaluations": int(evaluations * size / count), "value": middle}
+        rows.append(row | {"error": math.hypot(low.error, high.error) / 2, "lower": low.value, "upper": -high.value})
     return pd.DataFrame(rows)
 
 
@@ -189,8 +201,6 @@ def _about(plan: Plan) -> dict[str, float]:
 
 
 def _with(found: Evidence, figures: Mapping[str, float]) -> Evidence:
-    from dataclasses import replace
-
     return replace(found, figures={**found.figures, **figures})
 
 
@@ -254,10 +264,14 @@ def _judged(posterior: Posterior, converged: bool, ess: float, error: float, dra
     figures = {"ess": ess, "error": error}
     reasons, steps = [], []
     if not converged or not math.isfinite(error):
-        reasons.append(Reason("failed", "The iteration did not settle: posterior and proposal hardly overlap.", figures))
+        reasons.append(
+            Reason("failed", "The iteration did not settle: posterior and proposal hardly overlap.", figures)
+        )
         steps.append("use method='ais'")
     elif ess < LEAST_ESS or error > 0.3:
-        reasons.append(Reason("doubtful", f"{ess:,.0f} of {draws:,} draws are effective for the bridge: too few.", figures))
+        reasons.append(
+            Reason("doubtful", f"{ess:,.0f} of {draws:,} draws are effective for the bridge: too few.", figures)
+        )
         steps.append("draw more, or use method='ais'")
     else:
         reasons.append(Reason("trusted", f"{ess:,.0f} of {draws:,} draws are effective for the bridge.", figures))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import overload
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pyrolvm.errors import ArgumentError, ProblemError, positive_int, unknown_name
 from pyrolvm.marginal.result import Evidences
 from pyrolvm.posterior import Chains, Evidence, Exact, Fit, Posterior
 from pyrolvm.program.problem import Problem, check_problem
-from pyrolvm.progress import Progress
 
 __all__ = ["METHODS", "evidence"]
 
@@ -32,7 +29,7 @@ Show = bool | Callable[[int, int, str], None]
 
 
 @overload
-def evidence(
+def evidence(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
     subject: Problem | Posterior,
     method: str = ...,
     *,
@@ -85,9 +82,10 @@ def evidence(
 
     Args:
         subject: a problem, or a posterior of it. ``importance`` and ``iw_bound`` draw from a fit's guide, corrected or not, and
-            ``bridge`` takes the draws of any posterior. Of a problem alone they fit a guide, or run NUTS, with default settings first.
-        method: one of the table, or several for an :class:`~pyrolvm.marginal.result.Evidences`; ``"auto"`` is ``"importance"`` for a fit,
-            ``"bridge"`` for chains, and for a problem ``"exact"`` where it applies, else ``"ais"``.
+            ``bridge`` takes the draws of any posterior. Of a problem alone they first fit guide ``student`` (``"auto"`` where that
+            one is too dear), or run NUTS, with default settings.
+        method: one of the table, or several for an :class:`~pyrolvm.marginal.result.Evidences`; ``"auto"`` is ``"importance"`` for a
+            fit, ``"bridge"`` for chains, and for a problem ``"exact"`` where it applies, else ``"ais"``.
         draws: draws, or annealed particles, or of a bridge's proposal; by default 10,000 (1,000 particles, as many as the posterior's).
         base: where annealing starts: at the ``"prior"``, or at the Gaussian with mean and covariance of a ``"posterior"``'s draws;
             ``"auto"`` takes the posterior where one is given.
@@ -190,7 +188,7 @@ def _rungs(schedule: int | Sequence[float] | None) -> int | list[float] | None:
     rising = all(a < b for a, b in zip([0.0, *betas], betas, strict=False))
     if not betas or not rising or betas[-1] != 1.0:
         raise ArgumentError(
-            f"schedule must rise from above 0 to 1, got {betas[:4]}{'...' if len(betas) > 4 else ''} up to {betas[-1] if betas else 'nothing'}. "
+            f"schedule must rise from above 0 to 1, got {betas if len(betas) < 6 else f'{betas[:4]} and so on to {betas[-1]}'}. "
             "Fix: pass for example [0.01, 0.1, 0.3, 0.6, 1.0], or a number of rungs."
         )
     return betas
@@ -258,12 +256,12 @@ def _run(
     if method == "bridge":
         return estimators.bridge(_sampled(problem, posterior, held, seed, progress), draws, seed)
     fit = _fitted(problem, posterior, held, method, seed, progress)
-    weights, drawn = estimators.guide_weights(fit, count, seed)
+    weights, fresh, rounding = estimators.guide_weights(fit, count, seed)
     if method == "importance":
-        return estimators.importance(weights, drawn)
+        return estimators.importance(weights, fresh, rounding)
     from pyrolvm.marginal.weights import bound_of_weights
 
-    return bound_of_weights(weights, seed=seed)
+    return bound_of_weights(weights, seed=seed, rounding=rounding)
 
 
 def _sampled(
@@ -306,6 +304,9 @@ def _fitted(
         raise ProblemError(
             f"{problem.name} has learnable parameters, which a fit moves. Fix: pass the fit instead of the problem."
         )
+    from pyrolvm.approximation import frame_pays  # with SciPy, which takes a while to import
     from pyrolvm.vi import fit
 
-    return fit(problem, seed=seed, progress=progress)
+    # Heavy tails are what a proposal needs, and this guide is fitted for its weights.
+    guide = "student" if frame_pays(problem) else "auto"
+    return fit(problem, guide, seed=seed, progress=progress)

@@ -4,8 +4,9 @@ A small cloud climbs from base to posterior, resampled at each rung. The next ru
 
 .. math:: \mathrm{CESS} = N \frac{(\sum_i W_i e^{\Delta \ell_i})^2}{\sum_i W_i e^{2 \Delta \ell_i}}
 
-falls to a given share. The spread of :math:`\Delta \ell` at a rung is a length, and the sum of lengths that of the path. Paths of T rungs
-at equal distances have weights of a variance near length squared over T, as far as kernels mix, which sets T.
+falls to a given share. Where :math:`\Delta \ell` is normal, :math:`-\log \mathrm{CESS} / N` is its variance, and its root a length.
+The sum of these is the length of the path. Paths of T rungs at equal distances have log weights of a variance near length squared over
+T, as far as kernels mix, which sets T.
 
 References:
     Zhou, Johansen, Aston, *Towards automatic model comparison: an adaptive sequential Monte Carlo approach*,
@@ -91,13 +92,13 @@ def pilot(path: Path, start: Array, random: np.random.Generator, schedule: int |
     while beta < 1:
         if len(rungs) == MOST_RUNGS and given is None:
             raise FitError(
-                f"annealing reached a share of {beta:.3g} of the joint density after {MOST_RUNGS} rungs, so base and posterior are too far "
-                'apart. Fix: anneal from a posterior, lvm.evidence(lvm.fit(problem), "ais").'
+                f"annealing reached a share of {beta:.3g} of the joint density after {MOST_RUNGS} rungs: base and posterior are too "
+                'far apart. Fix: anneal from a posterior, lvm.evidence(lvm.fit(problem), "ais").'
             )
         ratio = cloud.ratio
         after = given[len(rungs)] if given is not None else _next(ratio, beta)
-        weights, spread = _weights(ratio, after - beta)
-        lengths.append(spread)
+        weights, length = _weights(ratio, after - beta)
+        lengths.append(length)
         beta = after
         cloud = cloud.take(_resampled(weights, random))
         rung = Rung(beta, Gaussian.of(cloud.points).root, step)
@@ -141,10 +142,11 @@ def _next(ratio: Array, beta: float) -> float:
 
 
 def _weights(ratio: Array, step: float) -> tuple[Array, float]:
-    """Normalised weights of a step, and the spread of their logarithms."""
+    """Normalised weights of a step, and its length."""
     weights = np.exp(step * (ratio - np.max(ratio)))
-    known = ratio[np.isfinite(ratio)]
-    return weights / weights.sum(), float(step * known.std())
+    known = weights[np.isfinite(ratio)]
+    variance = np.log(np.mean(known**2) / known.mean() ** 2)
+    return weights / weights.sum(), float(np.sqrt(max(variance, 0.0)))
 
 
 def _resampled(weights: Array, random: np.random.Generator) -> NDArray[np.int64]:

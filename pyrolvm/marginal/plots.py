@@ -48,7 +48,9 @@ def draw(found: Mapping[str, Evidence], exact: float | Evidence | None, path: st
         places, values, errors = (trace[column].to_numpy(dtype=float) for column in ("evaluations", "value", "error"))
         known = np.isfinite(values)
         reach = np.where(np.isfinite(errors), NORMAL95 * errors, 0.0)
-        axes.fill_between(places[known], (values - reach)[known], (values + reach)[known], color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(
+            places[known], (values - reach)[known], (values + reach)[known], color=colour, alpha=0.15, linewidth=0
+        )
         if "lower" in trace:
             for side in ("lower", "upper"):
                 axes.plot(places, trace[side], color=colour, linewidth=1.0, linestyle=(0, (2, 1)))

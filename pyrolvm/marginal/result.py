@@ -91,7 +91,9 @@ class Evidences:
         return {"exact": self.exact, "methods": {name: one.as_dict() for name, one in self.found.items()}}
 
     def __str__(self) -> str:
-        lines = [self.table.to_string(float_format=lambda value: f"{value:.6g}" if math.isfinite(value) else str(value))]
+        lines = [
+            self.table.to_string(float_format=lambda value: f"{value:.6g}" if math.isfinite(value) else str(value))
+        ]
         for name, one in self.found.items():
             lines += [f"{name}: {reason}" for reason in one.verdict.reasons if reason.status != "trusted"]
         return "\n".join(lines)

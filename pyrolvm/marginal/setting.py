@@ -136,7 +136,7 @@ def stored_draws(posterior: Posterior, coordinates: Coordinates) -> Array:
     bad = int((~np.isfinite(points).all(axis=1)).sum())
     if bad:
         raise FitError(
-            f"{bad} of {len(points)} draws of {posterior.name} lie on the edge of their support as far as {like.joint.problem.dtype} tells, "
-            "where they have no place on the real line. Fix: run the method in double precision, dtype=torch.float64."
+            f"{bad} of {len(points)} draws of {posterior.name} lie on the edge of their support, as far as {like.joint.problem.dtype} "
+            "tells, and have no place on the real line. Fix: run the method in double precision, dtype=torch.float64."
         )
     return points.reshape(*sizes, -1)

@@ -1,7 +1,7 @@
 r"""Evidence from importance weights: their mean, what can be believed of it, and the bounds of the importance-weighted ELBO.
 
-With draws :math:`z_s \sim q` and weights :math:`w_s = p(x, z_s) / q(z_s)`, :math:`p(x) = \mathbb{E}_q[w]`. Draws of the prior, of a guide
-and annealed paths all give such weights. The bound of K of them,
+With draws :math:`z_s \sim q` and weights :math:`w_s = p(x, z_s) / q(z_s)`, :math:`p(x) = \mathbb{E}_q[w]`. Draws of the prior, of a
+guide, and annealed paths all give such weights. The bound of K of them,
 
 .. math:: L_K = \mathbb{E} \log \frac1K \sum_{k=1}^K w_k \le \log p(x),
 
@@ -31,6 +31,9 @@ Array = NDArray[np.float64]
 FEW_EFFECTIVE, HARDLY_ANY = 100.0, 10.0
 """Effective draws below which an error is itself uncertain, and below which it means nothing."""
 
+NEARLY_ALL = 0.9
+"""The share of effective draws from which on a heavy tail has little of the weight."""
+
 LARGEST = 0.2
 """The share of all weight that one draw may have."""
 
@@ -51,7 +54,14 @@ def log_mean_exp(values: Array, axis: int | None = None) -> Array:
 
 
 def from_weights(
-    log_weight: Array, method: str, *, each: float = 1.0, before: int = 0, remedy: str = "", exactly: bool = False
+    log_weight: Array,
+    method: str,
+    *,
+    each: float = 1.0,
+    before: int = 0,
+    remedy: str = "",
+    exactly: bool = False,
+    rounding: float = 0.0,
 ) -> Evidence:
     """The evidence that independent draws with log weights give, with its error and whether that can be believed.
 
@@ -62,10 +72,15 @@ def from_weights(
         before: densities evaluated before the first.
         remedy: what to do if they are not enough.
         exactly: whether to take the plain mean, whose expectation is p(x), rather than that of Pareto-smoothed weights.
+        rounding: the size of a log weight's rounding error, which no number of draws takes away.
+
+    References:
+        Vehtari et al., *Pareto smoothed importance sampling*, https://arxiv.org/abs/1507.02646
     """
     log_weight = np.asarray(log_weight).reshape(-1)
-    weights, smoothed = weigh(log_weight)
+    weights, smoothed = weigh(log_weight, rounding)
     value, error = _value(weights, log_weight, exactly)
+    error = max(error, rounding)
     largest = float(smoothed.max(initial=0.0))
     figures = {
         "khat": weights.khat, "khat_threshold": weights.threshold, "ess": weights.ess, "largest_weight": largest,
@@ -82,13 +97,39 @@ def from_weights(
 
 
 def _value(weights: Weights, log_weight: Array, exactly: bool) -> tuple[float, float]:
-    if not exactly or not math.isfinite(weights.evidence):
+    """The log of the mean weight and its error."""
+    values = np.asarray(log_weight, dtype=np.float64)
+    if len(values) < 2 or not math.isfinite(weights.evidence) or weights.num_bad > np.isneginf(values).sum():
         return weights.evidence, weights.evidence_error
-    values = log_weight.astype(np.float64)
     share = np.exp(values - values.max())
-    count = len(values)
-    spread = float(share.std(ddof=1) / (share.mean() * math.sqrt(count))) if count > 1 else math.nan
-    return float(log_mean_exp(values)), spread
+    mean = float(share.mean())
+    error = float(share.std(ddof=1)) / (mean * math.sqrt(len(values)))
+    error = max(error, weights.evidence_error, _error_by_tail(share / mean, weights.khat))
+    smoothed = not exactly and weights.khat <= 1.0
+    return (weights.evidence if smoothed else float(log_mean_exp(values))), error
+
+
+def _error_by_tail(share: Array, khat: float) -> float:
+    r"""The error of the mean of ``share``, whose own mean is one, if its largest values follow a generalised Pareto distribution.
+
+    The mean is that of values cut off at a threshold, and of what a share of them exceeds it by. The fit to M excesses knows the
+    logarithm of their mean, :math:`\sigma / (1 - k)`, with a variance of
+    :math:`(2 (1 + k) + (1 + k)^2 / (1 - k)^2 - 2 (1 + k) / (1 - k)) / M`. The spread of the weights themselves says less than that where
+    k is near 1/2 or above, since then they have no variance.
+
+    References:
+        Smith, *Estimating tails of probability distributions*, https://doi.org/10.1214/aos/1176350499
+    """
+    size = len(share)
+    if size < FEW_DRAWS or not 0 < khat < 1:
+        return 0.0
+    tail = math.floor(3 * size**0.5) if size > 225 else size // 5
+    edge = float(np.partition(share, size - tail - 1)[size - tail - 1])
+    excess = float(np.maximum(share - edge, 0.0).mean())
+    up, down = 1 + khat, 1 - khat
+    relative = (2 * up + (up / down) ** 2 - 2 * up / down + 1) / tail
+    body = float(np.minimum(share, edge).var(ddof=1)) / size
+    return math.sqrt(body + excess**2 * relative)
 
 
 def _course(log_weight: Array, each: float, before: int, exactly: bool) -> pd.DataFrame:
@@ -116,8 +157,12 @@ def _judged(weights: Weights, largest: float, error: float, method: str, absent:
     seen = f"{effective} of {weights.num_draws:,} draws are effective and the largest has {largest:.1%} of all weight"
     if weights.constant:
         yield Reason("trusted", "All weights are equal: the draws are from the posterior.", figures)
-    elif weights.ess < HARDLY_ANY or largest > 0.5 or weights.khat > 1.0:
-        text = f"{seen}, k-hat {weights.khat:.2f}: the estimate is that of a few draws, most likely too low, and its error means nothing."
+    elif (
+        weights.ess < HARDLY_ANY
+        or largest > 0.5
+        or (weights.khat > 1.0 and weights.ess < NEARLY_ALL * weights.num_draws)
+    ):
+        text = f"{seen}, k-hat {weights.khat:.2f}: the estimate is that of a few draws, likely too low; its error says nothing."
         yield Reason("failed", text, figures)
     elif weights.num_draws < FEW_DRAWS:
         text = f"{weights.num_draws} draws are too few to judge their weights; {FEW_DRAWS} is the least."
@@ -132,7 +177,13 @@ def _judged(weights: Weights, largest: float, error: float, method: str, absent:
 
 
 def bound_of_weights(
-    log_weight: Array, *, each: float = 1.0, before: int = 0, seed: int = 0, most: int | None = None
+    log_weight: Array,
+    *,
+    each: float = 1.0,
+    before: int = 0,
+    seed: int = 0,
+    most: int | None = None,
+    rounding: float = 0.0,
 ) -> Evidence:
     r"""The bound :math:`L_K` for K = 1, 2, 4, ..., each without bias: the mean over disjoint groups of K draws.
 
@@ -142,6 +193,7 @@ def bound_of_weights(
         before: densities evaluated before the first.
         seed: of the order in which draws are grouped.
         most: the largest K; by default the largest of which there are 32 groups.
+        rounding: the size of a log weight's rounding error.
 
     Returns:
         The bound of the largest K, whose ``trace`` has a row for each.
@@ -158,11 +210,19 @@ def bound_of_weights(
         groups = len(values) // k
         bounds = np.asarray(log_mean_exp(values[: groups * k].reshape(groups, k), axis=1))
         error = float(bounds.std(ddof=1) / math.sqrt(groups)) if groups > 1 else math.nan
-        rows.append({"K": k, "evaluations": int(before + each * k), "value": float(bounds.mean()), "error": error})
+        rows.append(
+            {
+                "K": k,
+                "evaluations": int(before + each * k),
+                "value": float(bounds.mean()),
+                "error": max(error, rounding),
+            }
+        )
     table = pd.DataFrame(rows)
     last = table.iloc[-1]
     fine = math.isfinite(last["value"]) and math.isfinite(last["error"])
-    text = f"A lower bound whatever the guide is: the mean over {len(values) // int(last['K']):,} groups of K = {int(last['K']):,} draws."
+    largest = int(last["K"])
+    text = f"A lower bound whatever the guide is: the mean over {len(values) // largest:,} groups of K = {largest:,} draws."
     empty = "Some groups of draws have no weight at all, or a NaN: the bound is minus infinity."
     verdict = Verdict.of([Reason("trusted", text) if fine else Reason("failed", empty)])
     figures = {"K": float(last["K"]), "elbo": float(table["value"][0]), "elbo_error": float(table["error"][0])}
