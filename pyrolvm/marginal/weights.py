@@ -114,8 +114,8 @@ def _error_by_tail(share: Array, khat: float) -> float:
 
     The mean is that of values cut off at a threshold, and of what a share of them exceeds it by. The fit to M excesses knows the
     logarithm of their mean, :math:`\sigma / (1 - k)`, with a variance of
-    :math:`(2 (1 + k) + (1 + k)^2 / (1 - k)^2 - 2 (1 + k) / (1 - k)) / M`. The spread of the weights themselves says less than that where
-    k is near 1/2 or above, since then they have no variance.
+    :math:`(2 (1 + k) + (1 + k)^2 / (1 - k)^2 - 2 (1 + k) / (1 - k)) / M`. The spread of the weights themselves says less than that
+    where k is near 1/2 or above, since then they have no variance.
 
     References:
         Smith, *Estimating tails of probability distributions*, https://doi.org/10.1214/aos/1176350499

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Evidence"]
 
-NORMAL95, ONE_SIDED95 = 1.959964, 1.644854
-"""How many standard errors 95% of estimates lie within, and above minus how many."""
+NORMAL95, ONE_SIDED95 = 2.0, 1.7
+"""How many standard errors 95% of estimates lie within, and above minus how many; rounded up, since errors are estimates too."""
 
 
 @dataclass(frozen=True)
