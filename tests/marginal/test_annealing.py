@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_a_pilot_places_rungs_and_scales_moves():
     random = np.random.default_rng(4)
     plan = pilot(path(), path().base.sample(500, random), random)
     betas = [rung.beta for rung in plan.rungs]
-    assert betas[-1] == 1.0 and all(a < b for a, b in zip(betas, betas[1:], strict=False))
+    assert betas[-1] == 1.0 and all(a < b for a, b in pairwise(betas))
     assert plan.acceptance > 0.5
     more = pilot(path(), path().base.sample(500, random), random, 40)
     assert len(more.rungs) == 40

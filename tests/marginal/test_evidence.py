@@ -120,7 +120,7 @@ def test_infinitely_many_discrete_values_are_drawn_from_the_prior():
     k = np.arange(60)
     exact = np.log(np.sum((k + 1) / 2.0 ** (k + 2) * np.exp(-0.5 * (2.0 - k) ** 2) / math.sqrt(2 * math.pi)))
     assert close(lvm.evidence(problem, "prior", **QUIET), exact)
-    with pytest.raises(lvm.ProblemError, match="'count'.*infinitely"):
+    with pytest.raises(lvm.ProblemError, match=r"'count'.*infinitely"):
         lvm.evidence(problem, "ais", **QUIET)
 
 
@@ -213,7 +213,7 @@ def scaled(y):
 @pytest.mark.parametrize("model", [flat, masked, scaled], ids=lambda model: model.__name__)
 @pytest.mark.parametrize("method", ["auto", "prior", "ais", "bridge", "importance"])
 def test_an_improper_prior_has_no_evidence_and_its_site_is_named(model, method):
-    with pytest.raises(lvm.ProblemError, match="'place'.*not defined.*Fix:"):
+    with pytest.raises(lvm.ProblemError, match=r"'place'.*not defined.*Fix:"):
         lvm.evidence(lvm.Problem(model, doubles(0.3)), method, **QUIET)
 
 
@@ -253,7 +253,7 @@ def test_wrong_arguments_are_refused_before_anything_runs(options, message, rate
 
 
 def test_chains_have_no_weights(chains):
-    with pytest.raises(lvm.ArgumentError, match="no density that its draws are from.*bridge"):
+    with pytest.raises(lvm.ArgumentError, match=r"no density that its draws are from.*bridge"):
         lvm.evidence(chains, "importance", **QUIET)
     with pytest.raises(lvm.ArgumentError, match="params are those"):
         lvm.evidence(chains, params={}, **QUIET)
