@@ -31,7 +31,7 @@ METHODS = ("ais", "bridge", "importance", "iw_bound", "prior")
 
 COLUMNS = {
     "model": "model", "unknowns": "unknowns", "method": "method", "seeds": "seeds", "inside": "inside 95%", "bias": "mean off, nats",
-    "made": "rms off", "stated": "rms stated", "trusted": "trusted", "evaluations": "densities", "seconds": "s",
+    "made": "rms off", "stated": "rms stated", "trusted": "trusted", "evaluations": "densities",
 }  # fmt: skip
 
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import common
 import evidence as estimates
+import gaps as losses
 import zoo as models_of_the_zoo
 from posteriordb import run as whole
 
 import guides
 
 DOCS = common.HERE.parent / "docs"
-PAGES = ("choose-a-guide.md", "engines.md", "evidence.md", "how-vi-fails.md", "zoo.md", "../README.md")
+PAGES = ("choose-a-guide.md", "engines.md", "evidence.md", "gaps.md", "how-vi-fails.md", "zoo.md", "../README.md")
 MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -114,8 +115,22 @@ def posteriordb(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def gaps(found: dict[str, Any]) -> str:
+    """What is known in closed form, and the digits."""
+    parts = [common.table(found["rows"], losses.SHOWN)]
+    for row in found.get("digits", []):
+        shown = row | {"active": f"{row['active']} of {row['units']}"}
+        words = (
+            f"The zoo's `vae`, 8 units, {row['rows']} of its rows, nats an image. After k steps of refinement the encoder's output "
+            f"has the ELBO shown; each figure has an error of at most {max(row[f'{n}_error'] for n in ('evidence', 'best', 'elbo')):.1g}."
+        )
+        parts.append(words + "\n\n" + common.table([shown], losses.DIGITS))
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "evidence": evidence,
+    "gaps": gaps,
     "svi_speed": svi,
     "nuts_speed": nuts,
     "vae_speed": vae,

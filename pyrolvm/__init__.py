@@ -28,6 +28,7 @@ _HOME = {
     "Exact": "posterior",
     "Fit": "posterior",
     "FitError": "errors",
+    "Gaps": "amortization",
     "Guide": "program.guide",
     "GuideError": "errors",
     "PluginError": "errors",
@@ -45,6 +46,7 @@ _HOME = {
     "evidence": "marginal",
     "exact": "analytic",
     "fit": "vi",
+    "gaps": "amortization",
     "guide": "registry",
     "guides": "registry",
     "infer": "ladder",
@@ -58,6 +60,8 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from pyrolvm.amortization import Gaps as Gaps
+    from pyrolvm.amortization import gaps as gaps
     from pyrolvm.analytic import exact as exact
     from pyrolvm.calibration import Calibration as Calibration
     from pyrolvm.calibration import calibrate as calibrate
