@@ -120,9 +120,10 @@ def gaps(found: dict[str, Any]) -> str:
     parts = [common.table(found["rows"], losses.SHOWN)]
     for row in found.get("digits", []):
         shown = row | {"active": f"{row['active']} of {row['units']}"}
+        error = max(row[f"{name}_error"] for name in ("evidence", "best", "elbo"))
         words = (
-            f"The zoo's `vae`, 8 units, {row['rows']} of its rows, nats an image. After k steps of refinement the encoder's output "
-            f"has the ELBO shown; each figure has an error of at most {max(row[f'{n}_error'] for n in ('evidence', 'best', 'elbo')):.1g}."
+            f"The zoo's `vae`, 8 units, {row['rows']} of its rows, nats an image. After k steps of refinement the encoder's output has "
+            f"the ELBO shown; each figure has an error of at most {error:.1g}."
         )
         parts.append(words + "\n\n" + common.table([shown], losses.DIGITS))
     return "\n\n".join(parts)

@@ -36,7 +36,8 @@ class Evidence:
         figures: what else was measured, such as ``khat``, ``ess`` or ``largest_weight``.
         trace: a row for each amount of computation: ``evaluations`` of the density, ``value`` and ``error``; ``None`` where there
             is no course to show.
-        evaluations: how many densities of the model were evaluated in all, gradients included.
+        evaluations: how many densities of the model were evaluated, with gradients or without; of a bridge, those of the chains too,
+            but not those that a guide was fitted with.
         seconds: wall time.
         problem: what it is the evidence of, where that is not the problem that was given: one with simulated data.
     """
