@@ -172,12 +172,23 @@ def test_several_methods_stand_in_one_table_and_one_picture(rates, tmp_path):
     assert list(table.index) == ["prior", "ais"] and table["inside"].all()
     np.testing.assert_allclose(table["off"], table["value"] - exact, atol=1e-8)
     figure = found.plot(tmp_path / "evidence.png")
-    (axes,) = figure.axes
     assert (tmp_path / "evidence.png").stat().st_size > 5_000
-    assert any(np.allclose(line.get_ydata(), found.exact) for line in axes.lines)
-    assert len(axes.lines) == 3
+    assert all(any(np.allclose(line.get_ydata(), found.exact) for line in axes.lines) for axes in figure.axes)
+    assert len(figure.axes[0].lines) == 3
     assert "ais" in str(found) and set(found.as_dict()["methods"]) == {"prior", "ais"}
     found["ais"].plot(exact=exact)
+
+
+def test_what_cannot_be_believed_does_not_flatten_the_picture(twenty):
+    problem, exact = twenty
+    found = lvm.Evidences(
+        {name: lvm.evidence(problem, name, draws=200, **QUIET) for name in ("prior", "importance")}, exact
+    )
+    assert not found["prior"].reliable and found["importance"].reliable
+    whole, closer = found.plot().axes
+    assert len(whole.lines) == 3 and len(closer.lines) == 2
+    low, high = closer.get_ylim()
+    assert low < exact < high and high - low < 1 < np.ptp(whole.get_ylim())
 
 
 def test_evidences_of_other_data_are_not_compared(regression):
