@@ -1,7 +1,7 @@
 """Are estimates of the evidence right: six models whose evidence is known, many seeds, each estimate within its stated error or not.
 
     python benchmarks/evidence.py                     writes benchmarks/results/evidence.json
-    python benchmarks/evidence.py --seeds 10 --method ais
+    python benchmarks/evidence.py --method ais        measures one method again and leaves the others as they are
     python benchmarks/evidence.py --picture docs/images/evidence.png
 
 A row for each model and method: over all seeds, the share of 95% intervals that hold the exact value, the error that is stated beside
@@ -11,6 +11,7 @@ the one that is made, densities and seconds. The exact values are closed forms t
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -211,13 +212,17 @@ def main() -> None:
         picture(args.picture)
         return
     seeds = 3 if args.quick else args.seeds
-    rows: list[dict[str, Any]] = []
+    before = common.RESULTS / "evidence.json"
+    kept = json.loads(before.read_text(encoding="utf-8")) if (args.method or args.model) and before.exists() else {}
+    rows: list[dict[str, Any]] = kept.get("rows", [])
     for name in common.chosen(list(MODELS), args.model):
         for method in common.chosen(METHODS, args.method):
-            rows.append(row(name, method, seeds))
-            print(common.table(rows[-1:], COLUMNS).splitlines()[-1], flush=True)
-            common.report("evidence", args, {"rows": rows, "sandwich": []})
-    sandwich = sandwiches(seeds)
+            now = row(name, method, seeds)
+            rows = [one for one in rows if (one["model"], one["method"]) != (name, method)] + [now]
+            rows.sort(key=lambda one: (list(MODELS).index(one["model"]), METHODS.index(one["method"])))
+            print(common.table([now], COLUMNS).splitlines()[-1], flush=True)
+            common.report("evidence", args, {"rows": rows, "sandwich": kept.get("sandwich", [])})
+    sandwich = kept["sandwich"] if kept else sandwiches(seeds)
     common.report("evidence", args, {"rows": rows, "sandwich": sandwich})
     print(common.table(rows, COLUMNS))
     widths = [one["gap"] for one in sandwich]

@@ -5,7 +5,8 @@ With draws :math:`u_i` of the posterior and :math:`v_j` of a normalised proposal
 
 .. math:: r = \frac{N_2^{-1} \sum_j e^{\ell(v_j)} / (s_1 e^{\ell(v_j)} + s_2 r)}{N_1^{-1} \sum_i 1 / (s_1 e^{\ell(u_i)} + s_2 r)},
 
-which has the least variance of all bridges for independent draws in the shares :math:`s_1, s_2`.
+which has the least variance of all bridges for independent draws in the shares :math:`s_1, s_2`. The proposal is fitted to one half of
+the draws and the bridge takes the other, then the halves change places.
 
 References:
     Meng and Wong, *Simulating ratios of normalizing constants via a simple identity*, Statistica Sinica 6 (1996);
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from pyrolvm.diagnosis.numerics import array_stats
 
-__all__ = ["Bridge", "Gaussian", "bridged"]
+__all__ = ["Bridge", "Gaussian", "averaged", "bridged"]
 
 Array = NDArray[np.float64]
 
@@ -115,6 +116,13 @@ def bridged(posterior: Array, proposal: Array) -> Bridge:
     second = of_proposal.var(ddof=1) / of_proposal.mean() ** 2 / down.size
     error = math.sqrt(first + second)
     return Bridge(value + middle, error, math.sqrt(first), math.sqrt(second), ess, converged)
+
+
+def averaged(one: Bridge, other: Bridge) -> Bridge:
+    """The mean of two bridges that share no draw on the same side; half their difference is an error that it has at least."""
+    parts = (math.hypot(getattr(one, name), getattr(other, name)) / 2 for name in ("error_posterior", "error_proposal"))
+    error = max(math.hypot(one.error, other.error) / 2, abs(one.value - other.value) / 2)
+    return Bridge((one.value + other.value) / 2, error, *parts, one.ess + other.ess, one.converged and other.converged)
 
 
 def _shares(ours: float, theirs: float) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from pyrolvm.density import Joint, map_draws
 from pyrolvm.density.prior import prior_draws, without_data
 from pyrolvm.errors import ArgumentError
 from pyrolvm.marginal.annealing import Path, backward, forward, move
-from pyrolvm.marginal.bridge import Gaussian, bridged
+from pyrolvm.marginal.bridge import Gaussian, averaged, bridged
 from pyrolvm.marginal.pilot import MOST_PARTICLES, PARTICLES, PER_UNKNOWN, Plan, pilot
 from pyrolvm.marginal.setting import Coordinates, from_prior, gaussian_path, prior_path, stored_draws
 from pyrolvm.marginal.weights import from_weights
@@ -205,7 +205,7 @@ def _with(found: Evidence, figures: Mapping[str, float]) -> Evidence:
 
 
 def bridge(posterior: Posterior, draws: int | None, seed: int) -> Evidence:
-    """Bridge sampling between a posterior's draws and the Gaussian of one half of them."""
+    """Bridge sampling between one half of a posterior's draws and the Gaussian of the other, and the other way round."""
     import pandas as pd
 
     problem = posterior.attached
@@ -220,36 +220,41 @@ def bridge(posterior: Posterior, draws: int | None, seed: int) -> Evidence:
         already = coordinates.target.evaluations
         points = stored_draws(posterior, coordinates)
         half = points.shape[1] // 2
-        fitted, kept = points[:, :half], points[:, half:]
-        proposal = Gaussian.of(fitted.reshape(-1, fitted.shape[-1]))
-        drawn = proposal.sample(draws or kept.shape[0] * kept.shape[1], random)
-        at_draws = _log_ratio(coordinates, proposal, kept.reshape(-1, kept.shape[-1])).reshape(kept.shape[:2])
-        at_proposal = _log_ratio(coordinates, proposal, drawn)
+        halves = points[:, :half], points[:, half : 2 * half]
+        count = draws or halves[0].shape[0] * half
+        pairs = [_log_ratios(coordinates, one, other, count, random) for one, other in (halves, halves[::-1])]
         own = coordinates.target.evaluations - already
-    found = bridged(at_draws, at_proposal)
+    found = averaged(*(bridged(*pair) for pair in pairs))
     spent = own + _spent(posterior)
     rows = []
     for k in range(5, -1, -1):
-        some, few = kept.shape[1] >> k, len(drawn) >> k
+        some, few = half >> k, count >> k
         if some >= 8 and few >= 8:
-            part = bridged(at_draws[:, :some], at_proposal[:few])
-            rows.append(
-                {"draws": some * len(kept), "evaluations": spent >> k, "value": part.value, "error": part.error}
-            )
+            part = averaged(*(bridged(up[:, :some], down[:few]) for up, down in pairs))
+            used = 2 * some * points.shape[0]
+            rows.append({"draws": used, "evaluations": spent >> k, "value": part.value, "error": part.error})
     figures = {
         "ess": found.ess, "error_posterior": found.error_posterior, "error_proposal": found.error_proposal,
-        "draws": float(at_draws.size), "proposal_draws": float(at_proposal.size),
+        "draws": float(2 * half * len(points)), "proposal_draws": float(2 * count),
     }  # fmt: skip
-    verdict = _judged(posterior, found.converged, found.ess, found.error, at_draws.size)
+    verdict = _judged(posterior, found.converged, found.ess, found.error, 2 * half * len(points))
     return Evidence(
         found.value, found.error, f"bridge sampling of {posterior.name}", verdict, figures=figures, trace=pd.DataFrame(rows),
         evaluations=spent,
     )  # fmt: skip
 
 
-def _log_ratio(coordinates: Coordinates, proposal: Gaussian, points: Array) -> Array:
-    value, _ = coordinates.target.finite(points)
-    return np.asarray(value - proposal(points)[0])
+def _log_ratios(
+    coordinates: Coordinates, fitted: Array, kept: Array, count: int, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Log p - log g at posterior draws ``(chains, draws)`` and at draws of the Gaussian g of others."""
+    size = kept.shape[-1]
+    proposal = Gaussian.of(fitted.reshape(-1, size))
+    found = []
+    for points in (kept.reshape(-1, size), proposal.sample(count, random)):
+        value, _ = coordinates.target.finite(points)
+        found.append(np.asarray(value - proposal(points)[0]))
+    return found[0].reshape(kept.shape[:2]), found[1]
 
 
 def _spent(posterior: Posterior) -> int:
