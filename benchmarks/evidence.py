@@ -28,6 +28,9 @@ from scipy.stats import multivariate_normal
 
 import pyrolvm as lvm
 
+SANDWICHES = 40
+"""Data sets that are simulated for the bounds."""
+
 METHODS = ("ais", "bridge", "importance", "iw_bound", "prior")
 
 COLUMNS = {
@@ -222,7 +225,7 @@ def main() -> None:
             rows.sort(key=lambda one: (list(MODELS).index(one["model"]), METHODS.index(one["method"])))
             print(common.table([now], COLUMNS).splitlines()[-1], flush=True)
             common.report("evidence", args, {"rows": rows, "sandwich": kept.get("sandwich", [])})
-    sandwich = kept["sandwich"] if kept else sandwiches(seeds)
+    sandwich = kept.get("sandwich") or sandwiches(min(seeds, SANDWICHES))
     common.report("evidence", args, {"rows": rows, "sandwich": sandwich})
     print(common.table(rows, COLUMNS))
     widths = [one["gap"] for one in sandwich]

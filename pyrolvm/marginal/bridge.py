@@ -120,9 +120,15 @@ def bridged(posterior: Array, proposal: Array) -> Bridge:
 
 def averaged(one: Bridge, other: Bridge) -> Bridge:
     """The mean of two bridges that share no draw on the same side; half their difference is an error that it has at least."""
-    parts = (math.hypot(getattr(one, name), getattr(other, name)) / 2 for name in ("error_posterior", "error_proposal"))
     error = max(math.hypot(one.error, other.error) / 2, abs(one.value - other.value) / 2)
-    return Bridge((one.value + other.value) / 2, error, *parts, one.ess + other.ess, one.converged and other.converged)
+    return Bridge(
+        (one.value + other.value) / 2,
+        error,
+        math.hypot(one.error_posterior, other.error_posterior) / 2,
+        math.hypot(one.error_proposal, other.error_proposal) / 2,
+        one.ess + other.ess,
+        one.converged and other.converged,
+    )
 
 
 def _shares(ours: float, theirs: float) -> tuple[float, float]:
