@@ -119,7 +119,8 @@ def gaps(found: dict[str, Any]) -> str:
     """What is known in closed form, and the digits."""
     parts = [common.table(found["rows"], losses.SHOWN)]
     for row in found.get("digits", []):
-        shown = row | {"active": f"{row['active']} of {row['units']}"}
+        shown: dict[str, Any] = {key: f"{row[key]:.2f}" for key in losses.DIGITS}
+        shown |= {"active": f"{row['active']} of {row['units']}"}
         error = max(row[f"{name}_error"] for name in ("evidence", "best", "elbo"))
         words = (
             f"The zoo's `vae`, 8 units, {row['rows']} of its rows, nats an image. After k steps of refinement the encoder's output has "
