@@ -119,14 +119,19 @@ def bridged(posterior: Array, proposal: Array) -> Bridge:
 
 
 def averaged(one: Bridge, other: Bridge) -> Bridge:
-    """The mean of two bridges that share no draw on the same side; half their difference is an error that it has at least."""
-    error = max(math.hypot(one.error, other.error) / 2, abs(one.value - other.value) / 2)
+    """The mean of two bridges whose halves of the posterior's draws have changed places.
+
+    Their proposals' draws are independent. The posterior's are not: to first order, what one half makes of the other's deviation is
+    what the other makes of its own, so that part of the error is not averaged away. Half their difference is an error at least.
+    """
+    of_posterior = (one.error_posterior + other.error_posterior) / 2
+    of_proposal = math.hypot(one.error_proposal, other.error_proposal) / 2
     return Bridge(
         (one.value + other.value) / 2,
-        error,
-        math.hypot(one.error_posterior, other.error_posterior) / 2,
-        math.hypot(one.error_proposal, other.error_proposal) / 2,
-        one.ess + other.ess,
+        max(math.hypot(of_posterior, of_proposal), abs(one.value - other.value) / 2),
+        of_posterior,
+        of_proposal,
+        (one.ess + other.ess) / 2,
         one.converged and other.converged,
     )
 

@@ -235,9 +235,9 @@ def bridge(posterior: Posterior, draws: int | None, seed: int) -> Evidence:
             rows.append({"draws": used, "evaluations": spent >> k, "value": part.value, "error": part.error})
     figures = {
         "ess": found.ess, "error_posterior": found.error_posterior, "error_proposal": found.error_proposal,
-        "draws": float(2 * half * len(points)), "proposal_draws": float(2 * count),
+        "draws": float(half * len(points)), "proposal_draws": float(count),
     }  # fmt: skip
-    verdict = _judged(posterior, found.converged, found.ess, found.error, 2 * half * len(points))
+    verdict = _judged(posterior, found.converged, found.ess, found.error, half * len(points))
     return Evidence(
         found.value, found.error, f"bridge sampling of {posterior.name}", verdict, figures=figures, trace=pd.DataFrame(rows),
         evaluations=spent,

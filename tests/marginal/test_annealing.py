@@ -10,7 +10,7 @@ import pytest
 
 from pyrolvm.errors import FitError
 from pyrolvm.marginal.annealing import Path, Rung, backward, forward, move
-from pyrolvm.marginal.bridge import Gaussian, bridged
+from pyrolvm.marginal.bridge import Gaussian, averaged, bridged
 from pyrolvm.marginal.pilot import pilot
 
 LOG_MASS = 1.3
@@ -137,6 +137,29 @@ def test_a_bridge_finds_a_known_ratio_and_states_its_error():
         stated.append(found.error)
     assert 0.9 < np.mean(stated) / np.std(off) < 1.3
     assert abs(np.mean(off)) < 4 * np.std(off) / math.sqrt(150)
+
+
+def test_halves_that_change_places_state_the_error_of_their_mean():
+    """In ten dimensions, where the posterior's part of both errors is nearly the same."""
+    off, stated = [], []
+    for seed in range(150):
+        random = np.random.default_rng(seed)
+        points = random.normal(size=(4, 500, 10))
+        halves = points[:, :250], points[:, 250:]
+        found = []
+        for fitted, kept in (halves, halves[::-1]):
+            proposal = Gaussian.of(fitted.reshape(-1, 10))
+            drawn = proposal.sample(1000, random)
+            up, down = (
+                -0.5 * (part**2).sum(-1) - 5 * math.log(2 * math.pi) - proposal(part)[0]
+                for part in (kept.reshape(-1, 10), drawn)
+            )
+            found.append(bridged(up.reshape(4, 250), down))
+        both = averaged(*found)
+        off.append(both.value)
+        stated.append(both.error)
+    assert 0.9 < np.sqrt(np.mean(np.square(stated))) / np.std(off) < 1.35
+    assert np.mean(np.abs(off) < 2 * np.array(stated)) > 0.9
 
 
 def test_dependent_draws_have_a_larger_error():
