@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import common
+import evidence as estimates
+import gaps as losses
 import ica as separation
 import zoo as models_of_the_zoo
 from posteriordb import run as whole
@@ -21,7 +23,7 @@ from posteriordb import run as whole
 import guides
 
 DOCS = common.HERE.parent / "docs"
-PAGES = ("choose-a-guide.md", "engines.md", "how-vi-fails.md", "zoo.md", "../README.md")
+PAGES = ("choose-a-guide.md", "engines.md", "evidence.md", "gaps.md", "how-vi-fails.md", "zoo.md", "../README.md")
 MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -67,6 +69,17 @@ def models(found: dict[str, Any]) -> str:
     return common.table(found["rows"], models_of_the_zoo.COLUMNS)
 
 
+def evidence(found: dict[str, Any]) -> str:
+    """Errors made and stated of every method on every model, and the sandwich."""
+    rows = [row | {name: f"{row[name]:.0%}" for name in ("inside", "trusted")} for row in found["rows"]]
+    gaps = sorted(row["gap"] for row in found["sandwich"])
+    words = (
+        f"Bidirectional annealing on data simulated from a logistic regression with 10 unknowns, {len(gaps)} data sets: the bounds are "
+        f"{gaps[len(gaps) // 2]:.3f} nats apart in the median, {gaps[-1]:.3f} at most. Below zero the bounds cross, by their noise."
+    )
+    return common.table(rows, estimates.COLUMNS) + (f"\n\n{words}" if gaps else "")
+
+
 def zoo(found: dict[str, Any]) -> str:
     """Which engine took each problem, and why."""
     columns = {
@@ -109,7 +122,24 @@ def ica(found: dict[str, Any]) -> str:
     return "\n\n".join(common.table(found[part], columns) for part, columns in parts)
 
 
+def gaps(found: dict[str, Any]) -> str:
+    """What is known in closed form, and the digits."""
+    parts = [common.table(found["rows"], losses.SHOWN)]
+    for row in found.get("digits", []):
+        shown: dict[str, Any] = {key: f"{row[key]:.2f}" for key in losses.DIGITS}
+        shown |= {"active": f"{row['active']} of {row['units']}"}
+        error = max(row[f"{name}_error"] for name in ("evidence", "best", "elbo"))
+        words = (
+            f"The zoo's `vae`, 8 units, {row['rows']} of its rows, nats an image. After k steps of refinement the encoder's output has "
+            f"the ELBO shown; each figure has an error of at most {error:.1g}."
+        )
+        parts.append(words + "\n\n" + common.table([shown], losses.DIGITS))
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "evidence": evidence,
+    "gaps": gaps,
     "svi_speed": svi,
     "nuts_speed": nuts,
     "vae_speed": vae,

@@ -24,9 +24,11 @@ _HOME = {
     "DataError": "errors",
     "Diagnosis": "diagnosis",
     "Evidence": "posterior",
+    "Evidences": "marginal",
     "Exact": "posterior",
     "Fit": "posterior",
     "FitError": "errors",
+    "Gaps": "amortization",
     "Guide": "program.guide",
     "GuideError": "errors",
     "PluginError": "errors",
@@ -41,8 +43,10 @@ _HOME = {
     "calibrate": "calibration",
     "compare": "comparison",
     "diagnose": "diagnosis",
+    "evidence": "marginal",
     "exact": "analytic",
     "fit": "vi",
+    "gaps": "amortization",
     "guide": "registry",
     "guides": "registry",
     "infer": "ladder",
@@ -56,6 +60,8 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
+    from pyrolvm.amortization import Gaps as Gaps
+    from pyrolvm.amortization import gaps as gaps
     from pyrolvm.analytic import exact as exact
     from pyrolvm.calibration import Calibration as Calibration
     from pyrolvm.calibration import calibrate as calibrate
@@ -75,6 +81,8 @@ if TYPE_CHECKING:
     from pyrolvm.errors import StoreError as StoreError
     from pyrolvm.errors import UnknownNameError as UnknownNameError
     from pyrolvm.ladder import infer as infer
+    from pyrolvm.marginal import Evidences as Evidences
+    from pyrolvm.marginal import evidence as evidence
     from pyrolvm.mcmc import nuts as nuts
     from pyrolvm.posterior import Chains as Chains
     from pyrolvm.posterior import Evidence as Evidence

@@ -79,6 +79,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_infer(commands)
     _add_compare(commands)
     _add_calibrate(commands)
+    _add_evidence(commands)
+    _add_gaps(commands)
     _add_diagnose(commands)
     _add_report(commands)
     _add_doctor(commands)
@@ -254,6 +256,61 @@ def _add_calibrate(commands: Any) -> None:
     )
     group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
     group.add_argument("--resume", action="store_true", help="go on with the calibration in DIR")
+
+
+def _add_evidence(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "evidence",
+        "evidencing",
+        "Estimate the log marginal likelihood of the data, with its error, by one method or several.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
+        "  pyrolvm evidence eight_schools --method ais\n"
+        "  pyrolvm evidence eight_schools --method prior,ais,bridge --plot evidence.png\n"
+        "  pyrolvm evidence my_model.py:model --data data.csv --guide my_guides.py:guide --method iw_bound\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    group = parser.add_argument_group("the evidence")
+    group.add_argument(
+        "--method",
+        metavar="NAMES",
+        default="auto",
+        help="auto, or of exact, prior, importance, iw_bound, ais, bidirectional and bridge, with commas (default: auto)",
+    )
+    group.add_argument("--guide", metavar="GUIDE", help="fit this guide first, and draw or anneal from it")
+    group.add_argument(
+        "--draws", metavar="N", type=_count, help="draws, or annealed particles (default: by the method)"
+    )
+    group.add_argument("--schedule", metavar="N", type=_count, help="rungs of annealing (default: by a pilot run)")
+    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same estimate (default: 0)")
+    group.add_argument("--plot", metavar="FILE", help="draw estimates and errors against densities evaluated")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
+def _add_gaps(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "gaps",
+        "gapping",
+        "Fit a guide with local latents, and say what its family, its encoder and collapsed units lose.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
+        "  pyrolvm gaps vae --option images=500 --batch-size 100 --rows 200\n"
+        "  pyrolvm gaps my_model.py:model --data data.npz --guide my_guides.py:encoder --plot gaps.png\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    parser.add_argument("--guide", metavar="GUIDE", default="amortized", help="the guide (default: amortized)")
+    _add_optimisation(parser)
+    group = parser.add_argument_group("the gaps")
+    group.add_argument("--rows", metavar="N", type=_count, help="how many rows to look at (default: all)")
+    group.add_argument(
+        "--method", metavar="NAME", help="the rows' evidence: auto, exact, importance or ais (default: auto)"
+    )
+    group.add_argument("--draws", metavar="N", type=_count, help="draws of a row (default: 1000)")
+    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
+    group.add_argument("--plot", metavar="FILE", help="draw evidence, bounds, refinement and units")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
 def _add_diagnose(commands: Any) -> None:

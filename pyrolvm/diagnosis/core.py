@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrolvm.diagnosis.chains import judge_mixing, judge_sampler, mixing_table
+from pyrolvm.diagnosis.collapse import collapse_steps, judge_collapse
 from pyrolvm.diagnosis.exactness import exact_figures, judge_exact
 from pyrolvm.diagnosis.importance import FEW_DRAWS, Weights, weigh
 from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
@@ -119,6 +120,9 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
 
     Draws of the posterior itself (``exact``) are trusted where log p - log q is the evidence at every one of them, to rounding.
 
+    Of models with learnable parameters, local latents whose posterior mean is the same for every row are named as pruned; if none of a
+    site's units varies, the site has collapsed and the verdict is "doubtful".
+
     Draws that :func:`pyrolvm.infer` has corrected are judged by the weights they were chosen by, and "trusted" from 1,000
     effective draws on, which put three standard errors within 0.1 sd and 10%; from 3,000 on where k-hat is above 0.5.
 
@@ -178,11 +182,11 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         *_judge_optimisation(data),
         *_judge_finite(data),
         *_judge_modes(data),
+        *judge_collapse(data),
     ]
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
-    return Diagnosis(
-        name, table, _figures(figures), Verdict.of(reasons, _steps_for_fit(figures, reasons, guide)), left_out
-    )
+    steps = [*_steps_for_fit(figures, reasons, guide), *collapse_steps(reasons)]
+    return Diagnosis(name, table, _figures(figures), Verdict.of(reasons, steps), left_out)
 
 
 def _figures(weights: Weights) -> dict[str, float]:

@@ -182,7 +182,8 @@ def _smooth(log_weight: Array) -> tuple[float, Array]:
         gap = float(np.median(np.diff(distinct)))
         log_weight = log_weight + np.random.default_rng(0).uniform(-0.5, 0.5, size) * gap
     # The largest weight goes to zero first: the sum of weights is taken on that scale.
-    normalised, khat = array_stats().psislw(-(log_weight - ordered[-1]))
+    with np.errstate(over="ignore"):  # quantiles of a tail that has no mean
+        normalised, khat = array_stats().psislw(-(log_weight - ordered[-1]))
     khat = float(khat)
     if not math.isfinite(khat):
         return math.inf, log_weight

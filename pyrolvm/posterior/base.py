@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyrolvm.errors import StoreError, positive_int
 from pyrolvm.posterior.draws import draw_guide, rebuild
+from pyrolvm.posterior.evidence import Evidence
 from pyrolvm.program.guide import Guide
 from pyrolvm.program.problem import Problem
 
@@ -22,28 +23,7 @@ if TYPE_CHECKING:
 
     from pyrolvm.verdict import Verdict
 
-__all__ = ["Chains", "Evidence", "Exact", "Fit", "Posterior"]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """An estimate of the log marginal likelihood of the data.
-
-    Attributes:
-        value: log p(data), in nats.
-        error: its standard error, in nats.
-        method: how it was estimated.
-        reliable: whether the error can be believed.
-    """
-
-    value: float
-    error: float
-    method: str
-    reliable: bool = True
-
-    def __str__(self) -> str:
-        doubt = "" if self.reliable else " (unreliable)"
-        return f"{self.value:.2f} +- {self.error:.2g} nats by {self.method}{doubt}"
+__all__ = ["Chains", "Exact", "Fit", "Posterior"]
 
 
 @dataclass(eq=False, repr=False)
@@ -207,11 +187,10 @@ class Fit(Posterior):
 
     @cached_property
     def evidence(self) -> Evidence | None:
-        """By importance sampling from the guide, with Pareto smoothed weights."""
-        from pyrolvm.diagnosis.importance import weigh
+        """By importance sampling from the guide, with Pareto smoothed weights of the draws that it has."""
+        from pyrolvm.marginal.weights import from_weights
 
-        weights, _ = weigh(self.log_weight)
-        return Evidence(weights.evidence, weights.evidence_error, "importance sampling", bool(weights.reliable))
+        return from_weights(self.log_weight, "importance sampling")
 
     def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
         """Fresh draws from the guide; of a corrected result, stored draws chosen at random.

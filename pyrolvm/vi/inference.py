@@ -198,7 +198,7 @@ def _run(
         clock.lap("run")
         attrs = {
             "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": why, "engine": used, "seed": seed,
-            "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0),
+            "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0), "model_parameters": len(problem.parameters),
         }  # fmt: skip
         tree = variational_tree(
             problem, guide, history,

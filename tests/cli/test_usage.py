@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-COMMANDS = ["list", "fit", "nuts", "compare", "calibrate", "diagnose", "report", "doctor"]
+COMMANDS = ["list", "fit", "nuts", "compare", "calibrate", "evidence", "gaps", "diagnose", "report", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
