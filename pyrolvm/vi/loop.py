@@ -21,6 +21,7 @@ from pyrolvm.program.problem import Problem
 from pyrolvm.progress import Progress
 from pyrolvm.vi.engines.base import Engine, Taken, Work, write
 from pyrolvm.vi.iterates import Iterates
+from pyrolvm.vi.rescue import Rescue
 from pyrolvm.vi.stopping import Plateau, Schedule, improvement
 
 __all__ = ["AT_ONCE", "History", "Step", "blame", "search"]
@@ -138,18 +139,40 @@ def search(
     Once the parameters circle around a point (:mod:`pyrolvm.vi.iterates`) and the ELBO no longer rises, their average is kept. If the
     ELBO is flat before that, as it is without noise, or the budget nears its end, the learning rate decays. The engine takes steps in
     blocks, which end where a decision is due, every 50th step (every 5% of the steps, later on), or at every step that a
-    callback wants to see. A step whose loss or gradient is not
-    finite is skipped, so that the parameters keep the last good state; after 20 of them in a row the run ends with that
-    reason. ``KeyboardInterrupt`` ends it too, and keeps what was reached.
+    callback wants to see. A step whose loss or gradient is not finite is skipped. After 20 of them in a row, or where the loss is far
+    above the lowest so far, the search goes on from the best parameters at a tenth of the rate, up to three times
+    (:mod:`pyrolvm.vi.rescue`); then 20 bad steps end it with that reason. ``KeyboardInterrupt`` ends it too, and keeps what was
+    reached.
 
     Raises:
         FitError: if not a single step had a finite loss.
     """
+    rescue = None if schedule.constant or schedule.custom is not None else Rescue(work.parameters())
+    history = _search(work, engine, plateau, schedule, callbacks, progress, rescue)
+    if rescue is not None and rescue.times:
+        history.reason += (
+            f"; the steps diverged {rescue.times} time{'s' if rescue.times > 1 else ''}, and went on from the best parameters at "
+            f"{rescue.factor:.3g} of the learning rate"
+        )
+    return history
+
+
+def _search(
+    work: Work,
+    engine: Engine,
+    plateau: Plateau | None,
+    schedule: Schedule,
+    callbacks: Sequence[Callable[[Step], Any]],
+    progress: Progress,
+    rescue: Rescue | None,
+) -> History:
     history = History()
     iterates = Iterates.of(work.parameters()) if plateau is not None and schedule.custom is None else None
     started = time.perf_counter()
     step = bad = 0
+    next_look = _check_after(0)
     size = CHECK_EVERY
+    slower = 1.0
     try:
         while step < schedule.end:
             due = None if plateau is None or schedule.start is not None else _check_after(step)
@@ -158,15 +181,24 @@ def search(
                 limit = min(limit, iterates.stride - step % iterates.stride)
             count = 1 if callbacks else _block(step, limit, schedule, due)
             began = time.perf_counter()
-            taken = engine.advance(step, [schedule.factor(i) for i in range(step, step + count)])
+            taken = engine.advance(step, [slower * schedule.factor(i) for i in range(step, step + count)])
             size = _next_size(size, time.perf_counter() - began)
             step += count
             history.add(taken)
             bad = _bad_in_a_row(bad, taken.good)
-            if bad >= PATIENCE:
-                engine.publish()
-                _give_up(work, history, bad)
-                return history
+            diverged = bad >= PATIENCE
+            if rescue is not None and step >= next_look:
+                next_look = _check_after(step)
+                diverged = rescue.look(engine, history.losses, _start(work, history)) or diverged
+            if diverged:
+                if rescue is not None and rescue.back(engine):
+                    slower, bad = rescue.factor, 0
+                    iterates = None if iterates is None else Iterates.of(work.parameters())
+                    continue
+                if bad >= PATIENCE:
+                    engine.publish()
+                    _give_up(work, history, bad)
+                    return history
             stop = False
             if callbacks and taken.good[-1]:
                 engine.publish()
@@ -229,6 +261,12 @@ def _losses(work: Work) -> np.ndarray[Any, Any]:
             with batch.active():
                 found.append(float(objective.loss(work.problem.model, work.guide, *batch.args, **batch.kwargs)))
     return np.array(found)
+
+
+def _start(work: Work, history: History) -> tuple[float, float] | None:
+    """The loss before the first step with its standard error; ``None`` where rows or draws are too few to tell it."""
+    known = work.minibatches is None and len(history) > 0 and math.isfinite(history.errors[0])
+    return (float(history.losses[0]), float(history.errors[0])) if known else None
 
 
 def _check_after(step: int) -> int:

@@ -91,6 +91,12 @@ class Stepper:
             return float("nan")
         return float(self._torch.param_groups[0]["lr"])
 
+    def restart(self) -> None:
+        """Forgets all that the optimiser remembers of earlier steps; one of Pyro's, which is the caller's, does not."""
+        self._torch = None
+        self._known.clear()
+        self._base.clear()
+
     def step(self, params: Iterable[Tensor], factor: float) -> None:
         """Moves the parameters along their gradients, and clears those."""
         params = list(params)

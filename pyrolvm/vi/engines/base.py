@@ -97,6 +97,9 @@ class Engine(Protocol):
     def publish(self) -> None:
         """Writes the parameters it has reached into the session's store."""
 
+    def restart(self) -> None:
+        """Goes on from the parameters in the session's store, with an optimiser that remembers nothing."""
+
 
 def columns(rows: Sequence[tuple[float, float, float, bool]]) -> Taken:
     """Steps noted one by one."""

@@ -43,7 +43,7 @@ class CEngine:
         self.limit = self._ahead.limit(chunk)
         adam = self.adam
         self._steps = compile_steps(captured, self.params, adam.beta1, adam.beta2, adam.eps, work.stepper.clip_norm)
-        self._state = Moments.at(np.concatenate([p.detach().cpu().double().numpy().reshape(-1) for p in self.params]))
+        self.restart()
         first = first_step(work, captured)
         noise, rows = self._ahead.joined(first.noise), first.rows[0].cpu().numpy() if first.rows else np.zeros(0)
         losses, _, _ = self._steps(self._state.copy(), np.zeros(1), noise[None], rows[None])
@@ -60,3 +60,7 @@ class CEngine:
         """Copies the parameters to torch."""
         parts = torch.from_numpy(self._state.x.copy()).split([p.numel() for p in self.params])
         write([part.view(like.shape).to(like) for part, like in zip(parts, self.params, strict=True)], self.params)
+
+    def restart(self) -> None:
+        """Reads the parameters from torch."""
+        self._state = Moments.at(np.concatenate([p.detach().cpu().double().numpy().reshape(-1) for p in self.params]))

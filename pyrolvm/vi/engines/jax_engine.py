@@ -77,6 +77,12 @@ class JaxEngine:
         parts = self._split(np.asarray(self._state[0]))
         write([tensor(part, like) for part, like in zip(parts, self.params, strict=True)], self.params)
 
+    def restart(self) -> None:
+        """Reads the parameters from torch."""
+        flat = np.concatenate([parameter.detach().cpu().numpy().reshape(-1) for parameter in self.params])
+        # NumPy's zeros, since JAX would compile a program to make its own.
+        self._state: Any = (flat, np.zeros_like(flat), np.zeros_like(flat), np.zeros((), flat.dtype))
+
     # --- setting up ---------------------------------------------------------------------------------------------------
 
     def _precision(self) -> Any:
@@ -84,9 +90,8 @@ class JaxEngine:
 
     def _compile(self, captured: Captured) -> None:
         lowered = lower(captured)
-        flat = np.concatenate([parameter.detach().cpu().numpy().reshape(-1) for parameter in self.params])
-        # NumPy's zeros, since JAX would compile a program to make its own.
-        self._state: Any = (flat, np.zeros_like(flat), np.zeros_like(flat), np.zeros((), flat.dtype))
+        self.restart()
+        flat = self._state[0]
         self._constants = lowered.constants
         self._key = jax.random.key(self.work.seed) if lowered.draws else None
         chunk = _stepping(lowered.function, self._split, self._ahead.split, self.adam, self.work.stepper.clip_norm)

@@ -32,6 +32,10 @@ class PyroEngine:
     def publish(self) -> None:
         """Nothing to do: the parameters in the store are the ones that move."""
 
+    def restart(self) -> None:
+        """Forgets what the optimiser knows."""
+        self.work.stepper.restart()
+
     def _step(self, factor: float) -> tuple[float, float, float, bool]:
         loss, error = self._loss_and_grads()
         params = self.work.parameters()

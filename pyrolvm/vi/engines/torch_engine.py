@@ -73,6 +73,13 @@ class TorchEngine:
     def publish(self) -> None:
         """Nothing to do: the parameters in the store are the ones that move."""
 
+    def restart(self) -> None:
+        """Forgets the moments; the parameters in the store are the ones that move."""
+        self._count = 0
+        for moment in self._moments:
+            moment.zero_()
+        self.work.stepper.restart()
+
     def _run(self, *inputs: Tensor) -> list[Tensor]:
         # Without gradients, as it was compiled; the results are copied, since a CUDA graph writes the next ones over them.
         with torch.no_grad():
