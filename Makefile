@@ -1,4 +1,4 @@
-# make demo | test | test-slow | lint | format | clean
+# make demo | test | coverage | test-slow | lint | format | clean
 # Needs Python 3.11 or newer and make. Everything installs into .venv; nothing outside this folder is touched.
 # For torch without CUDA from its own index: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -10,11 +10,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format install install-dev clean
+.PHONY: help demo test coverage test-slow lint format install install-dev clean
 
 help:
 	@echo "make demo       install into .venv, compare guides with NUTS on eight schools, write runs/demo/report.html"
-	@echo "make test       the tests, with coverage"
+	@echo "make test       the tests"
+	@echo "make coverage   the same, which lines they reach, and failure below 85%"
 	@echo "make test-slow  the statistical and packaging tests that take minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite the sources"
@@ -43,6 +44,9 @@ demo: $(VENV)/.installed
 		--warmup 500 --draws 500 --out runs/demo --overwrite
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --cov=pyrolvm --cov-report=term:skip-covered --cov-fail-under=85
 
 test-slow: $(VENV)/.installed-dev

@@ -253,10 +253,9 @@ def _objective(problem: lvm.Problem, guide_name: str, dtype: torch.dtype) -> Non
 TRAINED = [
     guide for guide in lvm.guides() if guide not in ("pathfinder", "student")
 ]  # these have algorithms of their own
-ROWLESS = [guide for guide in TRAINED if guide != "amortized"]  # no latent rows to encode
 GUIDES = {
-    **dict.fromkeys(("eight_schools", "eight_schools_centered", "eight_schools_noncentered", "ppca"), TRAINED),
-    **dict.fromkeys(("logistic_regression", "gaussian_mixture"), ROWLESS),
+    "eight_schools_centered": TRAINED,
+    "logistic_regression": [guide for guide in TRAINED if guide != "amortized"],  # no latent rows to encode
     "vae": ["amortized"],  # its other guides would hold 3 million numbers or more
 }
 """The guides of some problems. Of the others one is enough: guide and model are recorded side by side."""
