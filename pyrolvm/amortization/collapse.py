@@ -23,7 +23,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm.amortization.result import ACTIVE, Collapse
-from pyrolvm.amortization.rows import Gaussians, Rows
+from pyrolvm.amortization.rows import Gaussians, Rows, untransformed
 
 __all__ = ["collapse", "mutual_information"]
 
@@ -62,8 +62,6 @@ def _divergence(family: Gaussians, loc: Tensor, scale: Tensor) -> Tensor:
 
 def _prior(rows: Rows) -> tuple[Tensor, Tensor]:
     """Location and scale of the prior of each unknown, ``(rows, n)``: its own where it is normal, else that of prior draws."""
-    from pyrolvm.amortization.rows import _base
-
     problem, batch = rows.problem, rows.batch
     with batch.active(), torch.no_grad():
         traces = [poutine.trace(problem.model).get_trace(*batch.args, **batch.kwargs) for _ in range(200)]
@@ -72,7 +70,7 @@ def _prior(rows: Rows) -> tuple[Tensor, Tensor]:
     assert dim is not None
     for site in problem.latents:
         nodes: list[Any] = [trace.nodes[site.name] for trace in traces]
-        base, transforms = _base(nodes[0]["fn"])
+        base, transforms = untransformed(nodes[0]["fn"])
         axis = dim - site.event_dim
 
         def flat(value: Tensor, axis: int = axis) -> Tensor:
@@ -80,7 +78,7 @@ def _prior(rows: Rows) -> tuple[Tensor, Tensor]:
 
         shape = nodes[0]["value"].shape
         alone = isinstance(base, torch.distributions.Normal) and not transforms
-        again = _base(nodes[1]["fn"])[0]
+        again = untransformed(nodes[1]["fn"])[0]
         if alone and torch.equal(base.loc, again.loc) and torch.equal(base.scale, again.scale):
             locs.append(flat(base.loc.expand(shape)))
             scales.append(flat(base.scale.expand(shape)))

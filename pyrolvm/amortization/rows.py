@@ -22,7 +22,7 @@ from pyrolvm.program.agreement import guide_sites
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.problem import Problem
 
-__all__ = ["Gaussians", "Rows", "matched_noise", "row_plate"]
+__all__ = ["Gaussians", "Rows", "matched_noise", "row_plate", "untransformed"]
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -189,7 +189,7 @@ def _sites(problem: Problem, guide: Callable[..., Any], batch: Batch) -> Mapping
     return first
 
 
-def _base(fn: Any) -> tuple[Any, list[Any]]:
+def untransformed(fn: Any) -> tuple[Any, list[Any]]:
     """What a distribution is of a transform of, and the transforms, without masks and reinterpretations."""
     transforms: list[Any] = []
     while True:
@@ -208,7 +208,7 @@ def _parameters(name: str, fn: Any) -> tuple[Tensor, Tensor]:
     Raises:
         GuideError: if it is no Gaussian under transforms.
     """
-    base, _ = _base(fn)
+    base, _ = untransformed(fn)
     if isinstance(base, torch.distributions.MultivariateNormal):
         return base.loc, base.scale_tril
     if isinstance(base, torch.distributions.Normal):
@@ -225,7 +225,7 @@ def _read(problem: Problem, plate: str, sites: Mapping[str, Any]) -> tuple[list[
     start = 0
     for site in problem.latents:
         fn = sites[site.name]["fn"]
-        base, transforms = _base(fn)
+        base, transforms = untransformed(fn)
         loc, scale = _parameters(site.name, fn)
         joint = isinstance(base, torch.distributions.MultivariateNormal)
         dim = problem.plates[plate].dim

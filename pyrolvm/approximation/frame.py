@@ -19,7 +19,6 @@ from pyrolvm.approximation.climb import Path, climb, elbo, local_gaussians
 from pyrolvm.approximation.natural import Fitted, batch_and_match, natural_gradient
 from pyrolvm.approximation.student import Student
 from pyrolvm.density import Joint, map_draws
-from pyrolvm.density.centring import non_centred
 from pyrolvm.density.target import Points, Target
 from pyrolvm.errors import FitError
 from pyrolvm.program.batching import Batch
@@ -181,11 +180,7 @@ def _nowhere(problem: Problem, paths: int) -> FitError:
 
 
 def _ascents(target: Target, seed: int) -> list[Path]:
-    if not target.together:
-        raise FitError(
-            f"the density of {target.joint.problem.name} can only be run for one draw at a time, and it takes tens of thousands: "
-            f"{target.reason} Fix: mend the line that is named, or use a guide that is trained step by step."
-        )
+    target.at_once("use a guide that is trained step by step")
     if target.size > MOST_UNKNOWNS:
         raise FitError(
             f"{target.joint.problem.name} has {target.size:,} unknowns; a covariance matrix is affordable up to {MOST_UNKNOWNS:,}. "
@@ -261,12 +256,8 @@ def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | Non
 
 
 def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
-    problem = joint.problem
-    like = torch.zeros((), dtype=problem.dtype, device=problem.device)
-    sites = [site for site in problem.continuous if site.name in joint.dependent()]
-    centring = {site.name: non_centred(like.expand(site.unconstrained_shape or ())) for site in sites}
-    frame = _with(joint.recentred(centring), seed, fit)
-    if not centring:
+    frame = _with(joint.non_centred(), seed, fit)
+    if not frame.centring:
         return frame
     better, share = _said_by_data(frame, seed)
     if share < CENTRED_FROM:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import pyrolvm as lvm
 from pyrolvm.cli.inference import given
 from pyrolvm.cli.output import Output
+from pyrolvm.cli.runs import choose_picture
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.target import load_guide, load_problem
-from pyrolvm.errors import ArgumentError
 
 __all__ = ["run"]
 
@@ -19,9 +18,7 @@ WORDS = ("draws", "schedule", "seed")
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``evidence``; returns 1 where every estimate failed its verdict."""
-    picture = None if args.plot is None else Path(args.plot)
-    if picture is not None and picture.exists() and not args.overwrite:
-        raise ArgumentError(f"--plot {args.plot} exists already. Fix: add --overwrite, or use another name.")
+    picture = choose_picture(args.plot, overwrite=args.overwrite)
     methods = args.method.split(",")
     guide = None if args.guide is None else load_guide(args.guide)
     problem = load_problem(args)

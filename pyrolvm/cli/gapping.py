@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import pyrolvm as lvm
 from pyrolvm.cli.inference import given
 from pyrolvm.cli.output import Output
+from pyrolvm.cli.runs import choose_picture
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.target import load_guide, load_problem
-from pyrolvm.errors import ArgumentError
 
 __all__ = ["run"]
 
@@ -21,9 +20,7 @@ SHOWN = ("evidence", "best", "elbo", "approximation_gap", "amortization_gap")
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``gaps``; returns 1 where the verdict is ``failed``."""
-    picture = None if args.plot is None else Path(args.plot)
-    if picture is not None and picture.exists() and not args.overwrite:
-        raise ArgumentError(f"--plot {args.plot} exists already. Fix: add --overwrite, or use another name.")
+    picture = choose_picture(args.plot, overwrite=args.overwrite)
     guide = load_guide(args.guide)
     problem = load_problem(args)
     out.note(f"{problem!r}")

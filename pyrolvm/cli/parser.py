@@ -284,8 +284,7 @@ def _add_evidence(commands: Any) -> None:
     )
     group.add_argument("--schedule", metavar="N", type=_count, help="rungs of annealing (default: by a pilot run)")
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same estimate (default: 0)")
-    group.add_argument("--plot", metavar="FILE", help="draw estimates and errors against densities evaluated")
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_picture(group, "draw estimates and errors against densities evaluated")
 
 
 def _add_gaps(commands: Any) -> None:
@@ -309,8 +308,7 @@ def _add_gaps(commands: Any) -> None:
     )
     group.add_argument("--draws", metavar="N", type=_count, help="draws of a row (default: 1000)")
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
-    group.add_argument("--plot", metavar="FILE", help="draw evidence, bounds, refinement and units")
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_picture(group, "draw evidence, bounds, refinement and units")
 
 
 def _add_diagnose(commands: Any) -> None:
@@ -386,6 +384,11 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--draws", metavar="N", type=_count, help="draws per chain (default: 1000)")
     group.add_argument("--target-accept", metavar="P", type=_share, help="acceptance rate to adapt to (default: 0.8)")
     group.add_argument("--kernel", metavar="NAME", help="the sampler: auto, numpyro or nutpie (default: auto)")
+
+
+def _add_picture(group: Any, what: str) -> None:
+    group.add_argument("--plot", metavar="FILE", help=what)
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
 def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False, engine: bool = True) -> None:

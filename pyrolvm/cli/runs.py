@@ -12,7 +12,7 @@ from typing import Any
 from pyrolvm.cli.output import jsonable, replace_text
 from pyrolvm.errors import ArgumentError, StoreError
 
-__all__ = ["Comparing", "choose_folder", "is_calibration", "posteriors_in", "slug"]
+__all__ = ["Comparing", "choose_folder", "choose_picture", "is_calibration", "posteriors_in", "slug"]
 
 ROOT = Path("runs")
 MARKER = "comparison-run.json"
@@ -30,6 +30,18 @@ def slug(text: str) -> str:
 
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.startswith(".")
+
+
+def choose_picture(plot: str | None, *, overwrite: bool) -> Path | None:
+    """Returns the file that ``--plot`` names, or ``None``.
+
+    Raises:
+        ArgumentError: if it is there and may not be replaced.
+    """
+    picture = None if plot is None else Path(plot)
+    if picture is not None and picture.exists() and not overwrite:
+        raise ArgumentError(f"--plot {plot} exists already. Fix: add --overwrite, or use another name.")
+    return picture
 
 
 def choose_folder(out: str | None, default: str, *, overwrite: bool, resume: bool = False) -> Path:

@@ -23,7 +23,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyrolvm.density.centring import Centring, Spread, conditional
+from pyrolvm.density.centring import Centring, Spread, conditional, non_centred
 from pyrolvm.errors import ProblemError
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import centre, is_deterministic, is_random
@@ -145,6 +145,12 @@ class Joint:
     def recentred(self, centring: Centring) -> Joint:
         """The same density in other coordinates."""
         return Joint(self.problem, self.batch, centring=centring)
+
+    def non_centred(self) -> Joint:
+        """The same density with every dependent site in units of its parents, whatever the data say of it."""
+        dependent = self.dependent()
+        like = torch.zeros(self.problem.unconstrained_size, dtype=self.problem.dtype, device=self.problem.device)
+        return self.recentred({name: non_centred(part) for name, part in self.split(like).items() if name in dependent})
 
     # --- densities ----------------------------------------------------------------------------------------------------
 

@@ -51,8 +51,7 @@ def check_proper(problem: Problem) -> None:
     Raises:
         ProblemError: naming the site.
     """
-    with torch.no_grad(), poutine.block(), problem.whole.active():
-        trace = poutine.trace(_started(problem)).get_trace(*problem.whole.args, **problem.whole.kwargs)
+    trace = problem.whole.trace(problem)
     for site in problem.latents:
         node = trace.nodes[site.name]
         fn, masked = node["fn"], _masks(node["mask"])
@@ -99,12 +98,3 @@ def prior_draws(problem: Problem, count: int) -> dict[str, Tensor]:
 
 def _masks(mask: Any) -> bool:
     return mask is not None and mask is not True and not bool(torch.as_tensor(mask).all())
-
-
-def _started(problem: Problem) -> Any:
-    """The model with latents at the centre of their supports, which also those have that cannot be sampled."""
-    from pyro.infer.autoguide.initialization import InitMessenger
-
-    from pyrolvm.program.inspection import centre
-
-    return InitMessenger(centre)(problem.model)

@@ -92,6 +92,19 @@ class Target:
         zero = torch.zeros(problem.unconstrained_size, dtype=problem.dtype, device=problem.device)
         return cls(joint, "pyro", "for a few calls", *_by_torch(potential, zero))
 
+    def at_once(self, remedy: str) -> Target:
+        """The target itself, if it takes many points at once.
+
+        Raises:
+            FitError: if it does not; the remedy is named beside that of mending the model.
+        """
+        if self.together:
+            return self
+        raise FitError(
+            f"the density of {self.joint.problem.name} can only be run for one draw at a time, and it takes tens of thousands: "
+            f"{self.reason} Fix: mend the line that is named, or {remedy}."
+        )
+
     @property
     def size(self) -> int:
         """The number of coordinates."""

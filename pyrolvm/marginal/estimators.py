@@ -96,6 +96,7 @@ def annealed(
 ) -> Evidence:
     """Annealed importance sampling from the prior, or from the Gaussian of a posterior's draws."""
     random = np.random.default_rng([seed, 1])
+    already = 0  # densities that a frame was found with
     with problem.session(seed=seed, params=held):
         if posterior is None:
             coordinates = Coordinates.plain(problem)
@@ -107,7 +108,6 @@ def annealed(
             points = stored_draws(posterior, coordinates)
             path, gaussian = gaussian_path(points.reshape(-1, points.shape[-1]), coordinates)
             start = gaussian.sample(count + _climbers(problem), random)
-        already = 0 if posterior is None else already
         climbing, rest = start[count:], start[:count]
         plan = pilot(path, climbing, random, schedule)
         before = coordinates.target.evaluations - already

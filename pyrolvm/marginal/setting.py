@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm.density import Joint
-from pyrolvm.density.centring import Centring, non_centred
+from pyrolvm.density.centring import Centring
 from pyrolvm.density.prior import check_proper, prior_draws, without_data
 from pyrolvm.density.target import Target
 from pyrolvm.errors import CaptureError, FitError, ProblemError
@@ -23,6 +23,9 @@ from pyrolvm.program.problem import Problem
 __all__ = ["Coordinates", "check_evidence", "prior_path", "stored_draws"]
 
 Array = NDArray[np.float64]
+
+REMEDY = "use method='importance' with a fit"
+"""What there is for densities that cannot be run for many draws at once."""
 
 
 def check_evidence(problem: Problem, params: Mapping[str, Tensor], method: str) -> None:
@@ -60,11 +63,8 @@ class Coordinates:
     @classmethod
     def plain(cls, problem: Problem) -> Coordinates:
         """Unconstrained values; sites whose scale other latents set are in units of it."""
-        joint = Joint(problem)
-        names = joint.dependent()
-        centring = {name: non_centred(value) for name, value in _zeros(joint).items() if name in names}
-        joint = Joint(problem, centring=centring)
-        return cls(_checked(Target.of(joint)), joint.centring)
+        joint = Joint(problem).non_centred()
+        return cls(Target.of(joint).at_once(REMEDY), joint.centring)
 
     @classmethod
     def framed(cls, problem: Problem, seed: int) -> Coordinates:
@@ -80,30 +80,9 @@ class Coordinates:
         return cls.plain(problem)
 
 
-def _zeros(joint: Joint) -> dict[str, Tensor]:
-    import torch
-
-    problem = joint.problem
-    return joint.split(torch.zeros(problem.unconstrained_size, dtype=problem.dtype, device=problem.device))
-
-
-def _checked(target: Target) -> Target:
-    """The target, if it takes many points at once.
-
-    Raises:
-        FitError: if it does not.
-    """
-    if target.together:
-        return target
-    raise FitError(
-        f"the density of {target.joint.problem.name} can only be run for one draw at a time, and it takes tens of thousands: "
-        f"{target.reason} Fix: mend the line that is named, or use method='importance' with a fit."
-    )
-
-
 def prior_path(problem: Problem, coordinates: Coordinates) -> tuple[Path, Target]:
     """The path from the prior to the posterior, and the prior's own target, from which it starts."""
-    base = _checked(Target.of(Joint(without_data(problem), centring=coordinates.centring)))
+    base = Target.of(Joint(without_data(problem), centring=coordinates.centring)).at_once(REMEDY)
     return Path(base.finite, coordinates.target.finite), base
 
 
