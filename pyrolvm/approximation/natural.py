@@ -118,7 +118,7 @@ def _seen(target: Target, mean: Points, tril: Points, draws: Points) -> tuple[fl
     good = np.isfinite(values)
     if good.mean() < FINITE:
         return None
-    entropy = np.log(np.diag(tril)).sum() + len(mean) / 2 * np.log(2 * np.pi * np.e)
+    entropy = np.log(np.diag(tril)).sum() + len(mean) / 2 * (np.log(2 * np.pi) + 1)
     return float(values[good].mean() + entropy), draws[good], gradients[good] @ tril
 
 
