@@ -49,12 +49,12 @@ def durably(
     about = store.identity(method, problem, guide, seed, options)
     finished = store.claim(out, about, problem, guide, resume=resume)
     if finished is not None:
-        return finished  # type: ignore[no-any-return]
+        return finished
     out.mkdir(parents=True, exist_ok=True)
     with store.Lock(out):
         finished = store.claim(out, about, problem, guide, resume=resume)  # by the process that held the lock until now
         if finished is not None:
-            return finished  # type: ignore[no-any-return]
+            return finished
         checkpoints = store.Checkpoints(out, about)
         result = run(checkpoints)
         partial = store.is_partial(result)

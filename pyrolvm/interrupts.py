@@ -41,10 +41,8 @@ def held() -> Iterator[Held]:
     if threading.current_thread() is not threading.main_thread():
         yield waiting
         return
-    for number in _SIGNALS:
-        handler = signal.getsignal(number)
-        if callable(handler):
-            waiting.handlers[number] = handler
+    found = {int(number): signal.getsignal(number) for number in _SIGNALS}
+    waiting.handlers = {number: handler for number, handler in found.items() if callable(handler)}
     try:
         for number in waiting.handlers:
             signal.signal(number, waiting)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyrolvm import runtime
-from pyrolvm.errors import PyrolvmWarning, StoreError
+from pyrolvm.errors import ArgumentError, PyrolvmWarning, StoreError, positive_float
 from pyrolvm.vi.engines import Engine, Work
 
 if TYPE_CHECKING:
     from pyrolvm.store import Checkpoints
 
-__all__ = ["EVERY", "Keeper", "Pace", "Parts"]
+__all__ = ["EVERY", "Keeper", "Pace", "Parts", "check_saving", "warn_of_disk"]
 
 EVERY = 60.0
 """Seconds between checkpoints by default."""
@@ -158,6 +158,24 @@ def warn_of_disk(store: Checkpoints, error: OSError) -> None:
         PyrolvmWarning,
         stacklevel=3,
     )
+
+
+def check_saving(out: Any, resume: bool | str, checkpoint_every: float | None) -> None:
+    """Refuses arguments about a run's folder that say nothing.
+
+    Raises:
+        ArgumentError: if one is out of its range, or is given without the folder.
+    """
+    from pyrolvm.store import check_resume
+
+    check_resume(resume)
+    if checkpoint_every not in (None, 0):
+        positive_float("checkpoint_every", checkpoint_every)
+    for name, given in (("resume", resume), ("checkpoint_every", checkpoint_every is not None)):
+        if given and out is None:
+            raise ArgumentError(
+                f'{name} is given without out, the folder to keep the run in. Fix: pass out="runs/a" too.'
+            )
 
 
 def _copy(values: Mapping[str, Any], into: Mapping[str, Any], folder: Path) -> None:

@@ -21,7 +21,7 @@ from pyrolvm.program.batching import Batch, Minibatches, check_minibatches, mini
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
-from pyrolvm.vi.checkpoint import Keeper
+from pyrolvm.vi.checkpoint import Keeper, check_saving
 from pyrolvm.vi.engines import ENGINES, Work, begin
 from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
 from pyrolvm.vi.objective import choose_objective
@@ -132,7 +132,7 @@ def fit(
         raise ArgumentError(
             f"callbacks must be a list of functions of a Step, got {callbacks!r}. Fix: pass callbacks=[my_function]."
         )
-    _check_saving(out, resume, checkpoint_every)
+    check_saving(out, resume, checkpoint_every)
     recipe = resolve(guide, problem)
     problem = problem.to(dtype=dtype, device=choose_device(device, problem))
     stepper = Stepper(optimizer, learning_rate, clip_norm)
@@ -348,19 +348,6 @@ def _minibatches(problem: Problem, batch_size: int | None, plate: str | None) ->
         )
     check_minibatches(problem, chosen, batch_size)
     return Minibatches(problem, chosen, batch_size)
-
-
-def _check_saving(out: Any, resume: bool | str, checkpoint_every: float | None) -> None:
-    from pyrolvm.store import check_resume
-
-    check_resume(resume)
-    if checkpoint_every not in (None, 0):
-        positive_float("checkpoint_every", checkpoint_every)
-    for name, given in (("resume", resume), ("checkpoint_every", checkpoint_every is not None)):
-        if given and out is None:
-            raise ArgumentError(
-                f'{name} is given without out, the folder to keep the run in. Fix: pass out="runs/a" too.'
-            )
 
 
 def _check_trainable(problem: Problem, recipe: Guide) -> None:
