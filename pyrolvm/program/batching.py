@@ -170,21 +170,26 @@ class Minibatches:
     plate: Plate
     size: int
 
-    def rows(self) -> Iterator[Tensor]:
-        """Indices of rows, batch after batch, each of shape ``(size,)``."""
+    @property
+    def total(self) -> int:
+        """Rows that a batch stands for."""
+        return self.plate.size
+
+    def rows(self) -> Iterator[tuple[Tensor]]:
+        """Indices of rows, batch after batch, each of shape ``(size,)``, alone in a tuple."""
         rows = torch.empty(0, dtype=torch.long, device=self.problem.device)
         while True:
             while len(rows) < self.size:
                 rows = torch.cat([rows, torch.randperm(self.plate.size, device=self.problem.device)])
             indices, rows = rows[: self.size], rows[self.size :]
-            yield indices
+            yield (indices,)
 
     def batch(self, rows: Tensor) -> Batch:
         """The batch of those rows."""
         return slice_rows(self.problem, self.plate, rows)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.batch, self.rows())
+        return (self.batch(*rows) for rows in self.rows())
 
 
 def _has_rows(problem: Problem, size: int) -> bool:

@@ -21,8 +21,10 @@ from pyrolvm.program.problem import Problem
 from pyrolvm.progress import Progress
 from pyrolvm.vi.engines.base import Engine, Taken, Work, write
 from pyrolvm.vi.iterates import Iterates
+from pyrolvm.vi.modules import settle
 from pyrolvm.vi.rescue import Rescue
-from pyrolvm.vi.stopping import Plateau, Schedule, improvement
+from pyrolvm.vi.stopping import STILL, Plateau, Schedule, improvement
+from pyrolvm.vi.validation import Validation
 
 __all__ = ["AT_ONCE", "History", "Step", "blame", "search"]
 
@@ -40,13 +42,27 @@ FEWEST = 100
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after each step. A callback that returns ``True`` ends the search for a plateau."""
+    """What a callback sees after each step, or every so many if it has an attribute ``every``.
+
+    A callback that returns ``True`` ends the search for a plateau. Between two calls, compiled engines take their steps at once.
+
+    Attributes:
+        step: the number of the step, from 0.
+        loss: its loss.
+        learning_rate: its rate.
+        seconds: since the first step.
+        parameters: gives the parameters as they are, unconstrained, by store name.
+        history: all steps so far, and the looks at held-out data.
+        problem: what is fitted; a callback runs inside its session, so that its model has the parameters as they are.
+    """
 
     step: int
     loss: float
     learning_rate: float
     seconds: float
     parameters: Callable[[], dict[str, Tensor]]
+    history: History | None = None
+    problem: Problem | None = None
 
     @property
     def elbo(self) -> float:
@@ -89,6 +105,8 @@ class History:
     interrupted: bool = False
     reason: str = ""
     skipped: int = 0
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    attrs: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, elbos: np.ndarray[Any, Any], *, converged: bool, reason: str) -> History:
@@ -133,6 +151,7 @@ def search(
     schedule: Schedule,
     callbacks: Sequence[Callable[[Step], Any]],
     progress: Progress,
+    validation: Validation | None = None,
 ) -> History:
     """Minimises the loss until the parameters settle or the ELBO is flat, and returns the history.
 
@@ -142,13 +161,15 @@ def search(
     callback wants to see. A step whose loss or gradient is not finite is skipped. After 20 of them in a row, or where the loss is far
     above the lowest so far, the search goes on from the best parameters at a tenth of the rate, up to three times
     (:mod:`pyrolvm.vi.rescue`); then 20 bad steps end it with that reason. ``KeyboardInterrupt`` ends it too, and keeps what was
-    reached.
+    reached. With held-out data, the parameters that do best on them are kept.
 
     Raises:
         FitError: if not a single step had a finite loss.
     """
     rescue = None if schedule.constant or schedule.custom is not None else Rescue(work.parameters())
-    history = _search(work, engine, plateau, schedule, callbacks, progress, rescue)
+    history = _search(work, engine, plateau, schedule, callbacks, progress, rescue, validation)
+    if validation is not None:
+        validation.finish(history)
     if rescue is not None and rescue.times:
         history.reason += (
             f"; the steps diverged {rescue.times} time{'s' if rescue.times > 1 else ''}, and went on from the best parameters at "
@@ -165,6 +186,7 @@ def _search(
     callbacks: Sequence[Callable[[Step], Any]],
     progress: Progress,
     rescue: Rescue | None,
+    validation: Validation | None,
 ) -> History:
     history = History()
     iterates = Iterates.of(work.parameters()) if plateau is not None and schedule.custom is None else None
@@ -179,7 +201,9 @@ def _search(
             limit = min(size, engine.limit)
             if iterates is not None and schedule.start is None:
                 limit = min(limit, iterates.stride - step % iterates.stride)
-            count = 1 if callbacks else _block(step, limit, schedule, due)
+            seen = [*map(_every, callbacks), *([] if validation is None else [validation.every])]
+            limit = min([limit, *(every - step % every for every in seen)])
+            count = _block(step, limit, schedule, due)
             began = time.perf_counter()
             taken = engine.advance(step, [slower * schedule.factor(i) for i in range(step, step + count)])
             size = _next_size(size, time.perf_counter() - began)
@@ -200,11 +224,21 @@ def _search(
                     _give_up(work, history, bad)
                     return history
             stop = False
-            if callbacks and taken.good[-1]:
+            called = [callback for callback in callbacks if step % _every(callback) == 0]
+            if called and taken.good[-1]:
                 engine.publish()
                 seconds = time.perf_counter() - started
-                state = Step(step - 1, taken.losses[-1], taken.rates[-1], seconds, runtime.parameters)
-                stop = any([callback(state) is True for callback in callbacks])
+                state = Step(
+                    step - 1, taken.losses[-1], taken.rates[-1], seconds, runtime.parameters, history, work.problem
+                )  # fmt: skip
+                stop = any([callback(state) is True for callback in called])
+            if validation is not None and step % validation.every == 0:
+                engine.publish()
+                if engine.name != "pyro":
+                    settle(work)
+                if validation.look(step, history):
+                    history.converged, history.reason = True, validation.reason()
+                    return history
             progress.update(step, lambda: _line(history, started), total=schedule.end)
             if iterates is not None and schedule.start is None:
                 if step % iterates.stride == 0:
@@ -258,6 +292,7 @@ def _losses(work: Work) -> np.ndarray[Any, Any]:
     for seed in range(COMPARED):
         with runtime.random_state(seed, work.problem.device), torch.no_grad():
             batch = work.problem.whole if work.minibatches is None else next(iter(work.minibatches))
+            batch = batch if work.transform is None else work.transform.apply(batch)
             with batch.active():
                 found.append(float(objective.loss(work.problem.model, work.guide, *batch.args, **batch.kwargs)))
     return np.array(found)
@@ -283,6 +318,11 @@ def _block(step: int, limit: int, schedule: Schedule, due: int | None) -> int:
     if schedule.start is None and step < schedule.latest_start:
         ends.append(schedule.latest_start)
     return min(ends) - step
+
+
+def _every(callback: Any) -> int:
+    """How many steps pass between two calls of a callback."""
+    return int(getattr(callback, "every", 1))
 
 
 def _next_size(size: int, seconds: float) -> int:
@@ -329,7 +369,7 @@ def _conclude(history: History, schedule: Schedule, plateau: Plateau | None) -> 
     rise, error = improvement(before, window) if window else (0.0, 0.0)
     figures = f"{rise:.3g} +- {error:.2g} nats over {window // 2} steps"
     hidden = (plateau or Plateau()).tolerance(before, max(window, 1))
-    if math.isfinite(rise) and rise > 2 * error:
+    if math.isfinite(rise) and rise > 2 * error and rise + 2 * error > STILL * hidden:
         history.reason = f"{budget} while the ELBO was still rising by {figures}"
     elif window < FEWEST:
         history.reason = f"{budget}, too few steps to tell whether the ELBO still rises"

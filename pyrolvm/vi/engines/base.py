@@ -14,6 +14,8 @@ from torch import Tensor
 from pyrolvm import runtime
 from pyrolvm.program.batching import Batch, Minibatches
 from pyrolvm.program.problem import Problem
+from pyrolvm.program.streaming import Streamed
+from pyrolvm.program.transforming import Transform
 from pyrolvm.vi.optimizer import Stepper
 
 __all__ = ["Engine", "Taken", "Work"]
@@ -30,29 +32,32 @@ class Work:
         stepper: the optimiser.
         minibatches: where the rows of each step come from; ``None`` for all rows.
         seed: for the random numbers of engines that have their own.
+        transform: changes the arguments of each step before guide and model see them; ``None`` if they stay as they are.
     """
 
     problem: Problem
     guide: Callable[..., Any]
     objective: ELBO
     stepper: Stepper
-    minibatches: Minibatches | None
+    minibatches: Minibatches | Streamed | None
     seed: int
+    transform: Transform | None = None
 
     def __post_init__(self) -> None:
-        self._rows: Iterator[Tensor] | None = None
+        self._rows: Iterator[tuple[Tensor, ...]] | None = None
 
     def rows(self) -> list[Tensor]:
-        """The indices of the next batch, alone in a list; an empty list for all rows."""
+        """What the next batch is made of: its row numbers, or the tensors of a stream; an empty list for all rows."""
         if self.minibatches is None:
             return []
         if self._rows is None:
             self._rows = self.minibatches.rows()
-        return [next(self._rows)]
+        return list(next(self._rows))
 
     def batch(self, rows: Sequence[Tensor]) -> Batch:
-        """The batch of those rows."""
-        return self.minibatches.batch(rows[0]) if rows and self.minibatches is not None else self.problem.whole
+        """The batch of those rows, transformed."""
+        batch = self.minibatches.batch(*rows) if rows and self.minibatches is not None else self.problem.whole
+        return batch if self.transform is None else self.transform.apply(batch)
 
     def parameters(self) -> list[Tensor]:
         """The unconstrained parameters that the steps move, in the order of the store; one with two names comes once."""
