@@ -55,11 +55,15 @@ _HOME = {
     "nuts": "mcmc",
     "problem": "registry",
     "problems": "registry",
+    "stream": "program.streaming",
 }
 
-__all__ = [*_HOME, "__version__"]
+_MODULES = ("callbacks",)
+
+__all__ = [*_HOME, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
+    from pyrolvm import callbacks as callbacks
     from pyrolvm.amortization import Gaps as Gaps
     from pyrolvm.amortization import gaps as gaps
     from pyrolvm.analytic import exact as exact
@@ -92,6 +96,7 @@ if TYPE_CHECKING:
     from pyrolvm.program.guide import Guide as Guide
     from pyrolvm.program.problem import Problem as Problem
     from pyrolvm.program.problem import model as model
+    from pyrolvm.program.streaming import stream as stream
     from pyrolvm.registry import guide as guide
     from pyrolvm.registry import guides as guides
     from pyrolvm.registry import problem as problem
@@ -102,6 +107,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"pyrolvm.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'pyrolvm' has no attribute {name!r}")
     value = getattr(import_module(f"pyrolvm.{_HOME[name]}"), name)

@@ -25,9 +25,13 @@ from torch import Tensor
 from pyrolvm.errors import StoreError
 
 __all__ = [
+    "BUFFER",
     "PlateCall",
     "Subsample",
     "batchable_enumeration",
+    "buffers",
+    "evaluating",
+    "fill_buffers",
     "parameters",
     "plates",
     "random_state",
@@ -40,6 +44,9 @@ __all__ = [
 
 _LOCK = threading.RLock()
 
+BUFFER = "buffer:"
+"""Begins the names of buffers among the values of parameters."""
+
 
 class _Lender(dict[str, Tensor]):
     """The parameter store's dictionary, remembering what every tensor held before it was lent to a run.
@@ -51,14 +58,14 @@ class _Lender(dict[str, Tensor]):
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._values = values
+        self.values_wanted = values
         self._lent: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __setitem__(self, name: str, tensor: Tensor) -> None:
         if id(tensor) not in self._lent:
             self._lent[id(tensor)] = (tensor, tensor.detach().clone())
-            if name in self._values:
-                wanted = self._values[name]
+            if name in self.values_wanted:
+                wanted = self.values_wanted[name]
                 if wanted.shape != tensor.shape:
                     raise StoreError(
                         f"parameter {name!r} has shape {tuple(tensor.shape)} in this model and guide, "
@@ -83,7 +90,8 @@ def session(
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
     validate: bool = False,
-    modules: Iterable[torch.nn.Module] = (),
+    modules: Mapping[str, torch.nn.Module] | None = None,
+    training: bool = True,
 ) -> Iterator[None]:
     """Runs Pyro programs with globals of their own, and restores every one of them afterwards.
 
@@ -94,7 +102,9 @@ def session(
         dtype: the default floating dtype inside.
         device: where tensors are made inside.
         validate: whether Pyro and torch check distribution arguments and supports.
-        modules: modules whose buffers, such as running means, get their old values back as parameters do.
+        modules: modules by name, whose buffers, such as running means, take the values of ``params`` too, under names that
+            :func:`buffers` gives, and get their old values back as parameters do.
+        training: whether these modules stay in the modes that they are in; otherwise they are in evaluation mode inside.
 
     Sessions nest. Threads take turns: Pyro's globals leave no other way.
     """
@@ -109,8 +119,13 @@ def session(
             stack.enter_context(device)
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(_no_handlers())
-        stack.enter_context(_buffers(modules))
+        modules = modules or {}
+        stack.enter_context(_buffers(modules.values()))
+        if not training:
+            stack.enter_context(evaluating(modules.values()))
         lender = _Lender(params or {})
+        for name, module in modules.items():
+            _fill(name, module, lender.values_wanted)
         saved = (store._params, store._param_to_name, store._constraints)
         own_clear = store.__dict__.get("clear")
 
@@ -148,6 +163,48 @@ def _buffers(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
         for home, name, buffer, value in kept:
             with torch.no_grad():
                 home[name] = buffer.copy_(value)
+
+
+def buffers(modules: Mapping[str, torch.nn.Module]) -> dict[str, Tensor]:
+    """Copies of the buffers of modules, under the names by which a session fills them again."""
+    return {
+        f"{BUFFER}{name}.{key}": value.detach().clone()
+        for name, module in modules.items()
+        for key, value in module.named_buffers()
+    }
+
+
+def fill_buffers(name: str, module: torch.nn.Module) -> None:
+    """Gives the buffers of a module that was made inside a session the values that the session was opened with."""
+    store: Any = pyro.get_param_store()._params
+    _fill(name, module, getattr(store, "values_wanted", {}))
+
+
+def _fill(name: str, module: torch.nn.Module, values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for key, buffer in module.named_buffers():
+            wanted = values.get(f"{BUFFER}{name}.{key}")
+            if wanted is None:
+                continue
+            if wanted.shape != buffer.shape:
+                raise StoreError(
+                    f"buffer {key!r} of module {name!r} has shape {tuple(buffer.shape)} here, {tuple(wanted.shape)} in the fitted "
+                    "one. Fix: use the model, guide and data of the fit."
+                )
+            buffer.copy_(wanted)
+
+
+@contextmanager
+def evaluating(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Puts modules into evaluation mode, without dropout, for a block."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pyrolvm.diagnosis.chains import judge_mixing, judge_sampler, mixing_table
 from pyrolvm.diagnosis.collapse import collapse_steps, judge_collapse
 from pyrolvm.diagnosis.exactness import exact_figures, judge_exact
 from pyrolvm.diagnosis.importance import FEW_DRAWS, Weights, weigh
+from pyrolvm.diagnosis.likelihood import is_likelihood, judge_likelihood, likelihood_figures, likelihood_steps
 from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
 from pyrolvm.diagnosis.restarts import judge_restarts
 from pyrolvm.diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
@@ -123,6 +124,9 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     Of models with learnable parameters, local latents whose posterior mean is the same for every row are named as pruned; if none of a
     site's units varies, the site has collapsed and the verdict is "doubtful".
 
+    Of a model without latents there is no posterior to judge: the verdict says whether the fit of its parameters converged, by
+    held-out data where there were any.
+
     Draws that :func:`pyrolvm.infer` has corrected are judged by the weights they were chosen by, and "trusted" from 1,000
     effective draws on, which put three standard errors within 0.1 sd and 10%; from 3,000 on where k-hat is above 0.5.
 
@@ -157,6 +161,8 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     name = str(getattr(posterior, "name", None) or data.name or "posterior")
     if is_exact(data):
         return _diagnose_exact(name, data, limit)
+    if is_likelihood(data):
+        return _diagnose_likelihood(name, data)
     if "proposal_stats" in data.children:
         return _diagnose_corrected(name, data, limit)
     weights = log_weights(data)
@@ -171,6 +177,15 @@ def _diagnose_exact(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     table, left_out = corrected_table(data, figures["draws"], limit)
     verdict = Verdict.of([*judge_exact(data, figures), *_judge_finite(data)])
     return Diagnosis(name, table, figures, verdict, left_out)
+
+
+def _diagnose_likelihood(name: str, data: xr.DataTree) -> Diagnosis:
+    """Judges the fit of a model without latents, which has no draws."""
+    import pandas as pd
+
+    figures = likelihood_figures(data)
+    reasons = list(judge_likelihood(data, figures))
+    return Diagnosis(name, pd.DataFrame(), figures, Verdict.of(reasons, likelihood_steps(reasons)))
 
 
 def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: int) -> Diagnosis:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrolvm.errors import StoreError, positive_int
@@ -102,6 +103,9 @@ class Posterior:
     def __str__(self) -> str:
         problem = self.data["posterior"].attrs.get("pyrolvm_problem", "")
         seconds = sum(self.seconds.values())
+        if self.data["posterior"].attrs.get("inference_method") == "maximum_likelihood":
+            log_p = float(self.log_p.mean())
+            return f"{type(self).__name__} of {problem}: log p(data) {log_p:,.2f} in {seconds:.1f} s, {self.verdict.status}"
         return f"{type(self).__name__} {self.name} of {problem}: {self.num_draws} draws in {seconds:.1f} s, {self.verdict.status}"
 
     def __repr__(self) -> str:
@@ -147,6 +151,12 @@ class Fit(Posterior):
         return np.asarray(self.data["optimization"]["loss"].values)
 
     @property
+    def validation_losses(self) -> xr.DataArray | None:
+        """The loss of held-out data at each look, dim ``validation_step``; ``None`` if there were none."""
+        group = self.data["optimization"]
+        return group.to_dataset()["validation_loss"] if "validation_loss" in group else None
+
+    @property
     def converged(self) -> bool:
         """Whether the ELBO was measurably flat at the end."""
         return bool(self.data["optimization"].attrs["converged"])
@@ -155,6 +165,25 @@ class Fit(Posterior):
     def stop_reason(self) -> str:
         """Why the optimisation ended."""
         return str(self.data["optimization"].attrs["stop_reason"])
+
+    @property
+    def maximum_likelihood(self) -> bool:
+        """Whether the model has no latents, so that the fit is of its parameters alone."""
+        return str(self.data["posterior"].attrs.get("inference_method")) == "maximum_likelihood"
+
+    def module(self, name: str | None = None) -> torch.nn.Module:
+        """A trained module of the model or of the guide: a copy, in evaluation mode.
+
+        Args:
+            name: what the model calls it in ``pyro.module(name, ...)``, or the argument that it is; may be left out if there is one.
+
+        Raises:
+            ArgumentError: if there is no module of that name.
+            StoreError: if the result was loaded without its problem.
+        """
+        from pyrolvm.posterior.modules import trained
+
+        return trained(self, name)
 
     @property
     def corrected(self) -> bool:
@@ -172,28 +201,41 @@ class Fit(Posterior):
 
     @property
     def elbo(self) -> float:
-        """The evidence lower bound, from the posterior draws, in nats."""
+        """The evidence lower bound, from the posterior draws, in nats; of a model without latents log p(data)."""
+        if self.maximum_likelihood:
+            return float(self.log_p.mean())
         return float(np.mean(self.log_weight))
 
     @property
     def elbo_error(self) -> float:
         """The standard error of :attr:`elbo`."""
+        if self.maximum_likelihood:
+            return 0.0
         return float(np.std(self.log_weight, ddof=1) / np.sqrt(len(self.log_weight)))
 
     @property
     def khat(self) -> float:
-        """The Pareto k of the importance weights; see :func:`pyrolvm.diagnose`."""
+        """The Pareto k of the importance weights; see :func:`pyrolvm.diagnose`. NaN of a model without latents, which has none."""
+        if self.maximum_likelihood:
+            return float("nan")
         return float(self._weighed["khat"])
 
     @cached_property
     def evidence(self) -> Evidence | None:
-        """By importance sampling from the guide, with Pareto smoothed weights of the draws that it has."""
+        """By importance sampling from the guide, with Pareto smoothed weights of the draws that it has.
+
+        ``None`` for a model without latents: its log p(data), :attr:`log_p`, is at parameters that were fitted to the data.
+        """
+        if self.maximum_likelihood:
+            return None
         from pyrolvm.marginal.weights import from_weights
 
         return from_weights(self.log_weight, "importance sampling")
 
     def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
         """Fresh draws from the guide; of a corrected result, stored draws chosen at random.
+
+        Of a model without latents, new observations: rows of the data, or whole data sets where these have no rows.
 
         Raises:
             StoreError: if the result was loaded without its problem or guide.
@@ -204,6 +246,11 @@ class Fit(Posterior):
         if self.corrected:
             return _chosen(self.data, n, seed)
         problem = self.attached
+        if self.maximum_likelihood:
+            from pyrolvm.posterior.likelihood import generated_dataset
+
+            with self._session(seed):
+                return generated_dataset(problem, n)
         if self.guide is None:
             raise StoreError(
                 f"{self.name} was loaded without its guide. Fix: lvm.load(path, problem=problem, guide=the guide function)."

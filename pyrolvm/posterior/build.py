@@ -29,10 +29,15 @@ if TYPE_CHECKING:
 __all__ = [
     "chains_tree",
     "corrected_tree",
+    "data_groups",
     "default_draws",
     "exact_tree",
     "latent_dataset",
     "lean",
+    "named_dims",
+    "optimization_dataset",
+    "ordered",
+    "site_dataset",
     "variable",
     "variational_tree",
 ]
@@ -81,10 +86,10 @@ def variational_tree(
     lp = groups.pop("lp")
     log_weight = lp - log_q.detach().cpu().numpy().astype(float).reshape(1, -1)
     stats = {"lp": lp, "log_q": lp - log_weight, "log_weight": log_weight}
-    groups["sample_stats"] = _dataset(stats, {}, attrs=attrs)
+    groups["sample_stats"] = site_dataset(stats, {}, attrs=attrs)
     groups["sample_stats"]["khat"] = xr.DataArray(_khat(log_weight))
-    groups["optimization"] = _optimization(history, num_particles, batch_size)
-    return xr.DataTree.from_dict(_ordered(groups))
+    groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
+    return xr.DataTree.from_dict(ordered(groups))
 
 
 def corrected_tree(
@@ -109,17 +114,17 @@ def corrected_tree(
 
     kept = {**raw["posterior"].attrs, **attrs}
     groups = _groups(problem, draws, chains=1, attrs=kept)
-    groups["sample_stats"] = _dataset({"lp": groups.pop("lp")}, {}, attrs=kept)
+    groups["sample_stats"] = site_dataset({"lp": groups.pop("lp")}, {}, attrs=kept)
     groups["uncorrected_posterior"] = raw["posterior"].to_dataset()
     stats = {name: np.asarray(values, dtype=float).reshape(1, -1) for name, values in weighed.items()}
-    groups["proposal_stats"] = _dataset(stats, {}, attrs=kept)
+    groups["proposal_stats"] = site_dataset(stats, {}, attrs=kept)
     groups["proposal_stats"]["khat"] = xr.DataArray(_khat(stats["log_weight"]))
     if khats:
         groups["proposal_stats"]["quantity_khat"] = xr.DataArray(
             list(khats.values()), dims="quantity", coords={"quantity": list(khats)}
         )
     groups["optimization"] = raw["optimization"].to_dataset()
-    return xr.DataTree.from_dict(_ordered(groups))
+    return xr.DataTree.from_dict(ordered(groups))
 
 
 def exact_tree(
@@ -139,13 +144,13 @@ def exact_tree(
 
     groups = _groups(problem, draws, chains=1, attrs=attrs)
     lp, density = groups.pop("lp"), log_q.detach().cpu().numpy().reshape(1, -1)
-    groups["sample_stats"] = _dataset({"lp": lp, "log_q": density, "log_weight": lp - density}, {}, attrs=attrs)
+    groups["sample_stats"] = site_dataset({"lp": lp, "log_q": density, "log_weight": lp - density}, {}, attrs=attrs)
     groups["sample_stats"]["log_evidence"] = xr.DataArray(evidence)
     if marginals:
-        names = _dims(problem)
+        names = named_dims(problem)
         dims = {n: [*names[n][: value.dim() - 1], f"{n}_value"] for n, value in marginals.items()}
-        groups["marginals"] = _dataset(numpy(marginals), dims, attrs=attrs, coords=problem.coords, sample_dims=())
-    return xr.DataTree.from_dict(_ordered(groups))
+        groups["marginals"] = site_dataset(numpy(marginals), dims, attrs=attrs, coords=problem.coords, sample_dims=())
+    return xr.DataTree.from_dict(ordered(groups))
 
 
 def chains_tree(
@@ -163,8 +168,8 @@ def chains_tree(
     import xarray as xr
 
     groups = _groups(problem, draws, chains=chains, attrs=attrs)
-    groups["sample_stats"] = _dataset({"lp": groups.pop("lp"), **stats}, {}, attrs=attrs)
-    return xr.DataTree.from_dict(_ordered(groups))
+    groups["sample_stats"] = site_dataset({"lp": groups.pop("lp"), **stats}, {}, attrs=attrs)
+    return xr.DataTree.from_dict(ordered(groups))
 
 
 def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
@@ -175,7 +180,7 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
             draws = draws | map_draws(joint.discrete, draws)
         shown = {site.name: draws[site.name] for site in problem.latents} | _deterministic(joint, draws)
     values = {name: value[None] for name, value in numpy(shown).items()}
-    return _dataset(values, _dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=problem.coords)
+    return site_dataset(values, named_dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=problem.coords)
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -187,14 +192,15 @@ _ORDER = (
 )  # fmt: skip
 
 
-def _ordered(groups: Mapping[str, Any]) -> dict[str, Any]:
+def ordered(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Groups in the order of the schema."""
     return {name: groups[name] for name in _ORDER if name in groups}
 
 
 def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, Any]) -> dict[str, Any]:
     """All groups that follow from draws of the latents, and ``lp``, an array of shape ``(chain, draw)``."""
     joint = Joint(problem)
-    dims = _dims(problem)
+    dims = named_dims(problem)
     count = len(next(iter(draws.values()))) // chains if draws else 0
     with torch.no_grad():
         continuous = {site.name: draws[site.name] for site in problem.continuous}
@@ -218,7 +224,9 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
 
     def dataset(values: Draws, names: Mapping[str, list[str]], by: int = 1) -> Any:
         extra = {"thinned_by": by} if by > 1 else {}
-        return _dataset(by_chain(values), names, attrs={**base, **extra}, coords=coords, draws=np.arange(0, count, by))
+        return site_dataset(
+            by_chain(values), names, attrs={**base, **extra}, coords=coords, draws=np.arange(0, count, by)
+        )
 
     groups: dict[str, Any] = {"lp": by_chain({"lp": terms.pop("log_p")})["lp"].astype(float)}
     groups["posterior"] = dataset(shown, dims)
@@ -235,7 +243,7 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
         groups["posterior_predictive"] = dataset(predictive, dims, step)
     if only:
         return groups
-    return groups | _prior_groups(problem, joint, dims, base) | _data_groups(problem, dims, base)
+    return groups | _prior_groups(problem, joint, dims, base) | data_groups(problem, dims, base)
 
 
 def _terms(joint: Joint, draws: Draws) -> Draws:
@@ -293,10 +301,10 @@ def _prior_groups(
     prior = {n: v for n, v in by_chain.items() if n not in observed}
     predictive = {n: v for n, v in by_chain.items() if n in observed}
     groups = {"prior": prior, "prior_predictive": predictive}
-    return {g: _dataset(v, dims, attrs=attrs, coords=problem.coords) for g, v in groups.items() if v}
+    return {g: site_dataset(v, dims, attrs=attrs, coords=problem.coords) for g, v in groups.items() if v}
 
 
-def _data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]) -> dict[str, Any]:
+def data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]) -> dict[str, Any]:
     """The observed values, and the arguments of the model that are not observed themselves."""
     with problem.session(seed=0), torch.no_grad():
         observed = numpy(Joint(problem).observations())
@@ -305,9 +313,9 @@ def _data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping
     named = {n: _argument_dims(problem, n, v.shape) for n, v in constant.items()}
     groups = {}
     if observed:
-        groups["observed_data"] = _dataset(observed, dims, attrs=attrs, coords=problem.coords, sample_dims=())
+        groups["observed_data"] = site_dataset(observed, dims, attrs=attrs, coords=problem.coords, sample_dims=())
     if constant:
-        groups["constant_data"] = _dataset(constant, named, attrs=attrs, coords=problem.coords, sample_dims=())
+        groups["constant_data"] = site_dataset(constant, named, attrs=attrs, coords=problem.coords, sample_dims=())
     return groups
 
 
@@ -315,12 +323,14 @@ def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     return a.shape == b.shape and bool(np.array_equal(a, b))
 
 
-def _optimization(history: History, num_particles: int, batch_size: int | None) -> Any:
+def optimization_dataset(history: History, num_particles: int, batch_size: int | None) -> Any:
+    """The course of the optimisation: group ``optimization``."""
     import xarray as xr
 
     loss = np.asarray(history.losses, dtype=float)
     variables = {"loss": loss, "elbo": -loss, "learning_rate": np.asarray(history.rates, dtype=float)}
     errors = np.asarray(history.errors, dtype=float)
+    looks = np.asarray(history.validation, dtype=float).reshape(-1, 2)
     if len(errors) and np.isfinite(errors).any():
         variables["elbo_mcse"] = errors
     attrs = {
@@ -331,9 +341,14 @@ def _optimization(history: History, num_particles: int, batch_size: int | None) 
         "batch_size": batch_size or 0,
         "skipped_steps": history.skipped,
     }
-    return xr.Dataset(
-        {n: ("step", v) for n, v in variables.items()}, coords={"step": np.arange(len(loss))}, attrs=attrs
-    )
+    columns: dict[str, Any] = {n: ("step", v) for n, v in variables.items()}
+    coords: dict[str, Any] = {"step": np.arange(len(loss))}
+    if len(looks):
+        columns["validation_loss"], coords["validation_step"] = (
+            ("validation_step", looks[:, 1]),
+            looks[:, 0].astype(int),
+        )
+    return xr.Dataset(columns, coords=coords, attrs=attrs | history.attrs)
 
 
 def _khat(log_weight: np.ndarray[Any, Any]) -> float:
@@ -345,7 +360,7 @@ def _khat(log_weight: np.ndarray[Any, Any]) -> float:
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def _dims(problem: Problem) -> dict[str, list[str]]:
+def named_dims(problem: Problem) -> dict[str, list[str]]:
     """Dimension names by site; a plate called like a variable is renamed, since xarray has one name space for both."""
     taken = {*problem.sites, *problem.arguments, *problem.quantities}
     return {site: [f"{dim}_plate" if dim in taken else dim for dim in names] for site, names in problem.dims.items()}
@@ -388,7 +403,7 @@ def variable(site: str) -> str:
     return site.replace("/", ".")
 
 
-def _dataset(
+def site_dataset(
     values: Mapping[str, Any],
     dims: Mapping[str, list[str]],
     *,

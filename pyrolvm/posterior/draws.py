@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrolvm import runtime
 from pyrolvm.density import Joint, map_draws, repeat
 from pyrolvm.errors import FitError
 from pyrolvm.program.agreement import guide_sites
@@ -41,7 +42,11 @@ class _Registered:
 
 def rebuild(problem: Problem, recipe: Guide) -> Callable[..., Any]:
     """The fitted guide again, inside a session that was opened with the fitted parameters."""
-    guide = registered(recipe.build(problem), recipe.name)
+    built = recipe.build(problem)
+    guide = registered(built, recipe.name)
+    if isinstance(built, torch.nn.Module):
+        runtime.fill_buffers("guide", built)
+        built.eval()
     with problem.whole.active(), torch.no_grad():
         guide(*problem.args, **problem.kwargs)
     return finalized(problem, guide)

@@ -176,11 +176,11 @@ class Rows:
     def __iter__(self) -> Rows:
         return self
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> tuple[Tensor]:
         while len(self.left) < self.size:
             self.left = torch.cat([self.left, torch.randperm(self.total, device=self.left.device)])
         indices, self.left = self.left[: self.size], self.left[self.size :]
-        return indices
+        return (indices,)
 
 
 @dataclass
@@ -194,8 +194,13 @@ class Minibatches:
     plate: Plate
     size: int
 
+    @property
+    def total(self) -> int:
+        """Rows that a batch stands for."""
+        return self.plate.size
+
     def rows(self) -> Rows:
-        """Indices of rows, batch after batch, each of shape ``(size,)``."""
+        """Indices of rows, batch after batch, each of shape ``(size,)``, alone in a tuple."""
         return Rows(self.plate.size, self.size, torch.empty(0, dtype=torch.long, device=self.problem.device))
 
     def batch(self, rows: Tensor) -> Batch:
@@ -203,7 +208,7 @@ class Minibatches:
         return slice_rows(self.problem, self.plate, rows)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.batch, self.rows())
+        return (self.batch(*rows) for rows in self.rows())
 
 
 def _has_rows(problem: Problem, size: int) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyro
 import torch
 
-from pyrolvm.errors import GuideError, ProblemError, PyrolvmError
+from pyrolvm.errors import ArgumentError, GuideError, ProblemError, PyrolvmError
 
 __all__ = ["explained", "model_line"]
 
@@ -96,7 +96,7 @@ def remedy(text: str) -> str:
 
 
 @contextmanager
-def explained(what: str, kind: type[ProblemError | GuideError] = ProblemError) -> Iterator[None]:
+def explained(what: str, kind: type[ProblemError | GuideError | ArgumentError] = ProblemError) -> Iterator[None]:
     """Translates whatever goes wrong inside a program named ``what`` to an error with its line and a remedy."""
     try:
         yield

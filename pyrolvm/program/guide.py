@@ -21,6 +21,9 @@ __all__ = ["Guide", "choose", "resolve"]
 
 PyroGuide = Callable[..., Any]
 
+NO_LATENTS = "none"
+"""The guide of a model without latents, which draws nothing."""
+
 FULL_RANK_UNKNOWNS = 200
 """Up to so many unknowns ``guide="auto"`` is a Gaussian with full covariance."""
 
@@ -72,18 +75,26 @@ def resolve(guide: Any, problem: Problem) -> Guide:
     """The recipe behind whatever was given as a guide.
 
     Args:
-        guide: a registered name, ``"auto"``, a :class:`Guide`, a Pyro guide function, an ``AutoGuide`` class or
-            instance, or any ``nn.Module`` that is called like a guide.
+        guide: a registered name; ``"auto"``, which draws nothing where the model has no latents; a :class:`Guide`, a Pyro guide
+            function, an ``AutoGuide`` class or instance, or any ``nn.Module`` that is called like a guide.
         problem: the problem it is for.
 
     Raises:
         ArgumentError: if it is none of these.
+        GuideError: if the model has no latents for a named guide to draw.
         UnknownNameError: if no guide has that name.
     """
     from pyrolvm import registry
 
     if isinstance(guide, Guide):
         return guide
+    if not problem.latents and isinstance(guide, str):
+        if guide not in ("auto", NO_LATENTS):
+            raise GuideError(
+                f"{problem.name} has no latent site, so guide {guide!r} has nothing to draw. "
+                "Fix: leave guide out; its parameters are then fitted by maximum likelihood."
+            )
+        return Guide(NO_LATENTS, lambda problem: _nothing)
     if isinstance(guide, str):
         return registry.guide(choose(problem) if guide == "auto" else guide)
     if inspect.isclass(guide) and issubclass(guide, AutoGuide):
@@ -113,6 +124,10 @@ def choose(problem: Problem) -> str:
         return "full_rank"
     levels = {frozenset(site.plates) for site in problem.continuous}
     return "structured" if any(outer < inner for outer in levels for inner in levels) else "mean_field"
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """The guide of a model without latents."""
 
 
 def _copy_module(guide: torch.nn.Module) -> torch.nn.Module:

@@ -19,6 +19,7 @@ from pyrolvm.errors import ArgumentError, ProblemError
 from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates
 from pyrolvm.program.inspection import Parameter, Plate, Site, read
+from pyrolvm.program.streaming import Source, heads
 
 __all__ = ["ModelInfo", "Problem", "model"]
 
@@ -89,6 +90,7 @@ class Problem:
         parameters: the learnable parameters (``pyro.param``, ``pyro.module``) of the model, by store name.
         info: dims, coords and quantities given by :func:`model`.
         source: the registered name and options it was built from; ``None`` for any other.
+        stream: where rows come from that are not all in memory, see :func:`pyrolvm.stream`; ``None`` if all are.
 
     Raises:
         DataError: if data are ragged, empty, not numeric, non-finite, or of mixed dtype or device.
@@ -104,6 +106,7 @@ class Problem:
     parameters: Mapping[str, Parameter]
     info: ModelInfo
     source: Mapping[str, Any] | None
+    stream: Source | None
     _arguments: Mapping[str, Any]
 
     def __init__(self, model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
@@ -113,7 +116,7 @@ class Problem:
             )
         inner = _function(model)
         name = str(getattr(inner, "__name__", type(inner).__name__))
-        bound = _bind(model, name, args, kwargs)
+        bound, stream = heads(_bind(model, name, args, kwargs))
         converted = data.to_tensors(bound)
         positional = list(converted.values())[: len(args)]
         self._set("name", name)
@@ -123,6 +126,7 @@ class Problem:
         self._set("info", getattr(inner, _ATTRIBUTE, None) or ModelInfo())
         self._set("_arguments", converted)
         self._set("source", None)
+        self._set("stream", stream)
         reading = read(self)
         self._set("sites", MappingProxyType(reading.sites))
         self._set("plates", MappingProxyType(reading.plates))
@@ -208,15 +212,35 @@ class Problem:
         """A sha256 of the data."""
         return data.fingerprint(self.arguments.values())
 
-    def session(
-        self, *, seed: int | None = None, params: Mapping[str, Tensor] | None = None, validate: bool = False
-    ) -> AbstractContextManager[None]:
-        """A :func:`pyrolvm.runtime.session` in the dtype and on the device of the data; modules are lent, not given."""
-        held = (self.model, getattr(self.model, "__self__", None), *self.arguments.values())
-        modules = [value for value in held if isinstance(value, torch.nn.Module)]
-        return runtime.session(
-            seed=seed, params=params, dtype=self.dtype, device=self.device, validate=validate, modules=modules
+    @cached_property
+    def modules(self) -> Mapping[str, torch.nn.Module]:
+        """The modules that the model is or holds: itself, its arguments, and those of the function it was defined in, by name."""
+        inner = _function(self.model)
+        cells = (
+            zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True) if hasattr(inner, "__code__") else ()
         )
+        held = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
+        held |= {"model": self.model, **self.arguments}
+        owner = getattr(self.model, "__self__", None)
+        held |= {"model": owner} if isinstance(owner, torch.nn.Module) else {}
+        return {name: value for name, value in held.items() if isinstance(value, torch.nn.Module)}
+
+    def session(
+        self,
+        *,
+        seed: int | None = None,
+        params: Mapping[str, Tensor] | None = None,
+        validate: bool = False,
+        training: bool = False,
+    ) -> AbstractContextManager[None]:
+        """A :func:`pyrolvm.runtime.session` in the dtype and on the device of the data; modules are lent, not given.
+
+        They are in evaluation mode, without dropout, unless ``training`` leaves them in the modes that they are in.
+        """
+        return runtime.session(
+            seed=seed, params=params, dtype=self.dtype, device=self.device, validate=validate, modules=self.modules,
+            training=training,
+        )  # fmt: skip
 
     # --- other views of it --------------------------------------------------------------------------------------------
 
@@ -240,6 +264,7 @@ class Problem:
         moved._set("info", self.info)
         moved._set("name", self.name)
         moved._set("source", self.source)
+        moved._set("stream", self.stream)
         return moved
 
     def renamed(self, name: str, *, source: Mapping[str, Any] | None = None) -> Problem:
@@ -295,6 +320,15 @@ class _default_dtype:
 
     def __exit__(self, *exc: object) -> None:
         torch.set_default_dtype(self.before)
+
+
+def _filled(cell: Any) -> bool:
+    """Whether a variable of an enclosing function has a value yet."""
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:
@@ -365,13 +399,22 @@ def _positional_names(signature: inspect.Signature, count: int) -> Iterable[str]
     return names[:count]
 
 
-def check_problem(value: Any) -> Problem:
+def check_problem(value: Any, *, streams: bool = False) -> Problem:
     """Returns ``value`` if it is a problem.
 
+    Args:
+        value: what was given as a problem.
+        streams: whether its data may be a stream.
+
     Raises:
-        ArgumentError: if it is something else, such as the bare model.
+        ArgumentError: if it is something else, such as the bare model, or has a stream where none may be.
     """
     if isinstance(value, Problem):
+        if value.stream is not None and not streams:
+            raise ArgumentError(
+                f"the data of {value.name!r} are a stream of {value.stream.size:,} rows, which only lvm.fit can read. "
+                "Fix: build a Problem of rows that fit in memory."
+            )
         return value
     if callable(value):
         name = getattr(value, "__name__", "model")

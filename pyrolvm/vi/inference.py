@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +16,23 @@ from pyrolvm.errors import ArgumentError, FitError, GuideError, ProblemError, po
 from pyrolvm.posterior import Fit
 from pyrolvm.posterior.build import variational_tree
 from pyrolvm.posterior.draws import finalized, registered
+from pyrolvm.posterior.likelihood import likelihood_tree
 from pyrolvm.program.agreement import check_guide
 from pyrolvm.program.batching import Batch, Minibatches, check_minibatches, minibatch_plate
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
+from pyrolvm.program.streaming import Streamed
+from pyrolvm.program.transforming import Transform
 from pyrolvm.progress import Progress
 from pyrolvm.vi.checkpoint import Keeper, check_saving
 from pyrolvm.vi.engines import ENGINES, Work, begin
 from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
-from pyrolvm.vi.objective import choose_objective
+from pyrolvm.vi.modules import buffers_of, changed_buffers, modules_of, settle
+from pyrolvm.vi.objective import ParticleELBO, choose_objective
 from pyrolvm.vi.optimizer import Stepper
+from pyrolvm.vi.schedules import NAMED
 from pyrolvm.vi.stopping import Plateau, Schedule
+from pyrolvm.vi.validation import HeldOut, Validation, check, held_out
 
 if TYPE_CHECKING:
     from pyrolvm.approximation import Solution
@@ -50,6 +56,10 @@ def fit(
     num_particles: int | None = None,
     batch_size: int | None = None,
     batch_plate: str | None = None,
+    transform: Callable[..., Mapping[str, Any]] | None = None,
+    validation: Mapping[str, Any] | Problem | None = None,
+    validate_every: int | None = None,
+    patience: int | None = 10,
     draws: int | None = None,
     callbacks: Sequence[Callable[[Step], Any]] = (),
     engine: str = "auto",
@@ -69,6 +79,9 @@ def fit(
     parameters, random numbers and a Pyro parameter store of its own: nothing that ran
     before influences it, and modules of the model hold their old values afterwards.
 
+    A model without latents is fitted by maximum likelihood of its parameters, the same way: the ELBO then is log p(data). The result
+    has it by row, ``fit.sample(n)`` are new data, and ``fit.module("net")`` is the trained module.
+
     Args:
         problem: a model with its data.
         guide: a registered name (``lvm.guides()``), ``lvm.guide(name, **options)``, a Pyro guide function, an AutoGuide
@@ -79,8 +92,9 @@ def fit(
         optimizer: ``None`` for Adam; a torch optimiser class or function of parameters; or a Pyro optimiser, whose
             schedule is then its own.
         learning_rate: the rate before the decay; by default 0.02 for Adam.
-        schedule: ``"decay"`` lowers the rate where no average is taken, ``"constant"`` never; or a function from the step to a
-            multiple of the rate.
+        schedule: ``"decay"`` lowers the rate where no average is taken, ``"constant"`` never; ``"cosine"``, ``"linear"``,
+            ``"warmup"`` and ``"warmup_cosine"`` follow the whole budget, whatever the ELBO does; or a function from the step to
+            a multiple of the rate.
         clip_norm: bound on the gradient's norm.
         max_steps: the budget; by default 20,000. ``tolerance=0`` takes them all.
         tolerance: how many nats of ELBO the plateau test may miss, by default 0.03 and 1e-4 of the ELBO's size (1e-3 with
@@ -88,8 +102,16 @@ def fit(
         num_particles: draws a step; by default 16 where they run at once, 1 where they do not.
         batch_size: rows of the data a step takes; the density is scaled to the whole. ``None`` for all.
         batch_plate: which plate's rows, where several could be meant.
+        transform: changes data in every step before guide and model see them, such as noise drawn anew: called with the model's
+            arguments, those of the batch, it returns the new values of some of them by name. The result, and held-out data, are
+            of the arguments as they are.
+        validation: held-out data: a mapping from names of the model's arguments, or a problem of the same model. The parameters that
+            do best on them are kept, and the course is in group ``optimization``.
+        validate_every: steps between two looks at held-out data; by default a pass over the data, or 2% of the budget.
+        patience: looks without improvement that end the fit; ``None`` to take all steps.
         draws: posterior draws to keep; by default 4,000, fewer where they would fill the memory.
-        callbacks: functions of a :class:`~pyrolvm.vi.loop.Step`; one that returns ``True`` ends the search.
+        callbacks: functions of a :class:`~pyrolvm.vi.loop.Step`; one that returns ``True`` ends the search. One with an attribute
+            ``every`` is called every so many steps. :mod:`pyrolvm.callbacks` has some.
         engine: ``"auto"`` chooses by problem and device: the captured program compiled from C (``"c"``), by XLA (``"jax"``) or
             by torch (``"torch"``), or stock Pyro (``"pyro"``), which runs what cannot be captured. The result says which, and why.
         device: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` leaves small problems where their data are and takes a GPU, where
@@ -116,17 +138,18 @@ def fit(
         Hoffman et al., Stochastic Variational Inference, https://arxiv.org/abs/1206.7051
         Kucukelbir et al., Automatic Differentiation Variational Inference, https://arxiv.org/abs/1603.00788
     """
-    check_problem(problem)
+    check_problem(problem, streams=True)
     _check_arguments(engine, max_steps, num_particles, batch_size, draws, learning_rate, clip_norm, tolerance)
     seed = positive_int("seed", seed, minimum=0)
     if batch_plate is not None and batch_size is None:
         raise ArgumentError(
             f"batch_plate={batch_plate!r} is given without batch_size, so no rows are chosen. Fix: pass batch_size too."
         )
-    if not problem.latents:
+    check(validate_every, patience, validation)
+    if not problem.latents and not problem.parameters:
         raise ProblemError(
-            f"{problem.name} has no latent site, so there is no posterior to fit. "
-            "Fix: give its unknowns priors with pyro.sample."
+            f"{problem.name} has neither latent sites nor learnable parameters, so there is nothing to fit. "
+            "Fix: give its unknowns priors with pyro.sample, or make them parameters by pyro.param or pyro.module."
         )
     if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
         raise ArgumentError(
@@ -135,13 +158,15 @@ def fit(
     check_saving(out, resume, checkpoint_every)
     recipe = resolve(guide, problem)
     problem = problem.to(dtype=dtype, device=choose_device(device, problem))
+    evaluated = None if validation is None else held_out(problem, validation, batch_plate)
     stepper = Stepper(optimizer, learning_rate, clip_norm)
     rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)
 
     def run(keeper: Keeper | None) -> Fit:
         return _run(
             problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
-            batch_plate=batch_plate, draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress, keeper=keeper,
+            batch_plate=batch_plate, transform=transform, evaluated=evaluated, looks=(validate_every, patience),
+            draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress, keeper=keeper,
         )  # fmt: skip
 
     if out is None:
@@ -151,7 +176,8 @@ def fit(
     options = {
         "objective": objective, "optimizer": optimizer, "learning_rate": learning_rate, "schedule": schedule, "clip_norm": clip_norm,
         "max_steps": max_steps, "tolerance": tolerance, "num_particles": num_particles, "batch_size": batch_size,
-        "batch_plate": batch_plate, "draws": draws, "engine": engine, "device": problem.device,
+        "batch_plate": batch_plate, "transform": transform, "validation": None if evaluated is None else evaluated.fingerprint,
+        "validate_every": validate_every, "patience": patience, "draws": draws, "engine": engine, "device": problem.device,
     }  # fmt: skip
     return durably(
         Path(out),
@@ -176,6 +202,9 @@ def _run(
     num_particles: int | None,
     batch_size: int | None,
     batch_plate: str | None,
+    transform: Callable[..., Mapping[str, Any]] | None,
+    evaluated: HeldOut | None,
+    looks: tuple[int | None, int | None],
     draws: int | None,
     callbacks: Sequence[Callable[[Step], Any]],
     engine: str,
@@ -185,48 +214,71 @@ def _run(
 ) -> Fit:
     clock = _Clock()
     minibatches = _minibatches(problem, batch_size, batch_plate)
-    with problem.session(seed=seed):
+    change = None if transform is None else Transform(problem, transform)
+    with problem.session(seed=seed, training=True):
         guide = registered(recipe.build(problem), recipe.name)
+        before = buffers_of(problem, guide)
         prepare = getattr(guide, "prepare", None)
         if prepare is not None:
             prepare(problem, seed=seed)
         trial = problem.whole if minibatches is None else next(iter(minibatches))
         check_guide(problem, guide, recipe.name, trial)
+        if change is not None:
+            change.check(trial)
+            trial = change.apply(trial)
         solve = getattr(guide, "solve", None)
         if solve is not None:
             return _solved(
                 problem, recipe, guide, solve, minibatches, draws=draws, seed=seed, clock=clock, progress=progress
             )
         _check_trainable(problem, recipe)
-        elbo, why = choose_objective(objective, problem, guide, trial, num_particles)
+        if problem.latents:
+            elbo, why = choose_objective(objective, problem, guide, trial, num_particles)
+        else:
+            elbo, why = ParticleELBO(vectorize=False), "log p(data): the model has no latents"
         _check_start(problem, guide, elbo, trial)
         clock.lap("setup")
         used, reason = "pyro", "nothing to optimise"
         if runtime.parameters():
-            work = Work(problem, guide, elbo, stepper, minibatches, seed)
+            work = Work(problem, guide, elbo, stepper, minibatches, seed, change)
             if keeper is not None:
                 keeper.hold(work)
-            runner, reason = begin(engine, work, 1 if callbacks else AT_ONCE, rates.max_steps)
+            watch = None if evaluated is None else Validation.of(work, evaluated, *looks, rates.max_steps)
+            most = min([AT_ONCE, *(int(getattr(callback, "every", 1)) for callback in callbacks)])
+            runner, reason = begin(engine, work, most, rates.max_steps)
             used = runner.name
             clock.lap("compile")
             with Progress(f"{recipe.name} on {problem.name}", rates.max_steps, progress) as bar:
                 history = search(
                     work, runner,
-                    plateau=_plateau(tolerance, batch_size), schedule=rates, callbacks=callbacks, progress=bar, keeper=keeper,
+                    plateau=_plateau(tolerance, minibatches is not None, rates), schedule=rates, callbacks=callbacks,
+                    progress=bar, keeper=keeper, validation=watch,
                 )  # fmt: skip
+            if used != "pyro" or watch is not None:
+                settle(work)
+            buffers = changed_buffers(work, before)
         else:
             history = History(converged=True, reason="nothing to optimise: model and guide have no parameters")
+            buffers = {}
+        if not problem.latents:
+            history.reason = history.reason.replace("the ELBO", "log p(data)").replace("The ELBO", "Log p(data)")
         guide = finalized(problem, guide)
-        params = {name: value.detach().clone() for name, value in runtime.parameters().items()}
+        params = {name: value.detach().clone() for name, value in runtime.parameters().items()} | buffers
         clock.lap("run")
         attrs = {
-            "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": why, "engine": used, "seed": seed,
+            "inference_method": "svi" if problem.latents else "maximum_likelihood", "pyrolvm_guide": str(recipe),
+            "objective": why, "engine": used, "seed": seed,
             "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0), "model_parameters": len(problem.parameters),
         }  # fmt: skip
-        tree = variational_tree(
-            problem, guide, history,
-            draws=draws, num_particles=getattr(elbo, "num_particles", 1), batch_size=batch_size, attrs=attrs,
-        )  # fmt: skip
+        rows = batch_size if problem.stream is None else problem.stream.stream.batch_size
+        with runtime.evaluating(modules_of(problem, guide).values()):
+            if problem.latents:
+                tree = variational_tree(
+                    problem, guide, history,
+                    draws=draws, num_particles=getattr(elbo, "num_particles", 1), batch_size=rows, attrs=attrs,
+                )  # fmt: skip
+            else:
+                tree = likelihood_tree(problem, history, batch_size=rows, attrs=attrs)
         clock.lap("draws")
     return Fit(
         name=recipe.name,
@@ -246,7 +298,7 @@ def _solved(
     recipe: Guide,
     guide: Callable[..., Any],
     solve: Callable[..., Solution],
-    minibatches: Minibatches | None,
+    minibatches: Minibatches | Streamed | None,
     *,
     draws: int | None,
     seed: int,
@@ -289,18 +341,22 @@ class _Clock:
         self._last = now
 
 
-def _plateau(tolerance: float | None, batch_size: int | None) -> Plateau | None:
+def _plateau(tolerance: float | None, parts: bool, rates: Schedule) -> Plateau | None:
+    if tolerance is None and rates.whole:
+        return None
     if tolerance is None:
         # The choice of rows adds noise in proportion to the ELBO, which no number of steps worth taking averages out.
-        return Plateau() if batch_size is None else Plateau(relative=1e-3)
+        return Plateau(relative=1e-3) if parts else Plateau()
     return Plateau(absolute=tolerance, relative=0.0) if tolerance else None
 
 
 def _schedule(schedule: str | Callable[[int], float], max_steps: int, stepper: Stepper) -> Schedule:
     if callable(schedule):
         return Schedule(max_steps, constant=True, custom=schedule)
+    if schedule in NAMED:
+        return Schedule(max_steps, constant=True, custom=NAMED[schedule](max_steps), whole=True)
     if schedule not in ("decay", "constant"):
-        raise unknown_name("schedule", str(schedule), ("decay", "constant"))
+        raise unknown_name("schedule", str(schedule), ("decay", "constant", *NAMED))
     return Schedule(max_steps, constant=schedule == "constant" or stepper.scheduled_by_caller)
 
 
@@ -335,8 +391,15 @@ def choose_device(device: str | torch.device, problem: Problem) -> str | torch.d
     return "cuda" if problem.parameters and torch.cuda.is_available() else problem.device
 
 
-def _minibatches(problem: Problem, batch_size: int | None, plate: str | None) -> Minibatches | None:
-    """Shuffled minibatches, as asked for or as the model itself subsamples; ``None`` for all rows each step."""
+def _minibatches(problem: Problem, batch_size: int | None, plate: str | None) -> Minibatches | Streamed | None:
+    """Shuffled minibatches, as asked for or as the model itself subsamples, or a stream's; ``None`` for all rows each step."""
+    if problem.stream is not None:
+        if batch_size is not None:
+            raise ArgumentError(
+                f"batch_size={batch_size} is given, but the data of {problem.name!r} are a stream, whose batches have "
+                f"{problem.stream.stream.batch_size} rows. Fix: give it to lvm.stream."
+            )
+        return Streamed.of(problem, plate)
     if batch_size is None:
         own = next((plate for plate in problem.plates.values() if plate.subsampled), None)
         return None if own is None else Minibatches(problem, own, own.rows)

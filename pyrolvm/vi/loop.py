@@ -23,8 +23,10 @@ from pyrolvm.progress import Progress
 from pyrolvm.vi.checkpoint import Keeper, Parts
 from pyrolvm.vi.engines.base import Engine, Taken, Work, write
 from pyrolvm.vi.iterates import Iterates
+from pyrolvm.vi.modules import settle
 from pyrolvm.vi.rescue import Rescue
-from pyrolvm.vi.stopping import Plateau, Schedule, improvement
+from pyrolvm.vi.stopping import STILL, Plateau, Schedule, improvement
+from pyrolvm.vi.validation import Validation
 
 __all__ = ["AT_ONCE", "History", "Step", "blame", "search"]
 
@@ -42,13 +44,27 @@ FEWEST = 100
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after each step. A callback that returns ``True`` ends the search for a plateau."""
+    """What a callback sees after each step, or every so many if it has an attribute ``every``.
+
+    A callback that returns ``True`` ends the search for a plateau. Between two calls, compiled engines take their steps at once.
+
+    Attributes:
+        step: the number of the step, from 0.
+        loss: its loss.
+        learning_rate: its rate.
+        seconds: since the first step.
+        parameters: gives the parameters as they are, unconstrained, by store name.
+        history: all steps so far, and the looks at held-out data.
+        problem: what is fitted; a callback runs inside its session, so that its model has the parameters as they are.
+    """
 
     step: int
     loss: float
     learning_rate: float
     seconds: float
     parameters: Callable[[], dict[str, Tensor]]
+    history: History | None = None
+    problem: Problem | None = None
 
     @property
     def elbo(self) -> float:
@@ -91,6 +107,8 @@ class History:
     interrupted: bool = False
     reason: str = ""
     skipped: int = 0
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    attrs: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, elbos: np.ndarray[Any, Any], *, converged: bool, reason: str) -> History:
@@ -147,6 +165,7 @@ def search(
     callbacks: Sequence[Callable[[Step], Any]],
     progress: Progress,
     keeper: Keeper | None = None,
+    validation: Validation | None = None,
 ) -> History:
     """Minimises the loss until the parameters settle or the ELBO is flat, and returns the history.
 
@@ -158,17 +177,20 @@ def search(
     three times (:mod:`pyrolvm.vi.rescue`); then 20 bad steps end it with that reason. With a rate that the caller has set for every
     step, a loss that rises is left alone. ``KeyboardInterrupt`` ends the search too, between two blocks, and keeps what was reached;
     a ``keeper`` then writes a checkpoint, as it does from time to time (:mod:`pyrolvm.vi.checkpoint`).
+    With held-out data, the parameters that do best on them are kept.
 
     Raises:
         FitError: if not a single step had a finite loss.
     """
     rescue = Rescue(work.parameters(), judges=not (schedule.constant or schedule.custom is not None))
     with held() as pending:
-        history = _search(work, engine, plateau, schedule, callbacks, progress, rescue, keeper, pending)
+        history = _search(work, engine, plateau, schedule, callbacks, progress, rescue, keeper, pending, validation)
         try:
             pending.let_through()
         except KeyboardInterrupt:  # in the last block: there is nothing left to stop
             history.interrupted = True
+    if validation is not None:
+        validation.finish(history)
     if rescue.times:
         history.reason += (
             f"; the steps diverged {rescue.times} time{'s' if rescue.times > 1 else ''}, and went on from the best parameters at "
@@ -187,6 +209,7 @@ def _search(
     rescue: Rescue,
     keeper: Keeper | None,
     pending: Held,
+    validation: Validation | None,
 ) -> History:
     history = History()
     iterates = Iterates.of(work.parameters()) if plateau is not None and schedule.custom is None else None
@@ -195,7 +218,7 @@ def _search(
     next_look = _check_after(0)
     size = CHECK_EVERY
     slower = 1.0
-    parts = {"history": history, "iterates": iterates, "schedule": schedule, "rescue": rescue}
+    parts = {"history": history, "iterates": iterates, "schedule": schedule, "rescue": rescue, "validation": validation}
     saved = None if keeper is None else keeper.bind(Parts(work, engine, parts, callbacks))
     if saved is not None:
         step, bad, next_look, slower = (saved[name] for name in ("step", "bad", "next_look", "slower"))
@@ -217,7 +240,9 @@ def _search(
             limit = min(size, engine.limit)
             if iterates is not None and schedule.start is None:
                 limit = min(limit, iterates.stride - step % iterates.stride)
-            count = 1 if callbacks else _block(step, limit, schedule, due, next_look)
+            seen = [*map(_every, callbacks), *([] if validation is None else [validation.every])]
+            limit = min([limit, *(every - step % every for every in seen)])
+            count = _block(step, limit, schedule, due, next_look)
             began = time.perf_counter()
             taken = engine.advance(step, [slower * schedule.factor(i) for i in range(step, step + count)])
             size = _next_size(size, time.perf_counter() - began)
@@ -241,11 +266,21 @@ def _search(
                     _give_up(work, history, bad)
                     return history
             stop = False
-            if callbacks and taken.good[-1]:
+            called = [callback for callback in callbacks if step % _every(callback) == 0]
+            if called and taken.good[-1]:
                 engine.publish()
                 seconds = time.perf_counter() - started
-                state = Step(step - 1, taken.losses[-1], taken.rates[-1], seconds, runtime.parameters)
-                stop = any([callback(state) is True for callback in callbacks])
+                state = Step(
+                    step - 1, taken.losses[-1], taken.rates[-1], seconds, runtime.parameters, history, work.problem
+                )  # fmt: skip
+                stop = any([callback(state) is True for callback in called])
+            if validation is not None and step % validation.every == 0:
+                engine.publish()
+                if engine.name != "pyro":
+                    settle(work)
+                if validation.look(step, history):
+                    history.converged, history.reason = True, validation.reason()
+                    return history
             progress.update(step, lambda: _line(history, started), total=schedule.end)
             if iterates is not None and schedule.start is None:
                 if step % iterates.stride == 0:
@@ -303,6 +338,7 @@ def _losses(work: Work) -> np.ndarray[Any, Any]:
     for seed in range(COMPARED):
         with runtime.random_state(seed, work.problem.device), torch.no_grad():
             batch = work.problem.whole if work.minibatches is None else next(iter(work.minibatches))
+            batch = batch if work.transform is None else work.transform.apply(batch)
             with batch.active():
                 found.append(float(objective.loss(work.problem.model, work.guide, *batch.args, **batch.kwargs)))
     return np.array(found)
@@ -328,6 +364,11 @@ def _block(step: int, limit: int, schedule: Schedule, due: int | None, look: int
     if schedule.start is None and step < schedule.latest_start:
         ends.append(schedule.latest_start)
     return min(ends) - step
+
+
+def _every(callback: Any) -> int:
+    """How many steps pass between two calls of a callback."""
+    return int(getattr(callback, "every", 1))
 
 
 def _next_size(size: int, seconds: float) -> int:
@@ -374,7 +415,7 @@ def _conclude(history: History, schedule: Schedule, plateau: Plateau | None) -> 
     rise, error = improvement(before, window) if window else (0.0, 0.0)
     figures = f"{rise:.3g} +- {error:.2g} nats over {window // 2} steps"
     hidden = (plateau or Plateau()).tolerance(before, max(window, 1))
-    if math.isfinite(rise) and rise > 2 * error:
+    if math.isfinite(rise) and rise > 2 * error and rise + 2 * error > STILL * hidden:
         history.reason = f"{budget} while the ELBO was still rising by {figures}"
     elif window < FEWEST:
         history.reason = f"{budget}, too few steps to tell whether the ELBO still rises"

@@ -11,7 +11,11 @@ import numpy as np
 
 Losses = Sequence[float] | np.ndarray[Any, Any]
 
-__all__ = ["Plateau", "Schedule", "improvement"]
+__all__ = ["STILL", "Plateau", "Schedule", "improvement"]
+
+
+STILL = 0.01
+"""The share of the tolerance below which a rise is none, however certain it is."""
 
 
 def improvement(losses: Losses, window: int) -> tuple[float, float]:
@@ -34,8 +38,8 @@ class Plateau:
     """Says that the ELBO has stopped rising.
 
     Over the last 40% of the steps (at least ``minimum``), the second half's mean ELBO must not exceed the first's by
-    more than two standard errors, and the two standard errors must be below the tolerance, ``absolute`` nats plus
-    ``relative`` times the ELBO's size: a plateau that the noise could hide is none.
+    more than two standard errors, or a hundredth of the tolerance where there is no noise, and the two standard errors must be below
+    the tolerance, ``absolute`` nats plus ``relative`` times the ELBO's size: a plateau that the noise could hide is none.
     """
 
     minimum: int = 500
@@ -48,7 +52,8 @@ class Plateau:
         if len(losses) < max(window, self.minimum):
             return False
         rise, error = improvement(losses, window)
-        return rise <= 2 * error and 2 * error <= self.tolerance(losses, window)
+        hidden = self.tolerance(losses, window)
+        return 2 * error <= hidden and rise <= max(2 * error, STILL * hidden)
 
     def tolerance(self, losses: Losses, window: int) -> float:
         """What the plateau may hide, in nats."""
@@ -62,12 +67,13 @@ class Schedule:
 
     The decay lasts as long as the search did, and starts in time to end with the budget. Without it (``constant``)
     the last iterates keep circling the optimum at a distance that the learning rate sets. A ``custom`` function of the step
-    takes the place of both.
+    takes the place of both; with ``whole`` it is one of the whole budget, and no plateau ends it.
     """
 
     max_steps: int
     constant: bool = False
     custom: Callable[[int], float] | None = None
+    whole: bool = False
     floor: float = 0.01
     start: int | None = None
     length: int = 0

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrolvm.capture import Captured
+from pyrolvm.errors import CaptureError
+from pyrolvm.program.streaming import Streamed
 from pyrolvm.vi.engines.base import Work
 
 __all__ = ["Ahead"]
@@ -27,12 +29,17 @@ class Ahead:
     NumPy draws them: that needs no compilation and costs a few nanoseconds a number. Each kind is a stream of its own, so
     that a step's numbers are the same however many steps a call takes.
 
+    Raises:
+        CaptureError: if the rows come from a stream.
+
     Attributes:
         numbers: how many random numbers a step takes.
         rows: how many row numbers a step takes.
     """
 
     def __init__(self, work: Work, captured: Captured, dtype: Any) -> None:
+        if isinstance(work.minibatches, Streamed):
+            raise CaptureError("the rows come from a stream, which engine 'torch' alone takes.")
         self._work, self._noise, self._dtype = work, captured.noise, dtype
         sizes = [int(np.prod(noise.shape)) for noise in captured.noise]
         ends = np.cumsum([0, *sizes])

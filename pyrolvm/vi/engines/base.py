@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from torch import Tensor
 from pyrolvm import runtime
 from pyrolvm.program.batching import Batch, Minibatches, Rows
 from pyrolvm.program.problem import Problem
+from pyrolvm.program.streaming import Streamed
+from pyrolvm.program.transforming import Transform
 from pyrolvm.vi.optimizer import Stepper
 
 __all__ = ["Engine", "Taken", "Work"]
@@ -30,37 +32,40 @@ class Work:
         stepper: the optimiser.
         minibatches: where the rows of each step come from; ``None`` for all rows.
         seed: for the random numbers of engines that have their own.
+        transform: changes the arguments of each step before guide and model see them; ``None`` if they stay as they are.
     """
 
     problem: Problem
     guide: Callable[..., Any]
     objective: ELBO
     stepper: Stepper
-    minibatches: Minibatches | None
+    minibatches: Minibatches | Streamed | None
     seed: int
+    transform: Transform | None = None
 
     def __post_init__(self) -> None:
-        self._rows: Rows | None = None
+        self._rows: Iterator[tuple[Tensor, ...]] | None = None
 
     def rows(self) -> list[Tensor]:
-        """The indices of the next batch, alone in a list; an empty list for all rows."""
+        """What the next batch is made of: its row numbers, or the tensors of a stream; an empty list for all rows."""
         if self.minibatches is None:
             return []
         if self._rows is None:
             self._rows = self.minibatches.rows()
-        return [next(self._rows)]
+        return list(next(self._rows))
 
     @property
     def rows_left(self) -> Tensor | None:
-        """The rows of the current pass that are still to come; ``None`` before the first."""
-        return None if self._rows is None else self._rows.left
+        """The rows of the current pass that are still to come; ``None`` before the first, and where a stream gives them."""
+        return self._rows.left if isinstance(self._rows, Rows) else None
 
     @rows_left.setter
     def rows_left(self, left: Tensor | None) -> None:
         self._rows = None
-        if left is not None and self.minibatches is not None:
-            self._rows = self.minibatches.rows()
-            self._rows.left = left.to(self.problem.device)
+        if left is not None and isinstance(self.minibatches, Minibatches):
+            rows = self.minibatches.rows()
+            rows.left = left.to(self.problem.device)
+            self._rows = rows
 
     def buffers(self) -> dict[str, Tensor]:
         """The buffers of modules that model and guide are, such as running means."""
@@ -74,8 +79,9 @@ class Work:
         return {f"{i}.{name}": buffer for i, one in enumerate(modules) for name, buffer in one.named_buffers()}
 
     def batch(self, rows: Sequence[Tensor]) -> Batch:
-        """The batch of those rows."""
-        return self.minibatches.batch(rows[0]) if rows and self.minibatches is not None else self.problem.whole
+        """The batch of those rows, transformed."""
+        batch = self.minibatches.batch(*rows) if rows and self.minibatches is not None else self.problem.whole
+        return batch if self.transform is None else self.transform.apply(batch)
 
     def parameters(self) -> list[Tensor]:
         """The unconstrained parameters that the steps move, in the order of the store; one with two names comes once."""

@@ -1,0 +1,10 @@
+"""What looks on while ``lvm.fit`` takes its steps: ``lvm.fit(problem, callbacks=[lvm.callbacks.SampleGrid("pictures")])``.
+
+A callback is a function of a :class:`pyrolvm.vi.loop.Step`. One with an attribute ``every`` is called every so many steps, between
+which compiled engines take theirs at once.
+"""
+
+from pyrolvm.callbacks.grid import SampleGrid
+from pyrolvm.callbacks.tensorboard import TensorBoard
+
+__all__ = ["SampleGrid", "TensorBoard"]
