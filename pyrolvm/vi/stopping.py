@@ -54,7 +54,7 @@ class Plateau:
             return False
         rise, error = improvement(losses, window)
         hidden = self.tolerance(losses, window)
-        return (rise <= 2 * error and 2 * error <= hidden) or rise + 2 * error <= STILL * hidden
+        return (rise <= 2 * error and 2 * error <= hidden) or max(rise, 0.0) + 2 * error <= STILL * hidden
 
     def tolerance(self, losses: Losses, window: int) -> float:
         """What the plateau may hide, in nats."""
