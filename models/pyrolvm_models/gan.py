@@ -6,8 +6,8 @@ r"""Generative adversarial network: samples without a density, as the contrast t
 
 A generator ``G`` maps noise to data, and a discriminator ``D`` learns to tell the two apart; each is trained against the other.
 Nothing in it is a likelihood: where ``z`` has fewer dimensions than ``x``, all samples lie on a surface of volume zero, and there is no
-density to ask for (:meth:`GAN.log_prob` says so). So there is no ``lvm.Problem`` of it and no :func:`pyrolvm.fit`, which minimises one loss: two
-players have two, and no loss says that they have converged. :func:`train_gan` is its own small trainer.
+density to ask for (:meth:`GAN.log_prob` says so). So there is no ``lvm.Problem`` of it and no :func:`pyrolvm.fit`, which minimises one
+loss: two players have two, and no loss says that they have converged. :func:`train_gan` is its own small trainer.
 
 What it loses: modes. A generator that draws one sharp digit forever deceives the discriminator as well as one that draws all ten.
 As no likelihood shows it, it is measured on samples: :func:`mode_coverage` on a ring of Gaussians, whose modes are known, and
@@ -191,7 +191,7 @@ class _Generator(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.mean + self.sd * self.network(z)  # type: ignore[no-any-return]
+        return self.mean + self.sd * self.network(z)
 
 
 class _Discriminator(nn.Module):
@@ -211,7 +211,7 @@ class _Discriminator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network((x - self.mean) / self.sd)[..., 0]  # type: ignore[no-any-return]
+        return self.network((x - self.mean) / self.sd)[..., 0]
 
 
 # --- which modes are there --------------------------------------------------------------------------------------------
