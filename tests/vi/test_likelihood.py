@@ -162,7 +162,9 @@ def test_a_transform_is_drawn_anew_in_every_step(engine: str) -> None:
     once = torch.bernoulli(probability, generator=torch.Generator().manual_seed(1))
     problem = lvm.Problem(pixels, once, probability)
     options = {"engine": engine, "max_steps": 400, "learning_rate": 0.05, "progress": False, "tolerance": 0}
-    fresh = lvm.fit(problem, transform=lambda x, probability: {"x": torch.bernoulli(probability)}, **options)
+    fresh = lvm.fit(
+        problem, transform=lambda x, probability: {"x": (torch.rand_like(x) < probability).float()}, **options
+    )
     assert fresh.engine == engine
     fixed = lvm.fit(problem, **options)
     wanted, mean = probability[0], once.mean(0)
