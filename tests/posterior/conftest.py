@@ -9,8 +9,8 @@ import pytest
 
 import pyrolvm as lvm
 
-NAMES = tuple(name for name in lvm.problems() if lvm.problem(name).observed)
-"""Problems with data: without, there are no groups about them."""
+NAMES = tuple(name for name in lvm.problems() if lvm.problem(name).observed and lvm.problem(name).latents)
+"""Problems with data and a posterior: without, there are no groups about them."""
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -26,6 +27,9 @@ NETWORK = 50_000
 
 LARGE_PRODUCT = 100_000
 """Multiplications in a product of matrices from which on XLA's, which is Eigen's, is faster than C's."""
+
+LARGE_CONVOLUTION = 1_000_000
+"""Multiplications in the convolutions of a step from which on torch's library is several times as fast as XLA on a CPU."""
 
 LARGE_FACTOR, HUGE_FACTOR = 40, 200
 """Rows of a matrix from which on XLA factorises or solves faster than C, and torch faster than XLA."""
@@ -77,6 +81,8 @@ def begin(name: str, work: Work, chunk: int, max_steps: int) -> tuple[Engine, st
         order, why = ([name, *(o for o in ("jax", "torch") if o != name)], "asked for")
         if name == "auto":
             order, why = _order(work, captured)
+        if not order:
+            return PyroEngine(work), why
         for candidate in order:
             try:
                 engine = COMPILED[candidate](work, captured, chunk)
@@ -105,12 +111,18 @@ def _warn(asked: str, taken: str, reason: str) -> None:
 
 
 def _order(work: Work, captured: Captured) -> tuple[list[str], str]:
-    """The engines to try, best first, and why that is so."""
+    """The engines to try, best first, and why that is so; none for stock Pyro."""
     size = sum(parameter.numel() for parameter in work.parameters())
     if work.problem.device.type != "cpu":
         return ["torch"], f"compiled by torch for {work.problem.device.type}"
     if work.stepper.adam is None:
         return ["torch"], "compiled by torch, which steps with the optimizer that was given"
+    convolved = _convolved(captured)
+    if convolved >= LARGE_CONVOLUTION:
+        return (
+            [],
+            f"convolutions of {convolved:,} multiplications, which torch's own library does faster than XLA on a CPU",
+        )
     heavy, rows = _heavy(captured)
     if size >= NETWORK and not heavy:
         heavy = f"{size:,} parameters, so that matrix products are most of a step"
@@ -135,6 +147,12 @@ def _heavy(captured: Captured) -> tuple[str, int]:
             if size >= LARGE_PRODUCT:
                 return f"{_name(node)} of {size:,} multiplications", rows
     return (f"{len(calls):,} operations" if len(calls) > LONG else ""), rows
+
+
+def _convolved(captured: Captured) -> int:
+    """The multiplications of all convolutions."""
+    nodes = [n for n in captured.module.graph.nodes if n.op == "call_function" and _name(n) == "convolution"]
+    return sum(node.meta["val"].numel() * math.prod(_shapes(node)[1][1:]) for node in nodes)
 
 
 def _name(node: fx.Node) -> str:
