@@ -23,7 +23,7 @@ from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
 from pyrolvm.vi.engines import ENGINES, Work, begin
 from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
-from pyrolvm.vi.objective import choose_objective
+from pyrolvm.vi.objectives import choose_objective
 from pyrolvm.vi.optimizer import Stepper
 from pyrolvm.vi.stopping import Plateau, Schedule
 
