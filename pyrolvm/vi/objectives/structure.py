@@ -8,6 +8,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
@@ -17,6 +18,9 @@ from pyrolvm.program.inspection import is_deterministic, is_random
 from pyrolvm.vi.objectives.base import traces
 
 __all__ = ["Structure", "read_structure", "row_densities", "row_scores", "sites"]
+
+PICKS = 8
+"""Runs that tell rows that a plate picks at random from rows that it is given: two of four are the same in all once in 4e8."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,7 @@ def read_structure(model: Any, guide: Any, args: Any, kwargs: Any, bound: str) -
         )
     inside = {name for name, node in sites(guide_trace) if plate and plate in _frames(node)}
     shared = {name for name, _ in sites(guide_trace) if plate and name not in inside}
-    # A plate that picks its rows at random must pick the same ones in every draw.
-    shared |= {
-        name
-        for name, node in guide_trace.nodes.items()
-        if node["type"] == "sample" and isinstance(node["fn"], _Subsample)
-    }
+    shared |= _picked(guide, guide_trace, args, kwargs)
     drawn = {name: node for name, node in sites(guide_trace) if name not in shared}
     return Structure(
         plate=plate,
@@ -98,6 +97,24 @@ def read_structure(model: Any, guide: Any, args: Any, kwargs: Any, bound: str) -
 
 def _frames(node: Mapping[str, Any]) -> dict[str, Any]:
     return {frame.name: frame for frame in node["cond_indep_stack"] if frame.dim is not None}
+
+
+def _picked(guide: Any, trace: Any, args: Any, kwargs: Any) -> set[str]:
+    """Plates that pick their rows at random, which must be the same ones in every draw."""
+
+    def picks(trace: Any) -> dict[str, Tensor]:
+        found = {n: node for n, node in trace.nodes.items() if isinstance(node.get("fn"), _Subsample)}
+        return {
+            n: node["value"]
+            for n, node in found.items()
+            if (node["fn"].subsample_size or node["fn"].size) < node["fn"].size
+        }
+
+    first = picks(trace)
+    if not first:
+        return set()
+    runs = [picks(poutine.trace(guide).get_trace(*args, **kwargs)) for _ in range(PICKS)]
+    return {name for name, rows in first.items() if not all(torch.equal(rows, run[name]) for run in runs)}
 
 
 def _row_plates(model_trace: Any, guide_trace: Any, why: list[str]) -> Iterator[str]:
