@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm import runtime
-from pyrolvm.capture import Captured, capture
+from pyrolvm.capture import Captured, capture, with_step
 from pyrolvm.errors import CaptureError
 from pyrolvm.program.inspection import is_random
 from pyrolvm.vi.engines.base import Work
@@ -40,13 +40,19 @@ def capture_objective(work: Work) -> Captured:
     rows = work.rows()
     problem, guide = work.problem, work.guide
 
+    clock = [] if objective.clock is None else [torch.zeros((), dtype=problem.dtype, device=problem.device)]
+    if clock:
+        objective.clock = clock[0]
+
     def particles(*inputs: Tensor) -> Tensor:
-        batch = work.batch(inputs[len(params) :])
+        batch = work.batch(inputs[len(params) : len(params) + len(rows)])
         with batch.active():
             return objective.particles(problem.model, guide, *batch.args, **batch.kwargs)
 
     with runtime.random_state(work.seed, problem.device):
-        captured = capture(particles, *params, *rows, what=f"model {problem.name!r} with its guide")
+        captured = capture(particles, *params, *rows, *clock, what=f"model {problem.name!r} with its guide")
+    if clock:
+        captured = with_step(captured)
     _check_structure(work)
     for seed in CHECKS:
         with runtime.random_state(seed, problem.device):

@@ -27,7 +27,12 @@ class PyroEngine:
 
     def advance(self, first: int, factors: Sequence[float]) -> Taken:
         """Takes the steps one by one."""
-        return columns([self._step(factor) for factor in factors])
+        objective, found = self.work.objective, []
+        for step, factor in enumerate(factors, first):
+            if isinstance(objective, PureELBO):
+                objective.at(step)
+            found.append(self._step(factor))
+        return columns(found)
 
     def publish(self) -> None:
         """Nothing to do: the parameters in the store are the ones that move."""

@@ -65,13 +65,9 @@ class PureELBO(ELBO):
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
-        self.tick()
-        return float(loss.detach())
-
-    def tick(self, steps: int = 1) -> None:
-        """Notes that steps were taken."""
         if self.clock is not None:
-            self.clock = self.clock + steps
+            self.clock = self.clock + 1
+        return float(loss.detach())
 
     def at(self, step: int) -> None:
         """Sets the number of steps taken."""

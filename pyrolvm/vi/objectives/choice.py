@@ -15,13 +15,14 @@ from pyrolvm.program.agreement import guide_sites
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import is_random
 from pyrolvm.program.problem import Problem
+from pyrolvm.vi.objectives.annealed import Beta_ELBO
 from pyrolvm.vi.objectives.base import PureELBO, traces
-from pyrolvm.vi.objectives.particles import NAMES, ParticleELBO, analytic_kl
+from pyrolvm.vi.objectives.particles import NAMES, ParticleELBO, analytic_kl, factorises
 from pyrolvm.vi.objectives.weighted import ImportanceWeighted_ELBO
 
 __all__ = ["choose_objective"]
 
-CLASSES: dict[str, type[PureELBO]] = {"ImportanceWeighted_ELBO": ImportanceWeighted_ELBO}
+CLASSES: dict[str, type[PureELBO]] = {"ImportanceWeighted_ELBO": ImportanceWeighted_ELBO, "Beta_ELBO": Beta_ELBO}
 """Objectives of ours that go by the name of their class."""
 
 
@@ -88,7 +89,7 @@ def choose_objective(
         kind, why = "TraceEnum_ELBO", f"discrete site {enumerated[0]!r} is summed out"
     elif objective != "auto":
         kind, why = objective, "given by the caller"
-    elif _factorises(trace) and _anyanalytic_kl(problem, guide, batch):
+    elif factorises(trace) and _any_analytic(problem, guide, batch):
         kind, why = "TraceMeanField_ELBO", "the guide factorises and has analytic KL terms"
     elif getattr(guide, "scores_cheaply", False):
         kind, why = "StickingTheLanding_ELBO", "the guide scores values that it did not draw as fast as its own"
@@ -120,21 +121,7 @@ def _guide_trace(guide: Callable[..., Any], batch: Batch) -> Any:
         return poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
 
 
-def _factorises(trace: Any) -> bool:
-    """Whether no guide site's distribution depends on the draw of another: each density is blind to the other draws."""
-    nodes = {name: node for name, node in trace.nodes.items() if is_random(node)}
-    if any("Delta" in type(node["fn"]).__name__ for node in nodes.values()) or len(guide_sites(trace)) < len(nodes):
-        return False
-    values = [node["value"] for node in nodes.values() if node["value"].requires_grad]
-    for node in nodes.values():
-        density = node["fn"].log_prob(node["value"].detach()).sum()
-        if values and density.requires_grad:
-            if any(g is not None for g in torch.autograd.grad(density, values, allow_unused=True, retain_graph=True)):
-                return False
-    return True
-
-
-def _anyanalytic_kl(problem: Problem, guide: Callable[..., Any], batch: Batch) -> bool:
+def _any_analytic(problem: Problem, guide: Callable[..., Any], batch: Batch) -> bool:
     with batch.active(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         model_trace, guide_trace = traces(problem.model, guide, batch.args, batch.kwargs)
     return any(

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrolvm.errors import unknown_name
+from pyrolvm.program.agreement import guide_sites
 from pyrolvm.program.inspection import is_deterministic, is_random
 from pyrolvm.vi.objectives.base import PureELBO, held_run, lanes, log_prob_sum, log_q_and_score, surrogate, traces
 
-__all__ = ["NAMES", "ParticleELBO", "analytic_kl"]
+__all__ = ["NAMES", "ParticleELBO", "analytic_kl", "factorises"]
 
 NAMES = ("Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO", "StickingTheLanding_ELBO")
 
@@ -135,3 +136,17 @@ def analytic_kl(q: Any, p: Any) -> Tensor | None:
         return kl_divergence(q, p)
     except NotImplementedError:
         return None
+
+
+def factorises(trace: Any) -> bool:
+    """Whether no guide site's distribution depends on the draw of another: each density is blind to the other draws."""
+    nodes = {name: node for name, node in trace.nodes.items() if is_random(node)}
+    if any("Delta" in type(node["fn"]).__name__ for node in nodes.values()) or len(guide_sites(trace)) < len(nodes):
+        return False
+    values = [node["value"] for node in nodes.values() if node["value"].requires_grad]
+    for node in nodes.values():
+        density = node["fn"].log_prob(node["value"].detach()).sum()
+        if values and density.requires_grad:
+            if any(g is not None for g in torch.autograd.grad(density, values, allow_unused=True, retain_graph=True)):
+                return False
+    return True
