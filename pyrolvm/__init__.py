@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ArgumentError": "errors",
+    "Beta_ELBO": "vi.objectives",
     "Calibration": "calibration",
     "CaptureError": "errors",
     "Chains": "posterior",
@@ -31,6 +32,8 @@ _HOME = {
     "Gaps": "amortization",
     "Guide": "program.guide",
     "GuideError": "errors",
+    "ImportanceWeighted_ELBO": "vi.objectives",
+    "ParticleELBO": "vi.objectives",
     "PluginError": "errors",
     "Posterior": "posterior",
     "Problem": "program.problem",
@@ -40,6 +43,7 @@ _HOME = {
     "StoreError": "errors",
     "UnknownNameError": "errors",
     "Verdict": "verdict",
+    "Warmup": "vi.objectives",
     "calibrate": "calibration",
     "compare": "comparison",
     "diagnose": "diagnosis",
@@ -104,6 +108,10 @@ if TYPE_CHECKING:
     from pyrolvm.store import load as load
     from pyrolvm.verdict import Verdict as Verdict
     from pyrolvm.vi import fit as fit
+    from pyrolvm.vi.objectives import Beta_ELBO as Beta_ELBO
+    from pyrolvm.vi.objectives import ImportanceWeighted_ELBO as ImportanceWeighted_ELBO
+    from pyrolvm.vi.objectives import ParticleELBO as ParticleELBO
+    from pyrolvm.vi.objectives import Warmup as Warmup
 
 
 def __getattr__(name: str) -> Any:

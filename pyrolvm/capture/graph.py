@@ -27,22 +27,28 @@ from pyrolvm.capture.vmap import VmapFriendly
 from pyrolvm.errors import CaptureError, PyrolvmError
 from pyrolvm.program.explain import model_line, reason
 
-__all__ = ["Captured", "Noise", "capture", "operations", "with_noise"]
+__all__ = ["Captured", "Noise", "capture", "operations", "with_noise", "with_step"]
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Independent random numbers that a graph takes as an input: standard normal, or uniform on [0, 1)."""
+    """Numbers that a graph takes as an input and that are new in each step.
+
+    ``kind`` is ``"normal"`` or ``"uniform"``, for independent standard normal numbers or such on [0, 1); or ``"step"``, for the
+    number of the step.
+    """
 
     kind: str
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
 
-    def draw(self) -> Tensor:
+    def draw(self, step: int = 0) -> Tensor:
         """Fresh numbers from torch's generator."""
+        if self.kind == "step":
+            return torch.full(self.shape, step, dtype=self.dtype, device=self.device)
         make = torch.randn if self.kind == "normal" else torch.rand
         return make(self.shape, dtype=self.dtype, device=self.device)
 
@@ -315,8 +321,9 @@ def with_noise(captured: Captured) -> Captured:
     graph.output(graph.graph_copy(captured.module.graph, {}))
     module = fx.GraphModule({}, graph)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    noise: list[Noise] = []
-    last = placeholders[captured.inputs - 1] if captured.inputs else None
+    noise = list(captured.noise)
+    before = captured.inputs + len(noise)
+    last = placeholders[before - 1] if before else None
     for node in list(graph.nodes):
         kind = _BASE.get(operation(node)) if node.op == "call_function" else None
         if kind is None:
@@ -332,6 +339,14 @@ def with_noise(captured: Captured) -> Captured:
     graph.lint()
     module.recompile()
     return replace(captured, module=module, noise=tuple(noise))
+
+
+def with_step(captured: Captured) -> Captured:
+    """The same function with its last input, the number of the step, as what it takes new in each step."""
+    node = [node for node in captured.module.graph.nodes if node.op == "placeholder"][captured.inputs - 1]
+    value = node.meta["val"]
+    clock = Noise("step", tuple(value.shape), value.dtype, node.meta["device"])
+    return replace(captured, inputs=captured.inputs - 1, noise=(clock, *captured.noise))
 
 
 def _after(graph: fx.Graph, node: fx.Node | None) -> Any:

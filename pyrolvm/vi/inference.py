@@ -28,7 +28,7 @@ from pyrolvm.vi.checkpoint import Keeper, check_saving
 from pyrolvm.vi.engines import ENGINES, Work, begin
 from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
 from pyrolvm.vi.modules import buffers_of, changed_buffers, modules_of, settle
-from pyrolvm.vi.objective import ParticleELBO, choose_objective
+from pyrolvm.vi.objectives import ParticleELBO, choose_objective
 from pyrolvm.vi.optimizer import Stepper
 from pyrolvm.vi.schedules import NAMED
 from pyrolvm.vi.stopping import Plateau, Schedule

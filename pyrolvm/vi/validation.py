@@ -20,7 +20,7 @@ from pyrolvm.program.explain import explained
 from pyrolvm.program.inspection import Plate
 from pyrolvm.program.problem import Problem
 from pyrolvm.vi.engines.base import Work, write
-from pyrolvm.vi.objective import ParticleELBO
+from pyrolvm.vi.objectives import PureELBO
 
 if TYPE_CHECKING:
     from pyrolvm.vi.loop import History
@@ -211,7 +211,7 @@ class Validation:
             for rows in self._chunks():
                 batch = self._batch(rows)
                 with batch.active():
-                    if isinstance(objective, ParticleELBO):
+                    if isinstance(objective, PureELBO):
                         found = -objective.particles(work.problem.model, work.guide, *batch.args, **batch.kwargs).mean()
                     else:
                         found = objective.loss(work.problem.model, work.guide, *batch.args, **batch.kwargs)

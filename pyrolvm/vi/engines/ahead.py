@@ -62,14 +62,18 @@ class Ahead:
         """How many steps a call may take, at most ``chunk``."""
         return max(1, min(chunk, AT_ONCE // max(1, self.numbers)))
 
-    def noise(self, count: int, room: int | None = None) -> Array:
-        """Random numbers of the next ``count`` steps, shape ``(room, numbers)``, zeros after them."""
+    def noise(self, count: int, room: int | None = None, first: int = 0) -> Array:
+        """Numbers of the next ``count`` steps, of which the first has number ``first``; ``(room, numbers)``, zeros after them."""
         kinds = {noise.kind for noise in self._noise}
-        if len(kinds) == 1 and room in (None, count):
+        if len(kinds) == 1 and kinds <= self._streams.keys() and room in (None, count):
             return self._streams[kinds.pop()]((count, self.numbers), dtype=self._dtype)
         numbers = np.zeros((room or count, self.numbers), dtype=self._dtype)
         for kind in kinds:
             spans = [span for span, noise in zip(self._spans, self._noise, strict=True) if noise.kind == kind]
+            if kind == "step":
+                for span in spans:
+                    numbers[:count, span] = np.arange(first, first + count)[:, None]
+                continue
             drawn = self._streams[kind]((count, sum(span.stop - span.start for span in spans)), dtype=self._dtype)
             start = 0
             for span in spans:

@@ -54,7 +54,7 @@ class CEngine:
     def advance(self, first: int, factors: Sequence[float]) -> Taken:
         """Takes the steps in one call."""
         count, rates = len(factors), self.adam.learning_rate * np.asarray(factors)
-        columns = self._steps(self._state, rates, self._ahead.noise(count), self._ahead.batches(count))
+        columns = self._steps(self._state, rates, self._ahead.noise(count, first=first), self._ahead.batches(count))
         return Taken(columns[0], columns[1], rates, columns[2])
 
     def publish(self) -> None:

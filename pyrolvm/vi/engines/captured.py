@@ -10,11 +10,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm import runtime
-from pyrolvm.capture import Captured, capture
+from pyrolvm.capture import Captured, capture, with_step
 from pyrolvm.errors import CaptureError
 from pyrolvm.program.inspection import is_random
 from pyrolvm.vi.engines.base import Work
-from pyrolvm.vi.objective import ParticleELBO
+from pyrolvm.vi.objectives import PureELBO
 
 __all__ = ["agree", "capture_objective", "check_first", "first_step"]
 
@@ -32,19 +32,27 @@ def capture_objective(work: Work) -> Captured:
         CaptureError: if there is no such function.
     """
     objective = work.objective
-    if not isinstance(objective, ParticleELBO):
+    if not isinstance(objective, PureELBO):
         raise CaptureError(f"the objective {type(objective).__name__} is a stock Pyro class, which reads values.")
+    if objective.uncapturable:
+        raise CaptureError(f"the objective {type(objective).__name__} cannot be captured: {objective.uncapturable}")
     params = work.parameters()
     rows = work.rows()
     problem, guide = work.problem, work.guide
 
+    clock = [] if objective.clock is None else [torch.zeros((), dtype=problem.dtype, device=problem.device)]
+    if clock:
+        objective.clock = clock[0]
+
     def particles(*inputs: Tensor) -> Tensor:
-        batch = work.batch(inputs[len(params) :])
+        batch = work.batch(inputs[len(params) : len(params) + len(rows)])
         with batch.active():
             return objective.particles(problem.model, guide, *batch.args, **batch.kwargs)
 
     with runtime.random_state(work.seed, problem.device):
-        captured = capture(particles, *params, *rows, what=f"model {problem.name!r} with its guide")
+        captured = capture(particles, *params, *rows, *clock, what=f"model {problem.name!r} with its guide")
+    if clock:
+        captured = with_step(captured)
     _check_structure(work)
     for seed in CHECKS:
         with runtime.random_state(seed, problem.device):

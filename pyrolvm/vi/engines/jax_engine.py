@@ -69,7 +69,7 @@ class JaxEngine:
         """Takes the steps in one call."""
         with self._precision():
             count = len(factors)
-            noise, rows = self._ahead.noise(count, self.limit), self._ahead.batches(count, self.limit)
+            noise, rows = self._ahead.noise(count, self.limit, first), self._ahead.batches(count, self.limit)
             return self._call(noise, rows, first, factors)
 
     def publish(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.vi.engines.base import Taken, Work, columns
-from pyrolvm.vi.objective import ParticleELBO
+from pyrolvm.vi.objectives import PureELBO
 
 __all__ = ["PyroEngine"]
 
@@ -27,7 +27,12 @@ class PyroEngine:
 
     def advance(self, first: int, factors: Sequence[float]) -> Taken:
         """Takes the steps one by one."""
-        return columns([self._step(factor) for factor in factors])
+        objective, found = self.work.objective, []
+        for step, factor in enumerate(factors, first):
+            if isinstance(objective, PureELBO):
+                objective.at(step)
+            found.append(self._step(factor))
+        return columns(found)
 
     def publish(self) -> None:
         """Nothing to do: the parameters in the store are the ones that move."""
@@ -58,7 +63,7 @@ class PyroEngine:
         work = self.work
         batch = work.batch(work.rows())
         with batch.active():
-            if isinstance(work.objective, ParticleELBO):
+            if isinstance(work.objective, PureELBO):
                 values = work.objective.particles(work.problem.model, work.guide, *batch.args, **batch.kwargs)
                 loss = -values.mean()
                 if loss.requires_grad:

@@ -53,8 +53,8 @@ class TorchEngine:
     def advance(self, first: int, factors: Sequence[float]) -> Taken:
         """Takes the steps; what they report is read once, at the end."""
         work, reports, rates = self.work, [], []
-        for factor in factors:
-            inputs = [*self._values, *self.work.rows(), *(n.draw() for n in self._captured.noise)]
+        for step, factor in enumerate(factors, first):
+            inputs = [*self._values, *self.work.rows(), *(n.draw(step) for n in self._captured.noise)]
             if self._adam is None:
                 report, *gradients = self._run(*inputs, *self._captured.constants)
                 if bool(report[2]):
