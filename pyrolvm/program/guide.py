@@ -72,7 +72,7 @@ def resolve(guide: Any, problem: Problem) -> Guide:
     """The recipe behind whatever was given as a guide.
 
     Args:
-        guide: a registered name, ``"auto"``, a :class:`Guide`, a Pyro guide function, an ``AutoGuide`` class or
+        guide: a registered name, ``"auto"`` (the guide that the model names, else one chosen by :func:`choose`), a :class:`Guide`, a Pyro guide function, an ``AutoGuide`` class or
             instance, or any ``nn.Module`` that is called like a guide.
         problem: the problem it is for.
 
@@ -82,6 +82,8 @@ def resolve(guide: Any, problem: Problem) -> Guide:
     """
     from pyrolvm import registry
 
+    if isinstance(guide, str) and guide == "auto" and problem.info.guide is not None:
+        guide = problem.info.guide
     if isinstance(guide, Guide):
         return guide
     if isinstance(guide, str):
