@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import pyrolvm as lvm
 
-__all__ = ["NETWORKS", "ConvolutionalDecoder", "ConvolutionalEncoder", "Gated", "decoder", "dense", "encoder", "linear"]
+__all__ = ["NETWORKS", "ConvolutionalDecoder", "ConvolutionalEncoder", "Gated", "decoder", "dense", "encoder", "fresh", "linear"]
 
 NETWORKS = ("mlp", "gated", "convolutional")
 """Kinds of encoders and decoders."""
@@ -26,6 +26,11 @@ def initialised(layer: nn.Module, fan_in: int, generator: torch.Generator, gain:
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=generator)
     return layer
+
+
+def fresh() -> torch.Generator:
+    """A random generator for the weights of a guide, which the fit's own seed decides."""
+    return torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
 
 def linear(fan_in: int, fan_out: int, generator: torch.Generator, gain: float = 1.0) -> nn.Module:
