@@ -31,6 +31,8 @@ _HOME = {
     "Gaps": "amortization",
     "Guide": "program.guide",
     "GuideError": "errors",
+    "ImportanceWeighted_ELBO": "vi.objectives",
+    "ParticleELBO": "vi.objectives",
     "PluginError": "errors",
     "Posterior": "posterior",
     "Problem": "program.problem",
@@ -99,6 +101,8 @@ if TYPE_CHECKING:
     from pyrolvm.store import load as load
     from pyrolvm.verdict import Verdict as Verdict
     from pyrolvm.vi import fit as fit
+    from pyrolvm.vi.objectives import ImportanceWeighted_ELBO as ImportanceWeighted_ELBO
+    from pyrolvm.vi.objectives import ParticleELBO as ParticleELBO
 
 
 def __getattr__(name: str) -> Any:

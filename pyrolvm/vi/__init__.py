@@ -2,6 +2,6 @@
 
 from pyrolvm.vi.inference import fit
 from pyrolvm.vi.loop import Step
-from pyrolvm.vi.objective import ParticleELBO
+from pyrolvm.vi.objectives import ParticleELBO
 
 __all__ = ["ParticleELBO", "Step", "fit"]

@@ -24,7 +24,7 @@ from pyrolvm.progress import Progress
 from pyrolvm.vi.checkpoint import Keeper, check_saving
 from pyrolvm.vi.engines import ENGINES, Work, begin
 from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
-from pyrolvm.vi.objective import choose_objective
+from pyrolvm.vi.objectives import choose_objective
 from pyrolvm.vi.optimizer import Stepper
 from pyrolvm.vi.stopping import Plateau, Schedule
 

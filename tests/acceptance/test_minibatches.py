@@ -16,7 +16,7 @@ from torch import Tensor
 import pyrolvm as lvm
 from pyrolvm import runtime
 from pyrolvm.density import Joint
-from pyrolvm.vi.objective import ParticleELBO
+from pyrolvm.vi.objectives import ParticleELBO
 
 ROWS, BATCH = 12, 4
 Draw = Mapping[str, Tensor]

@@ -21,7 +21,7 @@ from pyrolvm.density import Joint
 from pyrolvm.posterior.draws import registered
 from pyrolvm.program.guide import resolve
 from pyrolvm.vi.engines import Work
-from pyrolvm.vi.objective import choose_objective
+from pyrolvm.vi.objectives import choose_objective
 from pyrolvm.vi.optimizer import Stepper
 from tests.capture.agreement import TOLERANCE, Given, close, flat, gradients, on_jax
 

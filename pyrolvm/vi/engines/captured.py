@@ -14,7 +14,7 @@ from pyrolvm.capture import Captured, capture
 from pyrolvm.errors import CaptureError
 from pyrolvm.program.inspection import is_random
 from pyrolvm.vi.engines.base import Work
-from pyrolvm.vi.objective import ParticleELBO
+from pyrolvm.vi.objectives import PureELBO
 
 __all__ = ["agree", "capture_objective", "check_first", "first_step"]
 
@@ -32,8 +32,10 @@ def capture_objective(work: Work) -> Captured:
         CaptureError: if there is no such function.
     """
     objective = work.objective
-    if not isinstance(objective, ParticleELBO):
+    if not isinstance(objective, PureELBO):
         raise CaptureError(f"the objective {type(objective).__name__} is a stock Pyro class, which reads values.")
+    if objective.uncapturable:
+        raise CaptureError(f"the objective {type(objective).__name__} cannot be captured: {objective.uncapturable}")
     params = work.parameters()
     rows = work.rows()
     problem, guide = work.problem, work.guide

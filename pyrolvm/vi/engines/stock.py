@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.vi.engines.base import Taken, Work, columns
-from pyrolvm.vi.objective import ParticleELBO
+from pyrolvm.vi.objectives import PureELBO
 
 __all__ = ["PyroEngine"]
 
@@ -58,7 +58,7 @@ class PyroEngine:
         work = self.work
         batch = work.batch(work.rows())
         with batch.active():
-            if isinstance(work.objective, ParticleELBO):
+            if isinstance(work.objective, PureELBO):
                 values = work.objective.particles(work.problem.model, work.guide, *batch.args, **batch.kwargs)
                 loss = -values.mean()
                 if loss.requires_grad:
