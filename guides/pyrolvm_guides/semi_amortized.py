@@ -25,12 +25,16 @@ class _SemiAmortized(Amortized):
         super().__init__(*parts)
         self.steps, self.rate, self.draws = steps, rate, draws
         self.__dict__["_model"] = problem.model
+        self.learned = tuple(problem.parameters)
         self.fraction = {plate.name: plate.size for plate in problem.plates.values()}
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         plates = self.layout.open_plates(rows={self.plate: self.features.count(args, kwargs)})
         with plates[self.plate] as indices:
             pass
+        if any(name not in pyro.get_param_store() for name in self.learned):
+            with poutine.block(), torch.no_grad():  # parameters cannot be made while gradients are taken
+                self.__dict__["_model"](*args, **kwargs)
         loc, scale = self.encode(indices, args, kwargs)[:2]
         # What the steps add is held fixed for the gradient: the encoder is then trained where the steps lead, as if it began there.
         shift, stretch = self._refined(loc.detach(), scale.detach(), args, kwargs)

@@ -62,7 +62,8 @@ class _Encoder(nn.Module):
 
     def _code(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
         shown = F.one_hot(y, self.classes).to(x)
-        both = torch.cat([x.expand(*shown.shape[:-1], x.shape[-1]), shown], -1)
+        batch = torch.broadcast_shapes(x.shape[:-1], shown.shape[:-1])
+        both = torch.cat([x.expand(*batch, x.shape[-1]), shown.expand(*batch, self.classes)], -1)
         loc, raw = self.code(both).chunk(2, -1)
         return dist.Normal(loc, F.softplus(raw) + 1e-3).to_event(1)
 
