@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from math import lgamma, log, pi
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from pyrolvm_guides._bijections import Bijection
+__all__ = ["Invertible", "PushForward"]
 
-__all__ = ["PushForward"]
+
+class Invertible(Protocol):
+    """A bijection that scores itself."""
+
+    def __call__(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The image and the log determinant of the Jacobian."""
+
+    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The preimage and the forward log determinant there."""
 
 
 class PushForward(TorchDistribution):
@@ -35,7 +43,7 @@ class PushForward(TorchDistribution):
 
     def __init__(
         self,
-        bijection: Bijection,
+        bijection: Invertible,
         dim: int,
         like: Tensor,
         tails: int | None = None,

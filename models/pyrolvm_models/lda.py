@@ -46,7 +46,7 @@ import pyrolvm as lvm
 from pyrolvm_models import _data
 from pyrolvm_models._topics import Topics, perplexity, variational_bayes
 
-__all__ = ["Corpus", "Topics", "WordCounts", "corpus", "lda", "perplexity", "variational_bayes"]
+__all__ = ["TEXTS", "Corpus", "Topics", "WordCounts", "corpus", "lda", "perplexity", "variational_bayes"]
 
 Draw = Mapping[str, Tensor]
 
@@ -75,11 +75,17 @@ class Corpus:
     titles: tuple[str, ...]
 
 
-def corpus(words: int) -> Corpus:
-    """Paragraphs of scikit-learn's descriptions of data sets.
+TEXTS = ("sklearn", "python")
+"""Texts that ship with packages: scikit-learn's descriptions of data sets, and Python's reference."""
+
+
+def corpus(words: int, text: str = "sklearn") -> Corpus:
+    """Paragraphs of a text that ships with a package.
 
     Args:
         words: Size of the vocabulary, positive.
+        text: ``"sklearn"``, scikit-learn's descriptions of data sets, some hundred paragraphs; or ``"python"``, the language
+            reference that ``help()`` shows, some two thousand.
 
     Returns:
         Those of at least four words of the vocabulary.
@@ -92,17 +98,30 @@ def corpus(words: int) -> Corpus:
     except ImportError as error:
         raise ImportError("the texts come with scikit-learn. Fix: pip install scikit-learn.") from error
     paragraphs = []
-    files = (file for file in resources.files("sklearn.datasets.descr").iterdir() if file.name.endswith(".rst"))
-    for file in sorted(files, key=lambda file: file.name):
-        for number, text in enumerate(re.split(r"\n\s*\n", file.read_text(encoding="utf-8").lower())):
-            found = [word for word in re.findall(r"[a-z]{3,}", text) if word not in stop]
-            paragraphs.append((f"{file.name.removesuffix('.rst')} {number}", Counter(found)))
+    for title, content in _pages(text):
+        for number, part in enumerate(re.split(r"\n\s*\n", content.lower())):
+            found = [word for word in re.findall(r"[a-z]{3,}", part) if word not in stop]
+            paragraphs.append((f"{title} {number}", Counter(found)))
     spread = Counter(word for _, counted in paragraphs for word in counted)
     kept = sorted(spread, key=lambda word: (-spread[word], word))[:words]
     rows = [(title, [counted[word] for word in kept]) for title, counted in paragraphs]
     rows = [(title, row) for title, row in rows if sum(row) >= FEWEST]
     counts = torch.tensor([row for _, row in rows], dtype=torch.float64)
     return Corpus(counts, tuple(kept), tuple(title for title, _ in rows))
+
+
+def _pages(text: str) -> list[tuple[str, str]]:
+    """Titles and contents, in the order of the titles; of pages that repeat each other, the first."""
+    if text == "python":
+        from pydoc_data.topics import topics
+
+        pages = {content: title for title, content in sorted(topics.items(), reverse=True)}
+        return sorted((title, content) for content, title in pages.items())
+    files = (file for file in resources.files("sklearn.datasets.descr").iterdir() if file.name.endswith(".rst"))
+    return [
+        (file.name.removesuffix(".rst"), file.read_text(encoding="utf-8"))
+        for file in sorted(files, key=lambda file: file.name)
+    ]
 
 
 class WordCounts(dist.TorchDistribution):

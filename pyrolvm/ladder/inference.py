@@ -164,8 +164,10 @@ def _methods(methods: str | Sequence[Any], problem: Problem) -> list[Any]:
     return list(methods)
 
 
-def _guides(problem: Problem) -> list[str]:
-    """The guides that suit a problem, from cheap to dear."""
+def _guides(problem: Problem) -> list[Any]:
+    """The guides that suit a problem, from cheap to dear; the one that the model names, where it names one."""
+    if problem.info.guide is not None:
+        return [problem.info.guide]
     size = problem.unconstrained_size
     subsampled = any(plate.subsampled for plate in problem.plates.values())
     if problem.parameters or subsampled or size > COVARIANCE_UNKNOWNS:

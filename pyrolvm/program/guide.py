@@ -75,8 +75,9 @@ def resolve(guide: Any, problem: Problem) -> Guide:
     """The recipe behind whatever was given as a guide.
 
     Args:
-        guide: a registered name; ``"auto"``, which draws nothing where the model has no latents; a :class:`Guide`, a Pyro guide
-            function, an ``AutoGuide`` class or instance, or any ``nn.Module`` that is called like a guide.
+        guide: a registered name; ``"auto"``, the guide that the model names, else one chosen by :func:`choose`, or one that draws
+            nothing where the model has no latents; a :class:`Guide`, a Pyro guide function, an ``AutoGuide`` class or instance, or any
+            ``nn.Module`` that is called like a guide.
         problem: the problem it is for.
 
     Raises:
@@ -86,6 +87,8 @@ def resolve(guide: Any, problem: Problem) -> Guide:
     """
     from pyrolvm import registry
 
+    if isinstance(guide, str) and guide == "auto" and problem.info.guide is not None:
+        guide = problem.info.guide
     if isinstance(guide, Guide):
         return guide
     if not problem.latents and isinstance(guide, str):

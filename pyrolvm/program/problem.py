@@ -37,6 +37,7 @@ class ModelInfo:
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     quantities: Mapping[str, Quantity] = field(default_factory=dict)
+    guide: Any = None
 
 
 def model(
@@ -44,8 +45,9 @@ def model(
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
     quantities: Mapping[str, Quantity] | None = None,
+    guide: Any = None,
 ) -> Callable[[_Model], _Model]:
-    """Names a model's dimensions and its identified quantities. The model stays the Pyro function it was.
+    """Names a model's dimensions, its identified quantities and its guide. The model stays the Pyro function it was.
 
     Args:
         dims: for a site or quantity, the names of its dimensions: of all of them, or of its event dimensions alone
@@ -53,6 +55,7 @@ def model(
         coords: for a dimension, the labels along it.
         quantities: functions of one draw (a mapping from site name to tensor) that are identified where the sites
             themselves are not, such as a covariance for loadings that are free to rotate. Comparisons look at these.
+        guide: what ``guide="auto"`` takes for this model: whatever :func:`pyrolvm.fit` takes as a guide.
 
     Example:
         >>> @lvm.model(dims={"theta": ["school"]})
@@ -60,7 +63,7 @@ def model(
     """
 
     def decorate(function: _Model) -> _Model:
-        info = ModelInfo(dict(dims or {}), dict(coords or {}), dict(quantities or {}))
+        info = ModelInfo(dict(dims or {}), dict(coords or {}), dict(quantities or {}), guide)
         setattr(function, _ATTRIBUTE, info)
         return function
 

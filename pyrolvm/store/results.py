@@ -371,7 +371,13 @@ def _in_dtype(problem: Problem, saved: Mapping[str, Any]) -> Problem:
 def _attach_guide(saved: Mapping[str, Any] | None, guide: Any, problem: Problem | None) -> Guide | None:
     if guide is not None and problem is not None:
         return resolve(guide, problem)
-    if not saved or saved.get("options") is None:
+    if not saved:
+        return None
+    if problem is not None and problem.info.guide is not None:  # the one that the model names need not be registered
+        named = resolve("auto", problem)
+        if str(named) == saved["text"]:
+            return named
+    if saved.get("options") is None:
         return None
     from pyrolvm import registry
 

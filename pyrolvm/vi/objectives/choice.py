@@ -70,23 +70,28 @@ def choose_objective(
         raise unknown_name("objective", objective, ("auto", *NAMES, *CLASSES))
 
     trace = _guide_trace(guide, batch)
-    scored = [name for name, node in trace.nodes.items() if is_random(node) and not node["fn"].has_rsample]
+    drawn = {name: node for name, node in trace.nodes.items() if is_random(node) and not node["fn"].has_rsample}
+    summed = [name for name, node in drawn.items() if node["infer"].get("enumerate") == "parallel"]
+    scored = [name for name in drawn if name not in summed]
     enumerated = [site.name for site in problem.discrete if site.name not in trace.nodes]
     nesting = _nesting(problem)
-    if enumerated and objective not in ("auto", "TraceEnum_ELBO"):
+    if (enumerated or summed) and objective not in ("auto", "TraceEnum_ELBO"):
+        what = f"leaves out the discrete site {enumerated[0]!r}" if enumerated else f"enumerates its site {summed[0]!r}"
         raise GuideError(
-            f"guide leaves out the discrete site {enumerated[0]!r}, which {objective} does not sum out. "
+            f"guide {what}, which {objective} does not sum out. "
             'Fix: use objective="auto" or "TraceEnum_ELBO".'
         )
     if scored and given is not None:
         return given, "given by the caller"
     if scored:
         # Draws that cannot be reparameterised need the score-function terms that Pyro's own classes have.
-        name = "TraceEnum_ELBO" if enumerated or objective == "TraceEnum_ELBO" else "TraceGraph_ELBO"
+        name = "TraceEnum_ELBO" if enumerated or summed or objective == "TraceEnum_ELBO" else "TraceGraph_ELBO"
         chosen = getattr(infer, name)(num_particles=num_particles or 1, max_plate_nesting=nesting)
         return chosen, f"{name}: guide site {scored[0]!r} cannot be reparameterised"
     if enumerated:
         kind, why = "TraceEnum_ELBO", f"discrete site {enumerated[0]!r} is summed out"
+    elif summed:
+        kind, why = "TraceEnum_ELBO", f"the guide sums over its discrete site {summed[0]!r}"
     elif objective != "auto":
         kind, why = objective, "given by the caller"
     elif factorises(trace) and _any_analytic(problem, guide, batch):

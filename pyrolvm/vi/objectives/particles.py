@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class ParticleELBO(PureELBO):
     Args:
         kind: ``"Trace_ELBO"``; ``"TraceMeanField_ELBO"``, which replaces the draw's log p(z) - log q(z) by the analytic
             -KL(q || p) at every site where one is registered (valid if the guide factorises over sites);
-            ``"TraceEnum_ELBO"``, which sums out discrete latents that the guide leaves to the model; or
+            ``"TraceEnum_ELBO"``, which sums out discrete latents that the guide leaves to the model, and sums over those that the
+            guide marks ``infer={"enumerate": "parallel"}``, weighed by their probability; or
             ``"StickingTheLanding_ELBO"``: ``Trace_ELBO`` whose gradient leaves out the guide's score, which is zero on average.
             What is left has no noise where the guide is the posterior. A guide must score values that it did not draw, which
             takes autoregressive ones as many passes as there are unknowns.
@@ -81,16 +83,45 @@ class ParticleELBO(PureELBO):
 
     def _enumerated_elbo(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
         inner = TraceEnum_ELBO(max_plate_nesting=self.max_plate_nesting)
-        # This is what Pyro's ELBO does before each run: dimensions left of the plates belong to enumeration.
-        enumerated = poutine.enum(config_enumerate(model, "parallel"), first_available_dim=-1 - self.max_plate_nesting)
-        model_trace, guide_trace = inner._get_trace(enumerated, guide, args, kwargs)
+        # This is what Pyro's ELBO does before each run: dimensions left of the plates belong to enumeration, the guide's first.
+        summed = poutine.enum(guide, first_available_dim=-1 - self.max_plate_nesting)
+        enumerated = poutine.enum(config_enumerate(model, "parallel"))
+        model_trace, guide_trace = inner._get_trace(enumerated, summed, args, kwargs)
         plain, factors, _, sum_dims, scale = _compute_model_factors(model_trace, guide_trace)
-        elbo = torch.stack([term.sum() for terms in plain.values() for term in terms]).sum()
-        for terms in contract_tensor_tree(factors, sum_dims).values() if factors else ():
-            for term in terms:
-                elbo = elbo + torch.as_tensor(packed.scale_and_mask(term, scale=scale)).sum()
+        terms = [term for found in plain.values() for term in found]
+        for found in contract_tensor_tree(factors, sum_dims).values() if factors else ():
+            terms += [packed.scale_and_mask(term, scale=scale) for term in found]
+        weights = _weights(guide_trace)
+        if weights:
+            terms += [packed.neg(node["packed"]["log_prob"]) for node in guide_trace.nodes.values() if is_random(node)]
+            elbo = torch.stack([_expected(term, weights) for term in terms]).sum()
+            return elbo, torch.zeros_like(elbo)
         log_q, score = log_q_and_score(guide_trace)
-        return elbo - log_q, score
+        return torch.stack([torch.as_tensor(term).sum() for term in terms]).sum() - log_q, score
+
+
+def _weights(guide_trace: Any) -> dict[str, Tensor]:
+    """The probability of each value of the sites that the guide sums over, packed, by the name of the value's dimension."""
+    found = {}
+    for node in guide_trace.nodes.values():
+        if is_random(node) and node["infer"].get("_enumerate_dim") is not None:
+            log_prob = node["packed"]["unscaled_log_prob"]
+            weight = log_prob.exp()
+            weight._pyro_dims = log_prob._pyro_dims
+            found[node["infer"]["_enumerate_symbol"]] = weight
+    return found
+
+
+def _expected(term: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """The sum of a packed term, each value of a dimension that is summed over weighed by its probability."""
+    dims = term._pyro_dims
+    chosen: dict[str, Tensor] = {}
+    while wanted := set(dims).union(*(w._pyro_dims for w in chosen.values())) & (weights.keys() - chosen.keys()):
+        chosen |= {symbol: weights[symbol] for symbol in wanted}
+    if not chosen:
+        return term.sum()
+    inputs = ",".join([dims, *(weight._pyro_dims for weight in chosen.values())])
+    return torch.einsum(f"{inputs}->", term, *chosen.values())
 
 
 def _trace_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,9 +35,7 @@ def _convolution(
     if transposed:
         out = _transposed(x, weight, stride, padding, dilation, extra, groups)
     else:
-        out = jax.lax.conv_general_dilated(
-            x, weight, stride, [(p, p) for p in padding], rhs_dilation=dilation, feature_group_count=groups
-        )
+        out = _correlated(x, weight, stride, [(p, p) for p in padding], dilation, groups)
     out = out if bias is None else out + bias.reshape((-1,) + (1,) * count)
     return out[0] if single else out
 
@@ -50,9 +49,30 @@ def _transposed(x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, e
     mirrored = jnp.swapaxes(mirrored, 1, 2).reshape(groups * per_group, channels // groups, *kernel)
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     pads = [(r - p, r - p + e) for r, p, e in zip(reach, padding, extra, strict=True)]
-    return jax.lax.conv_general_dilated(
-        x, mirrored, (1,) * count, pads, lhs_dilation=stride, rhs_dilation=dilation, feature_group_count=groups
-    )
+    spread = [(0, 0, 0)] * 2 + [(0, 0, s - 1) for s in stride]
+    return _correlated(jax.lax.pad(x, jnp.zeros((), x.dtype), spread), mirrored, (1,) * count, pads, dilation, groups)
+
+
+def _correlated(x: Any, weight: Any, stride: Any, pads: Any, dilation: Any, groups: int) -> Any:
+    """A convolution as one product of matrices over shifted copies of its input.
+
+    XLA's own runs in plain loops where it stands inside another loop on a CPU, as it does in a scan over steps: with its gradients it
+    took 20 to 30 times as long (128 images of 16 channels, 4 x 4 and 14 x 14 pixels, one core).
+    """
+    kernel = weight.shape[2:]
+    cut = [(0, 0, 0)] * 2 + [(low, high, 0) for low, high in pads]  # negative padding takes pixels away
+    padded = jax.lax.pad(x, jnp.zeros((), x.dtype), cut)
+    pairs = zip(padded.shape[2:], kernel, stride, dilation, strict=True)
+    sizes = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in pairs]
+    copies = []
+    for offset in itertools.product(*(range(k) for k in kernel)):
+        first = [o * d for o, d in zip(offset, dilation, strict=True)]
+        last = [f + s * (m - 1) + 1 for f, s, m in zip(first, stride, sizes, strict=True)]
+        copies.append(jax.lax.slice(padded, (0, 0, *first), (*x.shape[:2], *last), (1, 1, *stride)))
+    columns = jnp.stack(copies, 2).reshape(len(x), groups, -1, len(copies), *sizes)
+    kernels = weight.reshape(groups, weight.shape[0] // groups, -1, len(copies))
+    out = jnp.einsum("ngck...,gock->ngo...", columns, kernels)
+    return out.reshape(len(x), weight.shape[0], *sizes)
 
 
 def _windows(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool, fill: Any) -> tuple[Any, Any]:

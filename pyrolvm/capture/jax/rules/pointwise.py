@@ -213,6 +213,13 @@ TRANSCENDENTAL: dict[str, Callable[..., Any]] = {
     "xlogy": _floats(_xlogy),
     "special_xlog1py": _floats(_xlog1py),
     "logit": _logit,
+    # Gradients inside a program, as of a guide that takes steps of its own.
+    "tanh_backward": lambda gradient, y: gradient * (1 - y * y),
+    "sigmoid_backward": lambda gradient, y: gradient * y * (1 - y),
+    "log_sigmoid_backward": lambda gradient, x, buffer: gradient * jax.nn.sigmoid(-x),
+    "softplus_backward": lambda gradient, x, beta, threshold: gradient
+    * jnp.where(x * beta > threshold, 1.0, jax.nn.sigmoid(x * beta)),
+    "threshold_backward": lambda gradient, x, threshold: jnp.where(x > threshold, gradient, 0),
     "lgamma": special.gammaln,
     "digamma": special.digamma,
     "polygamma": lambda n, x: special.polygamma(n, x),

@@ -1,0 +1,220 @@
+"""Likelihoods of images: from a decoder's outputs to a distribution over all pixels of an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions import constraints
+from torch import Tensor, nn
+
+import pyrolvm as lvm
+
+__all__ = ["LIKELIHOODS", "Bernoulli", "DiscretizedLogistic", "Gaussian", "Likelihood", "LogisticMixture", "likelihood"]
+
+SMALLEST_SCALE = 1e-3
+"""Below which no Gaussian scale falls: constant pixels would otherwise have an infinite density."""
+
+
+class Likelihood(nn.Module):
+    """A family for pixels that are independent given a code.
+
+    Attributes:
+        per_pixel: Outputs of the decoder for each pixel, side by side.
+        pixels: Pixels of an image.
+    """
+
+    per_pixel = 1
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """The distribution of images ``(..., pixels)`` given outputs ``(..., pixels * per_pixel)``."""
+        raise NotImplementedError
+
+    def parts(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs apart, ``per_pixel`` tensors of shape ``(..., pixels)``."""
+        return outputs.reshape(*outputs.shape[:-1], self.pixels, self.per_pixel).unbind(-1)
+
+
+class Bernoulli(Likelihood):
+    """Binary pixels, 0 or 1; the output is the logit."""
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Independent Bernoulli pixels."""
+        return dist.Bernoulli(logits=outputs).to_event(1)
+
+
+class Gaussian(Likelihood):
+    """Real pixels; the first output is the mean.
+
+    Args:
+        pixels: Pixels of an image.
+        scale: ``"shared"``, one learned standard deviation; ``"pixel"``, one for each pixel; or ``"output"``, a function of the code,
+            the second output.
+
+    References:
+        Rybkin, O., Daniilidis, K., Levine, S. (2021). Simple and effective VAE training with calibrated decoders.
+            https://arxiv.org/abs/2006.13202
+    """
+
+    def __init__(self, pixels: int, scale: str) -> None:
+        super().__init__(pixels)
+        self.per_pixel = 2 if scale == "output" else 1
+        if scale != "output":
+            self.log_scale = nn.Parameter(torch.full((1 if scale == "shared" else pixels,), -1.0))
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Independent normal pixels."""
+        mean, *rest = self.parts(outputs)
+        raw = rest[0] if rest else self.log_scale
+        return dist.Normal(mean, (SMALLEST_SCALE + raw.exp()).expand(mean.shape)).to_event(1)
+
+
+class DiscretizedLogistic(dist.TorchDistribution):
+    r"""A mixture of logistic densities, integrated over each of the grey levels ``0, ..., levels - 1``.
+
+    .. math:: P(x = l) = \sum_k w_k \bigl[ \sigma((l + \tfrac12 - m_k)/s_k) - \sigma((l - \tfrac12 - m_k)/s_k) \bigr]
+
+    where the lowest level has all mass below it as well, and the highest all above: the probabilities sum to 1.
+
+    Args:
+        loc: The :math:`m`, in levels, shape ``(..., components)``.
+        log_scale: The logarithms of :math:`s`, in levels, same shape.
+        log_weight: Logarithms of the weights, normalised, same shape.
+        levels: How many grey levels there are.
+
+    References:
+        Salimans, T. et al. (2017). PixelCNN++. https://arxiv.org/abs/1701.05517
+    """
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
+    has_rsample = False
+
+    def __init__(
+        self, loc: Tensor, log_scale: Tensor, log_weight: Tensor, levels: int, *, validate_args: bool | None = None
+    ) -> None:
+        self.loc, self.log_scale, self.log_weight = torch.broadcast_tensors(loc, log_scale, log_weight)
+        self.levels = levels
+        super().__init__(self.loc.shape[:-1], torch.Size(), validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        """Whole levels."""
+        return constraints.integer_interval(0, self.levels - 1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
+        """The same distribution for each element of a batch."""
+        shape = torch.Size(batch_shape) + self.loc.shape[-1:]
+        parts = (part.expand(shape) for part in (self.loc, self.log_scale, self.log_weight))
+        return DiscretizedLogistic(*parts, self.levels, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of levels, shape ``(...)``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        rate = (-self.log_scale).exp()
+        centred = value.unsqueeze(-1) - self.loc
+        upper, lower = rate * (centred + 0.5), rate * (centred - 0.5)
+        lowest, highest = (value == 0).unsqueeze(-1), (value == self.levels - 1).unsqueeze(-1)
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(-(u - l))), which loses no digits, and u - l = 1/s.
+        inner = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-rate))
+        each = torch.where(lowest, F.logsigmoid(upper), torch.where(highest, F.logsigmoid(-lower), inner))
+        return torch.logsumexp(each + self.log_weight, -1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Levels of shape ``sample_shape + batch_shape``."""
+        shape = torch.Size(sample_shape) + self.loc.shape
+        tiny = torch.finfo(self.loc.dtype).eps
+        # The largest of the log weights with Gumbel noise is that of a component drawn by its weight.
+        noise = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(tiny, 1 - tiny)
+        chosen = (self.log_weight - torch.log(-torch.log(noise))).argmax(-1, keepdim=True)
+        u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(tiny, 1 - tiny)
+        drawn = self.loc + self.log_scale.exp() * (u.log() - torch.log1p(-u))
+        return drawn.gather(-1, chosen).squeeze(-1).round().clamp(0, self.levels - 1)
+
+
+class LogisticMixture(Likelihood):
+    """Grey levels; for each component the outputs are its location, log scale and, where there are several, log weight.
+
+    Args:
+        pixels: Pixels of an image.
+        levels: How many grey levels there are.
+        components: How many logistic densities are mixed.
+    """
+
+    def __init__(self, pixels: int, levels: int, components: int = 1) -> None:
+        super().__init__(pixels)
+        self.levels, self.components = levels, components
+        self.per_pixel = 2 if components == 1 else 3 * components
+        # Components start apart, over the middle of the levels.
+        self.register_buffer("start", (torch.arange(components) + 0.5) / components - 0.5)
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Independent discretised mixtures."""
+        shaped = outputs.reshape(*outputs.shape[:-1], self.pixels, -1, self.components)
+        loc, log_scale = shaped[..., 0, :], shaped[..., 1, :]
+        log_weight = torch.zeros_like(loc) if self.components == 1 else shaped[..., 2, :].log_softmax(-1)
+        half = (self.levels - 1) / 2
+        start: Any = self.start
+        return DiscretizedLogistic(
+            half + 2 * half * (loc + start), log_scale.clamp(-7, 7), log_weight, self.levels
+        ).to_event(1)
+
+
+LIKELIHOODS = ("bernoulli", "gaussian", "logistic", "logistic_mixture")
+"""Families of pixels."""
+
+SCALES = ("shared", "pixel", "output")
+"""What the scale of a Gaussian pixel may depend on."""
+
+
+def likelihood(name: str, pixels: int, levels: int, *, scale: str = "shared", components: int = 5) -> Likelihood:
+    """One of :data:`LIKELIHOODS`.
+
+    Args:
+        name: Which.
+        pixels: Pixels of an image.
+        levels: Grey levels, for the discretised ones.
+        scale: One of :data:`SCALES`, for the Gaussian.
+        components: Components of the mixture.
+    """
+    if name == "bernoulli":
+        return Bernoulli(pixels)
+    if name == "gaussian":
+        return Gaussian(pixels, scale)
+    return LogisticMixture(pixels, levels, components if name == "logistic_mixture" else 1)
+
+
+def check_pixels(owner: str, name: str, x: Tensor, levels: int) -> None:
+    """Refuses images that a likelihood gives no density.
+
+    Args:
+        owner: Name of the caller, for the message.
+        name: The likelihood.
+        x: Images, shape ``(n, pixels)``.
+        levels: Grey levels, for the discretised ones.
+
+    Raises:
+        DataError: A value lies outside the likelihood's support, or is not finite.
+    """
+    if name == "bernoulli":
+        bad, wanted = (x != 0) & (x != 1), "0 or 1"
+        fix = 'binarise them, for example (x > 0.5), or use likelihood="gaussian"'
+    elif name == "gaussian":
+        bad, wanted, fix = ~torch.isfinite(x), "finite", "drop or repair these images"
+    else:
+        bad, wanted = (x < 0) | (x > levels - 1) | (x != x.round()), f"a whole level from 0 to {levels - 1}"
+        fix = 'give grey levels, not intensities, and their number as levels=; or use likelihood="gaussian"'
+    if not bool(bad.any()):
+        return
+    row, pixel = (int(i) for i in bad.nonzero()[0])
+    raise lvm.DataError(
+        f"{owner}: pixel {pixel} of image {row} is {float(x[row, pixel]):g}, and {int(bad.sum()):,} pixels of "
+        f"{int(bad.any(1).sum()):,} images are like it; likelihood {name!r} takes values that are {wanted}. Fix: {fix}."
+    )
