@@ -24,6 +24,7 @@ _HOME = {
     "DataError": "errors",
     "Diagnosis": "diagnosis",
     "Evidence": "posterior",
+    "Evaluation": "evaluation",
     "Evidences": "marginal",
     "Exact": "posterior",
     "Fit": "posterior",
@@ -31,6 +32,7 @@ _HOME = {
     "Gaps": "amortization",
     "Guide": "program.guide",
     "GuideError": "errors",
+    "Image": "program.image",
     "PluginError": "errors",
     "Posterior": "posterior",
     "Problem": "program.problem",
@@ -43,6 +45,7 @@ _HOME = {
     "calibrate": "calibration",
     "compare": "comparison",
     "diagnose": "diagnosis",
+    "evaluate": "evaluation",
     "evidence": "marginal",
     "exact": "analytic",
     "fit": "vi",
@@ -80,6 +83,8 @@ if TYPE_CHECKING:
     from pyrolvm.errors import PyrolvmWarning as PyrolvmWarning
     from pyrolvm.errors import StoreError as StoreError
     from pyrolvm.errors import UnknownNameError as UnknownNameError
+    from pyrolvm.evaluation import Evaluation as Evaluation
+    from pyrolvm.evaluation import evaluate as evaluate
     from pyrolvm.ladder import infer as infer
     from pyrolvm.marginal import Evidences as Evidences
     from pyrolvm.marginal import evidence as evidence
@@ -90,6 +95,7 @@ if TYPE_CHECKING:
     from pyrolvm.posterior import Fit as Fit
     from pyrolvm.posterior import Posterior as Posterior
     from pyrolvm.program.guide import Guide as Guide
+    from pyrolvm.program.image import Image as Image
     from pyrolvm.program.problem import Problem as Problem
     from pyrolvm.program.problem import model as model
     from pyrolvm.registry import guide as guide

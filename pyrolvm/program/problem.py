@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, ProblemError
 from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates
+from pyrolvm.program.image import Image
 from pyrolvm.program.inspection import Parameter, Plate, Site, read
 
 __all__ = ["ModelInfo", "Problem", "model"]
@@ -36,6 +38,7 @@ class ModelInfo:
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     quantities: Mapping[str, Quantity] = field(default_factory=dict)
+    images: Mapping[str, Image] = field(default_factory=dict)
 
 
 def model(
@@ -43,6 +46,7 @@ def model(
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
     quantities: Mapping[str, Quantity] | None = None,
+    images: Mapping[str, Image | Sequence[int]] | None = None,
 ) -> Callable[[_Model], _Model]:
     """Names a model's dimensions and its identified quantities. The model stays the Pyro function it was.
 
@@ -52,6 +56,8 @@ def model(
         coords: for a dimension, the labels along it.
         quantities: functions of one draw (a mapping from site name to tensor) that are identified where the sites
             themselves are not, such as a covariance for loadings that are free to rotate. Comparisons look at these.
+        images: for an observed site, that a row of it is an image: ``(height, width)``, ``(height, width, channels)``, or an
+            :class:`~pyrolvm.Image`. Evaluations draw it as one.
 
     Example:
         >>> @lvm.model(dims={"theta": ["school"]})
@@ -59,7 +65,8 @@ def model(
     """
 
     def decorate(function: _Model) -> _Model:
-        info = ModelInfo(dict(dims or {}), dict(coords or {}), dict(quantities or {}))
+        pictures = {site: Image.of(image) for site, image in (images or {}).items()}
+        info = ModelInfo(dict(dims or {}), dict(coords or {}), dict(quantities or {}), pictures)
         setattr(function, _ATTRIBUTE, info)
         return function
 
@@ -271,6 +278,19 @@ class Problem:
                 raise ProblemError(
                     f"dims names {name!r}, which is no site and no quantity of {self.name}. "
                     f"Fix: use one of {', '.join(sorted(known))}."
+                )
+        for name, image in self.info.images.items():
+            seen = self.sites.get(name)
+            if seen is None or seen.kind != "observed":
+                raise ProblemError(
+                    f"images names {name!r}, which is no observed site of {self.name}. "
+                    f"Fix: use one of {', '.join(site.name for site in self.observed) or 'none: it observes nothing'}."
+                )
+            event = seen.shape[len(seen.shape) - seen.event_dim :]
+            if math.prod(event) != image.size:
+                raise ProblemError(
+                    f"images says that a row of {name!r} has {image} pixels, but it has {math.prod(event)} values "
+                    f"(event shape {tuple(event)}). Fix: give the height and width of one row, and put its pixels into .to_event()."
                 )
         for site, names in self.dims.items():
             for dim, length in zip(names, self.sites[site].shape, strict=True):

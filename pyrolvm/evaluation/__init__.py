@@ -1,0 +1,6 @@
+"""How good a fitted latent variable model is: its density of held-out data, its latents, and what it draws."""
+
+from pyrolvm.evaluation.inference import evaluate
+from pyrolvm.evaluation.result import Evaluation
+
+__all__ = ["Evaluation", "evaluate"]
