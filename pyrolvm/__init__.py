@@ -50,6 +50,7 @@ _HOME = {
     "exact": "analytic",
     "fit": "vi",
     "gaps": "amortization",
+    "generate": "evaluation",
     "guide": "registry",
     "guides": "registry",
     "infer": "ladder",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from pyrolvm.errors import UnknownNameError as UnknownNameError
     from pyrolvm.evaluation import Evaluation as Evaluation
     from pyrolvm.evaluation import evaluate as evaluate
+    from pyrolvm.evaluation import generate as generate
     from pyrolvm.ladder import infer as infer
     from pyrolvm.marginal import Evidences as Evidences
     from pyrolvm.marginal import evidence as evidence

@@ -7,9 +7,15 @@ import difflib
 import re
 from typing import Any, NoReturn
 
-__all__ = ["build_parser"]
+from pyrolvm.cli.options import count as _count
+from pyrolvm.cli.options import dtype as _dtype
+from pyrolvm.cli.options import key_value as _key_value
+from pyrolvm.cli.options import positive as _positive
+from pyrolvm.cli.options import seed as _seed
+from pyrolvm.cli.options import share as _share
+from pyrolvm.cli.options import sides as _sides
 
-_MAX_SEED = 2**32 - 1
+__all__ = ["build_parser"]
 
 _TARGET = """\
 TARGET is
@@ -81,6 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_calibrate(commands)
     _add_evidence(commands)
     _add_gaps(commands)
+    _add_evaluate(commands)
+    _add_sample(commands)
     _add_diagnose(commands)
     _add_report(commands)
     _add_doctor(commands)
@@ -311,6 +319,82 @@ def _add_gaps(commands: Any) -> None:
     _add_picture(group, "draw evidence, bounds, refinement and units")
 
 
+def _add_evaluate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        "evaluating",
+        "Evaluate a fitted model on held-out data: log p(x), bound, bits, units, pictures, outliers; a table and a page.",
+        "RUN is a folder that pyrolvm fit wrote. A TARGET in its place is fitted first, as by pyrolvm fit.\n\n"
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
+        "  pyrolvm evaluate runs/a --held-out test.npz --shape 28x28 --out runs/a-test\n"
+        "  pyrolvm evaluate runs/a --problem my_model.py:vae --data train.npz --guide my_model.py:encoder --held-out test.npz\n"
+        "  pyrolvm evaluate vae --batch-size 100 --hold-out 0.25 --draws 1000 --out runs/vae-test\n\n"
+        f"{_CODES}",
+    )
+    _add_fitted(parser, "RUN or TARGET", "a folder written by pyrolvm fit, or what to fit")
+    parser.add_argument(
+        "--hold-out", metavar="SHARE", type=_share, help="of a TARGET: fit to the other rows, evaluate on these"
+    )
+    _add_optimisation(parser)
+    group = parser.add_argument_group("the evaluation")
+    group.add_argument("--held-out", metavar="FILE", help="the model's arguments on new rows: .npz, .json or .csv")
+    group.add_argument("--draws", metavar="K", type=_count, help="draws of a row for log p(x) (default: 5000)")
+    group.add_argument("--rows", metavar="N", type=_count, help="how many rows to look at (default: all)")
+    group.add_argument("--labels", metavar="NAME", help="the array of --held-out (and --data) that holds classes")
+    group.add_argument(
+        "--outliers",
+        metavar="[NAME=]FILE",
+        action="append",
+        default=[],
+        help="another data set to tell from; repeatable",
+    )
+    group.add_argument("--shape", metavar="HxW", type=_sides, help="a row is an image, such as 28x28, or 32x32x3")
+    group.add_argument("--levels", metavar="N", type=_count, help="levels of dequantised values, such as 256")
+    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same figures (default: 0)")
+    group.add_argument("--out", metavar="DIR", help="where figures, page and pictures go (default: runs/, numbered)")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
+
+
+def _add_sample(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "sample",
+        "sampling",
+        "Draw from a saved result: new data from the model, latents of the data, or data given those latents.",
+        f"examples:\n"
+        "  pyrolvm sample runs/a --draws 100 --shape 28x28 --out new.png\n"
+        "  pyrolvm sample runs/a --of latents --draws 1000 --out latents.nc\n"
+        "  pyrolvm sample runs/a --problem my_model.py:model --data data.npz --out new.csv\n\n"
+        f"{_CODES}",
+    )
+    _add_fitted(parser, "RUN", "a folder written by fit, nuts, exact or infer")
+    group = parser.add_argument_group("the draws")
+    group.add_argument(
+        "--of", metavar="WHAT", default="new",
+        help="new (rows: latents from the prior, data from the likelihood), latents (of the data's posterior), or predictive (data "
+        "given those, as stored) (default: new)",
+    )  # fmt: skip
+    group.add_argument("--draws", metavar="N", type=_count, default=100, help="how many (default: 100)")
+    group.add_argument("--shape", metavar="HxW", type=_sides, help="for a .png: a row is an image, such as 28x28")
+    group.add_argument(
+        "--seed", metavar="N", type=_seed, default=0, help="the same seed gives the same draws (default: 0)"
+    )
+    group.add_argument("--out", metavar="FILE", required=True, help="a .nc (ArviZ), .csv or .png file")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
+def _add_fitted(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
+    """A run, and what it takes to attach a model of the user's own to it."""
+    parser.add_argument("target", metavar=metavar, help=what)
+    group = parser.add_argument_group("the model of a RUN, where it is not a registered one")
+    group.add_argument("--problem", metavar="TARGET", help="path/file.py:name of the model that the run was made with")
+    group.add_argument(
+        "--guide", metavar="GUIDE", help="the guide that it was made with, or that a TARGET is fitted with"
+    )
+    _add_data(group)
+
+
 def _add_diagnose(commands: Any) -> None:
     parser = _command(
         commands,
@@ -356,6 +440,10 @@ def _add_doctor(commands: Any) -> None:
 def _add_problem(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the problem")
     group.add_argument("target", metavar="TARGET", help="a registered name or path/file.py:name, see below")
+    _add_data(group)
+
+
+def _add_data(group: Any) -> None:
     group.add_argument("--data", metavar="FILE", help="the model's arguments: .npz, .json or .csv")
     group.add_argument(
         "--option",
@@ -407,57 +495,3 @@ def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False, engine: b
         group.add_argument(
             "--resume", action="store_true", help="take the same run from DIR if it is there, else run it"
         )
-
-
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
-def _integer(text: str, least: int, most: int | None, example: int) -> int:
-    value = int(text) if re.fullmatch(r"[+-]?\d+", text) else None
-    if value is None or value < least or (most is not None and value > most):
-        span = f"an integer of at least {least}" + (f" and at most {most}" if most is not None else "")
-        raise argparse.ArgumentTypeError(f"must be {span}, got {text!r}. Fix: pass for example {example}.")
-    return value
-
-
-def _count(text: str) -> int:
-    return _integer(text, 1, None, 4)
-
-
-def _seed(text: str) -> int:
-    return _integer(text, 0, _MAX_SEED, 0)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text!r}. Fix: pass for example 0.9.")
-    return value
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive finite number, got {text!r}. Fix: pass for example 0.01.")
-    return value
-
-
-def _dtype(text: str) -> str:
-    if text not in ("float32", "float64"):
-        raise argparse.ArgumentTypeError(f"must be float32 or float64, got {text!r}. Fix: pass --dtype float64.")
-    return text
-
-
-def _key_value(text: str) -> tuple[str, Any]:
-    from pyrolvm.cli.values import key_value
-
-    try:
-        return key_value(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

@@ -13,7 +13,7 @@ from pyrolvm.posterior import Fit
 from pyrolvm.program.batching import slice_rows
 from pyrolvm.program.problem import Problem
 
-__all__ = ["held_out", "part", "row_plate", "some_rows"]
+__all__ = ["held_out", "part", "row_plate", "some_rows", "split"]
 
 
 def row_plate(problem: Problem, name: str | None = None) -> str:
@@ -76,6 +76,28 @@ def part(problem: Problem, rows: Tensor, plate: str) -> Problem:
     made = Problem(problem.model, *batch.args, **batch.kwargs)
     made._set("info", problem.info)
     return made.renamed(problem.name)
+
+
+def split(problem: Problem, share: float, *, seed: int = 0, plate: str | None = None) -> tuple[Problem, Problem]:
+    """A problem as two, the second of them of a share of the rows, chosen at random, to be held out of a fit.
+
+    Args:
+        problem: the whole.
+        share: of the rows, above 0 and below 1.
+        seed: makes it repeatable.
+        plate: the plate of the rows, where several could be meant.
+
+    Raises:
+        ArgumentError: if a part would be empty.
+        ProblemError: if rows cannot be taken apart.
+    """
+    chosen = row_plate(problem, plate)
+    size = problem.plates[chosen].size
+    count = round(share * size) if 0 < share < 1 else 0
+    if not 0 < count < size:
+        raise ArgumentError(f"a share of {share!r} of {size} rows leaves a part empty. Fix: pass for example 0.25.")
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).to(problem.device)
+    return part(problem, order[count:].sort().values, chosen), part(problem, order[:count].sort().values, chosen)
 
 
 def held_out(fit: Fit, data: Any, plate: str, what: str = "data") -> Problem:

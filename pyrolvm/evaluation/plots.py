@@ -13,8 +13,9 @@ from pyrolvm.comparison.style import FAINT, INK, PALETTE, REFERENCE, plain, shee
 
 if TYPE_CHECKING:
     from pyrolvm.evaluation.result import Evaluation
+    from pyrolvm.program.image import Image
 
-__all__ = ["CAPTIONS", "draw", "drawn", "grid"]
+__all__ = ["CAPTIONS", "draw", "drawn", "grid", "image_grid"]
 
 Array = NDArray[np.float64]
 
@@ -80,6 +81,15 @@ def grid(rows: Array, titles: list[str], low: float, high: float) -> Figure:
                 spine.set(color=REFERENCE, linewidth=0.5)
         axes[0].set_ylabel(plain(title, 24), rotation=0, ha="right", va="center", fontsize=8, color=INK)
     return figure
+
+
+def image_grid(image: Image, values: Array) -> Figure:
+    """Rows of values as a grid of images, as many as there are, from the lowest value to the highest."""
+    shown = image.pictures(values)
+    shown = shown.reshape(-1, *shown.shape[-(2 if image.channels == 1 else 3) :])
+    wide = _wide(shown)
+    low, high = float(values.min()), float(values.max())
+    return grid(wide, [""] * len(wide), low, high if high > low else low + 1)
 
 
 def _span(evaluation: Evaluation, arrays: dict[str, Array]) -> tuple[float, float]:
