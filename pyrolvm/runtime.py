@@ -31,7 +31,9 @@ __all__ = [
     "parameters",
     "plates",
     "random_state",
+    "random_states",
     "record_plates",
+    "restore_random_states",
     "session",
     "validation",
 ]
@@ -183,6 +185,26 @@ def _seed(seed: int, cuda: bool) -> None:
     torch.default_generator.manual_seed(seed)
     if cuda:
         torch.cuda.manual_seed_all(seed)
+
+
+def random_states() -> dict[str, Any]:
+    """Where the random numbers of torch, NumPy and Python's ``random`` are."""
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if cuda else [],
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Puts them back to where :func:`random_states` found them."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def parameters() -> dict[str, Tensor]:

@@ -146,7 +146,7 @@ def _held(params: Posterior | Mapping[str, Tensor] | None, problem: Problem) -> 
 def _finished(out: str | Path, problem: Problem, held: Mapping[str, Tensor], seed: int, resume: bool) -> Exact | None:
     from pyrolvm import store
 
-    found = store.claim(out, problem, None, seed, resume=resume, kind="Exact")
+    found = store.claim(out, store.identity("Exact", problem, None, seed), problem, None, resume=resume)
     if found is None:
         return None
     same = isinstance(found, Exact) and found.params.keys() == held.keys()

@@ -16,11 +16,11 @@ from typing import Any
 
 from pyrolvm.calibration.job import Record
 from pyrolvm.errors import StoreError
-from pyrolvm.store import replace, write_json
+from pyrolvm.store import Lock, replace, write_json
 
 __all__ = ["MARKER", "Ledger", "is_calibration", "read"]
 
-MARKER, LINES, LOCK = "calibration-run.json", "simulations.jsonl", ".writer"
+MARKER, LINES = "calibration-run.json", "simulations.jsonl"
 
 
 def is_calibration(folder: str | Path) -> bool:
@@ -83,7 +83,8 @@ class Ledger:
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise StoreError(f"{self.folder} is not empty and holds no calibration. Fix: name a new folder.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.folder / LOCK)
+        self._lock = Lock(self.folder)
+        self._lock.__enter__()
         replace(self.folder, MARKER, lambda file: write_json(self.about, file))
         self._file = os.open(self.folder / LINES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._end_line()
@@ -93,7 +94,7 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._file)
-        os.close(self._lock)
+        self._lock.__exit__(kind, error, trace)
 
     def add(self, record: Record) -> None:
         """Appends a record, in one piece, and waits until the disk has it."""
@@ -109,28 +110,6 @@ class Ledger:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     os.write(self._file, b"\n")
-
-
-def _locked(path: Path) -> int:
-    """Takes the lock of a folder, which the system gives back when this process ends, however it ends.
-
-    Raises:
-        StoreError: if another process has it.
-    """
-    import fcntl
-
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(handle, 32).decode() or "unknown"
-        os.close(handle)
-        raise StoreError(
-            f"process {holder} is writing to {path.parent}. Fix: wait for it, or name another folder."
-        ) from None
-    os.ftruncate(handle, 0)
-    os.write(handle, str(os.getpid()).encode())
-    return handle
 
 
 def _check_same(folder: Path, said: Mapping[str, Any], about: Mapping[str, Any]) -> None:

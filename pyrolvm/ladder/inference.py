@@ -118,7 +118,7 @@ def infer(
     if out is not None:
         from pyrolvm import store
 
-        finished = store.claim(out, problem, None, seed, resume=resume, kind=None)
+        finished = store.claim(out, store.identity(None, problem, None, seed), problem, None, resume=resume)
         if finished is not None:
             return finished
     result = _exactly(problem, methods, draws, seed, progress) or _climb(

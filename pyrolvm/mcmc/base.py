@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from pyrolvm.machine import available
+from pyrolvm.mcmc.checkpoint import ChainKeeper
 from pyrolvm.progress import Progress
 
 __all__ = ["Raw", "Settings", "depths", "workers"]
@@ -29,6 +30,7 @@ class Settings:
         covariance: the posterior covariance to begin with, the first inverse mass matrix: shape ``(unconstrained_size,)``
             or, where ``dense``, square; ``None`` for the identity.
         progress: told of transitions done.
+        keeper: where checkpoints go, and come from; ``None`` for none.
     """
 
     warmup: int
@@ -39,6 +41,7 @@ class Settings:
     dense: bool = False
     mean: Tensor | None = None
     covariance: Tensor | None = None
+    keeper: ChainKeeper | None = None
 
 
 @dataclass

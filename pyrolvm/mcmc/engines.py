@@ -87,8 +87,12 @@ def run(
     Raises:
         CaptureError: if ``engine="jax"`` or a kernel was asked for and the model cannot be captured.
     """
+    keeper = settings.keeper
     if engine == "pyro":
         return Outcome(pyro_kernel.run(joint, starts, seeds, settings), "pyro", "pyro", "asked for")
+    if keeper is not None and keeper.kernel == "pyro":
+        reason = "the chains that are gone on with began on it"
+        return Outcome(pyro_kernel.run(joint, starts, seeds, settings), "pyro", "pyro", reason)
     note = ""
     try:
         if _native(joint, engine, kernel, settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,13 @@ from pyrolvm.errors import (
 )
 from pyrolvm.mcmc import engines
 from pyrolvm.mcmc.base import Settings
+from pyrolvm.mcmc.checkpoint import ChainKeeper
 from pyrolvm.mcmc.starts import find_starts, moments
 from pyrolvm.posterior import Chains, Fit
 from pyrolvm.posterior.build import chains_tree
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
+from pyrolvm.vi.checkpoint import check_saving
 
 if TYPE_CHECKING:
     from pyrolvm.approximation import Frame
@@ -55,7 +58,8 @@ def nuts(
     seed: int = 0,
     progress: bool | Callable[[int, int, str], None] = True,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
+    checkpoint_every: float | None = None,
 ) -> Chains:
     """Samples a problem's posterior with NUTS, several chains.
 
@@ -88,14 +92,19 @@ def nuts(
         dtype: a floating dtype to run in; by default the data's.
         seed: makes the run repeatable.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
-        out: a folder to save the result in.
-        resume: with ``out``: return the finished result that is there, if it is of the same problem and seed.
+        out: a folder to save the result in, and checkpoints on the way: where each chain is, and its draws as they come.
+        resume: with ``out``: return the finished result that is there, or go on from the last checkpoint, if it is of the same model,
+            data, options, seed and versions. The draws are then what they would have been without the interruption, to the last
+            bit, on a processor; chains of nutpie, which cannot be taken up in the middle, are run again from their start unless they
+            were done. ``"any-version"`` goes on under other versions as well.
+        checkpoint_every: seconds between checkpoints; by default 60, or more where they would take over 1% of the time.
 
     Raises:
         ArgumentError: if an argument is out of range.
         CaptureError: if engine ``"c"`` or ``"jax"`` or a kernel is asked for and the model cannot be captured.
         ProblemError: if there is nothing continuous to sample, or a parameter without a prior and without a fit.
         FitError: if no start has a finite density, or the run is interrupted before the first kept draw.
+        StoreError: if ``out`` holds another run, or another process writes to it.
 
     References:
         Hoffman and Gelman, The No-U-Turn Sampler, https://arxiv.org/abs/1111.4246
@@ -119,12 +128,54 @@ def nuts(
         raise unknown_name("precondition", str(precondition), PRECONDITIONS)
     _check_problem(problem, init)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
-    if out is not None:
-        from pyrolvm import store
+    check_saving(out, resume, checkpoint_every)
 
-        finished = store.claim(out, problem, None, seed, resume=resume, kind="Chains")
-        if finished is not None:
-            return finished
+    def run(keeper: ChainKeeper | None) -> Chains:
+        return _run(
+            problem, chains, Settings(warmup, draws, target_accept, max_tree_depth, Progress("", 0, False), keeper=keeper), init,
+            dense_mass=dense_mass, precondition=precondition, engine=engine, kernel=kernel, seed=seed, progress=progress,
+        )  # fmt: skip
+
+    if out is None:
+        return run(None)
+    from pyrolvm.durable import durably
+
+    options = {
+        "chains": chains, "warmup": warmup, "draws": draws, "target_accept": target_accept, "max_tree_depth": max_tree_depth,
+        "init": _described(init), "dense_mass": dense_mass, "precondition": precondition, "engine": engine, "kernel": kernel,
+        "device": problem.device,
+    }  # fmt: skip
+    return durably(
+        Path(out),
+        "Chains",
+        problem,
+        None,
+        seed,
+        options,
+        lambda kept: run(ChainKeeper(kept, checkpoint_every)),
+        resume=resume,
+    )
+
+
+def _described(init: Any) -> Any:
+    """What chains start from, as a run's identity holds it."""
+    return {"fit": init.seed, **init.params} if isinstance(init, Fit) else init
+
+
+def _run(
+    problem: Problem,
+    chains: int,
+    settings: Settings,
+    init: Any,
+    *,
+    dense_mass: bool | str,
+    precondition: str,
+    engine: str,
+    kernel: str,
+    seed: int,
+    progress: bool | Callable[[int, int, str], None],
+) -> Chains:
+    warmup, draws = settings.warmup, settings.draws
     started = time.perf_counter()
     params = dict(init.params) if isinstance(init, Fit) else {}
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(chains)]
@@ -135,13 +186,16 @@ def nuts(
         mean, covariance, dense = moments(joint, init, dense_mass, frame)
         set_up = time.perf_counter()
         with Progress(f"nuts on {problem.name}", chains * (warmup + draws), progress) as bar:
-            settings = Settings(warmup, draws, target_accept, max_tree_depth, bar, dense, mean, covariance)
+            settings = replace(settings, progress=bar, dense=dense, mean=mean, covariance=covariance)
+            if settings.keeper is not None:
+                settings.keeper.set_up(starts, mean, covariance)
             native = None if frame is None else frame.target.native
             outcome = engines.run(joint, starts, seeds, settings, engine=engine, kernel=kernel, native=native)
         raw = outcome.raw
         if not raw.draws.shape[1]:
             raise FitError(
-                "interrupted before every chain had a draw after warmup. Fix: run again, with a smaller warmup."
+                "interrupted before every chain had a draw after warmup. Fix: run again: with out= and resume=True it goes on from "
+                "its checkpoint, otherwise with a smaller warmup."
             )
         sampled = time.perf_counter()
         flat = raw.draws.reshape(-1, problem.unconstrained_size)
@@ -150,7 +204,7 @@ def nuts(
         compiling = raw.seconds.get("compile", 0.0)
         attrs = {
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
-            "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": target_accept, "dense_mass": int(dense),
+            "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": settings.target_accept, "dense_mass": int(dense),
             "sampled_in": coordinates, "interrupted": int(raw.interrupted), "sampling_time": sampled - set_up - compiling,
         }  # fmt: skip
         tree = chains_tree(problem, values, chains, raw.stats, attrs)
@@ -158,13 +212,10 @@ def nuts(
         "setup": set_up - started, "compile": compiling, "run": sampled - set_up - compiling,
         "draws": time.perf_counter() - sampled,
     }  # fmt: skip
-    result = Chains(
+    return Chains(
         name="nuts", data=tree, problem=problem, params=params, seconds=seconds,
         engine=outcome.engine, engine_reason=outcome.reason, seed=seed,
     )  # fmt: skip
-    if out is not None:
-        result.save(out, overwrite=True)
-    return result
 
 
 def _frame(problem: Problem, precondition: str, engine: str, seed: int) -> tuple[Frame | None, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from pyrolvm.density import Joint
+from pyrolvm.interrupts import held
 from pyrolvm.mcmc.base import Raw, Settings, depths, workers
+from pyrolvm.mcmc.checkpoint import ChainKeeper
 from pyrolvm.mcmc.potential import Program, check_starts, numpy_dtype
 
 __all__ = ["run"]
@@ -73,6 +75,38 @@ class _Lane:
         self.divergences += int(rows["diverging"][:, dropped:count].sum())
         self.step_sizes = rows["step_size"][:, count - 1]
         self.done += count
+
+    def snapshot(self) -> dict[str, Any]:
+        """Where it is, as nested values of numbers and arrays."""
+        import jax
+
+        leaves = [jax.random.key_data(one) if _is_key(one) else one for one in jax.tree.leaves(self.state)]
+        return {
+            "state": [np.asarray(leaf) for leaf in leaves], "done": self.done, "divergences": self.divergences,
+            "warmup_steps": np.asarray(self.warmup_steps),
+        }  # fmt: skip
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from there; rows are added apart."""
+        import jax
+
+        leaves, tree = jax.tree.flatten(self.state)
+        arrays = [
+            jax.random.wrap_key_data(jax.numpy.asarray(new)) if _is_key(old) else np.array(new)
+            for old, new in zip(leaves, saved["state"], strict=True)
+        ]
+        self.state = jax.tree.unflatten(tree, arrays)
+        self.done, self.divergences, self.warmup_steps = saved["done"], saved["divergences"], saved["warmup_steps"]
+
+    def drawn(self, start: int) -> dict[str, Array]:
+        """The rows of its blocks from the ``start``-th on, which every column has as many of."""
+        return {name: np.concatenate(blocks[start:], axis=1) for name, blocks in self.rows.items()}
+
+
+def _is_key(leaf: Any) -> bool:
+    import jax
+
+    return bool(jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], settings: Settings) -> Raw:
@@ -212,7 +246,7 @@ def _state(shape: Any, z: Array, key: Any, settings: Settings) -> Any:
     import jax
 
     def zero(leaf: Any) -> Any:
-        return key if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.zeros(leaf.shape, leaf.dtype)
+        return key if _is_key(leaf) else np.zeros(leaf.shape, leaf.dtype)
 
     blank = jax.tree.map(zero, shape)
     one = np.ones((), z.dtype)
@@ -292,19 +326,30 @@ def _drive(
     """Takes all lanes to the end, the one that is furthest behind first; returns whether it was interrupted."""
     total = settings.warmup + settings.draws
     progress = settings.progress
+    kept = _Kept(lanes, settings.keeper)
 
-    def block(lane: _Lane) -> None:
+    def block(lane: _Lane) -> tuple[Any, dict[str, Array], int]:
         count = min(lane.count, total - lane.done)
         began = time.perf_counter()
         with context():
-            lane.state, rows = advance(lane.state, count)
+            state, rows = advance(lane.state, count)
             values = {name: np.asarray(row) if lane.together else np.asarray(row)[None] for name, row in rows.items()}
-        lane.take(values, count, settings.warmup)
         pace = count * BLOCK_SECONDS / max(time.perf_counter() - began, 1e-6)
         lane.count = int(min(max(pace, 1), 4 * count, values["num_steps"].shape[1]))
+        return state, values, count
 
-    running: dict[Future[None], _Lane] = {}
+    running: dict[Future[Any], _Lane] = {}
+
+    def take(finished: Iterable[Future[Any]]) -> None:
+        """Only this thread moves lanes on, so that they are whole whenever it looks at them."""
+        for future in finished:
+            lane = running.pop(future)
+            state, values, count = future.result()
+            lane.state = state
+            lane.take(values, count, settings.warmup)
+
     with ExitStack() as stack:
+        pending = stack.enter_context(held())
         pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="nuts"))
         try:
             while True:
@@ -313,14 +358,50 @@ def _drive(
                     running[pool.submit(block, lane)] = lane
                 if not running:
                     return False
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    running.pop(future)
-                    future.result()
+                finished, _ = wait(running, timeout=BLOCK_SECONDS, return_when=FIRST_COMPLETED)
+                take(finished)
+                pending.let_through()
+                kept.look()
                 done = sum(lane.done * lane.chains for lane in lanes)
                 progress.update(done, lambda: _line(lanes, settings))
         except KeyboardInterrupt:
-            return True  # the blocks that run now are finished first
+            take(wait(running).done)  # the blocks that run now are finished first
+            kept.look(now=True)
+            return True
+
+
+class _Kept:
+    """What of the lanes is in checkpoints already."""
+
+    def __init__(self, lanes: list[_Lane], keeper: ChainKeeper | None) -> None:
+        self.lanes, self.keeper = lanes, keeper
+        saved = None if keeper is None else keeper.begin("numpyro")
+        if saved is not None:
+            state, chunks = saved
+            for lane, one in zip(lanes, state["lanes"], strict=True):
+                lane.restore(one)
+            for chunk in chunks:
+                for lane, rows in zip(lanes, chunk, strict=True):
+                    for name, blocks in lane.rows.items():
+                        if rows:
+                            blocks.append(rows[name])
+        self.blocks = self._count()
+
+    def _count(self) -> list[int]:
+        return [len(lane.rows["z"]) for lane in self.lanes]
+
+    def look(self, *, now: bool = False) -> None:
+        """Writes a checkpoint if one is due."""
+
+        def drawn() -> list[dict[str, Array]]:
+            counts = zip(self.lanes, self.blocks, strict=True)
+            return [lane.drawn(start) if len(lane.rows["z"]) > start else {} for lane, start in counts]
+
+        def chains() -> dict[str, Any]:
+            return {"lanes": [lane.snapshot() for lane in self.lanes]}
+
+        if self.keeper is not None and self.keeper.look("numpyro", chains, drawn, now=now):
+            self.blocks = self._count()
 
 
 def _line(lanes: Sequence[_Lane], settings: Settings) -> str:

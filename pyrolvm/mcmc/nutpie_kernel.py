@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from pyrolvm.capture import capture
 from pyrolvm.capture.native import NativeGradient, compile_gradient
 from pyrolvm.density import Joint
 from pyrolvm.errors import ArgumentError, FitError
+from pyrolvm.interrupts import held
 from pyrolvm.mcmc.base import Raw, Settings, depths
 from pyrolvm.mcmc.potential import Program, check_starts, numpy_dtype
 
@@ -33,6 +34,8 @@ MIN_WARMUP = 10
 POLL = 0.05
 
 Array = np.ndarray[Any, Any]
+Table = dict[str, Array]
+"""What a chain stored, by name."""
 Gradient = Callable[[Array], tuple[float, Array]]
 """The potential energy and its gradient, both in double precision, at an unconstrained vector."""
 
@@ -132,9 +135,17 @@ def _sample(
     note: str,
 ) -> Raw:
     points = starts.double().cpu().numpy()
-    chains = [_Chain(model(scale.inverse(z)), z, seed, settings) for z, seed in zip(points, seeds, strict=True)]
-    interrupted = _drive(chains, settings)
-    return _raw(chains, scale, starts, settings, interrupted, seconds, note)
+    saved = None if settings.keeper is None else settings.keeper.begin("nutpie")
+    tables: dict[int, Table] = {}
+    for chunk in saved[1] if saved else ():
+        tables |= chunk
+    chains = {
+        i: _Chain(model(scale.inverse(z)), z, seed, settings)
+        for i, (z, seed) in enumerate(zip(points, seeds, strict=True))
+        if i not in tables
+    }
+    interrupted = _drive(chains, tables, settings)
+    return _raw([tables[i] for i in range(len(points))], scale, starts, settings, interrupted, seconds, note)
 
 
 def _gradient(program: Program) -> Gradient:
@@ -263,29 +274,50 @@ def _native_model(function: NativeGradient, start: Array) -> _Model:
     return _Model(sampler, lambda: int(calls[0]))
 
 
-def _drive(chains: Sequence[_Chain], settings: Settings) -> bool:
-    """Waits for all chains; returns whether it was interrupted."""
-    try:
-        for chain in chains:
-            while not _finished(chain):
-                settings.progress.update(sum(c.done for c in chains), lambda: _line(chains, settings))
-        settings.progress.update(sum(c.done for c in chains), lambda: _line(chains, settings))
-        return False
-    except KeyboardInterrupt:
-        return True
-    finally:
-        for chain in chains:
-            chain.sampler.abort()
+def _drive(chains: Mapping[int, _Chain], tables: dict[int, Table], settings: Settings) -> bool:
+    """Waits for all chains and files what they drew in ``tables``; returns whether it was interrupted.
+
+    nutpie does not say where a chain is, so that checkpoints have the chains that are done, and the others start again.
+    """
+    running, interrupted = dict(chains), False
+    written = set(tables)
+
+    def look(*, now: bool = False) -> None:
+        new = {i: table for i, table in tables.items() if i not in written}
+        if settings.keeper is not None and new and settings.keeper.look("nutpie", dict, lambda: new, now=now):
+            written.update(new)
+
+    def report() -> None:
+        done = len(tables) * (settings.warmup + settings.draws) + sum(chain.done for chain in running.values())
+        settings.progress.update(done, lambda: _line(list(running.values()), settings))
+
+    with held() as pending:
+        try:
+            while running:
+                for i, chain in list(running.items()):
+                    if _finished(chain, POLL / len(running)):
+                        tables[i] = _table(running.pop(i))
+                    report()
+                    pending.let_through()
+                look()
+        except KeyboardInterrupt:
+            look(now=True)
+            interrupted = True
+        finally:
+            for chain in running.values():
+                chain.sampler.abort()
+    tables |= {i: _table(chain) for i, chain in running.items()}
+    return interrupted
 
 
-def _finished(chain: _Chain) -> bool:
-    """Whether a chain is done, after waiting a moment for it.
+def _finished(chain: _Chain, seconds: float) -> bool:
+    """Whether a chain is done, after waiting so long for it.
 
     Raises:
         FitError: if the density could not be computed at all.
     """
     try:
-        chain.sampler.wait(POLL)
+        chain.sampler.wait(seconds)
     except TimeoutError:
         return False
     except RuntimeError as error:
@@ -298,11 +330,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _line(chains: Sequence[_Chain], settings: Settings) -> str:
-    return "warmup" if min(chain.done for chain in chains) < settings.warmup else "sampling"
+    return "warmup" if min((chain.done for chain in chains), default=settings.warmup) < settings.warmup else "sampling"
 
 
 def _raw(
-    chains: Sequence[_Chain],
+    tables: Sequence[Table],
     scale: _Scale,
     starts: Tensor,
     settings: Settings,
@@ -311,14 +343,13 @@ def _raw(
     note: str,
 ) -> Raw:
     """The draws that all chains have, under ArviZ's names."""
-    tables = [_table(chain) for chain in chains]
     tuning = [table["tuning"].astype(bool) for table in tables]
     kept = min(int((~t).sum()) for t in tuning)
 
     def column(name: str) -> Array:
         return np.stack([table[name][~t][:kept] for table, t in zip(tables, tuning, strict=True)])
 
-    draws = scale.forward(column("x").reshape(len(chains), kept, starts.shape[1]))
+    draws = scale.forward(column("x").reshape(len(tables), kept, starts.shape[1]))
     steps = column("n_steps").astype(int)
     depth = depths(steps)  # nutpie's own leaves out the last doubling where it turned back
     stats = {
@@ -342,7 +373,7 @@ def _raw(
     )
 
 
-def _table(chain: _Chain) -> dict[str, Array]:
+def _table(chain: _Chain) -> Table:
     """What a chain stored, by name."""
     (draws,), (stats,) = chain.sampler.take_results().get_arrow_trace()
     names = ("tuning", "diverging", "mean_tree_accept", "step_size", "n_steps", "energy", "logp")

@@ -18,7 +18,9 @@ from pyro.infer.mcmc import NUTS
 from torch import Tensor
 
 from pyrolvm.density import Joint
+from pyrolvm.interrupts import Held, held
 from pyrolvm.mcmc.base import Raw, Settings, depths
+from pyrolvm.mcmc.checkpoint import attributes, restore_attributes
 
 __all__ = ["run"]
 
@@ -63,14 +65,34 @@ class _Chain:
     draws: list[Tensor] = field(default_factory=list)
     stats: list[tuple[float, ...]] = field(default_factory=list)
 
-    def advance(self, count: int) -> None:
-        """Takes ``count`` transitions with this chain's own random numbers."""
+    def advance(self, count: int, pending: Held) -> None:
+        """Takes ``count`` transitions with this chain's own random numbers, fewer where it is asked to stop."""
         torch.set_rng_state(self.state)
         try:
             for _ in range(count):
+                pending.let_through()
                 self._transition()
         finally:
             self.state = torch.get_rng_state()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Where it is, as nested values of numbers and tensors."""
+        return {
+            "kernel": attributes(self.kernel), "position": self.position, "random": self.state, "done": self.done,
+            "warmup_steps": self.warmup_steps,
+        }  # fmt: skip
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from there; draws are added apart."""
+        restore_attributes(self.kernel, saved["kernel"])
+        self.position, self.state = saved["position"], saved["random"]
+        self.done, self.warmup_steps = saved["done"], saved["warmup_steps"]
+
+    def drawn(self, start: int) -> dict[str, Any]:
+        """The draws from the ``start``-th on."""
+        if len(self.draws) == start:
+            return {}
+        return {"draws": torch.stack(self.draws[start:]), "stats": np.array(self.stats[start:], dtype=float)}
 
     def _transition(self) -> None:
         kernel = self.kernel
@@ -99,15 +121,7 @@ def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings) 
         settings: how to run.
     """
     chains = [_start(joint, z, seed, settings) for z, seed in zip(starts, seeds, strict=True)]
-    total, interrupted = settings.warmup + settings.draws, False
-    try:
-        while chains[0].done < total:
-            block = min(BLOCK, total - chains[0].done)
-            for chain in chains:
-                chain.advance(block)
-                settings.progress.update(sum(c.done for c in chains), lambda: _line(chains))
-    except KeyboardInterrupt:
-        interrupted = True
+    interrupted = _drive(chains, settings)
     kept = min(len(chain.draws) for chain in chains)
     names = ("diverging", "acceptance_rate", "step_size", "n_steps", "energy")
     table = np.array([chain.stats[:kept] for chain in chains], dtype=float).reshape(len(chains), kept, len(names))
@@ -118,6 +132,45 @@ def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings) 
     stats["reached_max_treedepth"] = stats["tree_depth"] >= settings.max_tree_depth
     flat = torch.stack([torch.stack(chain.draws[:kept]) for chain in chains]) if kept else starts[:, None][:, :0]
     return Raw(flat, stats, np.array([chain.warmup_steps for chain in chains]), interrupted)
+
+
+def _drive(chains: list[_Chain], settings: Settings) -> bool:
+    """Takes all chains to the end in turn; returns whether it was interrupted."""
+    total, keeper = settings.warmup + settings.draws, settings.keeper
+    saved = None if keeper is None else keeper.begin("pyro")
+    if saved is not None:
+        state, chunks = saved
+        for chain, one in zip(chains, state["chains"], strict=True):
+            chain.restore(one)
+        for chunk in chunks:
+            for chain, rows in zip(chains, chunk, strict=True):
+                if rows:
+                    chain.draws += list(rows["draws"])
+                    chain.stats += [tuple(row) for row in rows["stats"]]
+    written = [len(chain.draws) for chain in chains]
+
+    def look(*, now: bool = False) -> None:
+        if keeper is not None and keeper.look(
+            "pyro",
+            lambda: {"chains": [chain.snapshot() for chain in chains]},
+            lambda: [chain.drawn(start) for chain, start in zip(chains, written, strict=True)],
+            now=now,
+        ):
+            written[:] = [len(chain.draws) for chain in chains]
+
+    with held() as pending:
+        try:
+            while (behind := min(chain.done for chain in chains)) < total:
+                end = min(behind + BLOCK, total)
+                for chain in chains:
+                    chain.advance(end - chain.done, pending)
+                    settings.progress.update(sum(c.done for c in chains), lambda: _line(chains))
+                    pending.let_through()
+                    look()
+        except KeyboardInterrupt:
+            look(now=True)
+            return True
+    return False
 
 
 def _start(joint: Joint, z: Tensor, seed: int, settings: Settings) -> _Chain:

@@ -160,6 +160,30 @@ def check_minibatches(problem: Problem, plate: Plate, size: int) -> None:
 
 
 @dataclass
+class Rows:
+    """Row numbers, batch after batch, without end.
+
+    Attributes:
+        total: how many rows there are.
+        size: how many a batch has.
+        left: the rows of the current pass that are still to come, in their order.
+    """
+
+    total: int
+    size: int
+    left: Tensor
+
+    def __iter__(self) -> Rows:
+        return self
+
+    def __next__(self) -> Tensor:
+        while len(self.left) < self.size:
+            self.left = torch.cat([self.left, torch.randperm(self.total, device=self.left.device)])
+        indices, self.left = self.left[: self.size], self.left[self.size :]
+        return indices
+
+
+@dataclass
 class Minibatches:
     """Endless shuffled passes over the rows of a plate, each row once a pass.
 
@@ -170,14 +194,9 @@ class Minibatches:
     plate: Plate
     size: int
 
-    def rows(self) -> Iterator[Tensor]:
+    def rows(self) -> Rows:
         """Indices of rows, batch after batch, each of shape ``(size,)``."""
-        rows = torch.empty(0, dtype=torch.long, device=self.problem.device)
-        while True:
-            while len(rows) < self.size:
-                rows = torch.cat([rows, torch.randperm(self.plate.size, device=self.problem.device)])
-            indices, rows = rows[: self.size], rows[self.size :]
-            yield indices
+        return Rows(self.plate.size, self.size, torch.empty(0, dtype=torch.long, device=self.problem.device))
 
     def batch(self, rows: Tensor) -> Batch:
         """The batch of those rows."""

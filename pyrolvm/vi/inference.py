@@ -21,6 +21,7 @@ from pyrolvm.program.batching import Batch, Minibatches, check_minibatches, mini
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
+from pyrolvm.vi.checkpoint import Keeper, check_saving
 from pyrolvm.vi.engines import ENGINES, Work, begin
 from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
 from pyrolvm.vi.objective import choose_objective
@@ -57,7 +58,8 @@ def fit(
     seed: int = 0,
     progress: bool | Callable[[int, int, str], None] = True,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
+    checkpoint_every: float | None = None,
 ) -> Fit:
     """Fits a guide to a problem by stochastic variational inference.
 
@@ -95,8 +97,11 @@ def fit(
         dtype: a floating dtype to run in; by default the data's.
         seed: makes the fit repeatable.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
-        out: a folder to save the result in.
-        resume: with ``out``: return the finished result that is there, if it is of the same problem, guide and seed.
+        out: a folder to save the result in, and checkpoints on the way.
+        resume: with ``out``: return the finished result that is there, or go on from the last checkpoint, if it is of the same model,
+            data, guide, options, seed and versions. What is reached is then what it would have been without the interruption, to the
+            last bit, on a processor. ``"any-version"`` goes on under other versions as well.
+        checkpoint_every: seconds between checkpoints; by default 60, or more where they would take over 1% of the time.
 
     Returns:
         The fitted posterior. An unconverged fit is a result with a verdict, not an error.
@@ -105,6 +110,7 @@ def fit(
         ArgumentError: if an argument is out of range.
         GuideError: if guide and model do not fit.
         FitError: if the loss is not finite at the start.
+        StoreError: if ``out`` holds another run, or another process writes to it.
 
     References:
         Hoffman et al., Stochastic Variational Inference, https://arxiv.org/abs/1206.7051
@@ -126,23 +132,37 @@ def fit(
         raise ArgumentError(
             f"callbacks must be a list of functions of a Step, got {callbacks!r}. Fix: pass callbacks=[my_function]."
         )
+    check_saving(out, resume, checkpoint_every)
     recipe = resolve(guide, problem)
     problem = problem.to(dtype=dtype, device=choose_device(device, problem))
     stepper = Stepper(optimizer, learning_rate, clip_norm)
     rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)
-    if out is not None:
-        from pyrolvm import store
 
-        finished = store.claim(out, problem, recipe, seed, resume=resume, kind="Fit")
-        if finished is not None:
-            return finished
-    result = _run(
-        problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
-        batch_plate=batch_plate, draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress,
-    )  # fmt: skip
-    if out is not None:
-        result.save(out, overwrite=True)
-    return result
+    def run(keeper: Keeper | None) -> Fit:
+        return _run(
+            problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
+            batch_plate=batch_plate, draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress, keeper=keeper,
+        )  # fmt: skip
+
+    if out is None:
+        return run(None)
+    from pyrolvm.durable import durably
+
+    options = {
+        "objective": objective, "optimizer": optimizer, "learning_rate": learning_rate, "schedule": schedule, "clip_norm": clip_norm,
+        "max_steps": max_steps, "tolerance": tolerance, "num_particles": num_particles, "batch_size": batch_size,
+        "batch_plate": batch_plate, "draws": draws, "engine": engine, "device": problem.device,
+    }  # fmt: skip
+    return durably(
+        Path(out),
+        "Fit",
+        problem,
+        recipe,
+        seed,
+        options,
+        lambda kept: run(Keeper(kept, checkpoint_every)),
+        resume=resume,
+    )
 
 
 def _run(
@@ -161,6 +181,7 @@ def _run(
     engine: str,
     seed: int,
     progress: bool | Callable[[int, int, str], None],
+    keeper: Keeper | None,
 ) -> Fit:
     clock = _Clock()
     minibatches = _minibatches(problem, batch_size, batch_plate)
@@ -183,13 +204,15 @@ def _run(
         used, reason = "pyro", "nothing to optimise"
         if runtime.parameters():
             work = Work(problem, guide, elbo, stepper, minibatches, seed)
+            if keeper is not None:
+                keeper.hold(work)
             runner, reason = begin(engine, work, 1 if callbacks else AT_ONCE, rates.max_steps)
             used = runner.name
             clock.lap("compile")
             with Progress(f"{recipe.name} on {problem.name}", rates.max_steps, progress) as bar:
                 history = search(
                     work, runner,
-                    plateau=_plateau(tolerance, batch_size), schedule=rates, callbacks=callbacks, progress=bar,
+                    plateau=_plateau(tolerance, batch_size), schedule=rates, callbacks=callbacks, progress=bar, keeper=keeper,
                 )  # fmt: skip
         else:
             history = History(converged=True, reason="nothing to optimise: model and guide have no parameters")

@@ -14,7 +14,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,14 @@ class Iterates:
         if len(self._records) > MOST_RECORDS:
             self._records = self._records[1::2]  # those of the multiples of twice the stride
             self.stride *= 2
+
+    def state(self) -> dict[str, Any]:
+        """The records so far."""
+        return {"stride": self.stride, "calm": self._calm, "records": np.array(self._records)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self.stride, self._calm, self._records = state["stride"], state["calm"], list(state["records"])
 
     @property
     def window(self) -> Array:

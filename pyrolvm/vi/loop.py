@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from pyrolvm import runtime
 from pyrolvm.errors import FitError
+from pyrolvm.interrupts import Held, held
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import is_deterministic, is_random
 from pyrolvm.program.problem import Problem
 from pyrolvm.progress import Progress
+from pyrolvm.vi.checkpoint import Keeper, Parts
 from pyrolvm.vi.engines.base import Engine, Taken, Work, write
 from pyrolvm.vi.iterates import Iterates
 from pyrolvm.vi.rescue import Rescue
@@ -124,6 +126,17 @@ class History:
     def __len__(self) -> int:
         return len(self._losses)
 
+    def state(self) -> dict[str, Any]:
+        """What happened so far."""
+        columns = {"losses": self.losses, "errors": self.errors, "rates": self.rates}
+        return {**columns, "converged": self.converged, "reason": self.reason, "skipped": self.skipped}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        for series, name in ((self._losses, "losses"), (self._errors, "errors"), (self._rates, "rates")):
+            series.extend(state[name])
+        self.converged, self.reason, self.skipped = state["converged"], state["reason"], state["skipped"]
+
 
 def search(
     work: Work,
@@ -133,26 +146,33 @@ def search(
     schedule: Schedule,
     callbacks: Sequence[Callable[[Step], Any]],
     progress: Progress,
+    keeper: Keeper | None = None,
 ) -> History:
     """Minimises the loss until the parameters settle or the ELBO is flat, and returns the history.
 
     Once the parameters circle around a point (:mod:`pyrolvm.vi.iterates`) and the ELBO no longer rises, their average is kept. If the
     ELBO is flat before that, as it is without noise, or the budget nears its end, the learning rate decays. The engine takes steps in
     blocks, which end where a decision is due, every 50th step (every 5% of the steps, later on), or at every step that a
-    callback wants to see. A step whose loss or gradient is not finite is skipped. After 20 of them in a row, or where the loss is far
-    above the lowest so far, the search goes on from the best parameters at a tenth of the rate, up to three times
-    (:mod:`pyrolvm.vi.rescue`); then 20 bad steps end it with that reason. ``KeyboardInterrupt`` ends it too, and keeps what was
-    reached.
+    callback wants to see. A step whose loss or gradient is not finite is skipped. Where a decision is due and the last 20 steps
+    were such, or the loss is far above the lowest so far, the search goes on from the best parameters at a tenth of the rate, up to
+    three times (:mod:`pyrolvm.vi.rescue`); then 20 bad steps end it with that reason. With a rate that the caller has set for every
+    step, a loss that rises is left alone. ``KeyboardInterrupt`` ends the search too, between two blocks, and keeps what was reached;
+    a ``keeper`` then writes a checkpoint, as it does from time to time (:mod:`pyrolvm.vi.checkpoint`).
 
     Raises:
         FitError: if not a single step had a finite loss.
     """
-    rescue = None if schedule.constant or schedule.custom is not None else Rescue(work.parameters())
-    history = _search(work, engine, plateau, schedule, callbacks, progress, rescue)
-    if rescue is not None and rescue.times:
+    rescue = Rescue(work.parameters(), judges=not (schedule.constant or schedule.custom is not None))
+    with held() as pending:
+        history = _search(work, engine, plateau, schedule, callbacks, progress, rescue, keeper, pending)
+        try:
+            pending.let_through()
+        except KeyboardInterrupt:  # in the last block: there is nothing left to stop
+            history.interrupted = True
+    if rescue.times:
         history.reason += (
             f"; the steps diverged {rescue.times} time{'s' if rescue.times > 1 else ''}, and went on from the best parameters at "
-            f"{rescue.factor:.3g} of the learning rate"
+            f"{rescue.factor:.3g} of the learning rate{rescue.culprit}"
         )
     return history
 
@@ -164,7 +184,9 @@ def _search(
     schedule: Schedule,
     callbacks: Sequence[Callable[[Step], Any]],
     progress: Progress,
-    rescue: Rescue | None,
+    rescue: Rescue,
+    keeper: Keeper | None,
+    pending: Held,
 ) -> History:
     history = History()
     iterates = Iterates.of(work.parameters()) if plateau is not None and schedule.custom is None else None
@@ -173,27 +195,46 @@ def _search(
     next_look = _check_after(0)
     size = CHECK_EVERY
     slower = 1.0
+    parts = {"history": history, "iterates": iterates, "schedule": schedule, "rescue": rescue}
+    saved = None if keeper is None else keeper.bind(Parts(work, engine, parts, callbacks))
+    if saved is not None:
+        step, bad, next_look, slower = (saved[name] for name in ("step", "bad", "next_look", "slower"))
+        started -= saved["seconds"]
+
+    def here() -> dict[str, Any]:
+        seconds = time.perf_counter() - started
+        return {"step": step, "bad": bad, "next_look": next_look, "slower": slower, "seconds": seconds}
+
+    between = False  # whether all parts are at the end of the same block
     try:
         while step < schedule.end:
+            between = True
+            pending.let_through()
+            if keeper is not None:
+                keeper.look(here)
+            between = False
             due = None if plateau is None or schedule.start is not None else _check_after(step)
             limit = min(size, engine.limit)
             if iterates is not None and schedule.start is None:
                 limit = min(limit, iterates.stride - step % iterates.stride)
-            count = 1 if callbacks else _block(step, limit, schedule, due)
+            count = 1 if callbacks else _block(step, limit, schedule, due, next_look)
             began = time.perf_counter()
             taken = engine.advance(step, [slower * schedule.factor(i) for i in range(step, step + count)])
             size = _next_size(size, time.perf_counter() - began)
             step += count
             history.add(taken)
             bad = _bad_in_a_row(bad, taken.good)
-            diverged = bad >= PATIENCE
-            if rescue is not None and step >= next_look:
+            diverged = False
+            if step >= next_look or step >= schedule.end:  # a step that does not depend on how long the blocks are
                 next_look = _check_after(step)
-                diverged = rescue.look(engine, history.losses, _start(work, history)) or diverged
+                diverged = bad >= PATIENCE or rescue.look(engine, history.losses, _start(work, history))
             if diverged:
-                if rescue is not None and rescue.back(engine):
+                if bad >= PATIENCE:
+                    engine.publish()
+                    rescue.culprit = f". {_culprit(work)}"
+                if rescue.back(engine):
                     slower, bad = rescue.factor, 0
-                    iterates = None if iterates is None else Iterates.of(work.parameters())
+                    iterates = parts["iterates"] = None if iterates is None else Iterates.of(work.parameters())
                     continue
                 if bad >= PATIENCE:
                     engine.publish()
@@ -215,10 +256,14 @@ def _search(
             if schedule.start is None:
                 _maybe_decay(history, schedule, plateau, step, stop, due)
     except KeyboardInterrupt:
+        if between and keeper is not None:
+            keeper.look(here, now=True)
         history.interrupted = True
         history.reason = f"interrupted by the user after {len(history)} steps"
     engine.publish()
     if not history.interrupted:
+        if not len(history):
+            _give_up(work, history, bad)
         _conclude(history, schedule, plateau)
     return history
 
@@ -275,9 +320,9 @@ def _check_after(step: int) -> int:
     return (step // every + 1) * every
 
 
-def _block(step: int, limit: int, schedule: Schedule, due: int | None) -> int:
+def _block(step: int, limit: int, schedule: Schedule, due: int | None, look: int) -> int:
     """How many steps may be taken before something is to be decided."""
-    ends = [step + limit, schedule.end]
+    ends = [step + limit, schedule.end, look]
     if due is not None:
         ends.append(due)
     if schedule.start is None and step < schedule.latest_start:
@@ -348,17 +393,23 @@ def _line(history: History, started: float) -> str:
 
 
 def _give_up(work: Work, history: History, bad: int) -> None:
-    problem = work.problem
-    culprit = blame(problem, work.guide, work.batch(work.rows()))
+    culprit = _culprit(work)
     if not len(history):
         raise FitError(
-            f"the loss of {problem.name!r} is not finite at any of the first {bad} steps. {culprit} "
+            f"the loss of {work.problem.name!r} is not finite at any of the first {history.skipped} steps. {culprit} "
             "Fix: check that the prior and the data agree in scale, or start elsewhere with a smaller init_scale."
         )
     history.reason = (
         f"the loss or its gradient was not finite for {bad} steps in a row after step {len(history)}; the last good state is "
         f"kept. {culprit} Fix: lower learning_rate, set clip_norm, or bound the scale in the model."
     )
+
+
+def _culprit(work: Work) -> str:
+    """What is not finite at the parameters as they are, without moving the random numbers of the steps."""
+    with runtime.random_state(work.seed, work.problem.device):
+        batch = work.problem.whole if work.minibatches is None else next(iter(work.minibatches))
+        return blame(work.problem, work.guide, batch)
 
 
 def blame(problem: Problem, guide: Callable[..., Any], batch: Batch) -> str:

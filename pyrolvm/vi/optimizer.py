@@ -11,6 +11,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError
 
 __all__ = ["DEFAULT_LEARNING_RATE", "Stepper"]
@@ -48,6 +49,7 @@ class Stepper:
         self._pyro: PyroOptim | None = None
         self._known: set[int] = set()
         self._base: list[float] = []
+        self._came: list[list[Tensor]] = []
         self.adam = _as_adam(optimizer, learning_rate)
         if isinstance(optimizer, torch.optim.Optimizer):
             raise ArgumentError(
@@ -96,6 +98,31 @@ class Stepper:
         self._torch = None
         self._known.clear()
         self._base.clear()
+        self._came.clear()
+
+    def state(self) -> dict[str, Any]:
+        """What the optimiser remembers: its own state, and which parameters came to it together."""
+        if self._pyro is not None:
+            return {"pyro": self._pyro.get_state()}
+        names = {id(p): name for name, p in runtime.parameters().items()}
+        came = [[names[id(p)] for p in group] for group in self._came]
+        return {
+            "came": came,
+            "base": list(self._base),
+            "torch": None if self._torch is None else self._torch.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any], params: Mapping[str, Tensor]) -> None:
+        """Remembers that again, for parameters by name."""
+        self.restart()
+        if self._pyro is not None:
+            self._pyro.set_state(state["pyro"])
+            return
+        for names in state["came"]:
+            self._meet([params[name] for name in names])
+        if self._torch is not None:
+            self._torch.load_state_dict(state["torch"])
+            self._base = list(state["base"])
 
     def step(self, params: Iterable[Tensor], factor: float) -> None:
         """Moves the parameters along their gradients, and clears those."""
@@ -104,31 +131,48 @@ class Stepper:
         if self.clip_norm is not None and trained:
             torch.nn.utils.clip_grad_norm_(trained, self.clip_norm)
         if self._pyro is not None:
-            self._pyro(trained)
+            self._step_pyro(trained, factor)
         else:
             self._step_torch(params, factor)
         for p in params:
             p.grad = None
 
+    def _step_pyro(self, trained: list[Tensor], factor: float) -> None:
+        """A step of Pyro's optimiser, whose own rates are multiplied by the factor for as long."""
+        assert self._pyro is not None
+        found = [self._pyro.optim_objs[p] for p in trained if p in self._pyro.optim_objs] if factor != 1 else []
+        groups = [group for one in found for group in getattr(one, "optimizer", one).param_groups]
+        rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * factor
+        self._pyro(trained)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+
     def _step_torch(self, params: list[Tensor], factor: float) -> None:
         new = [p for p in params if id(p) not in self._known]
         if new:
-            self._known |= {id(p) for p in new}
-            if self._torch is None:
-                self._torch = self._make(new)
-                if not isinstance(self._torch, torch.optim.Optimizer):
-                    raise ArgumentError(
-                        f"the optimizer function returned a {type(self._torch).__name__}, expected a torch optimiser. "
-                        "Fix: return for example torch.optim.Adam(params, lr=0.01)."
-                    )
-            else:
-                self._torch.add_param_group({"params": new})
-            self._base += [group["lr"] for group in self._torch.param_groups[len(self._base) :]]
+            self._meet(new)
         if self._torch is None:
             return
         for group, base in zip(self._torch.param_groups, self._base, strict=True):
             group["lr"] = base * factor
         self._torch.step()
+
+    def _meet(self, new: list[Tensor]) -> None:
+        """Takes parameters that come for the first time."""
+        self._known |= {id(p) for p in new}
+        self._came.append(new)
+        if self._torch is None:
+            self._torch = self._make(new)
+            if not isinstance(self._torch, torch.optim.Optimizer):
+                raise ArgumentError(
+                    f"the optimizer function returned a {type(self._torch).__name__}, expected a torch optimiser. "
+                    "Fix: return for example torch.optim.Adam(params, lr=0.01)."
+                )
+        else:
+            self._torch.add_param_group({"params": new})
+        self._base += [group["lr"] for group in self._torch.param_groups[len(self._base) :]]
 
 
 def _as_adam(optimizer: Any, learning_rate: float | None) -> Adam | None:

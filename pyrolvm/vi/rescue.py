@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,16 @@ class Rescue:
 
     Args:
         params: the parameters, which change in place when an engine publishes.
+        judges: whether a loss that is finite can mean that the fit has diverged.
+
+    Attributes:
+        times: how often it went back.
+        culprit: what was not finite, as the end of a sentence; empty if the loss was.
     """
 
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        self.params = params
+    def __init__(self, params: Sequence[Tensor], *, judges: bool = True) -> None:
+        self.params, self.judges = params, judges
+        self.culprit = ""
         self.times = 0
         self._best, self._spread = float("inf"), 0.0
         self._kept = self._copy()
@@ -55,7 +61,12 @@ class Rescue:
         if len(recent) < WINDOW:
             return False
         low, middle, high = np.quantile(recent, (0.25, 0.5, 0.75))
-        if start is not None and np.isinf(self._best) and low > start[0] + max(FAR * start[1], AT_LEAST):
+        if (
+            self.judges
+            and start is not None
+            and np.isinf(self._best)
+            and low > start[0] + max(FAR * start[1], AT_LEAST)
+        ):
             return True
         if middle <= self._best + self._spread:
             engine.publish()
@@ -63,7 +74,7 @@ class Rescue:
             if middle < self._best:
                 self._best, self._spread = float(middle), float(high - low)
             return False
-        return bool(middle > self._best + max(FAR * self._spread, AT_LEAST))
+        return self.judges and bool(middle > self._best + max(FAR * self._spread, AT_LEAST))
 
     def back(self, engine: Engine) -> bool:
         """Goes back to the best parameters, at a smaller rate; ``False`` if that was tried often enough."""
@@ -73,6 +84,18 @@ class Rescue:
         write(self._kept, self.params)
         engine.restart()
         return True
+
+    def state(self) -> dict[str, Any]:
+        """What it keeps."""
+        return {
+            "times": self.times, "culprit": self.culprit, "best": self._best, "spread": self._spread, "kept": self._kept,
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self.times, self.culprit = state["times"], state["culprit"]
+        self._best, self._spread = state["best"], state["spread"]
+        write(state["kept"], self._kept)
 
     def _copy(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.params]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,14 @@ class Schedule:
     def end(self) -> int:
         """The step to stop at."""
         return self.max_steps if self.start is None else self.start + self.length
+
+    def state(self) -> dict[str, Any]:
+        """Where it is."""
+        return {"start": self.start, "length": self.length}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self.start, self.length = state["start"], state["length"]
 
     def factor(self, step: int) -> float:
         """The multiple of the base learning rate at ``step``."""

@@ -20,6 +20,8 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm import store
+from pyrolvm.store import results
+from pyrolvm.store.files import sha256
 
 Y = torch.tensor([0.3, 1.1, -0.4, 0.9])
 
@@ -224,7 +226,7 @@ def test_a_meta_file_of_other_shape_is_refused(saved: Path) -> None:
         meta = saved / "meta-other.json"
         meta.write_text(content)
         manifest = json.loads((saved / store.MANIFEST).read_text())
-        manifest["files"]["meta"] = {"name": meta.name, "sha256": store._sha256(meta), "bytes": meta.stat().st_size}
+        manifest["files"]["meta"] = {"name": meta.name, "sha256": sha256(meta), "bytes": meta.stat().st_size}
         (saved / store.MANIFEST).write_text(json.dumps(manifest))
         with pytest.raises(lvm.StoreError, match="Fix:"):
             lvm.load(saved)
@@ -293,7 +295,7 @@ def test_a_crash_of_the_first_save_leaves_nothing_that_looks_like_a_result(
     fit: lvm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_write_params", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(results, "write_tensors", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             fit.save(tmp_path / "run")
     with pytest.raises(lvm.StoreError, match="no saved result"):
@@ -336,7 +338,7 @@ def test_nothing_is_imported_because_a_file_names_it(saved: Path) -> None:
     meta["guide"] |= {"name": "this:s", "options": {}}
     meta_path.write_text(json.dumps(meta))
     manifest = json.loads((saved / store.MANIFEST).read_text())
-    manifest["files"]["meta"]["sha256"] = store._sha256(meta_path)
+    manifest["files"]["meta"]["sha256"] = sha256(meta_path)
     (saved / store.MANIFEST).write_text(json.dumps(manifest))
     import sys
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,15 @@ class Ahead:
         self.rows = 0 if work.minibatches is None else work.minibatches.size
         normal, uniform = np.random.default_rng(work.seed).spawn(2)
         self._streams: dict[str, Any] = {"normal": normal.standard_normal, "uniform": uniform.random}
+
+    def state(self) -> dict[str, Any]:
+        """Where the streams are."""
+        return {kind: draw.__self__.bit_generator.state for kind, draw in self._streams.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Puts the streams back to where :meth:`state` found them."""
+        for kind, draw in self._streams.items():
+            draw.__self__.bit_generator.state = dict(state[kind])
 
     def limit(self, chunk: int) -> int:
         """How many steps a call may take, at most ``chunk``."""

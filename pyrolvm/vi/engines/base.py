@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyrolvm import runtime
-from pyrolvm.program.batching import Batch, Minibatches
+from pyrolvm.program.batching import Batch, Minibatches, Rows
 from pyrolvm.program.problem import Problem
 from pyrolvm.vi.optimizer import Stepper
 
@@ -40,7 +40,7 @@ class Work:
     seed: int
 
     def __post_init__(self) -> None:
-        self._rows: Iterator[Tensor] | None = None
+        self._rows: Rows | None = None
 
     def rows(self) -> list[Tensor]:
         """The indices of the next batch, alone in a list; an empty list for all rows."""
@@ -49,6 +49,29 @@ class Work:
         if self._rows is None:
             self._rows = self.minibatches.rows()
         return [next(self._rows)]
+
+    @property
+    def rows_left(self) -> Tensor | None:
+        """The rows of the current pass that are still to come; ``None`` before the first."""
+        return None if self._rows is None else self._rows.left
+
+    @rows_left.setter
+    def rows_left(self, left: Tensor | None) -> None:
+        self._rows = None
+        if left is not None and self.minibatches is not None:
+            self._rows = self.minibatches.rows()
+            self._rows.left = left.to(self.problem.device)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """The buffers of modules that model and guide are, such as running means."""
+        held = (
+            self.guide,
+            self.problem.model,
+            getattr(self.problem.model, "__self__", None),
+            *self.problem.arguments.values(),
+        )
+        modules = [value for value in held if isinstance(value, torch.nn.Module)]
+        return {f"{i}.{name}": buffer for i, one in enumerate(modules) for name, buffer in one.named_buffers()}
 
     def batch(self, rows: Sequence[Tensor]) -> Batch:
         """The batch of those rows."""
@@ -99,6 +122,12 @@ class Engine(Protocol):
 
     def restart(self) -> None:
         """Goes on from the parameters in the session's store, with an optimiser that remembers nothing."""
+
+    def state(self) -> dict[str, Any]:
+        """What its next step depends on besides the session's store and random state, as numbers and arrays."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Becomes what :meth:`state` said; the session's store is restored before, its random state afterwards."""
 
 
 def columns(rows: Sequence[tuple[float, float, float, bool]]) -> Taken:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,3 +65,13 @@ class CEngine:
     def restart(self) -> None:
         """Reads the parameters from torch."""
         self._state = Moments.at(np.concatenate([p.detach().cpu().double().numpy().reshape(-1) for p in self.params]))
+
+    def state(self) -> dict[str, Any]:
+        """Parameters and moments in double precision, and where the random numbers are."""
+        at = self._state
+        return {"x": at.x, "m": at.m, "v": at.v, "t": at.t, "streams": self._ahead.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self._state = Moments(*(np.array(state[name]) for name in "xmvt"))
+        self._ahead.restore(state["streams"])

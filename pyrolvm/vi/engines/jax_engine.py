@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -82,6 +82,15 @@ class JaxEngine:
         flat = np.concatenate([parameter.detach().cpu().numpy().reshape(-1) for parameter in self.params])
         # NumPy's zeros, since JAX would compile a program to make its own.
         self._state: Any = (flat, np.zeros_like(flat), np.zeros_like(flat), np.zeros((), flat.dtype))
+
+    def state(self) -> dict[str, Any]:
+        """Parameters and moments, and where the random numbers are."""
+        return {"parts": [np.asarray(part) for part in self._state], "streams": self._ahead.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self._state = tuple(np.array(part) for part in state["parts"])
+        self._ahead.restore(state["streams"])
 
     # --- setting up ---------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,13 @@ class PyroEngine:
     def restart(self) -> None:
         """Forgets what the optimiser knows."""
         self.work.stepper.restart()
+
+    def state(self) -> dict[str, Any]:
+        """Nothing of its own: parameters, optimiser and random numbers are the session's."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do."""
 
     def _step(self, factor: float) -> tuple[float, float, float, bool]:
         loss, error = self._loss_and_grads()

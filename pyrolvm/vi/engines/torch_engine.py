@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrolvm.capture import Captured
 from pyrolvm.capture.recorder import record
-from pyrolvm.vi.engines.base import Taken, Work, columns
+from pyrolvm.vi.engines.base import Taken, Work, columns, write
 from pyrolvm.vi.optimizer import Adam
 
 __all__ = ["TorchEngine"]
@@ -79,6 +80,15 @@ class TorchEngine:
         for moment in self._moments:
             moment.zero_()
         self.work.stepper.restart()
+
+    def state(self) -> dict[str, Any]:
+        """The moments of its own Adam; the rest is the session's."""
+        return {"moments": list(self._moments), "count": self._count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self._count = state["count"]
+        write(state["moments"], self._moments)
 
     def _run(self, *inputs: Tensor) -> list[Tensor]:
         # Without gradients, as it was compiled; the results are copied, since a CUDA graph writes the next ones over them.

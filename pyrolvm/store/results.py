@@ -6,13 +6,9 @@ replaced atomically, says which of them belong together. A crash at any moment l
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +16,26 @@ from pyrolvm.errors import PyrolvmError, StoreError
 from pyrolvm.posterior import Chains, Exact, Fit, Posterior
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem
+from pyrolvm.store import checkpoints
+from pyrolvm.store.files import LOCK, PART, Lock, read_json, replace, whole, write_json, write_part
+from pyrolvm.store.identity import check, identity, versions, warn_of
+from pyrolvm.store.packing import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "MANIFEST", "Part", "claim", "load", "read_json", "read_tree", "replace", "save", "verified",
-    "write_folder", "write_json", "write_tree",
-]  # fmt: skip
+    "MANIFEST",
+    "Part",
+    "claim",
+    "is_partial",
+    "load",
+    "read_tree",
+    "save",
+    "verified",
+    "write_folder",
+    "write_tree",
+]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -37,43 +45,61 @@ _FILES = ("data", "params", "meta")
 _KINDS: dict[str, type[Posterior]] = {"Fit": Fit, "Chains": Chains, "Exact": Exact}
 
 
-def save(result: Posterior, path: str | Path, *, overwrite: bool = False) -> Path:
+def save(
+    result: Posterior,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    run: Mapping[str, Any] | None = None,
+    locked: bool = False,
+) -> Path:
     """Writes a result to the folder ``path``.
 
+    Args:
+        result: what to write.
+        path: the folder.
+        overwrite: whether what is there may be replaced.
+        run: which run it is of (:func:`pyrolvm.store.identity`); by default without its options.
+        locked: whether the caller holds the folder's lock.
+
     Raises:
-        StoreError: if the folder holds a result already and ``overwrite`` is false, or is a file.
+        StoreError: if the folder holds a result already and ``overwrite`` is false, or is a file, or another process writes there.
     """
     return write_folder(
         path,
         {
             "data": (".nc", lambda file: write_tree(result.data, file)),
-            "params": (".safetensors", lambda file: _write_params(result.params, file)),
-            "meta": (".json", lambda file: write_json(_meta(result), file)),
+            "params": (".safetensors", lambda file: write_tensors(result.params, file)),
+            "meta": (".json", lambda file: write_json(_meta(result, run), file)),
         },
         overwrite=overwrite,
+        locked=locked,
     )
 
 
-def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool) -> Path:
+def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool, locked: bool = False) -> Path:
     """Writes files, by what they are, and the manifest that names them.
 
     Raises:
-        StoreError: if the folder holds something already and ``overwrite`` is false, or is a file.
+        StoreError: if the folder holds something already and ``overwrite`` is false, or is a file, or another process writes there.
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is a file, expected a folder. Fix: name another path.")
     if (folder / MANIFEST).exists() and not overwrite:
         raise StoreError(f"{folder} holds a result already. Fix: pass overwrite=True, or name another path.")
-    if not overwrite and folder.exists() and any(folder.iterdir()):
+    if not overwrite and folder.exists() and any(not own.name.startswith((LOCK, PART)) for own in folder.iterdir()):
         raise StoreError(f"{folder} is not empty and holds no result. Fix: name a new folder, or pass overwrite=True.")
     folder.mkdir(parents=True, exist_ok=True)
-    before = _manifest_files(folder)
-    files = {stem: _write(folder, stem, suffix, write) for stem, (suffix, write) in parts.items()}
-    replace(folder, MANIFEST, lambda file: write_json({"format": FORMAT, "files": files}, file))
-    for name in before - {entry["name"] for entry in files.values()}:
-        with suppress(FileNotFoundError):
-            (folder / name).unlink()
+    with nullcontext() if locked else Lock(folder):
+        before = _manifest_files(folder)
+        files = {stem: write_part(folder, stem, suffix, write) for stem, (suffix, write) in parts.items()}
+        replace(folder, MANIFEST, lambda file: write_json({"format": FORMAT, "files": files}, file))
+        for name in before - {entry["name"] for entry in files.values()}:
+            with suppress(FileNotFoundError):
+                (folder / name).unlink()
+        if not locked:  # of a run that this result takes the place of
+            checkpoints.Checkpoints(folder, {}).clear()
     return folder
 
 
@@ -96,6 +122,7 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
         from pyrolvm.calibration import Calibration
 
         return Calibration.load(folder)
+    _check_finished(folder)
     if _kind(folder) == "Evaluation":
         from pyrolvm.evaluation.storage import load as load_evaluation
 
@@ -112,7 +139,7 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
         "name": meta["name"],
         "data": read_tree(paths["data"]),
         "problem": attached,
-        "params": _read_params(paths["params"]),
+        "params": read_tensors(paths["params"]),
         "seconds": meta["seconds"],
         "engine": meta["engine"],
         "engine_reason": meta["engine_reason"],
@@ -120,7 +147,30 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
     }
     if kind is Fit:
         fields["guide"] = _attach_guide(meta["guide"], guide, attached)
+    if attached is not None:
+        now = identity(str(meta["kind"]), attached, fields.get("guide"), meta["seed"])
+        warn_of(folder, meta.get("run") or {}, {what: now[what] for what in _SPOKEN_OF if now[what] is not None})
     return kind(**fields)
+
+
+_SPOKEN_OF = ("model code", "guide code", *(f"version of {name}" for name in ("pyrolvm", "torch", "pyro-ppl")))
+"""What a result that is loaded may differ in from the program as it is now, and is warned of."""
+
+
+def _check_finished(folder: Path) -> None:
+    """Says of a folder without a result whether a run in it can go on.
+
+    Raises:
+        StoreError: if it can.
+    """
+    if (folder / MANIFEST).is_file():
+        return
+    begun = checkpoints.about(folder)
+    if begun is not None:
+        raise StoreError(
+            f"{folder} holds no saved result, but checkpoints of a run of {begun.get('problem')!r} that did not end. "
+            "Fix: call it again with the same arguments, out= and resume=True; on the command line, --out and --resume."
+        )
 
 
 def _is_calibration(folder: Path) -> bool:
@@ -137,56 +187,57 @@ def _kind(folder: Path) -> str:
     return str(read_json(verified(folder, ("meta",))["meta"]).get("kind"))
 
 
-def claim(out: str | Path, problem: Problem, guide: Guide | None, seed: int, *, resume: bool, kind: str | None) -> Any:
+def claim(
+    out: str | Path, about: Mapping[str, Any], problem: Problem, guide: Guide | None, *, resume: bool | str
+) -> Any:
     """What is to be done about ``out`` before a run: nothing, or the finished result that is there.
 
-    ``kind`` is the type of result that the run would have; ``None`` if it may be of any method and guide.
+    Args:
+        out: the run's folder.
+        about: which run it will be (:func:`pyrolvm.store.identity`).
+        problem: its problem.
+        guide: its guide, if it has one.
+        resume: whether a result that is there is wanted, or checkpoints may be gone on from.
 
     Raises:
-        StoreError: if a result is there and ``resume`` is false, or it is of other inputs.
+        StoreError: if a result or checkpoints are there and ``resume`` is false, or they are of another run.
     """
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file, expected a folder. Fix: name another path.")
     if not (folder / MANIFEST).exists():
+        begun = checkpoints.about(folder)
+        if begun is not None and not resume:
+            raise StoreError(
+                f"{folder} holds a run that did not end. Fix: pass resume=True to go on with it, or name another folder."
+            )
+        if begun is not None:
+            check(folder, begun, about, resume)
         return None
     if not resume:
         raise StoreError(f"{folder} holds a result already. Fix: pass resume=True to use it, or name another folder.")
     meta = _read_meta(verified(folder, _FILES)["meta"])
-    wanted = {
-        "method": kind,
-        "problem": problem.name,
-        "data": problem.fingerprint,
-        "guide": str(guide) if guide else None,
-        "seed": seed,
-    }
     found = {
         "method": meta["kind"],
         "problem": meta["problem"]["name"],
         "data": meta["problem"]["fingerprint"],
         "guide": meta["guide"]["text"] if meta["guide"] else None,
         "seed": meta["seed"],
-    }
-    if kind is None:  # which method and guide it ended with is the result's to say
-        wanted |= {"method": found["method"], "guide": found["guide"]}
-    for what, value in wanted.items():
-        if found[what] != value:
-            raise StoreError(
-                f"{folder} was made with another {what}: {_short(found[what])}, now {_short(value)}. "
-                "Fix: name another folder, or use the same inputs."
-            )
+    } | (meta.get("run") or {})
     if meta.get("interrupted"):
+        check(folder, found, about, resume)
         return None
+    # What is finished is as it was, whatever versions there are now.
+    check(folder, found, {what: one for what, one in about.items() if not what.startswith("version of ")}, resume)
     return load(folder, problem=problem, guide=guide)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _meta(result: Posterior) -> dict[str, Any]:
-    from importlib.metadata import version
-
+def _meta(result: Posterior, run: Mapping[str, Any] | None) -> dict[str, Any]:
     problem, guide = result.problem, getattr(result, "guide", None)
     attrs = result.data["posterior"].attrs
-    group = "optimization" if isinstance(result, Fit) else "sample_stats"
     return {
         "kind": type(result).__name__,
         "name": result.name,
@@ -207,10 +258,16 @@ def _meta(result: Posterior) -> dict[str, Any]:
         "engine": result.engine,
         "engine_reason": result.engine_reason,
         "seed": result.seed,
-        "interrupted": int(result.data[group].attrs.get("interrupted", 0)),
-        "versions": {name: version(name) for name in ("pyrolvm", "torch", "pyro-ppl", "arviz-base", "numpy")}
-        | {"python": sys.version.split()[0]},
+        "interrupted": int(is_partial(result)),
+        "versions": versions(),
+        "run": dict(run) if run else identity(type(result).__name__, problem, guide, result.seed) if problem else None,
     }
+
+
+def is_partial(result: Posterior) -> bool:
+    """Whether the run that made a result was stopped before its end."""
+    group = "optimization" if isinstance(result, Fit) else "sample_stats"
+    return bool(result.data[group].attrs.get("interrupted", 0))
 
 
 def _jsonable(value: Any) -> Any:
@@ -221,61 +278,9 @@ def _jsonable(value: Any) -> Any:
         return None
 
 
-def _write(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> dict[str, Any]:
-    """Writes one file under a name that holds its checksum."""
-    temporary = _temporary(folder, suffix)
-    try:
-        write(temporary)
-        digest = _sha256(temporary)
-        target = folder / f"{stem}-{digest[:12]}{suffix}"
-        _sync(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return {"name": target.name, "sha256": digest, "bytes": target.stat().st_size}
-
-
-def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
-    """Writes a file so that a reader finds the old one or the new one, never a part."""
-    temporary = _temporary(folder, ".json")
-    try:
-        write(temporary)
-        _sync(temporary)
-        _sync(folder)
-        os.replace(temporary, folder / name)
-        _sync(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(folder: Path, suffix: str) -> Path:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".part-", suffix=suffix)
-    os.close(handle)
-    return Path(name)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_tree(tree: xr.DataTree, file: Path) -> None:
     """Writes a tree as netCDF."""
     tree.to_netcdf(file, engine="h5netcdf")
-
-
-def _write_params(params: Mapping[str, Any], file: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in params.items()}, file)
-
-
-def write_json(value: Any, file: Path) -> None:
-    """Writes JSON."""
-    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -304,15 +309,7 @@ def verified(folder: Path, keys: Sequence[str]) -> dict[str, Path]:
             raise StoreError(
                 f"{folder / MANIFEST} is damaged: it names no {key!r} file. Fix: restore it, or run again."
             )
-        name = str(entry.get("name"))
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise StoreError(f"{folder} lacks its file {name!r}. Fix: restore the folder from a copy, or run again.")
-        if _sha256(path) != entry.get("sha256"):
-            raise StoreError(
-                f"{path} is damaged: its checksum differs from the manifest's. Fix: restore it, or run again."
-            )
-        paths[key] = path
+        paths[key] = whole(folder, entry)
     return paths
 
 
@@ -322,21 +319,6 @@ def _manifest_files(folder: Path) -> set[str]:
         return {str(entry["name"]) for entry in files.values()}
     except (StoreError, FileNotFoundError, KeyError, AttributeError, TypeError):
         return set()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        StoreError: if it holds none.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is damaged: {error}. Fix: restore it, or run again.") from None
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} is damaged: expected a JSON object. Fix: restore it, or run again.")
-    return value
 
 
 _META = {
@@ -361,17 +343,6 @@ def read_tree(path: Path) -> xr.DataTree:
 
     with xr.open_datatree(path, engine="h5netcdf") as tree:
         return tree.load()
-
-
-def _read_params(path: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return dict(load_file(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _attach(folder: Path, meta: Mapping[str, Any], problem: Problem | None) -> Problem | None:

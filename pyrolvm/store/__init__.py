@@ -1,0 +1,22 @@
+"""What is on disk: results, and checkpoints of runs that go on. Nothing is unpickled, and no file names anything to import."""
+
+from pyrolvm.store.checkpoints import Checkpoint, Checkpoints
+from pyrolvm.store.files import Lock, read_json, replace, write_json
+from pyrolvm.store.identity import ANY_VERSION, check_resume, identity
+from pyrolvm.store.results import (
+    MANIFEST,
+    Part,
+    claim,
+    is_partial,
+    load,
+    read_tree,
+    save,
+    verified,
+    write_folder,
+    write_tree,
+)
+
+__all__ = [
+    "ANY_VERSION", "MANIFEST", "Checkpoint", "Checkpoints", "Lock", "Part", "check_resume", "claim", "identity", "is_partial", "load",
+    "read_json", "read_tree", "replace", "save", "verified", "write_folder", "write_json", "write_tree",
+]  # fmt: skip

@@ -1,0 +1,178 @@
+"""A process that runs jobs in forks of itself, which may be killed: pyrolvm is imported once, and each job starts from there.
+
+``python tests/faults/server.py`` reads a line of JSON for each job, and answers with one: how the job's process ended and what it
+said. Nothing of JAX has run when it forks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+import pyrolvm as lvm
+import pyrolvm.vi.inference as fitting
+
+torch.set_num_threads(1)
+
+
+def line(x: Tensor, y: Tensor) -> None:
+    """A regression with an unknown scale."""
+    slope = pyro.sample("slope", dist.Normal(x.new_zeros(3), 2.0).to_event(1))
+    scale = pyro.sample("scale", dist.LogNormal(x.new_tensor(0.0), 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(x @ slope, scale), obs=y)
+
+
+def other_line(x: Tensor, y: Tensor) -> None:
+    """The same with another prior."""
+    slope = pyro.sample("slope", dist.Normal(x.new_zeros(3), 2.5).to_event(1))
+    scale = pyro.sample("scale", dist.LogNormal(x.new_tensor(0.0), 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(x @ slope, scale), obs=y)
+
+
+def problem(model: Callable[..., Any] = line, shift: float = 0.0) -> lvm.Problem:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 3, generator=generator)
+    return lvm.Problem(model, x, x @ torch.tensor([1.0, -2.0, 0.5]) + shift + torch.randn(60, generator=generator))
+
+
+FIT: dict[str, Any] = {"max_steps": 600, "draws": 100, "batch_size": 16, "tolerance": 0.3, "seed": 7, "progress": False}
+NUTS: dict[str, Any] = {"chains": 2, "warmup": 60, "draws": 200, "seed": 7, "progress": False, "precondition": "none"}
+
+
+def fit(job: dict[str, Any]) -> dict[str, Any]:
+    """A fit whose process gets a signal when it has taken so many steps, in the middle of the call that takes them."""
+    stop, number = job.pop("stop", None), job.pop("signal", signal.SIGKILL)
+    begin = fitting.begin
+
+    def watched(*args: Any) -> Any:
+        engine, reason = begin(*args)
+        advance = engine.advance
+
+        def advance_to(first: int, factors: Any) -> Any:
+            taken = advance(first, factors)
+            if stop is not None and first <= stop < first + len(factors):
+                os.kill(os.getpid(), number)
+            return taken
+
+        engine.advance = advance_to
+        return engine, reason
+
+    fitting.begin = watched
+    guide = job.pop("guide", "mean_field")
+    found = lvm.fit(problem(**job.pop("problem", {})), guide, **FIT | job)
+    return {"engine": found.engine, "steps": len(found.losses), "reason": found.stop_reason}
+
+
+def nuts(job: dict[str, Any]) -> dict[str, Any]:
+    """A run of NUTS whose process gets a signal after so many of the transitions that are reported."""
+    stop, number, slow = job.pop("stop", None), job.pop("signal", signal.SIGKILL), job.pop("slow", 0.0)
+
+    def progress(done: int, total: int, text: str) -> None:
+        time.sleep(slow)
+        if stop is not None and done >= stop:
+            os.kill(os.getpid(), number)
+
+    import pyrolvm.progress
+
+    pyrolvm.progress.Progress.__init__.__kwdefaults__["every"] = 0.0  # every report counts
+    found = lvm.nuts(problem(**job.pop("problem", {})), **NUTS | {"progress": progress} | job)
+    return {"kernel": found.data["sample_stats"].attrs["kernel"], "draws": found.data["posterior"].sizes["draw"]}
+
+
+def saves(job: dict[str, Any]) -> dict[str, Any]:
+    """Saves one result over another until it is killed: the n-th has the seed n."""
+    made = lvm.load(job["source"])
+    Path(job["ready"]).touch()
+    for n in range(job["first"], 10**6):
+        made.seed = n
+        made.save(job["out"], overwrite=True)
+    return {}
+
+
+def checkpoints(job: dict[str, Any]) -> dict[str, Any]:
+    """Writes checkpoints until it is killed: the n-th has n in its state and its tensor."""
+    from pyrolvm.store import Checkpoints
+
+    kept = Checkpoints(Path(job["out"]), {"problem": "counting"})
+    found = kept.read()
+    n = found.state["n"] if found else 0
+    Path(job["ready"]).touch()
+    while True:
+        n += 1
+        kept.write({"n": n, "tensor": torch.full((1000,), float(n))}, chunk=n)
+
+
+def hold(job: dict[str, Any]) -> dict[str, Any]:
+    """Holds the lock of a folder."""
+    from pyrolvm.store import Lock
+
+    folder = Path(job["out"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lock(folder):
+        Path(job["ready"]).touch()
+        time.sleep(60)
+    return {}
+
+
+JOBS = {job.__name__: job for job in (fit, nuts, saves, checkpoints, hold)}
+
+
+def child(job: dict[str, Any], answer: int) -> None:
+    """Runs one job and writes what came of it."""
+    said: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            said["result"] = JOBS[job.pop("do")](job)
+        except BaseException as error:
+            said["error"] = f"{type(error).__name__}: {error}"
+            said["trace"] = traceback.format_exc()
+    said["warnings"] = [str(one.message) for one in caught]
+    os.write(answer, json.dumps(said).encode())
+    os._exit(0)
+
+
+def main() -> None:
+    """Serves until its input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for request in sys.stdin:
+        job = json.loads(request)
+        reader, writer = os.pipe()
+        after = job.pop("kill_after", None)
+        pid = os.fork()
+        if not pid:
+            os.close(reader)
+            child(job, writer)
+        os.close(writer)
+        if after is not None:
+            ready, began = Path(job["ready"]), time.monotonic()
+            while not ready.exists() and time.monotonic() - began < 60:
+                time.sleep(0.001)
+            time.sleep(after)
+            os.kill(pid, signal.SIGKILL)
+        with os.fdopen(reader, "rb") as stream:
+            said = stream.read()
+        _, status = os.waitpid(pid, 0)
+        print(
+            json.dumps({"pid": pid, "code": os.waitstatus_to_exitcode(status), **json.loads(said or b"{}")}), flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
