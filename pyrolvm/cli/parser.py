@@ -7,37 +7,23 @@ import difflib
 import re
 from typing import Any, NoReturn
 
+from pyrolvm.cli.evaluate_words import add_evaluate as _add_evaluate
+from pyrolvm.cli.evaluate_words import add_sample as _add_sample
 from pyrolvm.cli.options import count as _count
-from pyrolvm.cli.options import dtype as _dtype
-from pyrolvm.cli.options import key_value as _key_value
 from pyrolvm.cli.options import positive as _positive
 from pyrolvm.cli.options import seed as _seed
-from pyrolvm.cli.options import share as _share
-from pyrolvm.cli.options import sides as _sides
+from pyrolvm.cli.words import CODES as _CODES
+from pyrolvm.cli.words import DATA as _DATA
+from pyrolvm.cli.words import GUIDE as _GUIDE
+from pyrolvm.cli.words import TARGET as _TARGET
+from pyrolvm.cli.words import add_optimisation as _add_optimisation
+from pyrolvm.cli.words import add_picture as _add_picture
+from pyrolvm.cli.words import add_problem as _add_problem
+from pyrolvm.cli.words import add_run as _add_run
+from pyrolvm.cli.words import add_sampling as _add_sampling
+from pyrolvm.cli.words import command as _command
 
 __all__ = ["build_parser"]
-
-_TARGET = """\
-TARGET is
-  a registered name           eight_schools            (pyrolvm list shows them all)
-  a file and a function       my_model.py:my_model     a Pyro model; its data come with --data, or from its defaults
-                              my_model.py:make         a function that returns an lvm.Problem
-                              my_model.py:problem      an lvm.Problem
-"""
-
-_DATA = """\
---data gives the model's arguments by name: an .npz file, a .json object, or a .csv file with a column for each argument
-(columns x.1, x.2, ... together are the matrix x).
-"""
-
-_GUIDE = """\
---guide is a registered name, a name with options (flow:transforms=4,hidden=[32,32]), or a file and a function
-(my_guides.py:my_guide).
-"""
-
-_CODES = """\
-exit codes: 0 done; 1 the verdict is "failed"; 2 cannot be done as asked; 130 stopped by Ctrl-C (and saved)
-"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -102,14 +88,6 @@ def _version() -> str:
     from pyrolvm import __version__
 
     return f"pyrolvm {__version__}"
-
-
-def _command(commands: Any, name: str, module: str, does: str, epilog: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does, epilog=epilog)
-    parser.set_defaults(module=module)
-    parser.add_argument("--json", metavar="FILE", help="also write the outcome as JSON; '-' for stdout")
-    parser.add_argument("--quiet", action="store_true", help="print errors only, and what --json asks for")
-    return parser
 
 
 def _add_list(commands: Any) -> None:
@@ -319,82 +297,6 @@ def _add_gaps(commands: Any) -> None:
     _add_picture(group, "draw evidence, bounds, refinement and units")
 
 
-def _add_evaluate(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "evaluate",
-        "evaluating",
-        "Evaluate a fitted model on held-out data: log p(x), bound, bits, units, pictures, outliers; a table and a page.",
-        "RUN is a folder that pyrolvm fit wrote. A TARGET in its place is fitted first, as by pyrolvm fit.\n\n"
-        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
-        "  pyrolvm evaluate runs/a --held-out test.npz --shape 28x28 --out runs/a-test\n"
-        "  pyrolvm evaluate runs/a --problem my_model.py:vae --data train.npz --guide my_model.py:encoder --held-out test.npz\n"
-        "  pyrolvm evaluate vae --batch-size 100 --hold-out 0.25 --draws 1000 --out runs/vae-test\n\n"
-        f"{_CODES}",
-    )
-    _add_fitted(parser, "RUN or TARGET", "a folder written by pyrolvm fit, or what to fit")
-    parser.add_argument(
-        "--hold-out", metavar="SHARE", type=_share, help="of a TARGET: fit to the other rows, evaluate on these"
-    )
-    _add_optimisation(parser)
-    group = parser.add_argument_group("the evaluation")
-    group.add_argument("--held-out", metavar="FILE", help="the model's arguments on new rows: .npz, .json or .csv")
-    group.add_argument("--draws", metavar="K", type=_count, help="draws of a row for log p(x) (default: 5000)")
-    group.add_argument("--rows", metavar="N", type=_count, help="how many rows to look at (default: all)")
-    group.add_argument("--labels", metavar="NAME", help="the array of --held-out (and --data) that holds classes")
-    group.add_argument(
-        "--outliers",
-        metavar="[NAME=]FILE",
-        action="append",
-        default=[],
-        help="another data set to tell from; repeatable",
-    )
-    group.add_argument("--shape", metavar="HxW", type=_sides, help="a row is an image, such as 28x28, or 32x32x3")
-    group.add_argument("--levels", metavar="N", type=_count, help="levels of dequantised values, such as 256")
-    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same figures (default: 0)")
-    group.add_argument("--out", metavar="DIR", help="where figures, page and pictures go (default: runs/, numbered)")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
-
-
-def _add_sample(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "sample",
-        "sampling",
-        "Draw from a saved result: new data from the model, latents of the data, or data given those latents.",
-        f"examples:\n"
-        "  pyrolvm sample runs/a --draws 100 --shape 28x28 --out new.png\n"
-        "  pyrolvm sample runs/a --of latents --draws 1000 --out latents.nc\n"
-        "  pyrolvm sample runs/a --problem my_model.py:model --data data.npz --out new.csv\n\n"
-        f"{_CODES}",
-    )
-    _add_fitted(parser, "RUN", "a folder written by fit, nuts, exact or infer")
-    group = parser.add_argument_group("the draws")
-    group.add_argument(
-        "--of", metavar="WHAT", default="new",
-        help="new (rows: latents from the prior, data from the likelihood), latents (of the data's posterior), or predictive (data "
-        "given those, as stored) (default: new)",
-    )  # fmt: skip
-    group.add_argument("--draws", metavar="N", type=_count, default=100, help="how many (default: 100)")
-    group.add_argument("--shape", metavar="HxW", type=_sides, help="for a .png: a row is an image, such as 28x28")
-    group.add_argument(
-        "--seed", metavar="N", type=_seed, default=0, help="the same seed gives the same draws (default: 0)"
-    )
-    group.add_argument("--out", metavar="FILE", required=True, help="a .nc (ArviZ), .csv or .png file")
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-
-
-def _add_fitted(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
-    """A run, and what it takes to attach a model of the user's own to it."""
-    parser.add_argument("target", metavar=metavar, help=what)
-    group = parser.add_argument_group("the model of a RUN, where it is not a registered one")
-    group.add_argument("--problem", metavar="TARGET", help="path/file.py:name of the model that the run was made with")
-    group.add_argument(
-        "--guide", metavar="GUIDE", help="the guide that it was made with, or that a TARGET is fitted with"
-    )
-    _add_data(group)
-
-
 def _add_diagnose(commands: Any) -> None:
     parser = _command(
         commands,
@@ -435,63 +337,3 @@ def _add_doctor(commands: Any) -> None:
         "examples:\n  pyrolvm doctor\n  pyrolvm doctor --json doctor.json\n\n"
         "exit codes: 0 everything required works; 1 something required is broken\n",
     )
-
-
-def _add_problem(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the problem")
-    group.add_argument("target", metavar="TARGET", help="a registered name or path/file.py:name, see below")
-    _add_data(group)
-
-
-def _add_data(group: Any) -> None:
-    group.add_argument("--data", metavar="FILE", help="the model's arguments: .npz, .json or .csv")
-    group.add_argument(
-        "--option",
-        metavar="KEY=VALUE",
-        action="append",
-        type=_key_value,
-        default=[],
-        help="an option of the problem's function, or a plain argument of the model; VALUE is JSON or text; repeatable",
-    )
-    group.add_argument("--dtype", type=_dtype, help="float32 or float64 (default: as the problem has it)")
-
-
-def _add_optimisation(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("variational inference")
-    group.add_argument("--objective", metavar="NAME", help="what is maximised (default: chosen for guide and problem)")
-    group.add_argument("--learning-rate", metavar="X", type=_positive, help="the rate before it decays")
-    group.add_argument("--max-steps", metavar="N", type=_count, help="the most optimisation steps to take")
-    group.add_argument("--num-particles", metavar="N", type=_count, help="draws per gradient estimate")
-    group.add_argument("--batch-size", metavar="N", type=_count, help="rows per step (default: all)")
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("NUTS")
-    group.add_argument("--chains", metavar="N", type=_count, help="independent chains (default: 4)")
-    group.add_argument("--warmup", metavar="N", type=_count, help="adaptation steps per chain (default: 1000)")
-    group.add_argument("--draws", metavar="N", type=_count, help="draws per chain (default: 1000)")
-    group.add_argument("--target-accept", metavar="P", type=_share, help="acceptance rate to adapt to (default: 0.8)")
-    group.add_argument("--kernel", metavar="NAME", help="the sampler: auto, numpyro or nutpie (default: auto)")
-
-
-def _add_picture(group: Any, what: str) -> None:
-    group.add_argument("--plot", metavar="FILE", help=what)
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-
-
-def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False, engine: bool = True) -> None:
-    group = parser.add_argument_group("the run")
-    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
-    if engine:
-        group.add_argument(
-            "--engine",
-            metavar="NAME",
-            help="what runs the model: auto, c, jax, torch (fit only) or pyro (default: auto)",
-        )
-    group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--out", metavar="DIR", help="where to save (default: runs/, under the target's name)")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
-    if resume:
-        group.add_argument(
-            "--resume", action="store_true", help="take the same run from DIR if it is there, else run it"
-        )
