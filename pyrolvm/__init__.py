@@ -25,6 +25,7 @@ _HOME = {
     "DataError": "errors",
     "Diagnosis": "diagnosis",
     "Evidence": "posterior",
+    "Evaluation": "evaluation",
     "Evidences": "marginal",
     "Exact": "posterior",
     "Fit": "posterior",
@@ -32,6 +33,7 @@ _HOME = {
     "Gaps": "amortization",
     "Guide": "program.guide",
     "GuideError": "errors",
+    "Image": "program.image",
     "ImportanceWeighted_ELBO": "vi.objectives",
     "ParticleELBO": "vi.objectives",
     "PluginError": "errors",
@@ -47,10 +49,12 @@ _HOME = {
     "calibrate": "calibration",
     "compare": "comparison",
     "diagnose": "diagnosis",
+    "evaluate": "evaluation",
     "evidence": "marginal",
     "exact": "analytic",
     "fit": "vi",
     "gaps": "amortization",
+    "generate": "evaluation",
     "guide": "registry",
     "guides": "registry",
     "infer": "ladder",
@@ -88,6 +92,9 @@ if TYPE_CHECKING:
     from pyrolvm.errors import PyrolvmWarning as PyrolvmWarning
     from pyrolvm.errors import StoreError as StoreError
     from pyrolvm.errors import UnknownNameError as UnknownNameError
+    from pyrolvm.evaluation import Evaluation as Evaluation
+    from pyrolvm.evaluation import evaluate as evaluate
+    from pyrolvm.evaluation import generate as generate
     from pyrolvm.ladder import infer as infer
     from pyrolvm.marginal import Evidences as Evidences
     from pyrolvm.marginal import evidence as evidence
@@ -98,6 +105,7 @@ if TYPE_CHECKING:
     from pyrolvm.posterior import Fit as Fit
     from pyrolvm.posterior import Posterior as Posterior
     from pyrolvm.program.guide import Guide as Guide
+    from pyrolvm.program.image import Image as Image
     from pyrolvm.program.problem import Problem as Problem
     from pyrolvm.program.problem import model as model
     from pyrolvm.program.streaming import stream as stream

@@ -1,4 +1,6 @@
-"""The command line: ``pyrolvm list | fit | nuts | exact | infer | compare | calibrate | evidence | gaps | diagnose | report | doctor``.
+"""The command line.
+
+``pyrolvm list | fit | nuts | exact | infer | compare | calibrate | evidence | gaps | evaluate | sample | diagnose | report | doctor``.
 
 Uses the public API only, as anybody's script would. Exit codes:
 

@@ -7,31 +7,23 @@ import difflib
 import re
 from typing import Any, NoReturn
 
+from pyrolvm.cli.evaluate_words import add_evaluate as _add_evaluate
+from pyrolvm.cli.evaluate_words import add_sample as _add_sample
+from pyrolvm.cli.options import count as _count
+from pyrolvm.cli.options import positive as _positive
+from pyrolvm.cli.options import seed as _seed
+from pyrolvm.cli.words import CODES as _CODES
+from pyrolvm.cli.words import DATA as _DATA
+from pyrolvm.cli.words import GUIDE as _GUIDE
+from pyrolvm.cli.words import TARGET as _TARGET
+from pyrolvm.cli.words import add_optimisation as _add_optimisation
+from pyrolvm.cli.words import add_picture as _add_picture
+from pyrolvm.cli.words import add_problem as _add_problem
+from pyrolvm.cli.words import add_run as _add_run
+from pyrolvm.cli.words import add_sampling as _add_sampling
+from pyrolvm.cli.words import command as _command
+
 __all__ = ["build_parser"]
-
-_MAX_SEED = 2**32 - 1
-
-_TARGET = """\
-TARGET is
-  a registered name           eight_schools            (pyrolvm list shows them all)
-  a file and a function       my_model.py:my_model     a Pyro model; its data come with --data, or from its defaults
-                              my_model.py:make         a function that returns an lvm.Problem
-                              my_model.py:problem      an lvm.Problem
-"""
-
-_DATA = """\
---data gives the model's arguments by name: an .npz file, a .json object, or a .csv file with a column for each argument
-(columns x.1, x.2, ... together are the matrix x).
-"""
-
-_GUIDE = """\
---guide is a registered name, a name with options (flow:transforms=4,hidden=[32,32]), or a file and a function
-(my_guides.py:my_guide).
-"""
-
-_CODES = """\
-exit codes: 0 done; 1 the verdict is "failed"; 2 cannot be done as asked; 130 stopped by Ctrl-C (and saved)
-"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,6 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_calibrate(commands)
     _add_evidence(commands)
     _add_gaps(commands)
+    _add_evaluate(commands)
+    _add_sample(commands)
     _add_diagnose(commands)
     _add_report(commands)
     _add_doctor(commands)
@@ -94,14 +88,6 @@ def _version() -> str:
     from pyrolvm import __version__
 
     return f"pyrolvm {__version__}"
-
-
-def _command(commands: Any, name: str, module: str, does: str, epilog: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does, epilog=epilog)
-    parser.set_defaults(module=module)
-    parser.add_argument("--json", metavar="FILE", help="also write the outcome as JSON; '-' for stdout")
-    parser.add_argument("--quiet", action="store_true", help="print errors only, and what --json asks for")
-    return parser
 
 
 def _add_list(commands: Any) -> None:
@@ -351,113 +337,3 @@ def _add_doctor(commands: Any) -> None:
         "examples:\n  pyrolvm doctor\n  pyrolvm doctor --json doctor.json\n\n"
         "exit codes: 0 everything required works; 1 something required is broken\n",
     )
-
-
-def _add_problem(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the problem")
-    group.add_argument("target", metavar="TARGET", help="a registered name or path/file.py:name, see below")
-    group.add_argument("--data", metavar="FILE", help="the model's arguments: .npz, .json or .csv")
-    group.add_argument(
-        "--option",
-        metavar="KEY=VALUE",
-        action="append",
-        type=_key_value,
-        default=[],
-        help="an option of the problem's function, or a plain argument of the model; VALUE is JSON or text; repeatable",
-    )
-    group.add_argument("--dtype", type=_dtype, help="float32 or float64 (default: as the problem has it)")
-
-
-def _add_optimisation(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("variational inference")
-    group.add_argument("--objective", metavar="NAME", help="what is maximised (default: chosen for guide and problem)")
-    group.add_argument("--learning-rate", metavar="X", type=_positive, help="the rate before it decays")
-    group.add_argument("--max-steps", metavar="N", type=_count, help="the most optimisation steps to take")
-    group.add_argument("--num-particles", metavar="N", type=_count, help="draws per gradient estimate")
-    group.add_argument("--batch-size", metavar="N", type=_count, help="rows per step (default: all)")
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("NUTS")
-    group.add_argument("--chains", metavar="N", type=_count, help="independent chains (default: 4)")
-    group.add_argument("--warmup", metavar="N", type=_count, help="adaptation steps per chain (default: 1000)")
-    group.add_argument("--draws", metavar="N", type=_count, help="draws per chain (default: 1000)")
-    group.add_argument("--target-accept", metavar="P", type=_share, help="acceptance rate to adapt to (default: 0.8)")
-    group.add_argument("--kernel", metavar="NAME", help="the sampler: auto, numpyro or nutpie (default: auto)")
-
-
-def _add_picture(group: Any, what: str) -> None:
-    group.add_argument("--plot", metavar="FILE", help=what)
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-
-
-def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False, engine: bool = True) -> None:
-    group = parser.add_argument_group("the run")
-    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
-    if engine:
-        group.add_argument(
-            "--engine",
-            metavar="NAME",
-            help="what runs the model: auto, c, jax, torch (fit only) or pyro (default: auto)",
-        )
-    group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--out", metavar="DIR", help="where to save (default: runs/, under the target's name)")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
-    if resume:
-        group.add_argument(
-            "--resume", action="store_true", help="take the same run from DIR if it is there, else run it"
-        )
-
-
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
-def _integer(text: str, least: int, most: int | None, example: int) -> int:
-    value = int(text) if re.fullmatch(r"[+-]?\d+", text) else None
-    if value is None or value < least or (most is not None and value > most):
-        span = f"an integer of at least {least}" + (f" and at most {most}" if most is not None else "")
-        raise argparse.ArgumentTypeError(f"must be {span}, got {text!r}. Fix: pass for example {example}.")
-    return value
-
-
-def _count(text: str) -> int:
-    return _integer(text, 1, None, 4)
-
-
-def _seed(text: str) -> int:
-    return _integer(text, 0, _MAX_SEED, 0)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text!r}. Fix: pass for example 0.9.")
-    return value
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive finite number, got {text!r}. Fix: pass for example 0.01.")
-    return value
-
-
-def _dtype(text: str) -> str:
-    if text not in ("float32", "float64"):
-        raise argparse.ArgumentTypeError(f"must be float32 or float64, got {text!r}. Fix: pass --dtype float64.")
-    return text
-
-
-def _key_value(text: str) -> tuple[str, Any]:
-    from pyrolvm.cli.values import key_value
-
-    try:
-        return key_value(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

@@ -31,6 +31,11 @@ def _diagnose(args: argparse.Namespace, out: Output) -> int:
     found, failed = {}, 0
     for name, path in posteriors_in([args.run]).items():
         posterior = lvm.load(path)
+        if isinstance(posterior, lvm.Evaluation):
+            out.line(str(posterior))
+            found[name] = posterior.as_dict()
+            failed += posterior.verdict.status == "failed"
+            continue
         diagnosis = lvm.diagnose(posterior)
         verdict = diagnosis.verdict.and_also(posterior.verdict)
         show(posterior, diagnosis, verdict, out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, ProblemError
 from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates
+from pyrolvm.program.image import Image
 from pyrolvm.program.inspection import Parameter, Plate, Site, read
 from pyrolvm.program.streaming import Source, heads
 
@@ -38,6 +40,7 @@ class ModelInfo:
     coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     quantities: Mapping[str, Quantity] = field(default_factory=dict)
     guide: Any = None
+    images: Mapping[str, Image] = field(default_factory=dict)
 
 
 def model(
@@ -46,6 +49,7 @@ def model(
     coords: Mapping[str, Sequence[Any]] | None = None,
     quantities: Mapping[str, Quantity] | None = None,
     guide: Any = None,
+    images: Mapping[str, Image | Sequence[int]] | None = None,
 ) -> Callable[[_Model], _Model]:
     """Names a model's dimensions, its identified quantities and its guide. The model stays the Pyro function it was.
 
@@ -56,6 +60,8 @@ def model(
         quantities: functions of one draw (a mapping from site name to tensor) that are identified where the sites
             themselves are not, such as a covariance for loadings that are free to rotate. Comparisons look at these.
         guide: what ``guide="auto"`` takes for this model: whatever :func:`pyrolvm.fit` takes as a guide.
+        images: for an observed site, that a row of it is an image: ``(height, width)``, ``(height, width, channels)``, or an
+            :class:`~pyrolvm.Image`. Evaluations draw it as one.
 
     Example:
         >>> @lvm.model(dims={"theta": ["school"]})
@@ -63,7 +69,8 @@ def model(
     """
 
     def decorate(function: _Model) -> _Model:
-        info = ModelInfo(dict(dims or {}), dict(coords or {}), dict(quantities or {}), guide)
+        pictures = {site: Image.of(image) for site, image in (images or {}).items()}
+        info = ModelInfo(dict(dims or {}), dict(coords or {}), dict(quantities or {}), guide, pictures)
         setattr(function, _ATTRIBUTE, info)
         return function
 
@@ -299,6 +306,19 @@ class Problem:
                 raise ProblemError(
                     f"dims names {name!r}, which is no site and no quantity of {self.name}. "
                     f"Fix: use one of {', '.join(sorted(known))}."
+                )
+        for name, image in self.info.images.items():
+            seen = self.sites.get(name)
+            if seen is None or seen.kind != "observed":
+                raise ProblemError(
+                    f"images names {name!r}, which is no observed site of {self.name}. "
+                    f"Fix: use one of {', '.join(site.name for site in self.observed) or 'none: it observes nothing'}."
+                )
+            event = seen.shape[len(seen.shape) - seen.event_dim :]
+            if math.prod(event) != image.size:
+                raise ProblemError(
+                    f"images says that a row of {name!r} has {image} pixels, but it has {math.prod(event)} values "
+                    f"(event shape {tuple(event)}). Fix: give the height and width of one row, and put its pixels into .to_event()."
                 )
         for site, names in self.dims.items():
             for dim, length in zip(names, self.sites[site].shape, strict=True):

@@ -104,7 +104,7 @@ def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool
 
 
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
-    """Reads a saved ``Fit``, ``Chains``, ``Exact`` or ``Calibration``.
+    """Reads a saved ``Fit``, ``Chains``, ``Exact``, ``Calibration`` or ``Evaluation``.
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.
@@ -123,6 +123,10 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
 
         return Calibration.load(folder)
     _check_finished(folder)
+    if _kind(folder) == "Evaluation":
+        from pyrolvm.evaluation.storage import load as load_evaluation
+
+        return load_evaluation(folder)
     paths = verified(folder, _FILES)
     meta = _read_meta(paths["meta"])
     kind = _KINDS.get(str(meta.get("kind")))
@@ -175,7 +179,12 @@ def _is_calibration(folder: Path) -> bool:
         from pyrolvm.calibration.ledger import is_calibration
 
         return is_calibration(folder)
-    return read_json(verified(folder, ("meta",))["meta"]).get("kind") == "Calibration"
+    return _kind(folder) == "Calibration"
+
+
+def _kind(folder: Path) -> str:
+    """What a finished result says that it is."""
+    return str(read_json(verified(folder, ("meta",))["meta"]).get("kind"))
 
 
 def claim(
