@@ -38,6 +38,7 @@ _HOME = {
     "PyrolvmError": "errors",
     "PyrolvmWarning": "errors",
     "StoreError": "errors",
+    "Sweep": "sweeps",
     "UnknownNameError": "errors",
     "Verdict": "verdict",
     "calibrate": "calibration",
@@ -55,6 +56,7 @@ _HOME = {
     "nuts": "mcmc",
     "problem": "registry",
     "problems": "registry",
+    "sweep": "sweeps",
 }
 
 __all__ = [*_HOME, "__version__"]
@@ -97,6 +99,8 @@ if TYPE_CHECKING:
     from pyrolvm.registry import problem as problem
     from pyrolvm.registry import problems as problems
     from pyrolvm.store import load as load
+    from pyrolvm.sweeps import Sweep as Sweep
+    from pyrolvm.sweeps import sweep as sweep
     from pyrolvm.verdict import Verdict as Verdict
     from pyrolvm.vi import fit as fit
 

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "MANIFEST", "Part", "claim", "load", "read_json", "read_tree", "replace", "save", "verified",
+    "MANIFEST", "SWEEP", "Part", "claim", "load", "read_json", "read_tree", "replace", "save", "verified",
     "write_folder", "write_json", "write_tree",
 ]  # fmt: skip
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+SWEEP = "sweep-run.json"
+"""What a folder of a sweep has in place of a manifest."""
 Part = tuple[str, Callable[[Path], None]]
 """A file: the end of its name, and what writes it."""
 _FILES = ("data", "params", "meta")
@@ -78,7 +80,7 @@ def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool
 
 
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
-    """Reads a saved ``Fit``, ``Chains``, ``Exact`` or ``Calibration``.
+    """Reads a saved ``Fit``, ``Chains``, ``Exact``, ``Calibration`` or ``Sweep``.
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.
@@ -96,6 +98,10 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
         from pyrolvm.calibration import Calibration
 
         return Calibration.load(folder)
+    if (folder / SWEEP).is_file():
+        from pyrolvm.sweeps import Sweep
+
+        return Sweep.load(folder)
     paths = verified(folder, _FILES)
     meta = _read_meta(paths["meta"])
     kind = _KINDS.get(str(meta.get("kind")))

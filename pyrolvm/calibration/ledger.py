@@ -18,7 +18,7 @@ from pyrolvm.calibration.job import Record
 from pyrolvm.errors import StoreError
 from pyrolvm.store import replace, write_json
 
-__all__ = ["MARKER", "Ledger", "is_calibration", "read"]
+__all__ = ["MARKER", "Ledger", "is_calibration", "locked", "read"]
 
 MARKER, LINES, LOCK = "calibration-run.json", "simulations.jsonl", ".writer"
 
@@ -83,7 +83,7 @@ class Ledger:
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise StoreError(f"{self.folder} is not empty and holds no calibration. Fix: name a new folder.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.folder / LOCK)
+        self._lock = locked(self.folder / LOCK)
         replace(self.folder, MARKER, lambda file: write_json(self.about, file))
         self._file = os.open(self.folder / LINES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._end_line()
@@ -111,7 +111,7 @@ class Ledger:
                     os.write(self._file, b"\n")
 
 
-def _locked(path: Path) -> int:
+def locked(path: Path) -> int:
     """Takes the lock of a folder, which the system gives back when this process ends, however it ends.
 
     Raises:
