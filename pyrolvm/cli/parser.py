@@ -302,6 +302,10 @@ def _add_sweep(commands: Any) -> None:
     _add_optimisation(parser)
     _add_sampling(parser)
     group = parser.add_argument_group("the run")
+    group.add_argument(
+        "--engine", metavar="NAME", help="what runs models: auto, c, jax, torch (guides only) or pyro (default: auto)"
+    )
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
     group.add_argument("--out", metavar="DIR", help="where each cell is kept (default: runs/, under the target's name)")
     group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
     group.add_argument("--resume", action="store_true", help="go on with the sweep in DIR: run what is missing")

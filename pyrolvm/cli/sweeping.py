@@ -26,6 +26,8 @@ SHARED = (
     "chains",
     "draws",
     "target_accept",
+    "engine",
+    "device",
 )
 COLUMNS = ["done", "trusted", "elbo", "elbo_spread", "khat", "mean_diff", "sd_ratio", "seconds"]
 

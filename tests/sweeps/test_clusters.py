@@ -34,7 +34,10 @@ CELLS, FAILING, KILLS, LIMIT = 200, tuple(range(5, 200, 10)), (40, 110), 400.0
 
 def _begun(marks: Path) -> dict[int, list[int]]:
     """The processes that each cell was begun in."""
-    return {int(path.name.removeprefix("begun-")): [int(pid) for pid in path.read_text().split()] for path in marks.glob("begun-*")}
+    return {
+        int(path.name.removeprefix("begun-")): [int(pid) for pid in path.read_text().split()]
+        for path in marks.glob("begun-*")
+    }
 
 
 class Killer(threading.Thread):
