@@ -252,7 +252,12 @@ def main() -> None:
             rows.append({"case": case, "status": f"given up after {args.timeout:.0f} s"})
             continue
         if done.returncode:
-            rows.append({"case": case, "status": (done.stderr.strip().splitlines() or ["failed"])[-1][:300]})
+            rows.append(
+                {
+                    "case": case,
+                    "status": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300],
+                }
+            )
         else:
             rows.append({"case": case, "status": "ok", **json.loads(done.stdout.splitlines()[-1])})
         print(common.table(rows[-1:], COLUMNS), file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ from concurrent.futures import Future
 from typing import Any
 
 from pyrolvm.errors import ArgumentError
-from pyrolvm.parallel.local import ONE_THREAD
 
 __all__ = ["Dask"]
 
@@ -20,8 +19,8 @@ _WAIT = 10.0
 class Dask:
     """Places of a Dask cluster, one for each thread of its workers.
 
-    A worker that dies is replaced by its nanny, and its calls are begun again by the scheduler: as often as its
-    ``distributed.scheduler.allowed-failures`` says, which is 3 unless it was configured otherwise.
+    A worker that dies is replaced by its nanny. In a cluster that was there before, the scheduler begins its calls again by itself, as
+    often as its ``distributed.scheduler.allowed-failures`` says, before it gives them up.
     """
 
     def __init__(self, client: Any, wanted: int | None, ended: tuple[Any, ...]) -> None:
@@ -35,11 +34,8 @@ class Dask:
         distributed = _distributed()
         import dask
 
-        quiet = {
-            "distributed.worker.multiprocessing-method": "spawn",
-            "distributed.nanny.pre-spawn-environ": ONE_THREAD,
-        }
-        with dask.config.set(quiet):
+        # A death is said at once: who began the call knows how often it is to be tried.
+        with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
             cluster = distributed.LocalCluster(
                 n_workers=jobs,
                 threads_per_worker=1,

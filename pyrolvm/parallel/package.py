@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import pickle
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from pyrolvm.program.code import is_installed
 
-__all__ = ["Unfit", "packed", "unpacked"]
+__all__ = ["Content", "Unfit", "packed", "unpacked"]
 
 
 class Unfit(Exception):
     """Something cannot be handed to another process."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Bytes that a cache knows by their checksum."""
+
+    content: bytes = field(compare=False, repr=False)
+    digest: str
+
+    @classmethod
+    def of(cls, content: bytes) -> Content:
+        """The content with its checksum."""
+        return cls(content, hashlib.sha256(content).hexdigest())
 
 
 def packed(value: Any, *, code: Iterable[Any] = ()) -> bytes:

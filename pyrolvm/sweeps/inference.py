@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,10 @@ def sweep(
             records = {key: record for key, record in cells.records.items() if record["status"] not in again}
         total = len({cell.key for cell in planned.cells})
         waiting = list({cell.key: cell for cell in planned.cells if cell.key not in records}.values())
-        with Progress("sweep", total, progress) as bar:
+        answers = _answers(planned, waiting, backend, jobs, retries, keep and out is not None)
+        with Progress("sweep", total, progress) as bar, closing(answers):
             try:
-                for record, files in _answers(planned, waiting, backend, jobs, retries, keep and out is not None):
+                for record, files in answers:
                     records[record["key"]] = record if cells is None else _written(cells, record, files)
                     bar.update(len(records), lambda: _tally(records))
             except KeyboardInterrupt:
@@ -111,7 +112,7 @@ def sweep(
 
 def _answers(
     planned: Plan, waiting: list[Cell], backend: Any, jobs: int | str, retries: int, keep: bool
-) -> Iterator[Reply]:
+) -> Generator[Reply, None, None]:
     """The records and files of what is waiting, as they come."""
     if backend == "here":
         open_pool(backend, jobs, len(waiting))

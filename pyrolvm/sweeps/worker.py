@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import socket
 import tempfile
@@ -22,6 +21,7 @@ from pyrolvm.calibration.methods import Method
 from pyrolvm.diagnosis.reading import blocks, tree
 from pyrolvm.errors import FitError, PyrolvmWarning
 from pyrolvm.parallel import Unfit, packed, unpacked
+from pyrolvm.parallel.package import Content
 from pyrolvm.posterior import Fit, Posterior
 from pyrolvm.program.problem import Problem
 
@@ -67,7 +67,7 @@ def work(problem: bytes, method: bytes, cell: Mapping[str, Any], keep: bool) -> 
     with _ALONE:
         torch.set_num_threads(1)
         try:
-            made, dtype = _unpacked(hashlib.sha256(problem).hexdigest(), _Content(problem))
+            made, dtype = _unpacked(Content.of(problem))
             unpacked_method = unpacked(method)
         except Unfit as error:
             return f"a worker cannot load the model or the method: {error}"
@@ -79,21 +79,8 @@ def work(problem: bytes, method: bytes, cell: Mapping[str, Any], keep: bool) -> 
             torch.set_default_dtype(before)
 
 
-class _Content:
-    """Bytes that a cache does not compare: they have a digest for that."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Content)
-
-
 @functools.lru_cache(maxsize=2)
-def _unpacked(digest: str, content: _Content) -> tuple[Problem, torch.dtype]:
+def _unpacked(content: Content) -> tuple[Problem, torch.dtype]:
     """A problem, read once for all of its cells that this process is given one after the other."""
     name, (model, args, kwargs, info, label, source) = unpacked(content.content)
     dtype, before = getattr(torch, name), torch.get_default_dtype()

@@ -234,19 +234,49 @@ import importlib.util, sys
 spec = importlib.util.spec_from_file_location("sweep_models", {models!r})
 models = importlib.util.module_from_spec(spec); sys.modules["sweep_models"] = models; spec.loader.exec_module(models)
 import pyrolvm as lvm
-lvm.sweep(models.problem(), {{"a": models.Draws(sleep=0.2, once={marks!r})}}, 100, backend="here", out={out!r}, progress=False)
+s = lvm.sweep(
+    models.problem(), {{"a": models.Draws(sleep=0.2, once={marks!r})}}, 100, backend={backend!r}, jobs=2, out={out!r}, progress=False
+)
+sys.exit(7 if s.interrupted else 0)
 """
+
+
+def _run_apart(tmp_path: Path, out: Path, backend: str) -> subprocess.Popen[bytes]:
+    """A sweep in a process of its own, once three cells are done."""
+    code = RUN.format(
+        models=str(Path(__file__).with_name("models.py")), marks=str(tmp_path), out=str(out), backend=backend
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(lvm.__file__).parents[1], start_new_session=True)
+    deadline = time.monotonic() + 200
+    while len(list(out.glob("cells/[0-9a-f]*/cell.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_sweep(how: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C in a terminal reaches workers too, which leave it to their parent; of a parent that is killed they hear soon."""
+    process = _run_apart(tmp_path, tmp_path / "s", "local")
+    if how is signal.SIGINT:
+        os.killpg(process.pid, how)
+    else:
+        process.kill()
+    code = process.wait(60)
+    assert code == (7 if how is signal.SIGINT else -signal.SIGKILL)
+    workers = {int(pid) for path in tmp_path.glob("begun-*") for pid in path.read_text().split()}
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert 3 <= lvm.load(tmp_path / "s").counts["done"] < 100
 
 
 def test_a_kill_of_the_whole_sweep_loses_one_cell_and_a_second_writer_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "s"
-    code = RUN.format(models=str(Path(__file__).with_name("models.py")), marks=str(tmp_path), out=str(out))
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(lvm.__file__).parents[1])
+    process = _run_apart(tmp_path, out, "here")
     method = models.Draws(sleep=0.2, once=str(tmp_path))
     try:
-        deadline = time.monotonic() + 60
-        while len(list(out.glob("cells/[0-9a-f]*/cell.json"))) < 3 and time.monotonic() < deadline:
-            time.sleep(0.05)
         with pytest.raises(lvm.StoreError, match=rf"process {process.pid} is writing.*Fix:"):
             sweep({"a": method}, 100, out=out, resume=True)
     finally:
