@@ -1,4 +1,4 @@
-# make demo | test | coverage | test-slow | lint | format | clean
+# make demo | test | coverage | test-slow | test-faults | lint | format | clean
 # Needs Python 3.11 or newer and make. Everything installs into .venv; nothing outside this folder is touched.
 # For torch without CUDA from its own index: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-slow lint format install install-dev clean
+.PHONY: help demo test coverage test-slow test-faults lint format install install-dev clean
 
 help:
 	@echo "make demo       install into .venv, compare guides with NUTS on eight schools, write runs/demo/report.html"
 	@echo "make test       the tests"
 	@echo "make coverage   the same, which lines they reach, and failure below 85%"
 	@echo "make test-slow  the statistical and packaging tests that take minutes"
+	@echo "make test-faults  bad input, kills, full disks, damaged files: the reliability scorecard, line by line"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite the sources"
 	@echo "make clean      remove .venv, caches and build outputs (runs/ stays)"
@@ -51,6 +52,9 @@ coverage: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -p tests.scorecard -m "(bad_input or fault) and not gpu"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PACKAGES = (
     "pyrolvm", "torch", "pyro-ppl", "jax", "jaxlib", "numpyro", "nutpie", "pymc", "pytensor", "numba", "pystan", "httpstan",
-    "numpy", "scikit-learn", "arviz-stats",
+    "numpy", "scikit-learn", "arviz-stats", "joblib", "distributed", "ray",
 )  # fmt: skip
 
 Row = dict[str, Any]

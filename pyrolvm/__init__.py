@@ -43,6 +43,7 @@ _HOME = {
     "PyrolvmError": "errors",
     "PyrolvmWarning": "errors",
     "StoreError": "errors",
+    "Sweep": "sweeps",
     "UnknownNameError": "errors",
     "Verdict": "verdict",
     "Warmup": "vi.objectives",
@@ -64,6 +65,7 @@ _HOME = {
     "problem": "registry",
     "problems": "registry",
     "stream": "program.streaming",
+    "sweep": "sweeps",
 }
 
 _MODULES = ("callbacks",)
@@ -114,6 +116,8 @@ if TYPE_CHECKING:
     from pyrolvm.registry import problem as problem
     from pyrolvm.registry import problems as problems
     from pyrolvm.store import load as load
+    from pyrolvm.sweeps import Sweep as Sweep
+    from pyrolvm.sweeps import sweep as sweep
     from pyrolvm.verdict import Verdict as Verdict
     from pyrolvm.vi import fit as fit
     from pyrolvm.vi.objectives import Beta_ELBO as Beta_ELBO

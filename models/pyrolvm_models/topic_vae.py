@@ -65,9 +65,7 @@ class TopicWords(nn.Module):
         generator: Source of the initial weights.
     """
 
-    def __init__(
-        self, topics: int, words: int, product: bool, start: Tensor, generator: torch.Generator
-    ) -> None:
+    def __init__(self, topics: int, words: int, product: bool, start: Tensor, generator: torch.Generator) -> None:
         super().__init__()
         self.product = product
         noise = torch.randn(topics, words, generator=generator)
@@ -162,7 +160,14 @@ def topic_vae(
     # Word frequencies are those of the training part whichever part is asked for, so that both start from the same topics.
     start = (texts.counts[~held_out].sum(0) + 1).log()
     return topic_model(
-        counts, list(texts.words), topics=topics, mixing=mixing, product=product, hidden=sizes, seed=seed, frequencies=start
+        counts,
+        list(texts.words),
+        topics=topics,
+        mixing=mixing,
+        product=product,
+        hidden=sizes,
+        seed=seed,
+        frequencies=start,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,17 +60,17 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, method: Any, problem: Problem, options: Mapping[str, Any]) -> Method:
+    def of(cls, method: Any, problem: Problem, options: Mapping[str, Any], *, caller: str = "calibrate") -> Method:
         """The method that was asked for; ``"auto"`` is :func:`pyrolvm.infer`.
 
         Raises:
-            ArgumentError: if it is none, or an option is one that calibration sets itself.
+            ArgumentError: if it is none, or an option is one that ``caller`` sets itself.
             UnknownNameError: if no guide and no method has that name, or the call takes no such option.
         """
         for name in ("out", "resume", "seed", "progress"):
             if name in options:
                 raise ArgumentError(
-                    f"{name} is an argument of calibrate, not of single fits. Fix: leave it out of the options."
+                    f"{name} is an argument of {caller}, not of single fits. Fix: leave it out of the options."
                 )
         method = "infer" if isinstance(method, str) and method == "auto" else method
         if isinstance(method, str) and method in CALLS:
@@ -95,22 +96,31 @@ class Method:
             PyrolvmError: whatever the method raises, or if it gave too few draws.
             KeyboardInterrupt: if it was interrupted, also where the method keeps what it has then.
         """
-        if self.kind == "function":
-            with runtime.random_state(seed, problem.device):
-                result = self.subject(problem, **self._seeded(seed))
-        else:
-            with lean():
-                given = (self.subject,) if self.kind == "fit" else ()
-                words = {
-                    **self.options,
-                    **({"progress": False, "seed": seed} if self.kind != "exact" else self._seeded(seed)),
-                }
-                result = self._call()(problem, *given, **words)
+        with lean() if self.kind != "function" else nullcontext():
+            result = self.run(problem, seed)
         if isinstance(result, Mapping) and all(isinstance(value, Tensor | np.ndarray) for value in result.values()):
             return Outcome(
                 _picked({n: torch.as_tensor(v)[None] for n, v in result.items()}, draws, seed), "none", np.nan, np.nan
             )
         return _outcome(result, problem, draws, seed)
+
+    def run(self, problem: Problem, seed: int) -> Any:
+        """What the method itself returns: of a call of this package, as if the user had made it.
+
+        Raises:
+            PyrolvmError: whatever the method raises.
+        """
+        if self.kind == "function":
+            with runtime.random_state(seed, problem.device):
+                return self.subject(problem, **self._seeded(seed))
+        given = (self.subject,) if self.kind == "fit" else ()
+        words = self._seeded(seed) if self.kind == "exact" else {"progress": False, "seed": seed}
+        return self._call()(problem, *given, **{**self.options, **words})
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """What the call takes, by name."""
+        return _parameters(self.subject if self.kind == "function" else self._call())
 
     def _call(self) -> Callable[..., Any]:
         import pyrolvm
@@ -129,8 +139,7 @@ class Method:
         return {**words, **{n: v for n, v in (("seed", seed), ("progress", False)) if n in _parameters(call)}}
 
     def _check_options(self) -> None:
-        call = self.subject if self.kind == "function" else self._call()
-        known = _parameters(call)
+        known = self.parameters
         if any(p.kind is p.VAR_KEYWORD for p in known.values()):
             return
         for name in self.options:

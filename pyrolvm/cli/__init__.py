@@ -1,6 +1,4 @@
-"""The command line.
-
-``pyrolvm list | fit | nuts | exact | infer | compare | calibrate | evidence | gaps | evaluate | sample | diagnose | report | doctor``.
+"""The command line, ``pyrolvm COMMAND``: inference, comparison, calibration, sweeps, reports; ``pyrolvm --help`` names them all.
 
 Uses the public API only, as anybody's script would. Exit codes:
 

@@ -24,6 +24,11 @@ def count(text: str) -> int:
     return _integer(text, 1, None, 4)
 
 
+def none_or_more(text: str) -> int:
+    """An integer of at least 0."""
+    return _integer(text, 0, None, 1)
+
+
 def seed(text: str) -> int:
     """A seed."""
     return _integer(text, 0, _MAX_SEED, 0)

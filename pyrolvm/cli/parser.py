@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from pyrolvm.cli.evaluate_words import add_evaluate as _add_evaluate
 from pyrolvm.cli.evaluate_words import add_sample as _add_sample
 from pyrolvm.cli.options import count as _count
+from pyrolvm.cli.options import none_or_more as _none_or_more
 from pyrolvm.cli.options import positive as _positive
 from pyrolvm.cli.options import seed as _seed
 from pyrolvm.cli.words import CODES as _CODES
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_infer(commands)
     _add_compare(commands)
     _add_calibrate(commands)
+    _add_sweep(commands)
     _add_evidence(commands)
     _add_gaps(commands)
     _add_evaluate(commands)
@@ -242,6 +244,61 @@ def _add_calibrate(commands: Any) -> None:
     )
     group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
     group.add_argument("--resume", action="store_true", help="go on with the calibration in DIR")
+
+
+def _add_sweep(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "sweep",
+        "sweeping",
+        "Run every guide or method on every problem with every seed, in several processes or on a cluster.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
+        "  pyrolvm sweep eight_schools_noncentered funnel --guide mean_field --guide flow --guide nuts --seeds 5 --out runs/s\n"
+        "  pyrolvm sweep my_model.py:model --data data.csv --guide full_rank --seeds 10 --jobs 2 --out runs/s --resume\n"
+        "  pyrolvm sweep ppca --guide mean_field --seeds 20 --backend tcp://scheduler:8786\n\n"
+        "exit codes: 0 every cell is done; 1 some are not, see the table; 2 cannot be done as asked; 130 stopped by\n"
+        "Ctrl-C (and what is done is kept)\n",
+    )
+    _add_problem(parser, several=True)
+    group = parser.add_argument_group("the sweep")
+    group.add_argument(
+        "--guide",
+        metavar="GUIDE",
+        action="append",
+        help="a guide, or auto, nuts, infer or exact; repeatable (default: auto)",
+    )
+    group.add_argument("--seeds", metavar="N", default="1", help="how many seeds, or which, with commas (default: 1)")
+    group.add_argument("--jobs", metavar="N", type=_count, help="processes (default: one for each processor)")
+    group.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="local, here, dask, ray, or the address of a Dask or Ray cluster (default: local)",
+    )
+    group.add_argument(
+        "--retries",
+        metavar="N",
+        type=_none_or_more,
+        help="how often a cell whose process died is begun again (default: 1)",
+    )
+    group.add_argument(
+        "--reference", metavar="GUIDE", help="what accuracy is measured against (default: exact, or else nuts)"
+    )
+    group.add_argument(
+        "--keep", action=argparse.BooleanOptionalAction, default=True, help="save posteriors too (default: yes)"
+    )
+    _add_optimisation(parser)
+    _add_sampling(parser)
+    group = parser.add_argument_group("the run")
+    group.add_argument(
+        "--engine", metavar="NAME", help="what runs models: auto, c, jax, torch (guides only) or pyro (default: auto)"
+    )
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
+    group.add_argument("--out", metavar="DIR", help="where each cell is kept (default: runs/, under the target's name)")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
+    group.add_argument("--resume", action="store_true", help="go on with the sweep in DIR: run what is missing")
+    group.add_argument(
+        "--retry-failed", action="store_true", help="with --resume: run cells again that raised an error"
+    )
 
 
 def _add_evidence(commands: Any) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 from pyrolvm.cli.output import jsonable, replace_text
 from pyrolvm.errors import ArgumentError, StoreError
 
-__all__ = ["Comparing", "choose_folder", "choose_picture", "is_calibration", "posteriors_in", "slug"]
+__all__ = ["Comparing", "choose_folder", "choose_picture", "is_calibration", "is_sweep", "posteriors_in", "slug"]
 
 ROOT = Path("runs")
 MARKER = "comparison-run.json"
 CALIBRATION = "calibration-run.json"
+SWEEP = "sweep-run.json"
 MANIFEST = "manifest.json"
 POSTERIORS = "posteriors"
 
@@ -80,12 +81,17 @@ def choose_folder(out: str | None, default: str, *, overwrite: bool, resume: boo
 
 def is_run(path: Path) -> bool:
     """Whether a folder is one that pyrolvm wrote."""
-    return (path / MARKER).is_file() or is_calibration(path) or is_posterior(path)
+    return (path / MARKER).is_file() or is_calibration(path) or is_sweep(path) or is_posterior(path)
 
 
 def is_calibration(path: Path) -> bool:
     """Whether a folder is a calibration, finished or not."""
     return (path / CALIBRATION).is_file()
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder is a sweep, finished or not."""
+    return (path / SWEEP).is_file()
 
 
 def is_posterior(path: Path) -> bool:
@@ -143,6 +149,11 @@ def posteriors_in(paths: Iterable[str]) -> dict[str, Path]:
         elif is_calibration(path):
             raise StoreError(
                 f"{given!r} is a calibration, which has no posterior of its own. Fix: pyrolvm diagnose {given} shows it."
+            )
+        elif is_sweep(path):
+            raise StoreError(
+                f"{given!r} is a sweep, with a posterior in each of its cells. Fix: pyrolvm diagnose {given} shows it; name a "
+                "folder cells/.../result for one of them."
             )
         elif is_posterior(path):
             parts = {path.name: path}

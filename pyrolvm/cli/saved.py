@@ -10,8 +10,9 @@ from pyrolvm.cli.calibrating import show as show_calibration
 from pyrolvm.cli.comparing import compared, judge, write_comparison
 from pyrolvm.cli.inference import outcome, show
 from pyrolvm.cli.output import Output
-from pyrolvm.cli.runs import is_calibration, posteriors_in
+from pyrolvm.cli.runs import is_calibration, is_sweep, posteriors_in
 from pyrolvm.cli.signals import Stopped
+from pyrolvm.cli.sweeping import show as show_sweep
 from pyrolvm.errors import ArgumentError, unknown_name
 
 __all__ = ["run"]
@@ -28,6 +29,11 @@ def _diagnose(args: argparse.Namespace, out: Output) -> int:
         show_calibration(calibration, out)
         out.write_json({"command": "diagnose", "run": args.run, **calibration.as_dict()})
         return int(calibration.verdict.status == "failed")
+    if is_sweep(Path(args.run)):
+        sweep = lvm.load(args.run)
+        show_sweep(sweep, out)
+        out.write_json({"command": "diagnose", "run": args.run, **sweep.as_dict()})
+        return int(set(sweep.counts) != {"done"})
     found, failed = {}, 0
     for name, path in posteriors_in([args.run]).items():
         posterior = lvm.load(path)

@@ -53,10 +53,14 @@ def command(commands: Any, name: str, module: str, does: str, epilog: str) -> ar
     return parser
 
 
-def add_problem(parser: argparse.ArgumentParser) -> None:
-    """A problem and its data."""
+def add_problem(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """A problem, or ``several``, and its data."""
     group = parser.add_argument_group("the problem")
-    group.add_argument("target", metavar="TARGET", help="a registered name or path/file.py:name, see below")
+    what = "a registered name or path/file.py:name, see below"
+    if several:
+        group.add_argument("targets", metavar="TARGET", nargs="+", help=f"{what}; one or more")
+    else:
+        group.add_argument("target", metavar="TARGET", help=what)
     add_data(group)
 
 

@@ -370,6 +370,11 @@ def _device(device: str | torch.device | None) -> torch.device | None:
         raise ArgumentError(
             f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'."
         )
+    if chosen.type == "cuda" and torch.cuda._is_in_bad_fork():
+        raise ArgumentError(
+            f"device {str(device)!r} cannot be used here: this process was forked from one that had used CUDA. "
+            "Fix: start processes by multiprocessing's 'spawn', or let lvm.sweep start them."
+        )
     return chosen
 
 

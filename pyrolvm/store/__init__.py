@@ -5,6 +5,7 @@ from pyrolvm.store.files import Lock, read_json, replace, write_json
 from pyrolvm.store.identity import ANY_VERSION, check_resume, identity
 from pyrolvm.store.results import (
     MANIFEST,
+    SWEEP,
     Part,
     claim,
     is_partial,
@@ -17,6 +18,6 @@ from pyrolvm.store.results import (
 )
 
 __all__ = [
-    "ANY_VERSION", "MANIFEST", "Checkpoint", "Checkpoints", "Lock", "Part", "check_resume", "claim", "identity", "is_partial", "load",
-    "read_json", "read_tree", "replace", "save", "verified", "write_folder", "write_json", "write_tree",
+    "ANY_VERSION", "MANIFEST", "SWEEP", "Checkpoint", "Checkpoints", "Lock", "Part", "check_resume", "claim", "identity", "is_partial",
+    "load", "read_json", "read_tree", "replace", "save", "verified", "write_folder", "write_json", "write_tree",
 ]  # fmt: skip

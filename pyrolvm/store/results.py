@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MANIFEST",
+    "SWEEP",
     "Part",
     "claim",
     "is_partial",
@@ -39,6 +40,10 @@ __all__ = [
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+SWEEP = "sweep-run.json"
+"""The file that makes a folder a sweep."""
+SWEEP = "sweep-run.json"
+"""What a folder of a sweep has in place of a manifest."""
 Part = tuple[str, Callable[[Path], None]]
 """A file: the end of its name, and what writes it."""
 _FILES = ("data", "params", "meta")
@@ -104,7 +109,7 @@ def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool
 
 
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
-    """Reads a saved ``Fit``, ``Chains``, ``Exact``, ``Calibration`` or ``Evaluation``.
+    """Reads a saved ``Fit``, ``Chains``, ``Exact``, ``Calibration``, ``Evaluation`` or ``Sweep``.
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.
@@ -122,6 +127,10 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
         from pyrolvm.calibration import Calibration
 
         return Calibration.load(folder)
+    if (folder / SWEEP).is_file():
+        from pyrolvm.sweeps import Sweep
+
+        return Sweep.load(folder)
     _check_finished(folder)
     if _kind(folder) == "Evaluation":
         from pyrolvm.evaluation.storage import load as load_evaluation

@@ -41,6 +41,7 @@ def _fit(problem: lvm.Problem, guide: Any = "mean_field", **options: Any) -> lvm
 # --- B8, B9: minibatches ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.bad_input("B8")
 @pytest.mark.parametrize("model", ["shrunk", "shrunk_by_subsample"])
 def test_a_plate_sized_by_the_batch_gives_the_full_data_posterior(model: str) -> None:
     y = 1.0 + torch.randn(100, generator=torch.Generator().manual_seed(0))
@@ -84,7 +85,8 @@ def test_guide_with_indices_of_its_own_sees_the_models_rows() -> None:
 # --- B10: what was there before ---------------------------------------------------------------------------------------
 
 
-def test_an_earlier_fit_has_no_influence_and_leaves_no_trace() -> None:
+@pytest.mark.bad_input("B10")
+def test_an_earlier_fit_has_no_influence_and_leaves_no_trace(record_property: Any) -> None:
     mine = pyro.param("auto_loc", torch.tensor([7.0]))
     pyro.param("loc_0_w", torch.tensor(1e6))
     before = pyro.get_param_store().get_state()["params"].copy()
@@ -102,6 +104,10 @@ def test_an_earlier_fit_has_no_influence_and_leaves_no_trace() -> None:
         assert mine.item() == 7.0 and pyro.param("loc_0_w").item() == 1e6
     finally:
         pyro.clear_param_store()
+    record_property(
+        "evidence",
+        "a second fit after two others and foreign parameters in the store: the same losses, bit for bit; the store is as it was",
+    )
 
 
 def test_a_guide_function_starts_afresh_each_time() -> None:
@@ -119,7 +125,8 @@ def test_a_guide_function_starts_afresh_each_time() -> None:
 # --- B11, B17, B18: runs that go wrong --------------------------------------------------------------------------------
 
 
-def test_a_density_that_stops_being_a_number_keeps_the_last_good_state() -> None:
+@pytest.mark.bad_input("B11")
+def test_a_density_that_stops_being_a_number_keeps_the_last_good_state(record_property: Any) -> None:
     far = lvm.guide("mean_field", precondition="none")
     fit = _fit(lvm.Problem(table.cliff, torch.full((8,), 6.0)), far, max_steps=2000, learning_rate=0.05, draws=200)
     assert 1 < len(fit.losses) < 1900
@@ -128,6 +135,7 @@ def test_a_density_that_stops_being_a_number_keeps_the_last_good_state() -> None
     assert not fit.converged
     assert "'cliff'" in fit.stop_reason and "last good state" in fit.stop_reason and "Fix:" in fit.stop_reason
     assert fit.verdict.status != "trusted"
+    record_property("evidence", fit.stop_reason)
 
 
 def test_one_chain_is_doubtful() -> None:
@@ -179,27 +187,33 @@ def test_good_chains_are_trusted() -> None:
     assert _chains(_independent()).verdict.status == "trusted"
 
 
-def test_divergences_are_not_trusted() -> None:
+@pytest.mark.bad_input("B18")
+def test_divergences_are_not_trusted(record_property: Any) -> None:
     diverging = np.zeros((4, 1000), dtype=bool)
     diverging[0, :50] = True
     verdict = _chains(_independent(), diverging=diverging).verdict
     assert verdict.status != "trusted"
     assert any("diverg" in reason.text and reason.status != "trusted" for reason in verdict.reasons)
     assert verdict.next_steps
+    record_property("evidence", str(verdict))
 
 
-def test_rhat_above_1_01_is_not_trusted() -> None:
+@pytest.mark.bad_input("B18")
+def test_rhat_above_1_01_is_not_trusted(record_property: Any) -> None:
     draws = _independent()
     draws[0] += 1.0
     verdict = _chains(draws).verdict
     assert verdict.status != "trusted"
     assert any("R-hat" in reason.text and reason.status != "trusted" for reason in verdict.reasons)
+    record_property("evidence", str(verdict))
 
 
-def test_low_ess_is_not_trusted() -> None:
+@pytest.mark.bad_input("B18")
+def test_low_ess_is_not_trusted(record_property: Any) -> None:
     verdict = _chains(_sticky()).verdict
     assert verdict.status != "trusted"
     assert any("effective" in reason.text.lower() or "ESS" in reason.text for reason in verdict.reasons)
+    record_property("evidence", str(verdict))
 
 
 def test_a_short_run_of_centred_eight_schools_is_not_trusted() -> None:
@@ -211,7 +225,8 @@ def test_a_short_run_of_centred_eight_schools_is_not_trusted() -> None:
 # --- B13: workers -----------------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_cannot_be_pickled_runs_on_several_chains() -> None:
+@pytest.mark.bad_input("B13")
+def test_a_model_that_cannot_be_pickled_runs_on_several_chains(record_property: Any) -> None:
     import pickle
 
     model = table.Unpicklable()
@@ -219,6 +234,10 @@ def test_a_model_that_cannot_be_pickled_runs_on_several_chains() -> None:
         pickle.dumps(model)
     chains = lvm.nuts(lvm.Problem(model, table.SIGMA, table.Y), chains=2, warmup=5, draws=5, progress=False)
     assert chains.data["posterior"].sizes["chain"] == 2
+    record_property(
+        "evidence",
+        "a model with a lock in it, which pickle refuses: 2 chains of draws, as chains of one problem share a process",
+    )
 
 
 # --- B20: what the user holds -----------------------------------------------------------------------------------------

@@ -307,7 +307,7 @@ def test_ranks_do_not_depend_on_the_processes(problem):
 def test_a_process_that_dies_costs_its_simulation_alone(problem):
     found = lvm.calibrate(problem, killed, simulations=3, workers=2, progress=False, seed=SOME_DIE)
     assert found.successes == 2
-    assert set(found.failures) == {"its process died, twice (exit code -9)"}
+    assert set(found.failures) == {"its process died, twice (exit code SIGKILL(-9))"}
 
 
 def test_what_cannot_be_pickled_runs_here_and_says_so(problem):

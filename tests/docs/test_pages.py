@@ -52,6 +52,7 @@ def small_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lvm, "fit", _bounded(lvm.fit, {"max_steps": 40, "draws": 200, "progress": False}))
     bounds = {"chains": 2, "warmup": 15, "draws": 20, "max_tree_depth": 4, "progress": False}
     monkeypatch.setattr(lvm, "nuts", _bounded(lvm.nuts, bounds))
+    monkeypatch.setattr(lvm, "sweep", _bounded(lvm.sweep, {"backend": "here", "progress": False}))
 
 
 def _bounded(function: Callable[..., Any], bounds: dict[str, Any]) -> Callable[..., Any]:
