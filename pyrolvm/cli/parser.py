@@ -129,7 +129,7 @@ def _add_fit(commands: Any) -> None:
     _add_problem(parser)
     parser.add_argument("--guide", metavar="GUIDE", help="the variational family (default: chosen for the problem)")
     _add_optimisation(parser)
-    _add_run(parser, resume=True)
+    _add_run(parser, resume=True, durable=True)
 
 
 def _add_nuts(commands: Any) -> None:
@@ -145,7 +145,7 @@ def _add_nuts(commands: Any) -> None:
     )
     _add_problem(parser)
     _add_sampling(parser)
-    _add_run(parser, resume=True)
+    _add_run(parser, resume=True, durable=True)
 
 
 def _add_exact(commands: Any) -> None:
@@ -391,7 +391,9 @@ def _add_picture(group: Any, what: str) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
-def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False, engine: bool = True) -> None:
+def _add_run(
+    parser: argparse.ArgumentParser, *, resume: bool = False, engine: bool = True, durable: bool = False
+) -> None:
     group = parser.add_argument_group("the run")
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
     if engine:
@@ -405,7 +407,19 @@ def _add_run(parser: argparse.ArgumentParser, *, resume: bool = False, engine: b
     group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
     if resume:
         group.add_argument(
-            "--resume", action="store_true", help="take the same run from DIR if it is there, else run it"
+            "--resume",
+            action="store_true",
+            help="take the same run from DIR if it is there, or go on with it, else run it",
+        )
+    if durable:
+        group.add_argument(
+            "--any-version", action="store_true", help="with --resume: go on even if versions of libraries are others"
+        )
+        group.add_argument(
+            "--checkpoint-every",
+            metavar="SECONDS",
+            type=_positive,
+            help="time between checkpoints (default: 60, or more where they would take over 1%% of the time)",
         )
 
 

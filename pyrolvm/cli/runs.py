@@ -18,6 +18,7 @@ ROOT = Path("runs")
 MARKER = "comparison-run.json"
 CALIBRATION = "calibration-run.json"
 MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
 POSTERIORS = "posteriors"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -80,7 +81,7 @@ def choose_folder(out: str | None, default: str, *, overwrite: bool, resume: boo
 
 def is_run(path: Path) -> bool:
     """Whether a folder is one that pyrolvm wrote."""
-    return (path / MARKER).is_file() or is_calibration(path) or is_posterior(path)
+    return (path / MARKER).is_file() or is_calibration(path) or is_posterior(path) or (path / CHECKPOINTS).is_dir()
 
 
 def is_calibration(path: Path) -> bool:

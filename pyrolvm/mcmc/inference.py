@@ -205,7 +205,8 @@ def _run(
         attrs = {
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
             "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": settings.target_accept, "dense_mass": int(dense),
-            "sampled_in": coordinates, "interrupted": int(raw.interrupted), "sampling_time": sampled - set_up - compiling,
+            "sampled_in": coordinates, "interrupted": int(raw.interrupted), "draws_asked": draws,
+            "sampling_time": sampled - set_up - compiling,
         }  # fmt: skip
         tree = chains_tree(problem, values, chains, raw.stats, attrs)
     seconds = {

@@ -10,6 +10,7 @@ from pyrolvm.store.results import (
     is_partial,
     load,
     read_tree,
+    remove,
     save,
     verified,
     write_folder,
@@ -18,5 +19,5 @@ from pyrolvm.store.results import (
 
 __all__ = [
     "ANY_VERSION", "MANIFEST", "Checkpoint", "Checkpoints", "Lock", "Part", "check_resume", "claim", "identity", "is_partial", "load",
-    "read_json", "read_tree", "replace", "save", "verified", "write_folder", "write_json", "write_tree",
+    "read_json", "read_tree", "remove", "replace", "save", "verified", "write_folder", "write_json", "write_tree",
 ]  # fmt: skip

@@ -31,6 +31,7 @@ __all__ = [
     "is_partial",
     "load",
     "read_tree",
+    "remove",
     "save",
     "verified",
     "write_folder",
@@ -101,6 +102,22 @@ def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool
         if not locked:  # of a run that this result takes the place of
             checkpoints.Checkpoints(folder, {}).clear()
     return folder
+
+
+def remove(path: str | Path) -> None:
+    """Removes the result and the checkpoints that a folder holds, and nothing else in it.
+
+    Raises:
+        StoreError: if another process writes there.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        with Lock(folder):
+            names = _manifest_files(folder)
+            (folder / MANIFEST).unlink(missing_ok=True)
+            for name in names:
+                (folder / Path(name).name).unlink(missing_ok=True)
+            checkpoints.Checkpoints(folder, {}).clear()
 
 
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
