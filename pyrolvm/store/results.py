@@ -287,8 +287,22 @@ def _jsonable(value: Any) -> Any:
 
 
 def write_tree(tree: xr.DataTree, file: Path) -> None:
-    """Writes a tree as netCDF."""
-    tree.to_netcdf(file, engine="h5netcdf")
+    """Writes a tree as netCDF.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    try:
+        tree.to_netcdf(file, engine="h5netcdf")
+    except RuntimeError as error:  # how HDF5 reports some of the ways in which a disk can be full
+        raise OSError(str(error)) from error
+    import h5py
+
+    with h5py.File(
+        file
+    ) as written:  # errors while it closes a file are not passed on; one that is cut short does not open
+        if set(written) != set(tree.children):
+            raise OSError(f"{file.name} was not written to its end")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def ask() -> Iterator[Ask]:
 
     yield call
     process.stdin.close()
+    process.stdout.close()
     process.wait(60)
 
 

@@ -47,7 +47,13 @@ def other_guide(y: Tensor) -> None:
 
 def run(out: Path | None, **options: Any) -> lvm.Fit:
     problem = lvm.Problem(options.pop("model", model), options.pop("y", Y)).renamed("coins")
-    short = {"max_steps": 20, "draws": 20, "engine": "pyro", "progress": False, "checkpoint_every": None if out is None else 0}
+    short = {
+        "max_steps": 20,
+        "draws": 20,
+        "engine": "pyro",
+        "progress": False,
+        "checkpoint_every": None if out is None else 0,
+    }
     return lvm.fit(problem, options.pop("guide", guide), out=out, **short | options)
 
 
@@ -80,7 +86,9 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_serves(
 ) -> None:
     damaged = newest(begun)[part]
     damaged.write_bytes(damaged.read_bytes()[: int(share * damaged.stat().st_size)])
-    with pytest.warns(PyrolvmWarning, match=rf"{damaged.name} is damaged.*goes on from the checkpoint before") as caught:
+    with pytest.warns(
+        PyrolvmWarning, match=rf"{damaged.name} is damaged.*goes on from the checkpoint before"
+    ) as caught:
         found = run(begun, resume=True)
     assert same(found, run(None))
     record_property("evidence", str(caught[0].message).replace(str(begun.parent) + os.sep, ""))
@@ -153,9 +161,7 @@ def check_full_disk(ask: Ask, whole: Any, out: Path, make_room: Callable[[], Non
 
 
 @pytest.mark.fault("F5")
-def test_a_full_disk_leaves_the_checkpoint_before(
-    ask: Ask, whole: Any, small_disk: Path, record_property: Any
-) -> None:
+def test_a_full_disk_leaves_the_checkpoint_before(ask: Ask, whole: Any, small_disk: Path, record_property: Any) -> None:
     """A tmpfs that is filled to the last byte while a fit runs."""
     filler = small_disk / "filler"
     said = check_full_disk(ask, whole, small_disk / "run", filler.unlink, fill=str(filler))

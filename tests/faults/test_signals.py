@@ -68,7 +68,9 @@ def test_a_signal_saves_once_and_the_run_can_go_on(
     assert cli(f"{words} --out runs/b")["result"]["code"] in (0, 1)
     assert same(lvm.load(tmp_path / "runs/a"), lvm.load(tmp_path / "runs/b"))
     what = f"{had} steps" if command == "fit" else f"{had} draws a chain"
-    record_property("evidence", f"{command}: {signal.Signals(number).name} saved {what}, exit {code}; resumed bit-identical")
+    record_property(
+        "evidence", f"{command}: {signal.Signals(number).name} saved {what}, exit {code}; resumed bit-identical"
+    )
 
 
 @pytest.mark.fault("F6")
