@@ -124,7 +124,7 @@ def test_a_flipped_byte_in_a_result_is_a_checksum_error(tmp_path: Path, record_p
 def test_where_all_checkpoints_are_damaged_it_says_so(begun: Path) -> None:
     for path in (begun / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(lvm.StoreError, match="none of the checkpoints in .* can be read.*Fix:"):
+    with pytest.raises(lvm.StoreError, match=r"none of the checkpoints in .* can be read.*Fix:"):
         run(begun, resume=True)
 
 
@@ -264,6 +264,6 @@ def test_arguments_that_say_nothing_are_refused(options: dict[str, Any], message
 
 def test_a_result_that_is_loaded_with_another_model_is_warned_of(tmp_path: Path) -> None:
     run(tmp_path / "run")
-    with pytest.warns(PyrolvmWarning, match="another model code: .*, now "):
+    with pytest.warns(PyrolvmWarning, match=r"another model code: .*, now "):
         found = lvm.load(tmp_path / "run", problem=lvm.Problem(other_model, Y), guide=guide)
     assert len(found.losses) == 20

@@ -32,7 +32,7 @@ def test_a_fit_that_is_killed_goes_on_to_the_last_bit(
     for step in steps:
         said = ask("fit", stop=step, **job)
         assert said["code"] == -9, said
-        with pytest.raises(lvm.StoreError, match="checkpoints of a run of 'line' that did not end.*resume=True"):
+        with pytest.raises(lvm.StoreError, match=r"checkpoints of a run of 'line' that did not end.*resume=True"):
             lvm.load(tmp_path / "run")
     said = ask("fit", **job)
     assert said.get("result", {}).get("engine") == engine, said
