@@ -149,12 +149,12 @@ def cli(job: dict[str, Any]) -> dict[str, Any]:
     update = pyrolvm.progress.Progress.update
 
     def watched(self: Any, done: int, text: Any, **more: Any) -> None:
-        if numbers and done >= stop:
+        while numbers and done >= stop:
             os.kill(os.getpid(), numbers.pop(0))
         update(self, done, text, **more)
 
     pyrolvm.progress.Progress.update = watched  # type: ignore[method-assign]
-    sys.stdout = sys.stderr = open(job["log"], "w")
+    sys.stdout = sys.stderr = open(job["log"], "w", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)
     os.chdir(job["folder"])
     return {"code": main(job["words"])}

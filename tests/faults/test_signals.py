@@ -54,7 +54,7 @@ def test_a_signal_saves_once_and_the_run_can_go_on(
     cli: Any, tmp_path: Path, command: str, number: int, code: int, record_property: Any
 ) -> None:
     words = COMMANDS[command]
-    said = cli(f"{words} --out runs/a", number)
+    said = cli(f"{words} --out runs/a", number, stop=50 if command == "fit" else 100)
     assert said.get("result") == {"code": code}, said
     assert "stopped; what was reached is saved in runs/a" in said["log"] and "Traceback" not in said["log"]
     partial = lvm.load(tmp_path / "runs/a")
@@ -77,7 +77,12 @@ def test_a_signal_saves_once_and_the_run_can_go_on(
 def test_a_second_signal_leaves_at_once(cli: Any, tmp_path: Path, record_property: Any) -> None:
     words = f"{COMMANDS['fit']} --checkpoint-every 0.001"
     said = cli(f"{words} --out runs/a", signal.SIGINT, signal.SIGINT)
-    # The first waits for the end of its step. The second comes when the bar is told of the next; there is none.
-    assert said["result"]["code"] == 130
+    assert said["code"] == 130 and "result" not in said  # it did not even return
+    assert "stopped at once; what was saved before is whole." in said["log"] and "Traceback" not in said["log"]
+    assert not (tmp_path / "runs/a/manifest.json").exists()
     assert cli(f"{words} --out runs/a --resume")["result"]["code"] in (0, 1)
-    record_property("evidence", "exit 130 and a run that goes on")
+    assert cli(f"{words} --out runs/b")["result"]["code"] in (0, 1)
+    assert same(lvm.load(tmp_path / "runs/a"), lvm.load(tmp_path / "runs/b"))
+    record_property(
+        "evidence", "the second SIGINT ends the process in the middle of a step, exit 130; resumed bit-identical"
+    )
