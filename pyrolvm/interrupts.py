@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -22,10 +22,13 @@ class Held:
         self._waiting: tuple[int, FrameType | None] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Notes a signal; the second one is handled at once."""
+        """Notes a signal; when a second one comes, both are handled at once."""
         if self._waiting is not None:
+            with suppress(KeyboardInterrupt):
+                self.let_through()
             self.handlers[number](number, frame)
-        self._waiting = (number, frame)
+        else:
+            self._waiting = (number, frame)
 
     def let_through(self) -> None:
         """Handles the signal that waits, if there is one, as it would have been: as a rule by ``KeyboardInterrupt``."""

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
+from pyrolvm.machine import require_memory
 from pyrolvm_guides._bijections import Affine
 from pyrolvm_guides._checks import positive
 from pyrolvm_guides._frame import wants_frame
@@ -72,6 +73,12 @@ def full_rank(
         Kucukelbir et al., *Automatic Differentiation Variational Inference*, https://arxiv.org/abs/1603.00788
     """
     scale = positive("init_scale", init_scale)
+    size = problem.unconstrained_size
+    require_memory(
+        f"full_rank of {size:,} unknowns has {size * (size + 3) // 2:,} parameters, which take, with gradient and moments",
+        5.0 * size**2 * problem.dtype.itemsize,
+        'use guide="low_rank", "structured" or "mean_field".',
+    )
     layout = read_layout(problem, init=init)
     framed = problem if wants_frame(precondition, problem, init) else None
     return FullRank(layout, scale, framed) if layout.latents else EmptyGuide("full_rank")

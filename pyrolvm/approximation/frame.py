@@ -21,6 +21,7 @@ from pyrolvm.approximation.student import Student
 from pyrolvm.density import Joint, map_draws
 from pyrolvm.density.target import Points, Target
 from pyrolvm.errors import FitError
+from pyrolvm.machine import require_memory
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.problem import Problem
 
@@ -218,6 +219,12 @@ def find_frame(
     Raises:
         FitError: if the density is finite nowhere, or is Gaussian nowhere.
     """
+    size = problem.unconstrained_size
+    require_memory(
+        f"the frame of {problem.name} with {size:,} unknowns takes, for curvatures and Gaussians of {size:,} x {size:,} numbers",
+        6.0 * 8 * size**2,
+        'pass precondition="none", or a guide with fewer parameters such as mean_field.',
+    )
     if batch is not None:
         with threadpool_limits(1, user_api="blas"):
             return _find(Joint(problem, batch), seed, METHODS[method])

@@ -16,6 +16,7 @@ from pyrolvm.calibration.job import Job, Record
 from pyrolvm.calibration.ledger import Ledger
 from pyrolvm.calibration.methods import Method
 from pyrolvm.calibration.result import Calibration
+from pyrolvm.calibration.storage import save
 from pyrolvm.calibration.workers import Unfit, in_processes, in_turn, package
 from pyrolvm.errors import ArgumentError, PyrolvmWarning, positive_int
 from pyrolvm.machine import available
@@ -107,7 +108,7 @@ def calibrate(
                     raise
         result = Calibration.of(about, records.values(), interrupted=len(records) < simulations)
         if out is not None:
-            result.save(out, overwrite=True)
+            save(result, out, overwrite=True, locked=True)
     return result
 
 

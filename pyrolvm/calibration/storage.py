@@ -17,8 +17,8 @@ _META: dict[str, type] = {
 }  # fmt: skip
 
 
-def save(calibration: Calibration, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes a calibration to the folder ``path``."""
+def save(calibration: Calibration, path: str | Path, *, overwrite: bool = False, locked: bool = False) -> Path:
+    """Writes a calibration to the folder ``path``, whose lock the caller may hold."""
     meta: dict[str, Any] = {"kind": "Calibration", "name": calibration.method}
     for name in _META:
         value = getattr(calibration, name)
@@ -27,7 +27,7 @@ def save(calibration: Calibration, path: str | Path, *, overwrite: bool = False)
         "data": (".nc", lambda file: store.write_tree(calibration.data, file)),
         "meta": (".json", lambda file: store.write_json(meta, file)),
     }
-    return store.write_folder(path, parts, overwrite=overwrite)
+    return store.write_folder(path, parts, overwrite=overwrite, locked=locked)
 
 
 def load(path: str | Path) -> Calibration:

@@ -117,7 +117,7 @@ def _add_fit(commands: Any) -> None:
     _add_problem(parser)
     parser.add_argument("--guide", metavar="GUIDE", help="the variational family (default: chosen for the problem)")
     _add_optimisation(parser)
-    _add_run(parser, resume=True)
+    _add_run(parser, resume=True, durable=True)
 
 
 def _add_nuts(commands: Any) -> None:
@@ -133,7 +133,7 @@ def _add_nuts(commands: Any) -> None:
     )
     _add_problem(parser)
     _add_sampling(parser)
-    _add_run(parser, resume=True)
+    _add_run(parser, resume=True, durable=True)
 
 
 def _add_exact(commands: Any) -> None:

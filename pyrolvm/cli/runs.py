@@ -19,6 +19,7 @@ MARKER = "comparison-run.json"
 CALIBRATION = "calibration-run.json"
 SWEEP = "sweep-run.json"
 MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
 POSTERIORS = "posteriors"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -81,7 +82,8 @@ def choose_folder(out: str | None, default: str, *, overwrite: bool, resume: boo
 
 def is_run(path: Path) -> bool:
     """Whether a folder is one that pyrolvm wrote."""
-    return (path / MARKER).is_file() or is_calibration(path) or is_sweep(path) or is_posterior(path)
+    marked = (path / MARKER).is_file() or (path / CHECKPOINTS).is_dir()
+    return marked or is_calibration(path) or is_sweep(path) or is_posterior(path)
 
 
 def is_calibration(path: Path) -> bool:

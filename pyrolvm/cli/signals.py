@@ -1,8 +1,10 @@
-"""Ctrl-C and SIGTERM: one orderly stop, remembered so that the exit code can say so."""
+"""Ctrl-C and SIGTERM: one orderly stop, remembered so that the exit code can say so; a second one leaves at once."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +29,18 @@ class Stopped:
         return None if self.signal is None else 128 + self.signal
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal: the first raises ``KeyboardInterrupt`` here, and so does every further one."""
+        """Handles a signal: the first raises ``KeyboardInterrupt`` here; the second ends the process, with no harm to what is saved."""
+        if self:
+            _leave(128 + number)
         self.signal = number
         raise KeyboardInterrupt
+
+
+def _leave(code: int) -> None:
+    """Ends the process whatever its threads are at: files are whole at any moment, so that there is nothing to wait for."""
+    show_cursor = "\x1b[?25h" if sys.stderr is not None and sys.stderr.isatty() else ""
+    os.write(2, f"{show_cursor}stopped at once; what was saved before is whole.\n".encode())
+    os._exit(code)
 
 
 @contextmanager

@@ -104,7 +104,9 @@ def add_picture(group: Any, what: str) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
-def add_run(parser: argparse.ArgumentParser, *, resume: bool = False, engine: bool = True) -> None:
+def add_run(
+    parser: argparse.ArgumentParser, *, resume: bool = False, engine: bool = True, durable: bool = False
+) -> None:
     """Where a run goes, and how it is made."""
     group = parser.add_argument_group("the run")
     group.add_argument("--seed", metavar="N", type=seed, help="the same seed gives the same result (default: 0)")
@@ -119,5 +121,17 @@ def add_run(parser: argparse.ArgumentParser, *, resume: bool = False, engine: bo
     group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
     if resume:
         group.add_argument(
-            "--resume", action="store_true", help="take the same run from DIR if it is there, else run it"
+            "--resume",
+            action="store_true",
+            help="take the same run from DIR if it is there, or go on with it, else run it",
+        )
+    if durable:
+        group.add_argument(
+            "--any-version", action="store_true", help="with --resume: go on even if versions of libraries are others"
+        )
+        group.add_argument(
+            "--checkpoint-every",
+            metavar="SECONDS",
+            type=positive,
+            help="time between checkpoints (default: 60, or more where they would take over 1%% of the time)",
         )

@@ -169,7 +169,7 @@ def _judge_ess(table: pd.DataFrame, chains: int) -> Reason:
 
 
 def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:
-    """Yields what the sampler recorded about itself: divergences, E-BFMI and saturated trees.
+    """Yields what the sampler recorded about itself: whether it came to its end, divergences, E-BFMI and saturated trees.
 
     Any divergence is doubtful, more than 10% of draws failed. E-BFMI below 0.3 in a chain is doubtful. A saturated tree
     costs time rather than truth, so it is doubtful only in more than 10% of draws.
@@ -179,6 +179,11 @@ def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:
         Stan Development Team, "Runtime warnings and convergence problems", https://mc-stan.org/misc/warnings.html
     """
     diverging = stat(data, "diverging")
+    attrs = data["sample_stats"].attrs if "sample_stats" in data.children else {}
+    if attrs.get("interrupted") and diverging is not None:
+        had, asked = diverging.shape[1], int(attrs.get("draws_asked", 0))
+        text = f"The run was stopped before its end: each chain has {had:,} of {asked:,} draws, which are judged as they are."
+        yield Reason("trusted", text, {"draws": float(had), "draws asked for": float(asked)})
     if diverging is not None:
         number, share = int(diverging.sum()), float(diverging.mean())
         figures = {"divergences": number, "share of draws": share}

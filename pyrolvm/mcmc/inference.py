@@ -22,6 +22,7 @@ from pyrolvm.errors import (
     positive_int,
     unknown_name,
 )
+from pyrolvm.machine import require_memory
 from pyrolvm.mcmc import engines
 from pyrolvm.mcmc.base import Settings
 from pyrolvm.mcmc.checkpoint import ChainKeeper
@@ -129,6 +130,7 @@ def nuts(
     _check_problem(problem, init)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     check_saving(out, resume, checkpoint_every)
+    _check_memory(problem, chains, draws, dense_mass)
 
     def run(keeper: ChainKeeper | None) -> Chains:
         return _run(
@@ -155,6 +157,26 @@ def nuts(
         lambda kept: run(ChainKeeper(kept, checkpoint_every)),
         resume=resume,
     )
+
+
+def _check_memory(problem: Problem, chains: int, draws: int, dense_mass: bool | str) -> None:
+    """Refuses more draws, or a larger mass matrix, than there is room for.
+
+    Raises:
+        ArgumentError: with what they take and what is free.
+    """
+    size, item = problem.unconstrained_size, problem.dtype.itemsize
+    require_memory(
+        f"{chains} chains of {draws:,} draws of {size:,} unknowns take, as the kernel keeps them, on both scales and in the result",
+        4.0 * chains * draws * size * item,
+        "ask for fewer draws or chains, or pass dtype=torch.float32.",
+    )
+    if dense_mass is True:
+        require_memory(
+            f"dense mass matrices of {size:,} unknowns with their roots take, for {chains} chains",
+            3.0 * chains * size**2 * item,
+            'leave dense_mass at "auto", which takes the diagonal here.',
+        )
 
 
 def _described(init: Any) -> Any:
@@ -205,7 +227,8 @@ def _run(
         attrs = {
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
             "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": settings.target_accept, "dense_mass": int(dense),
-            "sampled_in": coordinates, "interrupted": int(raw.interrupted), "sampling_time": sampled - set_up - compiling,
+            "sampled_in": coordinates, "interrupted": int(raw.interrupted), "draws_asked": draws,
+            "sampling_time": sampled - set_up - compiling,
         }  # fmt: skip
         tree = chains_tree(problem, values, chains, raw.stats, attrs)
     seconds = {

@@ -393,7 +393,9 @@ class _Kept:
     def look(self, *, now: bool = False) -> None:
         """Writes a checkpoint if one is due."""
 
-        def drawn() -> list[dict[str, Array]]:
+        def drawn() -> list[dict[str, Array]] | None:
+            if self.blocks == self._count():
+                return None
             counts = zip(self.lanes, self.blocks, strict=True)
             return [lane.drawn(start) if len(lane.rows["z"]) > start else {} for lane, start in counts]
 

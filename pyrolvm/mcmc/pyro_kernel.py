@@ -149,11 +149,14 @@ def _drive(chains: list[_Chain], settings: Settings) -> bool:
                     chain.stats += [tuple(row) for row in rows["stats"]]
     written = [len(chain.draws) for chain in chains]
 
+    def new() -> bool:
+        return any(len(chain.draws) > start for chain, start in zip(chains, written, strict=True))
+
     def look(*, now: bool = False) -> None:
         if keeper is not None and keeper.look(
             "pyro",
             lambda: {"chains": [chain.snapshot() for chain in chains]},
-            lambda: [chain.drawn(start) for chain, start in zip(chains, written, strict=True)],
+            lambda: [chain.drawn(start) for chain, start in zip(chains, written, strict=True)] if new() else None,
             now=now,
         ):
             written[:] = [len(chain.draws) for chain in chains]

@@ -11,6 +11,7 @@ from pyrolvm.store.results import (
     is_partial,
     load,
     read_tree,
+    remove,
     save,
     verified,
     write_folder,
@@ -19,5 +20,5 @@ from pyrolvm.store.results import (
 
 __all__ = [
     "ANY_VERSION", "MANIFEST", "SWEEP", "Checkpoint", "Checkpoints", "Lock", "Part", "check_resume", "claim", "identity", "is_partial",
-    "load", "read_json", "read_tree", "replace", "save", "verified", "write_folder", "write_json", "write_tree",
+    "load", "read_json", "read_tree", "remove", "replace", "save", "verified", "write_folder", "write_json", "write_tree",
 ]  # fmt: skip

@@ -86,10 +86,18 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Any) -> None:
-    """Writes tensors as safetensors; those that share memory are written apart."""
+    """Writes tensors as safetensors; those that share memory are written apart.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, file)
+    try:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, file)
+    except SafetensorError as error:  # how it reports a disk that is full
+        raise OSError(str(error)) from error
 
 
 def read_tensors(file: Any) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ __all__ = [
     "is_partial",
     "load",
     "read_tree",
+    "remove",
     "save",
     "verified",
     "write_folder",
@@ -106,6 +107,22 @@ def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool
         if not locked:  # of a run that this result takes the place of
             checkpoints.Checkpoints(folder, {}).clear()
     return folder
+
+
+def remove(path: str | Path) -> None:
+    """Removes the result and the checkpoints that a folder holds, and nothing else in it.
+
+    Raises:
+        StoreError: if another process writes there.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        with Lock(folder):
+            names = _manifest_files(folder)
+            (folder / MANIFEST).unlink(missing_ok=True)
+            for name in names:
+                (folder / Path(name).name).unlink(missing_ok=True)
+            checkpoints.Checkpoints(folder, {}).clear()
 
 
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
@@ -288,8 +305,13 @@ def _jsonable(value: Any) -> Any:
 
 
 def write_tree(tree: xr.DataTree, file: Path) -> None:
-    """Writes a tree as netCDF."""
-    tree.to_netcdf(file, engine="h5netcdf")
+    """Writes a tree as netCDF.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    # By way of memory: where HDF5 writes the file, a disk that fills up as it is closed goes unreported.
+    file.write_bytes(tree.to_netcdf(engine="h5netcdf"))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pyro.infer import ELBO
 
 from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, FitError, GuideError, ProblemError, positive_float, positive_int, unknown_name
+from pyrolvm.machine import require_memory
 from pyrolvm.posterior import Fit
 from pyrolvm.posterior.build import variational_tree
 from pyrolvm.posterior.draws import finalized, registered
@@ -157,6 +158,12 @@ def fit(
         )
     check_saving(out, resume, checkpoint_every)
     recipe = resolve(guide, problem)
+    latents = sum(site.numel for site in problem.latents)
+    require_memory(
+        f"{draws or 0:,} draws of {latents:,} latent values take, on both scales and in the result",
+        3.0 * (draws or 0) * latents * problem.dtype.itemsize,
+        "ask for fewer draws; lvm.Fit.sample gives more of them later, so many at a time.",
+    )
     problem = problem.to(dtype=dtype, device=choose_device(device, problem))
     evaluated = None if validation is None else held_out(problem, validation, batch_plate)
     stepper = Stepper(optimizer, learning_rate, clip_norm)

@@ -95,16 +95,21 @@ def inference(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         status = state.verdicts.get(label, "trusted")
         return Made(label, data, Verdict.of([Reason(status, f"{label} was made {status}.")]), store=state.store)
 
+    def kept(made: Any, options: dict[str, Any]) -> Any:
+        if "out" in options and isinstance(made, Made):
+            made.save(Path(options["out"]))
+        return made
+
     def fit(problem: Any, guide: Any = "auto", **options: Any) -> Any:
         label = label_of(guide)
         state.calls.append(("fit", problem, guide, options))
         made = make(label, _draws(state.rng, 1.02))
-        return state.on[label](made) if label in state.on else made
+        return kept(state.on[label](made) if label in state.on else made, options)
 
     def nuts(problem: Any, **options: Any) -> Any:
         state.calls.append(("nuts", problem, None, options))
         made = make("nuts", _chains(state.rng))
-        return state.on["nuts"](made) if "nuts" in state.on else made
+        return kept(state.on["nuts"](made) if "nuts" in state.on else made, options)
 
     def infer(problem: Any, **options: Any) -> Any:
         state.calls.append(("infer", problem, options.get("methods"), options))

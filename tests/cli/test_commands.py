@@ -51,7 +51,8 @@ def test_list_as_json(pyrolvm):
 def test_fit_passes_on_what_was_given_and_nothing_else(pyrolvm, inference):
     assert pyrolvm("fit", "eight_schools").code == 0
     ((name, problem, guide, options),) = inference.calls
-    assert (name, problem.name, guide, options) == ("fit", "eight_schools", "auto", {"progress": False})
+    assert (name, problem.name, guide, options) == ("fit", "eight_schools", "auto", options)
+    assert options == {"progress": False, "out": Path("runs/eight_schools-auto-1"), "resume": False}
 
     words = "--guide flow:transforms=2 --seed 5 --max-steps 7 --num-particles 3 --batch-size 4 --objective elbo"
     assert pyrolvm("fit", "eight_schools", *words.split(), "--engine", "pyro", "--device", "cpu").code == 0
@@ -66,6 +67,8 @@ def test_fit_passes_on_what_was_given_and_nothing_else(pyrolvm, inference):
         "objective": "elbo",
         "engine": "pyro",
         "device": "cpu",
+        "out": Path("runs/eight_schools-flow-transforms-2-1"),
+        "resume": False,
     }
 
 
@@ -80,6 +83,8 @@ def test_nuts_passes_on_what_was_given(pyrolvm, inference):
         "draws": 20,
         "target_accept": 0.9,
         "seed": 1,
+        "out": Path("runs/eight_schools-nuts-1"),
+        "resume": False,
     }
     assert Path("runs/eight_schools-nuts-1/manifest.json").is_file()
 

@@ -6,8 +6,10 @@ said. Nothing of JAX has run when it forks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -50,13 +52,28 @@ def problem(model: Callable[..., Any] = line, shift: float = 0.0) -> lvm.Problem
     return lvm.Problem(model, x, x @ torch.tensor([1.0, -2.0, 0.5]) + shift + torch.randn(60, generator=generator))
 
 
-FIT: dict[str, Any] = {"max_steps": 600, "draws": 100, "batch_size": 16, "tolerance": 0.3, "seed": 7, "progress": False}
+FIT: dict[str, Any] = {
+    "max_steps": 300, "draws": 100, "batch_size": 16, "tolerance": 0.3, "seed": 7, "progress": False,
+}  # fmt: skip
 NUTS: dict[str, Any] = {"chains": 2, "warmup": 60, "draws": 200, "seed": 7, "progress": False, "precondition": "none"}
 
 
+def fill_up(path: Path) -> None:
+    """Writes zeros until there is no room for another."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
 def fit(job: dict[str, Any]) -> dict[str, Any]:
-    """A fit whose process gets a signal when it has taken so many steps, in the middle of the call that takes them."""
+    """A fit to which something happens when it has taken so many steps, before the call that takes them returns.
+
+    A signal comes, or the disk is full: ``limit`` allows files of so many bytes, ``fill`` is a file that takes all the room there is.
+    """
     stop, number = job.pop("stop", None), job.pop("signal", signal.SIGKILL)
+    limit, fill = job.pop("limit", None), job.pop("fill", None)
     begin = fitting.begin
 
     def watched(*args: Any) -> Any:
@@ -65,7 +82,13 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
 
         def advance_to(first: int, factors: Any) -> Any:
             taken = advance(first, factors)
-            if stop is not None and first <= stop < first + len(factors):
+            if stop is None or not first <= stop < first + len(factors):
+                return taken
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            elif fill is not None:
+                fill_up(Path(fill))
+            else:
                 os.kill(os.getpid(), number)
             return taken
 
@@ -73,7 +96,7 @@ def fit(job: dict[str, Any]) -> dict[str, Any]:
         return engine, reason
 
     fitting.begin = watched
-    guide = job.pop("guide", "mean_field")
+    guide = lvm.guide("mean_field", precondition="none")
     found = lvm.fit(problem(**job.pop("problem", {})), guide, **FIT | job)
     return {"engine": found.engine, "steps": len(found.losses), "reason": found.stop_reason}
 
@@ -117,6 +140,26 @@ def checkpoints(job: dict[str, Any]) -> dict[str, Any]:
         kept.write({"n": n, "tensor": torch.full((1000,), float(n))}, chunk=n)
 
 
+def cli(job: dict[str, Any]) -> dict[str, Any]:
+    """The command line, which gets a signal, and maybe a second one, after so many steps or transitions."""
+    import pyrolvm.progress
+    from pyrolvm.cli import main
+
+    stop, numbers = job["stop"], job["signals"]
+    update = pyrolvm.progress.Progress.update
+
+    def watched(self: Any, done: int, text: Any, **more: Any) -> None:
+        while numbers and done >= stop:
+            os.kill(os.getpid(), numbers.pop(0))
+        update(self, done, text, **more)
+
+    pyrolvm.progress.Progress.update = watched  # type: ignore[method-assign]
+    sys.stdout = sys.stderr = open(job["log"], "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), 2)
+    os.chdir(job["folder"])
+    return {"code": main(job["words"])}
+
+
 def hold(job: dict[str, Any]) -> dict[str, Any]:
     """Holds the lock of a folder."""
     from pyrolvm.store import Lock
@@ -129,7 +172,7 @@ def hold(job: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-JOBS = {job.__name__: job for job in (fit, nuts, saves, checkpoints, hold)}
+JOBS = {job.__name__: job for job in (fit, nuts, cli, saves, checkpoints, hold)}
 
 
 def child(job: dict[str, Any], answer: int) -> None:

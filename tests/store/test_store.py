@@ -338,7 +338,7 @@ def test_nothing_is_imported_because_a_file_names_it(saved: Path) -> None:
     meta["guide"] |= {"name": "this:s", "options": {}}
     meta_path.write_text(json.dumps(meta))
     manifest = json.loads((saved / store.MANIFEST).read_text())
-    manifest["files"]["meta"]["sha256"] = sha256(meta_path)
+    manifest["files"]["meta"] |= {"sha256": sha256(meta_path), "bytes": meta_path.stat().st_size}
     (saved / store.MANIFEST).write_text(json.dumps(manifest))
     import sys
 

@@ -77,3 +77,23 @@ def test_a_good_rate_is_left_alone() -> None:
     fit = lvm.fit(lvm.Problem(model, Y), "full_rank", progress=False)
     assert not times(fit)
     assert fit.verdict.status != "failed"
+
+
+def test_steps_that_are_not_finite_are_retried_whatever_the_schedule() -> None:
+    problem = lvm.Problem(cliff, Y + 1.2)
+    guide = lvm.guide("mean_field", precondition="none", init_scale=0.01)
+    for schedule in ("constant", lambda step: 1.0):
+        fit = lvm.fit(
+            problem,
+            guide,
+            learning_rate=5.0,
+            schedule=schedule,
+            engine="c",
+            max_steps=800,
+            num_particles=4,
+            progress=False,
+        )
+        assert times(fit) >= 1
+        assert "Not finite: model 'cliff'" in fit.stop_reason
+        assert np.isfinite(fit.losses).all()
+        assert fit.data["optimization"]["learning_rate"].values[-1] <= 0.5

@@ -1,0 +1,112 @@
+"""What checkpoints cost, and whether long fits grow: ``python benchmarks/durability.py``.
+
+A fit of eight schools takes 50,000 steps, and its resident memory is noted as it goes; then fits of more steps write checkpoints at
+several distances, and the time of each is taken. Prints a table and writes ``benchmarks/results/durability.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyrolvm as lvm
+from pyrolvm.progress import Progress
+from pyrolvm.store import Checkpoints
+from pyrolvm.vi.checkpoint import EVERY, SHARE
+
+RESULTS = Path(__file__).parent / "results" / "durability.json"
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident() -> float:
+    """Resident memory of this process, in MB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
+
+
+def growth(engine: str, steps: int) -> dict[str, Any]:
+    """Resident memory after 1,000 steps and at the end, with checkpoints."""
+    seen: list[tuple[int, float]] = []
+
+    def progress(done: int, total: int, text: str) -> None:
+        seen.append((done, resident()))
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        fit = lvm.fit(
+            lvm.problem("eight_schools"), "mean_field", engine=engine, max_steps=steps, tolerance=0, draws=100, seed=0,
+            progress=progress, out=Path(folder) / "run", checkpoint_every=1.0,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+    after = [(step, size) for step, size in seen if step >= 1_000]
+    first, last = after[0], after[-1]
+    return {
+        "engine": fit.engine, "steps": len(fit.losses), "seconds": seconds, "first_step": first[0], "first_mb": first[1],
+        "last_step": last[0], "last_mb": last[1], "grows_mb": last[1] - first[1], "peak_mb": max(size for _, size in after),
+    }  # fmt: skip
+
+
+def cost(engine: str, steps: int, every: float | None) -> dict[str, Any]:
+    """The share of a fit's time that its checkpoints take."""
+    took: list[float] = []
+    write = Checkpoints.write
+
+    def timed(self: Checkpoints, *args: Any) -> None:
+        began = time.perf_counter()
+        write(self, *args)
+        took.append(time.perf_counter() - began)
+
+    Checkpoints.write = timed  # type: ignore[method-assign]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            fit = lvm.fit(
+                lvm.problem("eight_schools"), "mean_field", engine=engine, max_steps=steps, tolerance=0, draws=100, seed=0,
+                progress=False, out=Path(folder) / "run", checkpoint_every=every,
+            )  # fmt: skip
+    finally:
+        Checkpoints.write = write  # type: ignore[method-assign]
+    run, longest = fit.seconds["run"], max(took, default=0.0)
+    return {
+        "engine": fit.engine, "steps": len(fit.losses), "checkpoint_every": every, "checkpoints": len(took), "run_seconds": run,
+        "writing_seconds": sum(took), "longest_write": longest,
+        "share": sum(took) / run, "share_at_default": longest / max(EVERY, longest / SHARE),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=50_000, help="of the fit whose memory is watched")
+    parser.add_argument("--long", type=int, default=300_000, help="of the fits whose checkpoints are timed")
+    args = parser.parse_args()
+    Progress.__init__.__kwdefaults__["every"] = 0.0  # every call of steps is reported
+    memory = [growth(engine, args.steps) for engine in ("c", "jax")]
+    costs = [cost("c", args.long, every) for every in (None, 5.0, 1.0)]
+    for row in memory:
+        print(
+            f"{row['engine']:>4}  {row['steps']:,} steps: resident {row['first_mb']:.1f} MB at step {row['first_step']:,}, "
+            f"{row['last_mb']:.1f} MB at the end: grows by {row['grows_mb']:.2f} MB"
+        )
+    for row in costs:
+        print(
+            f"{row['engine']:>4}  {row['steps']:,} steps in {row['run_seconds']:.1f} s, checkpoint_every={row['checkpoint_every']}: "
+            f"{row['checkpoints']} checkpoints take {row['writing_seconds']:.2f} s, {row['share']:.2%}; "
+            f"the longest {row['longest_write']:.2f} s, at the default distance {row['share_at_default']:.2%}"
+        )
+    names = ("pyrolvm", "torch", "pyro-ppl", "jax", "numpy", "safetensors")
+    found = {
+        "memory": memory, "costs": costs, "versions": {name: version(name) for name in names},
+        "hardware": {"machine": platform.machine(), "processors": os.cpu_count(), "load": os.getloadavg()}, "seed": 0,
+    }  # fmt: skip
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
