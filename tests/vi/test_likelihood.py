@@ -91,6 +91,12 @@ def test_without_latents_and_parameters_there_is_nothing_to_fit(x: Tensor) -> No
         lvm.fit(lvm.Problem(fixed, x))
 
 
+@pytest.mark.parametrize("method", [lvm.infer, lvm.nuts, lvm.exact, lvm.evidence])
+def test_methods_for_posteriors_name_the_one_that_applies(x: Tensor, method) -> None:
+    with pytest.raises((lvm.ProblemError, lvm.ArgumentError), match=r"no .*latent|no value.*Fix:|lvm\.fit"):
+        method(lvm.Problem(gaussian, x), progress=False)
+
+
 def test_a_guide_has_nothing_to_draw(x: Tensor) -> None:
     with pytest.raises(lvm.GuideError, match=r"'mean_field' has nothing to draw.*Fix:"):
         lvm.fit(lvm.Problem(gaussian, x), "mean_field")
