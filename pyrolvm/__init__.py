@@ -24,6 +24,7 @@ _HOME = {
     "Comparison": "comparison",
     "DataError": "errors",
     "Diagnosis": "diagnosis",
+    "Estimators": "vi.objectives.report",
     "Evidence": "posterior",
     "Evidences": "marginal",
     "Exact": "posterior",
@@ -47,6 +48,7 @@ _HOME = {
     "calibrate": "calibration",
     "compare": "comparison",
     "diagnose": "diagnosis",
+    "estimators": "vi.objectives.report",
     "evidence": "marginal",
     "exact": "analytic",
     "fit": "vi",
@@ -59,6 +61,7 @@ _HOME = {
     "nuts": "mcmc",
     "problem": "registry",
     "problems": "registry",
+    "relax": "vi.objectives.relaxed",
 }
 
 __all__ = [*_HOME, "__version__"]
@@ -107,6 +110,9 @@ if TYPE_CHECKING:
     from pyrolvm.vi.objectives import ImportanceWeighted_ELBO as ImportanceWeighted_ELBO
     from pyrolvm.vi.objectives import ParticleELBO as ParticleELBO
     from pyrolvm.vi.objectives import Warmup as Warmup
+    from pyrolvm.vi.objectives.relaxed import relax as relax
+    from pyrolvm.vi.objectives.report import Estimators as Estimators
+    from pyrolvm.vi.objectives.report import estimators as estimators
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from pyrolvm.vi.objectives.base import PureELBO
 
 __all__ = ["Gradients", "sample_gradients"]
 
-AT_ONCE = 20_000_000
+AT_ONCE = 4_000_000
 """Numbers that a call may compute."""
 TIMED = 15
 """Estimates whose median time is taken."""
