@@ -19,8 +19,8 @@ __all__ = ["relax"]
 def relax(program: Callable[..., Any], temperature: float = 0.5) -> Callable[..., Any]:
     """The same model or guide with unobserved Bernoulli and one-hot sites as Concrete ones of the same logits.
 
-    A Concrete (Gumbel-softmax) draw lies between the values of the discrete one and has a gradient; the lower the temperature, the closer
-    it is to them and the noisier the gradient. Relax both programs, at temperatures of their own: then their ELBO is the exact bound of
+    A Concrete (Gumbel-softmax) draw lies between the values of the discrete one and has a gradient; the lower the temperature, the
+    closer it is to them and the noisier the gradient. Relax both programs, at temperatures of their own: then their ELBO is the exact bound of
     the *relaxed* model, which is not that of the discrete one. Judge a fit by the discrete programs.
 
     Args:
@@ -70,8 +70,8 @@ class _Relaxed(Messenger):
         if isinstance(fn, torch.distributions.OneHotCategorical):
             return dist.RelaxedOneHotCategorical(self._temperature(fn.logits), logits=fn.logits)
         raise GuideError(
-            f"site {name!r} is {type(fn).__name__}, which has no continuous relative: a value between two of its values means nothing to "
-            "the model. Fix: write it as OneHotCategorical or Bernoulli, or use the score function, which takes any discrete site."
+            f"site {name!r} is {type(fn).__name__}, which has no continuous relative: a value between two of its values means nothing "
+            "to the model. Fix: write it as OneHotCategorical or Bernoulli, or use the score function, which takes any discrete site."
         )
 
     def _temperature(self, like: Tensor) -> Tensor:

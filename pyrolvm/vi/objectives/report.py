@@ -39,11 +39,11 @@ class Estimators:
     """What each estimator's gradient is worth at one point.
 
     Attributes:
-        table: a row for each: the ``bound`` it climbs, the ``estimator``, ``K`` draws, the ``value`` of the bound; ``bias``, the distance of
-            the mean gradient from the reference as a share of its length, with ``bias_noise``, what that distance would be without
-            bias; ``z``, the bias in its own standard errors, root mean square over the numbers (about 1 without bias); ``variance``, the sum
-            over the numbers of the gradient; ``snr_guide`` and ``snr_model``, the mean over the parameters of guide and model of |mean| / standard
-            deviation; and ``seconds`` of one estimate, its operations run one by one.
+        table: a row for each: the ``bound`` it climbs, the ``estimator``, ``K`` draws, the ``value`` of the bound; ``bias``, the
+            distance of the mean gradient from the reference as a share of its length, with ``bias_noise``, what that distance would
+            be without bias; ``z``, the bias in its own standard errors, root mean square over the numbers (about 1 without bias);
+            ``variance``, the sum over the numbers of the gradient; ``snr_guide`` and ``snr_model``, the mean over the parameters of
+            guide and model of |mean| / standard deviation; and ``seconds`` of one estimate, its operations run one by one.
         gradients: the draws, by the table's index.
     """
 
@@ -95,8 +95,8 @@ def estimators(
 ) -> Estimators:
     """Compares the gradient estimators that a problem and its guide allow, at one point.
 
-    Bias is measured against an independent run of an estimator without bias for the same bound, with four times the draws: the one of least
-    variance. Estimators of different bounds have different gradients: compare signal-to-noise across bounds, bias within one.
+    Bias is measured against an independent run of an estimator without bias for the same bound, with four times the draws: the one
+    of least variance. Estimators of different bounds have different gradients: compare signal-to-noise across bounds, bias within one.
 
     Args:
         problem: a problem, at whose guide's first parameters gradients are taken; or a fit, at whose parameters they are.

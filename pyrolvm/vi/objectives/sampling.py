@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,7 +101,11 @@ def _mapped(
         return found
 
     point = [parameter.detach() for parameter in params]
-    gradients, values = torch.func.vmap(one, randomness="different")(torch.zeros(count), *noise)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="There is a performance drop"
+        )  # an operation that vmap runs lane by lane
+        gradients, values = torch.func.vmap(one, randomness="different")(torch.zeros(count), *noise)
     return values.detach(), torch.cat([g.detach().reshape(count, -1) for g in gradients], 1)
 
 

@@ -49,8 +49,8 @@ class ImportanceWeighted_ELBO(PureELBO):
             be reparameterised. ``"stl"``: ``"plain"`` without the guide's score, which is ``"dreg"`` for K = 1 and biased for
             more. ``"wake"``: reweighted wake-sleep, which follows the bound for the model and, for the guide, the divergence from the
             posterior to it; it differentiates no draw, so that discrete sites add no noise of their own. It is biased, less so with
-            every draw. ``"score"``: score-function terms for all draws, reparameterised or not. ``"auto"``: ``"dreg"`` where the guide's sites are reparameterised and score other values cheaply, else
-            ``"plain"``.
+            every draw. ``"score"``: score-function terms for all draws, reparameterised or not. ``"auto"``: ``"dreg"`` where the
+            guide's sites are reparameterised and score other values cheaply, else ``"plain"``.
         bound: ``"rows"``, ``"joint"``, or ``"auto"``: ``"rows"`` where a plate allows it.
         baseline: what lowers the noise of score-function terms: ``"leave_one_out"``, the bound of the other draws (VIMCO; for
             K = 1, the mean of the other rows); ``"running"``, a running mean over steps, which only Pyro's engine keeps; or
