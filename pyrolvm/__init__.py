@@ -24,8 +24,9 @@ _HOME = {
     "Comparison": "comparison",
     "DataError": "errors",
     "Diagnosis": "diagnosis",
-    "Evidence": "posterior",
+    "Estimators": "vi.objectives.report",
     "Evaluation": "evaluation",
+    "Evidence": "posterior",
     "Evidences": "marginal",
     "Exact": "posterior",
     "Fit": "posterior",
@@ -50,6 +51,7 @@ _HOME = {
     "calibrate": "calibration",
     "compare": "comparison",
     "diagnose": "diagnosis",
+    "estimators": "vi.objectives.report",
     "evaluate": "evaluation",
     "evidence": "marginal",
     "exact": "analytic",
@@ -64,6 +66,7 @@ _HOME = {
     "nuts": "mcmc",
     "problem": "registry",
     "problems": "registry",
+    "relax": "vi.objectives.relaxed",
     "stream": "program.streaming",
     "sweep": "sweeps",
 }
@@ -124,6 +127,9 @@ if TYPE_CHECKING:
     from pyrolvm.vi.objectives import ImportanceWeighted_ELBO as ImportanceWeighted_ELBO
     from pyrolvm.vi.objectives import ParticleELBO as ParticleELBO
     from pyrolvm.vi.objectives import Warmup as Warmup
+    from pyrolvm.vi.objectives.relaxed import relax as relax
+    from pyrolvm.vi.objectives.report import Estimators as Estimators
+    from pyrolvm.vi.objectives.report import estimators as estimators
 
 
 def __getattr__(name: str) -> Any:

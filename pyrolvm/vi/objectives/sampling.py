@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,7 @@ from pyrolvm.vi.objectives.base import PureELBO
 
 __all__ = ["Gradients", "sample_gradients"]
 
-AT_ONCE = 20_000_000
+AT_ONCE = 4_000_000
 """Numbers that a call may compute."""
 TIMED = 15
 """Estimates whose median time is taken."""
@@ -100,7 +101,11 @@ def _mapped(
         return found
 
     point = [parameter.detach() for parameter in params]
-    gradients, values = torch.func.vmap(one, randomness="different")(torch.zeros(count), *noise)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="There is a performance drop"
+        )  # an operation that vmap runs lane by lane
+        gradients, values = torch.func.vmap(one, randomness="different")(torch.zeros(count), *noise)
     return values.detach(), torch.cat([g.detach().reshape(count, -1) for g in gradients], 1)
 
 

@@ -18,7 +18,7 @@ from pyrolvm.vi.objectives.structure import Structure, read_structure, row_densi
 
 __all__ = ["ImportanceWeighted_ELBO"]
 
-GRADIENTS = ("auto", "plain", "dreg", "stl", "wake")
+GRADIENTS = ("auto", "plain", "dreg", "stl", "wake", "score")
 BASELINES = ("leave_one_out", "running", "none")
 BOUNDS = ("auto", "rows", "joint")
 DECAY = 0.9
@@ -49,8 +49,8 @@ class ImportanceWeighted_ELBO(PureELBO):
             be reparameterised. ``"stl"``: ``"plain"`` without the guide's score, which is ``"dreg"`` for K = 1 and biased for
             more. ``"wake"``: reweighted wake-sleep, which follows the bound for the model and, for the guide, the divergence from the
             posterior to it; it differentiates no draw, so that discrete sites add no noise of their own. It is biased, less so with
-            every draw. ``"auto"``: ``"dreg"`` where the guide's sites are reparameterised and score other values cheaply, else
-            ``"plain"``.
+            every draw. ``"score"``: score-function terms for all draws, reparameterised or not. ``"auto"``: ``"dreg"`` where the
+            guide's sites are reparameterised and score other values cheaply, else ``"plain"``.
         bound: ``"rows"``, ``"joint"``, or ``"auto"``: ``"rows"`` where a plate allows it.
         baseline: what lowers the noise of score-function terms: ``"leave_one_out"``, the bound of the other draws (VIMCO; for
             K = 1, the mean of the other rows); ``"running"``, a running mean over steps, which only Pyro's engine keeps; or
@@ -136,7 +136,7 @@ class ImportanceWeighted_ELBO(PureELBO):
         if gradient in ("dreg", "wake"):
             rows, score = run.weighed_twice(shared, doubly=gradient == "dreg"), torch.zeros(())
         else:
-            log_w, score = run.weighed(shared, held)
+            log_w, score = run.weighed(shared, held, scored=gradient == "score")
             rows = log_w.logsumexp(0) - math.log(self.num_particles)
             if score.requires_grad:
                 signal = self._signal(log_w.detach(), rows.detach())
@@ -213,14 +213,20 @@ class _Run:
         log_p, log_q = (row_densities(trace, structure, False)[1] for trace in (model_trace, guide_trace))
         return _Shared(values, log_p - log_q, score)
 
-    def weighed(self, shared: _Shared, held: bool) -> tuple[Tensor, Tensor]:
-        """Log weights and score-function terms, each of shape ``(K, rows)``; ``held``: without the guide's score."""
+    def weighed(self, shared: _Shared, held: bool, scored: bool) -> tuple[Tensor, Tensor]:
+        """Log weights and score-function terms, each of shape ``(K, rows)``.
+
+        ``held``: without the guide's score; ``scored``: draws have no gradient, and the guide's log density is their score.
+        """
 
         def one() -> tuple[Tensor, Tensor]:
             guide_trace = self._trace(self.guide, shared.values)
             drawn = {name: node["value"] for name, node in sites(guide_trace)}
+            if scored:
+                drawn = {name: value.detach() for name, value in drawn.items()}
+                guide_trace = self._trace(self.guide, {**shared.values, **drawn})
             model_trace = self._trace(self.model, {**shared.values, **drawn})
-            score, _ = row_scores(guide_trace, self.structure)
+            score = self._rows(guide_trace) if scored else row_scores(guide_trace, self.structure)[0]
             if held:
                 with Held():
                     guide_trace = self._trace(self.guide, {**drawn, **shared.fixed})
