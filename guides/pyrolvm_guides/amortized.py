@@ -101,6 +101,7 @@ class Amortized(PyroModule):
         return [loc, log_scale.exp(), *more]
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Samples all latent sites, and returns the draw by site name."""
         plates = self.layout.open_plates(rows={self.plate: self.features.count(args, kwargs)})
         with plates[self.plate] as indices:
             pass

@@ -144,6 +144,6 @@ def semi_amortized(
         name = outside[0] if outside else problem.discrete[0].name
         raise GuideError(
             f"guide 'semi_amortized' refines rows of plate {chosen!r} one by one, and site {name!r} is "
-            f"{'outside it' if outside else 'discrete'}, so rows have no bound of their own. Fix: use guide=\"amortized\"."
+            f'{"outside it" if outside else "discrete"}, so rows have no bound of their own. Fix: use guide="amortized".'
         )
     return _SemiAmortized(problem, parts, steps, rate, draws)

@@ -122,7 +122,9 @@ def labels_of(owner: str, labels: Any, rows: int, classes: int | None = None) ->
     """
     array = torch.as_tensor(labels)
     if array.dim() != 1 or len(array) != rows:
-        raise lvm.DataError(f"{owner}: labels have shape {tuple(array.shape)}, expected ({rows},). Fix: give one for each image.")
+        raise lvm.DataError(
+            f"{owner}: labels have shape {tuple(array.shape)}, expected ({rows},). Fix: give one for each image."
+        )
     if array.is_floating_point() and bool((array != array.round()).any()):
         raise lvm.DataError(f"{owner}: labels are not whole numbers. Fix: number the classes from 0.")
     found = array.long()

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 import pyrolvm as lvm
 
-__all__ = ["NETWORKS", "ConvolutionalDecoder", "ConvolutionalEncoder", "Gated", "decoder", "dense", "encoder", "fresh", "linear"]
+__all__ = [
+    "NETWORKS",
+    "ConvolutionalDecoder",
+    "ConvolutionalEncoder",
+    "Gated",
+    "decoder",
+    "dense",
+    "encoder",
+    "fresh",
+    "linear",
+]
 
 NETWORKS = ("mlp", "gated", "convolutional")
 """Kinds of encoders and decoders."""
@@ -184,7 +194,13 @@ class ConvolutionalDecoder(nn.Module):
 
 
 def decoder(
-    network: str, latent: int, hidden: Sequence[int], height: int, width: int, per_pixel: int, generator: torch.Generator
+    network: str,
+    latent: int,
+    hidden: Sequence[int],
+    height: int,
+    width: int,
+    per_pixel: int,
+    generator: torch.Generator,
 ) -> nn.Module:
     """A network from codes ``(..., latent)`` to ``(..., height * width * per_pixel)``, of one of :data:`NETWORKS`."""
     if network == "convolutional":

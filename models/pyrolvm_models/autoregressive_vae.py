@@ -199,4 +199,6 @@ def autoregressive_vae(
             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([latent]).to_event(1))
             pyro.sample("x", decoder(z), obs=x)
 
-    return lvm.Problem(autoregressive, x, PixelDecoder(latent, sizes, found.height, found.width, units, context, generator))
+    return lvm.Problem(
+        autoregressive, x, PixelDecoder(latent, sizes, found.height, found.width, units, context, generator)
+    )

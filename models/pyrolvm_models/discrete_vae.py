@@ -145,7 +145,9 @@ def discrete_vae(
         return guide
 
     @lvm.model(
-        dims={"code": ["data"], "x": ["data", "pixel"]}, coords={"pixel": places}, guide=lvm.Guide("posterior", posterior)
+        dims={"code": ["data"], "x": ["data", "pixel"]},
+        coords={"pixel": places},
+        guide=lvm.Guide("posterior", posterior),
     )
     def enumerated(x: Tensor, decoder: nn.Module) -> None:
         """Binary images ``x`` ``(n, pixels)`` of one of all codes, which is summed out."""

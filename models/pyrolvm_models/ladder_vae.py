@@ -51,6 +51,12 @@ def _gaussian(out: Tensor) -> tuple[Tensor, Tensor]:
     return loc, SMALLEST + F.softplus(raw)
 
 
+def _narrow(out: Tensor) -> tuple[Tensor, Tensor]:
+    """A Gaussian of the guide: its scale starts at an eighth, so that codes say something before the model can ignore them."""
+    loc, raw = out.chunk(2, -1)
+    return loc, SMALLEST + F.softplus(raw - 2)
+
+
 class Generative(nn.Module):
     """The networks of the model.
 
@@ -88,7 +94,7 @@ class _Ladder(nn.Module):
         if ladder:
             sizes = (pixels, *([width] * len(latent)))
             self.up = nn.ModuleList([dense(n, hidden, width, generator) for n in sizes[:-1]])
-            self.heads = nn.ModuleList([dense(width, (), 2 * size, generator, gain=0.1) for size in latent])
+            self.heads = nn.ModuleList([dense(width, (), 2 * size, generator) for size in latent])
         else:
             inputs = (pixels, *latent[:-1])
             pairs = zip(inputs, latent, strict=True)
@@ -100,12 +106,12 @@ class _Ladder(nn.Module):
             if not self.ladder:
                 z = x
                 for layer, head in enumerate(self.heads):
-                    z = pyro.sample(f"z{layer + 1}", dist.Normal(*_gaussian(head(z))).to_event(1))
+                    z = pyro.sample(f"z{layer + 1}", dist.Normal(*_narrow(head(z))).to_event(1))
                 return
             seen, units = [], x
             for up, head in zip(self.up, self.heads, strict=True):
                 units = torch.tanh(up(units))
-                seen.append(_gaussian(head(units)))
+                seen.append(_narrow(head(units)))
             top = len(self.latent) - 1
             z = pyro.sample(f"z{top + 1}", dist.Normal(*seen[top]).to_event(1))
             for layer in range(top - 1, -1, -1):

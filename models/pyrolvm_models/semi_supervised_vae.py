@@ -4,12 +4,12 @@ r"""Semi-supervised VAE (M2): images of which a few have labels; the labels of t
     z ~ Normal(0, I)                                  ``latent`` dimensions: what the class does not say
     x ~ Bernoulli(logit = decoder(z, y))
 
-Graph: ``z -> x <- y``, in one plate ``labelled`` and one ``unlabelled``. The guide is ``q(y | x)``, a classifier, and ``q(z | x, y)``, and
+Graph: ``z -> x <- y``, in one plate ``labelled`` and one ``unlabelled``. The guide is ``q(y | x)``, a classifier, and ``q(z | x, y)``;
 for unlabelled images the bound is summed over all classes rather than drawn: no gradient of a score function is needed,
 
     U(x) = sum_y q(y | x) [ELBO(x, y) - log q(y | x)].
 
-Labelled images do not train ``q(y | x)`` by themselves, so the paper adds ``alpha log q(y | x)`` for them: here the site ``label``, which
+Labelled images do not train ``q(y | x)`` by themselves, so the paper adds ``alpha log q(y | x)`` for them: here the site ``label``. It
 makes the classifier a part of the model. ``alpha = weight * images / labelled images``; the bound that is reported has that term too,
 and with ``weight=0`` it is one of ``log p(x, y) + log p(x)`` alone. Read predictions off with :func:`classify`.
 
@@ -51,7 +51,9 @@ class _Encoder(nn.Module):
         self.classes = classes
         self.code = dense(pixels + classes, hidden, 2 * latent, fresh(), gain=0.1)
 
-    def forward(self, labelled: Tensor, y: Tensor, unlabelled: Tensor, decoder: nn.Module, classifier: nn.Module) -> None:
+    def forward(
+        self, labelled: Tensor, y: Tensor, unlabelled: Tensor, decoder: nn.Module, classifier: nn.Module
+    ) -> None:
         pyro.module("classifier", classifier)
         with pyro.plate("labelled", len(labelled)):
             pyro.sample("z_labelled", self._code(labelled, y))
@@ -80,7 +82,11 @@ def classify(fit: lvm.Fit, x: Any) -> Tensor:
     """
     problem = fit.attached
     classifier = problem.arguments["classifier"]
-    named = {name.removeprefix("classifier$$$"): value for name, value in fit.params.items() if name.startswith("classifier$$$")}
+    named = {
+        name.removeprefix("classifier$$$"): value
+        for name, value in fit.params.items()
+        if name.startswith("classifier$$$")
+    }
     images = torch.as_tensor(x).to(problem.dtype)
     with torch.no_grad():
         return torch.softmax(torch.func.functional_call(classifier, named, (images,)), -1)
@@ -174,7 +180,9 @@ def semi_supervised(
     latent = _data.check_count(owner, "latent", latent)
     sizes = _images.sizes(owner, "hidden", hidden)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise lvm.ArgumentError(f"option 'weight' of problem {owner!r} is {weight!r}. Fix: give a finite number of at least 0.")
+        raise lvm.ArgumentError(
+            f"option 'weight' of problem {owner!r} is {weight!r}. Fix: give a finite number of at least 0."
+        )
     first, height, width = _images.pixels_of(owner, labelled, None, None)
     second, *other = _images.pixels_of(owner, unlabelled, None, None)
     if first.shape[1] != second.shape[1]:

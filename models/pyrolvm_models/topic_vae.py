@@ -16,8 +16,8 @@ Dirichlet draws are differentiated implicitly. Topics can collapse: components t
 get fewer as the concentration gets smaller. ``guide="auto"`` is the family of the prior.
 
 Data: Python's language reference, which the standard library ships for ``help()`` (PSF licence), by paragraph, with words of at least
-three letters, without stop words; or scikit-learn's descriptions of data sets, as in :mod:`pyrolvm_models.lda`. Every fifth paragraph is
-the test. They change a little with the versions.
+three letters, without stop words; or scikit-learn's descriptions of data sets, as in :mod:`pyrolvm_models.lda`. One paragraph
+in five is the test. They change a little with the versions.
 
 References:
     Srivastava, A., Sutton, C. (2017). Autoencoding variational inference for topic models. ICLR. https://arxiv.org/abs/1703.01488
@@ -65,9 +65,7 @@ class TopicWords(nn.Module):
         generator: Source of the initial weights.
     """
 
-    def __init__(
-        self, topics: int, words: int, product: bool, start: Tensor, generator: torch.Generator
-    ) -> None:
+    def __init__(self, topics: int, words: int, product: bool, start: Tensor, generator: torch.Generator) -> None:
         super().__init__()
         self.product = product
         noise = torch.randn(topics, words, generator=generator)
@@ -162,7 +160,14 @@ def topic_vae(
     # Word frequencies are those of the training part whichever part is asked for, so that both start from the same topics.
     start = (texts.counts[~held_out].sum(0) + 1).log()
     return topic_model(
-        counts, list(texts.words), topics=topics, mixing=mixing, product=product, hidden=sizes, seed=seed, frequencies=start
+        counts,
+        list(texts.words),
+        topics=topics,
+        mixing=mixing,
+        product=product,
+        hidden=sizes,
+        seed=seed,
+        frequencies=start,
     )
 
 

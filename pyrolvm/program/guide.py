@@ -72,7 +72,8 @@ def resolve(guide: Any, problem: Problem) -> Guide:
     """The recipe behind whatever was given as a guide.
 
     Args:
-        guide: a registered name, ``"auto"`` (the guide that the model names, else one chosen by :func:`choose`), a :class:`Guide`, a Pyro guide function, an ``AutoGuide`` class or
+        guide: a registered name, ``"auto"`` (the guide that the model names, else one chosen by :func:`choose`), a
+            :class:`Guide`, a Pyro guide function, an ``AutoGuide`` class or
             instance, or any ``nn.Module`` that is called like a guide.
         problem: the problem it is for.
 

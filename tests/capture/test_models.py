@@ -262,7 +262,11 @@ GUIDES = {
     "logistic_regression": [guide for guide in TRAINED if guide != "amortized"],  # no latent rows to encode
 }
 """The guides of some problems. Of the others one is enough: guide and model are recorded side by side."""
-PAIRS = [(problem, guide) for problem in lvm.problems() for guide in GUIDES.get(problem, ["mean_field"] if problem in ZOO else ["auto"])]
+PAIRS = [
+    (problem, guide)
+    for problem in lvm.problems()
+    for guide in GUIDES.get(problem, ["mean_field"] if problem in ZOO else ["auto"])
+]
 
 
 @pytest.mark.parametrize(("name", "guide"), PAIRS, ids=[f"{p}-{g}" for p, g in PAIRS])

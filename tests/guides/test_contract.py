@@ -87,7 +87,8 @@ PROBLEMS: dict[str, Callable[[], lvm.Problem]] = {
 
 # What a family says it cannot take; the test that it says so is below.
 REFUSES = {("amortized", name) for name in PROBLEMS if name not in ("local", "grid")} | {
-    ("semi_amortized", name) for name in PROBLEMS  # some have no rows, the others latents outside them
+    ("semi_amortized", name)
+    for name in PROBLEMS  # some have no rows, the others latents outside them
 }
 
 CASES = [(family, name) for family in lvm.guides() for name in PROBLEMS if (family, name) not in REFUSES]

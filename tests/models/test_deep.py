@@ -42,7 +42,9 @@ def log_p(fit: lvm.Fit, *args: Any, draws: int = 200, seed: int = 0) -> float:
 
         def rows(trace: Any) -> torch.Tensor:
             trace.compute_log_prob()
-            nodes = [n for n in trace.nodes.values() if n["type"] == "sample" and type(n["fn"]).__name__ != "_Subsample"]
+            nodes = [
+                n for n in trace.nodes.values() if n["type"] == "sample" and type(n["fn"]).__name__ != "_Subsample"
+            ]
             return sum(n["log_prob"] for n in nodes)
 
         def one(_: Any) -> torch.Tensor:
@@ -69,7 +71,9 @@ def test_probabilities_of_levels_sum_to_one_and_draws_follow_them(levels: int) -
     loc = torch.randn(3, 2, generator=generator, dtype=torch.float64) * levels / 2 + levels / 2
     log_scale = torch.randn(3, 2, generator=generator, dtype=torch.float64)
     law = DiscretizedLogistic(loc, log_scale, torch.tensor([0.3, 0.7], dtype=torch.float64).log(), levels)
-    each = torch.stack([law.log_prob(torch.full((3,), float(level), dtype=torch.float64)) for level in range(levels)]).exp()
+    each = torch.stack(
+        [law.log_prob(torch.full((3,), float(level), dtype=torch.float64)) for level in range(levels)]
+    ).exp()
     torch.testing.assert_close(each.sum(0), torch.ones(3, dtype=torch.float64))
     torch.manual_seed(1)
     drawn = law.sample((20_000,))
@@ -259,11 +263,11 @@ def test_bad_input_is_named_with_a_remedy(build, kind, words: str) -> None:
 
 def test_guides_refuse_rows_that_do_not_suit_them() -> None:
     problem = lvm.problem("vae", images=20, latent=1)
-    with pytest.raises(lvm.GuideError, match="a row has 1.*Fix: "):
+    with pytest.raises(lvm.GuideError, match=r"a row has 1.*Fix: "):
         lvm.guide("amortized", posterior="iaf").build(problem)
-    with pytest.raises(lvm.GuideError, match="not 7 x 9.*Fix: "):
+    with pytest.raises(lvm.GuideError, match=r"not 7 x 9.*Fix: "):
         lvm.guide("amortized", network="convolutional", image=(7, 9)).build(problem)
-    with pytest.raises(lvm.GuideError, match="outside it.*Fix: "):
+    with pytest.raises(lvm.GuideError, match=r"outside it.*Fix: "):
         lvm.guide("semi_amortized").build(lvm.problem("lda", documents=20))
 
 

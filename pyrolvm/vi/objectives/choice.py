@@ -77,8 +77,7 @@ def choose_objective(
     if (enumerated or summed) and objective not in ("auto", "TraceEnum_ELBO"):
         what = f"leaves out the discrete site {enumerated[0]!r}" if enumerated else f"enumerates its site {summed[0]!r}"
         raise GuideError(
-            f"guide {what}, which {objective} does not sum out. "
-            'Fix: use objective="auto" or "TraceEnum_ELBO".'
+            f'guide {what}, which {objective} does not sum out. Fix: use objective="auto" or "TraceEnum_ELBO".'
         )
     if scored and given is not None:
         return given, "given by the caller"

@@ -217,8 +217,9 @@ TRANSCENDENTAL: dict[str, Callable[..., Any]] = {
     "tanh_backward": lambda gradient, y: gradient * (1 - y * y),
     "sigmoid_backward": lambda gradient, y: gradient * y * (1 - y),
     "log_sigmoid_backward": lambda gradient, x, buffer: gradient * jax.nn.sigmoid(-x),
-    "softplus_backward": lambda gradient, x, beta, threshold: gradient
-    * jnp.where(x * beta > threshold, 1.0, jax.nn.sigmoid(x * beta)),
+    "softplus_backward": lambda gradient, x, beta, threshold: (
+        gradient * jnp.where(x * beta > threshold, 1.0, jax.nn.sigmoid(x * beta))
+    ),
     "threshold_backward": lambda gradient, x, threshold: jnp.where(x > threshold, gradient, 0),
     "lgamma": special.gammaln,
     "digamma": special.digamma,
