@@ -1,4 +1,4 @@
-"""Trains every deep model with a VAE in it once, and measures held-out nats: of a row, by importance sampling with the model's own guide.
+"""Trains every deep model with a VAE in it once, and measures held-out nats of a row, by importance sampling with its own guide.
 
     python benchmarks/deep.py                          writes benchmarks/results/deep.json
     python benchmarks/deep.py --case "vae prior=vamp"  measures one again and leaves the others as they are

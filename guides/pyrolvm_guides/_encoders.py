@@ -70,8 +70,8 @@ class Convolutional(PyroModule):
         self.shape = (1, height, width)
         channels = (1, max(4, hidden[-1] // 8), 2 * max(4, hidden[-1] // 8))
         for i, (n_in, n_out) in enumerate(pairwise(channels)):
-            size = (n_out, 4 * n_in, 3, 3)
-            weight = (2 * torch.rand(size, dtype=output.dtype, device=output.device) - 1) / sqrt(36 * n_in)
+            shape = (n_out, 4 * n_in, 3, 3)
+            weight = (2 * torch.rand(shape, dtype=output.dtype, device=output.device) - 1) / sqrt(36 * n_in)
             setattr(self, f"weight_{i}", learnable(weight))
             setattr(self, f"bias_{i}", learnable(output.new_zeros(n_out)))
         size = channels[-1] * (height // 4) * (width // 4)

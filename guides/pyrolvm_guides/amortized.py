@@ -135,7 +135,8 @@ class Amortized(PyroModule):
             if len(local) == 1 and _is_real_vector(local[0]):
                 return {local[0].name: law}
         else:
-            flow = Conditioned(loc, scale, encoded[2], list(self.flows))
+            layers: list[Any] = list(self.flows)
+            flow = Conditioned(loc, scale, encoded[2], layers)
             law = PushForward(flow, loc.shape[-1], loc, batch_shape=loc.shape[:-1])
         with inside(plates, local[0]):
             z = pyro.sample("_amortized_z", law, infer={"is_auxiliary": True})
