@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import sqrt
 
 import torch
@@ -39,7 +40,7 @@ class Gated(PyroModule):
     def __init__(self, n_in: int, hidden: Sequence[int], output: Tensor, output_gain: float) -> None:
         super().__init__()
         sizes = (n_in, *hidden)
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(pairwise(sizes))
         self.values = PyroModuleList([Dense(a, b, like=output) for a, b in pairs])
         self.gates = PyroModuleList([Dense(a, b, like=output) for a, b in pairs])
         self.last = Dense(sizes[-1], len(output), like=output, gain=output_gain, bias=output)
@@ -68,9 +69,9 @@ class Convolutional(PyroModule):
         super().__init__()
         self.shape = (1, height, width)
         channels = (1, max(4, hidden[-1] // 8), 2 * max(4, hidden[-1] // 8))
-        for i, (n_in, n_out) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
-            size = (n_out, 4 * n_in, 3, 3)
-            weight = (2 * torch.rand(size, dtype=output.dtype, device=output.device) - 1) / sqrt(36 * n_in)
+        for i, (n_in, n_out) in enumerate(pairwise(channels)):
+            shape = (n_out, 4 * n_in, 3, 3)
+            weight = (2 * torch.rand(shape, dtype=output.dtype, device=output.device) - 1) / sqrt(36 * n_in)
             setattr(self, f"weight_{i}", learnable(weight))
             setattr(self, f"bias_{i}", learnable(output.new_zeros(n_out)))
         size = channels[-1] * (height // 4) * (width // 4)

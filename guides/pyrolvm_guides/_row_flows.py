@@ -153,7 +153,7 @@ class Planar(RowFlow):
         self.dim, self.width = dim, width
         self.net = Network(width, (), 2 * dim + 1, like=like, output_gain=0.1, output=_planar_start(dim, like))
 
-    def _parameters(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _bend(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = self.net(context)
         u, w, b = out[..., : self.dim], out[..., self.dim : -1], out[..., -1]
         along = (u * w).sum(-1, keepdim=True)
@@ -161,12 +161,12 @@ class Planar(RowFlow):
         return u + (wanted - along) * w / ((w * w).sum(-1, keepdim=True) + 1e-6), w, b
 
     def forward(self, y: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        u, w, b = self._parameters(context)
+        u, w, b = self._bend(context)
         bend = torch.tanh((w * y).sum(-1) + b)
         return y + u * bend[..., None], torch.log1p((u * w).sum(-1) * (1 - bend * bend))
 
     def inverse(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        u, w, b = self._parameters(context)
+        u, w, b = self._bend(context)
         along, target = (u * w).sum(-1), (w * x).sum(-1)
         low, high = target - along.abs(), target + along.abs()
         for _ in range(self._HALVINGS):  # a + (w . u) tanh(a + b) grows with a, and is w . x at a = w . y

@@ -101,6 +101,7 @@ class Amortized(PyroModule):
         return [loc, log_scale.exp(), *more]
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Samples all latent sites, and returns the draw by site name."""
         plates = self.layout.open_plates(rows={self.plate: self.features.count(args, kwargs)})
         with plates[self.plate] as indices:
             pass
@@ -134,7 +135,8 @@ class Amortized(PyroModule):
             if len(local) == 1 and _is_real_vector(local[0]):
                 return {local[0].name: law}
         else:
-            flow = Conditioned(loc, scale, encoded[2], list(self.flows))
+            layers: list[Any] = list(self.flows)
+            flow = Conditioned(loc, scale, encoded[2], layers)
             law = PushForward(flow, loc.shape[-1], loc, batch_shape=loc.shape[:-1])
         with inside(plates, local[0]):
             z = pyro.sample("_amortized_z", law, infer={"is_auxiliary": True})

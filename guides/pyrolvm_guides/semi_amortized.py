@@ -61,7 +61,7 @@ class _SemiAmortized(Amortized):
         for one in noise.unbind(0):
             gradient = torch.func.grad(bound)(step, one)
             # A bounded step in units of the encoder's scales, so that one rate suits all rows.
-            step = tuple(a + self.rate * torch.tanh(g) for a, g in zip(step, gradient, strict=True))
+            step = (step[0] + self.rate * torch.tanh(gradient[0]), step[1] + self.rate * torch.tanh(gradient[1]))
         return step
 
     def _log_joint(self, u: Tensor, args: Any, kwargs: Any) -> Tensor:

@@ -110,8 +110,8 @@ class DiscretizedLogistic(dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
         """The same distribution for each element of a batch."""
         shape = torch.Size(batch_shape) + self.loc.shape[-1:]
-        parts = (part.expand(shape) for part in (self.loc, self.log_scale, self.log_weight))
-        return DiscretizedLogistic(*parts, self.levels, validate_args=False)
+        loc, log_scale, log_weight = (part.expand(shape) for part in (self.loc, self.log_scale, self.log_weight))
+        return DiscretizedLogistic(loc, log_scale, log_weight, self.levels, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of levels, shape ``(...)``."""

@@ -51,6 +51,12 @@ def _gaussian(out: Tensor) -> tuple[Tensor, Tensor]:
     return loc, SMALLEST + F.softplus(raw)
 
 
+def _narrow(out: Tensor) -> tuple[Tensor, Tensor]:
+    """A Gaussian of the guide: its scale starts at an eighth, so that codes say something before the model can ignore them."""
+    loc, raw = out.chunk(2, -1)
+    return loc, SMALLEST + F.softplus(raw - 2)
+
+
 class Generative(nn.Module):
     """The networks of the model.
 
@@ -80,32 +86,36 @@ class Generative(nn.Module):
 class _Ladder(nn.Module):
     """The two guides; networks upwards are of their own, those downwards are the model's."""
 
-    def __init__(self, latent: Sequence[int], hidden: Sequence[int], pixels: int, ladder: bool) -> None:
+    def __init__(self, latent: Sequence[int], hidden: Sequence[int], x: Tensor, ladder: bool) -> None:
         super().__init__()
         generator = fresh()
-        self.latent, self.ladder = tuple(latent), ladder
+        self.latent, self.ladder, pixels = tuple(latent), ladder, x.shape[1]
+        self.register_buffer("mean", x.mean(0))
+        self.register_buffer("sd", x.std(0, correction=0).clamp(min=0.1))
         width = hidden[-1]
         if ladder:
             sizes = (pixels, *([width] * len(latent)))
             self.up = nn.ModuleList([dense(n, hidden, width, generator) for n in sizes[:-1]])
-            self.heads = nn.ModuleList([dense(width, (), 2 * size, generator, gain=0.1) for size in latent])
+            self.heads = nn.ModuleList([dense(width, (), 2 * size, generator, gain=3.0) for size in latent])
         else:
             inputs = (pixels, *latent[:-1])
             pairs = zip(inputs, latent, strict=True)
-            self.heads = nn.ModuleList([dense(n, hidden, 2 * size, generator) for n, size in pairs])
+            self.heads = nn.ModuleList([dense(n, hidden, 2 * size, generator, gain=3.0) for n, size in pairs])
 
     def forward(self, x: Tensor, generative: Generative) -> None:
         pyro.module("generative", generative)
+        mean, sd = (getattr(self, name) for name in ("mean", "sd"))
+        shown = (x - mean) / sd
         with pyro.plate("data", len(x)):
             if not self.ladder:
-                z = x
+                z = shown
                 for layer, head in enumerate(self.heads):
-                    z = pyro.sample(f"z{layer + 1}", dist.Normal(*_gaussian(head(z))).to_event(1))
+                    z = pyro.sample(f"z{layer + 1}", dist.Normal(*_narrow(head(z))).to_event(1))
                 return
-            seen, units = [], x
+            seen, units = [], shown
             for up, head in zip(self.up, self.heads, strict=True):
                 units = torch.tanh(up(units))
-                seen.append(_gaussian(head(units)))
+                seen.append(_narrow(head(units)))
             top = len(self.latent) - 1
             z = pyro.sample(f"z{top + 1}", dist.Normal(*seen[top]).to_event(1))
             for layer in range(top - 1, -1, -1):
@@ -156,7 +166,7 @@ def ladder_vae(
 
     def guide(problem: lvm.Problem) -> nn.Module:
         """Encodes each layer from the data and, in a ladder, from the model's guess."""
-        return _Ladder(sizes, widths, pixels, inference == "ladder")
+        return _Ladder(sizes, widths, problem.args[0], inference == "ladder")
 
     dims = {f"z{i + 1}": ["data", f"latent{i + 1}"] for i in range(len(sizes))}
     coords: dict[str, list[Any]] = {f"latent{i + 1}": list(range(size)) for i, size in enumerate(sizes)}

@@ -4,12 +4,12 @@ r"""Semi-supervised VAE (M2): images of which a few have labels; the labels of t
     z ~ Normal(0, I)                                  ``latent`` dimensions: what the class does not say
     x ~ Bernoulli(logit = decoder(z, y))
 
-Graph: ``z -> x <- y``, in one plate ``labelled`` and one ``unlabelled``. The guide is ``q(y | x)``, a classifier, and ``q(z | x, y)``, and
+Graph: ``z -> x <- y``, in one plate ``labelled`` and one ``unlabelled``. The guide is ``q(y | x)``, a classifier, and ``q(z | x, y)``;
 for unlabelled images the bound is summed over all classes rather than drawn: no gradient of a score function is needed,
 
     U(x) = sum_y q(y | x) [ELBO(x, y) - log q(y | x)].
 
-Labelled images do not train ``q(y | x)`` by themselves, so the paper adds ``alpha log q(y | x)`` for them: here the site ``label``, which
+Labelled images do not train ``q(y | x)`` by themselves, so the paper adds ``alpha log q(y | x)`` for them: here the site ``label``. It
 makes the classifier a part of the model. ``alpha = weight * images / labelled images``; the bound that is reported has that term too,
 and with ``weight=0`` it is one of ``log p(x, y) + log p(x)`` alone. Read predictions off with :func:`classify`.
 

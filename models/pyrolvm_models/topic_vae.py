@@ -16,8 +16,8 @@ Dirichlet draws are differentiated implicitly. Topics can collapse: components t
 get fewer as the concentration gets smaller. ``guide="auto"`` is the family of the prior.
 
 Data: Python's language reference, which the standard library ships for ``help()`` (PSF licence), by paragraph, with words of at least
-three letters, without stop words; or scikit-learn's descriptions of data sets, as in :mod:`pyrolvm_models.lda`. Every fifth paragraph is
-the test. They change a little with the versions.
+three letters, without stop words; or scikit-learn's descriptions of data sets, as in :mod:`pyrolvm_models.lda`. One paragraph
+in five is the test. They change a little with the versions.
 
 References:
     Srivastava, A., Sutton, C. (2017). Autoencoding variational inference for topic models. ICLR. https://arxiv.org/abs/1703.01488

@@ -135,7 +135,7 @@ def test_log_p_is_the_trace_log_prob(model: Callable[..., Any], dtype: torch.dty
         torch.testing.assert_close(joint.log_p(draw), trace.log_prob_sum(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in lvm.problems() if lvm.problem(name).latents])
+@pytest.mark.parametrize("name", [name for name in lvm.problems() if lvm.problem(name).continuous])
 def test_log_p_of_the_zoo_is_the_trace_log_prob(name: str) -> None:
     problem = lvm.problem(name)
     with session_of(problem):

@@ -42,9 +42,9 @@ def test_building_is_reproducible_and_leaves_the_random_state_alone(name, untouc
 
 
 def test_it_is_a_joint_density_with_latents_and_data(problem):
-    assert problem.continuous
+    assert problem.latents
     assert problem.observed or problem.name == "funnel"  # which is a prior alone
-    assert problem.unconstrained_size > 0
+    assert problem.unconstrained_size > 0 or problem.discrete
     assert problem.doc
 
 

@@ -19,7 +19,7 @@ def result(kind: str, name: str) -> Any:
     problem = lvm.problem(name)
     if kind == "svi":
         small = 40 if problem.unconstrained_size < 1000 else 8
-        guide = "amortized" if problem.parameters else lvm.guide("mean_field", precondition="none")
+        guide: Any = "auto" if problem.parameters else lvm.guide("mean_field", precondition="none")
         return lvm.fit(problem, guide, max_steps=4, draws=small, progress=False)
     return lvm.nuts(problem, chains=2, warmup=3, draws=10, max_tree_depth=3, precondition="none", progress=False)
 

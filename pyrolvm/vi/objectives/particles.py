@@ -100,7 +100,7 @@ class ParticleELBO(PureELBO):
         return torch.stack([torch.as_tensor(term).sum() for term in terms]).sum() - log_q, score
 
 
-def _weights(guide_trace: Any) -> dict[str, Tensor]:
+def _weights(guide_trace: Any) -> dict[str, Any]:
     """The probability of each value of the sites that the guide sums over, packed, by the name of the value's dimension."""
     found = {}
     for node in guide_trace.nodes.values():
@@ -112,14 +112,14 @@ def _weights(guide_trace: Any) -> dict[str, Tensor]:
     return found
 
 
-def _expected(term: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+def _expected(term: Any, weights: Mapping[str, Any]) -> Tensor:
     """The sum of a packed term, each value of a dimension that is summed over weighed by its probability."""
     dims = term._pyro_dims
-    chosen: dict[str, Tensor] = {}
+    chosen: dict[str, Any] = {}
     while wanted := set(dims).union(*(w._pyro_dims for w in chosen.values())) & (weights.keys() - chosen.keys()):
         chosen |= {symbol: weights[symbol] for symbol in wanted}
     if not chosen:
-        return term.sum()
+        return torch.as_tensor(term.sum())
     inputs = ",".join([dims, *(weight._pyro_dims for weight in chosen.values())])
     return torch.einsum(f"{inputs}->", term, *chosen.values())
 
