@@ -97,6 +97,7 @@ def vae(*, latent: int = 8, hidden: int = 128, images: int | None = None, seed: 
     @lvm.model(
         dims={"z": ["data", "latent"], "x": ["data", "pixel"]},
         coords={"pixel": list(table.columns), "latent": list(range(latent))},
+        images={"x": (8, 8)},
     )
     def autoencoder(x: Tensor, decoder: nn.Module) -> None:
         """Bernoulli pixels ``x`` ``(n, pixels)`` whose logits ``decoder`` computes from Gaussian codes."""
