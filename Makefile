@@ -1,4 +1,4 @@
-# make demo | test | coverage | test-slow | test-faults | lint | format | clean
+# make demo | demo-vae | test | coverage | test-slow | test-faults | lint | format | clean
 # Needs Python 3.11 or newer and make. Everything installs into .venv; nothing outside this folder is touched.
 # For torch without CUDA from its own index: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -10,10 +10,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-slow test-faults lint format install install-dev clean
+.PHONY: help demo demo-vae test coverage test-slow test-faults lint format install install-dev clean
 
 help:
 	@echo "make demo       install into .venv, compare guides with NUTS on eight schools, write runs/demo/report.html"
+	@echo "make demo-vae   train a digits VAE, evaluate it, write its pictures to runs/demo-vae"
 	@echo "make test       the tests"
 	@echo "make coverage   the same, which lines they reach, and failure below 85%"
 	@echo "make test-slow  the statistical and packaging tests that take minutes"
@@ -43,6 +44,9 @@ demo: $(VENV)/.installed
 	$(BIN)/pyrolvm compare eight_schools_noncentered --guide mean_field --guide full_rank --guide mixture \
 		--guide autoregressive --guide flow \
 		--warmup 500 --draws 500 --out runs/demo --overwrite
+
+demo-vae: $(VENV)/.installed
+	$(BIN)/python docs/examples/digits_vae.py runs/demo-vae
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -201,6 +201,7 @@ def autoencoder(
         dims={"z": ["data", "latent"], "x": ["data", "pixel"]},
         coords={"pixel": _images.places(height, width), "latent": list(range(latent))},
         guide=guide,
+        images={"x": (height, width)},
     )
     def vae(x: Tensor, decoder: nn.Module, likelihood: nn.Module, prior: Prior) -> None:
         """Images ``x`` ``(n, pixels)`` whose distribution ``decoder`` and ``likelihood`` compute from codes."""

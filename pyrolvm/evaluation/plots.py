@@ -22,6 +22,9 @@ Array = NDArray[np.float64]
 CELL = 0.62
 """Inches of a small picture."""
 
+GAP, EDGE = 4, 0.79
+"""Between pictures: white pixels of the canvas, and the grey of the line around each."""
+
 CAPTIONS = {
     "figures": "Densities of rows, the bound of so many draws, how much each unit varies with the data, scores of other data.",
     "data and reconstructions": "Rows as they are, and the mean of the likelihood at the posterior mean of their latents.",
@@ -62,24 +65,29 @@ def drawn(evaluation: Evaluation) -> dict[str, Figure]:
 
 def grid(rows: Array, titles: list[str], low: float, high: float) -> Figure:
     """Images ``(rows, columns, height, width)`` or ``(..., 3)`` as a grid, a title for each row."""
-    tall, wide = rows.shape[2] / rows.shape[3], rows.shape[1]
+    count, wide, height, width = rows.shape[:4]
+    zoom = max(
+        1, round(40 / max(height, width))
+    )  # whole pixels of the canvas for one of the images, so that gaps are thin
+    shares = np.clip((rows - low) / (high - low), 0, 1)
+    shades = shares if rows.ndim == 5 else np.repeat(1 - shares[..., None], 3, axis=-1)
+    tall, broad = zoom * height + GAP, zoom * width + GAP
+    canvas = np.full((count * tall + GAP, wide * broad + GAP, 3), 1.0)
+    for i, j in np.ndindex(count, wide):
+        top, left = i * tall + GAP, j * broad + GAP
+        canvas[top - 1 : top + tall - GAP + 1, left - 1 : left + broad - GAP + 1] = EDGE
+        canvas[top : top + tall - GAP, left : left + broad - GAP] = (
+            shades[i, j].repeat(zoom, axis=0).repeat(zoom, axis=1)
+        )
     label = 0.085 * max(len(title) for title in titles) + 0.1
-    figure = sheet(CELL * wide + label, CELL * tall * len(rows) + 0.1)
+    figure = sheet(CELL * wide + label, CELL * height / width * count + 0.1)
     figure.set_layout_engine("none")
-    left = label / figure.get_figwidth()
-    cells: Any = figure.subplots(
-        len(rows), wide, squeeze=False,
-        gridspec_kw={"left": left, "right": 1, "top": 1, "bottom": 0, "wspace": 0.06, "hspace": 0.06 / tall},
-    )  # fmt: skip
-    for axes, images, title in zip(cells, rows, titles, strict=True):
-        for cell, one in zip(axes, images, strict=True):
-            colour = {} if one.ndim == 3 else {"cmap": "gray_r", "vmin": low, "vmax": high}
-            shown = np.clip((one - low) / (high - low), 0, 1) if one.ndim == 3 else one
-            cell.imshow(shown, interpolation="nearest", **colour)
-            cell.set(xticks=[], yticks=[])
-            for spine in cell.spines.values():
-                spine.set(color=REFERENCE, linewidth=0.5)
-        axes[0].set_ylabel(plain(title, 24), rotation=0, ha="right", va="center", fontsize=8, color=INK)
+    axes = figure.add_axes((label / figure.get_figwidth(), 0.0, 1 - label / figure.get_figwidth(), 1.0))
+    axes.imshow(canvas, interpolation="antialiased", aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks(GAP + tall * (np.arange(count) + 0.5), [plain(title, 24) for title in titles])
+    axes.tick_params(length=0, labelsize=8, labelcolor=INK)
+    axes.set_frame_on(False)
     return figure
 
 

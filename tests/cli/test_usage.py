@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-COMMANDS = ["list", "fit", "nuts", "compare", "calibrate", "evidence", "gaps", "diagnose", "report", "doctor"]
+COMMANDS = [
+    "list",
+    "fit",
+    "nuts",
+    "compare",
+    "calibrate",
+    "evidence",
+    "gaps",
+    "evaluate",
+    "sample",
+    "diagnose",
+    "report",
+    "doctor",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

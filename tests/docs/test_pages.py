@@ -194,6 +194,7 @@ EXAMPLES = {
     "cocktail_party": [f"{what} {name}.wav" for name in PARTY for what in ("source", "separated")]
     + [f"microphone {k}.wav" for k in range(1, 6)],
     "custom_pair": ["comparison.png", "rates.png", "report.html"],
+    "digits_vae": ["evaluation", "fit", "pictures", "report.html"],
     "minibatch_vae": ["digits.png"],
     "mixture_labels": None,
     "save_and_load": ["full_rank", "own"],

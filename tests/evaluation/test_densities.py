@@ -242,3 +242,17 @@ def test_dequantised_levels_under_a_flat_density_take_the_logarithm_of_the_level
     assert "levels=256" in without.left_out["bits per dimension"]
     on_grid = lvm.evaluate(fit, grey[20:] / 16.0, levels=16, **QUIET)
     assert "dequantise" in on_grid.left_out["bits per dimension"]
+
+
+@pytest.mark.slow
+def test_a_compiled_graph_weighs_as_the_graph_does(data, monkeypatch):
+    from pyrolvm.evaluation import scoring
+
+    monkeypatch.setattr(scoring, "COMPILED", 0.0)
+    problem = lvm.Problem(linear, data[1], data[2])
+    with problem.session(seed=0):
+        scorer = Scorer(problem, "data", posterior, room=5_000)
+        blocks = list(scorer.blocks(torch.arange(100), 40))
+    assert scorer.compiled and scorer.engine == "captured"
+    values = np.concatenate([block.log_weight for block in blocks], axis=1)
+    np.testing.assert_allclose(values, np.tile(exact(data[1], data[2]), (40, 1)), atol=1e-8)
