@@ -26,7 +26,6 @@ class Dask:
     def __init__(self, client: Any, wanted: int | None, ended: tuple[Any, ...]) -> None:
         self._client, self._wanted, self._ended = client, wanted, ended
         self._executor = client.get_executor(pure=False)
-        self._futures: list[Any] = []
 
     @classmethod
     def begun(cls, jobs: int) -> Dask:
@@ -72,14 +71,14 @@ class Dask:
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """Runs a function on a worker."""
-        future: Future[Any] = self._executor.submit(function, *args)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            future: Future[Any] = self._executor.submit(function, *args)
         return future
 
-    def share(self, content: bytes) -> Any:
-        """Sends content to the cluster once."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return self._client.scatter([content], broadcast=False, hash=True)[0]
+    def share(self, content: bytes) -> bytes:
+        """Content goes with each call: what is scattered is lost with the worker that holds it."""
+        return content
 
     def death(self, error: BaseException) -> str | None:
         """Which worker died, once the scheduler has given up."""
