@@ -16,7 +16,7 @@ from pyrolvm.calibration.methods import CALLS, Method
 from pyrolvm.errors import ArgumentError, positive_int, unknown_name
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
-from pyrolvm.store import identity
+from pyrolvm.store.identity import identity
 
 __all__ = ["Cell", "Plan", "plan"]
 
