@@ -20,8 +20,8 @@ def relax(program: Callable[..., Any], temperature: float = 0.5) -> Callable[...
     """The same model or guide with unobserved Bernoulli and one-hot sites as Concrete ones of the same logits.
 
     A Concrete (Gumbel-softmax) draw lies between the values of the discrete one and has a gradient; the lower the temperature, the
-    closer it is to them and the noisier the gradient. Relax both programs, at temperatures of their own: then their ELBO is the
-    exact bound of the *relaxed* model, which is not that of the discrete one. Judge a fit by the discrete programs.
+    closer it is to them and the noisier the gradient. Relax both programs: then their ELBO is the exact bound of the *relaxed* model,
+    which is not that of the discrete one. Judge a fit by the discrete programs.
 
     Args:
         program: a Pyro model or guide.
