@@ -206,14 +206,18 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
         continuous = {site.name: draws[site.name] for site in problem.continuous}
         missing = [site.name for site in problem.discrete if site.name not in draws]
         only = _LEAN.get()
-        terms = map_draws(lambda one: {"log_p": joint.log_p(one)}, draws) if only else _terms(joint, draws)
+        rows = max((site.numel for site in problem.observed), default=1)
+        few, by = _thin(draws, chains, rows)
+        terms = _log_p(joint, draws, rows) if only or by > 1 else {}
+        if not only:
+            terms = _terms(joint, few) | terms
         if missing:
             draws = draws | map_draws(joint.discrete, continuous)
         deterministic = _deterministic(joint, draws)
         shown = {site.name: draws[site.name] for site in problem.latents} | deterministic
         quantities = _quantities(problem, shown)
         unconstrained = map_draws(joint.unconstrain, continuous) if continuous and not only else {}
-        kept, step = _thin(draws, chains, max((site.numel for site in problem.observed), default=1))
+        kept, step = _thin(draws, chains, rows)
         predictive = {} if only else map_draws(joint.predictive, kept)
 
     def by_chain(values: Draws) -> dict[str, Any]:
@@ -237,8 +241,7 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
     for group in ("log_likelihood", "log_prior"):
         found = {n.removeprefix(f"{group}/"): v for n, v in terms.items() if n.startswith(f"{group}/")}
         if found:
-            kept_terms, by = _thin(found, chains, 1)
-            groups[group] = dataset(kept_terms, {n: dims[n][: v.dim() - 1] for n, v in found.items()}, by)
+            groups[group] = dataset(found, {n: dims[n][: v.dim() - 1] for n, v in found.items()}, by)
     if predictive:
         groups["posterior_predictive"] = dataset(predictive, dims, step)
     if only:
@@ -246,8 +249,13 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
     return groups | _prior_groups(problem, joint, dims, base) | data_groups(problem, dims, base)
 
 
+def _log_p(joint: Joint, draws: Draws, rows: int) -> Draws:
+    """The log joint density of all draws, of so many at once as their densities by row take no more than a group does."""
+    return map_draws(lambda one: {"log_p": joint.log_p(one)}, draws, chunk=max(1, MAX_ELEMENTS // (20 * rows)))
+
+
 def _terms(joint: Joint, draws: Draws) -> Draws:
-    """Densities of all draws; pointwise terms only as far as memory allows."""
+    """Densities of draws, by site and row."""
     return {n: v for n, v in map_draws(joint.terms, draws).items() if not n.startswith("deterministic/")}
 
 
