@@ -111,7 +111,9 @@ def discrete_vae(
         return _Encoder(pixels, sizes[::-1], latent, categories)
 
     def logits(decoder: nn.Module, code: Tensor) -> Tensor:
-        chosen = F.one_hot(code, categories).to(x.dtype).reshape(*code.shape[:-1], latent * categories)
+        chosen = (
+            F.one_hot(code, categories).to(next(decoder.parameters())).reshape(*code.shape[:-1], latent * categories)
+        )
         out: Tensor = decoder(chosen)
         return out
 
