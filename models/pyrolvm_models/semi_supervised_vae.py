@@ -51,16 +51,14 @@ class _Encoder(nn.Module):
         self.classes = classes
         self.code = dense(pixels + classes, hidden, 2 * latent, fresh(), gain=0.1)
 
-    def forward(
-        self, labelled: Tensor, y: Tensor, unlabelled: Tensor, decoder: nn.Module, classifier: nn.Module
-    ) -> None:
+    def forward(self, images: Tensor, y: Tensor, others: Tensor, decoder: nn.Module, classifier: nn.Module) -> None:
         pyro.module("classifier", classifier)
-        with pyro.plate("labelled", len(labelled)):
-            pyro.sample("z_labelled", self._code(labelled, y))
-        with pyro.plate("unlabelled", len(unlabelled)):
-            guess = dist.Categorical(logits=classifier(unlabelled))
+        with pyro.plate("labelled", len(images)):
+            pyro.sample("z_labelled", self._code(images, y))
+        with pyro.plate("unlabelled", len(others)):
+            guess = dist.Categorical(logits=classifier(others))
             drawn = pyro.sample("y_unlabelled", guess, infer={"enumerate": "parallel"})
-            pyro.sample("z_unlabelled", self._code(unlabelled, drawn))
+            pyro.sample("z_unlabelled", self._code(others, drawn))
 
     def _code(self, x: Tensor, y: Tensor) -> dist.TorchDistribution:
         shown = F.one_hot(y, self.classes).to(x)
@@ -210,11 +208,11 @@ def semi_supervised(
         coords={"pixel": list(places or range(pixels)), "latent": list(range(latent))},
         guide=lvm.Guide("m2", guide),
     )
-    def m2(labelled: Tensor, y: Tensor, unlabelled: Tensor, decoder: nn.Module, classifier: nn.Module) -> None:
-        """Images with labels ``y`` and images without, each of a class and a code."""
+    def m2(images: Tensor, y: Tensor, others: Tensor, decoder: nn.Module, classifier: nn.Module) -> None:
+        """``images`` with labels ``y`` and ``others`` without, each of a class and a code."""
         pyro.module("decoder", decoder)
         pyro.module("classifier", classifier)
-        flat = torch.zeros(count, dtype=labelled.dtype, device=labelled.device)
+        flat = torch.zeros(count, dtype=images.dtype, device=images.device)
         codes = dist.Normal(0.0, 1.0).expand([latent]).to_event(1)
 
         def image(z: Tensor, y: Tensor) -> dist.TorchDistribution:
@@ -223,17 +221,17 @@ def semi_supervised(
             both = torch.cat([z.expand(*batch, latent), shown.expand(*batch, count)], -1)
             return dist.Bernoulli(logits=decoder(both)).to_event(1)
 
-        with pyro.plate("labelled", len(labelled)):
+        with pyro.plate("labelled", len(images)):
             z = pyro.sample("z_labelled", codes)
             pyro.sample("y", dist.Categorical(logits=flat), obs=y)
-            pyro.sample("x_labelled", image(z, y), obs=labelled)
+            pyro.sample("x_labelled", image(z, y), obs=images)
             if alpha:
                 with poutine.scale(scale=alpha):
-                    pyro.sample("label", dist.Categorical(logits=classifier(labelled)), obs=y)
-        with pyro.plate("unlabelled", len(unlabelled)):
+                    pyro.sample("label", dist.Categorical(logits=classifier(images)), obs=y)
+        with pyro.plate("unlabelled", len(others)):
             z = pyro.sample("z_unlabelled", codes)
             drawn = pyro.sample("y_unlabelled", dist.Categorical(logits=flat), infer={"enumerate": "parallel"})
-            pyro.sample("x_unlabelled", image(z, drawn), obs=unlabelled)
+            pyro.sample("x_unlabelled", image(z, drawn), obs=others)
 
     net = dense(latent + count, sizes, pixels, generator)
     return lvm.Problem(m2, first, numbers, second, net, dense(pixels, sizes[::-1], count, generator))

@@ -18,7 +18,7 @@ from pyrolvm.calibration.methods import Method
 from pyrolvm.calibration.result import Calibration
 from pyrolvm.calibration.storage import save
 from pyrolvm.calibration.workers import Unfit, in_processes, in_turn, package
-from pyrolvm.errors import ArgumentError, PyrolvmWarning, positive_int
+from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmWarning, positive_int
 from pyrolvm.machine import available
 from pyrolvm.posterior.build import variable
 from pyrolvm.program.problem import Problem, check_problem
@@ -89,6 +89,10 @@ def calibrate(
     if resume and out is None:
         raise ArgumentError("resume=True goes on with the calibration in out. Fix: pass out='runs/c' too.")
     problem = problem.to(dtype=options.pop("dtype", None))
+    if not problem.latents:
+        raise ProblemError(
+            f"{problem.name} has no latent site, so there is no posterior to calibrate. Fix: give its unknowns priors."
+        )
     chosen = Method.of(method, problem, options)
     job = Job.of(problem, chosen, quantities, draws, seed)
     about = _about(problem, job, simulations)

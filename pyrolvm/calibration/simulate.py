@@ -176,10 +176,6 @@ class Simulator:
 
 def _check(problem: Problem) -> None:
     where = problem.name
-    if not problem.latents:
-        raise ProblemError(
-            f"{where} has no latent site, so there is no posterior to calibrate. Fix: give its unknowns priors."
-        )
     if not problem.observed:
         raise ProblemError(
             f"{where} has no observed site, so there are no data to simulate. Fix: mark them, pyro.sample(name, distribution, obs=y)."

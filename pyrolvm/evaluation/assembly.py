@@ -6,10 +6,9 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +25,9 @@ from pyrolvm.posterior.build import variable
 from pyrolvm.program.image import Image
 from pyrolvm.program.problem import Problem
 from pyrolvm.verdict import Reason, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Gathered", "assemble"]
 
@@ -81,6 +83,8 @@ class _Table:
         )
 
     def frame(self) -> pd.DataFrame:
+        import pandas as pd
+
         return pd.DataFrame(self.rows).set_index("figure")
 
 
@@ -257,6 +261,8 @@ def _outliers(of: Gathered, table: _Table, values: Array | None) -> tuple[pd.Dat
             column: auroc(apart["held out"][column].to_numpy(), apart[name][column].to_numpy())
             for column in apart[name].columns
         }
+    import pandas as pd
+
     frame = pd.DataFrame.from_dict(areas, orient="index")
     frame.index.name = "data set"
     return frame, apart

@@ -17,7 +17,7 @@ from typing import Any
 
 from pyrolvm.errors import StoreError
 
-__all__ = ["LOCK", "PART", "Lock", "read_json", "replace", "sha256", "sweep", "write_json", "write_part"]
+__all__ = ["LOCK", "PART", "Lock", "read_json", "replace", "sha256", "sweep", "sync", "write_json", "write_part"]
 
 LOCK = ".writer"
 """The file that says who is writing to a folder."""
@@ -84,7 +84,7 @@ def write_part(folder: Path, stem: str, suffix: str, write: Callable[[Path], Non
         write(temporary)
         digest = sha256(temporary)
         target = folder / f"{stem}-{digest[:12]}{suffix}"
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -96,10 +96,10 @@ def replace(folder: Path, name: str, write: Callable[[Path], None]) -> None:
     temporary = _temporary(folder, ".json")
     try:
         write(temporary)
-        _sync(temporary)
-        _sync(folder)
+        sync(temporary)
+        sync(folder)
         os.replace(temporary, folder / name)
-        _sync(folder)
+        sync(folder)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -160,7 +160,8 @@ def _temporary(folder: Path, suffix: str) -> Path:
     return Path(name)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Brings a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -18,6 +18,7 @@ from typing import Any
 
 from pyrolvm.errors import StoreError
 from pyrolvm.store import SWEEP, Lock, read_json, replace
+from pyrolvm.store.files import sync
 from pyrolvm.sweeps.plan import Cell
 
 __all__ = ["MARKER", "Cells", "is_sweep", "listed", "read_cell", "result_of"]
@@ -142,11 +143,11 @@ class Cells:
             for name, content in files.items():
                 _write(part / RESULT / name, content)
             _seal(record, part / CELL)
-            _sync(part)
+            sync(part)
             if target.exists():
                 os.rename(target, tempfile.mkdtemp(dir=parent, prefix=".old-"))
             os.rename(part, target)
-            _sync(parent)
+            sync(parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         for old in parent.glob(".old-*"):
@@ -190,11 +191,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ slow = pytest.mark.slow
 @pytest.mark.fault("F1")
 @pytest.mark.parametrize(
     ("engine", "kills"),
-    [("c", 2), ("pyro", 2), *(pytest.param(engine, 20, marks=slow) for engine in ("c", "jax", "torch", "pyro"))],
+    [("c", 2), *(pytest.param(engine, 20, marks=slow) for engine in ("c", "jax", "torch", "pyro"))],
 )
 def test_a_fit_that_is_killed_goes_on_to_the_last_bit(
     ask: Ask, whole: Any, tmp_path: Path, engine: str, kills: int, record_property: Any
@@ -77,18 +78,20 @@ def test_a_result_whose_saving_is_killed_is_the_old_one_or_the_new_one(
     ask: Ask, whole: Any, tmp_path: Path, kills: int, record_property: Any
 ) -> None:
     made = whole("fit", engine="pyro")
+    began = time.perf_counter()
     made.save(tmp_path / "source")
+    took = time.perf_counter() - began
     made.seed = 0
     made.save(tmp_path / "run")
     chance, seeds = random.Random(2), [0]
     for n in range(kills):
         job = {"source": tmp_path / "source", "out": tmp_path / "run", "ready": tmp_path / f"ready-{n}"}
-        said = ask("saves", first=seeds[-1] + 1, kill_after=chance.uniform(0.0, 0.15), **job)
+        said = ask("saves", first=seeds[-1] + 1, kill_after=chance.uniform(0.0, 6 * took), **job)
         assert said["code"] == -9, said
         found = lvm.load(tmp_path / "run")
         assert found.seed >= seeds[-1] and same(found, made)
         seeds.append(found.seed)
-    assert seeds[-1] > kills // 2  # it was killed while it saved
+    assert seeds[-1] >= kills // 2  # it was killed while it saved
     record_property("evidence", f"{kills} kills in {seeds[-1]} saves of a result; each loads")
 
 

@@ -48,7 +48,7 @@ def cli(ask: Ask, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.mark.fault("F6")
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["fit", pytest.param("nuts", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_once_and_the_run_can_go_on(
     cli: Any, tmp_path: Path, command: str, number: int, code: int, record_property: Any

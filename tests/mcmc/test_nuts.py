@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -388,19 +387,3 @@ def test_progress_is_told_of_all_transitions(gaussian_problem: lvm.Problem, engi
     run(gaussian_problem, engine=engine, progress=progress)
     assert calls[-1][:2] == (100, 100)
     assert calls[-1][2].startswith("sampling")
-
-
-def test_zoo_problems_run(make_zoo: Callable[[], list[str]]) -> None:
-    """Every problem without learnable parameters gives finite draws, if only two of them."""
-    ran = []
-    for name in make_zoo():
-        chains = run(lvm.problem(name), warmup=1, draws=2, max_tree_depth=2, chains=1, precondition="none")
-        for variable in chains.data["posterior"].data_vars.values():
-            assert np.isfinite(variable.values).all(), (name, variable.name)
-        ran.append(name)
-    assert len(ran) >= 4
-
-
-@pytest.fixture
-def make_zoo() -> Callable[[], list[str]]:
-    return lambda: [name for name in lvm.problems() if not lvm.problem(name).parameters]

@@ -277,7 +277,7 @@ def test_a_kill_of_the_whole_sweep_loses_one_cell_and_a_second_writer_is_refused
     process = _run_apart(tmp_path, out, "here")
     method = models.Draws(sleep=0.2, once=str(tmp_path))
     try:
-        with pytest.raises(lvm.StoreError, match=rf"process {process.pid} is writing.*Fix:"):
+        with pytest.raises(lvm.StoreError, match=rf"process {process.pid} on .* is writing.*Fix:"):
             sweep({"a": method}, 100, out=out, resume=True)
     finally:
         process.kill()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch._decomp import core_aten_decompositions, decomposition_table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrolvm.capture.graph import Captured
@@ -93,13 +92,20 @@ def lowered(module: fx.GraphModule, inputs: Sequence[str], results: Sequence[str
 # --- graphs with gradients --------------------------------------------------------------------------------------------
 
 
-_CORE = dict(core_aten_decompositions().items())
+@cache
+def _core() -> dict[Any, Callable[..., Any]]:
+    """Decompositions that end in the core of torch's operations; to import them takes a tenth of a second."""
+    from torch._decomp import core_aten_decompositions
+
+    return dict(core_aten_decompositions().items())
 
 
 def _parts(func: Any) -> Callable[..., Any]:
     """What an operation consists of by torch's own account: first by that which ends in the core of its operations."""
-    if func in _CORE or func._schema.is_mutable:
-        return _CORE.get(func, func.decompose)
+    if func in _core() or func._schema.is_mutable:
+        return _core().get(func, func.decompose)
+    from torch._decomp import decomposition_table
+
     return decomposition_table.get(func, func.decompose)
 
 
