@@ -160,6 +160,7 @@ def check_full_disk(ask: Ask, whole: Any, out: Path, make_room: Callable[[], Non
     return f"{warning.partition(' Fix:')[0].replace(str(out), 'run')}; the checkpoint of step 150 loads, and the run goes on from it"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F5")
 def test_a_full_disk_leaves_the_checkpoint_before(ask: Ask, whole: Any, small_disk: Path, record_property: Any) -> None:
     """A tmpfs that is filled to the last byte while a fit runs."""

@@ -52,7 +52,7 @@ KERNELS = {
 @pytest.mark.fault("F1")
 @pytest.mark.parametrize(
     ("kernel", "kills"),
-    [("pyro", 2), *(pytest.param(kernel, 6, marks=slow) for kernel in KERNELS)],
+    [pytest.param(kernel, 6, marks=slow) for kernel in KERNELS],
 )
 def test_chains_that_are_killed_go_on_to_the_last_bit(
     ask: Ask, whole: Any, tmp_path: Path, kernel: str, kills: int, record_property: Any

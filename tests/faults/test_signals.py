@@ -49,7 +49,9 @@ def cli(ask: Ask, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 @pytest.mark.fault("F6")
 @pytest.mark.parametrize("command", ["fit", pytest.param("nuts", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_once_and_the_run_can_go_on(
     cli: Any, tmp_path: Path, command: str, number: int, code: int, record_property: Any
 ) -> None:
@@ -73,6 +75,7 @@ def test_a_signal_saves_once_and_the_run_can_go_on(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F6")
 def test_a_second_signal_leaves_at_once(cli: Any, tmp_path: Path, record_property: Any) -> None:
     words = f"{COMMANDS['fit']} --checkpoint-every 0.001"
