@@ -17,13 +17,23 @@ import common
 import evidence as estimates
 import gaps as losses
 import ica as separation
+import iwae as bounds
 import zoo as models_of_the_zoo
 from posteriordb import run as whole
 
 import guides
 
 DOCS = common.HERE.parent / "docs"
-PAGES = ("choose-a-guide.md", "engines.md", "evidence.md", "gaps.md", "how-vi-fails.md", "zoo.md", "../README.md")
+PAGES = (
+    "choose-a-guide.md",
+    "engines.md",
+    "evidence.md",
+    "gaps.md",
+    "how-vi-fails.md",
+    "objectives.md",
+    "zoo.md",
+    "../README.md",
+)
 MARK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -122,6 +132,11 @@ def ica(found: dict[str, Any]) -> str:
     return "\n\n".join(common.table(found[part], columns) for part, columns in parts)
 
 
+def iwae(found: dict[str, Any]) -> str:
+    """Test log p(x) by the number of draws of the bound that trained."""
+    return common.table(found["rows"], bounds.COLUMNS)
+
+
 def gaps(found: dict[str, Any]) -> str:
     """What is known in closed form, and the digits."""
     parts = [common.table(found["rows"], losses.SHOWN)]
@@ -145,6 +160,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "vae_speed": vae,
     "zoo": models,
     "ica": ica,
+    "iwae": iwae,
     "zoo_engines": zoo,
     "posteriordb": posteriordb,
     "posteriordb_hard": posteriordb,
