@@ -216,7 +216,9 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
         deterministic = _deterministic(joint, draws)
         shown = {site.name: draws[site.name] for site in problem.latents} | deterministic
         quantities = _quantities(problem, shown)
-        unconstrained = map_draws(joint.unconstrain, continuous) if continuous and not only else {}
+        unconstrained = (
+            map_draws(joint.unconstrain, continuous, chunk=_at_once(rows)) if continuous and not only else {}
+        )
         kept, step = _thin(draws, chains, rows)
         predictive = {} if only else map_draws(joint.predictive, kept)
 
@@ -250,8 +252,13 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
 
 
 def _log_p(joint: Joint, draws: Draws, rows: int) -> Draws:
-    """The log joint density of all draws, of so many at once as their densities by row take no more than a group does."""
-    return map_draws(lambda one: {"log_p": joint.log_p(one)}, draws, chunk=max(1, MAX_ELEMENTS // (20 * rows)))
+    """The log joint density of all draws."""
+    return map_draws(lambda one: {"log_p": joint.log_p(one)}, draws, chunk=_at_once(rows))
+
+
+def _at_once(rows: int) -> int:
+    """For how many draws a model of so many observed numbers may run at once."""
+    return max(1, MAX_ELEMENTS // (20 * rows))
 
 
 def _terms(joint: Joint, draws: Draws) -> Draws:
