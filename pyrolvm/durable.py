@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pyrolvm import store
-from pyrolvm.errors import StoreError
+from pyrolvm.errors import ArgumentError, PyrolvmWarning, StoreError, positive_float
 from pyrolvm.interrupts import held
 from pyrolvm.posterior import Posterior
 from pyrolvm.program.guide import Guide
 from pyrolvm.program.problem import Problem
 
-__all__ = ["durably"]
+__all__ = ["Pace", "check_saving", "durably", "warn_of_disk"]
+
+EVERY = 60.0
+"""Seconds between checkpoints by default."""
+
+SHARE = 0.01
+"""The share of the time that checkpoints may take by default: where one takes long, they are further apart."""
 
 Result = TypeVar("Result", bound=Posterior)
 
@@ -70,3 +78,51 @@ def durably(
             if not partial:
                 checkpoints.clear()
     return result
+
+
+class Pace:
+    """When the next checkpoint is due.
+
+    Args:
+        every: seconds between two; ``None`` for a minute, or longer where writing one takes more than a hundredth of that.
+    """
+
+    def __init__(self, every: float | None) -> None:
+        self._every, self._fixed = (EVERY, False) if every is None else (every, True)
+        self._last, self._took = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is."""
+        wait = self._every if self._fixed else max(self._every, self._took / SHARE)
+        return time.monotonic() - self._last >= wait
+
+    def written(self, began: float) -> None:
+        """Notes that one was written, or tried to be, from ``began`` on."""
+        self._last = time.monotonic()
+        self._took = self._last - began
+
+
+def warn_of_disk(checkpoints: store.Checkpoints, error: OSError) -> None:
+    """Says that a checkpoint could not be written."""
+    warnings.warn(
+        f"a checkpoint could not be written to {checkpoints.folder}: {error}. The run goes on, and the checkpoint before is as it was. "
+        "Fix: make room on the disk; the next one is tried in a while.",
+        PyrolvmWarning,
+        stacklevel=3,
+    )
+
+
+def check_saving(out: Any, resume: bool | str, checkpoint_every: float | None) -> None:
+    """Refuses arguments about a run's folder that say nothing.
+
+    Raises:
+        ArgumentError: if one is out of its range, or is given without the folder.
+    """
+    store.check_resume(resume)
+    if checkpoint_every not in (None, 0):
+        positive_float("checkpoint_every", checkpoint_every)
+    for name, given in (("resume", resume), ("checkpoint_every", checkpoint_every is not None)):
+        if given and out is None:
+            raise ArgumentError(
+                f'{name} is given without out, the folder to keep the run in. Fix: pass out="runs/a" too.'
+            )

@@ -42,9 +42,5 @@ def load(path: str | Path) -> Calibration:
     meta = store.read_json(paths["meta"])
     if meta.get("kind") != "Calibration":
         raise StoreError(f"{folder} holds a {meta.get('kind')!r}, not a calibration. Fix: use lvm.load(path).")
-    for name, kind in _META.items():
-        if not isinstance(meta.get(name), kind):
-            raise StoreError(
-                f"{paths['meta']} is damaged: {name!r} is missing or of a wrong type. Fix: restore it, or run again."
-            )
+    store.check_types(paths["meta"], meta, _META)
     return Calibration(data=store.read_tree(paths["data"]), **{name: meta[name] for name in _META})

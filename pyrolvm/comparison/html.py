@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable, Iterable
 from html import escape
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from pyrolvm.comparison.table import COLUMNS
 from pyrolvm.verdict import badge
+from pyrolvm.webpage import document, picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,14 +104,7 @@ def page(comparison: Comparison, plots: bool = True) -> str:
         *(_diagnosis(comparison, name) for name in comparison.methods.index),
         f"<h2>Versions</h2><p class=small>{escape(_versions())}</p>",
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        # Whatever a site is called, the browser is told to fetch and run nothing.
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
-    )
+    return document(title, _STYLE, sections)
 
 
 def _advice(comparison: Comparison) -> str:
@@ -247,10 +239,7 @@ def _plots(comparison: Comparison) -> Iterable[str]:
     yield "<h2>Plots</h2>"
     for kind, title in titles.items():
         if _has(comparison, kind):
-            buffer = BytesIO()
-            comparison.plot(kind).savefig(buffer, format="png", dpi=110)
-            data = base64.b64encode(buffer.getvalue()).decode("ascii")
-            yield f'<h3>{title}</h3><img alt="{title}" src="data:image/png;base64,{data}">'
+            yield f"<h3>{title}</h3>{picture(title, comparison.plot(kind))}"
 
 
 def _has(comparison: Comparison, kind: str) -> bool:

@@ -20,7 +20,9 @@ CAPTURED = 4
 """Chunks from which on recording the function once is cheaper than running its handlers for each."""
 
 
-def map_draws(function: Callable[[Tree], Tree], draws: Mapping[str, Tensor], *, chunk: int | None = None) -> Tree:
+def map_draws(
+    function: Callable[[Tree], Tree], draws: Mapping[str, Tensor], *, chunk: int | None = None, inside: int = 0
+) -> Tree:
     """Applies ``function``, of one draw, to every draw.
 
     Args:
@@ -28,6 +30,7 @@ def map_draws(function: Callable[[Tree], Tree], draws: Mapping[str, Tensor], *, 
         draws: tensors of shape ``(n, ...)``.
         chunk: how many draws to take at once; ``None`` chooses by the size of the first result, so that memory stays
             bounded.
+        inside: how many numbers ``function`` computes for a draw on its way, if more than it is given or returns.
 
     Returns:
         The results, each of shape ``(n, ...)``.
@@ -35,11 +38,19 @@ def map_draws(function: Callable[[Tree], Tree], draws: Mapping[str, Tensor], *, 
     count = len(next(iter(draws.values())))
     first = function({name: value[0] for name, value in draws.items()})
     size = sum(value.numel() for value in first.values()) + sum(value[0].numel() for value in draws.values())
-    chunk = chunk or max(1, min(count, 20_000_000 // max(20 * size, 1)))
+    chunk = chunk or max(1, min(count, 20_000_000 // max(20 * size, 20 * inside, 1)))
     if _agrees(function, draws, first):
         run = _run(vmapped(function), draws, chunk)
-        parts = [run({k: v[i : i + chunk] for k, v in draws.items()}) for i in range(0, count, chunk)]
-        return {name: torch.cat([part[name] for part in parts]) for name in first}
+        if chunk == count:
+            return run(dict(draws))
+        # Written into place, and not kept until the end: small results that stay between large ones come and go tear holes
+        # into the heap, which then grows by a large one for each.
+        found = {name: value.new_empty(count, *value.shape) for name, value in first.items()}
+        for start in range(0, count, chunk):
+            part = run({name: value[start : start + chunk] for name, value in draws.items()})
+            for name, value in found.items():
+                value[start : start + chunk] = part[name]
+        return found
     rows = [function({k: v[i] for k, v in draws.items()}) for i in range(count)]
     return {name: torch.stack([row[name] for row in rows]) for name in first}
 

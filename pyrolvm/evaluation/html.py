@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from html import escape
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from pyrolvm.evaluation.plots import CAPTIONS, drawn
+from pyrolvm.webpage import document, picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,14 +70,7 @@ def page(evaluation: Evaluation) -> str:
     if evaluation.units is not None:
         sections.append(f"<h2>Units</h2><div class=wide>{_plain_table(evaluation.units.head(200))}</div>")
     sections.append(f"<h2>How to read this</h2><p>{_READ}</p>")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        # Whatever a site is called, the browser is told to fetch and run nothing.
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>{''.join(sections)}</body></html>\n"
-    )
+    return document(title, _STYLE, sections)
 
 
 def _title(evaluation: Evaluation) -> str:
@@ -127,10 +119,7 @@ def _number(value: float, digits: int = 2) -> str:
 
 
 def _picture(name: str, figure: Any) -> str:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    code = base64.b64encode(buffer.getvalue()).decode()
     caption = CAPTIONS.get(
         name, "One row with a unit moved from -3 to 3 sds of its prior." if name.startswith("traversals") else ""
     )
-    return f'<p class=small>{escape(caption)}</p><img alt="{escape(name)}" src="data:image/png;base64,{code}">'
+    return f"<p class=small>{escape(caption)}</p>{picture(name, figure)}"

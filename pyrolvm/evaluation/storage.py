@@ -57,11 +57,7 @@ def load(path: str | Path) -> Evaluation:
     meta = store.read_json(paths["meta"])
     if meta.get("kind") != "Evaluation":
         raise StoreError(f"{folder} holds a {meta.get('kind')!r}, not an evaluation. Fix: use lvm.load(path).")
-    for name, kind in _PLAIN.items():
-        if not isinstance(meta.get(name), kind):
-            raise StoreError(
-                f"{paths['meta']} is damaged: {name!r} is missing or of a wrong type. Fix: restore it, or run again."
-            )
+    store.check_types(paths["meta"], meta, _PLAIN)
     data = store.read_tree(paths["data"])
     try:
         table = pd.DataFrame(meta["table"]).set_index("figure").replace({None: math.nan})

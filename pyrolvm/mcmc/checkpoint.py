@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from pyrolvm.durable import Pace, warn_of_disk
 from pyrolvm.errors import StoreError
-from pyrolvm.vi.checkpoint import Pace, warn_of_disk
 
 if TYPE_CHECKING:
     from pyrolvm.store import Checkpoints
@@ -28,7 +28,7 @@ class ChainKeeper:
 
     Args:
         store: where they are.
-        every: seconds between two; see :class:`pyrolvm.vi.checkpoint.Pace`.
+        every: seconds between two; see :class:`pyrolvm.durable.Pace`.
     """
 
     def __init__(self, store: Checkpoints, every: float | None) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pyrolvm.density import Joint, map_draws
+from pyrolvm.durable import check_saving, durably
 from pyrolvm.errors import (
     ArgumentError,
     CaptureError,
@@ -31,7 +32,6 @@ from pyrolvm.posterior import Chains, Fit
 from pyrolvm.posterior.build import chains_tree
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
-from pyrolvm.vi.checkpoint import check_saving
 
 if TYPE_CHECKING:
     from pyrolvm.approximation import Frame
@@ -140,8 +140,6 @@ def nuts(
 
     if out is None:
         return run(None)
-    from pyrolvm.durable import durably
-
     options = {
         "chains": chains, "warmup": warmup, "draws": draws, "target_accept": target_accept, "max_tree_depth": max_tree_depth,
         "init": _described(init), "dense_mass": dense_mass, "precondition": precondition, "engine": engine, "kernel": kernel,

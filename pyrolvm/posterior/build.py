@@ -177,7 +177,7 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
     joint = Joint(problem)
     with torch.no_grad():
         if any(site.name not in draws for site in problem.discrete):
-            draws = draws | map_draws(joint.discrete, draws)
+            draws = draws | map_draws(joint.discrete, draws, inside=_rows(problem))
         shown = {site.name: draws[site.name] for site in problem.latents} | _deterministic(joint, draws)
     values = {name: value[None] for name, value in numpy(shown).items()}
     return site_dataset(values, named_dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=problem.coords)
@@ -206,19 +206,17 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
         continuous = {site.name: draws[site.name] for site in problem.continuous}
         missing = [site.name for site in problem.discrete if site.name not in draws]
         only = _LEAN.get()
-        rows = max((site.numel for site in problem.observed), default=1)
+        rows = _rows(problem)
         few, by = _thin(draws, chains, rows)
         terms = _log_p(joint, draws, rows) if only or by > 1 else {}
         if not only:
             terms = _terms(joint, few) | terms
         if missing:
-            draws = draws | map_draws(joint.discrete, continuous)
+            draws = draws | map_draws(joint.discrete, continuous, inside=rows)
         deterministic = _deterministic(joint, draws)
         shown = {site.name: draws[site.name] for site in problem.latents} | deterministic
         quantities = _quantities(problem, shown)
-        unconstrained = (
-            map_draws(joint.unconstrain, continuous, chunk=_at_once(rows)) if continuous and not only else {}
-        )
+        unconstrained = map_draws(joint.unconstrain, continuous, inside=rows) if continuous and not only else {}
         kept, step = _thin(draws, chains, rows)
         predictive = {} if only else map_draws(joint.predictive, kept)
 
@@ -251,14 +249,14 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
     return groups | _prior_groups(problem, joint, dims, base) | data_groups(problem, dims, base)
 
 
+def _rows(problem: Problem) -> int:
+    """How many numbers a model computes for its data, at least."""
+    return max((site.numel for site in problem.observed), default=1)
+
+
 def _log_p(joint: Joint, draws: Draws, rows: int) -> Draws:
     """The log joint density of all draws."""
-    return map_draws(lambda one: {"log_p": joint.log_p(one)}, draws, chunk=_at_once(rows))
-
-
-def _at_once(rows: int) -> int:
-    """For how many draws a model of so many observed numbers may run at once."""
-    return max(1, MAX_ELEMENTS // (20 * rows))
+    return map_draws(lambda one: {"log_p": joint.log_p(one)}, draws, inside=rows)
 
 
 def _terms(joint: Joint, draws: Draws) -> Draws:
@@ -270,7 +268,8 @@ def _deterministic(joint: Joint, draws: Draws) -> Draws:
     """The deterministic sites of all draws; no run of the model where it has none."""
     if not any(site.kind == "deterministic" for site in joint.problem.sites.values()):
         return {}
-    return {n: v for n, v in map_draws(joint.deterministic, draws).items() if n in joint.problem.sites}
+    found = map_draws(joint.deterministic, draws, inside=_rows(joint.problem))
+    return {n: v for n, v in found.items() if n in joint.problem.sites}
 
 
 def _thin(values: Draws, chains: int, elements: int) -> tuple[Draws, int]:

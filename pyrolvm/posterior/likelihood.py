@@ -55,10 +55,10 @@ def likelihood_tree(
     return xr.DataTree.from_dict(ordered(groups))
 
 
-def row_plate(problem: Problem) -> Plate | None:
-    """The plate of the data's rows; ``None`` if there is none, or several could be meant."""
+def row_plate(problem: Problem, name: str | None = None) -> Plate | None:
+    """The plate of the data's rows, that of the name if one is given; ``None`` if there is none, or several could be meant."""
     try:
-        return minibatch_plate(problem)
+        return minibatch_plate(problem, name)
     except ArgumentError:
         return None
 

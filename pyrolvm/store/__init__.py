@@ -7,6 +7,7 @@ from pyrolvm.store.results import (
     MANIFEST,
     SWEEP,
     Part,
+    check_types,
     claim,
     is_partial,
     load,
@@ -19,6 +20,7 @@ from pyrolvm.store.results import (
 )
 
 __all__ = [
-    "ANY_VERSION", "MANIFEST", "SWEEP", "Checkpoint", "Checkpoints", "Lock", "Part", "check_resume", "claim", "identity", "is_partial",
-    "load", "read_json", "read_tree", "remove", "replace", "save", "verified", "write_folder", "write_json", "write_tree",
+    "ANY_VERSION", "MANIFEST", "SWEEP", "Checkpoint", "Checkpoints", "Lock", "Part", "check_resume", "check_types", "claim",
+    "identity", "is_partial", "load", "read_json", "read_tree", "remove", "replace", "save", "verified", "write_folder",
+    "write_json", "write_tree",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ __all__ = [
     "MANIFEST",
     "SWEEP",
     "Part",
+    "check_types",
     "claim",
     "is_partial",
     "load",
@@ -360,12 +361,21 @@ _META = {
 def _read_meta(path: Path) -> dict[str, Any]:
     """What is said about a result, as far as it is needed to build it again."""
     meta = read_json(path)
-    for key, expected in _META.items():
+    check_types(path, meta, _META)
+    return meta
+
+
+def check_types(path: Path, meta: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Checks that a file says what it should.
+
+    Raises:
+        StoreError: with the first name that is missing or of another type.
+    """
+    for key, expected in types.items():
         if key not in meta or not isinstance(meta[key], expected):
             raise StoreError(
                 f"{path} is damaged: {key!r} is missing or of a wrong type. Fix: restore it, or run again."
             )
-    return meta
 
 
 def read_tree(path: Path) -> xr.DataTree:

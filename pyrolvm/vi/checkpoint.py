@@ -8,7 +8,6 @@ schedule. Callbacks that have ``state_dict()`` and ``load_state_dict(state)`` ar
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,41 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pyrolvm import runtime
-from pyrolvm.errors import ArgumentError, PyrolvmWarning, StoreError, positive_float
+from pyrolvm.durable import Pace, warn_of_disk
+from pyrolvm.errors import StoreError
 from pyrolvm.vi.engines import Engine, Work
+from pyrolvm.vi.modules import modules_of
 
 if TYPE_CHECKING:
     from pyrolvm.store import Checkpoints
 
-__all__ = ["EVERY", "Keeper", "Pace", "Parts", "check_saving", "warn_of_disk"]
-
-EVERY = 60.0
-"""Seconds between checkpoints by default."""
-
-SHARE = 0.01
-"""The share of the time that checkpoints may take by default: where one takes long, they are further apart."""
-
-
-class Pace:
-    """When the next checkpoint is due.
-
-    Args:
-        every: seconds between two; ``None`` for a minute, or longer where writing one takes more than a hundredth of that.
-    """
-
-    def __init__(self, every: float | None) -> None:
-        self._every, self._fixed = (EVERY, False) if every is None else (every, True)
-        self._last, self._took = time.monotonic(), 0.0
-
-    def due(self) -> bool:
-        """Whether it is."""
-        wait = self._every if self._fixed else max(self._every, self._took / SHARE)
-        return time.monotonic() - self._last >= wait
-
-    def written(self, began: float) -> None:
-        """Notes that one was written, or tried to be, from ``began`` on."""
-        self._last = time.monotonic()
-        self._took = self._last - began
+__all__ = ["Keeper", "Parts"]
 
 
 class Parts:
@@ -73,7 +46,7 @@ class Parts:
         return {
             "engine": {"name": self.engine.name, **self.engine.state()},
             "parameters": {name: p.detach() for name, p in runtime.parameters().items()},
-            "buffers": self.work.buffers(),
+            "buffers": _buffers(self.work),
             "optimizer": self.work.stepper.state(),
             "rows": self.work.rows_left,
             "callbacks": [callback.state_dict() for callback in self.callbacks],
@@ -94,7 +67,7 @@ class Parts:
                 f"Fix: pass engine={name!r}, or see engine_reason of a new fit for why it is not that one here."
             )
         _copy(state["parameters"], runtime.parameters(), folder)
-        _copy(state["buffers"], self.work.buffers(), folder)
+        _copy(state["buffers"], _buffers(self.work), folder)
         self.work.stepper.restore(state["optimizer"], runtime.parameters())
         self.work.rows_left = state["rows"]
         for callback, one in zip(self.callbacks, state["callbacks"], strict=True):
@@ -111,7 +84,7 @@ class Keeper:
 
     Args:
         store: where they are.
-        every: seconds between two; see :class:`Pace`.
+        every: seconds between two; see :class:`pyrolvm.durable.Pace`.
     """
 
     def __init__(self, store: Checkpoints, every: float | None) -> None:
@@ -150,32 +123,10 @@ class Keeper:
         self._pace.written(began)
 
 
-def warn_of_disk(store: Checkpoints, error: OSError) -> None:
-    """Says that a checkpoint could not be written."""
-    warnings.warn(
-        f"a checkpoint could not be written to {store.folder}: {error}. The run goes on, and the checkpoint before is as it was. "
-        "Fix: make room on the disk; the next one is tried in a while.",
-        PyrolvmWarning,
-        stacklevel=3,
-    )
-
-
-def check_saving(out: Any, resume: bool | str, checkpoint_every: float | None) -> None:
-    """Refuses arguments about a run's folder that say nothing.
-
-    Raises:
-        ArgumentError: if one is out of its range, or is given without the folder.
-    """
-    from pyrolvm.store import check_resume
-
-    check_resume(resume)
-    if checkpoint_every not in (None, 0):
-        positive_float("checkpoint_every", checkpoint_every)
-    for name, given in (("resume", resume), ("checkpoint_every", checkpoint_every is not None)):
-        if given and out is None:
-            raise ArgumentError(
-                f'{name} is given without out, the folder to keep the run in. Fix: pass out="runs/a" too.'
-            )
+def _buffers(work: Work) -> dict[str, torch.Tensor]:
+    """The buffers of the modules of model and guide, such as running means; not copies."""
+    modules = modules_of(work.problem, work.guide).items()
+    return {f"{name}.{key}": buffer for name, module in modules for key, buffer in module.named_buffers()}
 
 
 def _copy(values: Mapping[str, Any], into: Mapping[str, Any], folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from pyro.infer import ELBO
 
 from pyrolvm import runtime
+from pyrolvm.durable import check_saving, durably
 from pyrolvm.errors import ArgumentError, FitError, GuideError, ProblemError, positive_float, positive_int, unknown_name
 from pyrolvm.machine import require_memory
 from pyrolvm.posterior import Fit
@@ -25,7 +26,7 @@ from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.program.streaming import Streamed
 from pyrolvm.program.transforming import Transform
 from pyrolvm.progress import Progress
-from pyrolvm.vi.checkpoint import Keeper, check_saving
+from pyrolvm.vi.checkpoint import Keeper
 from pyrolvm.vi.engines import ENGINES, Work, begin
 from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
 from pyrolvm.vi.modules import buffers_of, changed_buffers, modules_of, settle
@@ -178,8 +179,6 @@ def fit(
 
     if out is None:
         return run(None)
-    from pyrolvm.durable import durably
-
     options = {
         "objective": objective, "optimizer": optimizer, "learning_rate": learning_rate, "schedule": schedule, "clip_norm": clip_norm,
         "max_steps": max_steps, "tolerance": tolerance, "num_particles": num_particles, "batch_size": batch_size,

@@ -337,8 +337,7 @@ def _losses(work: Work) -> np.ndarray[Any, Any]:
     found, objective = [], cast(Any, work.objective)
     for seed in range(COMPARED):
         with runtime.random_state(seed, work.problem.device), torch.no_grad():
-            batch = work.problem.whole if work.minibatches is None else next(iter(work.minibatches))
-            batch = batch if work.transform is None else work.transform.apply(batch)
+            batch = work.aside()
             with batch.active():
                 found.append(float(objective.loss(work.problem.model, work.guide, *batch.args, **batch.kwargs)))
     return np.array(found)
@@ -449,8 +448,7 @@ def _give_up(work: Work, history: History, bad: int) -> None:
 def _culprit(work: Work) -> str:
     """What is not finite at the parameters as they are, without moving the random numbers of the steps."""
     with runtime.random_state(work.seed, work.problem.device):
-        batch = work.problem.whole if work.minibatches is None else next(iter(work.minibatches))
-        return blame(work.problem, work.guide, batch)
+        return blame(work.problem, work.guide, work.aside())
 
 
 def blame(problem: Problem, guide: Callable[..., Any], batch: Batch) -> str:

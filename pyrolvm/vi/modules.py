@@ -52,8 +52,7 @@ def changed_buffers(work: Work, before: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _run(work: Work) -> None:
-    batch = work.problem.whole if work.minibatches is None else next(iter(work.minibatches))
-    batch = batch if work.transform is None else work.transform.apply(batch)
+    batch = work.aside()
     objective: Any = work.objective
     with torch.no_grad(), batch.active():
         objective.loss(work.problem.model, work.guide, *batch.args, **batch.kwargs)

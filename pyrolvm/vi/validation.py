@@ -13,13 +13,15 @@ from torch import Tensor
 
 from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, DataError, positive_int
+from pyrolvm.posterior.likelihood import row_plate
 from pyrolvm.program import data
-from pyrolvm.program.batching import Batch, full_plates, minibatch_plate
+from pyrolvm.program.batching import Batch, full_plates
 from pyrolvm.program.data import first_non_finite
 from pyrolvm.program.explain import explained
 from pyrolvm.program.inspection import Plate
 from pyrolvm.program.problem import Problem
 from pyrolvm.vi.engines.base import Work, write
+from pyrolvm.vi.modules import modules_of
 from pyrolvm.vi.objectives import PureELBO
 
 if TYPE_CHECKING:
@@ -90,10 +92,7 @@ def held_out(problem: Problem, given: Any, plate: str | None) -> HeldOut:
         where = first_non_finite(value) if isinstance(value, Tensor) else None
         if where:
             raise DataError(f"validation argument {name!r} has {where}. Fix: drop or impute those rows.")
-    try:
-        chosen = minibatch_plate(problem, plate)
-    except ArgumentError:
-        chosen = None
+    chosen = row_plate(problem, plate)
     rows = _rows(problem, values, chosen)
     args = tuple(values.get(n, v) for n, v in zip(problem.arguments, problem.args, strict=False))
     kwargs = {name: values.get(name, value) for name, value in problem.kwargs.items()}
@@ -205,7 +204,7 @@ class Validation:
     def loss(self) -> float:
         """The loss of the held-out data at the parameters as they are; infinite where it is not finite."""
         work, objective = self.work, cast(Any, self.work.objective)
-        modules = [*work.problem.modules.values(), *(m for m in [work.guide] if isinstance(m, torch.nn.Module))]
+        modules = modules_of(work.problem, work.guide).values()
         total = 0.0
         with runtime.random_state(SEED, work.problem.device), torch.no_grad(), runtime.evaluating(modules):
             for rows in self._chunks():

@@ -67,16 +67,9 @@ class Work:
             rows.left = left.to(self.problem.device)
             self._rows = rows
 
-    def buffers(self) -> dict[str, Tensor]:
-        """The buffers of modules that model and guide are, such as running means."""
-        held = (
-            self.guide,
-            self.problem.model,
-            getattr(self.problem.model, "__self__", None),
-            *self.problem.arguments.values(),
-        )
-        modules = [value for value in held if isinstance(value, torch.nn.Module)]
-        return {f"{i}.{name}": buffer for i, one in enumerate(modules) for name, buffer in one.named_buffers()}
+    def aside(self) -> Batch:
+        """A batch like those of the steps, which does not count among them."""
+        return self.batch([] if self.minibatches is None else next(iter(self.minibatches.rows())))
 
     def batch(self, rows: Sequence[Tensor]) -> Batch:
         """The batch of those rows, transformed."""
