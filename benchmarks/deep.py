@@ -1,26 +1,25 @@
-"""Trains every deep model with a VAE in it once, and measures held-out nats of a row, by importance sampling with its own guide.
+"""Trains every deep latent variable model once, and evaluates it on digits, or documents, that it has not seen.
 
-    python benchmarks/deep.py                          writes benchmarks/results/deep.json
+    python benchmarks/deep.py                          writes benchmarks/results/deep.json and docs/images/deep
     python benchmarks/deep.py --case "vae prior=vamp"  measures one again and leaves the others as they are
 
-The figure of ``semi_supervised_vae`` is the share of test images it classifies rightly, that of ``topic_vae`` the bound of a document.
+Figures are those of ``lvm.evaluate``: log p(x) of a held-out row by importance sampling with the model's own guide, the bound, active
+units. Of ``semi_supervised_vae`` it is the share of test images that it classifies rightly. Pictures are draws from the prior, decoded.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import re
 import time
+from collections.abc import Callable
 from typing import Any
 
-import torch
-from common import RESULTS, Row, chosen, load, parser, report, table
-from pyro import poutine
+from common import HERE, RESULTS, Row, chosen, load, parser, report, table
 
 import pyrolvm as lvm
-from pyrolvm.capture.vmap import vmapped
-from pyrolvm.posterior.draws import rebuild
 
+BATCH = 128
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vae": ("vae", {}, {}),
     "vae network=convolutional": ("vae", {"network": "convolutional"}, {}),
@@ -32,10 +31,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vae posterior=full_rank": ("vae", {"posterior": "full_rank"}, {}),
     "vae posterior=iaf": ("vae", {"posterior": "iaf", "layers": 2}, {}),
     "vae guide=semi_amortized": ("vae", {}, {"guide": "semi_amortized"}),
+    "vae, IW bound K=8": ("vae", {}, {"objective": lambda: lvm.ImportanceWeighted_ELBO(8, gradient="dreg")}),
+    "vae, beta=4": ("vae", {}, {"objective": lambda: lvm.Beta_ELBO(beta=4.0)}),
     "ladder_vae": ("ladder_vae", {}, {}),
+    "ladder_vae, KL warm-up": ("ladder_vae", {}, {"objective": lambda: lvm.Beta_ELBO(beta=lvm.Warmup(1500))}),
     "ladder_vae inference=bottom_up": ("ladder_vae", {"inference": "bottom_up"}, {}),
     "autoregressive_vae": ("autoregressive_vae", {}, {}),
     "autoregressive_vae context=1": ("autoregressive_vae", {"context": 1}, {}),
+    "autoregressive_vae, free bits": ("autoregressive_vae", {}, {"objective": lambda: lvm.Beta_ELBO(free_bits=0.25)}),
     "conditional_vae": ("conditional_vae", {}, {}),
     "discrete_vae": ("discrete_vae", {}, {}),
     "semi_supervised_vae": ("semi_supervised_vae", {}, {"batch_plate": "unlabelled"}),
@@ -43,68 +46,72 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "topic_vae mixing=logistic_normal": ("topic_vae", {"mixing": "logistic_normal"}, {}),
     "topic_vae mixing=gamma": ("topic_vae", {"mixing": "gamma"}, {}),
 }
-"""Problem, its options, and those of the fit."""
+"""Problem, its options, and those of the fit; an objective is made when it is needed."""
 
 COLUMNS = {
-    "case": "model", "seconds": "s", "engine": "engine", "bound": "bound, training", "log_p": "held-out log p", "accuracy": "accuracy",
-    "status": "status",
+    "case": "model", "seconds": "s", "engine": "engine", "log_p": "held-out log p", "error": "+-", "elbo": "ELBO", "gap": "train - held out",
+    "active": "active units", "accuracy": "accuracy", "verdict": "verdict", "status": "status",
 }  # fmt: skip
 
-
-def log_p(fit: lvm.Fit, args: tuple[Any, ...], draws: int, seed: int) -> float:
-    """Mean of the log of the average weight of each row, of other data than the fit's; the bound where ``draws`` is 1."""
-    problem = fit.attached
-    assert fit.guide is not None
-    with problem.session(seed=seed, params=fit.params), torch.no_grad():
-        guide = rebuild(problem, fit.guide)
-
-        def rows(trace: Any) -> Any:
-            trace.compute_log_prob()
-            nodes = [
-                n for n in trace.nodes.values() if n["type"] == "sample" and "Subsample" not in type(n["fn"]).__name__
-            ]
-            return sum(node["log_prob"] for node in nodes)
-
-        def one(_: Any) -> Any:
-            drawn = poutine.trace(guide).get_trace(*args)
-            return rows(poutine.trace(poutine.replay(problem.model, trace=drawn)).get_trace(*args)) - rows(drawn)
-
-        parts = [vmapped(one)(torch.zeros(min(100, draws))) for _ in range(max(1, draws // 100))]
-        return float((torch.cat(parts).logsumexp(0) - math.log(sum(map(len, parts)))).mean())
+PICTURES = HERE.parent / "docs" / "images" / "deep"
 
 
 def measure(case: str, steps: int, draws: int, seed: int) -> Row:
-    """One model's row."""
+    """One model's row; its picture is written beside the docs."""
     name, options, fitting = CASES[case]
     row: Row = {"case": case, "steps": steps, "command": f'python benchmarks/deep.py --case "{case}"', "load": load()}
+    settings: dict[str, Any] = {"guide": "auto", **fitting}
+    make: Callable[[], Any] | None = settings.pop("objective", None)
+    if make is not None:
+        settings["objective"] = make()
     started = time.perf_counter()
     try:
-        problem, test = lvm.problem(name, **options), None
-        settings = {"guide": "auto", "batch_size": 128, **fitting}
+        problem = lvm.problem(name, **options)
         fit = lvm.fit(
-            problem, settings.pop("guide"), max_steps=steps, tolerance=0, num_particles=1, learning_rate=3e-3, draws=20,
-            seed=seed, progress=False, **settings,
+            problem, settings.pop("guide"), batch_size=BATCH, max_steps=steps, tolerance=0, num_particles=1, learning_rate=3e-3,
+            draws=20, seed=seed, progress=False, **settings,
         )  # fmt: skip
-        row |= {"seconds": time.perf_counter() - started, "engine": fit.engine}
-        row["bound"] = fit.elbo / sum(
-            len(a) for a in problem.args if isinstance(a, torch.Tensor) and a.is_floating_point()
-        )
-        if name == "semi_supervised_vae":
-            from pyrolvm_models import datasets, semi_supervised_vae
-
-            images = datasets.digits()
-            guess = semi_supervised_vae.classify(fit, images.test >= 8).argmax(-1)
-            row["accuracy"] = float((guess == images.test_labels).double().mean())
-        else:
-            test = lvm.problem(name, **options, split="test")
-            data = tuple(t if isinstance(t, torch.Tensor) else a for t, a in zip(test.args, problem.args, strict=True))
-            row["log_p"] = log_p(fit, data, 1 if name in ("topic_vae", "discrete_vae") else draws, seed)
-        if name == "conditional_vae":  # whose condition is no data
-            row["bound"] = fit.elbo / len(problem.args[0])
+        row |= {
+            "seconds": time.perf_counter() - started,
+            "engine": fit.engine,
+            "run_s": fit.seconds["run"],
+            "step_ms": 1e3 * fit.seconds["run"] / steps,
+        }
+        row |= accuracy(fit) if name == "semi_supervised_vae" else judged(case, fit, name, options, draws, seed)
         row["status"] = "ok"
     except lvm.PyrolvmError as error:
         row["status"] = str(error)
     return row
+
+
+def judged(case: str, fit: lvm.Fit, name: str, options: dict[str, Any], draws: int, seed: int) -> Row:
+    """What ``lvm.evaluate`` says of the test part."""
+    found = lvm.evaluate(fit, lvm.problem(name, **options, split="test"), draws=draws, seed=seed, progress=False)
+    if found.image is not None:
+        from pyrolvm.evaluation.plots import drawn
+
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        figures = drawn(found)
+        shown = figures.get("samples", figures.get("sampled data"))
+        if shown is not None:
+            shown.savefig(PICTURES / f"{re.sub('[^a-z0-9]+', '-', case.lower())}.png", dpi=80)
+    units = found.units
+    return {
+        "log_p": found.log_p, "error": float(found.table.loc["log p(x)", "row_error"]), "monte_carlo_error": found.log_p_error,
+        "elbo": found["ELBO"], "gap": found["train - held out"] if "train - held out" in found.table.index else None,
+        "active": None if units is None else f"{int(units['active'].sum())} of {len(units)}",
+        "kl": {str(site): float(found.table.loc[site, "value"]) for site in found.table.index if str(site).startswith("KL of")},
+        "verdict": found.verdict.status, "reasons": [reason.text for reason in found.verdict.reasons],
+    }  # fmt: skip
+
+
+def accuracy(fit: lvm.Fit) -> Row:
+    """How often the classifier of the semi-supervised model is right on the test part."""
+    from pyrolvm_models import datasets, semi_supervised_vae
+
+    images = datasets.digits()
+    guess = semi_supervised_vae.classify(fit, images.test >= 8).argmax(-1)
+    return {"accuracy": float((guess == images.test_labels).double().mean()), "verdict": fit.verdict.status}
 
 
 def main() -> None:
@@ -115,11 +122,13 @@ def main() -> None:
     made.add_argument("--draws", type=int, default=1000, help="importance samples of each held-out row")
     args = made.parse_args()
     steps, draws = (50, 10) if args.quick else (args.steps, args.draws)
-    before = RESULTS / "deep.json"
+    before = args.out or RESULTS / "deep.json"
     rows = json.loads(before.read_text(encoding="utf-8"))["rows"] if args.case and before.exists() else []
     for case in chosen(list(CASES), args.case):
         rows = [row for row in rows if row["case"] != case] + [measure(case, steps, draws, args.seed)]
+        rows.sort(key=lambda row: list(CASES).index(row["case"]))
         report("deep", args, {"rows": rows})
+        print(table(rows[-1:] if len(rows) == 1 else [r for r in rows if r["case"] == case], COLUMNS), flush=True)
     print(table(rows, COLUMNS))
 
 
