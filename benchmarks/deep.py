@@ -49,7 +49,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """Problem, its options, and those of the fit; an objective is made when it is needed."""
 
 COLUMNS = {
-    "case": "model", "seconds": "s", "engine": "engine", "log_p": "held-out log p", "error": "+-", "elbo": "ELBO", "gap": "train - held out",
+    "case": "model", "seconds": "s", "engine": "engine", "log_p": "held-out log p", "error": "+-", "elbo": "ELBO",
+    "gap": "train - held out",
     "active": "active units", "accuracy": "accuracy", "verdict": "verdict", "status": "status",
 }  # fmt: skip
 

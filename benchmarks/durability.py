@@ -6,22 +6,29 @@ several distances, and the time of each is taken. Prints a table and writes ``be
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import common
+
 import pyrolvm as lvm
+from pyrolvm.durable import EVERY, SHARE
 from pyrolvm.progress import Progress
 from pyrolvm.store import Checkpoints
-from pyrolvm.vi.checkpoint import EVERY, SHARE
 
-RESULTS = Path(__file__).parent / "results" / "durability.json"
+MEMORY = {
+    "engine": "engine", "steps": "steps", "seconds": "s", "first_step": "from step", "first_mb": "resident MB", 
+    "last_mb": "at the end, MB",
+    "grows_mb": "growth, MB",
+}  # fmt: skip
+COSTS = {
+    "engine": "engine", "steps": "steps", "run_seconds": "s", "checkpoint_every": "checkpoint_every, s", "checkpoints": "checkpoints",
+    "writing_seconds": "writing, s", "share": "share of the run",
+    "longest_write": "longest, s", "share_at_default": "share at the default distance",
+}  # fmt: skip
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -30,7 +37,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 1e6
 
 
-def growth(engine: str, steps: int) -> dict[str, Any]:
+def growth(engine: str, steps: int, seed: int) -> dict[str, Any]:
     """Resident memory after 1,000 steps and at the end, with checkpoints."""
     seen: list[tuple[int, float]] = []
 
@@ -40,7 +47,7 @@ def growth(engine: str, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         fit = lvm.fit(
-            lvm.problem("eight_schools"), "mean_field", engine=engine, max_steps=steps, tolerance=0, draws=100, seed=0,
+            lvm.problem("eight_schools"), "mean_field", engine=engine, max_steps=steps, tolerance=0, draws=100, seed=seed,
             progress=progress, out=Path(folder) / "run", checkpoint_every=1.0,
         )  # fmt: skip
         seconds = time.perf_counter() - began
@@ -52,7 +59,7 @@ def growth(engine: str, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cost(engine: str, steps: int, every: float | None) -> dict[str, Any]:
+def cost(engine: str, steps: int, every: float | None, seed: int) -> dict[str, Any]:
     """The share of a fit's time that its checkpoints take."""
     took: list[float] = []
     write = Checkpoints.write
@@ -66,7 +73,7 @@ def cost(engine: str, steps: int, every: float | None) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             fit = lvm.fit(
-                lvm.problem("eight_schools"), "mean_field", engine=engine, max_steps=steps, tolerance=0, draws=100, seed=0,
+                lvm.problem("eight_schools"), "mean_field", engine=engine, max_steps=steps, tolerance=0, draws=100, seed=seed,
                 progress=False, out=Path(folder) / "run", checkpoint_every=every,
             )  # fmt: skip
     finally:
@@ -81,31 +88,18 @@ def cost(engine: str, steps: int, every: float | None) -> dict[str, Any]:
 
 def main() -> None:
     """Measures, prints and writes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = common.parser(__doc__, repetitions=1)
     parser.add_argument("--steps", type=int, default=50_000, help="of the fit whose memory is watched")
     parser.add_argument("--long", type=int, default=300_000, help="of the fits whose checkpoints are timed")
     args = parser.parse_args()
+    if args.quick:
+        args.steps, args.long = 2_000, 2_000
     Progress.__init__.__kwdefaults__["every"] = 0.0  # every call of steps is reported
-    memory = [growth(engine, args.steps) for engine in ("c", "jax")]
-    costs = [cost("c", args.long, every) for every in (None, 5.0, 1.0)]
-    for row in memory:
-        print(
-            f"{row['engine']:>4}  {row['steps']:,} steps: resident {row['first_mb']:.1f} MB at step {row['first_step']:,}, "
-            f"{row['last_mb']:.1f} MB at the end: grows by {row['grows_mb']:.2f} MB"
-        )
-    for row in costs:
-        print(
-            f"{row['engine']:>4}  {row['steps']:,} steps in {row['run_seconds']:.1f} s, checkpoint_every={row['checkpoint_every']}: "
-            f"{row['checkpoints']} checkpoints take {row['writing_seconds']:.2f} s, {row['share']:.2%}; "
-            f"the longest {row['longest_write']:.2f} s, at the default distance {row['share_at_default']:.2%}"
-        )
-    names = ("pyrolvm", "torch", "pyro-ppl", "jax", "numpy", "safetensors")
-    found = {
-        "memory": memory, "costs": costs, "versions": {name: version(name) for name in names},
-        "hardware": {"machine": platform.machine(), "processors": os.cpu_count(), "load": os.getloadavg()}, "seed": 0,
-    }  # fmt: skip
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    memory = [growth(engine, args.steps, args.seed) for engine in ("c", "jax")]
+    print(common.table(memory, MEMORY))
+    costs = [cost("c", args.long, every, args.seed) for every in (None, 5.0, 1.0)]
+    print(common.table(costs, COSTS))
+    print(common.report("durability", args, {"memory": memory, "costs": costs}))
 
 
 if __name__ == "__main__":
