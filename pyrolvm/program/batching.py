@@ -20,7 +20,7 @@ from pyrolvm.program.inspection import Plate, centre, is_deterministic
 if TYPE_CHECKING:
     from pyrolvm.program.problem import Problem
 
-__all__ = ["Batch", "Minibatches", "check_minibatches", "full_plates", "minibatch_plate"]
+__all__ = ["Batch", "Minibatches", "Rows", "check_minibatches", "full_plates", "minibatch_plate"]
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,14 @@ class Rows:
             self.left = torch.cat([self.left, torch.randperm(self.total, device=self.left.device)])
         indices, self.left = self.left[: self.size], self.left[self.size :]
         return (indices,)
+
+    def state(self) -> dict[str, Any]:
+        """What is left of the current pass."""
+        return {"left": self.left}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to a place."""
+        self.left = state["left"].to(self.left.device)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyrolvm.program.inspection import Plate
     from pyrolvm.program.problem import Problem
 
-__all__ = ["Column", "Source", "Stream", "Streamed", "heads", "stream"]
+__all__ = ["Column", "Passes", "Source", "Stream", "Streamed", "heads", "stream"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,26 +45,65 @@ class Stream:
         """Its columns, as arguments of a model: ``lvm.Problem(model, *lvm.stream(dataset, batch_size=100))``."""
         return (Column(self, i) for i in range(len(self.head)))
 
-    def batches(self) -> Iterator[tuple[Tensor, ...]]:
-        """Endless passes over the data; batches of fewer rows, such as the last of a pass, are left out.
 
-        The order follows torch's generator, so that a seed repeats it.
+class Passes:
+    """Batches of a stream in endless passes, from a place that can be noted and gone back to.
+
+    Batches of fewer rows, such as the last of a pass, are left out. The order follows the generators of torch, NumPy and Python, so
+    that a seed repeats it.
+
+    Args:
+        stream: the stream.
+        made: what becomes of the columns of a batch.
+    """
+
+    def __init__(self, stream: Stream, made: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]) -> None:
+        self.stream, self.made = stream, made
+        self._pass: Iterator[Any] | None = None
+        self._began: dict[str, Any] = {}
+        self._taken, self._whole = 0, False
+
+    def __iter__(self) -> Passes:
+        return self
+
+    def __next__(self) -> tuple[Tensor, ...]:
+        """The tensors of the next batch.
 
         Raises:
             DataError: if a pass has no batch of the size of the first one.
         """
         while True:
-            found = False
-            for batch in self.loader:
+            if self._pass is None:
+                self._began, self._taken, self._whole = runtime.random_states(), 0, False
+                self._pass = iter(self.stream.loader)
+            for batch in self._pass:
+                self._taken += 1
                 columns = _columns(batch)
-                if len(columns[0]) == self.batch_size:
-                    found = True
-                    yield columns
-            if not found:
+                if len(columns[0]) == self.stream.batch_size:
+                    self._whole = True
+                    return self.made(columns)
+            if not self._whole:
                 raise DataError(
-                    f"a pass over the stream had no batch of {self.batch_size} rows. Fix: give a dataset that can be read again, "
-                    "and is no shorter the second time."
+                    f"a pass over the stream had no batch of {self.stream.batch_size} rows. Fix: give a dataset that can be read "
+                    "again, and is no shorter the second time."
                 )
+            self._pass = None
+
+    def state(self) -> dict[str, Any]:
+        """The random numbers that the pass began with, and how many batches were taken since."""
+        return {"began": self._began, "taken": self._taken}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Begins the same pass again and reads over the batches that were taken; random numbers of others stay as they are."""
+        if not state["began"]:
+            return
+        now = runtime.random_states()
+        runtime.restore_random_states(state["began"])
+        self._began, self._taken, self._whole = dict(state["began"]), state["taken"], True
+        self._pass = iter(self.stream.loader)
+        for _ in range(self._taken):
+            next(self._pass, None)
+        runtime.restore_random_states(now)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +159,7 @@ def stream(
     if size is not None:
         positive_int("size", size)
     loader = _loader(dataset, batch_size, shuffle, workers)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with runtime.random_state(0):
         first = next(iter(loader), None)
     if first is None:
         raise DataError(
@@ -205,12 +243,14 @@ class Streamed:
         """Rows that a batch stands for."""
         return self.source.size
 
-    def rows(self) -> Iterator[tuple[Tensor, ...]]:
+    def rows(self) -> Passes:
         """The tensors of one batch after another, in the dtype and on the device of the problem."""
         wanted = sorted(set(self.source.columns.values()))
-        for columns in self.source.stream.batches():
-            moved = (data.cast(columns[i], dtype=self.problem.dtype, device=self.problem.device) for i in wanted)
-            yield tuple(moved)
+
+        def moved(columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(data.cast(columns[i], dtype=self.problem.dtype, device=self.problem.device) for i in wanted)
+
+        return Passes(self.source.stream, moved)
 
     def batch(self, *tensors: Tensor) -> Batch:
         """The batch of those tensors."""

@@ -48,7 +48,7 @@ class Parts:
             "parameters": {name: p.detach() for name, p in runtime.parameters().items()},
             "buffers": _buffers(self.work),
             "optimizer": self.work.stepper.state(),
-            "rows": self.work.rows_left,
+            "rows": self.work.place(),
             "callbacks": [callback.state_dict() for callback in self.callbacks],
             **{name: part.state() for name, part in self.rest.items() if part is not None},
             "random": runtime.random_states(),
@@ -69,7 +69,7 @@ class Parts:
         _copy(state["parameters"], runtime.parameters(), folder)
         _copy(state["buffers"], _buffers(self.work), folder)
         self.work.stepper.restore(state["optimizer"], runtime.parameters())
-        self.work.rows_left = state["rows"]
+        self.work.go_to(state["rows"])
         for callback, one in zip(self.callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(one)
         for part_name, part in self.rest.items():

@@ -182,6 +182,45 @@ def test_a_stream_runs_captured() -> None:
     assert abs(fits[0].losses[-20:].mean() / fits[1].losses[-20:].mean() - 1) < 0.1
 
 
+class Shuffled(Numbers):
+    """In an order of its own, by NumPy."""
+
+    def __iter__(self):
+        return iter(self.values[np.random.permutation(len(self.values))])
+
+
+@pytest.mark.parametrize(
+    ("engine", "stream"),
+    [
+        ("torch", lambda: lvm.stream(TensorDataset(VALUES), batch_size=64)),
+        ("pyro", lambda: lvm.stream(Shuffled(VALUES), batch_size=64, size=300)),
+        ("pyro", lambda: lvm.stream(DataLoader(TensorDataset(VALUES), batch_size=70, shuffle=True))),
+    ],
+    ids=["dataset", "iterable", "loader"],
+)
+def test_a_stream_goes_on_where_it_was(engine: str, stream, tmp_path: Path) -> None:
+    class Stop:
+        def __init__(self, at: int) -> None:
+            self.at = at
+
+        def __call__(self, step) -> None:
+            if step.step == self.at:
+                raise KeyboardInterrupt
+
+    def run(*callbacks, **options):
+        problem = lvm.Problem(located, stream())
+        return lvm.fit(
+            problem, engine=engine, max_steps=40, tolerance=0, progress=False, callbacks=list(callbacks), seed=3, **options
+        )  # fmt: skip
+
+    whole = run()
+    run(Stop(6), out=tmp_path / "run")  # in the middle of a pass
+    run(Stop(15), out=tmp_path / "run", resume=True)  # where one begins
+    resumed = run(out=tmp_path / "run", resume=True)
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    assert float(resumed.params["mean"]) == float(whole.params["mean"])
+
+
 def test_columns_of_a_stream_stay_together() -> None:
     x, y = points(200, 3)
     stream = lvm.stream(TensorDataset(x, y), batch_size=50)

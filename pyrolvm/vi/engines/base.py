@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrolvm import runtime
 from pyrolvm.program.batching import Batch, Minibatches, Rows
 from pyrolvm.program.problem import Problem
-from pyrolvm.program.streaming import Streamed
+from pyrolvm.program.streaming import Passes, Streamed
 from pyrolvm.program.transforming import Transform
 from pyrolvm.vi.optimizer import Stepper
 
@@ -44,7 +44,7 @@ class Work:
     transform: Transform | None = None
 
     def __post_init__(self) -> None:
-        self._rows: Iterator[tuple[Tensor, ...]] | None = None
+        self._rows: Rows | Passes | None = None
 
     def rows(self) -> list[Tensor]:
         """What the next batch is made of: its row numbers, or the tensors of a stream; an empty list for all rows."""
@@ -54,18 +54,16 @@ class Work:
             self._rows = self.minibatches.rows()
         return list(next(self._rows))
 
-    @property
-    def rows_left(self) -> Tensor | None:
-        """The rows of the current pass that are still to come; ``None`` before the first, and where a stream gives them."""
-        return self._rows.left if isinstance(self._rows, Rows) else None
+    def place(self) -> dict[str, Any] | None:
+        """Where in the data the steps are; ``None`` before the first, and if each sees all rows."""
+        return None if self._rows is None else self._rows.state()
 
-    @rows_left.setter
-    def rows_left(self, left: Tensor | None) -> None:
+    def go_to(self, place: Mapping[str, Any] | None) -> None:
+        """Goes back to a place."""
         self._rows = None
-        if left is not None and isinstance(self.minibatches, Minibatches):
-            rows = self.minibatches.rows()
-            rows.left = left.to(self.problem.device)
-            self._rows = rows
+        if place is not None and self.minibatches is not None:
+            self._rows = self.minibatches.rows()
+            self._rows.restore(place)
 
     def aside(self) -> Batch:
         """A batch like those of the steps, which does not count among them."""
