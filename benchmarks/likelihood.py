@@ -1,6 +1,6 @@
 """Fits models with exact likelihoods: flows on digits, autoregressive models of images and text, each on data held out.
 
-    python benchmarks/likelihood.py                              writes benchmarks/results/likelihood.json
+    python benchmarks/likelihood.py                              writes benchmarks/results/likelihood.json and docs/images/deep
     python benchmarks/likelihood.py --problem made_mnist         measures one again and leaves the others as they are
 
 Each row is fitted to the training part less what ends the fit (``validation=``), and judged on the test part, which it never sees:
@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 import torch
-from common import RESULTS, parser, report, table
+from common import HERE, RESULTS, parser, report, table
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -90,6 +90,7 @@ def parts(name: str, problem: lvm.Problem, options: dict[str, Any]) -> tuple[Ten
     return x[order[held:]], x[order[:held]], test, levels
 
 
+PICTURES = HERE.parent / "docs" / "images" / "deep"
 FLOWS = ("real_nvp", "glow", "maf", "iaf", "neural_spline_flow")
 TEXTS = ("recurrent_text", "wavenet", "transformer_text")
 
@@ -120,6 +121,7 @@ def measure(row: str, seed: int, share: float) -> dict[str, Any]:
     except (lvm.PyrolvmError, OSError) as error:
         return out | {"verdict": "error", "message": str(error), "seconds": time.perf_counter() - started}
     nats = float(rows.mean())
+    drawn(row, density, test)
     return out | {
         "parameters": sum(p.numel() for p in module.parameters()),
         "steps": len(fit.losses),
@@ -137,6 +139,21 @@ def measure(row: str, seed: int, share: float) -> dict[str, Any]:
         "published": PUBLISHED.get(row),
         "seconds": time.perf_counter() - started,
     }
+
+
+def drawn(row: str, density: Any, test: Tensor) -> None:
+    """Writes 24 draws of a model of images beside the docs."""
+    from pyrolvm.evaluation.plots import image_grid
+
+    side = math.isqrt(test[0].numel())
+    if side < 8 or side**2 != test[0].numel():
+        return
+    with torch.no_grad():
+        images = density.sample(24).reshape(24, -1).clamp(float(test.min()), float(test.max()))
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    image_grid(lvm.Image(side, side), images.double().numpy()).savefig(
+        PICTURES / f"{row.replace('_', '-')}.png", dpi=80
+    )
 
 
 def main() -> None:

@@ -191,6 +191,7 @@ def autoregressive_vae(
         dims={"z": ["data", "latent"], "x": ["data", "pixel"]},
         coords={"pixel": _images.places(found.height, found.width), "latent": list(range(latent))},
         guide=lvm.guide("amortized", hidden=sizes[::-1]),
+        images={"x": (found.height, found.width)},
     )
     def autoregressive(x: Tensor, decoder: PixelDecoder) -> None:
         """Binary images ``x`` ``(n, pixels)``, each pixel given a code and the pixels before it."""

@@ -87,6 +87,7 @@ def conditional_vae(
         dims={"z": ["data", "latent"], "x": ["data", "pixel"]},
         coords={"pixel": pixels, "latent": list(range(latent))},
         guide=lvm.guide("amortized", hidden=sizes[::-1]),
+        images={"x": (x.shape[1] // found.width, found.width)},
     )
     def conditional(x: Tensor, condition: Tensor, decoder: nn.Module) -> None:
         """Binary pixels ``x`` ``(n, pixels)`` given ``condition`` ``(n, known)`` and a code."""

@@ -123,6 +123,7 @@ def discrete_vae(
         dims={"code": ["data", "choice"], "x": ["data", "pixel"]},
         coords={"pixel": places, "choice": list(range(latent))},
         guide=lvm.Guide("score", score),
+        images={"x": (found.height, found.width)},
     )
     def discrete(x: Tensor, decoder: nn.Module) -> None:
         """Binary images ``x`` ``(n, pixels)`` of several choices."""
@@ -150,6 +151,7 @@ def discrete_vae(
         dims={"code": ["data"], "x": ["data", "pixel"]},
         coords={"pixel": places},
         guide=lvm.Guide("posterior", posterior),
+        images={"x": (found.height, found.width)},
     )
     def enumerated(x: Tensor, decoder: nn.Module) -> None:
         """Binary images ``x`` ``(n, pixels)`` of one of all codes, which is summed out."""

@@ -175,6 +175,7 @@ def ladder_vae(
         dims={**dims, "x": ["data", "pixel"]},
         coords={**coords, "pixel": _images.places(found.height, found.width)},
         guide=lvm.Guide(inference, guide),
+        images={"x": (found.height, found.width)},
     )
     def ladder(x: Tensor, generative: Generative) -> None:
         """Binary images ``x`` ``(n, pixels)`` of codes that have codes."""

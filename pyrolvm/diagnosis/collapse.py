@@ -12,10 +12,13 @@ from pyrolvm.verdict import Reason
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["collapse_steps", "judge_collapse"]
+__all__ = ["collapse_steps", "judge_collapse", "judge_layer"]
 
 ACTIVE = 0.01
 """The variance of the posterior mean over rows, in units of the prior's, above which a unit is active."""
+
+IDLE = 0.01
+"""Nats a row below which a layer's divergence from its prior is none."""
 
 ENOUGH_ROWS = 20
 """Rows below which a variance over rows says little."""
@@ -32,6 +35,7 @@ def judge_collapse(data: xr.DataTree) -> Iterator[Reason]:
     group = data["posterior"]
     if not int(group.attrs.get("model_parameters", 0)) or not {"prior", "observed_data"} <= set(data.children):
         return
+    yield from _judge_divergences(data)
     rows = {dim for value in data["observed_data"].data_vars.values() for dim in value.dims}
     sites = data["log_prior"].data_vars if "log_prior" in data.children else ()
     for name, draws in ((str(key), value) for key, value in group.data_vars.items()):
@@ -68,12 +72,37 @@ def judge_collapse(data: xr.DataTree) -> Iterator[Reason]:
             )
 
 
+def _judge_divergences(data: xr.DataTree) -> Iterator[Reason]:
+    """Judges local sites by their divergence from the prior, which for an upper layer's children is one given that layer."""
+    stats = data["sample_stats"].to_dataset()
+    if "site_kl" not in stats or stats["site_kl"].sizes["site"] < 2:
+        return  # a single site that says nothing is seen by its units
+    for name, value in zip(stats["site"].to_numpy(), stats["site_kl"].to_numpy(), strict=True):
+        yield from judge_layer(str(name), float(value))
+
+
+def judge_layer(name: str, divergence: float) -> Iterator[Reason]:
+    """Whether one of several layers is idle: ``divergence`` from its prior given the other layers, nats a row."""
+    if divergence < IDLE:
+        yield Reason(
+            "doubtful",
+            f"`{name}` has collapsed: its posterior is its prior given the other latents, {max(divergence, 0.0):.1g} nats a row apart, "
+            "so this layer says nothing about the data that the others do not.",
+            {"layer_kl": divergence},
+        )
+
+
 def _units(count: int) -> str:
     return "its only unit" if count == 1 else f"each of its {count} units"
 
 
 def collapse_steps(reasons: list[Reason]) -> Iterator[str]:
-    """What to do about units that are not active."""
+    """What to do about units and layers that are not active."""
+    if any("layer_kl" in reason.figures for reason in reasons):
+        yield (
+            "Let the divergence count little at first: objective=lvm.Beta_ELBO(beta=lvm.Warmup(steps)), "
+            "steps half of max_steps and tolerance=0."
+        )
     for reason in reasons:
         if "active_units" not in reason.figures:
             continue

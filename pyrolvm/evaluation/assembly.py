@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrolvm.diagnosis.collapse import collapse_steps, judge_layer
 from pyrolvm.diagnosis.importance import khat_threshold
 from pyrolvm.errors import ArgumentError, DataError
 from pyrolvm.evaluation.decoding import Decoder
@@ -119,11 +120,12 @@ def assemble(of: Gathered, started: float) -> Evaluation:
     if of.train is None:
         table.left_out["gap to training rows"] = "it was made on the fit's own data; pass data="
     frame = table.frame()
+    reasons = list(_reasons(of, frame, areas))
     tree = _tree(of, unit_table, made, apart, scale)
     return Evaluation(
         name=of.fit.name, problem=of.problem.name, table=frame, units=unit_table, auroc=areas, data=tree,
         left_out=dict(table.left_out), notes=tuple(made.notes), titles=dict(made.titles), image=of.image, site=of.site, draws=of.draws,
-        exact=of.exact, verdict=Verdict.of(_reasons(of, frame, areas), _steps(of, frame, unit_table)), engine=of.main.engine,
+        exact=of.exact, verdict=Verdict.of(reasons, _steps(of, frame, unit_table, reasons)), engine=of.main.engine,
         engine_reason=of.main.reason, seed=of.seed, seconds=time.perf_counter() - started,
     )  # fmt: skip
 
@@ -312,6 +314,10 @@ def _reasons(of: Gathered, table: pd.DataFrame, areas: pd.DataFrame | None) -> I
             yield Reason(
                 "trusted", f"k-hat is at most {threshold:.2f}{some}: log p(x) is known to {error:.2g} nats.", figures
             )
+    layers = [name for name in table.index if name.startswith("KL of ") and name != "KL of all latents"]
+    if len(layers) > 1:
+        for name in layers:
+            yield from judge_layer(name.removeprefix("KL of "), float(table.loc[name, "value"]))
     if of.train is None:
         yield Reason(
             "doubtful", "These are rows that the model was fitted to: what it is worth on others is not known."
@@ -329,7 +335,7 @@ def _reasons(of: Gathered, table: pd.DataFrame, areas: pd.DataFrame | None) -> I
         yield Reason("trusted", text, {"smallest AUROC of log p(x)": float(areas["log p(x)"].min())})
 
 
-def _steps(of: Gathered, table: pd.DataFrame, unit_table: pd.DataFrame | None) -> Iterator[str]:
+def _steps(of: Gathered, table: pd.DataFrame, unit_table: pd.DataFrame | None, reasons: list[Reason]) -> Iterator[str]:
     if not of.exact:
         share = float((~(of.main.table["khat"] <= khat_threshold(of.draws))).mean())
         if share > HEAVY:
@@ -340,6 +346,7 @@ def _steps(of: Gathered, table: pd.DataFrame, unit_table: pd.DataFrame | None) -
         yield "stop earlier, or take a smaller network or more data: the gap to training rows is large"
     if unit_table is not None and not bool(unit_table["active"].any()):
         yield "no unit is active: raise the weight of the divergence slowly from zero, or weaken the decoder"
+    yield from collapse_steps(reasons)
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------

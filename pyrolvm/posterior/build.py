@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.density import Joint, map_draws, repeat
+from pyrolvm.posterior.divergence import site_divergences
 from pyrolvm.posterior.draws import draw_guide, numpy
 from pyrolvm.program.inspection import name_dims
 from pyrolvm.program.problem import Problem
@@ -88,6 +89,12 @@ def variational_tree(
     stats = {"lp": lp, "log_q": lp - log_weight, "log_weight": log_weight}
     groups["sample_stats"] = site_dataset(stats, {}, attrs=attrs)
     groups["sample_stats"]["khat"] = xr.DataArray(_khat(log_weight))
+    if problem.parameters and not hasattr(guide, "weighed"):
+        apart = site_divergences(problem, guide)
+        if apart:
+            groups["sample_stats"]["site_kl"] = xr.DataArray(
+                list(apart.values()), dims="site", coords={"site": list(apart)}
+            )
     groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
     return xr.DataTree.from_dict(ordered(groups))
 

@@ -4,8 +4,12 @@ import json
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
+import torch
 
+import pyrolvm as lvm
 from pyrolvm.diagnosis import diagnose
 from pyrolvm.errors import ArgumentError
 
@@ -268,3 +272,30 @@ def test_a_tree_without_draws_is_refused(fake, rng):
         diagnose(xr.DataTree())
     with pytest.raises(ArgumentError, match="chain"):
         diagnose(xr.DataTree.from_dict({"posterior": xr.Dataset({"mu": ("draw", np.zeros(3))})}))
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_layer_that_follows_from_the_others_has_collapsed(idle: bool) -> None:
+    """Its means vary with the rows, since its prior's do, but it holds nothing of its own."""
+    y = torch.linspace(-2.0, 2.0, 40)
+
+    def layered(y: torch.Tensor) -> None:
+        slope = pyro.param("slope", torch.ones(()))
+        with pyro.plate("row", len(y)):
+            upper = pyro.sample("upper", dist.Normal(0.0, 1.0))
+            lower = pyro.sample("lower", dist.Normal(upper, 0.5))
+            pyro.sample("y", dist.Normal(slope * lower, 0.3), obs=y)
+
+    def guide(y: torch.Tensor) -> None:
+        with pyro.plate("row", len(y)):
+            upper = pyro.sample("upper", dist.Normal(0.8 * y, 0.4))
+            pyro.sample("lower", dist.Normal(upper, 0.5) if idle else dist.Normal(y, 0.25))
+
+    fit = lvm.fit(lvm.Problem(layered, y), guide, max_steps=5, tolerance=0, draws=400, engine="pyro", progress=False)
+    said = [reason for reason in fit.verdict.reasons if "layer_kl" in reason.figures]
+    assert bool(said) is idle
+    if idle:
+        assert "`lower` has collapsed" in said[0].text and said[0].figures["layer_kl"] < 1e-6
+        assert any("Warmup" in step for step in fit.verdict.next_steps)
+    else:
+        assert float(fit.data["sample_stats"]["site_kl"].sel(site="lower")) > 0.2
