@@ -13,11 +13,19 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import calibration as calibrated
 import common
+import deep as autoencoders
+import durability as durable
 import evidence as estimates
 import gaps as losses
 import ica as separation
 import iwae as bounds
+import likelihood as likelihoods
+import load as loads
+import objectives as gradients
+import stopping as stops
+import sweep as sweeps
 import zoo as models_of_the_zoo
 from posteriordb import run as whole
 
@@ -25,12 +33,17 @@ import guides
 
 DOCS = common.HERE.parent / "docs"
 PAGES = (
+    "calibrate.md",
     "choose-a-guide.md",
+    "durability.md",
     "engines.md",
     "evidence.md",
     "gaps.md",
     "how-vi-fails.md",
     "objectives.md",
+    "sweep.md",
+    "zoo-deep.md",
+    "zoo-likelihood.md",
     "zoo.md",
     "../README.md",
 )
@@ -74,9 +87,16 @@ def vae(found: dict[str, Any]) -> str:
     return common.table([row for row in found["rows"] if row["status"] == "ok"], columns)
 
 
-def models(found: dict[str, Any]) -> str:
-    """What VI reaches on each problem of the zoo, against NUTS."""
-    return common.table(found["rows"], models_of_the_zoo.COLUMNS)
+def by_row(columns: dict[str, str], part: str = "rows") -> Callable[[dict[str, Any]], str]:
+    """The rows of a result, by these columns."""
+    return lambda found: common.table(found[part], columns)
+
+
+def durability(found: dict[str, Any]) -> str:
+    """Memory of long fits, and what their checkpoints cost."""
+    return "\n\n".join(
+        common.table(found[part], columns) for part, columns in (("memory", durable.MEMORY), ("costs", durable.COSTS))
+    )
 
 
 def evidence(found: dict[str, Any]) -> str:
@@ -132,11 +152,6 @@ def ica(found: dict[str, Any]) -> str:
     return "\n\n".join(common.table(found[part], columns) for part, columns in parts)
 
 
-def iwae(found: dict[str, Any]) -> str:
-    """Test log p(x) by the number of draws of the bound that trained."""
-    return common.table(found["rows"], bounds.COLUMNS)
-
-
 def gaps(found: dict[str, Any]) -> str:
     """What is known in closed form, and the digits."""
     parts = [common.table(found["rows"], losses.SHOWN)]
@@ -153,14 +168,22 @@ def gaps(found: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "calibration": by_row(calibrated.COLUMNS),
+    "deep": by_row(autoencoders.COLUMNS),
+    "durability": durability,
+    "likelihood": by_row(likelihoods.COLUMNS),
+    "load": by_row(loads.COLUMNS),
+    "objectives": by_row(gradients.COLUMNS),
+    "stopping": by_row(stops.COLUMNS, "summary"),
+    "sweep": by_row(sweeps.COLUMNS),
     "evidence": evidence,
     "gaps": gaps,
     "svi_speed": svi,
     "nuts_speed": nuts,
     "vae_speed": vae,
-    "zoo": models,
+    "zoo": by_row(models_of_the_zoo.COLUMNS),
     "ica": ica,
-    "iwae": iwae,
+    "iwae": by_row(bounds.COLUMNS),
     "zoo_engines": zoo,
     "posteriordb": posteriordb,
     "posteriordb_hard": posteriordb,

@@ -8,6 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -21,12 +22,11 @@ __all__ = ["semi_amortized"]
 
 
 class _SemiAmortized(Amortized):
-    def __init__(self, problem: Problem, parts: tuple[Any, ...], steps: int, rate: float, draws: int) -> None:
+    def __init__(self, problem: Problem, parts: tuple[Any, ...], steps: int, rate: float, pairs: int) -> None:
         super().__init__(*parts)
-        self.steps, self.rate, self.draws = steps, rate, draws
+        self.steps, self.rate, self.pairs = steps, rate, pairs
         self.__dict__["_model"] = problem.model
         self.learned = tuple(problem.parameters)
-        self.fraction = {plate.name: plate.size for plate in problem.plates.values()}
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         plates = self.layout.open_plates(rows={self.plate: self.features.count(args, kwargs)})
@@ -47,25 +47,29 @@ class _SemiAmortized(Amortized):
 
     def _refined(self, loc: Tensor, scale: Tensor, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
         """The shift in units of the encoder's scales, and the log stretch of those, after all steps."""
-        noise = torch.randn(self.steps, self.draws, *loc.shape, dtype=loc.dtype, device=loc.device)
+        noise = torch.randn(self.steps, self.pairs, *loc.shape, dtype=loc.dtype, device=loc.device)
+        # Signs have the mean, the variance and the third moment of normal draws, and no noise in their squares: with their opposites
+        # they give a Gaussian's bound exactly where the log density is quadratic without cross terms.
+        noise = torch.where(noise > 0, 1.0, -1.0).to(loc.dtype)
+        noise = torch.cat([noise, -noise], 1)
         step = (torch.zeros_like(loc), torch.zeros_like(loc))
-        weight = self.draws * self.fraction[self.plate] / len(loc)
 
         def bound(step: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
             shift, stretch = step
             total = torch.zeros((), dtype=loc.dtype, device=loc.device)
             for one in noise.unbind(0):
                 total = total + self._log_joint(loc + scale * (shift + stretch.exp() * one), args, kwargs)
-            return total / weight + stretch.sum()
+            return total / (2 * self.pairs) + stretch.sum()
 
-        for one in noise.unbind(0):
+        for k, one in enumerate(noise.unbind(0)):
             gradient = torch.func.grad(bound)(step, one)
-            # A bounded step in units of the encoder's scales, so that one rate suits all rows.
-            step = (step[0] + self.rate * torch.tanh(gradient[0]), step[1] + self.rate * torch.tanh(gradient[1]))
+            # A bounded step in units of the encoder's scales, so that one rate suits all rows; the last ones settle.
+            rate = self.rate * (1 - k / self.steps)
+            step = (step[0] + rate * torch.tanh(gradient[0]), step[1] + rate * torch.tanh(gradient[1]))
         return step
 
     def _log_joint(self, u: Tensor, args: Any, kwargs: Any) -> Tensor:
-        """The log joint density of all rows at unconstrained values ``(b, d)``, Jacobians included, scaled to the whole data."""
+        """The log joint density of these rows at unconstrained values ``(b, d)``, Jacobians included."""
         values, jacobian = {}, torch.zeros((), dtype=u.dtype, device=u.device)
         local = [latent for latent in self.layout.latents if latent.name in self.local]
         for latent, block in zip(local, u.split(self.sizes, -1), strict=True):
@@ -75,8 +79,10 @@ class _SemiAmortized(Amortized):
         with poutine.block(), poutine.trace() as traced, poutine.condition(data=values):
             self.__dict__["_model"](*args, **kwargs)
         traced.trace.compute_log_prob()
-        terms = [node["log_prob_sum"] for node in traced.trace.nodes.values() if "log_prob_sum" in node]
-        return torch.stack(terms).sum() + jacobian * self.fraction[self.plate] / len(u)
+        # Not scaled to the whole data, which may be others than those that the guide was made for.
+        nodes = [node for node in traced.trace.nodes.values() if "unscaled_log_prob" in node]
+        terms = [scale_and_mask(node["unscaled_log_prob"], 1.0, node["mask"]).sum() for node in nodes]
+        return torch.stack(terms).sum() + jacobian
 
 
 def semi_amortized(
@@ -84,7 +90,7 @@ def semi_amortized(
     *,
     steps: int = 5,
     rate: float = 0.3,
-    draws: int = 1,
+    pairs: int = 1,
     hidden: Sequence[int] = (64, 64),
     network: str = "mlp",
     image: Sequence[int] | None = None,
@@ -95,10 +101,11 @@ def semi_amortized(
     r"""An encoder's Gaussian for each row, then some steps of gradient ascent on that row's own evidence bound.
 
     .. math:: q(z) = \prod_n \mathrm{Normal}\bigl(z_n;\ m_n^{(K)}, \mathrm{diag}\, s_n^{(K)\,2}\bigr), \qquad
-        (m_n, \log s_n)^{(k+1)} = (m_n, \log s_n)^{(k)} + \eta \tanh \nabla \mathrm{ELBO}_n
+        (m_n, \log s_n)^{(k+1)} = (m_n, \log s_n)^{(k)} + \eta_k \tanh \nabla \mathrm{ELBO}_n
 
-    from :math:`(m, s)^{(0)}`, what the encoder says of the row, and in units of :math:`s^{(0)}`. It narrows the amortisation gap, and
-    keeps codes in use that a strong decoder would ignore while the encoder is poor. Each step costs a gradient of the model. The steps
+    from :math:`(m, s)^{(0)}`, what the encoder says of the row, and in units of :math:`s^{(0)}`. Gradients are of antithetic pairs of
+    random signs in place of normal draws, with little noise, so that steps near the optimum are small. It narrows the amortisation gap, and keeps
+    codes in use that a strong decoder would ignore while the encoder is poor. Each step costs two gradients of the model. The steps
     are taken for every draw anew, with noise of their own, and their sum is held fixed for the gradient: the encoder and the model
     learn where the steps lead, at first order (the paper differentiates through them). Being random, a row's Gaussian is an average
     over the noise of the steps, so the density that is reported of a draw, which is that given the noise, is an upper bound on average
@@ -110,8 +117,8 @@ def semi_amortized(
     Args:
         problem: the model with its data.
         steps: steps for each row.
-        rate: the largest step, in units of the encoder's scales.
-        draws: draws of each row for the gradient of a step.
+        rate: the largest length of the first step, in units of the encoder's scales; that of later ones falls in a line.
+        pairs: antithetic pairs of draws of each row for the gradient of a step.
         hidden: sizes of the encoder's hidden layers.
         network: ``"mlp"``, ``"gated"`` or ``"convolutional"``, as in ``amortized``.
         image: height and width of a row, for a convolutional network.
@@ -130,7 +137,7 @@ def semi_amortized(
         Kim, Wiseman, Miller, Sontag, Rush, *Semi-Amortized Variational Autoencoders*, https://arxiv.org/abs/1802.02550
     """
     at_least("steps", steps)
-    at_least("draws", draws)
+    at_least("pairs", pairs)
     positive("rate", rate)
     parts = encoder_of(
         problem, "semi_amortized", hidden=hidden, global_family="mean_field", plate=plate, posterior="diagonal", transforms=1,
@@ -146,4 +153,4 @@ def semi_amortized(
             f"guide 'semi_amortized' refines rows of plate {chosen!r} one by one, and site {name!r} is "
             f'{"outside it" if outside else "discrete"}, so rows have no bound of their own. Fix: use guide="amortized".'
         )
-    return _SemiAmortized(problem, parts, steps, rate, draws)
+    return _SemiAmortized(problem, parts, steps, rate, pairs)

@@ -215,3 +215,29 @@ def test_an_image_must_be_one(image, rows):
         lvm.Problem(lvm.model(images={"x": image})(lambda x: small(x)), rows)
     with pytest.raises(lvm.ProblemError, match="no observed site"):
         lvm.Problem(lvm.model(images={"top": (1, 1)})(lambda x: small(x)), rows)
+
+
+def test_a_refined_guide_does_not_depend_on_how_many_rows_there_are() -> None:
+    y = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+
+    def codes(y: torch.Tensor) -> None:
+        weights = pyro.param("weights", torch.linspace(0.5, 2.0, 8).reshape(2, 4))
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("y", dist.Normal(z @ weights, 0.5).to_event(1), obs=y)
+
+    problem = lvm.Problem(codes, y)
+    fit = lvm.fit(
+        problem,
+        lvm.guide("semi_amortized", hidden=(8,)),
+        max_steps=30,
+        tolerance=0,
+        draws=20,
+        engine="pyro",
+        progress=False,
+    )
+    words = {"draws": 200, "pictures": False, "progress": False}
+    few = lvm.evaluate(fit, y[:10], **words)
+    same = lvm.evaluate(fit, rows=list(range(10)), **words)
+    assert few["ELBO"] == pytest.approx(same["ELBO"], abs=0.1)
+    assert few["KL of z"] == pytest.approx(same["KL of z"], abs=0.1)
