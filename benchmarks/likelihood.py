@@ -35,8 +35,8 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "made_digits": ("made", {"data": "digits", "dropout": 0.3}, {**FLOW, "max_steps": 3000}),
     "made_mnist": (
         "made",
-        {"data": "binarized_mnist", "hidden": 500},
-        {"batch_size": 100, "schedule": "warmup_cosine", "learning_rate": 2e-3, "max_steps": 5000},
+        {"data": "binarized_mnist", "hidden": 2000},
+        {"batch_size": 100, "schedule": "warmup_cosine", "learning_rate": 1e-3, "max_steps": 12000, "validate_every": 1000},
     ),
     "pixel_cnn_digits": (
         "gated_pixel_cnn",

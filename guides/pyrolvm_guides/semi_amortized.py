@@ -104,8 +104,9 @@ def semi_amortized(
         (m_n, \log s_n)^{(k+1)} = (m_n, \log s_n)^{(k)} + \eta_k \tanh \nabla \mathrm{ELBO}_n
 
     from :math:`(m, s)^{(0)}`, what the encoder says of the row, and in units of :math:`s^{(0)}`. Gradients are of antithetic pairs of
-    random signs in place of normal draws, with little noise, so that steps near the optimum are small. It narrows the amortisation gap, and keeps
-    codes in use that a strong decoder would ignore while the encoder is poor. Each step costs two gradients of the model. The steps
+    random signs in place of normal draws, with little noise, so that steps near the optimum are small. It narrows the amortisation
+    gap, and keeps codes in use that a strong decoder would ignore while the encoder is poor. Each step costs two gradients of the
+    model. The steps
     are taken for every draw anew, with noise of their own, and their sum is held fixed for the gradient: the encoder and the model
     learn where the steps lead, at first order (the paper differentiates through them). Being random, a row's Gaussian is an average
     over the noise of the steps, so the density that is reported of a draw, which is that given the noise, is an upper bound on average
