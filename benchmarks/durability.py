@@ -1,7 +1,8 @@
 """What checkpoints cost, and whether long fits grow: ``python benchmarks/durability.py``.
 
-A fit of eight schools takes 50,000 steps, and its resident memory is noted as it goes; then fits of more steps write checkpoints at
-several distances, and the time of each is taken. Prints a table and writes ``benchmarks/results/durability.json``.
+A fit of eight schools takes 50,000 steps, and its resident memory is noted as it goes; then longer fits, of eight schools and of an
+autoencoder of digits, write checkpoints at several distances, and the time of each is taken. Prints tables and writes
+``benchmarks/results/durability.json``.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from pyrolvm.progress import Progress
 from pyrolvm.store import Checkpoints
 
 MEMORY = {
-    "engine": "engine", "steps": "steps", "seconds": "s", "first_step": "from step", "first_mb": "resident MB", 
-    "last_mb": "at the end, MB",
-    "grows_mb": "growth, MB",
+    "engine": "engine", "steps": "steps", "seconds": "s", "first_step": "from step", "first_mb": "resident MB",
+    "last_mb": "at the end, MB", "grows_mb": "growth, MB",
 }  # fmt: skip
 COSTS = {
-    "engine": "engine", "steps": "steps", "run_seconds": "s", "checkpoint_every": "checkpoint_every, s", "checkpoints": "checkpoints",
+    "problem": "problem", "engine": "engine", "steps": "steps", "run_seconds": "s", "checkpoint_every": "checkpoint_every, s",
+    "checkpoints": "checkpoints",
     "writing_seconds": "writing, s", "share": "share of the run",
     "longest_write": "longest, s", "share_at_default": "share at the default distance",
 }  # fmt: skip
@@ -59,8 +60,10 @@ def growth(engine: str, steps: int, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def cost(engine: str, steps: int, every: float | None, seed: int) -> dict[str, Any]:
+def cost(name: str, engine: str, steps: int, every: float | None, seed: int) -> dict[str, Any]:
     """The share of a fit's time that its checkpoints take."""
+    words: dict[str, Any] = {"batch_size": 128} if name == "vae" else {}
+    guide = "amortized" if name == "vae" else "mean_field"
     took: list[float] = []
     write = Checkpoints.write
 
@@ -73,14 +76,15 @@ def cost(engine: str, steps: int, every: float | None, seed: int) -> dict[str, A
     try:
         with tempfile.TemporaryDirectory() as folder:
             fit = lvm.fit(
-                lvm.problem("eight_schools"), "mean_field", engine=engine, max_steps=steps, tolerance=0, draws=100, seed=seed,
-                progress=False, out=Path(folder) / "run", checkpoint_every=every,
+                lvm.problem(name), guide, engine=engine, max_steps=steps, tolerance=0, draws=100, seed=seed,
+                progress=False, out=Path(folder) / "run", checkpoint_every=every, **words,
             )  # fmt: skip
     finally:
         Checkpoints.write = write  # type: ignore[method-assign]
     run, longest = fit.seconds["run"], max(took, default=0.0)
     return {
-        "engine": fit.engine, "steps": len(fit.losses), "checkpoint_every": every, "checkpoints": len(took), "run_seconds": run,
+        "problem": name, "engine": fit.engine, "steps": len(fit.losses), "checkpoint_every": every, "checkpoints": len(took),
+        "run_seconds": run,
         "writing_seconds": sum(took), "longest_write": longest,
         "share": sum(took) / run, "share_at_default": longest / max(EVERY, longest / SHARE),
     }  # fmt: skip
@@ -93,11 +97,12 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=300_000, help="of the fits whose checkpoints are timed")
     args = parser.parse_args()
     if args.quick:
-        args.steps, args.long = 2_000, 2_000
+        args.steps, args.long = 2_000, 500
     Progress.__init__.__kwdefaults__["every"] = 0.0  # every call of steps is reported
     memory = [growth(engine, args.steps, args.seed) for engine in ("c", "jax")]
     print(common.table(memory, MEMORY))
-    costs = [cost("c", args.long, every, args.seed) for every in (None, 5.0, 1.0)]
+    costs = [cost("eight_schools", "c", args.long, every, args.seed) for every in (None, 1.0)]
+    costs += [cost("vae", "jax", args.long, every, args.seed) for every in (None, 5.0)]
     print(common.table(costs, COSTS))
     print(common.report("durability", args, {"memory": memory, "costs": costs}))
 

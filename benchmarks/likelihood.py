@@ -36,7 +36,13 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "made_mnist": (
         "made",
         {"data": "binarized_mnist", "hidden": 2000},
-        {"batch_size": 100, "schedule": "warmup_cosine", "learning_rate": 1e-3, "max_steps": 12000, "validate_every": 1000},
+        {
+            "batch_size": 100,
+            "schedule": "warmup_cosine",
+            "learning_rate": 1e-3,
+            "max_steps": 12000,
+            "validate_every": 1000,
+        },
     ),
     "pixel_cnn_digits": (
         "gated_pixel_cnn",

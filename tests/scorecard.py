@@ -42,8 +42,10 @@ class Scorecard:
             terminalreporter.section(f"{what}: {ok}/{len(names)}")
             for name in names:
                 runs = self.found.get(name, [])
-                said = next((evidence for _, evidence in runs if evidence), "")
-                terminalreporter.write_line(f"{name:5}{self.state(name):8}{len(runs):4} tests  {said[:WIDTH]}")
+                said = list(dict.fromkeys(evidence[:WIDTH] for _, evidence in runs if evidence)) or [""]
+                terminalreporter.write_line(f"{name:5}{self.state(name):8}{len(runs):4} tests  {said[0]}")
+                for more in said[1:] if what != "bad inputs" else ():
+                    terminalreporter.write_line(f"{'':25}{more}")
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if session.exitstatus == 0 and any(self.state(name) != "ok" for names in GOALS.values() for name in names):
