@@ -52,6 +52,7 @@ def log_p(fit: lvm.Fit, *args: Any, draws: int = 200, seed: int = 0) -> float:
             model = poutine.trace(poutine.replay(problem.model, trace=drawn)).get_trace(*args)
             return rows(model) - rows(drawn)
 
+        problem.model(*args)  # learnable parameters come into being in a plain run
         weights = vmapped(one)(torch.zeros(draws))
         return float((weights.logsumexp(0) - math.log(draws)).mean())
 
