@@ -200,7 +200,7 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         *judge_collapse(data),
     ]
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
-    steps = [*_steps_for_fit(figures, reasons, guide), *collapse_steps(reasons)]
+    steps = [*_steps_for_fit(figures, reasons, guide), *_steps_for_minibatches(data, reasons), *collapse_steps(reasons)]
     return Diagnosis(name, table, _figures(figures), Verdict.of(reasons, steps), left_out)
 
 
@@ -378,6 +378,16 @@ def _blames_guide(reason: Reason) -> bool:
     return bool(
         {"khat", "largest shift", "ess_importance", "largest quantity khat", "modes", "restarts"} & set(reason.figures)
     )
+
+
+def _steps_for_minibatches(data: xr.DataTree, reasons: list[Reason]) -> Iterator[str]:
+    """What reduces the noise of steps that saw a part of the rows, where the guide may be off by it."""
+    seen = int(data["optimization"].attrs.get("batch_size", 0)) if "optimization" in data.children else 0
+    if seen and any(reason.status != "trusted" for reason in reasons):
+        yield (
+            f'Steps on {seen:,} rows are noisy: end on small ones (schedule="cosine" with max_steps= and tolerance=0), '
+            "or take a larger batch_size."
+        )
 
 
 def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str) -> Iterator[str]:
