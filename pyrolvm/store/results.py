@@ -7,8 +7,9 @@ replaced atomically, says which of them belong together. A crash at any moment l
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,7 +313,21 @@ def write_tree(tree: xr.DataTree, file: Path) -> None:
         OSError: if the disk does not take it.
     """
     # By way of memory: where HDF5 writes the file, a disk that fills up as it is closed goes unreported.
-    file.write_bytes(tree.to_netcdf(engine="h5netcdf"))
+    with _own_locks():
+        content = tree.to_netcdf(engine="h5netcdf")
+    file.write_bytes(content)
+
+
+@contextmanager
+def _own_locks() -> Iterator[None]:
+    """Inside a worker of Dask, xarray would lock what it writes for the whole cluster, which knows nothing of this memory."""
+    if "distributed" not in sys.modules:
+        yield
+        return
+    import dask
+
+    with dask.config.set(scheduler="synchronous"):
+        yield
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -34,6 +34,15 @@ def by_hand(x: Tensor, y: Tensor) -> None:
     pyro.sample("w", dist.Normal(pyro.param("loc", torch.zeros(())), 0.4))
 
 
+class Fit:
+    """A short fit."""
+
+    __name__ = "fit"
+
+    def __call__(self, problem: Any, seed: int) -> Any:
+        return lvm.fit(problem, "mean_field", seed=seed, engine="pyro", **SHORT)
+
+
 class Draws:
     """A method that needs no fit: quick, and its own seed decides what happens to it.
 

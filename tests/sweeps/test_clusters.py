@@ -96,3 +96,15 @@ def test_all_cells_are_accounted_for(backend: str, tmp_path: Path, record_proper
         "evidence", f"{backend}: {CELLS} cells, {len(FAILING)} failing, 2 workers killed: {found.counts} in {seconds:.0f} s, "
         f"{len(again)} begun again; a rerun ran the 3 that were missing",
     )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+def test_posteriors_of_cells_are_kept(backend: str, tmp_path: Path) -> None:
+    """Each is written twice in the same worker: a lock that the first leaves behind would hold up the second."""
+    pytest.importorskip({"dask": "distributed"}.get(backend, backend), reason=f"pip install 'pyrolvm[{backend}]'")
+    method = {"mean_field": models.Fit()}
+    found = lvm.sweep(models.problem(), method, 4, backend=backend, jobs=1, out=tmp_path / "s", progress=False)
+    assert found.counts == {"done": 4}
+    alone = models.Fit()(models.problem(), 2)
+    assert float(found.posterior(seed=2).elbo) == float(alone.elbo)
