@@ -5,9 +5,9 @@
 
 Each load in a fresh process: a linear regression on 1,000,000 rows in minibatches, by a default fit and by steps that decay;
 100,000 local latents about a common mean in minibatches; NUTS on 1,002 unknowns, four chains. All have posteriors in closed form
-(the last up to an integral over one variable), so errors are against the truth and in its posterior sds. Memory is the largest resident size of the process less what it
-had after its imports and the data. Where few draws are kept, the error of the worst of many means is mostly chance: that is given
-beside it.
+(the last up to an integral over one variable), so errors are against the truth and in its posterior sds. Memory is the largest
+resident size of the process less what it had after its imports and the data. Where few draws are kept, the error of the worst of
+many means is mostly chance: that is given beside it.
 """
 
 from __future__ import annotations
