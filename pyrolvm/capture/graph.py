@@ -8,9 +8,9 @@ function of *inputs*, *noise* and *constants*, which nothing in Python can influ
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,9 @@ from pyrolvm.program.explain import model_line, reason
 __all__ = ["Captured", "Noise", "capture", "operations", "with_noise", "with_step"]
 
 aten = torch.ops.aten
+
+RECORDINGS = 5
+"""How often a program is recorded before random numbers drawn meanwhile are held to be its own, where there are other threads."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,12 @@ def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the prog
         values, structure = pytree.tree_flatten(result)
         return values
 
+    def recorded() -> fx.GraphModule:
+        with torch.random.fork_rng(devices=_cuda(inputs)):
+            return joined(_folded(_functional(record(flat, inputs), inputs)))
+
     try:
-        with torch.random.fork_rng(devices=_cuda(inputs)), _no_other_randomness():
-            module = joined(_folded(_functional(record(flat, inputs), inputs)))
+        module = _without_other_randomness(recorded)
     except PyrolvmError:
         raise
     except Exception as error:
@@ -158,17 +164,21 @@ def _generators() -> tuple[Any, ...]:
     return random.getstate(), numpy["state"]["pos"], numpy["state"]["key"].tobytes()
 
 
-@contextmanager
-def _no_other_randomness() -> Iterator[None]:
-    """Refuses a block that draws random numbers where the recorder does not see them.
+def _without_other_randomness(recorded: Callable[[], fx.GraphModule]) -> fx.GraphModule:
+    """Refuses a recording that draws random numbers where the recorder does not see them.
+
+    Generators are those of the whole process: another thread, such as the event loop of a Dask worker, may have moved them. A program
+    that draws from them does so each time.
 
     Raises:
-        Reading: if the state of Python's or NumPy's generator has moved.
+        Reading: if the state of Python's or NumPy's generator has moved in each of several recordings.
     """
-    before = _generators()
-    yield
-    if _generators() != before:
-        raise Reading("it draws random numbers by Python or NumPy, which differ from run to run")
+    for _ in range(RECORDINGS if threading.active_count() > 1 else 1):
+        before = _generators()
+        module = recorded()
+        if _generators() == before:
+            return module
+    raise Reading("it draws random numbers by Python or NumPy, which differ from run to run")
 
 
 def _plain(error: Exception) -> str:

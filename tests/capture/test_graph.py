@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -244,6 +245,36 @@ def test_randomness_that_torch_does_not_see_is_refused() -> None:
     fit = lvm.fit(lvm.Problem(fickle, X), "mean_field", max_steps=400, tolerance=0, draws=50, progress=False)
     assert fit.engine == "pyro"
     assert "random numbers by Python or NumPy" in fit.engine_reason
+
+
+def test_random_numbers_of_another_thread_are_none_of_the_program_s() -> None:
+    """As those of an event loop, which draws when it waits: here while the first recording runs, and not again."""
+    begun, drawn = threading.Event(), threading.Event()
+
+    def other() -> None:
+        begun.wait(10.0)
+        random.random()
+        drawn.set()
+        threading.Event().wait(2.0)
+
+    def program(x: Tensor) -> Tensor:
+        begun.set()
+        drawn.wait(10.0)
+        return x.exp()
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    torch.testing.assert_close(graph(program, X)(X), X.exp())
+
+
+def test_a_program_that_draws_by_python_is_refused_beside_other_threads() -> None:
+    def program(x: Tensor) -> Tensor:
+        return x * random.random()
+
+    thread = threading.Thread(target=threading.Event().wait, args=(2.0,), daemon=True)
+    thread.start()
+    with pytest.raises(CaptureError, match="random numbers by Python or NumPy"):
+        capture(program, X)
 
 
 def test_sites_that_come_and_go_are_refused_by_name() -> None:
