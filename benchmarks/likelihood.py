@@ -35,7 +35,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "made_digits": ("made", {"data": "digits", "dropout": 0.3}, {**FLOW, "max_steps": 3000}),
     "made_mnist": (
         "made",
-        {"data": "binarized_mnist", "hidden": 2000},
+        {"data": "binarized_mnist", "hidden": 500},
         {
             "batch_size": 100,
             "schedule": "warmup_cosine",
