@@ -106,11 +106,10 @@ def semi_amortized(
     from :math:`(m, s)^{(0)}`, what the encoder says of the row, and in units of :math:`s^{(0)}`. Gradients are of antithetic pairs of
     random signs in place of normal draws, with little noise, so that steps near the optimum are small. It narrows the amortisation
     gap, and keeps codes in use that a strong decoder would ignore while the encoder is poor. Each step costs two gradients of the
-    model. The steps
-    are taken for every draw anew, with noise of their own, and their sum is held fixed for the gradient: the encoder and the model
-    learn where the steps lead, at first order (the paper differentiates through them). Being random, a row's Gaussian is an average
-    over the noise of the steps, so the density that is reported of a draw, which is that given the noise, is an upper bound on average
-    of that of the family's mixture: the bound stays a bound.
+    model. The steps are taken for every draw anew, with noise of their own, and their sum is held fixed for the gradient: the encoder
+    and the model learn where the steps lead, at first order (the paper differentiates through them). Being random, a row's Gaussian is
+    an average over the noise of the steps, so the density that is reported of a draw, which is that given the noise, is an upper bound
+    on average of that of the family's mixture: the bound stays a bound.
 
     *It cannot represent* dependence among the latent variables of a row, or what a Gaussian in unconstrained space is not. All latent
     sites have to be in one plate with data.

@@ -55,10 +55,12 @@ def map_draws(
     return {name: torch.stack([row[name] for row in rows]) for name in first}
 
 
-def repeat(function: Callable[[], Tree], count: int, *, like: Tensor, chunk: int | None = None) -> Tree:
-    """Runs a random ``function`` of nothing ``count`` times; ``like`` gives device and dtype."""
+def repeat(
+    function: Callable[[], Tree], count: int, *, like: Tensor, chunk: int | None = None, inside: int = 0
+) -> Tree:
+    """Runs a random ``function`` of nothing ``count`` times; ``like`` gives device and dtype, the rest is as for :func:`map_draws`."""
     lanes = torch.zeros(count, dtype=like.dtype, device=like.device)
-    return map_draws(lambda _: function(), {"lane": lanes}, chunk=chunk)
+    return map_draws(lambda _: function(), {"lane": lanes}, chunk=chunk, inside=inside)
 
 
 def _run(mapped: Callable[[Tree], Tree], draws: Mapping[str, Tensor], chunk: int) -> Callable[[Tree], Tree]:

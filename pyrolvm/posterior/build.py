@@ -90,7 +90,7 @@ def variational_tree(
     groups["sample_stats"] = site_dataset(stats, {}, attrs=attrs)
     groups["sample_stats"]["khat"] = xr.DataArray(_khat(log_weight))
     if problem.parameters and not hasattr(guide, "weighed"):
-        apart = site_divergences(problem, guide)
+        apart = site_divergences(problem, guide, inside=_rows(problem))
         if apart:
             groups["sample_stats"]["site_kl"] = xr.DataArray(
                 list(apart.values()), dims="site", coords={"site": list(apart)}

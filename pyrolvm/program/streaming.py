@@ -97,13 +97,12 @@ class Passes:
         """Begins the same pass again and reads over the batches that were taken; random numbers of others stay as they are."""
         if not state["began"]:
             return
-        now = runtime.random_states()
-        runtime.restore_random_states(state["began"])
         self._began, self._taken, self._whole = dict(state["began"]), state["taken"], True
-        self._pass = iter(self.stream.loader)
-        for _ in range(self._taken):
-            next(self._pass, None)
-        runtime.restore_random_states(now)
+        with runtime.random_state(0):
+            runtime.restore_random_states(self._began)
+            self._pass = iter(self.stream.loader)
+            for _ in range(self._taken):
+                next(self._pass, None)
 
 
 @dataclass(frozen=True, eq=False)
