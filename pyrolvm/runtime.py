@@ -22,6 +22,7 @@ from pyro.poutine import runtime as pyro_runtime
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
+from pyrolvm._compat.distributions import one_switch
 from pyrolvm.errors import StoreError
 
 __all__ = [
@@ -117,6 +118,7 @@ def session(
             torch.set_default_dtype(dtype)
         if device is not None and device.type != "cpu":
             stack.enter_context(device)
+        stack.enter_context(one_switch())
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(_no_handlers())
         modules = modules or {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -72,13 +72,17 @@ class JointGuide(PyroModule):
         refuse_subsampling(family, layout)
         self.family = family
         self.layout = layout
-        self.model = None if problem is None else problem.model
+        self._keep_model(None if problem is None else problem.model)
         self.start, self.spread, self.initial_scale = layout.start, layout.spread, init_scale
         self.held: tuple[str, ...] = ()
         self.modes = 0
         self._dependent: dict[str, str] = {}
         if problem is not None:
             self._open_frame(problem, init_scale)
+
+    def _keep_model(self, model: Callable[..., Any] | None) -> None:
+        """Keeps the model as a plain attribute: one that is a module is not a part of the guide."""
+        self.__dict__["model"] = model
 
     def _open_frame(self, problem: Problem, init_scale: float) -> None:
         layout = self.layout

@@ -99,7 +99,7 @@ class StudentGuide(JointGuide):
 
     def __init__(self, family: str, layout: Layout, problem: Problem) -> None:
         super().__init__(family, layout)
-        self.model = problem.model
+        self._keep_model(problem.model)
         count = CAPACITY if layout.size <= LARGE else 1
         start = layout.start
         unit = torch.eye(layout.size, dtype=start.dtype, device=start.device)

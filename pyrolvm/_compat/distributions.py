@@ -1,0 +1,36 @@
+"""torch's distributions and the checks of their arguments and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.distributions import Distribution
+
+__all__ = ["one_switch"]
+
+
+@contextmanager
+def one_switch() -> Iterator[None]:
+    """Lets ``Distribution.set_default_validate_args(False)`` switch all checks off, those that a distribution asked for itself too.
+
+    Torch asks the distribution, which has noted what held when it was made: one that a module or a closure keeps, or one with
+    ``validate_args=True``, goes on reading values after checks have been switched off for all.
+    """
+    kind: Any = Distribution
+    begin, check = kind.__init__, kind._validate_sample
+
+    def init(self: Any, batch_shape: Any = (), event_shape: Any = (), validate_args: bool | None = None) -> None:
+        asked = validate_args if kind._validate_args or not validate_args else None
+        begin(self, batch_shape, event_shape, asked)
+
+    def validate_sample(self: Any, value: Any) -> None:
+        if kind._validate_args:
+            check(self, value)
+
+    kind.__init__, kind._validate_sample = init, validate_sample
+    try:
+        yield
+    finally:
+        kind.__init__, kind._validate_sample = begin, check

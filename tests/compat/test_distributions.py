@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.distributions import Distribution
+
+from pyrolvm._compat.distributions import one_switch
+
+
+def test_torch_keeps_the_switch_of_a_distribution_in_it_which_is_why_this_is_here():
+    kept = dist.Normal(0.0, 1.0, validate_args=True).expand([2])
+    with pyro.validation_enabled(False), pytest.raises(ValueError, match="support"):
+        kept.log_prob(torch.tensor([float("nan"), 0.0]))
+
+
+@pytest.mark.parametrize("event_dim", [0, 1])
+def test_switched_off_for_all_is_switched_off_for_those_that_asked_themselves(event_dim):
+    kept = dist.Normal(torch.zeros(2), torch.ones(2), validate_args=True).expand([2]).to_event(event_dim)
+    with one_switch(), pyro.validation_enabled(False):
+        assert torch.isnan(kept.log_prob(torch.full((2,), torch.nan))).all()
+        dist.Normal(0.0, torch.tensor(-1.0), validate_args=True)
+
+
+def test_switched_on_it_checks_what_torch_checks():
+    with one_switch(), pyro.validation_enabled(True):
+        with pytest.raises(ValueError, match="scale"):
+            dist.Normal(0.0, torch.tensor(-1.0))
+        with pytest.raises(ValueError, match="support"):
+            dist.Normal(0.0, 1.0).log_prob(torch.tensor(torch.nan))
+        dist.Normal(0.0, torch.tensor(-1.0), validate_args=False)
+
+
+def test_torch_is_as_it_was_afterwards():
+    before = Distribution.__init__, Distribution._validate_sample
+    with one_switch(), one_switch():
+        pass
+    assert (Distribution.__init__, Distribution._validate_sample) == before
