@@ -93,6 +93,7 @@ def session(
     validate: bool = False,
     modules: Mapping[str, torch.nn.Module] | None = None,
     training: bool = True,
+    sizes: Mapping[str, int] | None = None,
 ) -> Iterator[None]:
     """Runs Pyro programs with globals of their own, and restores every one of them afterwards.
 
@@ -106,6 +107,7 @@ def session(
         modules: modules by name, whose buffers, such as running means, take the values of ``params`` too, under names that
             :func:`buffers` gives, and get their old values back as parameters do.
         training: whether these modules stay in the modes that they are in; otherwise they are in evaluation mode inside.
+        sizes: the sizes of plates that programs declare without one, by name.
 
     Sessions nest. Threads take turns: Pyro's globals leave no other way.
     """
@@ -121,6 +123,8 @@ def session(
         stack.enter_context(one_switch())
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(_no_handlers())
+        if sizes:
+            stack.enter_context(_sized(sizes))
         modules = modules or {}
         stack.enter_context(_buffers(modules.values()))
         if not training:
@@ -291,22 +295,24 @@ class Subsample:
 
 @dataclass(frozen=True)
 class PlateCall:
-    """How the program itself declared a plate: its size, and the subsample it asked for, if any."""
+    """How the program itself declared a plate: its size (``None`` if it leaves it open), and the subsample it asked for, if any."""
 
     name: str
-    size: int
+    size: int | None
     subsample_size: int | None
     indices: Tensor | None
 
     @property
     def subsampled(self) -> bool:
         """Whether the program asks for a part of the rows."""
+        if self.size is None:
+            return False
         return self.indices is not None or (self.subsample_size is not None and self.subsample_size < self.size)
 
     @property
     def rows(self) -> int:
         """How many rows a run takes."""
-        return len(self.indices) if self.indices is not None else int(self.subsample_size or self.size)
+        return len(self.indices) if self.indices is not None else int(self.subsample_size or self.size or 0)
 
 
 _SubsampleFn = Callable[..., tuple[int, int, Tensor | None]]
@@ -333,9 +339,7 @@ def _plate_hook(
         device: str | None = None,
     ) -> tuple[int, int, Tensor | None]:
         rest: dict[str, Any] = {"use_cuda": use_cuda, "device": device}
-        if size is None:
-            return inner(name, size, subsample_size, subsample, **rest)
-        return hook(inner, PlateCall(name, int(size), subsample_size, subsample), rest)
+        return hook(inner, PlateCall(name, None if size is None else int(size), subsample_size, subsample), rest)
 
     with _LOCK:
         SubsampleMessenger._subsample = staticmethod(decide)  # type: ignore[method-assign]
@@ -359,6 +363,18 @@ def plates(policy: Mapping[str, Subsample]) -> Iterator[None]:
             return inner(call.name, call.size, call.subsample_size, call.indices, **rest)
         # Registering the indices as Pyro does keeps them visible in traces.
         return inner(call.name, wanted.size, len(wanted.indices), wanted.indices, **rest)
+
+    with _plate_hook(hook):
+        yield
+
+
+@contextmanager
+def _sized(sizes: Mapping[str, int]) -> Iterator[None]:
+    """Gives plates that are declared without a size, ``pyro.plate("data")``, the sizes that they are known to have."""
+
+    def hook(inner: _SubsampleFn, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+        size = sizes.get(call.name) if call.size is None else call.size
+        return inner(call.name, size, call.subsample_size, call.indices, **rest)
 
     with _plate_hook(hook):
         yield

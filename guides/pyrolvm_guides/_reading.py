@@ -46,7 +46,7 @@ def read_layout(problem: Problem, *, init: Mapping[str, Any] | None = None) -> L
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
             continue
-        frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+        frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.size != -1]
         for frame in frames:
             plates[frame.name] = Rows(frame.name, _full(frame), int(frame.dim), int(frame.size))
         if site["is_observed"]:

@@ -228,7 +228,7 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
         predictive = {} if only else map_draws(joint.predictive, kept)
 
     def by_chain(values: Draws) -> dict[str, Any]:
-        return {n: v.reshape(chains, -1, *v.shape[1:]) for n, v in numpy(values).items()}
+        return {n: v.reshape(chains, len(v) // chains, *v.shape[1:]) for n, v in numpy(values).items()}
 
     base = {**attrs, "pyrolvm_problem": problem.name}
     coords = problem.coords
@@ -288,9 +288,7 @@ def _thin(values: Draws, chains: int, elements: int) -> tuple[Draws, int]:
     step = max(1, math.ceil(total * size / MAX_ELEMENTS))
     if step == 1:
         return values, 1
-    return {
-        n: v.reshape(chains, -1, *v.shape[1:])[:, ::step].reshape(-1, *v.shape[1:]) for n, v in values.items()
-    }, step
+    return {n: v.unflatten(0, (chains, -1))[:, ::step].flatten(0, 1) for n, v in values.items()}, step
 
 
 def _quantities(problem: Problem, draws: Draws) -> Draws:

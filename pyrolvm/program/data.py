@@ -116,7 +116,9 @@ def _convert(name: str, value: Any, dtype: torch.dtype) -> Any:
         # Torch takes neither a foreign byte order nor negative strides.
         tensor = torch.tensor(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape))
         tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    if tensor.numel() == 0:
+    if tensor.numel() == 0 and not (
+        tensor.dim() > 1 and len(tensor)
+    ):  # rows without columns are the program's business
         raise DataError(f"argument {name!r} is empty: shape {tuple(tensor.shape)}. Fix: pass at least one row.")
     return tensor
 

@@ -39,7 +39,8 @@ Kind = Literal["latent", "observed", "deterministic", "factor"]
 class Plate:
     """A plate: ``size`` conditionally independent rows along batch dimension ``dim`` (negative; ``None``: a loop).
 
-    ``subsampled`` says that the model itself asks for a part of the rows: ``rows`` of them, otherwise all.
+    ``subsampled`` says that the model itself asks for a part of the rows: ``rows`` of them, otherwise all. ``open`` says that the
+    model declares it without a size, which then follows from the sites inside.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Plate:
     dim: int | None
     subsampled: bool = False
     rows: int = 0
+    open: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,15 @@ def read(problem: Problem) -> Reading:
         ProblemError: if the model does not run, repeats a name, or broadcasts an observation.
         DataError: if observations or other data are not finite.
     """
+    reading, left_open = _read(problem, {})
+    sizes = _row_counts(left_open, reading.nodes)
+    return (_read(problem, sizes)[0] if sizes else reading).described()
+
+
+def _read(problem: Problem, sizes: Mapping[str, int]) -> tuple[_Run, list[str]]:
+    """One run, with plates that the model declares without a size at ``sizes``, and the names of such plates."""
     with (
-        problem.session(seed=0, validate=True),
+        problem.session(seed=0, validate=True, sizes=sizes),
         runtime.record_plates() as calls,
     ):
         try:
@@ -190,9 +199,41 @@ def read(problem: Problem) -> Reading:
             for name, node in trace.nodes.items()
             if node["type"] == "param"
         }
-        plates = _plates(calls, nodes)
-        sites = {name: _site(name, node) for name, node in nodes.items()}
-    return Reading(sites, plates, parameters)
+    return _Run(nodes, calls, parameters, sizes), [name for name, call in calls.items() if call.size is None]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run of a model showed."""
+
+    nodes: dict[str, Mapping[str, Any]]
+    calls: Mapping[str, runtime.PlateCall]
+    parameters: dict[str, Parameter]
+    sizes: Mapping[str, int]
+
+    def described(self) -> Reading:
+        """The same without the run itself."""
+        sites = {name: _site(name, node) for name, node in self.nodes.items()}
+        return Reading(sites, _plates(self.calls, self.nodes, self.sizes), self.parameters)
+
+
+def _row_counts(names: Sequence[str], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many rows plates without a size have: as many as every site inside has along their dimension.
+
+    One whose sites differ is no plate of rows, but a name for whatever shapes its sites have, and stays that.
+    """
+    found: dict[str, set[int]] = {}
+    for node in nodes.values():
+        if is_deterministic(node) or isinstance(node["fn"], dist.Unit):
+            continue
+        shape = tuple(node["fn"].batch_shape)
+        if node["is_observed"]:
+            value = node["value"]
+            shape = torch.broadcast_shapes(shape, value.shape[: value.dim() - node["fn"].event_dim])
+        for frame in node["cond_indep_stack"]:
+            if frame.name in names and frame.dim is not None:
+                found.setdefault(frame.name, set()).add(shape[frame.dim] if len(shape) >= -frame.dim else 1)
+    return {name: next(iter(sizes)) for name, sizes in found.items() if len(sizes) == 1 and 0 not in sizes}
 
 
 _ABOUT_VALUES = re.compile(r"support|invalid values|constraint|\bnan\b|\binf\b", re.IGNORECASE)
@@ -272,7 +313,7 @@ def _event_dim(value: Tensor, fn: Any, frames: Sequence[Any]) -> int:
 
 
 def _site(name: str, node: Mapping[str, Any]) -> Site:
-    fn, frames = node["fn"], node["cond_indep_stack"]
+    fn, frames = node["fn"], [frame for frame in node["cond_indep_stack"] if frame.size != -1]
     plates = tuple(frame.name for frame in frames)
     base = fn
     while hasattr(base, "base_dist") and type(base).__name__ in (
@@ -316,13 +357,16 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
     return Site(name, "latent", shape, fn.event_dim, support, plates, discrete, enumerable, label, unconstrained)
 
 
-def _plates(calls: Mapping[str, runtime.PlateCall], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Plate]:
+def _plates(
+    calls: Mapping[str, runtime.PlateCall], nodes: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]
+) -> dict[str, Plate]:
     dims = {frame.name: frame.dim for node in nodes.values() for frame in node["cond_indep_stack"]}
-    return {
-        name: Plate(name, call.size, dims.get(name), call.subsampled, call.rows)
-        for name, call in calls.items()
-        if name in dims
-    }
+    found = {}
+    for name, call in calls.items():
+        size = sizes.get(name) if call.size is None else call.size
+        if name in dims and size is not None:
+            found[name] = Plate(name, size, dims[name], call.subsampled, call.rows or size, open=call.size is None)
+    return found
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -330,7 +374,7 @@ def _plates(calls: Mapping[str, runtime.PlateCall], nodes: Mapping[str, Mapping[
 
 def _check_plate_sizes(calls: Mapping[str, runtime.PlateCall]) -> None:
     for call in calls.values():
-        if call.size <= 0:
+        if call.size is not None and call.size <= 0:
             raise ProblemError(
                 f"plate {call.name!r} has size {call.size}, expected at least 1. "
                 "Fix: size the plate by its data, pyro.plate(name, len(y)), and pass at least one row."

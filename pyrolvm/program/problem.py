@@ -118,6 +118,7 @@ class Problem:
     source: Mapping[str, Any] | None
     stream: Source | None
     _arguments: Mapping[str, Any]
+    _sizes: Mapping[str, int]
 
     def __init__(self, model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         if not callable(model):
@@ -138,6 +139,7 @@ class Problem:
         self._set("source", None)
         self._set("stream", stream)
         reading = read(self)
+        self._set("_sizes", {plate.name: plate.size for plate in reading.plates.values() if plate.open})
         self._set("sites", MappingProxyType(reading.sites))
         self._set("plates", MappingProxyType(reading.plates))
         self._set("parameters", MappingProxyType(reading.parameters))
@@ -242,6 +244,7 @@ class Problem:
         params: Mapping[str, Tensor] | None = None,
         validate: bool = False,
         training: bool = False,
+        sizes: Mapping[str, int] | None = None,
     ) -> AbstractContextManager[None]:
         """A :func:`pyrolvm.runtime.session` in the dtype and on the device of the data; modules are lent, not given.
 
@@ -249,7 +252,7 @@ class Problem:
         """
         return runtime.session(
             seed=seed, params=params, dtype=self.dtype, device=self.device, validate=validate, modules=self.modules,
-            training=training,
+            training=training, sizes=self._sizes if sizes is None else sizes,
         )  # fmt: skip
 
     # --- other views of it --------------------------------------------------------------------------------------------

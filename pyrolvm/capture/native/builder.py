@@ -214,6 +214,8 @@ class Builder:
             order: the dimensions from the outermost loop to the innermost; as they are unless given.
         """
         shape = tuple(shape)
+        if not prod(shape[d] for d in dims):  # there is nothing to join, and no entry that could be read
+            return self.map(kind, [1 if d in dims else size for d, size in enumerate(shape)], lambda _: start)
         varies = self._varying(shape, at)
         times = prod(size for d, size in enumerate(shape) if d in dims and not varies[d])
         small = tuple(size if vary else 1 for size, vary in zip(shape, varies, strict=True))
