@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Show", "showing", "shown"]
+
+Show = bool | Callable[[int, int, str], None]
+
+_SHOW: ContextVar[Show] = ContextVar("show", default=False)
+
+
+@contextmanager
+def shown(show: Show) -> Iterator[None]:
+    """Lets what runs inside, however deep, show its progress so; see :class:`Progress`."""
+    token = _SHOW.set(show)
+    try:
+        yield
+    finally:
+        _SHOW.reset(token)
+
+
+def showing() -> Show:
+    """How progress is shown here; not at all unless somebody has said how."""
+    return _SHOW.get()
 
 
 class Progress:

@@ -23,6 +23,7 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
 from pyrolvm._compat.distributions import one_switch
+from pyrolvm._compat.functorch import quiet_fallbacks
 from pyrolvm.errors import StoreError
 
 __all__ = [
@@ -125,6 +126,7 @@ def session(
         stack.enter_context(_no_handlers())
         if sizes:
             stack.enter_context(_sized(sizes))
+        stack.enter_context(quiet_fallbacks())
         modules = modules or {}
         stack.enter_context(_buffers(modules.values()))
         if not training:

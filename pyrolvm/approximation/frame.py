@@ -18,7 +18,7 @@ from torch import Tensor
 from pyrolvm.approximation.climb import Path, climb, elbo, local_gaussians
 from pyrolvm.approximation.natural import Fitted, batch_and_match, natural_gradient
 from pyrolvm.approximation.student import Student
-from pyrolvm.density import Joint, map_draws
+from pyrolvm.density import Joint, flattened, map_draws
 from pyrolvm.density.target import Points, Target
 from pyrolvm.errors import FitError
 from pyrolvm.machine import require_memory
@@ -247,7 +247,7 @@ def plain_moments(frame: Frame, *, draws: int = 4_000, seed: int = 0) -> tuple[P
     values = frame.target.draws(family.sample(draws, seed))
     plain = frame.target.joint.recentred({})
     with torch.no_grad():
-        reals = map_draws(lambda one: {"z": plain.flatten(plain.unconstrain(one))}, values)["z"].cpu().double().numpy()
+        reals = flattened(plain, values).cpu().double().numpy()
     return reals.mean(axis=0), np.cov(reals.T).reshape(frame.target.size, -1)
 
 

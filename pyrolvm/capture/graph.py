@@ -27,7 +27,7 @@ from pyrolvm.capture.vmap import VmapFriendly
 from pyrolvm.errors import CaptureError, PyrolvmError
 from pyrolvm.program.explain import model_line, reason
 
-__all__ = ["Captured", "Noise", "capture", "operations", "with_noise", "with_step"]
+__all__ = ["Captured", "Noise", "Path", "capture", "capture_path", "operations", "with_noise", "with_step"]
 
 aten = torch.ops.aten
 
@@ -115,7 +115,33 @@ def is_random(node: fx.Node) -> bool:
 # --- capturing --------------------------------------------------------------------------------------------------------
 
 
-def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the program") -> Captured:
+@dataclass(frozen=True)
+class Path:
+    """A graph of the way that a program takes from some of its inputs.
+
+    Attributes:
+        graph: gives the program's result and a list of what it read.
+        reads: what it read when it was recorded; the graph is right for all inputs from which the same is read.
+    """
+
+    graph: Captured
+    reads: tuple[Tensor, ...]
+
+
+def capture_path(function: Callable[..., Any], *inputs: Tensor, what: str = "the program") -> Path:
+    """Records ``function(*inputs)`` as :func:`capture` does, along the way that it takes from these inputs.
+
+    Raises:
+        CaptureError: if the function reads a number that is not whole, or a value that follows from a random number.
+    """
+    noted: list[Tensor] = []
+    graph = capture(lambda *given: (function(*given), list(noted)), *inputs, what=what, reads=noted)
+    return Path(graph, tuple(tensor.detach() for tensor in noted))
+
+
+def capture(
+    function: Callable[..., Any], *inputs: Tensor, what: str = "the program", reads: list[Tensor] | None = None
+) -> Captured:
     """Records ``function(*inputs)`` as a graph; must be called inside a session.
 
     Tensors are recognised as inputs by identity, so that a function may reach them by other ways than its arguments, as
@@ -125,6 +151,7 @@ def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the prog
         function: takes the inputs and returns tensors in any nest of tuples, lists and dictionaries. It may be random.
         *inputs: example inputs; shapes, dtypes and devices are those of every later call.
         what: the program's name, for messages.
+        reads: where given, collects what the function reads of whole numbers and truth values; see :func:`capture_path`.
 
     Raises:
         CaptureError: if the function reads the value of an input or of anything that follows from one. Its text names the line.
@@ -140,8 +167,10 @@ def capture(function: Callable[..., Any], *inputs: Tensor, what: str = "the prog
         return values
 
     def recorded() -> fx.GraphModule:
+        if reads is not None:
+            reads.clear()
         with torch.random.fork_rng(devices=_cuda(inputs)):
-            return joined(_folded(_functional(record(flat, inputs), inputs)))
+            return joined(_folded(_functional(record(flat, inputs, reads), inputs)))
 
     try:
         module = _without_other_randomness(recorded)
@@ -212,7 +241,18 @@ def _functional(module: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphMod
         held.meta.update(node.meta)
         node.replace_all_uses_with(held)
         pure.graph.erase_node(node)
-    return _without_copies(pure)
+    return _counted_bounds(_without_copies(pure))
+
+
+def _counted_bounds(module: fx.GraphModule) -> fx.GraphModule:
+    """The same graph with the bounds of ``slice_scatter`` counted from the front: ``vmap`` takes no others."""
+    for node in module.graph.find_nodes(op="call_function", target=aten.slice_scatter.default):
+        given: tuple[Any, ...] = (*node.args, *(0, None, None, 1)[len(node.args) - 2 :])
+        x, part, dim, start, end, step = given
+        first, last, by = slice(start, end, step).indices(node.meta["val"].shape[dim])
+        node.args = (x, part, dim, first, last, by)
+    module.recompile()
+    return module
 
 
 def _without_copies(module: fx.GraphModule) -> fx.GraphModule:

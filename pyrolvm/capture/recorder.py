@@ -36,6 +36,7 @@ _BLIND = {
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 _PUTTING = _INDEXING - {aten.index}
 _READS = {aten._local_scalar_dense.default, aten.equal.default}
+_NOTED = {*_READS, aten.nonzero.default, aten.masked_select.default}
 _NUMPY = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
 
 _REFUSAL = "it reads the value of a tensor that changes from run to run"
@@ -45,16 +46,24 @@ class Reading(RuntimeError):
     """A program reads a recorded value."""
 
 
-def record(function: Callable[[list[Tensor]], Sequence[Tensor]], inputs: Sequence[Tensor]) -> fx.GraphModule:
+def record(
+    function: Callable[[list[Tensor]], Sequence[Tensor]], inputs: Sequence[Tensor], reads: list[Tensor] | None = None
+) -> fx.GraphModule:
     """Runs ``function(inputs)`` once and returns what it did as a graph from ``inputs`` to the tensors it returned.
 
     Inputs are known by identity. Constants are attributes of the module. Every node has, in ``meta["val"]``, tensors on the
     meta device that tell shape and dtype, and in ``meta["device"]`` where they lay.
 
+    Args:
+        function: what to record.
+        inputs: what it is run on.
+        reads: where given, whole numbers and truth values that follow from the inputs may be read. What was read is added to
+            the list, recorded as well, and the graph is that of all inputs from which the same is read.
+
     Raises:
-        Reading: if the function reads a value that follows from an input or from a random number.
+        Reading: if the function reads another value that follows from an input, or one that follows from a random number.
     """
-    recorder = _Recorder(inputs)
+    recorder = _Recorder(inputs, reads)
     with _NoNumpy(recorder), recorder:
         outputs = function(list(inputs))
     recorder.graph.output([recorder.node(tensor) for tensor in outputs])
@@ -71,9 +80,11 @@ def operation(node: fx.Node) -> str:
 class _Recorder(TorchDispatchMode):
     """The mode that sees every ATen operation, below autograd and ``vmap``, and writes it down."""
 
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Tensor], reads: list[Tensor] | None = None) -> None:
         super().__init__()
         self.graph = fx.Graph()
+        self._reads = reads
+        self._random: set[int] = set()
         self._differentiates = torch.is_grad_enabled()
         self.constants: dict[str, Tensor] = {}
         # Tensors are kept with their nodes, so that no later tensor can take the identity of an earlier one.
@@ -115,9 +126,9 @@ class _Recorder(TorchDispatchMode):
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         changing = torch.Tag.nondeterministic_seeded in func.tags or any(map(self.changes, tensors))
         if func in _READS or (torch.Tag.dynamic_output_shape in func.tags and func.overloadpacket not in _INDEXING):
-            if changing:
-                raise Reading(_REFUSAL)
-            return func(*args, **kwargs)
+            if not changing:
+                return func(*args, **kwargs)
+            return self._read(func, args)
         if func is aten.detach.default and not changing:
             # torch detaches what it has just made; a program that fills it in place must find the gradient of what it put in.
             func = aten.alias.default
@@ -138,7 +149,39 @@ class _Recorder(TorchDispatchMode):
         if changing and func.overloadpacket not in _BLIND:
             made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
             self._changing.update(_storage(tensor) for tensor in (*made, *written))
+            if torch.Tag.nondeterministic_seeded in func.tags or any(_storage(t) in self._random for t in tensors):
+                self._random.update(_storage(tensor) for tensor in (*made, *written))
         return result
+
+    def _read(self, func: Any, args: Any) -> Any:
+        """The result of an operation that reads values, noted where reads may be noted.
+
+        Raises:
+            Reading: where they may not, or the value is one that hardly two runs have in common.
+        """
+        if self._reads is None or func not in _NOTED:
+            raise Reading(_REFUSAL)
+        if func is aten._local_scalar_dense.default:
+            self._note(args[0])
+            return func(*args)
+        if func is aten.equal.default:
+            with self:
+                self._note((args[0] == args[1]).all())
+            return func(*args)
+        if func is aten.masked_select.default:
+            with self:
+                x, mask = torch.broadcast_tensors(*args)
+                return aten.index(x, [mask])
+        with self:
+            self._note(args[0] != 0)
+        return func(*args)
+
+    def _note(self, tensor: Tensor) -> None:
+        if tensor.is_floating_point() or tensor.is_complex() or _storage(tensor) in self._random:
+            raise Reading(_REFUSAL)
+        assert self._reads is not None
+        with self:
+            self._reads.append(tensor.clone())  # as it is now: it may be written into afterwards
 
     def _positions(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Indices with masks replaced by the positions they are true at, so that every shape is known beforehand."""
@@ -147,7 +190,10 @@ class _Recorder(TorchDispatchMode):
             if index is None or index.dtype not in (torch.bool, torch.uint8):
                 found.append(index)
             elif self.changes(index):
-                raise Reading(_REFUSAL)
+                if self._reads is None:
+                    raise Reading(_REFUSAL)
+                self._note(index)
+                found.extend(aten.nonzero(index).unbind(1))
             else:
                 found.extend(index.nonzero(as_tuple=True))
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.func import vmap
 from torch.overrides import TorchFunctionMode
 
 from pyrolvm import runtime
+from pyrolvm._compat.functorch import is_lane
 
 __all__ = ["VmapFriendly", "vmapped"]
 
@@ -76,12 +78,26 @@ class VmapFriendly(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def vmapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` over a leading dimension of its arguments, with independent randomness in each lane."""
+class _Items(TorchFunctionMode):
+    """Has ``.item()`` of a lane give a tensor without a gradient, with which a program can reckon as with the number."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.item and is_lane(args[0]):
+            return args[0].reshape(()).detach()
+        return func(*args, **(kwargs or {}))
+
+
+def vmapped(function: Callable[..., Any], *, items: bool = False) -> Callable[..., Any]:
+    """``function`` over a leading dimension of its arguments, with independent randomness in each lane.
+
+    With ``items``, it may also take single numbers out of tensors by ``.item()``; whether it then still does the same must be
+    checked, since a program can tell such a tensor from a number.
+    """
     mapped = vmap(function, randomness="different")
 
     def call(*args: Any) -> Any:
-        with VmapFriendly(), runtime.batchable_enumeration():
+        # The innermost handler sees a call first, and VmapFriendly asks where it comes from.
+        with _Items() if items else nullcontext(), VmapFriendly(), runtime.batchable_enumeration():
             return mapped(*args)
 
     return call

@@ -1,7 +1,21 @@
 """The joint density of a problem, evaluated at draws: one run of the program each, all draws at once where that works."""
 
+from pyrolvm.density.coordinates import constrained, flattened, unconstrained
 from pyrolvm.density.joint import Joint, decentred
 from pyrolvm.density.marginals import marginals
-from pyrolvm.density.vectorize import map_draws, repeat
+from pyrolvm.density.vectorize import Evaluator, map_draws, repeat
+from pyrolvm.density.watch import Evaluation, watched
 
-__all__ = ["Joint", "decentred", "map_draws", "marginals", "repeat"]
+__all__ = [
+    "Evaluation",
+    "Evaluator",
+    "Joint",
+    "constrained",
+    "decentred",
+    "flattened",
+    "map_draws",
+    "marginals",
+    "repeat",
+    "unconstrained",
+    "watched",
+]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -35,12 +36,22 @@ Draw = Mapping[str, Tensor]
 _Factors = OrderedDict[frozenset[str], list[Tensor]]
 
 
+class _Done(BaseException):
+    """Ends a run of the model once everything that is asked for is known; not an error that the model could handle."""
+
+
 class _Given(Messenger):
-    """Sets latent sites to given values."""
+    """Sets latent sites to given values.
+
+    With ``stops``, a run ends at the last of these sites, without what follows from them alone, such as the likelihood.
+    """
+
+    stops = False
 
     def __init__(self, values: Draw) -> None:
         super().__init__()
         self.values = values
+        self._seen: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
@@ -49,8 +60,14 @@ class _Given(Messenger):
                 # Not to be enumerated any more, but noted by enumeration, which later sites in pyro.markov ask about it.
                 msg["infer"] = {**msg["infer"], "enumerate": "given"}
 
+    def _pyro_post_sample(self, msg: Any) -> None:
+        # Handlers further out, such as the one that records, have had the site already.
+        self._seen.add(msg["name"])
+        if self.stops and self._seen >= self.values.keys():
+            raise _Done
 
-class _FromReal(Messenger):
+
+class _FromReal(_Given):
     """Sets latent sites to the images of unconstrained values, and adds up the log Jacobians.
 
     The transform is taken from the support that the site has in this very run, so that a support which depends on
@@ -58,8 +75,7 @@ class _FromReal(Messenger):
     """
 
     def __init__(self, values: Draw, centring: Centring) -> None:
-        super().__init__()
-        self.values = values
+        super().__init__(values)
         self.centring = centring
         self.log_jacobian: Tensor | float = 0.0
         self.spreads: dict[str, Spread] = {}
@@ -132,7 +148,7 @@ class Joint:
         self._asked = dict(centring or {})
         self.batch = batch or problem.whole
         self._nesting = max((-plate.dim for plate in problem.plates.values() if plate.dim is not None), default=0)
-        self._sizes = [site.unconstrained_numel for site in problem.continuous]
+        self.sizes = [site.unconstrained_numel for site in problem.continuous]
 
     @cached_property
     def centring(self) -> Centring:
@@ -221,16 +237,21 @@ class Joint:
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """The parts of an unconstrained vector, by site."""
-        parts = torch.split(flat, self._sizes)
+        parts = torch.split(flat, self.sizes)
         return {
             site.name: part.reshape(site.unconstrained_shape or ())
             for site, part in zip(self.problem.continuous, parts, strict=True)
         }
 
     def constrain(self, flat: Tensor) -> dict[str, Tensor]:
-        """The draw that an unconstrained vector stands for."""
-        trace = self._trace(_FromReal(self.split(flat), self.centring), enumerate_discrete=False)
+        """The draw that an unconstrained vector stands for; the model runs up to its last continuous latent."""
+        trace = self._prior(_FromReal(self.split(flat), self.centring))
         return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}
+
+    def prior_nodes(self, flat: Tensor) -> Mapping[str, Any]:
+        """The trace's nodes up to the last continuous latent, at an unconstrained vector."""
+        nodes: Mapping[str, Any] = self._prior(_FromReal(self.split(flat), self.centring)).nodes
+        return nodes
 
     def spread(self, flat: Tensor, name: str) -> dict[str, Tensor]:
         """The unconstrained value of a dependent site at a point, ``real``, and the ``variance`` of its conditional prior there."""
@@ -245,7 +266,7 @@ class Joint:
 
     def unconstrain(self, draw: Draw) -> dict[str, Tensor]:
         """The coordinates of a draw, by site: its unconstrained values unless ``centring`` says otherwise."""
-        trace = self._trace(_Given(draw), enumerate_discrete=False)
+        trace = self._prior(_Given({site.name: draw[site.name] for site in self.problem.continuous}))
         found = {}
         for site in self.problem.continuous:
             fn = trace.nodes[site.name]["fn"]
@@ -256,7 +277,7 @@ class Joint:
 
     def dependent(self) -> list[str]:
         """The sites whose location or scale other latents set, in a form that ``centring`` can change."""
-        flat = torch.zeros(sum(self._sizes), dtype=self.problem.dtype, device=self.problem.device)
+        flat = torch.zeros(sum(self.sizes), dtype=self.problem.dtype, device=self.problem.device)
         handler = _FromReal(self.split(flat.requires_grad_()), {})
         with torch.enable_grad():
             self._trace(handler)  # with enumeration, so that sites with an enumerated parent show its dimension
@@ -310,7 +331,12 @@ class Joint:
         with self.batch.active():
             (model or self.problem.model)(*self.batch.args, **self.batch.kwargs)
 
-    def _trace(self, handler: _Given | _FromReal, *, enumerate_discrete: bool = True) -> Any:
+    def _prior(self, handler: _Given) -> Any:
+        """The trace of a run that ends at the last of the handler's sites."""
+        handler.stops = True
+        return self._trace(handler, enumerate_discrete=False)
+
+    def _trace(self, handler: _Given, *, enumerate_discrete: bool = True) -> Any:
         # The handler goes innermost, so that a discrete site it sets is not enumerated as well.
         model = handler(self.problem.model)
         summed = [site for site in self.problem.discrete if site.name not in handler.values]
@@ -322,7 +348,7 @@ class Joint:
                         "summed out. Fix: marginalise it in the model (Poisson with a Gamma rate is GammaPoisson), or truncate it."
                     )
             model = poutine.enum(config_enumerate(model, "parallel"), first_available_dim=-1 - self._nesting)
-        with poutine.trace() as tracer:
+        with poutine.trace() as tracer, suppress(_Done):
             self._run(model)
         return tracer.trace
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pyrolvm.capture import Captured, capture
 from pyrolvm.capture.vmap import vmapped
+from pyrolvm.density.coordinates import constrained, flattened
 from pyrolvm.density.joint import Joint
-from pyrolvm.density.vectorize import map_draws
 from pyrolvm.errors import CaptureError, FitError
 
 if TYPE_CHECKING:
@@ -131,16 +131,12 @@ class Target:
         """The draws, by continuous latent site, that points stand for; must be called inside a session."""
         flat = self.tensor(points)
         with torch.no_grad():
-            return map_draws(lambda one: self.joint.constrain(one["u"]), {"u": flat})
+            return constrained(self.joint, flat)
 
     def points(self, draws: Mapping[str, Tensor]) -> Points:
         """The points of draws, the inverse of :meth:`draws`."""
-        names = [site.name for site in self.joint.problem.continuous]
         with torch.no_grad():
-            flat = map_draws(
-                lambda one: {"u": self.joint.flatten(self.joint.unconstrain(one))},
-                {name: draws[name] for name in names},
-            )["u"]
+            flat = flattened(self.joint, draws)
         return flat.cpu().double().numpy()
 
     def tensor(self, points: Points) -> Tensor:

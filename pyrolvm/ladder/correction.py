@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrolvm.density import Joint, map_draws
+from pyrolvm.density import Joint, map_draws, unconstrained
 from pyrolvm.density.target import Points, Target
 from pyrolvm.diagnosis.importance import Weights, khat_of_variance, weigh
 from pyrolvm.errors import ArgumentError, positive_int
@@ -140,7 +140,7 @@ def _by_quantity(joint: Joint, pool: Pool, figures: Weights) -> dict[str, float]
     sites = [site.name for site in problem.continuous]
     values = pool.take(np.arange(count))
     with torch.no_grad():
-        reals = map_draws(joint.unconstrain, {name: values[name] for name in sites})
+        reals = unconstrained(joint, values)
     found: dict[str, float] = {}
     for name in sites:
         columns = _array(reals[name]).reshape(count, -1)

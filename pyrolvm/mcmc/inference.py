@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pyrolvm.density import Joint, map_draws
+from pyrolvm.density import Joint, constrained
 from pyrolvm.durable import check_saving, durably
 from pyrolvm.errors import (
     ArgumentError,
@@ -220,7 +220,7 @@ def _run(
         sampled = time.perf_counter()
         flat = raw.draws.reshape(-1, problem.unconstrained_size)
         with torch.no_grad():
-            values = map_draws(lambda draw: joint.constrain(draw["z"]), {"z": flat})
+            values = constrained(joint, flat)
         compiling = raw.seconds.get("compile", 0.0)
         attrs = {
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrolvm.density import Joint, map_draws
+from pyrolvm.density import Joint, constrained, flattened
 from pyrolvm.density.target import nowhere_finite
 from pyrolvm.errors import ArgumentError
 from pyrolvm.posterior import Fit
@@ -141,9 +141,7 @@ def _fitted(joint: Joint, fit: Fit) -> Tensor:
         return flat
     plain, like = Joint(problem), torch.zeros((), dtype=problem.dtype, device=problem.device)
     with torch.no_grad():
-        return map_draws(
-            lambda draw: {"u": joint.flatten(joint.unconstrain(plain.constrain(draw["z"])))}, {"z": flat.to(like)}
-        )["u"]
+        return flattened(joint, constrained(plain, flat.to(like)))
 
 
 def _given(joint: Joint, init: Any, chains: int) -> Tensor:
@@ -160,7 +158,7 @@ def _given(joint: Joint, init: Any, chains: int) -> Tensor:
         )
     values = {name: _value(problem, name, init[name]).expand(chains, *problem.sites[name].shape) for name in sites}
     with torch.no_grad():
-        return map_draws(lambda draw: {"z": joint.flatten(joint.unconstrain(draw))}, values)["z"]
+        return flattened(joint, values)
 
 
 def _value(problem: Problem, name: str, given: Any) -> Tensor:

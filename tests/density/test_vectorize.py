@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -13,8 +15,8 @@ from torch import Tensor
 import pyrolvm as lvm
 from pyrolvm import runtime
 from pyrolvm.capture.vmap import VmapFriendly, vmapped
-from pyrolvm.density import Joint, map_draws
-from pyrolvm.density.vectorize import repeat
+from pyrolvm.density import Joint, constrained, flattened, map_draws, repeat, watched
+from pyrolvm.progress import shown
 
 COUNT = 3
 
@@ -76,75 +78,264 @@ def test_random_functions_of_the_zoo_differ_between_draws(name: str) -> None:
 Y = torch.tensor([2.8, 0.8, -0.3])
 
 
-def reads_by_item(y: Tensor) -> None:
+def _observed(loc: Any, scale: Any) -> None:
+    pyro.sample("y", dist.Normal(loc, scale).expand([3]).to_event(1), obs=Y)
+
+
+def takes_an_item() -> None:
     tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
-    pyro.sample("y", dist.Normal(0.0, 1.0 + tau.item()).expand([3]).to_event(1), obs=y)
+    _observed(0.0, 1.0 + tau.item())
 
 
-def branches(y: Tensor) -> None:
+def branches() -> None:
     tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
-    scale = tau if tau > 1 else 10 * tau
-    pyro.sample("y", dist.Normal(0.0, scale).expand([3]).to_event(1), obs=y)
+    _observed(0.0, tau if tau > 1 else 10 * tau)
 
 
-def fills_in_place(y: Tensor) -> None:
+def counts() -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    _observed(float(int(tau.clamp(max=3).long())), 1.0)
+
+
+def checks_its_scale() -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    if not bool((tau > 0).all()) or torch.isnan(tau):
+        raise ValueError("a scale must be positive")
+    scale = torch.empty(3)
+    for i in range(3):
+        scale[i] = tau * (i + 1)
+    _observed(0.0, scale)
+
+
+def fills_in_place() -> None:
     tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
     scale = torch.empty(3)
     for i in range(3):
         scale[i] = tau * (i + 1)
-    pyro.sample("y", dist.Normal(0.0, scale).to_event(1), obs=y)
+    _observed(0.0, scale)
 
 
-def fills_at_random(y: Tensor) -> None:
+def fills_all_but_the_ends() -> None:
     tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
-    noise = torch.empty(3)
-    noise.normal_()
-    pyro.deterministic("noise", noise)
-    pyro.sample("y", dist.Normal(0.0, tau).expand([3]).to_event(1), obs=y)
+    scale = torch.ones(5)
+    scale[1:-1] = tau
+    _observed(0.0, scale[:-2] + scale[2:])
 
 
-def picks_by_mask(y: Tensor) -> None:
+def writes_into_data() -> None:
     tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
-    large = y[y > tau]
-    pyro.deterministic("large", torch.as_tensor(float(len(large))))
-    pyro.sample("y", dist.Normal(0.0, tau).expand([3]).to_event(1), obs=y)
+    scale = torch.ones(3)
+    scale.data[:] = tau
+    _observed(0.0, scale)
 
 
-TAU = torch.tensor([0.5, 1.5, 2.0, 0.9])
-EXPECTED = {
-    reads_by_item: lambda tau: dist.Normal(0.0, 1 + tau).log_prob(Y).sum(),
-    branches: lambda tau: dist.Normal(0.0, tau if tau > 1 else 10 * tau).log_prob(Y).sum(),
-    fills_in_place: lambda tau: dist.Normal(0.0, tau * torch.tensor([1.0, 2.0, 3.0])).log_prob(Y).sum(),
-    fills_at_random: lambda tau: dist.Normal(0.0, tau).log_prob(Y).sum(),
-    picks_by_mask: lambda tau: dist.Normal(0.0, tau).log_prob(Y).sum(),
-}
+def picks_by_mask() -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    pyro.deterministic("large", torch.as_tensor(float(len(Y[Y > tau]))))
+    _observed(0.0, tau)
 
 
-@pytest.mark.parametrize("model", EXPECTED)
-def test_what_vmap_refuses_is_looped_over_and_right(model: Any) -> None:
-    problem = lvm.Problem(model, Y)
-    with _session(problem), torch.no_grad():
+class _Squared(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient * context.saved_tensors[0]
+
+
+def has_a_gradient_of_its_own() -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    _observed(0.0, _Squared.apply(tau))
+
+
+def orders() -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    with pyro.plate("rows", 4):
+        cuts = torch.stack([-tau, tau])
+        pyro.sample("y", dist.OrderedLogistic(tau * torch.arange(4.0), cuts), obs=torch.tensor([0, 1, 2, 2]))
+
+
+def misses_values() -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    y = torch.tensor([[1.0, float("nan"), 2.0], [0.0, 1.0, 2.0]])
+    scale = tau.expand(2)[:, None, None] * torch.eye(3)
+    with pyro.plate("rows", 2):
+        pyro.sample("y", dist.NanMaskedMultivariateNormal(torch.zeros(2, 3), scale_tril=scale), obs=y)
+
+
+def leaves_torch() -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    _observed(0.0, torch.as_tensor(np.sqrt(tau.detach().numpy())))
+
+
+def draws_by_numpy() -> None:
+    tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+    pyro.deterministic("noise", torch.as_tensor(np.random.rand()))
+    _observed(0.0, tau)
+
+
+REFUSED = {
+    takes_an_item: "vmap", branches: "paths", counts: "paths", checks_its_scale: "paths", fills_in_place: "graph",
+    fills_all_but_the_ends: "graph", writes_into_data: "graph", picks_by_mask: "paths", has_a_gradient_of_its_own: "graph",
+    orders: "graph", misses_values: "graph", leaves_torch: "loop", draws_by_numpy: "loop",
+}  # fmt: skip
+"""Models that plain ``vmap`` refuses or gets wrong, and what runs them."""
+
+FEW = {"tau": torch.tensor([0.5, 1.5, 2.0, 0.9]).repeat(20)}
+
+
+@pytest.mark.parametrize("model", REFUSED)
+def test_what_vmap_refuses_is_run_otherwise_and_right(model: Any) -> None:
+    problem = lvm.Problem(model)
+    with _session(problem), torch.no_grad(), watched() as seen:
         joint = Joint(problem)
-        with pytest.raises(RuntimeError):
-            vmapped(joint.terms)({"tau": TAU})
-        found = map_draws(joint.terms, {"tau": TAU})
-        prior = dist.Gamma(2.0, 1.0).log_prob(TAU)
-        likelihood = torch.stack([EXPECTED[model](tau) for tau in TAU])
-        torch.testing.assert_close(found["log_likelihood/y"], likelihood)
-        torch.testing.assert_close(found["log_p"], prior + likelihood)
-        if model is fills_at_random:
-            noise = map_draws(joint.deterministic, {"tau": TAU})["noise"]
-            assert len(torch.unique(noise)) == noise.numel()
-        if model is picks_by_mask:
-            assert map_draws(joint.deterministic, {"tau": TAU})["large"].tolist() == [2.0, 1.0, 1.0, 1.0]
+        found = map_draws(joint.terms, FEW, what="terms")
+        new = map_draws(joint.predictive, FEW, what="predictive")["y"]
+        for i in (0, 1, 2, 3, 79):
+            single = joint.terms({"tau": FEW["tau"][i]})
+            for name, value in single.items():
+                if name != "deterministic/noise":
+                    torch.testing.assert_close(found[name][i], value, msg=lambda m, n=name: f"{n}: {m}")
+    assert seen[0].way == REFUSED[model]
+    assert seen[1].way in (REFUSED[model], "vmap")
+    assert [one.looped for one in seen] == [80 if REFUSED[model] == "loop" else 0] * 2
+    if model is not orders:
+        assert len(new.reshape(80, -1).unique(dim=0)) == 80  # every draw has numbers of its own
+    if model is picks_by_mask:
+        assert found["deterministic/large"].tolist() == [2.0, 1.0, 1.0, 1.0] * 20
+    if model is draws_by_numpy:
+        assert len(found["deterministic/noise"].unique()) == 80
 
 
-@pytest.mark.parametrize("model", EXPECTED)
+@pytest.mark.parametrize("model", [takes_an_item, branches, fills_in_place, orders, leaves_torch])
 def test_a_fit_of_what_vmap_refuses(model: Any) -> None:
-    fit = lvm.fit(lvm.Problem(model, Y), "mean_field", max_steps=3, draws=5, progress=False)
+    problem = lvm.Problem(model)
+    fit = lvm.fit(problem, "mean_field", max_steps=3, draws=5, progress=False)
     tau = torch.as_tensor(fit.data["posterior"]["tau"].values[0])
-    expected = torch.stack([EXPECTED[model](t) for t in tau]) + dist.Gamma(2.0, 1.0).log_prob(tau)
+    with _session(problem), torch.no_grad():
+        expected = torch.stack([Joint(problem).log_p({"tau": t}) for t in tau])
     torch.testing.assert_close(torch.as_tensor(fit.log_p[0]), expected.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_way_that_random_numbers_decide_on_is_not_recorded() -> None:
+    """Draws that took another way would be drawn again, and those that stay would be chosen by what they drew."""
+
+    def model() -> None:
+        tau = pyro.sample("tau", dist.Gamma(2.0, 1.0))
+        pyro.sample("y", dist.Normal(5.0 if torch.rand(()) < 0.9 else -5.0, tau), obs=torch.tensor(0.0))
+
+    problem = lvm.Problem(model)
+    with _session(problem), torch.no_grad(), watched() as seen:
+        y = map_draws(Joint(problem).predictive, {"tau": torch.full((1000,), 0.1)})["y"]
+    assert seen[0].way == "loop"
+    assert abs(float((y > 0).double().mean()) - 0.9) < 0.04
+
+
+def test_draws_with_rare_ways_are_run_by_themselves() -> None:
+    def function(draw: dict[str, Tensor]) -> dict[str, Tensor]:
+        k = int(draw["k"])
+        return {"x": draw["k"].double() * 2 if k < 5 else torch.tensor(float(np.sqrt(k)), dtype=torch.float64)}
+
+    k = torch.zeros(200, dtype=torch.long)
+    k[150:] = torch.arange(50)
+    with runtime.session(seed=0), watched() as seen:
+        found = map_draws(function, {"k": k})["x"]
+    assert seen[0].way == "paths" and 0 < seen[0].looped < 60
+    assert found.tolist() == [2.0 * i if i < 5 else float(np.sqrt(i)) for i in k.tolist()]
+
+
+def test_a_result_that_several_draws_at_once_change_is_not_taken() -> None:
+    def function(draw: dict[str, Tensor]) -> dict[str, Tensor]:
+        number = draw["x"].item()
+        return {"y": draw["x"] + (1.0 if isinstance(number, float) else 0.0)}
+
+    with runtime.session(seed=0), watched() as seen:
+        found = map_draws(function, {"x": torch.arange(3.0)})
+    assert found["y"].tolist() == [1.0, 2.0, 3.0]
+    assert seen[0].way == "loop" and "give another y" in seen[0].reason
+
+
+def test_a_loop_shows_how_far_it_is_and_why() -> None:
+    seen: list[tuple[int, int, str]] = []
+    with runtime.session(seed=0), shown(lambda *line: seen.append(line)):
+        map_draws(lambda draw: {"y": torch.tensor(float(draw["x"]))}, {"x": torch.arange(3.0)}, what="numbers")
+    assert seen[-1][:2] == (3, 3) and "ms each: " in seen[-1][2]
+
+
+# --- coordinates without the likelihood --------------------------------------------------------------------------------
+
+
+def _reads_before_its_latents() -> None:
+    tau = pyro.sample("tau", dist.HalfNormal(1.0))
+    pyro.deterministic("root", torch.tensor(float(tau)))
+    pyro.sample("shares", dist.Dirichlet(torch.ones(3)))
+    pyro.sample("steps", dist.Uniform(-1.0, torch.tensor([1.0, 2.0])).to_event(1))
+
+
+def _support_of_another() -> None:
+    tau = pyro.sample("tau", dist.HalfNormal(1.0))
+    pyro.deterministic("root", torch.tensor(float(tau)))
+    pyro.sample("u", dist.Uniform(0.0, tau))
+
+
+def _likelihood_that_reads() -> None:
+    tau = pyro.sample("tau", dist.HalfNormal(1.0))
+    pyro.sample("u", dist.Uniform(0.0, tau))
+    _observed(0.0, 1.0 + float(tau))
+
+
+@pytest.mark.parametrize(
+    ("model", "way"),
+    [(_reads_before_its_latents, "supports"), (_support_of_another, "loop"), (_likelihood_that_reads, "vmap")],
+)
+def test_coordinates_need_supports_and_not_the_likelihood(model: Any, way: str) -> None:
+    problem = lvm.Problem(model)
+    with problem.session(seed=0), torch.no_grad(), watched() as seen:
+        joint = Joint(problem)
+        flat = torch.randn(70, problem.unconstrained_size)
+        draws = constrained(joint, flat)
+        torch.testing.assert_close(flattened(joint, draws), flat, rtol=1e-3, atol=1e-4)
+        for i in (0, 40, 69):
+            for name, value in joint.constrain(flat[i]).items():
+                torch.testing.assert_close(draws[name][i], value)
+    assert [one.way for one in seen] == [way, way]
+
+
+def test_a_run_for_coordinates_ends_at_the_last_latent() -> None:
+    reached = 0
+
+    def model() -> None:
+        nonlocal reached
+        tau = pyro.sample("tau", dist.HalfNormal(1.0))
+        try:
+            pyro.sample("x", dist.Normal(0.0, tau))
+            reached += 1
+            _observed(0.0, tau)
+        except Exception:  # whatever a model catches is not what ends it
+            reached += 100
+
+    problem = lvm.Problem(model)
+    reached = 0
+    with problem.session(seed=0), torch.no_grad():
+        joint = Joint(problem)
+        there = joint.unconstrain(joint.constrain(torch.tensor([0.3, -0.2])))
+    assert reached == 0
+    torch.testing.assert_close(joint.flatten(there), torch.tensor([0.3, -0.2]))
+
+
+def test_operations_that_vmap_runs_lane_by_lane_are_quiet_inside_a_session(capfd: Any) -> None:
+    index = torch.tensor([0, 2])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with runtime.session(seed=0):
+            vmapped(lambda x: torch.take(x, index))(torch.zeros(2, 3))
+            vmapped(torch.func.grad(lambda x: torch.renorm(x[None], 2, 0, 1.0).sum()))(torch.ones(2, 3))
+            vmapped(lambda x: torch.histc(x, 4))(torch.ones(2, 3))
+    assert not [one for one in caught if "performance drop" in str(one.message)]
+    assert "performance drop" not in capfd.readouterr().err
 
 
 # --- map_draws itself -------------------------------------------------------------------------------------------------
