@@ -38,6 +38,9 @@ AT_ONCE = 20_000_000
 LONG = 64
 """Draws from which on a graph is recorded where ``vmap`` refuses: recording takes as long as dozens of runs."""
 
+RUNS = 3
+"""Runs in each of which a generator must move to be the function's own doing, where there are other threads."""
+
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2}
 """How far a draw among others may be from the draw by itself, relative to the largest number: sums are taken in another order."""
 
@@ -101,7 +104,7 @@ class Evaluator:
         self.cost = time.perf_counter() - began
         after = _generators(draws)
         self._random = after[0] != before[0]
-        self._elsewhere = after[1:] != before[1:] and threading.active_count() == 1
+        self._elsewhere = after[1:] != before[1:] and self._moves_others(draws)
         given = sum(value[0].numel() for value in draws.values())
         self._numbers = max(20 * (sum(value.numel() for value in self._first.values()) + given), 20 * inside, 1)
         self.way, self.reason = "loop", ""
@@ -127,6 +130,16 @@ class Evaluator:
             found = self._together(draws, chunk or max(1, min(count, AT_ONCE // self._numbers)))
         note(Evaluation(self.what, self.way, count, looped, time.perf_counter() - began, self.reason))
         return found
+
+    def _moves_others(self, draws: Mapping[str, Tensor]) -> bool:
+        """Whether the function, which has seemed to move NumPy's or Python's generator, does so each time; other threads may."""
+        for _ in range(RUNS if threading.active_count() > 1 else 0):
+            with torch.random.fork_rng(devices=_devices(draws)):
+                before = _generators(draws)
+                self.function(_at(draws, 0))
+                if _generators(draws)[1:] == before[1:]:
+                    return False
+        return True
 
     # --- the choice ---------------------------------------------------------------------------------------------------
 
