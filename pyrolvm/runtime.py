@@ -25,6 +25,7 @@ from torch import Tensor
 from pyrolvm._compat.distributions import one_switch
 from pyrolvm._compat.functorch import quiet_fallbacks
 from pyrolvm.errors import StoreError
+from pyrolvm.forks import check_whole, inside_session
 
 __all__ = [
     "BUFFER",
@@ -113,7 +114,8 @@ def session(
     Sessions nest. Threads take turns: Pyro's globals leave no other way.
     """
     store = pyro.get_param_store()
-    with _LOCK, ExitStack() as stack:
+    check_whole()
+    with _LOCK, inside_session(), ExitStack() as stack:
         if seed is not None:
             stack.enter_context(random_state(seed, device))
         if dtype is not None and dtype != torch.get_default_dtype():

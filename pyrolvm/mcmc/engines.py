@@ -107,7 +107,7 @@ def run(
         began = time.perf_counter()
         from pyrolvm.capture.jax import precision
 
-        with precision(starts.dtype):
+        with precision(starts.dtype, starts.device):
             captured = program(joint, starts[0])
         seconds = time.perf_counter() - began
         chosen = "numpyro" if kernel == "auto" else kernel

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,16 +122,12 @@ def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], se
     Raises:
         Disagreement: if the potential is not what Pyro computes.
     """
-    import jax
+    from pyrolvm.capture.jax import device_of, precision
 
-    from pyrolvm.capture.jax import precision
+    device = device_of(starts.device)
 
-    device = _device(starts.device)
-
-    @contextmanager
-    def context() -> Any:
-        with precision(program.dtype), jax.default_device(device):
-            yield
+    def context() -> AbstractContextManager[None]:
+        return precision(program.dtype, starts.device)
 
     began = time.perf_counter()
     with context():
@@ -150,17 +146,6 @@ def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], se
     else:
         note = f"{len(starts)} chains side by side on {device.platform}"
     return _raw(lanes, starts, settings, interrupted, {"compile": compiled - began}, note)
-
-
-def _device(wanted: torch.device) -> Any:
-    """JAX's device for torch's; its processor where it has no such device."""
-    import jax
-
-    if wanted.type == "cuda":
-        found = [device for device in jax.devices() if device.platform == "gpu"]
-        if found:
-            return found[min(wanted.index or 0, len(found) - 1)]
-    return jax.devices("cpu")[0]
 
 
 # --- the compiled function --------------------------------------------------------------------------------------------
@@ -321,7 +306,7 @@ def _drive(
     lanes: list[_Lane],
     settings: Settings,
     threads: int,
-    context: Callable[[], AbstractContextManager[Any]],
+    context: Callable[[], AbstractContextManager[None]],
 ) -> bool:
     """Takes all lanes to the end, the one that is furthest behind first; returns whether it was interrupted."""
     total = settings.warmup + settings.draws

@@ -155,13 +155,12 @@ def _gradient(program: Program) -> Gradient:
     from pyrolvm.capture.jax import precision
 
     kind = numpy_dtype(program.dtype)
-    cpu = jax.devices("cpu")[0]
-    with precision(program.dtype), jax.default_device(cpu):
+    with precision(program.dtype):
         function = jax.jit(jax.value_and_grad(program.function))
         compiled = function.lower(np.zeros(program.size, kind), *program.constants).compile()
 
     def call(z: Array) -> tuple[float, Array]:
-        with precision(program.dtype), jax.default_device(cpu):
+        with precision(program.dtype):
             value, gradient = compiled(z.astype(kind), *program.constants)
             return float(value), np.asarray(gradient, np.float64)
 

@@ -1,5 +1,6 @@
 """Captured graphs on JAX: an interpreter, and one small rule for each operation."""
 
-from pyrolvm.capture.jax.interpreter import Lowered, array, lower, precision, tensor
+from pyrolvm.capture.jax.interpreter import Lowered, array, lower, tensor
+from pyrolvm.capture.jax.isolation import device_of, precision
 
-__all__ = ["Lowered", "array", "lower", "precision", "tensor"]
+__all__ = ["Lowered", "array", "device_of", "lower", "precision", "tensor"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ from pyrolvm.capture.jax.rules import DRAWS, RULES
 from pyrolvm.capture.recorder import operation
 from pyrolvm.errors import CaptureError
 
-__all__ = ["Lowered", "array", "lower", "missing", "precision", "tensor"]
+__all__ = ["Lowered", "array", "lower", "missing", "tensor"]
 
 Array = jax.Array
 
@@ -41,7 +40,7 @@ class Lowered:
 
 
 def lower(captured: Captured) -> Lowered:
-    """A captured function as a JAX function; must be called inside :func:`precision` of its dtype.
+    """A captured function as a JAX function; must be called inside :func:`~pyrolvm.capture.jax.precision` of its dtype.
 
     Raises:
         CaptureError: if an operation has no rule; it is named.
@@ -133,8 +132,3 @@ def array(value: Tensor) -> Array:
 def tensor(value: Any, like: Tensor) -> Tensor:
     """A JAX array's values as a tensor of the dtype and on the device of ``like``."""
     return torch.from_numpy(np.array(value)).to(like)
-
-
-def precision(of: torch.dtype) -> AbstractContextManager[Any]:
-    """Switches JAX to 64 bits, for a block, where the dtype has them."""
-    return jax.enable_x64(True) if of == torch.float64 else nullcontext()

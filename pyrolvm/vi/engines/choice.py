@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from pyrolvm.capture import Captured, with_noise
 from pyrolvm.capture.recorder import operation
 from pyrolvm.errors import CaptureError, PyrolvmWarning
+from pyrolvm.forks import jax_is_lost
 from pyrolvm.vi.engines.base import Engine, Work
 from pyrolvm.vi.engines.captured import capture_objective
 from pyrolvm.vi.engines.stock import PyroEngine
@@ -78,7 +79,8 @@ def begin(name: str, work: Work, chunk: int, max_steps: int) -> tuple[Engine, st
     refused: list[str] = []
     try:
         captured = with_noise(capture_objective(work))
-        order, why = ([name, *(o for o in ("jax", "torch") if o != name)], "asked for")
+        others = ("c", "torch") if jax_is_lost() else ("jax", "torch")
+        order, why = ([name, *(other for other in others if other != name)], "asked for")
         if name == "auto":
             order, why = _order(work, captured)
         if not order:

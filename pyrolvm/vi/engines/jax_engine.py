@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pyrolvm.capture import Captured
-from pyrolvm.capture.jax import lower, precision, tensor
+from pyrolvm.capture.jax import device_of, lower, precision, tensor
 from pyrolvm.capture.jax.compiling import compiled
 from pyrolvm.errors import CaptureError, PyrolvmError
 from pyrolvm.program.explain import reason
@@ -95,7 +95,7 @@ class JaxEngine:
     # --- setting up ---------------------------------------------------------------------------------------------------
 
     def _precision(self) -> Any:
-        return precision(self.params[0].dtype)
+        return precision(self.params[0].dtype, self.params[0].device)
 
     def _compile(self, captured: Captured) -> None:
         lowered = lower(captured)
@@ -107,7 +107,7 @@ class JaxEngine:
         rates = np.zeros(self.limit, dtype=flat.dtype)
         noise, rows = self._ahead.noise(0, self.limit), self._rows(self._ahead.batches(0, self.limit))
         example = (self._state, noise, self._key, 0, rows, rates, 0, self._constants)
-        quick = captured.numbers < SMALL and jax.default_backend() == "cpu"
+        quick = captured.numbers < SMALL and device_of(self.params[0].device).platform == "cpu"
         self._chunk = compiled(jax.jit(chunk).lower(*example), quick=quick)
 
     def _compare(self, captured: Captured) -> None:
