@@ -60,7 +60,10 @@ NODES, REACH = 71, 7.0
 
 def _rule(like: Tensor) -> tuple[Tensor, Tensor]:
     """Nodes and log weights of the standard normal, ``(nodes,)`` each."""
-    nodes = torch.linspace(-REACH, REACH, NODES).to(like)
+    half = NODES // 2
+    nodes = (torch.arange(-half, half + 1) * (REACH / half)).to(
+        like
+    )  # with an exact zero: large discriminations multiply it
     return nodes, (-0.5 * nodes.square()).log_softmax(0)
 
 
@@ -69,7 +72,8 @@ def _log_joint(patterns: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
     nodes, log_weights = _rule(draw["easiness"])
     logits = draw["discrimination"].unsqueeze(-1) * nodes + draw["easiness"].unsqueeze(-1)
     right, wrong = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
-    return patterns.to(logits) @ (right - wrong) + wrong.sum(-2, keepdim=True) + log_weights, nodes
+    given = patterns.to(logits)  # of both answers, so that no large numbers cancel
+    return given @ right + (1 - given) @ wrong + log_weights, nodes
 
 
 def log_probability(patterns: Tensor, draw: Draw) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
+from tests.capture import edges
 from tests.capture.cases import ABSTRACT, CASES, Limit, distributions
 from tests.capture.outcomes import outcome
 from tests.capture.transforms import TRANSFORMS, transforms
@@ -39,6 +42,43 @@ def row(name: str) -> str:
     return f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 
+EDGES = """\
+## Edges
+
+Values and gradients of single operations where they have edges: at zeros of both signs, denormal, tiny and huge numbers, saturation,
+ties, poles, infinities and what is not a number; of two numbers, at all pairs of such; of vectors and matrices, at rows of zeros, ties
+and infinities and at matrices that are singular, nearly so, not definite or not symmetric. C and JAX have the values and gradients of
+torch in float64 to 1e-10, except where the remark says otherwise; JAX takes denormal numbers for zero. *–*: no rule, so that a program
+with it goes to the next engine. C computes in double precision whatever the program's is: for a program in float32, its values are
+what the program would give without rounding, and differ from Pyro's where large numbers cancel in it.
+
+| operation | points | C | JAX | remark |
+|---|---|---|---|---|
+"""
+
+
+def edge_row(case: edges.Case) -> str:
+    """What the engines make of an operation at its edges."""
+    expected = edges.on_torch(case)
+    cells = []
+    for found, flushed in ((edges.by_c()[0], False), (edges.by_jax(), True)):
+        got = found[case.name]
+        if isinstance(got, Exception):
+            cells.append("–")
+        else:
+            cells.append("no" if edges.differences(case, expected, got, flushed=flushed) else "yes")
+    here, there = edges.left_out(case), edges.left_out(case, jax=True)
+    remark = here or (f"JAX: {there}" if there else "")
+    return f"| {case.name} | {len(case.inputs[0])} | {' | '.join(cells)} | {remark} |".replace("|  |", "| |")
+
+
+def edge_table() -> str:
+    """The section on edges."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, about what it does at such points
+        return EDGES + "".join(f"{edge_row(case)}\n" for case in edges.cases())
+
+
 def named() -> list[str]:
     """The distributions that have a row."""
     return [name for name, kind in distributions().items() if kind in CASES]
@@ -61,4 +101,4 @@ def page(rows: list[str]) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(page([f"{row(name)}\n" for name in named()]), end="")
+    print(page([f"{row(name)}\n" for name in named()]) + "\n" + edge_table(), end="")

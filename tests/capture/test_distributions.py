@@ -37,7 +37,8 @@ def test_engines_agree_or_fail_as_the_case_says(name: str) -> None:
 
 
 def test_the_page_is_the_generated_one_apart_from_its_rows() -> None:
-    assert PAGE.read_text().replace("".join(rows := _rows()), "") == page([]), RENEW
+    first = PAGE.read_text().partition("\n## Edges\n")[0]
+    assert first.replace("".join(rows := _rows()), "") == page([]), RENEW
     assert [line.split(" | ")[0] for line in rows] == [f"| {name}" for name in named()], RENEW
 
 

@@ -160,6 +160,10 @@ JOINED = {
     "max of all": lambda x: x.max() * x.min(),
     "argmax": lambda x: matrix(x).gather(1, matrix(x).argmax(1, keepdim=True)),
     "mean of rows": lambda x: matrix(x).mean(1, keepdim=True) - matrix(x),
+    "mean of nothing": lambda x: torch.cat([matrix(x)[:, :0].mean(1), x[:1]]).nan_to_num(0.5),
+    "nothing beside something": lambda x: torch.cat([(x[:0] / 0).exp(), x[3:5]]),
+    "product of what is the same": lambda x: x[:4].expand(5, 4).prod(0),
+    "sum of the logarithms of nothing": lambda x: (matrix(x)[:, 4:] - matrix(x)[:, :1]).log().sum(1) * 0.5 + x[:3],
     "middle dimension": lambda x: x.reshape(2, 3, 2).exp().sum(1),
     "norm": lambda x: matrix(x).norm(dim=1),
     "prod": lambda x: matrix(x).prod(1),
@@ -281,6 +285,21 @@ def correlated() -> Problem:
     return Problem(model, torch.randn(7, 3, generator=GENERATOR, dtype=torch.float64))
 
 
+def slopes() -> Problem:
+    """A correlation matrix of two rows, whose factor has a part of no entries."""
+
+    def model(x: Tensor, groups: Tensor, y: Tensor) -> None:
+        scale = pyro.sample("scale", dist.HalfNormal(y.new_ones(2)).to_event(1))
+        factor = pyro.sample("factor", dist.LKJCholesky(2, y.new_tensor(1.5)))
+        with pyro.plate("groups", 6):
+            level = pyro.sample("level", dist.MultivariateNormal(y.new_zeros(2), scale_tril=scale[:, None] * factor))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(level[groups, 0] + level[groups, 1] * x, 0.5), obs=y)
+
+    x = torch.randn(18, generator=GENERATOR, dtype=torch.float64)
+    return Problem(model, x, torch.arange(18) % 6, x.sin())
+
+
 def volatility() -> Problem:
     def model(y: Tensor) -> None:
         scale = pyro.sample("scale", dist.Exponential(y.new_tensor(50.0)))
@@ -320,6 +339,7 @@ MODELS: dict[str, Callable[[], Problem]] = {
     "counts": counts,
     "gaussian process": gaussian_process,
     "hierarchical": hierarchical,
+    "slopes": slopes,
     "volatility": volatility,
 }
 

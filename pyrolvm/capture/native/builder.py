@@ -176,8 +176,10 @@ class Builder:
         return self.arrays[-1]
 
     def map(self, kind: str, shape: Sequence[int], at: At) -> Value:
-        """The tensor whose entries are ``at(index)``, computed once."""
+        """The tensor whose entries are ``at(index)``, computed once; of a tensor without entries nothing is."""
         shape = tuple(shape)
+        if 0 in shape:
+            return Value(shape, kind, lambda _: "0")
         varies = self._varying(shape, at)
         small = tuple(size if vary else 1 for size, vary in zip(shape, varies, strict=True))
         array = self.new(kind, prod(small))
@@ -187,6 +189,8 @@ class Builder:
 
     def write(self, array: Array, shape: Sequence[int], at: At, position: Callable[[tuple[Index, ...]], Index]) -> None:
         """Fills part of an array: ``array[position(index)] = at(index)`` for each index."""
+        if 0 in shape:
+            return
         index, domain = variables(shape)
         (text, place), reads = self.recorded(lambda: (at(index), position(index)))
         self._add(Statement(domain, array, place, text, reads))
@@ -214,27 +218,24 @@ class Builder:
             order: the dimensions from the outermost loop to the innermost; as they are unless given.
         """
         shape = tuple(shape)
-        if not prod(shape[d] for d in dims):  # there is nothing to join, and no entry that could be read
-            return self.map(kind, [1 if d in dims else size for d, size in enumerate(shape)], lambda _: start)
+        final = tuple(1 if d in dims else size for d, size in enumerate(shape))
+        if 0 in shape:  # the entry of no terms may not even be computed: it might not be finite
+            return Value(final, kind, lambda _: start)
         varies = self._varying(shape, at)
         times = prod(size for d, size in enumerate(shape) if d in dims and not varies[d])
         small = tuple(size if vary else 1 for size, vary in zip(shape, varies, strict=True))
         kept = tuple(1 if d in dims else size for d, size in enumerate(small))
         if prod(small[d] for d in dims) == 1:
-            one = self.map(kind, kept, at if times == 1 or operator != "+" else lambda index: f"{times}*({at(index)})")
-            return view(
-                one, tuple(1 if d in dims else size for d, size in enumerate(shape)), lambda i: _masked(i, varies)
-            )
+            one = self.map(kind, kept, lambda index: _joined(at(index), operator, times))
+            return view(one, final, lambda i: _masked(i, varies))
         order = tuple(order or range(len(shape)))
         names, domain = variables([small[d] for d in order])
         index = tuple(names[order.index(d)] for d in range(len(shape)))
         text, reads = self.recorded(lambda: at(index))
-        if operator == "+" and times != 1:
-            text = f"{times}*({text})"
+        text = _joined(text, operator, times)
         array = self.new(kind, prod(kept), local=prod(kept) == 1)
         place = fold([ZERO if d in dims else i for d, i in enumerate(index)], kept)
         self._add(Statement(domain, array, place, text, reads, (operator, start)))
-        final = tuple(1 if d in dims else size for d, size in enumerate(shape))
         return view(self.value(array, kept), final, lambda index: _masked(index, varies))
 
     def code(self, array: Array, lines: Callable[[], str]) -> None:
@@ -259,6 +260,13 @@ class Builder:
         text, reads = self.recorded(lambda: at(index))
         mentioned = set(_VARIABLE.findall(" ".join([text, *(str(self.tokens[r][1]) for r in reads)])))
         return [str(i) in mentioned for i in index]
+
+
+def _joined(text: str, operator: str, times: int) -> str:
+    """A term joined with itself as often as it comes."""
+    if times == 1 or operator not in ("+", "*"):
+        return text
+    return f"{times}*({text})" if operator == "+" else f"pow({text}, {times})"
 
 
 def _masked(index: Sequence[Index], keep: Sequence[bool]) -> list[Index]:

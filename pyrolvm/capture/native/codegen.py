@@ -21,7 +21,7 @@ from pyrolvm.capture.graph import Captured
 from pyrolvm.capture.native.builder import Array, Builder, Value, kind_of
 from pyrolvm.capture.native.index import fold
 from pyrolvm.capture.native.printer import body
-from pyrolvm.capture.native.rules import RULES, Call
+from pyrolvm.capture.native.rules import RULES, Call, elements
 from pyrolvm.capture.recorder import operation, record
 from pyrolvm.errors import CaptureError
 from pyrolvm.program.explain import reason
@@ -261,4 +261,6 @@ def _rule(target: Any) -> Any:
     name, _, overload = str(target).removeprefix("aten.").partition(".")
     if target._schema.is_mutable:
         name = name.removesuffix("_")
+    if name == "prims":  # what decompositions end in: the same operations where they act on each element by itself
+        return RULES.get(f"prims.{overload}") or elements.POINTWISE.get(overload.partition(".")[0])
     return RULES.get(f"{name}.{overload}") or RULES.get(name)

@@ -37,7 +37,7 @@ static double digamma(double x) {
   if (x == 0) return copysign(INFINITY, -x);
   if (x < 0) {
     if (x == floor(x)) return NAN;
-    shift = -M_PI / tan(M_PI * (x - floor(x)));
+    shift = -M_PI / tan(M_PI * (x - rint(x))); /* exact beside zero, where x - floor(x) is not */
     x = 1 - x;
   }
   for (; x < 10; x += 1) shift -= 1 / x;
@@ -50,13 +50,75 @@ static double digamma(double x) {
 static double trigamma(double x) {
   double sum = 0;
   if (x <= 0) {
-    double s = sin(M_PI * x);
+    double s = sin(M_PI * (x - rint(x)));
     return M_PI * M_PI / (s * s) - trigamma(1 - x);
   }
   for (; x < 10; x += 1) sum += 1 / (x * x);
   double z = 1 / (x * x);
   return sum + 1 / x + z / 2
        + z / x * (1. / 6 - z * (1. / 30 - z * (1. / 42 - z * (1. / 30 - z * (5. / 66 - z * (691. / 2730 - z * 7 / 6))))));
+}
+
+/* exp(x^2) erfc(x); far out, where its factors leave the range of numbers, by its asymptotic series (Abramowitz & Stegun 7.1.23). */
+static double erfcx(double x) {
+  if (x < 25) return exp(x * x) * erfc(x);
+  const double z = 0.5 / (x * x);
+  return (1 - z * (1 - 3 * z * (1 - 5 * z * (1 - 7 * z)))) / (x * sqrt(M_PI));
+}
+
+/* The x whose erfc is q, for q from 0 to 1: a rational guess, made exact by Halley's method. */
+static double erfc_inverse(double q) {
+  if (!(q > 0)) return q == 0 ? INFINITY : NAN;
+  const double t = sqrt(-2 * log(q / 2));
+  double x = (t - (2.30753 + t * 0.27061) / (1 + t * (0.99229 + t * 0.04481))) * M_SQRT1_2;
+  for (int k = 0; k < 3; k++) {
+    const double gap = erfc(x) - q;
+    x += gap / (M_2_SQRTPI * exp(-x * x) - x * gap);
+  }
+  return x;
+}
+
+static double erf_inv(double y) {
+  const double size = fabs(y);
+  double x = size / M_2_SQRTPI;
+  if (!(size <= 1)) return NAN;
+  if (size > 0.5) x = erfc_inverse(1 - size);
+  else for (int k = 0; k < 4 && size > 1e-8; k++) {
+    const double slope = M_2_SQRTPI * exp(-x * x), gap = (erf(x) - size) / slope;
+    x -= gap / (1 + x * gap);
+  }
+  return copysign(x, y);
+}
+
+static double ndtri(double p) {
+  return p < 0.5 ? -M_SQRT2 * erfc_inverse(2 * p) : p == 0.5 ? 0 : M_SQRT2 * erfc_inverse(2 * (1 - p));
+}
+
+/* The remainder with the sign of y, and the quotient that goes with it, as Python and torch have them. */
+static double modulo(double x, double y) {
+  const double rest = fmod(x, y);
+  return rest != 0 && (y < 0) != (rest < 0) ? rest + y : rest;
+}
+
+static double floor_divided(double x, double y) {
+  if (y == 0) return x / y;
+  const double rest = fmod(x, y), quotient = (x - rest) / y - (rest != 0 && (y < 0) != (rest < 0));
+  if (quotient == 0) return copysign(0, x / y);
+  const double whole = floor(quotient);
+  return quotient - whole > 0.5 ? whole + 1 : whole;
+}
+
+static integer whole_modulo(integer x, integer y) {
+  const integer rest = x % y;
+  return rest != 0 && (y < 0) != (rest < 0) ? rest + y : rest;
+}
+
+static integer whole_floor_divided(integer x, integer y) { return (x - whole_modulo(x, y)) / y; }
+
+/* log(exp(x) + exp(y)); of infinities, that of the larger. */
+static double log_add(double x, double y) {
+  const double top = LARGER(x, y), gap = -fabs(x - y);
+  return isinf(top) || top != top ? top : top + log1p(exp(gap));
 }
 
 /* Lower triangle of a row-major matrix to its Cholesky factor, in place; zeros above. Returns 0 unless it has none. */

@@ -29,7 +29,8 @@ def _plus(product: Callable[..., Any]) -> Callable[..., Any]:
 
 def _cholesky(x: Any, upper: bool = False) -> Any:
     """The lower triangle alone is read by torch, which yet triangle alone differentiates by the symmetric matrix, as JAX does."""
-    factor = jnp.linalg.cholesky(x, symmetrize_input=True)
+    mean, lower = (x + mirror(x)) / 2, jnp.tril(x) + mirror(jnp.tril(x, -1))
+    factor = jnp.linalg.cholesky(mean + jax.lax.stop_gradient(lower - mean), symmetrize_input=False)
     return mirror(factor) if upper else factor
 
 

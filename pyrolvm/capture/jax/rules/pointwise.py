@@ -14,6 +14,8 @@ import jax.scipy.special as special
 
 __all__ = ["RULES"]
 
+_ROOT_HALF = 0.5**0.5
+
 
 def _alike(x: Any, y: Any, *others: Any) -> Any:
     """Both in one shape and the dtype that they and others have in common."""
@@ -23,7 +25,139 @@ def _alike(x: Any, y: Any, *others: Any) -> Any:
 
 def _power(x: Any, y: Any) -> Any:
     """A whole exponent known in advance is a product: exact, and differentiable where the base is negative or zero."""
-    return jnp.power(x, int(y) if isinstance(y, float) and y.is_integer() else y)
+    if isinstance(y, float) and y.is_integer():
+        y = int(y)
+    if isinstance(y, int) or not jnp.issubdtype(jnp.result_type(x, y), jnp.floating):
+        return jnp.power(x, y)
+    return jnp.sqrt(x) if isinstance(y, float) and y == 0.5 else _real_power(*_alike(x, y))
+
+
+@jax.custom_jvp
+def _real_power(x: Any, y: Any) -> Any:
+    """Powers whose derivatives at zero are torch's."""
+    return jnp.power(x, y)
+
+
+@_real_power.defjvp
+def _real_power_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    (x, y), (dx, dy) = at, towards
+    value = _real_power(x, y)
+    by_x = jnp.where(y == 0, 0, y * jnp.power(x, jnp.where(y == 0, 1, y - 1)))
+    flat = (x == 0) & (y >= 0)
+    by_y = jnp.where(flat, 0, value * jnp.log(jnp.where(flat, 1, x)))
+    return value, dx * by_x + dy * by_y
+
+
+def absolute(x: Any) -> Any:
+    """The absolute value, whose derivative at zero is zero."""
+    return _real_absolute(x) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else jnp.abs(x)
+
+
+@jax.custom_jvp
+def _real_absolute(x: Any) -> Any:
+    return jnp.abs(x)
+
+
+@_real_absolute.defjvp
+def _real_absolute_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    return _real_absolute(at[0]), towards[0] * jnp.sign(at[0])
+
+
+def _sign(x: Any) -> Any:
+    """Zero for what is not a number."""
+    return jnp.where(jnp.isnan(x), 0, jnp.sign(x))
+
+
+@jax.custom_jvp
+def _log_ndtr(x: Any) -> Any:
+    """The logarithm of the normal distribution function, by what is exact on either side."""
+    left = jnp.where(x < -1, x, -1)
+    below = jnp.log(special.erfcx(-left * _ROOT_HALF) / 2) - left * left / 2
+    return jnp.where(x < -1, below, jnp.log1p(-special.erfc(x * _ROOT_HALF) / 2))
+
+
+@_log_ndtr.defjvp
+def _log_ndtr_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    slope = 2 * _ROOT_HALF / jnp.sqrt(jnp.pi) / special.erfcx(-at[0] * _ROOT_HALF)
+    return _log_ndtr(at[0]), towards[0] * slope
+
+
+@jax.custom_jvp
+def _copysign(x: Any, y: Any) -> Any:
+    return jnp.copysign(x, y)
+
+
+@_copysign.defjvp
+def _copysign_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    value = _copysign(*at)
+    return value, towards[0] * jnp.where(at[0] == 0, 0, value / jnp.where(at[0] == 0, 1, at[0]))
+
+
+@jax.custom_jvp
+def _atan2(y: Any, x: Any) -> Any:
+    """The angle, whose derivative at the origin is zero."""
+    return jnp.arctan2(y, x)
+
+
+@_atan2.defjvp
+def _atan2_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    (y, x), (dy, dx) = at, towards
+    squared = x * x + y * y
+    return _atan2(y, x), jnp.where(squared == 0, 0, (dy * x - dx * y) / jnp.where(squared == 0, 1, squared))
+
+
+@jax.custom_jvp
+def _logaddexp(x: Any, y: Any) -> Any:
+    """log(exp(x) + exp(y)), whose derivatives stay between zero and one where one of the two is infinite."""
+    return jnp.logaddexp(x, y)
+
+
+@_logaddexp.defjvp
+def _logaddexp_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    (x, y), (dx, dy) = at, towards
+    return _logaddexp(x, y), dx / (1 + jnp.exp(y - x)) + dy / (1 + jnp.exp(x - y))
+
+
+@jax.custom_jvp
+def _lgamma(x: Any) -> Any:
+    return special.gammaln(x)
+
+
+@_lgamma.defjvp
+def _lgamma_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    return _lgamma(at[0]), towards[0] * _digamma(at[0])
+
+
+@jax.custom_jvp
+def _digamma(x: Any) -> Any:
+    """The digamma function, infinite at zero."""
+    return jnp.where(x == 0, jnp.copysign(jnp.inf, -x), special.digamma(x))
+
+
+@_digamma.defjvp
+def _digamma_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    return _digamma(at[0]), towards[0] * _trigamma(at[0])
+
+
+def _trigamma(x: Any) -> Any:
+    """The derivative of digamma, by reflection where JAX's has no digits."""
+    left = x <= 0
+    right = special.polygamma(1, jnp.where(left, 1 - x, x))
+    return jnp.where(left, (jnp.pi / jnp.sin(jnp.pi * (x - jnp.rint(x)))) ** 2 - right, right)
+
+
+def _polygamma(n: int, x: Any) -> Any:
+    return (_digamma, _trigamma)[n](x) if n < 2 else special.polygamma(n, x)
+
+
+@jax.custom_jvp
+def _bessel_i0(x: Any) -> Any:
+    return special.i0(x)
+
+
+@_bessel_i0.defjvp
+def _bessel_i0_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    return _bessel_i0(at[0]), towards[0] * special.i1(at[0])
 
 
 def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
@@ -48,7 +182,8 @@ def _hardtanh(x: Any, low: Any = -1, high: Any = 1) -> Any:
 
 
 def _softplus(x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
-    return jnp.where(x * beta > threshold, x, jnp.log1p(jnp.exp(jnp.minimum(x * beta, threshold))) / beta)
+    far = x * beta > threshold
+    return jnp.where(far, x, jnp.log1p(jnp.exp(jnp.where(far, 0, x * beta))) / beta)
 
 
 def _log_sigmoid(x: Any) -> tuple[Any, Any]:
@@ -98,13 +233,40 @@ def root_or_zero_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
     return root, towards[0] * jnp.where(root == 0, 0, 0.5 / jnp.where(root == 0, 1, root))
 
 
+@jax.custom_jvp
 def _hypot(x: Any, y: Any) -> Any:
-    return root_or_zero(x * x + y * y)
+    return jnp.hypot(x, y)
+
+
+@_hypot.defjvp
+def _hypot_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    value = _hypot(*at)
+    return value, towards[0] * (at[0] / value) + towards[1] * (at[1] / value)
+
+
+@jax.custom_jvp
+def _log_odds(x: Any) -> Any:
+    return jnp.log(x / (1 - x))
+
+
+@_log_odds.defjvp
+def _log_odds_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+    """Infinite at zero and one, and none outside."""
+    x = at[0]
+    return _log_odds(x), towards[0] * jnp.where((x < 0) | (x > 1), jnp.nan, 1 / (x * (1 - x)))
 
 
 def _logit(x: Any, eps: float | None = None) -> Any:
-    x = x if eps is None else _clamp(x, eps, 1 - eps)
-    return jnp.log(x / (1 - x))
+    return _log_odds(x if eps is None else _clamp(x, eps, 1 - eps))
+
+
+def _fmax(x: Any, y: Any) -> Any:
+    """The larger, or the one that is a number; at a tie the gradient goes to the first, as torch's does."""
+    return jnp.where((x >= y) | jnp.isnan(y), x, y)
+
+
+def _fmin(x: Any, y: Any) -> Any:
+    return jnp.where((x <= y) | jnp.isnan(y), x, y)
 
 
 def _nan_to_num(x: Any, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Any:
@@ -156,11 +318,11 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "float_power": _power,
     "sqrt": jnp.sqrt,
     "rsqrt": jax.lax.rsqrt,
-    "hypot": _hypot,
-    "abs": jnp.abs,
-    "sign": jnp.sign,
-    "sgn": jnp.sign,
-    "copysign": jnp.copysign,
+    "hypot": _floats(_hypot),
+    "abs": absolute,
+    "sign": _sign,
+    "sgn": _sign,
+    "copysign": _floats(_copysign),
     "ceil": jnp.ceil,
     "floor": jnp.floor,
     "trunc": jnp.trunc,
@@ -194,7 +356,7 @@ TRANSCENDENTAL: dict[str, Callable[..., Any]] = {
     "log1p": jnp.log1p,
     "log2": jnp.log2,
     "log10": jnp.log10,
-    "logaddexp": jnp.logaddexp,
+    "logaddexp": _floats(_logaddexp),
     "logaddexp2": jnp.logaddexp2,
     "sin": jnp.sin,
     "cos": jnp.cos,
@@ -205,7 +367,7 @@ TRANSCENDENTAL: dict[str, Callable[..., Any]] = {
     "asin": jnp.arcsin,
     "acos": jnp.arccos,
     "atan": jnp.arctan,
-    "atan2": jnp.arctan2,
+    "atan2": _floats(_atan2),
     "asinh": jnp.arcsinh,
     "acosh": jnp.arccosh,
     "atanh": jnp.arctanh,
@@ -221,23 +383,23 @@ TRANSCENDENTAL: dict[str, Callable[..., Any]] = {
         gradient * jnp.where(x * beta > threshold, 1.0, jax.nn.sigmoid(x * beta))
     ),
     "threshold_backward": lambda gradient, x, threshold: jnp.where(x > threshold, gradient, 0),
-    "lgamma": special.gammaln,
-    "digamma": special.digamma,
-    "polygamma": lambda n, x: special.polygamma(n, x),
+    "lgamma": _lgamma,
+    "digamma": _digamma,
+    "polygamma": _polygamma,
     "mvlgamma": lambda x, p: special.multigammaln(x, p),
     "erf": special.erf,
     "erfc": special.erfc,
     "erfinv": special.erfinv,
-    "i0": special.i0,
+    "i0": _bessel_i0,
     "special_i0e": special.i0e,
     "special_i1": special.i1,
     "special_i1e": special.i1e,
-    "special_modified_bessel_i0": special.i0,
+    "special_modified_bessel_i0": _bessel_i0,
     "special_modified_bessel_i1": special.i1,
     "special_erfcx": special.erfcx,
     "special_entr": special.entr,
     "special_ndtri": special.ndtri,
-    "special_log_ndtr": special.log_ndtr,
+    "special_log_ndtr": _log_ndtr,
     "special_zeta": special.zeta,
     "igamma": special.gammainc,
     "igammac": special.gammaincc,
@@ -254,7 +416,7 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "hardswish": lambda x: x * _clamp(x + 3, 0, 6) / 6,
     "leaky_relu": lambda x, slope=0.01: jnp.where(x > 0, x, slope * x),
     "_prelu_kernel": lambda x, slope: jnp.where(x > 0, x, slope * x),
-    "threshold": lambda x, threshold, value: jnp.where(x > threshold, x, value),
+    "threshold": lambda x, threshold, value: jnp.where(x <= threshold, value, x),
     "elu": _elu,
     "celu": lambda x, alpha=1.0: _elu(x, alpha, 1, 1 / alpha),
     "selu": lambda x: _elu(x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946),
@@ -305,8 +467,8 @@ SELECTION: dict[str, Callable[..., Any]] = {
     "clamp_max": lambda x, high: _clamp(x, None, high),
     "maximum": jnp.maximum,
     "minimum": jnp.minimum,
-    "fmax": jnp.fmax,
-    "fmin": jnp.fmin,
+    "fmax": _fmax,
+    "fmin": _fmin,
     "nan_to_num": _nan_to_num,
 }
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from pyrolvm.capture.jax.rules.pointwise import root_or_zero
+from pyrolvm.capture.jax.rules.pointwise import absolute, root_or_zero
 
 __all__ = ["RULES"]
 
@@ -94,7 +94,10 @@ def _extreme(whole: Callable[..., Any], picked: Callable[..., Any]) -> Callable[
 
 
 def _median_where(x: Any, dim: int) -> Any:
-    return _ranked(x, dim, (x.shape[dim] - 1) // 2)
+    """What is not a number sorts last, but wins."""
+    missing = jnp.isnan(x)
+    first = jnp.argmax(missing, axis=dim, keepdims=True)
+    return jnp.where(missing.any(axis=dim, keepdims=True), first, _ranked(x, dim, (x.shape[dim] - 1) // 2))
 
 
 def _median_whole(x: Any) -> Any:
@@ -134,7 +137,7 @@ def _logcumsumexp(x: Any, dim: int) -> Any:
 
 
 def _vector_norm(x: Any, order: float = 2, dim: Dims = None, keepdim: bool = False, **_: Any) -> Any:
-    axis, size = axes(dim) if x.ndim else None, jnp.abs(x)
+    axis, size = axes(dim) if x.ndim else None, absolute(x)
     if order == 2:
         return root_or_zero(jnp.sum(size * size, axis=axis, keepdims=keepdim))
     if order in (float("inf"), float("-inf")):

@@ -9,7 +9,7 @@ from pyrolvm.capture.native.index import ZERO
 from pyrolvm.capture.native.pointwise import EXPRESSIONS, POWERS
 from pyrolvm.capture.native.rules.call import Call, Indices, Rule
 
-__all__ = ["RULES", "entry", "pointwise"]
+__all__ = ["POINTWISE", "RULES", "entry", "pointwise"]
 
 
 def entry(value: Any, index: Indices) -> str:
@@ -43,8 +43,12 @@ def _power(call: Call, x: Any, exponent: Any) -> Value:
 
 
 def _divide(call: Call, x: Any, y: Any, rounding_mode: str | None = None) -> Value:
-    inner = EXPRESSIONS["div"]
-    return pointwise(inner if rounding_mode is None else f"{rounding_mode}({inner})")(call, x, y)
+    whole = call.kind != "d"
+    if rounding_mode == "floor":
+        return pointwise("whole_floor_divided({0}, {1})" if whole else "floor_divided({0}, {1})")(call, x, y)
+    if rounding_mode == "trunc":
+        return pointwise("({0} / {1})" if whole else f"trunc({EXPRESSIONS['div']})")(call, x, y)
+    return pointwise(EXPRESSIONS["div"])(call, x, y)
 
 
 def _clamp(call: Call, x: Any, low: Any = None, high: Any = None, **bounds: Any) -> Value:
@@ -58,7 +62,13 @@ def _not(call: Call, x: Value) -> Value:
 
 
 def _remainder(call: Call, x: Any, y: Any) -> Value:
-    return pointwise("({0} - {1} * floor((double){0} / {1}))")(call, x, y)
+    return pointwise("modulo({0}, {1})" if call.kind == "d" else "whole_modulo({0}, {1})")(call, x, y)
+
+
+def _round(call: Call, x: Value, decimals: int = 0) -> Value:
+    if decimals:
+        raise call.unsupported("to decimals")
+    return x if call.kind == "l" else POINTWISE["round"](call, x)
 
 
 def _polygamma(call: Call, n: int, x: Value) -> Value:
@@ -91,8 +101,10 @@ def _like(number: int) -> Rule:
     return lambda call, *_, **__: Value(call.shape, call.kind, lambda index: str(number))
 
 
+POINTWISE: dict[str, Rule] = {name: pointwise(template) for name, template in EXPRESSIONS.items()}
+
 RULES: dict[str, Rule] = {
-    **{name: pointwise(template) for name, template in EXPRESSIONS.items()},
+    **POINTWISE,
     "_to_copy": _convert,
     "add": _linear("+"),
     "bitwise_not": _not,
@@ -110,6 +122,7 @@ RULES: dict[str, Rule] = {
     "pow.Tensor_Scalar": _power,
     "pow": pointwise("pow({0}, {1})"),
     "remainder": _remainder,
+    "round": _round,
     "rsub": _linear("-", swapped=True),
     "softplus": _softplus,
     "sub": _linear("-"),

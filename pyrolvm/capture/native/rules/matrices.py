@@ -132,6 +132,18 @@ def _solve_triangular(
     return build.value(array, b.shape)
 
 
+def _cholesky_solve(call: Call, b: Value, factor: Value, upper: bool = False) -> Value:
+    """X with L L' X = B, or U' U X = B."""
+    turned = transpose(_shaped(call, (*factor.shape[:-2], factor.shape[-1], factor.shape[-2])), factor, -2, -1)
+    first, second = (turned, factor) if upper else (factor, turned)
+    return _solve_triangular(call, second, _solve_triangular(call, first, b, upper=False), upper=True)
+
+
+def _cholesky_inverse(call: Call, factor: Value, upper: bool = False) -> Value:
+    one = Value(call.shape, "d", lambda index: f"(double)({index[-2]} == {index[-1]})")
+    return _cholesky_solve(call, one, factor, upper)
+
+
 def _shaped(call: Call, shape: Sequence[int]) -> Call:
     return Call(call.name, call.builder, torch.empty(tuple(shape), dtype=torch.float64, device="meta"))
 
@@ -155,6 +167,8 @@ RULES: dict[str, Rule] = {
     "addmm": _addmm,
     "addmv": _addmm,
     "bmm": _product,
+    "cholesky_inverse": _cholesky_inverse,
+    "cholesky_solve": _cholesky_solve,
     "linalg_cholesky_ex": _cholesky,
     "linalg_solve_triangular": _solve_triangular,
     "mm": _product,

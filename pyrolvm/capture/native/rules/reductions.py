@@ -17,6 +17,8 @@ def _reduction(operator: str, start: str, *, mean: bool = False) -> Rule:
     def rule(call: Call, x: Value, dims: Any = None, keepdim: bool = False, **_: Any) -> Value:
         chosen = axes(dims, x.shape)
         count = prod(x.shape[d] for d in chosen)
+        if mean and count == 0:
+            return Value(call.shape, call.kind, lambda _: "NAN")
         entry = (lambda index: f"({x.at(index)} / {count}.0)") if mean else x.at
         if call.kind == "b":
             entry = lambda index: f"({x.at(index)} != 0)"  # noqa: E731
@@ -65,9 +67,9 @@ def _arg(sign: str) -> Rule:
             loops = [f"for (integer j{k} = 0; j{k} < {n}; j{k}++) {{" for k, n in enumerate(kept)]
             place = f"{array.name}[{fold(replaced(index, d, ZERO), kept)}]"
             seek = (
-                f"double best = {first}; {place} = 0;\n"
-                f"for (integer j{d} = 1; j{d} < {x.shape[d]}; j{d}++) "
-                f"if ({entry} {sign} best) {{ best = {entry}; {place} = j{d}; }}"
+                f"{KINDS[x.kind]} best = {first}; {place} = 0;\n"
+                f"for (integer j{d} = 1; j{d} < {x.shape[d]} && best == best; j{d}++) "  # the first that is not a number wins
+                f"if ({entry} {sign} best || {entry} != {entry}) {{ best = {entry}; {place} = j{d}; }}"
             )
             return "\n".join([*loops, seek, "}" * len(loops)])
 
@@ -77,7 +79,9 @@ def _arg(sign: str) -> Rule:
     return rule
 
 
-def _scan(operator: str, start: str) -> Rule:
+def _scan(step: str, start: str) -> Rule:
+    """The rule for a running total, which ``step`` joins an entry to."""
+
     def rule(call: Call, x: Value, dim: int, **_: Any) -> Value:
         if not x.shape:
             return x
@@ -89,8 +93,8 @@ def _scan(operator: str, start: str) -> Rule:
             order = [k for k in range(len(x.shape)) if k != d]
             loops = [f"for (integer j{k} = 0; j{k} < {x.shape[k]}; j{k}++) {{" for k in order]
             loops += [f"{KINDS[call.kind]} total = {start};", f"for (integer j{d} = 0; j{d} < {x.shape[d]}; j{d}++) {{"]
-            step = f"total {operator}= {x.at(index)}; {array.name}[{fold(index, x.shape)}] = total;"
-            return "\n".join([*loops, step, "}" * len(x.shape)])
+            joined = f"{step.format('total', x.at(index))} {array.name}[{fold(index, x.shape)}] = total;"
+            return "\n".join([*loops, joined, "}" * len(x.shape)])
 
         builder.code(array, lines)
         return builder.value(array, x.shape)
@@ -119,8 +123,9 @@ RULES: dict[str, Rule] = {
     "any": _reduction("|", "0"),
     "argmax": _arg(">"),
     "argmin": _arg("<"),
-    "cumprod": _scan("*", "1"),
-    "cumsum": _scan("+", "0"),
+    "cumprod": _scan("{0} *= {1};", "1"),
+    "cumsum": _scan("{0} += {1};", "0"),
+    "logcumsumexp": _scan("{0} = log_add({0}, {1});", "-INFINITY"),
     "max.default": _reduction("larger", "-INFINITY"),
     "max.dim": _extreme("larger", "-INFINITY", ">"),
     "mean": _reduction("+", "0", mean=True),
