@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
+from pyrolvm._compat.torch import pytree
 from pyrolvm.capture import Captured
 from pyrolvm.capture.recorder import operation
 

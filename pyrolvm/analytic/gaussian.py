@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrolvm._compat.torch import DispatchMode
 from pyrolvm.analytic.law import Law
 from pyrolvm.analytic.program import Program
 from pyrolvm.errors import ProblemError
@@ -96,7 +96,7 @@ class Layout:
         return f"unknown {unknown}"
 
 
-class _Together(TorchDispatchMode):
+class _Together(DispatchMode):
     """Products of one matrix with many vectors as one product: ``vmap`` over derivatives repeats the matrix instead."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+
+from pyrolvm._compat.torch import function_applied_by, is_registered, transforms_active, without_modes
 
 __all__ = ["own_gradients"]
 
@@ -32,24 +33,16 @@ def own_gradients() -> Iterator[None]:
     Raises:
         RuntimeError: if the ``backward`` of one that is applied inside cannot be differentiated itself.
     """
-    function = torch.autograd.Function
-    original, thread = function.__dict__.get("apply"), threading.get_ident()
-    stock = function.apply.__func__  # type: ignore[attr-defined]
+    thread = threading.get_ident()
 
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def apply(stock: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         # What a library registered as an operation is recorded as that operation.
-        if threading.get_ident() != thread or kwargs or cls.__module__.startswith("torch._library"):
-            return stock(cls, *args, **kwargs)
-        return _linearised(cls, args)
+        if threading.get_ident() != thread or kwargs or is_registered(function):
+            return stock(*args, **kwargs)
+        return _linearised(function, args)
 
-    function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
-    try:
+    with function_applied_by(apply):
         yield
-    finally:
-        if original is None:
-            del function.apply
-        else:
-            function.apply = original  # type: ignore[method-assign]
 
 
 class _Context:
@@ -115,9 +108,9 @@ def _check_linear(function: Any, pulled: Any, gradients: list[Tensor]) -> None:
     Raises:
         RuntimeError: if the function's is such a one.
     """
-    if torch._C._are_functorch_transforms_active():
+    if transforms_active():
         return
-    with _disable_current_modes(), torch.no_grad():
+    with without_modes(), torch.no_grad():
         once = pulled(*(gradient.detach() for gradient in gradients))
         twice = pulled(*(2 * gradient.detach() for gradient in gradients))
         linear = all(torch.allclose(2 * a, b, rtol=1e-3, equal_nan=True) for a, b in zip(once, twice, strict=True))

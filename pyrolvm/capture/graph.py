@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
-from pyrolvm import runtime
+from pyrolvm import runtime, selfcheck
+from pyrolvm._compat.torch import is_operation, pytree, writes
 from pyrolvm.capture.functions import own_gradients
 from pyrolvm.capture.products import joined
 from pyrolvm.capture.recorder import Reading, operation, record
@@ -27,7 +27,7 @@ from pyrolvm.capture.vmap import VmapFriendly
 from pyrolvm.errors import CaptureError, PyrolvmError
 from pyrolvm.program.explain import model_line, reason
 
-__all__ = ["Captured", "Noise", "Path", "capture", "capture_path", "operations", "with_noise", "with_step"]
+__all__ = ["Captured", "Noise", "Path", "attempt", "capture", "capture_path", "operations", "with_noise", "with_step"]
 
 aten = torch.ops.aten
 
@@ -108,8 +108,7 @@ def operations(captured: Captured) -> set[str]:
 
 def is_random(node: fx.Node) -> bool:
     """Whether a node draws random numbers."""
-    target = node.target
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+    return is_operation(node.target) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 # --- capturing --------------------------------------------------------------------------------------------------------
@@ -155,7 +154,19 @@ def capture(
 
     Raises:
         CaptureError: if the function reads the value of an input or of anything that follows from one. Its text names the line.
+            Where nothing at all can be captured in this installation, that is said once besides.
     """
+    try:
+        return attempt(function, *inputs, what=what, reads=reads)
+    except CaptureError:
+        selfcheck.works("capture")
+        raise
+
+
+def attempt(
+    function: Callable[..., Any], *inputs: Tensor, what: str = "the program", reads: list[Tensor] | None = None
+) -> Captured:
+    """As :func:`capture`, without a word about this installation."""
     started = time.perf_counter()
     structure: pytree.TreeSpec | None = None
 
@@ -227,7 +238,7 @@ def _cuda(tensors: Sequence[Tensor]) -> list[int]:
 
 def _functional(module: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
     """The same graph without operations in place, as JAX and compilers want it."""
-    if not any(isinstance(n.target, torch._ops.OpOverload) and n.target._schema.is_mutable for n in module.graph.nodes):
+    if not any(is_operation(node.target) and writes(node.target) for node in module.graph.nodes):
         return module
     lifted, constants = _lift(module)
     leaves = [*(tensor.detach() for tensor in inputs), *constants]

@@ -7,7 +7,6 @@ given groups) is an ordinary read; reading one that can is refused, since the pr
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyrolvm._compat.torch import DispatchMode, argument_names, pytree, storage_key, writes, written_arguments
 
 __all__ = ["Reading", "operation", "record"]
 
@@ -77,7 +76,7 @@ def operation(node: fx.Node) -> str:
     return str(node.target).removeprefix("aten.")
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(DispatchMode):
     """The mode that sees every ATen operation, below autograd and ``vmap``, and writes it down."""
 
     def __init__(self, inputs: Sequence[Tensor], reads: list[Tensor] | None = None) -> None:
@@ -95,15 +94,11 @@ class _Recorder(TorchDispatchMode):
         self._views: dict[int, tuple[Any, Tensor, tuple[Any, ...], dict[str, Any]]] = {}
         for i, tensor in enumerate(inputs):
             self._remember(tensor, self.graph.placeholder(f"input_{i}"))
-            self._changing.add(_storage(tensor))
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch would import its whole compiler, a second, only to switch it off here
+            self._changing.add(storage_key(tensor))
 
     def changes(self, tensor: Tensor) -> bool:
         """Whether the value of a tensor may differ from run to run."""
-        return _storage(tensor) in self._changing
+        return storage_key(tensor) in self._changing
 
     def node(self, tensor: Tensor) -> fx.Node:
         """The node of a tensor; one that was there before the program gets it when it is first used."""
@@ -148,9 +143,9 @@ class _Recorder(TorchDispatchMode):
             self._derive(func, args, kwargs, result)
         if changing and func.overloadpacket not in _BLIND:
             made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-            self._changing.update(_storage(tensor) for tensor in (*made, *written))
-            if torch.Tag.nondeterministic_seeded in func.tags or any(_storage(t) in self._random for t in tensors):
-                self._random.update(_storage(tensor) for tensor in (*made, *written))
+            self._changing.update(storage_key(tensor) for tensor in (*made, *written))
+            if torch.Tag.nondeterministic_seeded in func.tags or any(storage_key(t) in self._random for t in tensors):
+                self._random.update(storage_key(tensor) for tensor in (*made, *written))
         return result
 
     def _read(self, func: Any, args: Any) -> Any:
@@ -177,7 +172,7 @@ class _Recorder(TorchDispatchMode):
         return func(*args)
 
     def _note(self, tensor: Tensor) -> None:
-        if tensor.is_floating_point() or tensor.is_complex() or _storage(tensor) in self._random:
+        if tensor.is_floating_point() or tensor.is_complex() or storage_key(tensor) in self._random:
             raise Reading(_REFUSAL)
         assert self._reads is not None
         with self:
@@ -200,7 +195,7 @@ class _Recorder(TorchDispatchMode):
 
     def _write(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, constant: bool) -> None:
         """Writes an operation down; ``constant`` tells that its result is one to every gradient."""
-        if "dtype" in _names(func) and isinstance(result, Tensor):
+        if "dtype" in argument_names(func) and isinstance(result, Tensor):
             kwargs = {**kwargs, "dtype": result.dtype}  # torch's default dtype of the moment is made explicit
         shown = pytree.tree_map(lambda leaf: self.node(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         node = self.graph.call_function(func, *shown)
@@ -220,7 +215,7 @@ class _Recorder(TorchDispatchMode):
     def _derive(self, func: Any, args: Any, kwargs: dict[str, Any], result: Tensor) -> None:
         """Notes what a result shares its memory with."""
         base = args[0] if args and isinstance(args[0], Tensor) else None
-        if base is None or base is result or _storage(base) != _storage(result):
+        if base is None or base is result or storage_key(base) != storage_key(result):
             return
         if func is aten.detach.default:
             self._sources[id(result)] = self._sources.get(id(base), base)
@@ -244,7 +239,7 @@ class _Recorder(TorchDispatchMode):
             path.append(self._views[id(path[-1])][1])
         names = [t for t, _ in self._nodes.values() if self._sources.get(id(t)) is source]
         known = {id(source), *map(id, path), *map(id, names)}
-        if any(_storage(t) == _storage(source) and id(t) not in known for t, _ in self._nodes.values()):
+        if any(storage_key(t) == storage_key(source) and id(t) not in known for t, _ in self._nodes.values()):
             raise Reading("it writes through a detached name into a tensor that has other views")
         fixed = self.graph.call_function(aten.detach.default, (self.node(source),))
         copy = self.graph.call_function(aten.clone.default, (fixed,))
@@ -311,27 +306,17 @@ class _NoNumpy(TorchFunctionMode):
 
 def _fill(func: Any, x: Tensor, indices: Sequence[Tensor], value: Tensor) -> Tensor:
     mask = indices[0].reshape(*indices[0].shape, *(1,) * (x.ndim - indices[0].ndim))
-    fill = aten.masked_fill_.Tensor if func._schema.is_mutable else aten.masked_fill.Tensor
+    fill = aten.masked_fill_.Tensor if writes(func) else aten.masked_fill.Tensor
     return fill(x, mask, value.reshape(()))
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _written(func: Any, args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that an operation writes into."""
-    if not func._schema.is_mutable:
+    if not writes(func):
         return []
-    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | dict(kwargs)
-    written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    return [given[name] for name in written if isinstance(given.get(name), Tensor)]
+    given = dict(zip(argument_names(func), args, strict=False)) | dict(kwargs)
+    return [given[name] for name in written_arguments(func) if isinstance(given.get(name), Tensor)]
 
 
 def _shape(value: Any) -> Any:
     return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
-
-
-@functools.cache
-def _names(func: Any) -> frozenset[str]:
-    return frozenset(argument.name for argument in func._schema.arguments)

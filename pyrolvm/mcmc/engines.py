@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pyrolvm import selfcheck
 from pyrolvm.capture.native import NativeGradient
 from pyrolvm.density import Joint
 from pyrolvm.errors import ArgumentError, CaptureError, PyrolvmWarning, unknown_name
@@ -43,7 +44,7 @@ def check(engine: str, kernel: str, warmup: int) -> None:
 
     Raises:
         UnknownNameError: if there is no such engine or kernel.
-        ArgumentError: if the kernel needs another engine, a longer warmup, or a library that is not installed.
+        ArgumentError: if the kernel needs another engine, a longer warmup, or a library that does not work.
     """
     if engine not in ("auto", *ENGINES):
         raise unknown_name("engine", engine, ("auto", *ENGINES))
@@ -105,6 +106,7 @@ def run(
                     raise
                 note = f"; not compiled from C: {error}"
         began = time.perf_counter()
+        selfcheck.require("jax")
         from pyrolvm.capture.jax import precision
 
         with precision(starts.dtype, starts.device):
@@ -134,7 +136,7 @@ def _native(joint: Joint, engine: str, kernel: str, settings: Settings) -> bool:
     """Whether to try a gradient in C: it takes a tenth of XLA's time, to compile and to run, and only nutpie calls it."""
     wanted = engine == "c" or (engine == "auto" and kernel in ("auto", "nutpie"))
     able = joint.problem.device.type == "cpu" and settings.warmup >= nutpie_kernel.MIN_WARMUP
-    return wanted and able and nutpie_kernel.installed()
+    return wanted and able and nutpie_kernel.usable()
 
 
 def _checked(joint: Joint, raw: Raw, engine: str, kernel: str) -> Outcome:

@@ -8,7 +8,6 @@ z = mean + L x, where the posterior has scales of about one.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm import selfcheck
+from pyrolvm._compat import nutpie
 from pyrolvm.capture import capture
 from pyrolvm.capture.native import NativeGradient, compile_gradient
 from pyrolvm.density import Joint
@@ -26,7 +27,7 @@ from pyrolvm.interrupts import held
 from pyrolvm.mcmc.base import Raw, Settings, depths
 from pyrolvm.mcmc.potential import Program, check_starts, numpy_dtype
 
-__all__ = ["MIN_WARMUP", "installed", "require", "run", "run_native"]
+__all__ = ["MIN_WARMUP", "require", "run", "run_native", "usable"]
 
 MIN_WARMUP = 10
 """nutpie adapts in stages; a warmup that has no room for them is none of its."""
@@ -40,28 +41,22 @@ Gradient = Callable[[Array], tuple[float, Array]]
 """The potential energy and its gradient, both in double precision, at an unconstrained vector."""
 
 
-def require() -> Any:
-    """The nutpie library.
+def require() -> None:
+    """Makes sure that nutpie is there and works.
 
     Raises:
-        ArgumentError: if it is not installed.
+        ArgumentError: if it does not.
     """
-    import warnings
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of ArviZ, about its next version
-            import nutpie
-    except ImportError as error:
+    cause = nutpie.fault()
+    if cause is not None:
         raise ArgumentError(
-            f"kernel 'nutpie' needs the library nutpie: {error}. Fix: pip install 'pyrolvm[nutpie]', or use kernel=\"numpyro\"."
-        ) from error
-    return nutpie
+            f"kernel 'nutpie' cannot run: {cause}. Fix: pip install '{nutpie.WANTED}', or use kernel=\"numpyro\"."
+        )
 
 
-def installed() -> bool:
-    """Whether nutpie can be imported."""
-    return importlib.util.find_spec("nutpie") is not None
+def usable() -> bool:
+    """Whether nutpie is there and works; where it does not, that is said once."""
+    return selfcheck.works("nutpie")
 
 
 def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], settings: Settings) -> Raw:
@@ -75,7 +70,7 @@ def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], se
         settings: how to run.
 
     Raises:
-        ArgumentError: if nutpie is not installed.
+        ArgumentError: if nutpie does not work here.
         Disagreement: if the potential is not what Pyro computes.
     """
     require()
@@ -107,7 +102,7 @@ def run_native(
         native: the density's gradient, if it is compiled already.
 
     Raises:
-        ArgumentError: if nutpie is not installed.
+        ArgumentError: if nutpie does not work here.
         CaptureError: if the model cannot be captured, an operation has no rule in C, or there is no compiler.
         Disagreement: if the potential is not what Pyro computes.
     """
@@ -140,7 +135,7 @@ def _sample(
     for chunk in saved[1] if saved else ():
         tables |= chunk
     chains = {
-        i: _Chain(model(scale.inverse(z)), z, seed, settings)
+        i: _Chain(model(scale.inverse(z)), seed, settings)
         for i, (z, seed) in enumerate(zip(points, seeds, strict=True))
         if i not in tables
     }
@@ -197,24 +192,22 @@ class _Scale:
 
 @dataclass(frozen=True)
 class _Model:
-    """A model as nutpie wants it, for one chain, and how many draws it has stored."""
+    """What begins one chain, given its settings, and how many draws it has stored."""
 
-    model: Any
+    sampler: Callable[[Any], Any]
     done: Callable[[], int]
 
 
 class _Chain:
     """One chain, which runs in a thread of nutpie's from here on."""
 
-    def __init__(self, model: _Model, start: Array, seed: int, settings: Settings) -> None:
-        from nutpie import _lib
-
+    def __init__(self, model: _Model, seed: int, settings: Settings) -> None:
         self._model = model
-        options = (_lib.PyNutsSettings.LowRank if settings.dense else _lib.PyNutsSettings.Diag)(seed)
-        options.num_chains, options.num_tune, options.num_draws = 1, settings.warmup, settings.draws
-        options.maxdepth = settings.max_tree_depth
-        options.target_accept = settings.target_accept
-        self.sampler = model.model(options, np.zeros(len(start)))
+        chain = nutpie.options(
+            seed, dense=settings.dense, warmup=settings.warmup, draws=settings.draws,
+            max_depth=settings.max_tree_depth, target_accept=settings.target_accept,
+        )  # fmt: skip
+        self.sampler = model.sampler(chain)
 
     @property
     def done(self) -> int:
@@ -224,51 +217,27 @@ class _Chain:
 
 def _called_model(gradient: Gradient, scale: _Scale, start: Array) -> _Model:
     """A potential and its gradient in Python as nutpie's model of one chain."""
-    from nutpie import _lib
-    from nutpie.compiled_pyfunc import from_pyfunc
-
     done = 0
 
-    def log_density() -> Callable[[Array], tuple[float, Array]]:
-        def call(x: Array) -> tuple[float, Array]:
-            value, slope = gradient(scale.forward(x))
-            return -value, -scale.pull(slope)
+    def log_density(x: Array) -> tuple[float, Array]:
+        value, slope = gradient(scale.forward(x))
+        return -value, -scale.pull(slope)
 
-        return call
+    def stored(x: Array) -> dict[str, Array]:
+        nonlocal done
+        done += 1
+        return {"x": x}
 
-    def expand(*_: Any) -> Callable[[Array], dict[str, Array]]:
-        def call(x: Array) -> dict[str, Array]:
-            nonlocal done
-            done += 1
-            return {"x": x}
-
-        return call
-
-    model = from_pyfunc(
-        len(start), log_density, expand, [np.dtype("float64")], [(len(start),)], ["x"],
-        make_initial_point_fn=lambda _: start,
-    )  # fmt: skip
-
-    def sampler(options: Any, zeros: Array) -> Any:
-        return model._make_sampler(options, zeros, 1, _lib.ProgressType.none(), _lib.PyStorage.arrow())
-
-    return _Model(sampler, lambda: done)
+    return _Model(lambda chain: nutpie.called_sampler(chain, start, log_density, stored), lambda: done)
 
 
 def _native_model(function: NativeGradient, start: Array) -> _Model:
     """A C function as nutpie's model of one chain."""
-    from nutpie import _lib
+    calls = np.zeros(1, np.int64)
 
-    n, calls = function.size, np.zeros(1, np.int64)
-    variables = _lib.PyVariable.new_variables(["x"], ["float64"], [(n,)], {"i": n}, {"x": ["i"]})
-    model = _lib.PyMcModel(
-        _lib.LogpFunc(function.address, function.data, function),
-        _lib.ExpandFunc(n, n, function.identity, calls.ctypes.data, (function, calls)),
-        variables, n, {"i": n, "unconstrained_parameter": n}, {}, lambda seed: start, lambda *a, **k: None,
-    )  # fmt: skip
-
-    def sampler(options: Any, _: Array) -> Any:
-        return _lib.PySampler.from_pymc(options, 1, model, _lib.ProgressType.none(), _lib.PyStorage.arrow())
+    def sampler(chain: Any) -> Any:
+        address, data, identity = function.address, function.data, function.identity
+        return nutpie.native_sampler(chain, start, address, data, identity, calls.ctypes.data, (function, calls))
 
     return _Model(sampler, lambda: int(calls[0]))
 
@@ -374,9 +343,5 @@ def _raw(
 
 def _table(chain: _Chain) -> Table:
     """What a chain stored, by name."""
-    (draws,), (stats,) = chain.sampler.take_results().get_arrow_trace()
     names = ("tuning", "diverging", "mean_tree_accept", "step_size", "n_steps", "energy", "logp")
-    table = {name: np.asarray(stats.column(name).to_numpy()) for name in names}
-    x = draws.column("x")
-    table["x"] = np.asarray(x.to_pylist(), float).reshape(draws.num_rows, -1)
-    return table
+    return nutpie.trace(chain.sampler, names)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm import runtime
+from pyrolvm._compat.torch import forked_after_cuda
 from pyrolvm.errors import ArgumentError, ProblemError
 from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates
@@ -373,7 +374,7 @@ def _device(device: str | torch.device | None) -> torch.device | None:
         raise ArgumentError(
             f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'."
         )
-    if chosen.type == "cuda" and torch.cuda._is_in_bad_fork():
+    if chosen.type == "cuda" and forked_after_cuda():
         raise ArgumentError(
             f"device {str(device)!r} cannot be used here: this process was forked from one that had used CUDA. "
             "Fix: start processes by multiprocessing's 'spawn', or let lvm.sweep start them."

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
+from pyrolvm._compat.torch import pytree
 from pyrolvm.capture.graph import Captured
 from pyrolvm.capture.jax.rules import DRAWS, RULES
 from pyrolvm.capture.recorder import operation

@@ -13,9 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pyrolvm import selfcheck
 from pyrolvm.errors import CaptureError
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "trial"]
 
 # Sums may be reordered where the code says so, nothing else: what is not finite stays so.
 FLAGS = (
@@ -38,8 +39,35 @@ def compiled(text: str) -> ctypes.CDLL:
     same program.
 
     Raises:
-        CaptureError: if there is no C compiler, it fails, or what it made cannot be loaded.
+        CaptureError: if there is no C compiler, it fails, or what it made cannot be loaded. Where nothing at all can be
+            compiled in this installation, that is said once besides.
     """
+    try:
+        return _compiled(text)
+    except CaptureError:
+        selfcheck.works("c")
+        raise
+
+
+_TRIAL = """\
+#include <math.h>
+#include <string.h>
+double trial(double x) { return sqrt(x) + 1.0; }
+"""
+
+
+def trial() -> float:
+    """What a trivial program that is compiled gives of 4.0: 3.0.
+
+    Raises:
+        CaptureError: as :func:`compiled`.
+    """
+    function = _compiled(_TRIAL).trial
+    function.argtypes, function.restype = [ctypes.c_double], ctypes.c_double
+    return float(function(4.0))
+
+
+def _compiled(text: str) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CC") or "cc")
     if shutil.which(compiler[0]) is None:
         raise CaptureError(f"engine 'c' needs a C compiler, and {compiler[0]!r} is not there.")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import operator
-import sys
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrolvm._compat.torch import (
+    DispatchMode,
+    core_decompositions,
+    decompositions,
+    is_operation,
+    shares_memory,
+    without_compiler,
+    writes,
+)
 from pyrolvm.capture.graph import Captured
 from pyrolvm.capture.native.builder import Array, Builder, Value, kind_of
 from pyrolvm.capture.native.index import fold
@@ -92,21 +98,11 @@ def lowered(module: fx.GraphModule, inputs: Sequence[str], results: Sequence[str
 # --- graphs with gradients --------------------------------------------------------------------------------------------
 
 
-@cache
-def _core() -> dict[Any, Callable[..., Any]]:
-    """Decompositions that end in the core of torch's operations; to import them takes a tenth of a second."""
-    from torch._decomp import core_aten_decompositions
-
-    return dict(core_aten_decompositions().items())
-
-
 def _parts(func: Any) -> Callable[..., Any]:
     """What an operation consists of by torch's own account: first by that which ends in the core of its operations."""
-    if func in _core() or func._schema.is_mutable:
-        return _core().get(func, func.decompose)
-    from torch._decomp import decomposition_table
-
-    return decomposition_table.get(func, func.decompose)
+    if func in core_decompositions() or writes(func):
+        return core_decompositions().get(func, func.decompose)
+    return decompositions().get(func, func.decompose)
 
 
 class _Differentiable(fx.Interpreter):
@@ -118,34 +114,14 @@ class _Differentiable(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
-@contextmanager
-def _uncompiled(function: Any) -> Iterator[None]:
-    """Calls a decomposition as it is: torch would import its whole compiler, a second, only to keep it off this function."""
-    wrapped = []
-    while "torch._dynamo" not in sys.modules and hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-        if not hasattr(function, "__dynamo_disable"):
-            function.__dynamo_disable = function
-            wrapped.append(function)
-    try:
-        yield
-    finally:
-        for inner in wrapped:
-            del inner.__dynamo_disable
-
-
-class _Decomposed(TorchDispatchMode):
+class _Decomposed(DispatchMode):
     """Replaces operations that have no rule by their parts."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch would import its whole compiler, a second, only to switch it off here
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = NotImplemented
         if _rule(func) is None:
             parts = _parts(func)
-            with self, _uncompiled(parts):
+            with self, without_compiler(parts):
                 result = parts(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
@@ -206,7 +182,7 @@ def _known(module: fx.GraphModule) -> dict[fx.Node, Any]:
 
 def _writes(node: fx.Node) -> bool:
     """Whether an operation writes into its first argument."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return is_operation(node.target) and writes(node.target)
 
 
 def _check_writes(graph: fx.Graph) -> None:
@@ -232,9 +208,9 @@ def _check_writes(graph: fx.Graph) -> None:
 
 def _shares(node: fx.Node) -> bool:
     """Whether an operation returns memory of its first argument."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    if not is_operation(node.target):
         return node.target is operator.getitem
-    return any(result.alias_info is not None for result in node.target._schema.returns)
+    return shares_memory(node.target)
 
 
 def _lower(graph: fx.Graph, builder: Builder, known: Container[fx.Node], values: dict[fx.Node, Any]) -> list[Value]:
@@ -259,7 +235,7 @@ def _lower(graph: fx.Graph, builder: Builder, known: Container[fx.Node], values:
 def _rule(target: Any) -> Any:
     """The rule for an operation: for its overload (``max.dim``) if there is one, else for its name (``add``)."""
     name, _, overload = str(target).removeprefix("aten.").partition(".")
-    if target._schema.is_mutable:
+    if writes(target):
         name = name.removesuffix("_")
     if name == "prims":  # what decompositions end in: the same operations where they act on each element by itself
         return RULES.get(f"prims.{overload}") or elements.POINTWISE.get(overload.partition(".")[0])

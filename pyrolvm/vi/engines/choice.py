@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor, fx
 
+from pyrolvm import selfcheck
 from pyrolvm.capture import Captured, with_noise
 from pyrolvm.capture.recorder import operation
 from pyrolvm.errors import CaptureError, PyrolvmWarning
@@ -50,6 +51,7 @@ def _c(work: Work, captured: Captured, chunk: int) -> Engine:
 
 
 def _jax(work: Work, captured: Captured, chunk: int) -> Engine:
+    selfcheck.require("jax")
     from pyrolvm.vi.engines.jax_engine import JaxEngine
 
     return JaxEngine(work, captured, chunk)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrolvm import selfcheck
+from pyrolvm._compat.torch import keeps_address
 from pyrolvm.capture import Captured
 from pyrolvm.capture.recorder import record
 from pyrolvm.vi.engines.base import Taken, Work, columns, write
@@ -112,7 +114,7 @@ class TorchEngine:
         cuda = self._values[0].is_cuda
         if cuda:
             for tensor in (*self._values, *self._moments, *self._captured.constants):
-                torch._dynamo.mark_static_address(tensor)
+                keeps_address(tensor)
         step: Step = torch.compile(plain, fullgraph=True, dynamic=False, mode="reduce-overhead" if cuda else None)
         try:
             with torch.no_grad(), warnings.catch_warnings():
@@ -121,6 +123,8 @@ class TorchEngine:
                 )  # inductor of torch 2.13 calls what torch 2.13 deprecates
                 step(*inputs)
         except Exception as error:  # no C++ compiler, most of all; the graph itself still runs, without fusion
+            if not cuda:
+                selfcheck.works("torch")
             self.note = (
                 f"; torch could not compile the graph ({type(error).__name__}), so that it runs operation by operation"
             )

@@ -11,8 +11,8 @@ from pyro.distributions.util import is_identically_zero
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from pyrolvm._compat.torch import pytree
 from pyrolvm.capture.vmap import vmapped
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import is_deterministic, is_random

@@ -1,0 +1,132 @@
+"""What pyrolvm takes from nutpie that nutpie does not promise is as it expects."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pyrolvm import runtime
+from pyrolvm._compat import nutpie
+from pyrolvm.capture import capture
+from pyrolvm.capture.native import compile_gradient
+
+NAMES = ("tuning", "diverging", "mean_tree_accept", "step_size", "n_steps", "energy", "logp")
+START = np.array([0.3, -0.2])
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    nutpie.fault.cache_clear()
+    yield
+    nutpie.fault.cache_clear()
+
+
+def _options(**changed: Any) -> Any:
+    plain = {"dense": False, "warmup": 60, "draws": 40, "max_depth": 7, "target_accept": 0.8}
+    return nutpie.options(3, **(plain | changed))
+
+
+def _check(sampler: Any) -> dict[str, np.ndarray[Any, Any]]:
+    sampler.wait(60.0)
+    table = nutpie.trace(sampler, NAMES)
+    assert {name: len(column) for name, column in table.items()} == dict.fromkeys((*NAMES, "x"), 100)
+    assert table["x"].shape == (100, 2)
+    assert table["tuning"].sum() == 60 and not table["tuning"][60:].any()
+    assert not table["diverging"][60:].any()
+    np.testing.assert_allclose(table["logp"], -0.5 * (table["x"] ** 2).sum(1), atol=1e-9)
+    assert (table["n_steps"] < 2**7).all() and table["n_steps"].sum() > 100
+    return table
+
+
+def test_nothing_is_wrong_with_the_installed_release(fresh: None) -> None:
+    assert nutpie.fault() is None
+
+
+def _called(options: Any) -> Any:
+    return nutpie.called_sampler(options, START, lambda x: (-0.5 * float(x @ x), -x), lambda x: {"x": x})
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_density_in_python_is_sampled(dense: bool) -> None:
+    first = _check(_called(_options(dense=dense)))
+    again = _check(_called(_options(dense=dense)))
+    np.testing.assert_array_equal(first["x"], again["x"])
+
+
+def test_a_density_in_c_is_sampled_and_its_transitions_are_counted() -> None:
+    with runtime.session(seed=0):
+        native = compile_gradient(capture(lambda x: 0.5 * (x * x).sum(), torch.zeros(2, dtype=torch.float64)))
+    calls = np.zeros(1, np.int64)
+    args = (native.address, native.data, native.identity, calls.ctypes.data, (native, calls))
+    _check(nutpie.native_sampler(_options(), START, *args))
+    assert calls[0] == 100
+
+
+def test_settings_reach_the_sampler() -> None:
+    sampler = _called(_options(max_depth=1, target_accept=0.99))
+    sampler.wait(60.0)
+    table = nutpie.trace(sampler, NAMES)
+    assert (table["n_steps"] <= 1).all()
+    assert table["mean_tree_accept"][60:].mean() > 0.9
+
+
+def test_a_sampler_that_is_not_done_says_so_and_can_be_stopped() -> None:
+    sampler = _called(_options(draws=10_000_000))
+    with pytest.raises(TimeoutError):
+        sampler.wait(0.01)
+    sampler.abort()
+    assert 0 < len(nutpie.trace(sampler, NAMES)["x"]) < 10_000_000
+
+
+def test_a_density_that_raises_ends_its_sampler_with_an_error() -> None:
+    def density(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        raise ValueError("no density here")
+
+    sampler = nutpie.called_sampler(_options(), START, density, lambda x: {"x": x})
+    with pytest.raises(RuntimeError, match="no density here"):
+        sampler.wait(60.0)
+
+
+# --- releases to come -------------------------------------------------------------------------------------------------
+
+
+def test_a_release_that_wants_more_of_its_samplers_is_named(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    nutpie.library()
+    from nutpie.compiled_pyfunc import PyFuncModel
+
+    def more(
+        self: Any, settings: Any, init_mean: Any, cores: Any, progress_type: Any, store: Any, moon: Any
+    ) -> None: ...
+
+    monkeypatch.setattr(PyFuncModel, "_make_sampler", more)
+    assert "wants moon of its samplers" in str(nutpie.fault())
+
+
+def test_what_a_release_has_by_default_is_left_alone(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    nutpie.library()
+    from nutpie.compiled_pyfunc import PyFuncModel
+
+    def more(self: Any, settings: Any, init_mean: Any, *, store: Any, moon: Any = None) -> str:
+        return f"{init_mean} {moon}"
+
+    monkeypatch.setattr(PyFuncModel, "_make_sampler", more)
+    assert nutpie.fault() is None
+    assert _called(_options()) == "[0. 0.] None"
+
+
+def test_a_release_without_a_part_is_named(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    nutpie.library()
+    from nutpie import _lib
+
+    monkeypatch.delattr(_lib, "LogpFunc")
+    assert "has no LogpFunc" in str(nutpie.fault())
+
+
+def test_a_library_that_is_not_there_is_named(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nutpie", None)
+    assert str(nutpie.fault()).startswith("nutpie cannot be imported: ModuleNotFoundError")

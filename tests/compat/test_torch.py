@@ -1,0 +1,187 @@
+"""What pyrolvm takes from torch that torch does not promise is as it expects."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyrolvm._compat import torch as private
+
+aten = torch.ops.aten
+
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+@contextmanager
+def _heard() -> Iterator[list[Any]]:
+    heard: list[Any] = []
+
+    def apply(stock: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        heard.append(function)
+        return stock(*args, **kwargs)
+
+    with private.function_applied_by(apply):
+        yield heard
+
+
+def test_functions_of_autograd_are_applied_by_another_for_a_block() -> None:
+    before = torch.autograd.Function.__dict__.get("apply")
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    with _heard() as heard:
+        y = Double.apply(x)
+    assert heard == [Double]
+    assert y.tolist() == [2.0, 4.0]
+    y.sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [2.0, 2.0]
+    assert torch.autograd.Function.__dict__.get("apply") is before
+    Double.apply(x)
+    assert heard == [Double]
+
+
+def test_functions_are_put_back_after_an_error() -> None:
+    before = torch.autograd.Function.__dict__.get("apply")
+    with pytest.raises(ZeroDivisionError), _heard():
+        raise ZeroDivisionError
+    assert torch.autograd.Function.__dict__.get("apply") is before
+
+
+def test_blocks_in_blocks_hear_each_function_twice() -> None:
+    with _heard() as outer, _heard() as inner:
+        Double.apply(torch.ones(1))
+    assert outer == inner == [Double]
+
+
+@pytest.mark.parametrize("kind", ["python", "c", "inherited"])
+def test_a_class_method_of_any_make_is_replaced_and_put_back(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in releases up to 2.13 (a method in Python), from 2.14 on (in C), and where a base class has it."""
+
+    class Base:
+        apply = classmethod(lambda cls, x: (cls.__name__, x))
+
+    class Counts(dict):
+        apply = dict.__dict__["fromkeys"]
+
+    class Heir(Base):
+        pass
+
+    home: Any = {"python": Base, "c": Counts, "inherited": Heir}[kind]
+    monkeypatch.setattr(torch.autograd, "Function", home)
+    own = home.__dict__.get("apply")
+    sub: Any = type("Sub", (home,), {})
+    with _heard() as heard:
+        found = sub.apply("x")
+    assert heard == [sub]
+    assert found == ({"x": None} if kind == "c" else ("Sub", "x"))
+    assert home.__dict__.get("apply") is own
+    assert sub.apply("x") == found
+
+
+def test_registered_gradients_are_told_from_written_ones() -> None:
+    assert not private.is_registered(Double)
+    with _heard() as heard:
+        _registered()(torch.ones(2, requires_grad=True))
+    assert len(heard) == 1 and private.is_registered(heard[0])
+
+
+def _registered() -> Any:
+    @torch.library.custom_op("pyrolvm_tests::triple", mutates_args=())
+    def triple(x: Tensor) -> Tensor:
+        return 3 * x
+
+    triple.register_autograd(lambda ctx, gradient: 3 * gradient)
+    return triple
+
+
+def test_operations_tell_what_they_write_and_share() -> None:
+    add, view = aten.add.Tensor, aten.view.default
+    assert private.is_operation(add) and not private.is_operation(aten.add) and not private.is_operation(len)
+    assert not private.writes(add) and private.writes(aten.add_.Tensor)
+    assert private.argument_names(add) == ("self", "other", "alpha")
+    assert private.written_arguments(aten.add_.Tensor) == ("self",)
+    assert private.written_arguments(aten.add.out) == ("out",)
+    assert private.written_arguments(add) == ()
+    assert private.shares_memory(view) and not private.shares_memory(add)
+
+
+def test_tensors_that_share_memory_have_one_key() -> None:
+    x = torch.zeros(4)
+    assert private.storage_key(x) == private.storage_key(x[1:]) == private.storage_key(x.detach())
+    assert private.storage_key(x) != private.storage_key(x.clone())
+
+
+def test_a_mode_sees_every_operation_and_can_be_switched_off() -> None:
+    class Seen(private.DispatchMode):
+        names: tuple[str, ...] = ()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names += (str(func),)
+            return func(*args, **(kwargs or {}))
+
+    with Seen() as seen:
+        torch.ones(2) + 1
+        with private.without_modes():
+            torch.ones(2) * 2
+    assert "aten.add.Tensor" in seen.names and "aten.mul.Tensor" not in seen.names
+
+
+def test_transforms_are_noticed() -> None:
+    heard = []
+
+    def function(x: Tensor) -> Tensor:
+        heard.append(private.transforms_active())
+        return x
+
+    function(torch.ones(2))
+    torch.func.vmap(function)(torch.ones(2))
+    assert heard == [False, True]
+
+
+def test_decompositions_are_functions_of_the_same_arguments() -> None:
+    x = torch.tensor([-1.0, 0.5])
+    core, whole = private.core_decompositions(), private.decompositions()
+    assert aten.softplus_backward.default in core and aten.silu.default in whole
+    silu = whole[aten.silu.default]
+    with private.without_compiler(silu):
+        assert torch.allclose(silu(x), aten.silu.default(x))
+
+
+def test_recording_and_decomposing_do_not_import_the_compiler() -> None:
+    text = (
+        "import sys, torch\n"
+        "from pyrolvm._compat import torch as private\n"
+        "silu = private.decompositions()[torch.ops.aten.silu.default]\n"
+        "class Mode(private.DispatchMode):\n"
+        "    def __torch_dispatch__(self, func, types, args=(), kwargs=None): return func(*args, **(kwargs or {}))\n"
+        "with Mode(), private.without_compiler(silu):\n"
+        "    silu(torch.ones(2))\n"
+        "assert not any(hasattr(f, '_' + '_dynamo_disable') for f in (silu, getattr(silu, '__wrapped__', silu)))\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0
+
+
+def test_devices_are_asked_without_any() -> None:
+    assert private.forked_after_cuda() is False
+    private.keeps_address(torch.zeros(2))
+
+
+def test_nests_of_tensors_are_taken_apart_and_put_together() -> None:
+    leaves, structure = private.pytree.tree_flatten({"a": (1, [2]), "b": 3})
+    assert private.pytree.tree_unflatten(leaves, structure) == {"a": (1, [2]), "b": 3}
+    assert private.pytree.tree_map(lambda leaf: leaf + 1, (1, [2])) == (2, [3])
+    assert private.pytree.tree_leaves({"a": [1], "b": 2}) == [1, 2]
