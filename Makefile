@@ -1,27 +1,30 @@
-# make demo | demo-vae | test | coverage | test-slow | test-faults | lint | format | clean
+# make demo | demo-vae | test | test-newest | coverage | test-slow | test-faults | lint | format | clean
 # Needs Python 3.11 or newer and make. Everything installs into .venv; nothing outside this folder is touched.
 # For torch without CUDA from its own index: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
 PIP_ARGS ?=
+NEWEST_PYTHON ?= python3.13
 WORKERS ?= 2
 VENV := .venv
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vae test coverage test-slow test-faults lint format install install-dev clean
+.PHONY: help demo demo-vae test test-newest coverage test-slow test-faults lint format install install-dev clean
 
 help:
 	@echo "make demo       install into .venv, compare guides with NUTS on eight schools, write runs/demo/report.html"
 	@echo "make demo-vae   train a digits VAE, evaluate it, write its pictures to runs/demo-vae"
 	@echo "make test       the tests"
+	@echo "make test-newest  the same on Python 3.13 (NEWEST_PYTHON=...) with the newest release of everything, in $(NEWEST)"
 	@echo "make coverage   the same, which lines they reach, and failure below 85%"
 	@echo "make test-slow  the statistical and packaging tests that take minutes"
 	@echo "make test-faults  bad input, kills, full disks, damaged files: the reliability scorecard, line by line"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     let ruff rewrite the sources"
-	@echo "make clean      remove .venv, caches and build outputs (runs/ stays)"
+	@echo "make clean      remove .venv, $(NEWEST), caches and build outputs (runs/ stays)"
 
 # The environment is built once, and again when what it is built from changes.
 $(BIN)/python:
@@ -40,6 +43,17 @@ install: $(VENV)/.installed
 
 install-dev: $(VENV)/.installed-dev
 
+# Whatever is newest today, and nothing pinned: make clean, or remove the folder, to build it again.
+$(NEWEST)/.installed: pyproject.toml
+	@set -e; python=$(NEWEST_PYTHON); \
+	check='import sys; sys.exit(sys.version_info < (3, 12))'; \
+	"$$python" -c "$$check" 2>/dev/null || python="$$(pyenv prefix "$$(pyenv latest 3.13 2>/dev/null)" 2>/dev/null)/bin/python"; \
+	"$$python" -c "$$check" 2>/dev/null || { echo "make test-newest needs Python 3.12 or newer, and $(NEWEST_PYTHON) is none." \
+		"Fix: make test-newest NEWEST_PYTHON=/path/to/python3.13" >&2; exit 1; }; \
+	"$$python" -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS) --editable '.[dev]'
+	@touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/pyrolvm compare eight_schools_noncentered --guide mean_field --guide full_rank --guide mixture \
 		--guide autoregressive --guide flow \
@@ -50,6 +64,9 @@ demo-vae: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-newest: $(NEWEST)/.installed
+	$(NEWEST)/bin/python -m pytest -n $(WORKERS)
 
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --cov=pyrolvm --cov-report=term:skip-covered --cov-fail-under=85
@@ -70,5 +87,5 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

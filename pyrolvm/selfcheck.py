@@ -23,7 +23,7 @@ from pyrolvm._compat import nutpie
 from pyrolvm._compat import torch as private
 from pyrolvm.errors import CaptureError, PyrolvmWarning
 
-__all__ = ["PARTS", "fault", "require", "warning", "works"]
+__all__ = ["PARTS", "fault", "forget", "require", "warning", "works"]
 
 
 def _trivial(point: Tensor) -> Tensor:
@@ -65,6 +65,14 @@ def _samples_by_nutpie() -> None:
         raise CaptureError(cause)
 
 
+def _samples_by_numpyro() -> None:
+    from numpyro.infer.hmc import hmc
+    from numpyro.infer.util import ParamInfo
+
+    if not callable(hmc) or not callable(ParamInfo):
+        raise CaptureError("numpyro.infer has no hmc or ParamInfo")
+
+
 def _compiled_by_torch() -> None:
     compiler = shlex.split(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
     command = [*compiler, "-x", "c++", "-fsyntax-only", "-"]
@@ -84,13 +92,17 @@ class Part:
     """A part of this installation that all models need or none.
 
     Attributes:
+        name: what ``pyrolvm doctor`` calls it.
         title: what it does, as the beginning of a sentence that ends in "in this installation".
+        tried: what was tried, where it works.
         instead: what happens without it, as a sentence.
         fix: the remedy.
         trial: raises whatever goes wrong.
     """
 
+    name: str
     title: str
+    tried: str
     instead: str
     fix: str
     trial: Callable[[], None]
@@ -98,34 +110,52 @@ class Part:
 
 PARTS: dict[str, Part] = {
     "capture": Part(
+        "capture",
         "No model can be captured",
+        "a trivial program is recorded, and its graph gives the same",
         "Everything runs on stock Pyro, often a hundred times slower, and lvm.exact refuses.",
         f"pip install '{private.WANTED}', or run pyrolvm doctor",
         _captured,
     ),
     "c": Part(
+        "engine c",
         "Engine 'c', the fastest for small models, cannot compile anything",
+        "a trivial program is compiled and gives what it should",
         "Other engines run instead, and take longer.",
         "install gcc, or set CC to a C compiler that works",
         _compiled_from_c,
     ),
     "jax": Part(
+        "engine jax",
         "Engine 'jax' cannot run anything",
+        "a trivial program is compiled by XLA and gives what it should",
         "Other engines run instead, and take longer.",
         "pip install --force-reinstall jax jaxlib",
         _compiled_by_xla,
     ),
     "torch": Part(
+        "engine torch",
         "Engine 'torch' cannot compile anything for the processor",
+        "the C++ compiler works",
         "It runs operation by operation, and takes longer.",
         "install g++, or set CXX to a C++ compiler that works",
         _compiled_by_torch,
     ),
     "nutpie": Part(
+        "kernel nutpie",
         "NUTS cannot run on nutpie, which is the fastest here,",
+        "it can be imported, and its samplers take what pyrolvm gives them",
         "It runs on NumPyro, which takes longer to start.",
         f"pip install '{nutpie.WANTED}'",
         _samples_by_nutpie,
+    ),
+    "numpyro": Part(
+        "kernel numpyro",
+        "NUTS cannot run on NumPyro",
+        "it can be imported",
+        "NUTS runs on nutpie where it can, and on stock Pyro elsewhere.",
+        "pip install --force-reinstall numpyro",
+        _samples_by_numpyro,
     ),
 }
 """What is tried, by name."""
@@ -152,7 +182,7 @@ def works(part: str) -> bool:
     """
     cause = fault(part)
     if cause is not None:
-        _say(part, cause)
+        _say(part)
     return cause is None
 
 
@@ -164,7 +194,7 @@ def require(part: str) -> None:
     """
     cause = fault(part)
     if cause is not None:
-        _say(part, cause)
+        _say(part)
         raise CaptureError(f"{PARTS[part].title} in this installation: {cause}.")
 
 
@@ -174,14 +204,27 @@ def warning(part: str, cause: str) -> str:
     return f"{told.title} in this installation: {cause}. {told.instead} Fix: {told.fix}."
 
 
+def forget() -> None:
+    """Lets everything be tried and said again."""
+    _say.cache_clear()
+    _compiled_by_xla.cache_clear()
+    nutpie.fault.cache_clear()
+
+
 @cache
-def _say(part: str, cause: str) -> None:
-    warnings.warn(warning(part, cause), PyrolvmWarning, stacklevel=_outside())
+def _say(part: str) -> None:
+    # The cause may name a file that is another one each time: it is asked for here, so that one part is told of once.
+    cause = fault(part)
+    if cause is not None:
+        warnings.warn(warning(part, cause), PyrolvmWarning, stacklevel=_outside())
+
+
+_OWN = {"pyrolvm", "pyrolvm_guides", "pyrolvm_models", "contextlib", "pyro", "torch"}
 
 
 def _outside() -> int:
     """How many frames above :func:`_say` the caller's own line is."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "pyrolvm":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OWN:
         level, frame = level + 1, frame.f_back
     return level

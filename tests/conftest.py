@@ -64,6 +64,14 @@ def no_leaked_globals() -> Iterator[None]:
         pytest.fail("globals leaked: " + "; ".join(leaks), pytrace=False)
 
 
+@pytest.fixture(autouse=True)
+def nothing_was_said_before() -> None:
+    """What is said once in a process is said once in a test."""
+    selfcheck = sys.modules.get("pyrolvm.selfcheck")
+    if selfcheck is not None:
+        selfcheck.forget()
+
+
 @pytest.fixture
 def untouched_rng() -> Iterator[None]:
     """Fails a test that moves the global random state of torch, NumPy or Python without seeding it."""

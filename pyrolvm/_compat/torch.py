@@ -53,7 +53,7 @@ class DispatchMode(TorchDispatchMode):
 
 def without_modes() -> AbstractContextManager[Any]:
     """Switches every dispatch mode off for a block (torch 2.13.0 to 2.15.0)."""
-    return _disable_current_modes()  # type: ignore[no-any-return]
+    return _disable_current_modes()
 
 
 def transforms_active() -> bool:
@@ -150,7 +150,7 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     """What operations consist of, by torch's whole account (torch 2.13.0 to 2.15.0)."""
     from torch._decomp import decomposition_table
 
-    return decomposition_table  # type: ignore[no-any-return]
+    return decomposition_table
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import argparse
 import os
 import platform
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module, metadata
 
+from pyrolvm import selfcheck
 from pyrolvm.cli.catalogue import catalogue
 from pyrolvm.cli.output import Output
 from pyrolvm.cli.signals import Stopped
@@ -36,12 +36,16 @@ class Check:
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``doctor``; returns 1 where something required is broken."""
-    checks = [*_system(), *_packages(), *_devices(), _arviz(), *_plugins()]
+    checks = [*_system(), *_packages(), *_engines(), *_devices(), _arviz(), *_plugins()]
     out.table([[check.what, check.state, check.found] for check in checks], ["what", "state", "found"])
     broken = [check for check in checks if check.state == "broken"]
     for check in broken:
         out.line(f"broken: {check.what}: {check.found}", style="red")
-    out.next(["pip install --force-reinstall pyrolvm" if broken else "pyrolvm compare eight_schools"])
+    told = [check for check in broken if "Fix:" in check.found]
+    if not broken:
+        out.next(["pyrolvm compare eight_schools"])
+    elif len(told) < len(broken):
+        out.next(["pip install --force-reinstall pyrolvm"])
     out.write_json({"command": "doctor", "broken": len(broken), "checks": [asdict(check) for check in checks]})
     return int(bool(broken))
 
@@ -61,16 +65,13 @@ def _system() -> Iterator[Check]:
     # Only these may be used, whatever the machine has.
     usable = available()
     yield Check("processors", "ok", f"{usable} usable of {os.cpu_count()}")
-    for language, names, engine in (
-        ("C", (os.environ.get("CC"), "cc"), "engine c, the fastest for small models, cannot compile. Fix: install gcc"),
-        (
-            "C++",
-            (os.environ.get("CXX"), "g++", "clang++", "c++"),
-            "engine torch cannot compile on CPU. Fix: install g++",
-        ),
-    ):
-        compiler = next((name for name in names if name and shutil.which(name.split()[0])), None)
-        yield Check(f"{language} compiler", *(("ok", compiler) if compiler else ("note", f"none: {engine}")))
+
+
+def _engines() -> Iterator[Check]:
+    """Every engine on a trivial program: an installation that has all packages may still run none."""
+    for part, told in selfcheck.PARTS.items():
+        cause = selfcheck.fault(part)
+        yield Check(told.name, "broken" if cause else "ok", selfcheck.warning(part, cause) if cause else told.tried)
 
 
 def _packages() -> Iterator[Check]:

@@ -113,6 +113,7 @@ def run(
             captured = program(joint, starts[0])
         seconds = time.perf_counter() - began
         chosen = "numpyro" if kernel == "auto" else kernel
+        selfcheck.require(chosen)
         raw = KERNELS[chosen](joint, captured, starts, seeds, settings)
         raw.seconds["compile"] = raw.seconds.get("compile", 0.0) + seconds
         raw.note += f"; {captured.note}" if captured.note else ""

@@ -86,8 +86,8 @@ def nuts(
             posterior: the coordinates change how fast chains move, not where to.
         engine: ``"c"`` compiles the captured model's gradient from C, ``"jax"`` by XLA, ``"pyro"`` runs the model as it is;
             ``"auto"`` takes the first that can. ``engine_reason`` of the result tells which and why.
-        kernel: ``"nutpie"`` (needs ``pip install 'pyrolvm[nutpie]'``) runs on engine ``"c"``, and on ``"jax"`` with a call into
-            Python for each gradient; ``"numpyro"`` on ``"jax"``. ``"auto"`` is nutpie where it is installed and the gradient
+        kernel: ``"nutpie"`` runs on engine ``"c"``, and on ``"jax"`` with a call into
+            Python for each gradient; ``"numpyro"`` on ``"jax"``. ``"auto"`` is nutpie where the gradient
             can be compiled from C, else NumPyro's.
         device: as in :func:`pyrolvm.fit`; ``"auto"`` leaves the problem where its data are.
         dtype: a floating dtype to run in; by default the data's.

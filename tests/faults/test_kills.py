@@ -57,8 +57,6 @@ KERNELS = {
 def test_chains_that_are_killed_go_on_to_the_last_bit(
     ask: Ask, whole: Any, tmp_path: Path, kernel: str, kills: int, record_property: Any
 ) -> None:
-    if kernel == "nutpie":
-        pytest.importorskip("nutpie")
     options = KERNELS[kernel]
     expected = whole("nuts", **options)
     total = 2 * (options.get("warmup", 60) + options.get("draws", 200))  # type: ignore[operator]

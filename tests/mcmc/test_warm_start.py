@@ -79,7 +79,6 @@ def test_nutpie_in_scaled_coordinates_gives_draws_in_those_of_the_model(
     ridge_problem: lvm.Problem, ridge_fit: lvm.Fit, dense_mass: bool
 ) -> None:
     """It learns scales from gradients at once, so that a fit saves it little; correlation it is told of it need not learn."""
-    pytest.importorskip("nutpie")
     chains = run(ridge_problem, init=ridge_fit, kernel="nutpie", dense_mass=dense_mass, draws=1000)
     draws = np.stack([chains.data["posterior"][name].values.reshape(-1) for name in ("a", "b")])
     covariance = np.linalg.inv(np.eye(2) + np.ones((2, 2)) / 0.07**2)

@@ -119,7 +119,8 @@ def test_auto_leaves_large_matrices_to_xla(kind: str) -> None:
 
 def test_without_a_c_compiler_auto_takes_xla(normal_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler")
-    fit = lvm.fit(normal_problem, "mean_field", max_steps=400, tolerance=0, draws=20, progress=False)
+    with pytest.warns(lvm.PyrolvmWarning, match=r"Engine 'c'.*'no-such-compiler' is not there.*Fix: install gcc"):
+        fit = lvm.fit(normal_problem, "mean_field", max_steps=400, tolerance=0, draws=20, progress=False)
     assert fit.engine == "jax"
     assert "'no-such-compiler' is not there" in fit.engine_reason
 
