@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem
+from pyrolvm.program.inspection import is_deterministic
 from pyrolvm_guides._layout import Latent, Layout, Rows, argument_shapes, bijection
 from pyrolvm_guides._start import StartMessenger, is_discrete
 
@@ -86,7 +87,7 @@ def _run(problem: Problem, messenger: StartMessenger) -> Any:
 
 def _is_computed(site: Mapping[str, Any]) -> bool:
     """Whether an observed site is a deterministic value or a factor, not data."""
-    return bool(site["infer"].get("_deterministic")) or isinstance(site["fn"], dist.Unit)
+    return is_deterministic(site) or isinstance(site["fn"], dist.Unit)
 
 
 def _full(frame: Any) -> int:

@@ -12,14 +12,13 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
 
 from pyrolvm.analytic.degrees import Degree, branch, degrees
 from pyrolvm.capture import Captured, capture
 from pyrolvm.density import Joint
 from pyrolvm.errors import CaptureError
-from pyrolvm.program.inspection import centre
+from pyrolvm.program.inspection import Start, centre
 from pyrolvm.program.problem import Problem
 
 __all__ = ["Program", "base_of"]
@@ -47,7 +46,7 @@ class Program:
             return centre(message) if values is None else values[message["name"]]
 
         with poutine.trace() as tracer, self.problem.whole.active():
-            InitMessenger(chosen)(self.problem.model)(*self.problem.whole.args, **self.problem.whole.kwargs)
+            Start(chosen)(self.problem.model)(*self.problem.whole.args, **self.problem.whole.kwargs)
         tracer.trace.compute_log_prob()
         return tracer.trace
 

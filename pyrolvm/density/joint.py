@@ -17,7 +17,6 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import config_enumerate, infer_discrete
-from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree, contract_to_tensor
 from pyro.poutine.messenger import Messenger
@@ -27,7 +26,7 @@ from torch.distributions import biject_to
 from pyrolvm.density.centring import Centring, Spread, conditional, non_centred
 from pyrolvm.errors import ProblemError
 from pyrolvm.program.batching import Batch
-from pyrolvm.program.inspection import centre, is_deterministic, is_random
+from pyrolvm.program.inspection import Start, centre, is_deterministic, is_random
 from pyrolvm.program.problem import Problem
 
 __all__ = ["Joint", "decentred"]
@@ -311,7 +310,7 @@ class Joint:
 
     def observations(self) -> dict[str, Tensor]:
         """The values at the observed sites."""
-        with poutine.trace() as tracer, InitMessenger(centre):
+        with poutine.trace() as tracer, Start(centre):
             self._run()
         return {site.name: _value(tracer, site.name) for site in self.problem.observed}
 

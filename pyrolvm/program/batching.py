@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
-from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor
 
 from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, ProblemError
 from pyrolvm.program.explain import explained
-from pyrolvm.program.inspection import Plate, centre, is_deterministic
+from pyrolvm.program.inspection import Plate, Start, centre, is_deterministic
 
 if TYPE_CHECKING:
     from pyrolvm.program.problem import Problem
@@ -57,7 +56,7 @@ class Batch:
             return given[message["name"]] if message["name"] in given else centre(message)
 
         with self.active(), runtime.validation(False), torch.no_grad():
-            trace = poutine.trace(InitMessenger(start)(problem.model)).get_trace(*self.args, **self.kwargs)
+            trace = poutine.trace(Start(start)(problem.model)).get_trace(*self.args, **self.kwargs)
             trace.compute_log_prob()
         return trace
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to, transform_to
@@ -28,7 +28,7 @@ from pyrolvm.program.explain import explained, reason, remedy
 if TYPE_CHECKING:
     from pyrolvm.program.problem import Problem
 
-__all__ = ["Parameter", "Plate", "Site", "centre", "is_deterministic", "is_random", "outside_support", "read"]
+__all__ = ["Parameter", "Plate", "Site", "Start", "centre", "is_deterministic", "is_random", "outside_support", "read"]
 
 STARTS = 10
 
@@ -139,13 +139,36 @@ def is_random(node: Mapping[str, Any]) -> bool:
 
 
 def is_deterministic(node: Mapping[str, Any]) -> bool:
-    """Whether a trace node records a deterministic value."""
-    return bool(node["infer"].get("_deterministic"))
+    """Whether a trace node records a deterministic value: what ``pyro.deterministic`` makes, and a site that is reparameterised."""
+    if node["infer"].get("_deterministic"):
+        return True
+    fn = node["fn"]
+    while isinstance(fn, torch.distributions.Independent):
+        fn = fn.base_dist
+    masked_out = isinstance(fn, dist.MaskedDistribution) and fn._mask is False
+    return masked_out and bool(node["is_observed"]) and isinstance(fn.base_dist, dist.Delta)
 
 
 def centre(message: Mapping[str, Any]) -> Tensor:
     """A value for a latent site: the image of zero where its support is continuous, a prior draw where it is not."""
     return _from_real(message["fn"], torch.zeros)
+
+
+class Start(Messenger):
+    """Gives latent sites the values that ``choose`` finds for them, out of sight of the gradient.
+
+    Unlike Pyro's ``InitMessenger`` it sees a site as the program leaves it: one that is reparameterised inside a plate, by
+    ``with poutine.reparam(...)``, only once the plate has given it its rows.
+    """
+
+    def __init__(self, choose: Callable[[Mapping[str, Any]], Tensor]) -> None:
+        super().__init__()
+        self.choose = choose
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["value"] is None and not isinstance(msg["fn"], _Subsample):
+            with torch.no_grad():
+                msg["value"] = self.choose(msg)
 
 
 def _around(message: Mapping[str, Any]) -> Tensor:
@@ -197,9 +220,15 @@ def _read(problem: Problem, sizes: Mapping[str, int]) -> tuple[_Run, list[str]]:
         parameters = {
             name: Parameter(name, tuple(node["value"].shape))
             for name, node in trace.nodes.items()
-            if node["type"] == "param"
+            if node["type"] == "param" and not _is_coordinate(name, trace)
         }
     return _Run(nodes, calls, parameters, sizes), [name for name, call in calls.items() if call.size is None]
+
+
+def _is_coordinate(name: str, trace: Any) -> bool:
+    """Whether a parameter is how centred ``LocScaleReparam`` writes a site: it moves coordinates, not the posterior."""
+    site = name.removesuffix("_centered")
+    return site != name and f"{site}_decentered" in trace.nodes
 
 
 @dataclass(frozen=True)
@@ -249,7 +278,7 @@ def _trace(problem: Problem) -> Any:
     for start in range(STARTS):
         try:
             with explained(f"model {problem.name!r}"):
-                model = InitMessenger(_around if start else centre)(problem.model)
+                model = Start(_around if start else centre)(problem.model)
                 trace = poutine.trace(model).get_trace(*problem.args, **problem.kwargs)
                 _score(problem, trace)
             return trace

@@ -384,11 +384,17 @@ def _device(device: str | torch.device | None) -> torch.device | None:
 
 def _without_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
     """The model under Pyro's handlers, as in ``poutine.reparam(model, config)``, which take the same arguments."""
-    while isinstance(model, functools.partial) and str(getattr(model.func, "__module__", "")).startswith(
-        "pyro.poutine"
-    ):
-        model = model.args[-1]
-    return model
+    while True:
+        if isinstance(model, functools.partial) and _is_handler(model.func):
+            model = model.args[-1]
+        elif _is_handler(type(model)) and hasattr(model, "fn"):
+            model = model.fn
+        else:
+            return model
+
+
+def _is_handler(kind: Any) -> bool:
+    return str(getattr(kind, "__module__", "")).startswith("pyro.poutine")
 
 
 def _function(model: Callable[..., Any]) -> Callable[..., Any]:
