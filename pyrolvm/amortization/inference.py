@@ -173,7 +173,7 @@ def _exact_total(fit: Fit, problem: Problem, indices: Tensor | None, plate: str,
             batch = problem.batch(indices, plate=plate)
             if problem.plates[plate].subsampled:
                 raise ProblemError(f"{problem.name} subsamples by itself. Fix: leave rows out.")
-            part = Problem(problem.model, *batch.args, **batch.kwargs)
+            part = Problem(problem.program, *batch.args, **batch.kwargs)
         return exact(part, draws=10, params=fit, progress=False).evidence.value
     except ProblemError:
         if method == "exact":

@@ -14,6 +14,7 @@ from pyrolvm.analytic.recognition import check_sites, recognised
 from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmError, StoreError, positive_int
 from pyrolvm.posterior import Exact, Posterior
 from pyrolvm.posterior.build import default_draws, exact_tree
+from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
 
@@ -26,6 +27,7 @@ SIGMAS = 6.0
 """Standard errors within which frequencies of drawn discrete values must be their probabilities."""
 
 
+@at_the_door
 def exact(
     problem: Problem,
     *,

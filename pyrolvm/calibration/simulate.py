@@ -65,12 +65,12 @@ class _Observed:
     """
 
     def __init__(self, problem: Problem, values: Mapping[str, Tensor]) -> None:
-        self._model, self._args, self._kwargs = problem.model, problem.args, dict(problem.kwargs)
+        self._model, self._args, self._kwargs = problem.program, problem.args, dict(problem.kwargs)
         self._values = values
         self.__name__ = problem.name
         self.__doc__ = problem.doc
         try:
-            self.__signature__ = inspect.signature(problem.model)
+            self.__signature__ = inspect.signature(problem.program)
         except (TypeError, ValueError):
             pass
 
@@ -168,7 +168,7 @@ class Simulator:
         }
         args = list(new.values())[: len(problem.args)]
         kwargs = dict(list(new.items())[len(problem.args) :])
-        model = problem.model if self.by_arguments else _Observed(problem, observed)
+        model = problem.program if self.by_arguments else _Observed(problem, observed)
         made = Problem(model, *args, **kwargs)
         made._set("info", problem.info)
         return made.renamed(problem.name)

@@ -43,7 +43,7 @@ def package(problem: Problem, job: Job, quantities: Any) -> bytes:
     """
     default = str(torch.get_default_dtype()).removeprefix("torch.")
     parts = (
-        default, problem.model, problem.args, dict(problem.kwargs), problem.info, problem.name, job.method, quantities, job.draws,
+        default, problem.program, problem.args, dict(problem.kwargs), problem.info, problem.name, job.method, quantities, job.draws,
         job.seed,
     )  # fmt: skip
     subject = job.method.subject
@@ -52,7 +52,7 @@ def package(problem: Problem, job: Job, quantities: Any) -> bytes:
         return packed(
             parts,
             code=(
-                problem.model,
+                problem.program,
                 subject,
                 getattr(subject, "construct", None),
                 *problem.info.quantities.values(),

@@ -290,13 +290,17 @@ class Joint:
     # --- what follows from a draw -------------------------------------------------------------------------------------
 
     def deterministic(self, draw: Draw) -> dict[str, Tensor]:
-        """The deterministic sites, given a draw of all latents."""
-        trace = self._trace(_Given(draw), enumerate_discrete=False)
-        return {
-            name: node["value"]
-            for name, node in trace.nodes.items()
-            if node["type"] == "sample" and is_deterministic(node)
-        }
+        """The deterministic sites, given a draw of all latents and of what is predicted."""
+        with poutine.trace() as tracer:
+            self._run(_Given(draw)(self.problem.program))
+        nodes: dict[str, Any] = dict(tracer.trace.nodes.items())
+        return {n: node["value"] for n, node in nodes.items() if node["type"] == "sample" and is_deterministic(node)}
+
+    def predicted(self, draw: Draw) -> dict[str, Tensor]:
+        """The predicted sites, given a draw of all latents."""
+        with poutine.trace() as tracer:
+            self._run(_Given(draw)(self.problem.program))
+        return {site.name: _value(tracer, site.name) for site in self.problem.predicted}
 
     def discrete(self, draw: Draw) -> dict[str, Tensor]:
         """A draw of the discrete latents from their exact posterior given the continuous ones."""
@@ -317,10 +321,10 @@ class Joint:
     def predictive(self, draw: Draw) -> dict[str, Tensor]:
         """New observations given a draw of all latents; with an empty draw, of the prior, latents included."""
         with poutine.trace() as tracer, _Unobserve(), _Given(draw):
-            self._run()
+            self._run(None if draw else self.problem.program)
         names = [site.name for site in self.problem.observed]
         if not draw:
-            names += [site.name for site in self.problem.latents]
+            names += [site.name for site in (*self.problem.latents, *self.problem.predicted)]
             names += [site.name for site in self.problem.sites.values() if site.kind == "deterministic"]
         return {name: _value(tracer, name) for name in names}
 

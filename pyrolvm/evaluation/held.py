@@ -73,7 +73,7 @@ def part(problem: Problem, rows: Tensor, plate: str) -> Problem:
             f"{problem.name} subsamples plate {plate!r} by itself, so that its rows cannot be taken apart. "
             f'Fix: write `pyro.plate("{plate}", len(x))`, and pass batch_size= to lvm.fit.'
         )
-    made = Problem(problem.model, *batch.args, **batch.kwargs)
+    made = Problem(problem.program, *batch.args, **batch.kwargs)
     made._set("info", problem.info)
     return made.renamed(problem.name)
 
@@ -129,7 +129,7 @@ def held_out(fit: Fit, data: Any, plate: str, what: str = "data") -> Problem:
         values = list(kept.values())[: len(problem.args)]
         rest = {name: kept[name] for name in problem.kwargs}
         try:
-            made = Problem(problem.model, *values, **rest)
+            made = Problem(problem.program, *values, **rest)
         except DataError:
             raise
         except ProblemError as error:

@@ -17,6 +17,7 @@ from pyrolvm.ladder.correction import correct
 from pyrolvm.ladder.restarts import with_restarts
 from pyrolvm.mcmc import nuts
 from pyrolvm.posterior import Fit, Posterior
+from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.guide import choose, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.vi import fit
@@ -64,6 +65,7 @@ class Rung:
     why: str
 
 
+@at_the_door
 def infer(
     problem: Problem,
     *,
@@ -290,7 +292,7 @@ def _confirmed(problem: Problem, method: Any, draws: int | None, restarts: int, 
 
 def _variational(problem: Problem, method: Any, draws: int | None, seed: int, progress: Any) -> Fit:
     result = fit(problem, method, draws=RAW_DRAWS, seed=seed, progress=progress)
-    return correct(result, draws=draws, seed=seed)
+    return result if result.maximum_likelihood else correct(result, draws=draws, seed=seed)
 
 
 def _chains(

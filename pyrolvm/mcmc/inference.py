@@ -30,6 +30,7 @@ from pyrolvm.mcmc.checkpoint import ChainKeeper
 from pyrolvm.mcmc.starts import find_starts, moments
 from pyrolvm.posterior import Chains, Fit
 from pyrolvm.posterior.build import chains_tree
+from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
 
@@ -41,6 +42,7 @@ __all__ = ["nuts"]
 PRECONDITIONS = ("auto", "frame", "none")
 
 
+@at_the_door
 def nuts(
     problem: Problem,
     *,
@@ -257,9 +259,11 @@ def _frame(problem: Problem, precondition: str, engine: str, seed: int) -> tuple
 
 def _check_problem(problem: Problem, init: Any) -> None:
     if not problem.continuous:
+        method = "lvm.fit, which learns its parameters by maximum likelihood" if problem.parameters else "lvm.exact"
+        method = method if problem.latents or problem.parameters else "lvm.fit"
         raise ProblemError(
             f"{problem.name} has no continuous latent site, so there is nothing for NUTS to sample. "
-            "Fix: give its unknowns priors, or use lvm.fit."
+            f"Fix: use {method}, or give its unknowns priors."
         )
     if problem.parameters and not isinstance(init, Fit):
         raise ProblemError(

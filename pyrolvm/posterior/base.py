@@ -168,7 +168,7 @@ class Fit(Posterior):
 
     @property
     def maximum_likelihood(self) -> bool:
-        """Whether the model has no latents, so that the fit is of its parameters alone."""
+        """Whether the fit is of parameters alone, the model having no latents, or discrete ones that are summed out."""
         return str(self.data["posterior"].attrs.get("inference_method")) == "maximum_likelihood"
 
     def module(self, name: str | None = None) -> torch.nn.Module:
@@ -235,17 +235,21 @@ class Fit(Posterior):
     def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
         """Fresh draws from the guide; of a corrected result, stored draws chosen at random.
 
-        Of a model without latents, new observations: rows of the data, or whole data sets where these have no rows.
+        Of a model without latents, new observations: rows of the data, or whole data sets where these have no rows. Of one whose
+        latents are all summed out, draws of these from their posterior given the data and the parameters.
 
         Raises:
             StoreError: if the result was loaded without its problem or guide.
         """
-        from pyrolvm.posterior.build import latent_dataset
+        from pyrolvm.posterior.build import lanes, latent_dataset
 
         positive_int("n", n)
         if self.corrected:
             return _chosen(self.data, n, seed)
         problem = self.attached
+        if self.maximum_likelihood and problem.latents:
+            with self._session(seed):
+                return latent_dataset(problem, lanes(problem, n))
         if self.maximum_likelihood:
             from pyrolvm.posterior.likelihood import generated_dataset
 
@@ -257,7 +261,7 @@ class Fit(Posterior):
             )
         with self._session(seed):
             values, _ = draw_guide(problem, rebuild(problem, self.guide), n)
-            return latent_dataset(problem, values)
+            return latent_dataset(problem, values or lanes(problem, n))
 
 
 @dataclass(eq=False, repr=False)

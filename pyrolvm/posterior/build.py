@@ -33,6 +33,7 @@ __all__ = [
     "data_groups",
     "default_draws",
     "exact_tree",
+    "lanes",
     "latent_dataset",
     "lean",
     "named_dims",
@@ -47,6 +48,9 @@ MAX_ELEMENTS = 20_000_000
 """A group's variables may hold this many numbers each, 80 MB in float32, before draws are thinned."""
 
 PRIOR_DRAWS = 500
+
+LANE = "_lane"
+"""Stands for the latents in draws of none."""
 
 Draws = dict[str, Tensor]
 
@@ -83,8 +87,12 @@ def variational_tree(
     import xarray as xr
 
     values, log_q = draw_guide(problem, guide, draws or default_draws(problem))
-    groups = _groups(problem, values, chains=1, attrs=attrs)
+    groups = _groups(problem, values or lanes(problem, len(log_q)), chains=1, attrs=attrs)
     lp = groups.pop("lp")
+    if attrs["inference_method"] == "maximum_likelihood":
+        groups["sample_stats"] = site_dataset({"lp": lp}, {}, attrs=attrs)
+        groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
+        return xr.DataTree.from_dict(ordered(groups))
     log_weight = lp - log_q.detach().cpu().numpy().astype(float).reshape(1, -1)
     stats = {"lp": lp, "log_q": lp - log_weight, "log_weight": log_weight}
     groups["sample_stats"] = site_dataset(stats, {}, attrs=attrs)
@@ -183,9 +191,9 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
     """Draws of the latents alone, deterministic sites included; must be called inside a session."""
     joint = Joint(problem)
     with torch.no_grad():
-        if any(site.name not in draws for site in problem.discrete):
-            draws = draws | map_draws(joint.discrete, draws, inside=_rows(problem))
-        shown = {site.name: draws[site.name] for site in problem.latents} | _deterministic(joint, draws)
+        draws = _completed(joint, draws)
+        shown = {site.name: draws[site.name] for site in (*problem.latents, *problem.predicted)}
+        shown = shown | _deterministic(joint, draws)
     values = {name: value[None] for name, value in numpy(shown).items()}
     return site_dataset(values, named_dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=problem.coords)
 
@@ -211,17 +219,15 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
     count = len(next(iter(draws.values()))) // chains if draws else 0
     with torch.no_grad():
         continuous = {site.name: draws[site.name] for site in problem.continuous}
-        missing = [site.name for site in problem.discrete if site.name not in draws]
         only = _LEAN.get()
         rows = _rows(problem)
         few, by = _thin(draws, chains, rows)
         terms = _log_p(joint, draws, rows) if only or by > 1 else {}
         if not only:
             terms = _terms(joint, few) | terms
-        if missing:
-            draws = draws | map_draws(joint.discrete, continuous, inside=rows)
+        draws = _completed(joint, draws)
         deterministic = _deterministic(joint, draws)
-        shown = {site.name: draws[site.name] for site in problem.latents} | deterministic
+        shown = {site.name: draws[site.name] for site in (*problem.latents, *problem.predicted)} | deterministic
         quantities = _quantities(problem, shown)
         unconstrained = map_draws(joint.unconstrain, continuous, inside=rows) if continuous and not only else {}
         kept, step = _thin(draws, chains, rows)
@@ -254,6 +260,22 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
     if only:
         return groups
     return groups | _prior_groups(problem, joint, dims, base) | data_groups(problem, dims, base)
+
+
+def lanes(problem: Problem, count: int) -> Draws:
+    """As many draws of nothing: where discrete latents alone are unknown, all that follows from a draw follows from one of these."""
+    return {LANE: torch.zeros(count, dtype=problem.dtype, device=problem.device)}
+
+
+def _completed(joint: Joint, draws: Draws) -> Draws:
+    """Draws of all sites: discrete latents from their exact posterior given the others, then what is predicted from all of them."""
+    problem, rows = joint.problem, _rows(joint.problem)
+    if any(site.name not in draws for site in problem.discrete):
+        given = {name: value for name, value in draws.items() if name not in {s.name for s in problem.discrete}}
+        draws = draws | map_draws(joint.discrete, given, inside=rows)
+    if problem.predicted:
+        draws = draws | map_draws(joint.predicted, draws, inside=rows)
+    return draws
 
 
 def _rows(problem: Problem) -> int:

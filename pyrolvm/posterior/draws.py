@@ -17,16 +17,36 @@ from pyrolvm.errors import FitError
 from pyrolvm.program.agreement import guide_sites
 from pyrolvm.program.guide import Guide
 from pyrolvm.program.inspection import is_random
+from pyrolvm.program.prediction import Hide
 from pyrolvm.program.problem import Problem
 
 __all__ = ["draw_guide", "rebuild", "registered"]
 
 
-def registered(guide: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Makes Pyro know the parameters of a plain ``nn.Module`` guide, which it would otherwise never train."""
+def registered(guide: Callable[..., Any], name: str, problem: Problem | None = None) -> Callable[..., Any]:
+    """Makes Pyro know the parameters of a plain ``nn.Module`` guide, which it would otherwise never train.
+
+    Sites of ``problem`` that are drawn after inference are taken out of the guide.
+    """
+    if problem is not None and problem.predicted:
+        return _Without(registered(guide, name), problem.hidden)
     if not isinstance(guide, torch.nn.Module) or isinstance(guide, pyro.nn.PyroModule):
         return guide
     return _Registered(guide, name)
+
+
+class _Without:
+    """A guide without some of its sites."""
+
+    def __init__(self, guide: Callable[..., Any], values: Mapping[str, Tensor]) -> None:
+        self.guide, self._hide = guide, Hide(values)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._hide:
+            return self.guide(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["guide"], name)
 
 
 class _Registered:
@@ -43,7 +63,7 @@ class _Registered:
 def rebuild(problem: Problem, recipe: Guide) -> Callable[..., Any]:
     """The fitted guide again, inside a session that was opened with the fitted parameters."""
     built = recipe.build(problem)
-    guide = registered(built, recipe.name)
+    guide = registered(built, recipe.name, None if recipe.registered else problem)
     if isinstance(built, torch.nn.Module):
         runtime.fill_buffers("guide", built)
         built.eval()

@@ -105,7 +105,7 @@ def _densities(problem: Problem) -> tuple[float, dict[str, np.ndarray[Any, Any]]
             if not is_random(node):
                 continue
             if is_deterministic(node):
-                if len(batches) == 1 and name in problem.sites:
+                if len(batches) == 1 and name in problem.sites and not problem.predicted:
                     shown[name] = node["value"].detach().cpu().numpy()
                 continue
             term = torch.as_tensor(scale_and_mask(node["unscaled_log_prob"], 1.0, node["mask"]))

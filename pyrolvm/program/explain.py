@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import re
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pyro
 import torch
 
 from pyrolvm.errors import ArgumentError, GuideError, ProblemError, PyrolvmError
 
-__all__ = ["explained", "model_line"]
+__all__ = ["at_the_door", "explained", "model_line"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _LIBRARY = tuple(
     str(path)
@@ -28,6 +33,12 @@ _LIBRARY = tuple(
 )
 
 _INSTALLED = {"site-packages", "dist-packages"}
+
+_GUIDES = "pyrolvm_guides"
+"""The package of our own guides, no line of which is the user's to mend."""
+
+_BARE = (KeyError, StopIteration, AssertionError, IndexError)
+"""Exceptions whose message means little without their name."""
 
 _REMEDIES = (
     (
@@ -73,6 +84,7 @@ def model_line(error: BaseException) -> str | None:
         chain.append(chain[-1].__cause__)
     frames = [frame for link in reversed(chain) for frame in reversed(traceback.extract_tb(link.__traceback__))]
     frames = [frame for frame in frames if not frame.filename.startswith((*_LIBRARY, "<"))]
+    frames = [frame for frame in frames if _GUIDES not in Path(frame.filename).parts]
     own = [frame for frame in frames if not _INSTALLED & set(Path(frame.filename).parts)]
     for frame in own or frames:
         code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
@@ -83,16 +95,21 @@ def model_line(error: BaseException) -> str | None:
 def reason(error: BaseException) -> str:
     """The message of an exception without the tables that Pyro appends to it."""
     text = str(error).split("Trace Shapes:")[0].strip()
+    if not text or isinstance(error, _BARE):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     text = re.sub(r"\s+", " ", text)
     text = text if len(text) <= 400 else text[:400] + "..."
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
-def remedy(text: str) -> str:
-    """What to do about a message of Pyro's or torch's."""
-    return next(
-        (fix for pattern, fix in _REMEDIES if pattern.search(text)), "mend that line and build the problem again."
-    )
+def remedy(text: str, line: str | None = "") -> str:
+    """What to do about a message of Pyro's or torch's; ``line`` is ``None`` where no line of the user's was passed."""
+    known = next((fix for pattern, fix in _REMEDIES if pattern.search(text)), None)
+    if known is not None:
+        return known
+    if line is None:
+        return "run the model by itself, as in pyro.poutine.trace(model).get_trace(*args); if that works, please report this."
+    return "mend that line and build the problem again."
 
 
 @contextmanager
@@ -106,15 +123,57 @@ def explained(what: str, kind: type[ProblemError | GuideError | ArgumentError] =
         line, text = model_line(error), reason(error)
         where = f" at {line}" if line else ""
         raise kind(
-            f"{what} fails{where}: {text} Fix: {_guide_remedy(text) if kind is GuideError else remedy(text)}"
+            f"{what} fails{where}: {text} Fix: {_guide_remedy(text, line) if kind is GuideError else remedy(text, line)}"
         ) from error
 
 
-def _guide_remedy(text: str) -> str:
+def at_the_door(function: Callable[P, R]) -> Callable[P, R]:
+    """Translates what goes wrong in the caller's program during a run, wherever in it, to an error that names the program's line.
+
+    What a program raises at some draws only, long after it was read, comes out as a ``ProblemError`` and not as a bare ``KeyError``.
+    """
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (PyrolvmError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            line = _raised_in_a_program(error)
+            if line is None and not isinstance(error, _BARE):
+                raise
+            text = reason(error)
+            if line is None:
+                raise ProblemError(
+                    f"{function.__name__} stopped inside pyrolvm: {text} Fix: please report this with the model; another engine, "
+                    'engine="pyro", may run it meanwhile.'
+                ) from error
+            raise ProblemError(
+                f"the program fails during {function.__name__} at {line}: {text} Fix: {remedy(text, line)}"
+            ) from error
+
+    return call
+
+
+def _raised_in_a_program(error: BaseException) -> str | None:
+    """The line of the caller's program that an exception came from: below a frame of ours, not only above all of them."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [i for i, frame in enumerate(frames) if frame.filename.startswith(_LIBRARY[2])]
+    below = [f for f in frames[max(ours, default=-1) + 1 :] if not f.filename.startswith((*_LIBRARY, "<"))]
+    below = [frame for frame in below if _GUIDES not in Path(frame.filename).parts]
+    own = [frame for frame in below if not _INSTALLED & set(Path(frame.filename).parts)]
+    for frame in reversed(own or below):
+        code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
+        return f"{Path(frame.filename).name}:{frame.lineno}: `{code}`"
+    return None
+
+
+def _guide_remedy(text: str, line: str | None) -> str:
     if "Shape mismatch inside plate" in text:
         return (
             "hold local parameters for all rows, pyro.param(name, torch.zeros(n), event_dim=0), inside pyro.plate of the model's "
             'name, which then takes the rows of a minibatch; or use guide="mean_field". A guide over all latents at once cannot '
             "take minibatches of local ones."
         )
-    return remedy(text)
+    return remedy(text, line)

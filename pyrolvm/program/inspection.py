@@ -32,7 +32,7 @@ __all__ = ["Parameter", "Plate", "Site", "Start", "centre", "is_deterministic", 
 
 STARTS = 10
 
-Kind = Literal["latent", "observed", "deterministic", "factor"]
+Kind = Literal["latent", "observed", "deterministic", "factor", "predicted"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Site:
 
     Attributes:
         name: the site's name.
-        kind: latent, observed, deterministic or factor.
+        kind: latent, observed, deterministic or factor; or predicted: a latent that no observation depends on and that cannot be
+            summed out, which is drawn after inference.
         shape: batch shape followed by event shape.
         event_dim: the number of rightmost dimensions that belong to one event.
         support: the constraint that values satisfy; ``None`` for deterministic sites and factors.
@@ -382,8 +383,19 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
                 f"latent site {name!r} has support {support}, which no transform maps to the real line. "
                 "Fix: use a distribution whose support biject_to knows, or write the constraint as a transform."
             ) from None
-    enumerable = bool(getattr(fn, "has_enumerate_support", False))
+    enumerable = discrete and _has_finite_support(fn)
     return Site(name, "latent", shape, fn.event_dim, support, plates, discrete, enumerable, label, unconstrained)
+
+
+def _has_finite_support(fn: Any) -> bool:
+    """Whether a distribution's values can be listed: those of a Binomial only where its counts are all alike."""
+    if not getattr(fn, "has_enumerate_support", False):
+        return False
+    try:
+        fn.enumerate_support(expand=False)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _plates(

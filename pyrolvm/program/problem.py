@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates
 from pyrolvm.program.image import Image
 from pyrolvm.program.inspection import Parameter, Plate, Site, read
+from pyrolvm.program.prediction import Hide, predicted
 from pyrolvm.program.streaming import Source, heads
 
 __all__ = ["ModelInfo", "Problem", "model"]
@@ -93,7 +94,8 @@ class Problem:
 
     Attributes:
         name: the model's name.
-        model: the model itself.
+        program: the model as it was given.
+        model: what inference runs: the same, without predicted sites where it has any.
         args: positional arguments, as tensors.
         kwargs: keyword arguments, as tensors.
         sites: every sample and deterministic site by name, in the order of the program, with its shape on full data.
@@ -101,6 +103,7 @@ class Problem:
         parameters: the learnable parameters (``pyro.param``, ``pyro.module``) of the model, by store name.
         info: dims, coords and quantities given by :func:`model`.
         source: the registered name and options it was built from; ``None`` for any other.
+        hidden: the value that each predicted site holds in runs of ``model``.
         stream: where rows come from that are not all in memory, see :func:`pyrolvm.stream`; ``None`` if all are.
 
     Raises:
@@ -109,6 +112,7 @@ class Problem:
     """
 
     name: str
+    program: Callable[..., Any]
     model: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -118,6 +122,7 @@ class Problem:
     info: ModelInfo
     source: Mapping[str, Any] | None
     stream: Source | None
+    hidden: Mapping[str, Tensor]
     _arguments: Mapping[str, Any]
     _sizes: Mapping[str, int]
 
@@ -133,6 +138,7 @@ class Problem:
         positional = list(converted.values())[: len(args)]
         self._set("name", name)
         self._set("model", model)
+        self._set("program", model)
         self._set("args", tuple(positional))
         self._set("kwargs", MappingProxyType(dict(list(converted.items())[len(args) :])))
         self._set("info", getattr(inner, _ATTRIBUTE, None) or ModelInfo())
@@ -141,7 +147,11 @@ class Problem:
         self._set("stream", stream)
         reading = read(self)
         self._set("_sizes", {plate.name: plate.size for plate in reading.plates.values() if plate.open})
-        self._set("sites", MappingProxyType(reading.sites))
+        after = predicted(self, reading.sites)
+        sites = {n: replace(site, kind="predicted") if n in after else site for n, site in reading.sites.items()}
+        self._set("hidden", MappingProxyType(after))
+        self._set("model", Hide(after)(model) if after else model)
+        self._set("sites", MappingProxyType(sites))
         self._set("plates", MappingProxyType(reading.plates))
         self._set("parameters", MappingProxyType(reading.parameters))
         self._check_names()
@@ -155,7 +165,9 @@ class Problem:
     def __repr__(self) -> str:
         latent = ", ".join(f"{site.name}{list(site.shape) or ''}" for site in self.latents)
         observed = ", ".join(f"{site.name}{list(site.shape) or ''}" for site in self.observed)
-        return f"Problem({self.name}: latent {latent or 'none'}; observed {observed or 'none'}; {self.unconstrained_size} unknowns)"
+        after = "".join(f"; predicted {site.name}{list(site.shape) or ''}" for site in self.predicted)
+        known = f"latent {latent or 'none'}; observed {observed or 'none'}{after}"
+        return f"Problem({self.name}: {known}; {self.unconstrained_size} unknowns)"
 
     # --- what it holds ------------------------------------------------------------------------------------------------
 
@@ -167,7 +179,7 @@ class Problem:
     @property
     def doc(self) -> str:
         """What the model says about itself."""
-        return inspect.getdoc(self.model) or ""
+        return inspect.getdoc(self.program) or ""
 
     @property
     def latents(self) -> tuple[Site, ...]:
@@ -188,6 +200,11 @@ class Problem:
     def discrete(self) -> tuple[Site, ...]:
         """The latent sites that are summed out."""
         return tuple(site for site in self.latents if site.is_discrete)
+
+    @property
+    def predicted(self) -> tuple[Site, ...]:
+        """The sites that are drawn after inference: discrete ones that no observation depends on, and what depends on them."""
+        return tuple(site for site in self.sites.values() if site.kind == "predicted")
 
     @property
     def unconstrained_size(self) -> int:
@@ -228,13 +245,13 @@ class Problem:
     @cached_property
     def modules(self) -> Mapping[str, torch.nn.Module]:
         """The modules that the model is or holds: itself, its arguments, and those of the function it was defined in, by name."""
-        inner = _function(self.model)
+        inner = _function(self.program)
         cells = (
             zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True) if hasattr(inner, "__code__") else ()
         )
         held = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
-        held |= {"model": self.model, **self.arguments}
-        owner = getattr(self.model, "__self__", None)
+        held |= {"model": inner, **self.arguments}
+        owner = getattr(inner, "__self__", None)
         held |= {"model": owner} if isinstance(owner, torch.nn.Module) else {}
         return {name: value for name, value in held.items() if isinstance(value, torch.nn.Module)}
 
@@ -274,7 +291,7 @@ class Problem:
         args = [data.cast(value, dtype=dtype, device=where) for value in self.args]
         kwargs = {name: data.cast(value, dtype=dtype, device=where) for name, value in self.kwargs.items()}
         with _default_dtype(dtype):
-            moved = Problem(data.cast(self.model, dtype=dtype, device=where), *args, **kwargs)
+            moved = Problem(data.cast(self.program, dtype=dtype, device=where), *args, **kwargs)
         moved._set("info", self.info)
         moved._set("name", self.name)
         moved._set("source", self.source)

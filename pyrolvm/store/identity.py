@@ -57,7 +57,7 @@ def identity(
         options: the arguments that its numbers depend on.
     """
     found: dict[str, Any] = {
-        "method": method, "problem": problem.name, "model code": fingerprint(problem.model), "data": problem.fingerprint,
+        "method": method, "problem": problem.name, "model code": fingerprint(problem.program), "data": problem.fingerprint,
         "dtype": str(problem.dtype).removeprefix("torch."),
         "guide": str(guide) if guide else None, "guide code": fingerprint(guide.construct) if guide else None, "seed": seed,
     }  # fmt: skip

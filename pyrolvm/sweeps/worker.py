@@ -46,10 +46,11 @@ def pack_problem(problem: Problem) -> bytes:
     Raises:
         Unfit: if its model or data cannot be pickled.
     """
-    parts = (problem.model, problem.args, dict(problem.kwargs), problem.info, problem.name, problem.source)
+    parts = (problem.program, problem.args, dict(problem.kwargs), problem.info, problem.name, problem.source)
     dtype = str(torch.get_default_dtype()).removeprefix("torch.")
     return packed(
-        (dtype, parts), code=(problem.model, *problem.info.quantities.values(), *problem.args, *problem.kwargs.values())
+        (dtype, parts),
+        code=(problem.program, *problem.info.quantities.values(), *problem.args, *problem.kwargs.values()),
     )
 
 

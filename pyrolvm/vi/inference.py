@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pyro import poutine
 from pyro.infer import ELBO
 
 from pyrolvm import runtime
@@ -19,8 +20,9 @@ from pyrolvm.posterior import Fit
 from pyrolvm.posterior.build import variational_tree
 from pyrolvm.posterior.draws import finalized, registered
 from pyrolvm.posterior.likelihood import likelihood_tree
-from pyrolvm.program.agreement import check_guide
+from pyrolvm.program.agreement import check_guide, guide_sites
 from pyrolvm.program.batching import Batch, Minibatches, check_minibatches, minibatch_plate
+from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.program.streaming import Streamed
@@ -44,6 +46,7 @@ __all__ = ["fit"]
 MAX_STEPS = 20_000
 
 
+@at_the_door
 def fit(
     problem: Problem,
     guide: Any = "auto",
@@ -82,7 +85,9 @@ def fit(
     before influences it, and modules of the model hold their old values afterwards.
 
     A model without latents is fitted by maximum likelihood of its parameters, the same way: the ELBO then is log p(data). The result
-    has it by row, ``fit.sample(n)`` are new data, and ``fit.module("net")`` is the trained module.
+    has it by row, ``fit.sample(n)`` are new data, and ``fit.module("net")`` is the trained module. So is one whose latents are all
+    discrete and summed out, as in a hidden Markov model with parameters: that is marginal maximum likelihood, and the result's
+    draws of the latents are from their exact posterior given the parameters.
 
     Args:
         problem: a model with its data.
@@ -222,7 +227,7 @@ def _run(
     minibatches = _minibatches(problem, batch_size, batch_plate)
     change = None if transform is None else Transform(problem, transform)
     with problem.session(seed=seed, training=True):
-        guide = registered(recipe.build(problem), recipe.name)
+        guide = registered(recipe.build(problem), recipe.name, None if recipe.registered else problem)
         before = buffers_of(problem, guide)
         prepare = getattr(guide, "prepare", None)
         if prepare is not None:
@@ -238,8 +243,9 @@ def _run(
                 problem, recipe, guide, solve, minibatches, draws=draws, seed=seed, clock=clock, progress=progress
             )
         _check_trainable(problem, recipe)
+        likelihood = not problem.latents or (bool(problem.parameters) and _draws_nothing(problem, guide))
         if problem.latents:
-            elbo, why = choose_objective(objective, problem, guide, trial, num_particles)
+            elbo, why = choose_objective(objective, problem, guide, trial, 1 if likelihood else num_particles)
         else:
             elbo, why = ParticleELBO(vectorize=False), "log p(data): the model has no latents"
         _check_start(problem, guide, elbo, trial)
@@ -266,13 +272,13 @@ def _run(
         else:
             history = History(converged=True, reason="nothing to optimise: model and guide have no parameters")
             buffers = {}
-        if not problem.latents:
+        if likelihood:
             history.reason = history.reason.replace("the ELBO", "log p(data)").replace("The ELBO", "Log p(data)")
         guide = finalized(problem, guide)
         params = {name: value.detach().clone() for name, value in runtime.parameters().items()} | buffers
         clock.lap("run")
         attrs = {
-            "inference_method": "svi" if problem.latents else "maximum_likelihood", "pyrolvm_guide": str(recipe),
+            "inference_method": "maximum_likelihood" if likelihood else "svi", "pyrolvm_guide": str(recipe),
             "objective": why, "engine": used, "seed": seed,
             "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0), "model_parameters": len(problem.parameters),
         }  # fmt: skip
@@ -417,6 +423,14 @@ def _minibatches(problem: Problem, batch_size: int | None, plate: str | None) ->
         )
     check_minibatches(problem, chosen, batch_size)
     return Minibatches(problem, chosen, batch_size)
+
+
+def _draws_nothing(problem: Problem, guide: Callable[..., Any]) -> bool:
+    """Whether a guide leaves all latents to be summed out, so that the ELBO is log p(data) itself."""
+    if problem.continuous:
+        return False
+    with problem.whole.active(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return not guide_sites(poutine.trace(guide).get_trace(*problem.args, **problem.kwargs))
 
 
 def _check_trainable(problem: Problem, recipe: Guide) -> None:
