@@ -94,6 +94,17 @@ def positive_int(name: str, value: object, *, minimum: int = 1) -> int:
     return operator.index(value)
 
 
+def checked_seed(value: object) -> int:
+    """Returns ``value`` as a seed, an integer from 0 to 2**64.
+
+    Raises:
+        ArgumentError: if it is something else.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= operator.index(value) <= 2**64:
+        raise ArgumentError(f"seed must be an integer from 0 to 2**64, got {value!r}. Fix: pass for example seed=0.")
+    return operator.index(value)
+
+
 def positive_float(name: str, value: object) -> float:
     """Returns ``value`` as a finite float above zero.
 

@@ -31,10 +31,12 @@ __all__ = [
     "BUFFER",
     "PlateCall",
     "Subsample",
+    "apart_from_parameters",
     "batchable_enumeration",
     "buffers",
     "evaluating",
     "fill_buffers",
+    "folded",
     "parameters",
     "plates",
     "random_state",
@@ -42,6 +44,8 @@ __all__ = [
     "record_plates",
     "restore_random_states",
     "session",
+    "set_aside_gradients",
+    "undisturbed",
     "validation",
 ]
 
@@ -62,11 +66,13 @@ class _Lender(dict[str, Tensor]):
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.values_wanted = values
-        self._lent: dict[int, tuple[Tensor, Tensor]] = {}
+        self._lent: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
+        self._aside: list[tuple[Tensor, Tensor | None]] = []
 
     def __setitem__(self, name: str, tensor: Tensor) -> None:
         if id(tensor) not in self._lent:
-            self._lent[id(tensor)] = (tensor, tensor.detach().clone())
+            self._lent[id(tensor)] = (tensor, tensor.detach().clone(), tensor.grad)
+            tensor.grad = None
             if name in self.values_wanted:
                 wanted = self.values_wanted[name]
                 if wanted.shape != tensor.shape:
@@ -78,11 +84,18 @@ class _Lender(dict[str, Tensor]):
                     tensor.copy_(wanted)
         super().__setitem__(name, tensor)
 
+    def set_aside(self, tensor: Tensor) -> None:
+        """Keeps the gradient of a tensor that is no parameter for its owner."""
+        self._aside.append((tensor, tensor.grad))
+        tensor.grad = None
+
     def give_back(self) -> None:
+        for tensor, gradient in reversed(self._aside):
+            tensor.grad = gradient
         with torch.no_grad():
-            for tensor, value in self._lent.values():
+            for tensor, value, gradient in self._lent.values():
                 tensor.copy_(value)
-                tensor.grad = None
+                tensor.grad = gradient
 
 
 @contextmanager
@@ -96,6 +109,7 @@ def session(
     modules: Mapping[str, torch.nn.Module] | None = None,
     training: bool = True,
     sizes: Mapping[str, int] | None = None,
+    bystanders: Iterable[Tensor] = (),
 ) -> Iterator[None]:
     """Runs Pyro programs with globals of their own, and restores every one of them afterwards.
 
@@ -110,12 +124,15 @@ def session(
             :func:`buffers` gives, and get their old values back as parameters do.
         training: whether these modules stay in the modes that they are in; otherwise they are in evaluation mode inside.
         sizes: the sizes of plates that programs declare without one, by name.
+        bystanders: tensors with a gradient of the caller's own, which they have back afterwards.
 
+    Contexts that are open around it, such as inference mode, autocast or another default device, do not reach inside.
     Sessions nest. Threads take turns: Pyro's globals leave no other way.
     """
     store = pyro.get_param_store()
     check_whole()
     with _LOCK, inside_session(), ExitStack() as stack:
+        stack.enter_context(undisturbed(torch.is_grad_enabled() or torch.is_inference_mode_enabled(), device))
         if seed is not None:
             stack.enter_context(random_state(seed, device))
         if dtype is not None and dtype != torch.get_default_dtype():
@@ -134,6 +151,8 @@ def session(
         if not training:
             stack.enter_context(evaluating(modules.values()))
         lender = _Lender(params or {})
+        for tensor in bystanders:
+            lender.set_aside(tensor)
         for name, module in modules.items():
             _fill(name, module, lender.values_wanted)
         saved = (store._params, store._param_to_name, store._constraints)
@@ -155,6 +174,42 @@ def session(
                 store.clear = own_clear  # type: ignore[method-assign]
             store._params, store._param_to_name, store._constraints = saved
             lender.give_back()
+
+
+@contextmanager
+def undisturbed(gradients: bool = True, device: torch.device | None = None) -> Iterator[None]:
+    """Keeps contexts that are open around a call out of it: inference mode, autocast, a default device, and ``no_grad``.
+
+    Args:
+        gradients: whether gradients are recorded inside.
+        device: where tensors are made inside, if not on the CPU.
+    """
+    wanted = device or torch.device("cpu")
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.is_grad_enabled() != gradients:
+            stack.enter_context(torch.set_grad_enabled(gradients))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != wanted.type:
+            stack.enter_context(wanted)
+        yield
+
+
+def set_aside_gradients(tensors: Iterable[Tensor]) -> None:
+    """Gives tensors that are no parameters their gradients back at the end of the session, whatever is added to them until then."""
+    store: Any = pyro.get_param_store()._params
+    if isinstance(store, _Lender):
+        for tensor in apart_from_parameters(tensors):
+            store.set_aside(tensor)
+
+
+def apart_from_parameters(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Those tensors that are not the session's parameters, nor share memory with one."""
+    held = {value.untyped_storage().data_ptr() for value in parameters().values()}
+    return [tensor for tensor in tensors if tensor.untyped_storage().data_ptr() not in held]
 
 
 @contextmanager
@@ -245,8 +300,14 @@ def random_state(seed: int, device: torch.device | None = None) -> Iterator[None
             np.random.set_state(numpy_state)
 
 
+def folded(seed: int) -> int:
+    """A seed for generators that take 32 bits: the same number up to there, and a hash of a larger one."""
+    return seed if 0 <= seed < 2**32 else int(np.random.SeedSequence(abs(seed)).generate_state(1)[0]) >> 1
+
+
 def _seed(seed: int, cuda: bool) -> None:
     """As :func:`pyro.set_rng_seed`, but for devices in use alone: torch keeps a traceback of each seeding of one that is not."""
+    seed = folded(seed)
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)

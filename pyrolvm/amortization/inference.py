@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrolvm import runtime
 from pyrolvm.amortization.collapse import collapse
 from pyrolvm.amortization.marginal import RowEvidence, annealed, importance
 from pyrolvm.amortization.refine import elbo, refine
 from pyrolvm.amortization.result import FEW_EFFECTIVE, Gaps
 from pyrolvm.amortization.rows import Gaussians, Rows, matched_noise, row_plate
-from pyrolvm.errors import ArgumentError, ProblemError, positive_int, unknown_name
+from pyrolvm.errors import ArgumentError, ProblemError, checked_seed, positive_int, unknown_name
+from pyrolvm.habits import verb
 from pyrolvm.posterior import Fit
 from pyrolvm.program.problem import Problem
 from pyrolvm.progress import Progress
@@ -41,6 +43,7 @@ INFORMATION = 4
 """Draws of a row for the mutual information."""
 
 
+@verb
 def gaps(
     fit: Fit,
     *,
@@ -97,12 +100,12 @@ def gaps(
     if draws is not None:
         positive_int("draws", draws, minimum=20)
     positive_int("steps", steps, minimum=10)
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     plate = row_plate(problem)
     indices = _indices(rows, problem.plates[plate].size, problem)
     exact = _exact_total(fit, problem, indices, plate, method) if method in ("auto", "exact") else None
     started = time.perf_counter()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(runtime.folded(seed))
     with problem.session(seed=seed, params=fit.params):
         parts = Rows.of(fit, indices)
         with Progress(f"gaps of {fit.name}", steps, progress) as bar:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrolvm.analytic.recognition import check_sites, recognised
-from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmError, StoreError, positive_int
+from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmError, StoreError, checked_seed, positive_int
+from pyrolvm.habits import verb
 from pyrolvm.posterior import Exact, Posterior
 from pyrolvm.posterior.build import default_draws, exact_tree
 from pyrolvm.program.explain import at_the_door
@@ -27,6 +28,7 @@ SIGMAS = 6.0
 """Standard errors within which frequencies of drawn discrete values must be their probabilities."""
 
 
+@verb
 @at_the_door
 def exact(
     problem: Problem,
@@ -67,7 +69,7 @@ def exact(
         Bishop, *Pattern Recognition and Machine Learning* (2006), chapters 2, 3, 12 and 13
     """
     check_problem(problem)
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     if draws is not None:
         positive_int("draws", draws)
     held = _held(params, problem)

@@ -10,6 +10,7 @@ import torch
 from scipy.linalg import qr, solve_triangular
 from scipy.special import gammaincinv, gammaln, logsumexp, ndtri
 
+from pyrolvm import runtime
 from pyrolvm.density.target import Points
 
 __all__ = ["Student", "lower_root"]
@@ -54,7 +55,7 @@ class Student:
     def sample(self, count: int, seed: int) -> Points:
         """Draws of shape ``(count, n)``: scrambled Sobol points where the dimension is moderate, else pseudo-random ones."""
         if self.size + 2 <= MOST_DIRECTIONS:
-            engine = torch.quasirandom.SobolEngine(self.size + 2, scramble=True, seed=seed)
+            engine = torch.quasirandom.SobolEngine(self.size + 2, scramble=True, seed=runtime.folded(seed))
             even = engine.draw(count, dtype=torch.float64).numpy() + 2.0**-31  # of 30 bits, zero among them
             noise, tail, which = ndtri(even[:, :-2]), even[:, -2], even[:, -1]
         else:

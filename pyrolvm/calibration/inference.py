@@ -18,7 +18,8 @@ from pyrolvm.calibration.methods import Method
 from pyrolvm.calibration.result import Calibration
 from pyrolvm.calibration.storage import save
 from pyrolvm.calibration.workers import Unfit, in_processes, in_turn, package
-from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmWarning, positive_int
+from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmWarning, checked_seed, positive_int
+from pyrolvm.habits import verb
 from pyrolvm.machine import available
 from pyrolvm.posterior.build import variable
 from pyrolvm.program.problem import Problem, check_problem
@@ -27,6 +28,7 @@ from pyrolvm.progress import Progress
 __all__ = ["calibrate"]
 
 
+@verb
 def calibrate(
     problem: Problem,
     method: Any = "auto",
@@ -83,7 +85,7 @@ def calibrate(
     """
     check_problem(problem)
     simulations, draws = positive_int("simulations", simulations), positive_int("draws", draws, minimum=9)
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     if not (isinstance(workers, str) and workers == "auto"):
         positive_int("workers", workers)
     if resume and out is None:
@@ -163,7 +165,7 @@ def _records(
             f"simulations run one after the other in this process: {error}. Fix: let model and method hold nothing that cannot be "
             "pickled, such as locks and open files, or pass workers=1.",
             PyrolvmWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         yield from _here(job, waiting, interrupts, bounded=False)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrolvm import runtime
-from pyrolvm.errors import ArgumentError, positive_int
+from pyrolvm.errors import ArgumentError, checked_seed, positive_int
 
 if TYPE_CHECKING:
     from pyrolvm.program.problem import Problem
@@ -50,7 +50,7 @@ class SampleGrid:
     ) -> None:
         self.every = positive_int("every", every)
         self.count = positive_int("count", count)
-        self.seed = positive_int("seed", seed, minimum=0)
+        self.seed = checked_seed(seed)
         self.folder, self.site, self.shape = Path(folder), site, shape
 
     def __call__(self, step: Step) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["count", "dtype", "key_value", "positive", "seed", "share", "sides"]
 
-_MAX_SEED = 2**32 - 1
+_MAX_SEED = 2**64
 
 
 def _integer(text: str, least: int, most: int | None, example: int) -> int:

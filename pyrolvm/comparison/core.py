@@ -16,6 +16,7 @@ from pyrolvm.comparison.table import quantity_rows
 from pyrolvm.diagnosis.core import Diagnosis, diagnose, jsonable
 from pyrolvm.diagnosis.reading import PosteriorLike, is_exact, log_weights, stat, tree
 from pyrolvm.errors import ArgumentError, positive_int, unknown_name
+from pyrolvm.habits import verb
 from pyrolvm.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class Comparison:
         return fragment(self)
 
 
+@verb
 def compare(
     posteriors: Mapping[str, PosteriorLike | xr.DataTree],
     reference: str | None = None,

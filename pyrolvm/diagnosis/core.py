@@ -19,6 +19,7 @@ from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group,
 from pyrolvm.diagnosis.restarts import judge_restarts
 from pyrolvm.diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
 from pyrolvm.errors import positive_int
+from pyrolvm.habits import verb
 from pyrolvm.verdict import Reason, Verdict
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@verb
 def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 500) -> Diagnosis:
     """Judges one posterior by its own draws.
 

@@ -22,7 +22,7 @@ from pyrolvm.evaluation.probe import linear_probe
 from pyrolvm.evaluation.result import Evaluation
 from pyrolvm.evaluation.summary import mean_of
 from pyrolvm.posterior import Fit
-from pyrolvm.posterior.build import variable
+from pyrolvm.posterior.build import storable, variable
 from pyrolvm.program.image import Image
 from pyrolvm.program.problem import Problem
 from pyrolvm.verdict import Reason, Verdict
@@ -357,7 +357,9 @@ def _tree(
 ) -> Any:
     import xarray as xr
 
-    attrs = {"inference_library": "pyrolvm", "pyrolvm_problem": of.problem.name, "draws": of.draws, "seed": of.seed}
+    attrs = storable(
+        {"inference_library": "pyrolvm", "pyrolvm_problem": of.problem.name, "draws": of.draws, "seed": of.seed}
+    )
 
     def rows(scored: Scored) -> Any:
         table = scored.table

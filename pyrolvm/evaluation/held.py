@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, DataError, ProblemError, positive_int
 from pyrolvm.posterior import Fit
 from pyrolvm.program.batching import slice_rows
@@ -96,7 +97,7 @@ def split(problem: Problem, share: float, *, seed: int = 0, plate: str | None = 
     count = round(share * size) if 0 < share < 1 else 0
     if not 0 < count < size:
         raise ArgumentError(f"a share of {share!r} of {size} rows leaves a part empty. Fix: pass for example 0.25.")
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).to(problem.device)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(runtime.folded(seed))).to(problem.device)
     return part(problem, order[count:].sort().values, chosen), part(problem, order[:count].sort().values, chosen)
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pyrolvm.errors import ArgumentError, positive_int
+from pyrolvm.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm.evaluation.assembly import Gathered, assemble
 from pyrolvm.evaluation.held import held_out, row_plate, some_rows
 from pyrolvm.evaluation.measure import Scored, choose_image, score
 from pyrolvm.evaluation.outliers import plain_rows
 from pyrolvm.evaluation.probe import check_labels
 from pyrolvm.evaluation.result import Evaluation
+from pyrolvm.habits import verb
 from pyrolvm.posterior import Fit
 from pyrolvm.program.problem import Problem
 from pyrolvm.progress import Progress
@@ -28,6 +29,7 @@ PROBE_ROWS, PROBE_DRAWS = 5_000, 100
 """Rows and draws of the representation that a probe is fitted to."""
 
 
+@verb
 def evaluate(
     fit: Fit,
     data: Any = None,
@@ -91,7 +93,7 @@ def evaluate(
     started = time.perf_counter()
     problem = _checked(fit)
     draws = positive_int("draws", draws, minimum=2)
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     if levels is not None:
         positive_int("levels", levels, minimum=2)
     if outliers is not None and not isinstance(outliers, Mapping):

@@ -9,11 +9,12 @@ import torch
 from pyro import poutine
 
 from pyrolvm.density import Joint
-from pyrolvm.errors import ArgumentError, positive_int
+from pyrolvm.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm.evaluation.decoding import mean_or_none
 from pyrolvm.evaluation.held import row_plate
+from pyrolvm.habits import verb
 from pyrolvm.posterior import Posterior
-from pyrolvm.posterior.build import variable
+from pyrolvm.posterior.build import storable, variable
 from pyrolvm.program.batching import slice_rows
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ AT_ONCE = 1_000
 """Rows that the model is run on at once."""
 
 
+@verb
 def generate(fit: Posterior, rows: int = 100, *, seed: int = 0) -> xr.DataTree:
     """Draws new rows from a fitted model: latents from the prior, data from the likelihood, parameters as fitted.
 
@@ -49,7 +51,7 @@ def generate(fit: Posterior, rows: int = 100, *, seed: int = 0) -> xr.DataTree:
     if not isinstance(fit, Posterior):
         raise ArgumentError(f"generate takes a Fit, got {type(fit).__name__}. Fix: pass what lvm.fit returns.")
     rows = positive_int("rows", rows)
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     problem = fit.attached
     plate = problem.plates[row_plate(problem)]
     names = [site.name for site in (*problem.latents, *problem.observed)]
@@ -77,7 +79,7 @@ def generate(fit: Posterior, rows: int = 100, *, seed: int = 0) -> xr.DataTree:
         for name, array in joined.items():
             dims = ["sample", *(f"{variable(name)}_dim_{i}" for i in range(array.ndim - 1))]
             variables[variable(name)] = (dims, array)
-        attrs = {"inference_library": "pyrolvm", "pyrolvm_problem": problem.name, "seed": seed}
+        attrs = storable({"inference_library": "pyrolvm", "pyrolvm_problem": problem.name, "seed": seed})
         return xr.Dataset(variables, coords={"sample": np.arange(rows)}, attrs=attrs)
 
     latent = {site.name for site in problem.latents}

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrolvm.density import Joint, map_draws, unconstrained
 from pyrolvm.density.target import Points, Target
 from pyrolvm.diagnosis.importance import Weights, khat_of_variance, weigh
-from pyrolvm.errors import ArgumentError, positive_int
+from pyrolvm.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm.posterior import Fit
 from pyrolvm.posterior.build import corrected_tree, default_draws
 from pyrolvm.posterior.draws import draw_guide, rebuild
@@ -108,7 +108,7 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
         )
     if draws is not None:
         positive_int("draws", draws, minimum=2)
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     started = time.perf_counter()
     problem = fit.attached
     kept = draws or 2 * default_draws(problem)

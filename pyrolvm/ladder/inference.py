@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from pyrolvm.analytic import exact
-from pyrolvm.errors import ArgumentError, FitError, ProblemError, positive_float, positive_int
+from pyrolvm.errors import ArgumentError, FitError, ProblemError, checked_seed, positive_float, positive_int
+from pyrolvm.habits import verb
 from pyrolvm.ladder.correction import correct
 from pyrolvm.ladder.restarts import with_restarts
 from pyrolvm.mcmc import nuts
@@ -65,6 +66,7 @@ class Rung:
     why: str
 
 
+@verb
 @at_the_door
 def infer(
     problem: Problem,
@@ -115,7 +117,7 @@ def infer(
             f"{problem.name} has no latent site, so there is no posterior to infer. Fix: use lvm.fit, which is then maximum "
             "likelihood of its parameters."
         )
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     if budget is not None:
         positive_float("budget", budget)
     if draws is not None:

@@ -10,7 +10,8 @@ from typing import overload
 import numpy as np
 from torch import Tensor
 
-from pyrolvm.errors import ArgumentError, ProblemError, positive_int, unknown_name
+from pyrolvm.errors import ArgumentError, ProblemError, checked_seed, positive_int, unknown_name
+from pyrolvm.habits import verb
 from pyrolvm.marginal.result import Evidences
 from pyrolvm.posterior import Chains, Evidence, Exact, Fit, Posterior
 from pyrolvm.program.problem import Problem, check_problem
@@ -52,6 +53,7 @@ def evidence(
     seed: int = ...,
     progress: Show = ...,
 ) -> Evidences: ...
+@verb
 def evidence(
     subject: Problem | Posterior,
     method: str | Sequence[str] = "auto",
@@ -117,7 +119,7 @@ def evidence(
         raise unknown_name("evidence method", method, ("auto", *METHODS))
     if draws is not None:
         positive_int("draws", draws, minimum=8)
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     if base not in BASES:
         raise unknown_name("base", str(base), BASES)
     rungs = _rungs(schedule)

@@ -20,9 +20,11 @@ from pyrolvm.errors import (
     FitError,
     ProblemError,
     PyrolvmWarning,
+    checked_seed,
     positive_int,
     unknown_name,
 )
+from pyrolvm.habits import verb
 from pyrolvm.machine import require_memory
 from pyrolvm.mcmc import engines
 from pyrolvm.mcmc.base import Settings
@@ -42,6 +44,7 @@ __all__ = ["nuts"]
 PRECONDITIONS = ("auto", "frame", "none")
 
 
+@verb
 @at_the_door
 def nuts(
     problem: Problem,
@@ -122,7 +125,7 @@ def nuts(
     for name, value in (("chains", chains), ("draws", draws), ("max_tree_depth", max_tree_depth)):
         positive_int(name, value)
     positive_int("warmup", warmup, minimum=0)
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     if isinstance(target_accept, bool) or not isinstance(target_accept, int | float) or not 0 < target_accept < 1:
         raise ArgumentError(
             f"target_accept must lie between 0 and 1, got {target_accept!r}. Fix: use 0.8, or 0.95 to diverge less."
@@ -276,5 +279,5 @@ def _check_problem(problem: Problem, init: Any) -> None:
                 f"plate {plate.name!r} subsamples its {plate.size} rows; NUTS on subsamples does not target the posterior, so all "
                 f"rows are used. Fix: write pyro.plate({plate.name!r}, {plate.size}) to make this explicit.",
                 PyrolvmWarning,
-                stacklevel=3,
+                stacklevel=4,
             )

@@ -40,6 +40,7 @@ __all__ = [
     "optimization_dataset",
     "ordered",
     "site_dataset",
+    "storable",
     "variable",
     "variational_tree",
 ]
@@ -444,6 +445,11 @@ def variable(site: str) -> str:
     return site.replace("/", ".")
 
 
+def storable(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as a file takes them: an integer beyond 63 bits, such as a seed may be, as text."""
+    return {key: str(value) if type(value) is int and value >= 2**63 else value for key, value in attrs.items()}
+
+
 def site_dataset(
     values: Mapping[str, Any],
     dims: Mapping[str, list[str]],
@@ -464,7 +470,7 @@ def site_dataset(
         labels = labels | {"draw": draws}
     dataset = dict_to_dataset(
         dict(values),
-        attrs={"inference_library": "pyrolvm", **attrs},
+        attrs={"inference_library": "pyrolvm", **storable(attrs)},
         dims={name: list(dims[name]) for name in values if name in dims},
         coords=labels,
         sample_dims=list(sample_dims),

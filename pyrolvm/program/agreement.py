@@ -18,6 +18,7 @@ from pyrolvm.program.batching import Batch
 from pyrolvm.program.explain import explained
 from pyrolvm.program.inspection import STARTS, is_random, outside_support
 from pyrolvm.program.problem import Problem
+from pyrolvm.program.usage import Leaves
 
 __all__ = ["check_guide"]
 
@@ -59,8 +60,11 @@ def _checked(batch: Batch) -> Iterator[None]:
 
 def _guide_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch) -> Any:
     part = "" if batch is problem.whole else " on a minibatch"
-    with _checked(batch), explained(f"guide {name!r} for {problem.name!r}{part}", GuideError):
-        return poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
+    leaves = Leaves(f"guide {name!r}")
+    with _checked(batch), explained(f"guide {name!r} for {problem.name!r}{part}", GuideError), leaves:
+        trace = poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
+    runtime.set_aside_gradients(leaves.bystanders)
+    return trace
 
 
 def _model_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch, guide_trace: Any) -> Any:

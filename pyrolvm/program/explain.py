@@ -16,6 +16,7 @@ import pyro
 import torch
 
 from pyrolvm.errors import ArgumentError, GuideError, ProblemError, PyrolvmError
+from pyrolvm.habits import library_in
 
 __all__ = ["at_the_door", "explained", "model_line"]
 
@@ -82,7 +83,18 @@ def model_line(error: BaseException) -> str | None:
     chain: list[BaseException] = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
-    frames = [frame for link in reversed(chain) for frame in reversed(traceback.extract_tb(link.__traceback__))]
+    return _own_line(
+        [frame for link in reversed(chain) for frame in reversed(traceback.extract_tb(link.__traceback__))]
+    )
+
+
+def current_line() -> str | None:
+    """The line of user code that is being run, as ``file:line: code``."""
+    return _own_line(list(reversed(traceback.extract_stack())))
+
+
+def _own_line(frames: list[traceback.FrameSummary]) -> str | None:
+    """The first of some frames that is of user code."""
     frames = [frame for frame in frames if not frame.filename.startswith((*_LIBRARY, "<"))]
     frames = [frame for frame in frames if _GUIDES not in Path(frame.filename).parts]
     own = [frame for frame in frames if not _INSTALLED & set(Path(frame.filename).parts)]
@@ -122,9 +134,9 @@ def explained(what: str, kind: type[ProblemError | GuideError | ArgumentError] =
     except Exception as error:
         line, text = model_line(error), reason(error)
         where = f" at {line}" if line else ""
-        raise kind(
-            f"{what} fails{where}: {text} Fix: {_guide_remedy(text, line) if kind is GuideError else remedy(text, line)}"
-        ) from error
+        other = library_in([frame.filename for frame in traceback.extract_tb(error.__traceback__)])
+        fix = other or (_guide_remedy(text, line) if kind is GuideError else remedy(text, line))
+        raise kind(f"{what} fails{where}: {text} Fix: {fix}") from error
 
 
 def at_the_door(function: Callable[P, R]) -> Callable[P, R]:

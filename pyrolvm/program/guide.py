@@ -12,6 +12,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 
 from pyrolvm.errors import ArgumentError, GuideError
+from pyrolvm.habits import belongs_to
 from pyrolvm.program.explain import explained
 
 if TYPE_CHECKING:
@@ -105,7 +106,15 @@ def resolve(guide: Any, problem: Problem) -> Guide:
     if isinstance(guide, torch.nn.Module):
         return Guide(type(guide).__name__, lambda problem: _copy_module(guide))
     if inspect.isclass(guide) or not callable(guide):
-        shown = guide.__name__ if inspect.isclass(guide) else repr(guide)
+        shown = (
+            guide.__name__
+            if inspect.isclass(guide)
+            else repr(guide)
+            if isinstance(guide, str | int | float)
+            else type(guide).__name__
+        )
+        hint = belongs_to(guide)
+        shown += f"; {hint}" if hint else ""
         raise ArgumentError(
             f"guide must be a name, a Pyro guide function, or an AutoGuide class or instance, got {shown}. "
             f"Fix: use one of {', '.join(registry.guides())}, or write def guide(*args) with the model's arguments."

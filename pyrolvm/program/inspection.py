@@ -22,13 +22,26 @@ from torch.distributions import biject_to, transform_to
 
 from pyrolvm import runtime
 from pyrolvm.errors import DataError, ProblemError
+from pyrolvm.habits import belongs_to
 from pyrolvm.program.data import first_non_finite
 from pyrolvm.program.explain import explained, reason, remedy
+from pyrolvm.program.usage import Watch, surroundings
 
 if TYPE_CHECKING:
     from pyrolvm.program.problem import Problem
 
-__all__ = ["Parameter", "Plate", "Site", "Start", "centre", "is_deterministic", "is_random", "outside_support", "read"]
+__all__ = [
+    "Parameter",
+    "Plate",
+    "Reading",
+    "Site",
+    "Start",
+    "centre",
+    "is_deterministic",
+    "is_random",
+    "outside_support",
+    "read",
+]
 
 STARTS = 10
 
@@ -129,9 +142,13 @@ def name_dims(
 
 @dataclass(frozen=True)
 class Reading:
+    """What a run of a model shows."""
+
     sites: dict[str, Site]
     plates: dict[str, Plate]
     parameters: dict[str, Parameter]
+    bystanders: list[Tensor]
+    lossy: str
 
 
 def is_random(node: Mapping[str, Any]) -> bool:
@@ -206,9 +223,11 @@ def _read(problem: Problem, sizes: Mapping[str, int]) -> tuple[_Run, list[str]]:
         problem.session(seed=0, validate=True, sizes=sizes),
         runtime.record_plates() as calls,
     ):
+        watch = Watch(f"model {problem.name!r}", problem.arguments, surroundings(problem.function))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), watch:
                 trace = _trace(problem)
+            watch.finish()
         except ProblemError as error:
             _check_plate_sizes(calls)
             if _ABOUT_VALUES.search(str(error)):
@@ -223,7 +242,9 @@ def _read(problem: Problem, sizes: Mapping[str, int]) -> tuple[_Run, list[str]]:
             for name, node in trace.nodes.items()
             if node["type"] == "param" and not _is_coordinate(name, trace)
         }
-    return _Run(nodes, calls, parameters, sizes), [name for name, call in calls.items() if call.size is None]
+        bystanders = runtime.apart_from_parameters(watch.bystanders)
+    run = _Run(nodes, calls, parameters, sizes, bystanders, next(iter(watch.lossy.values()), ""))
+    return run, [name for name, call in calls.items() if call.size is None]
 
 
 def _is_coordinate(name: str, trace: Any) -> bool:
@@ -240,11 +261,14 @@ class _Run:
     calls: Mapping[str, runtime.PlateCall]
     parameters: dict[str, Parameter]
     sizes: Mapping[str, int]
+    bystanders: list[Tensor]
+    lossy: str
 
     def described(self) -> Reading:
         """The same without the run itself."""
         sites = {name: _site(name, node) for name, node in self.nodes.items()}
-        return Reading(sites, _plates(self.calls, self.nodes, self.sizes), self.parameters)
+        plates = _plates(self.calls, self.nodes, self.sizes)
+        return Reading(sites, plates, self.parameters, self.bystanders, self.lossy)
 
 
 def _row_counts(names: Sequence[str], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
@@ -266,6 +290,18 @@ def _row_counts(names: Sequence[str], nodes: Mapping[str, Mapping[str, Any]]) ->
     return {name: next(iter(sizes)) for name, sizes in found.items() if len(sizes) == 1 and 0 not in sizes}
 
 
+class _PyroAlone(Messenger):
+    """Refuses distributions of other libraries by name, before they fail somewhere."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        hint = belongs_to(msg["fn"])
+        if hint and not isinstance(msg["fn"], torch.distributions.Distribution):
+            raise ProblemError(
+                f"site {msg['name']!r} has a {type(msg['fn']).__name__} that is no distribution of Pyro; {hint}. "
+                f"Fix: use pyro.distributions.{type(msg['fn']).__name__}."
+            )
+
+
 _ABOUT_VALUES = re.compile(r"support|invalid values|constraint|\bnan\b|\binf\b", re.IGNORECASE)
 
 
@@ -279,7 +315,7 @@ def _trace(problem: Problem) -> Any:
     for start in range(STARTS):
         try:
             with explained(f"model {problem.name!r}"):
-                model = Start(_around if start else centre)(problem.model)
+                model = Start(_around if start else centre)(_PyroAlone()(problem.model))
                 trace = poutine.trace(model).get_trace(*problem.args, **problem.kwargs)
                 _score(problem, trace)
             return trace

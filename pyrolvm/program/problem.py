@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,11 +17,13 @@ from torch import Tensor
 
 from pyrolvm import runtime
 from pyrolvm._compat.torch import forked_after_cuda
-from pyrolvm.errors import ArgumentError, ProblemError
+from pyrolvm.errors import ArgumentError, DataError, ProblemError, PyrolvmWarning
+from pyrolvm.habits import belongs_to
 from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates
+from pyrolvm.program.binding import bind, function_of
 from pyrolvm.program.image import Image
-from pyrolvm.program.inspection import Parameter, Plate, Site, read
+from pyrolvm.program.inspection import Parameter, Plate, Reading, Site, read
 from pyrolvm.program.prediction import Hide, predicted
 from pyrolvm.program.streaming import Source, heads
 
@@ -89,7 +91,9 @@ class Problem:
     Args:
         model: a Pyro function, or an ``nn.Module`` that is called like one.
         *args: the model's positional arguments. Lists, NumPy arrays and pandas objects become tensors; floats take
-            torch's default dtype, or the dtype of floating tensors among the arguments.
+            torch's default dtype, or the dtype of floating tensors among the arguments. Where float32 would lose something of
+            floats of 64 bits, or of integers that the model uses as floats, all floats are float64: where distinct values would
+            become equal, or values move by more than a thousandth of their column's standard deviation.
         **kwargs: the model's keyword arguments, converted likewise.
 
     Attributes:
@@ -104,10 +108,12 @@ class Problem:
         info: dims, coords and quantities given by :func:`model`.
         source: the registered name and options it was built from; ``None`` for any other.
         hidden: the value that each predicted site holds in runs of ``model``.
+        bystanders: tensors of the program's own with a gradient that are no parameters of the model.
         stream: where rows come from that are not all in memory, see :func:`pyrolvm.stream`; ``None`` if all are.
 
     Raises:
-        DataError: if data are ragged, empty, not numeric, non-finite, or of mixed dtype or device.
+        DataError: if data are ragged, empty, not numeric, non-finite, missing, or of mixed dtype or device; or if the model takes a
+            negative number among them for an index.
         ProblemError: if the model does not run, or its density is not what its author can have meant.
     """
 
@@ -123,38 +129,85 @@ class Problem:
     source: Mapping[str, Any] | None
     stream: Source | None
     hidden: Mapping[str, Tensor]
+    bystanders: tuple[Tensor, ...]
     _arguments: Mapping[str, Any]
     _sizes: Mapping[str, int]
+    _originals: Mapping[str, Any]
+    _dtype: torch.dtype
 
     def __init__(self, model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        if isinstance(model, Problem):
+            raise ProblemError("model is a Problem already. Fix: use it as it is, or pass its function, problem.model.")
         if not callable(model):
+            hint = belongs_to(model)
             raise ProblemError(
-                f"model must be a function, got {type(model).__name__}. Fix: pass the Pyro function itself."
+                f"model must be a function, got {type(model).__name__}{'; ' + hint if hint else ''}. Fix: pass the Pyro "
+                "function itself, "
+                "lvm.Problem(model, *data)."
             )
-        inner = _function(model)
+        inner = function_of(model)
         name = str(getattr(inner, "__name__", type(inner).__name__))
-        bound, stream = heads(_bind(model, name, args, kwargs))
-        converted = data.to_tensors(bound)
-        positional = list(converted.values())[: len(args)]
         self._set("name", name)
         self._set("model", model)
         self._set("program", model)
-        self._set("args", tuple(positional))
-        self._set("kwargs", MappingProxyType(dict(list(converted.items())[len(args) :])))
         self._set("info", getattr(inner, _ATTRIBUTE, None) or ModelInfo())
-        self._set("_arguments", converted)
         self._set("source", None)
-        self._set("stream", stream)
-        reading = read(self)
+        with runtime.undisturbed():
+            bound, stream = heads(bind(model, name, args, kwargs))
+            self._set("stream", stream)
+            self._settle(bound, len(args), None)
+
+    def _settle(self, bound: Mapping[str, Any], count: int, dtype: torch.dtype | None) -> None:
+        """Takes data in, ``count`` of them positional, and reads the model: in ``dtype``, or in one that loses nothing that matters."""
+        converted = data.convert(bound, dtype=dtype)
+        reading = self._reading(converted, count)
+        if reading.lossy and dtype is None and converted.dtype == torch.float32:
+            data.check_no_module(bound, reading.lossy)
+            lost, converted = reading.lossy, data.convert(bound, dtype=torch.float64)
+            reading = self._reading(converted, count)
+            if not reading.lossy:
+                warnings.warn(f"{lost}. The problem is in float64 instead.", PyrolvmWarning, stacklevel=3)
+        if reading.lossy and dtype is None:
+            raise DataError(
+                f"{reading.lossy}. Fix: subtract an origin before, or keep the values in float64 in the model."
+            )
+        if reading.lossy:
+            warnings.warn(
+                f"{reading.lossy}. Fix: subtract an origin before, or use float64.", PyrolvmWarning, stacklevel=3
+            )
         self._set("_sizes", {plate.name: plate.size for plate in reading.plates.values() if plate.open})
         after = predicted(self, reading.sites)
         sites = {n: replace(site, kind="predicted") if n in after else site for n, site in reading.sites.items()}
         self._set("hidden", MappingProxyType(after))
-        self._set("model", Hide(after)(model) if after else model)
+        self._set("model", Hide(after)(self.program) if after else self.program)
         self._set("sites", MappingProxyType(sites))
         self._set("plates", MappingProxyType(reading.plates))
         self._set("parameters", MappingProxyType(reading.parameters))
+        self._set("bystanders", tuple(reading.bystanders))
         self._check_names()
+
+    def _reading(self, converted: data.Converted, count: int) -> Reading:
+        """Holds converted data, and reads the model with them; an error says what was made of the data where that may matter."""
+        for name in ("dtype", "device", "modules", "fingerprint"):
+            self.__dict__.pop(name, None)
+        named = list(converted.values.items())
+        self._set("args", tuple(value for _, value in named[:count]))
+        self._set("kwargs", MappingProxyType(dict(named[count:])))
+        self._set("_arguments", converted.values)
+        self._set("_originals", converted.originals)
+        self._set("_dtype", converted.dtype)
+        self._set("bystanders", ())
+        self._set("_sizes", {})
+        self._set("model", self.program)
+        try:
+            return read(self)
+        except ProblemError as error:
+            notes = list(converted.notes.values()) + (
+                [f"{converted.widened}, so all floats are float64"] if converted.widened else []
+            )
+            if error.__cause__ is None or not notes:
+                raise
+            raise type(error)(f"{error} Note: {'; '.join(notes)}.") from error.__cause__
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -214,13 +267,12 @@ class Problem:
     @cached_property
     def dtype(self) -> torch.dtype:
         """The floating dtype of its data; torch's default where there are none."""
-        floating = (v.dtype for v in self.arguments.values() if isinstance(v, Tensor) and v.is_floating_point())
-        return next(floating, torch.get_default_dtype())
+        return self._dtype
 
     @cached_property
     def device(self) -> torch.device:
         """The device of its data."""
-        return next((v.device for v in self.arguments.values() if isinstance(v, Tensor)), torch.device("cpu"))
+        return next((v.device for v in data.leaves(self._arguments) if isinstance(v, Tensor)), torch.device("cpu"))
 
     @property
     def quantities(self) -> Mapping[str, Quantity]:
@@ -242,10 +294,15 @@ class Problem:
         """A sha256 of the data."""
         return data.fingerprint(self.arguments.values())
 
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The model without the handlers and fixed arguments around it: the function that its author wrote."""
+        return function_of(self.program)
+
     @cached_property
     def modules(self) -> Mapping[str, torch.nn.Module]:
         """The modules that the model is or holds: itself, its arguments, and those of the function it was defined in, by name."""
-        inner = _function(self.program)
+        inner = function_of(self.program)
         cells = (
             zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True) if hasattr(inner, "__code__") else ()
         )
@@ -270,7 +327,7 @@ class Problem:
         """
         return runtime.session(
             seed=seed, params=params, dtype=self.dtype, device=self.device, validate=validate, modules=self.modules,
-            training=training, sizes=self._sizes if sizes is None else sizes,
+            training=training, sizes=self._sizes if sizes is None else sizes, bystanders=self.bystanders,
         )  # fmt: skip
 
     # --- other views of it --------------------------------------------------------------------------------------------
@@ -278,24 +335,32 @@ class Problem:
     def to(self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Problem:
         """The same problem in another floating dtype or on another device; a model that is a module is copied there.
 
+        Data are converted from what was given, so that float64 has the digits that float32 lost.
+
         Raises:
-            ArgumentError: if there is no such dtype or device.
+            ArgumentError: if there is no such dtype or device, or a dtype has too few digits.
         """
         where = _device(device)
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ArgumentError(
                 f"dtype must be a floating torch dtype, got {dtype!r}. Fix: pass for example torch.float64."
             )
+        if dtype is not None and dtype not in data.FLOATING:
+            raise ArgumentError(
+                f"dtype {dtype} has too few digits for densities. Fix: pass torch.float32 or torch.float64."
+            )
         if (dtype in (None, self.dtype)) and (where in (None, self.device)):
             return self
-        args = [data.cast(value, dtype=dtype, device=where) for value in self.args]
-        kwargs = {name: data.cast(value, dtype=dtype, device=where) for name, value in self.kwargs.items()}
-        with _default_dtype(dtype):
-            moved = Problem(data.cast(self.program, dtype=dtype, device=where), *args, **kwargs)
-        moved._set("info", self.info)
-        moved._set("name", self.name)
-        moved._set("source", self.source)
-        moved._set("stream", self.stream)
+        bound = {
+            name: data.cast(value, dtype=None, device=where, modules=False) for name, value in self._originals.items()
+        }
+        moved = object.__new__(Problem)
+        for name in ("name", "info", "source", "stream"):
+            moved._set(name, getattr(self, name))
+        moved._set("program", data.cast(self.program, dtype=dtype, device=where))
+        with runtime.undisturbed(), _default_dtype(dtype):
+            bound = {name: data.cast_modules(value, dtype=dtype, device=where) for name, value in bound.items()}
+            moved._settle(bound, len(self.args), dtype or self.dtype)
         return moved
 
     def renamed(self, name: str, *, source: Mapping[str, Any] | None = None) -> Problem:
@@ -387,6 +452,8 @@ def _device(device: str | torch.device | None) -> torch.device | None:
         chosen = torch.device(device)
     except (RuntimeError, TypeError):
         raise ArgumentError(f"device {device!r} is not one of torch's. Fix: use 'cpu' or 'cuda'.") from None
+    if chosen.type not in ("cpu", "cuda") and not _present(chosen):
+        raise ArgumentError(f"device {str(device)!r} is not available here. Fix: use device='cpu'.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ArgumentError(
             f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'."
@@ -399,59 +466,12 @@ def _device(device: str | torch.device | None) -> torch.device | None:
     return chosen
 
 
-def _without_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The model under Pyro's handlers, as in ``poutine.reparam(model, config)``, which take the same arguments."""
-    while True:
-        if isinstance(model, functools.partial) and _is_handler(model.func):
-            model = model.args[-1]
-        elif _is_handler(type(model)) and hasattr(model, "fn"):
-            model = model.fn
-        else:
-            return model
-
-
-def _is_handler(kind: Any) -> bool:
-    return str(getattr(kind, "__module__", "")).startswith("pyro.poutine")
-
-
-def _function(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that the user wrote, which has a name and what it says about itself."""
-    model = _without_handlers(model)
-    return _function(model.func) if isinstance(model, functools.partial) else model
-
-
-def _bind(model: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Maps the model's arguments to their names.
-
-    Raises:
-        ProblemError: if the model cannot be called with them.
-    """
-    called = _without_handlers(model)
-    called = called.forward if isinstance(called, torch.nn.Module) else called
+def _present(device: torch.device) -> bool:
+    """Whether this installation of torch holds tensors with values on a device."""
     try:
-        signature = inspect.signature(called)
-    except (TypeError, ValueError):
-        return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
-        shown = signature.replace(parameters=plain, return_annotation=signature.empty)
-        raise ProblemError(
-            f"{name}{shown} cannot be called with the given data: {error}. "
-            f"Fix: lvm.Problem({name}, ...) takes exactly the arguments of the model."
-        ) from None
-    return {**dict(zip(_positional_names(signature, len(args)), args, strict=True)), **kwargs}
-
-
-def _positional_names(signature: inspect.Signature, count: int) -> Iterable[str]:
-    names: list[str] = []
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"{parameter.name}{i}" for i in range(count - len(names))]
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            names.append(parameter.name)
-    return names[:count]
+        return torch.zeros(1, device=device).cpu().numel() == 1 and device.type != "meta"
+    except Exception:  # of the many kinds that a backend that is not there raises; the device's name is what matters
+        return False
 
 
 def check_problem(value: Any, *, streams: bool = False) -> Problem:
@@ -477,6 +497,8 @@ def check_problem(value: Any, *, streams: bool = False) -> Problem:
             f"expected a Problem, got the function {name!r}. Fix: pass lvm.Problem({name}, *data), "
             "the model together with its data."
         )
+    hint = belongs_to(value)
     raise ArgumentError(
-        f"expected a Problem, got {type(value).__name__}. Fix: pass lvm.Problem(model, *data), or lvm.problem(name)."
+        f"expected a Problem, got {type(value).__name__}{'; ' + hint if hint else ''}. Fix: pass lvm.Problem(model, *data), or "
+        "lvm.problem(name)."
     )

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pyrolvm import runtime
 from pyrolvm.errors import ArgumentError, DataError, positive_int
+from pyrolvm.habits import verb
 from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates, minibatch_plate
 
@@ -131,6 +132,7 @@ class Source:
         return self.stream.size
 
 
+@verb
 def stream(
     dataset: Any, *, batch_size: int | None = None, size: int | None = None, shuffle: bool = True, workers: int = 0
 ) -> Stream:

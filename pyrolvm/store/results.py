@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrolvm.errors import PyrolvmError, StoreError
+from pyrolvm.habits import verb
 from pyrolvm.posterior import Chains, Exact, Fit, Posterior
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem
@@ -127,6 +128,7 @@ def remove(path: str | Path) -> None:
             checkpoints.Checkpoints(folder, {}).clear()
 
 
+@verb
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
     """Reads a saved ``Fit``, ``Chains``, ``Exact``, ``Calibration``, ``Evaluation`` or ``Sweep``.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrolvm.errors import ArgumentError, PyrolvmWarning, positive_int
+from pyrolvm.habits import verb
 from pyrolvm.parallel import Lost, Unfit, open_pool, run
 from pyrolvm.parallel.pools import Here
 from pyrolvm.progress import Progress
@@ -21,6 +22,7 @@ from pyrolvm.sweeps.worker import Record, Reply, execute, failed, pack_method, p
 __all__ = ["sweep"]
 
 
+@verb
 def sweep(
     problems: Any,
     guides: Any = "auto",
@@ -149,7 +151,7 @@ def _answers(
             f"{len(unfit)} cells run one after the other in this process: {next(iter(reasons.values()))}. "
             'Fix: let model and guide hold nothing that cannot be pickled, such as locks and open files, or pass backend="here".',
             PyrolvmWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
         yield from _here(planned, unfit, keep)
 

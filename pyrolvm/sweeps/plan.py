@@ -13,7 +13,7 @@ import torch
 
 from pyrolvm import registry
 from pyrolvm.calibration.methods import CALLS, Method
-from pyrolvm.errors import ArgumentError, positive_int, unknown_name
+from pyrolvm.errors import ArgumentError, checked_seed, positive_int, unknown_name
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.store.identity import identity
@@ -165,7 +165,7 @@ def _check_taken(options: Mapping[str, Any], methods: Iterable[Method]) -> None:
 
 def _seeds(given: Any) -> tuple[int, ...]:
     if isinstance(given, Iterable) and not isinstance(given, str):
-        numbers = [positive_int("seed", seed, minimum=0) for seed in given]
+        numbers = [checked_seed(seed) for seed in given]
         if not numbers:
             raise ArgumentError("seeds is empty, so there is nothing to run. Fix: pass for example seeds=[0].")
         return tuple(dict.fromkeys(numbers))

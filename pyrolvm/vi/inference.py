@@ -14,7 +14,17 @@ from pyro.infer import ELBO
 
 from pyrolvm import runtime
 from pyrolvm.durable import check_saving, durably
-from pyrolvm.errors import ArgumentError, FitError, GuideError, ProblemError, positive_float, positive_int, unknown_name
+from pyrolvm.errors import (
+    ArgumentError,
+    FitError,
+    GuideError,
+    ProblemError,
+    checked_seed,
+    positive_float,
+    positive_int,
+    unknown_name,
+)
+from pyrolvm.habits import verb
 from pyrolvm.machine import require_memory
 from pyrolvm.posterior import Fit
 from pyrolvm.posterior.build import variational_tree
@@ -46,6 +56,7 @@ __all__ = ["fit"]
 MAX_STEPS = 20_000
 
 
+@verb
 @at_the_door
 def fit(
     problem: Problem,
@@ -147,7 +158,7 @@ def fit(
     """
     check_problem(problem, streams=True)
     _check_arguments(engine, max_steps, num_particles, batch_size, draws, learning_rate, clip_norm, tolerance)
-    seed = positive_int("seed", seed, minimum=0)
+    seed = checked_seed(seed)
     if batch_plate is not None and batch_size is None:
         raise ArgumentError(
             f"batch_plate={batch_plate!r} is given without batch_size, so no rows are chosen. Fix: pass batch_size too."

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
+from pyrolvm import runtime
 from pyrolvm.capture import Captured
 from pyrolvm.capture.jax import device_of, lower, precision, tensor
 from pyrolvm.capture.jax.compiling import compiled
@@ -102,7 +103,7 @@ class JaxEngine:
         self.restart()
         flat = self._state[0]
         self._constants = lowered.constants
-        self._key = jax.random.key(self.work.seed) if lowered.draws else None
+        self._key = jax.random.key(runtime.folded(self.work.seed)) if lowered.draws else None
         chunk = _stepping(lowered.function, self._split, self._ahead.split, self.adam, self.work.stepper.clip_norm)
         rates = np.zeros(self.limit, dtype=flat.dtype)
         noise, rows = self._ahead.noise(0, self.limit), self._rows(self._ahead.batches(0, self.limit))
