@@ -73,6 +73,7 @@ def _masks(value: Any) -> Iterator[tuple[Any, str]]:
     if (
         isinstance(value, np.ndarray)
         and value.dtype.kind == "f"
+        and value.dtype.itemsize >= 4
         and value.size
         and np.nanmax(np.asarray(value), initial=0.0) > 9e36
     ):
