@@ -101,7 +101,9 @@ def checked_seed(value: object) -> int:
         ArgumentError: if it is something else.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= operator.index(value) <= 2**64:
-        raise ArgumentError(f"seed must be an integer from 0 to 2**64, got {value!r}. Fix: pass for example seed=0.")
+        raise ArgumentError(
+            f"seed must be an integer of at least 0, got {value!r}. Fix: pass for example seed=0; up to 2**64 it may be any."
+        )
     return operator.index(value)
 
 

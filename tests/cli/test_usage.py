@@ -47,7 +47,7 @@ def test_version(pyrolvm):
         ([], ["COMMAND", "pyrolvm --help"]),
         (["fit", "eight_schools", "--seed", "-1"], ["--seed", "at least 0", "'-1'"]),
         (["fit", "eight_schools", "--seed", "0.5"], ["--seed", "'0.5'"]),
-        (["fit", "eight_schools", "--seed", "4294967296"], ["at most 4294967295"]),
+        (["fit", "eight_schools", "--seed", "18446744073709551617"], ["at most 18446744073709551616"]),
         (["fit", "eight_schools", "--max-steps", "0"], ["--max-steps", "at least 1", "'0'"]),
         (["fit", "eight_schools", "--num-particles", "many"], ["--num-particles", "'many'"]),
         (["fit", "eight_schools", "--batch-size", "-5"], ["--batch-size", "'-5'"]),

@@ -200,7 +200,7 @@ def test_a_large_seed_is_one_of_every_method(problem: lvm.Problem) -> None:
 @pytest.mark.parametrize("seed", [-1, 1.0, None, True, "1", 2**64 + 1, np.float64(3)])
 def test_what_is_no_seed_is_refused(problem: lvm.Problem, seed: Any) -> None:
     for verb in (lvm.fit, lvm.nuts, lvm.infer, lvm.exact):
-        with pytest.raises(lvm.ArgumentError, match="seed must be an integer from 0 to"):
+        with pytest.raises(lvm.ArgumentError, match="seed must be an integer of at least 0, got"):
             verb(problem, seed=seed)
 
 
