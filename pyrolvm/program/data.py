@@ -256,10 +256,6 @@ def _plain(label: str, value: Tensor) -> Tensor:
             "a mask, or give "
             "the rows as one long column with an index."
         )
-    if value.is_meta:
-        raise DataError(
-            f'argument {label!r} is on device "meta", where tensors have a shape and no values. Fix: pass the data themselves.'
-        )
     if value.is_complex():
         raise DataError(
             f"argument {label!r} holds {_short(value.dtype)} values, expected real ones. Fix: pass real and imaginary "
@@ -307,6 +303,10 @@ def _device(tensors: Mapping[str, Tensor]) -> torch.device:
         listing = ", ".join(f"{label}: {device}" for label, device in devices.items())
         raise DataError(
             f"arguments are on different devices ({listing}). Fix: call problem.to(device=...) or move them."
+        )
+    if any(device.type == "meta" for device in devices.values()):
+        raise DataError(
+            f'argument {next(iter(devices))!r} is on device "meta", where tensors have a shape and no values. Fix: pass the data themselves.'
         )
     return next(iter(devices.values()), torch.device("cpu"))
 

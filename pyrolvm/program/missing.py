@@ -59,7 +59,7 @@ def _masks(value: Any) -> Iterator[tuple[Any, str]]:
     elif isinstance(value, torch.Tensor) and hasattr(value, "get_mask"):
         yield ~value.get_mask().numpy(), "masked"
     elif isinstance(value, list):
-        yield _in_rows(value), "none of them a number"
+        yield _in_rows(value), "None or NA"
     elif root == "pandas":
         yield _of_pandas(value), "NA"
     elif root == "pyarrow":

@@ -334,7 +334,7 @@ ROWS = [
     Row("B2", "NaN in a predictor", lambda s: s.fit(lvm.Problem(line, _with(SIGMA, 5, NAN), Y)), lvm.DataError,
         (r"argument 'x'", r"\(nan\) at \[5\]")),
     Row("B2", "None in a list", lambda s: s.fit(lvm.Problem(line, SIGMA, [1.0, None, *Y.tolist()[2:]])), lvm.DataError,
-        (r"argument 'y' has a missing value \(None\) at \[1\]",)),
+        (r"argument 'y' has 1 missing value \(None or NA\), the first at \[1\]",)),
     Row("B3", "a latent missing from the guide", lambda s: s.fit(_schools(), guide_of()), lvm.GuideError,
         (r"guide 'guide' has no sample site 'tau'", r"it has: mu, theta")),
     Row("B4", "a guide site that the model lacks", lambda s: s.fit(_schools(), guide_of(tau=dist.LogNormal, extra="thta")),
