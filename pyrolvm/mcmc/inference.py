@@ -279,5 +279,5 @@ def _check_problem(problem: Problem, init: Any) -> None:
                 f"plate {plate.name!r} subsamples its {plate.size} rows; NUTS on subsamples does not target the posterior, so all "
                 f"rows are used. Fix: write pyro.plate({plate.name!r}, {plate.size}) to make this explicit.",
                 PyrolvmWarning,
-                stacklevel=4,
+                stacklevel=5,
             )

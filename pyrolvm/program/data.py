@@ -306,7 +306,8 @@ def _device(tensors: Mapping[str, Tensor]) -> torch.device:
         )
     if any(device.type == "meta" for device in devices.values()):
         raise DataError(
-            f'argument {next(iter(devices))!r} is on device "meta", where tensors have a shape and no values. Fix: pass the data themselves.'
+            f'argument {next(iter(devices))!r} is on device "meta", where tensors have a shape and no values. '
+            "Fix: pass the data themselves."
         )
     return next(iter(devices.values()), torch.device("cpu"))
 
