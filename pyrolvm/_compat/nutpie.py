@@ -96,6 +96,9 @@ def options(seed: int, *, dense: bool, warmup: int, draws: int, max_depth: int, 
     made = (_lib.PyNutsSettings.LowRank if dense else _lib.PyNutsSettings.Diag)(seed)
     made.num_chains, made.num_tune, made.num_draws = 1, warmup, draws
     made.maxdepth, made.target_accept = max_depth, target_accept
+    made.store_mass_matrix = hasattr(
+        made, "as_dict"
+    )  # from 0.16.9 on, for the energies; before, it is stored at each draw
     return made
 
 
@@ -153,8 +156,27 @@ def trace(sampler: Any, names: Sequence[str]) -> dict[str, Array]:
     """What a sampler that has ended stored: its point as ``"x"``, and statistics by name (nutpie 0.16.8 to 0.16.11)."""
     (draws,), (stats,) = sampler.take_results().get_arrow_trace()
     table = {name: np.asarray(stats.column(name).to_numpy()) for name in names}
+    if "energy" in table:
+        table["energy"] = table["energy"] - _energy_shift(stats)
     table["x"] = np.asarray(draws.column("x").to_pylist(), float).reshape(draws.num_rows, -1)
     return table
+
+
+def _energy_shift(stats: Any) -> float:
+    """By how much energies are above -log p plus kinetic energy, at the end of a run (nutpie 0.16.8 to 0.16.11).
+
+    From 0.16.9 on they are those of the scaled coordinates that nutpie samples in, where densities are larger by the product of
+    all scales. The scales are stored where they change, which they do in the warmup alone.
+    """
+    columns = set(stats.schema.names)
+    if "transformation_index" not in columns:
+        return 0.0
+    shift = 0.0
+    for name in ("mass_matrix_inv", "mass_matrix_stds", "mass_matrix_eigvals"):
+        stored = [row for row in stats.column(name).to_pylist() if row is not None] if name in columns else []
+        scales = np.asarray(stored[-1], float) if stored else np.ones(1)
+        shift += float(np.nansum(np.log(scales)))
+    return shift
 
 
 def _made(function: Callable[..., Any], **given: Any) -> Any:

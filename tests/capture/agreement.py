@@ -14,11 +14,15 @@ from torch.utils import _pytree as pytree
 
 from pyrolvm import runtime
 from pyrolvm.capture.graph import Captured, capture, with_noise
-from pyrolvm.capture.jax.interpreter import array, lower, precision
+from pyrolvm.capture.jax import precision
+from pyrolvm.capture.jax.interpreter import array, lower
 from pyrolvm.capture.recorder import operation
 from pyrolvm.capture.vmap import VmapFriendly
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
+"""Relative to the largest number on the way. In float32 the rounding of the program itself, in another order, comes on top."""
+ROUNDINGS, MARGIN = 3, 10.0
+"""How often a program is rounded at random to learn what rounding does to it, and how many times as much is allowed."""
 # torch's own derivative of a Gamma draw is an approximation to about four digits, and JAX's is not.
 GAMMA_TOLERANCE = 2e-3
 # Compiled once and run once: what the compiler would gain it takes.
@@ -39,7 +43,8 @@ def agree(
 ) -> Captured:
     """Checks that the three engines agree at ``inputs``, given the same random numbers; returns what was captured.
 
-    Differences are relative to the largest element; in float32, to the largest number on the way to it. What JAX draws from
+    Differences are relative to the largest element; in float32, to the largest number on the way to it, and besides as large as
+    roundings at random make them: see :class:`Rounded`. What JAX draws from
     a distribution with parameters of its own (a Gamma) is given to torch, with torch's own derivative of it.
 
     Raises:
@@ -63,10 +68,17 @@ def agree(
         values, draws, slopes = on_jax(free, xs, noise, stock if gradient else None)
         given = Given(free.module, draws)
         expected = flat(given.run(*xs, *noise, *free.constants))
-        close("JAX: value", expected, values, slack, given.largest if dtype == torch.float32 else 1.0)
+        size, rounded = 1.0, None
+        more: Sequence[float] | None = None
+        if dtype == torch.float32:
+            size = given.largest
+            rounded, more = rounding(free, xs, noise, draws, gradient=gradient)
+        close("JAX: value", expected, values, slack, size, rounded)
         if gradient:
             implicit = any(operation(node) == "_standard_gamma.default" for node in draws)
-            close("JAX: gradient", gradients(expected, xs), slopes, GAMMA_TOLERANCE if implicit else slack)
+            close(
+                "JAX: gradient", gradients(expected, xs), slopes, GAMMA_TOLERANCE if implicit else slack, rounded=more
+            )
     return captured
 
 
@@ -94,20 +106,27 @@ def gradients(values: Sequence[Tensor], xs: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(x) if g is None else g for x, g in zip(moving, found, strict=True)]
 
 
-def close(what: str, expected: Sequence[Any], got: Sequence[Any], slack: float, size: float = 1.0) -> None:
-    """Checks pairs of arrays: relative to the largest element, or to ``size`` if that is more.
+def close(
+    what: str,
+    expected: Sequence[Any],
+    got: Sequence[Any],
+    slack: float,
+    size: float = 1.0,
+    rounded: Sequence[float] | None = None,
+) -> None:
+    """Checks pairs of arrays: relative to the largest element, or to ``size`` if that is more, and up to what ``rounded`` adds.
 
     Raises:
         Disagreement: if a pair differs.
     """
-    for one, other in zip(expected, got, strict=True):
+    for one, other, more in zip(expected, got, rounded or [0.0] * len(expected), strict=True):
         a, b = (np.asarray(v.detach() if isinstance(v, Tensor) else v) for v in (one, other))
         if a.shape != b.shape:
             raise Disagreement(f"{what} has shape {b.shape}, expected {a.shape}")
         largest = float(np.max(np.abs(a), where=np.isfinite(a), initial=size)) if a.dtype.kind == "f" else 0.0
         with np.errstate(invalid="ignore"):
             off = np.where((a == b) | (a != a) & (b != b), 0.0, np.abs(np.subtract(a, b, dtype=float)))
-        if not (off <= slack * largest).all():
+        if not (off <= slack * largest + more).all():
             raise Disagreement(f"{what} is off by {np.nanmax(off):.3g} ({b.ravel()[:4]}, expected {a.ravel()[:4]})")
 
 
@@ -146,6 +165,63 @@ class Given(fx.Interpreter):
         if operation(n) == "_standard_gamma.default":
             return _GammaDraw.apply(self.fetch_args_kwargs_from_env(n)[0][0], value)
         return value
+
+
+class Rounded(Given):
+    """Runs a graph of float32 in float64, with every result off by up to half a unit of float32, at random.
+
+    A processor sums in an order of its own, and its compiler contracts operations as it likes. What they may differ by is in
+    proportion to what such errors do here: it grows with the length of the sums and with the condition of the program.
+    """
+
+    def __init__(self, module: fx.GraphModule, drawn: dict[fx.Node, Tensor], seed: int) -> None:
+        super().__init__(module, {node: _double(value) for node, value in drawn.items()})
+        self.generator = torch.Generator().manual_seed(seed)
+        self.unit = torch.finfo(torch.float32).eps if seed else 0.0
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        return pytree.tree_map(
+            lambda leaf: torch.float64 if leaf is torch.float32 else leaf, super().fetch_args_kwargs_from_env(n)
+        )
+
+    def run_node(self, n: fx.Node) -> Any:
+        return pytree.tree_map(self._off, super().run_node(n)) if n.op == "call_function" else super().run_node(n)
+
+    def _off(self, value: Any) -> Any:
+        if not self.unit or not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        noise = torch.rand(value.shape, generator=self.generator, dtype=value.dtype) - 0.5
+        return value * (1 + self.unit * noise)
+
+
+def _double(value: Tensor) -> Tensor:
+    return value.double() if value.dtype == torch.float32 else value
+
+
+def rounding(
+    captured: Captured, xs: Sequence[Tensor], noise: Sequence[Tensor], drawn: dict[fx.Node, Tensor], *, gradient: bool
+) -> tuple[list[float], list[float]]:
+    """What the roundings of float32 may do to each value of a graph, and to its gradient by each floating input."""
+    held = [_double(tensor) for tensor in (*noise, *captured.constants)]
+
+    def run(seed: int) -> tuple[list[Tensor], list[Tensor]]:
+        moving = [_double(x.detach()).requires_grad_(x.is_floating_point()) for x in xs]
+        with torch.enable_grad():
+            values = flat(Rounded(captured.module, drawn, seed).run(*moving, *held))
+        slopes = gradients(values, moving) if gradient else []
+        return [value.detach() for value in values], slopes
+
+    exact, *others = map(run, range(ROUNDINGS + 1))
+    values, slopes = (
+        [MARGIN * max(_apart(whole, part) for part in parts) for whole, *parts in zip(*column, strict=True)]
+        for column in zip(exact, *others, strict=True)
+    )
+    return values, slopes
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    off = (one.double() - other.double()).abs()
+    return float(off.where(off.isfinite(), 0.0).max()) if off.numel() else 0.0
 
 
 def with_outputs(captured: Captured, nodes: Sequence[fx.Node]) -> Captured:

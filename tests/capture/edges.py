@@ -17,7 +17,8 @@ from torch import Tensor
 from pyrolvm import runtime
 from pyrolvm.capture import capture
 from pyrolvm.capture.graph import Captured
-from pyrolvm.capture.jax.interpreter import array, lower, missing, precision
+from pyrolvm.capture.jax import precision
+from pyrolvm.capture.jax.interpreter import array, lower, missing
 from pyrolvm.capture.native.build import compiled
 from pyrolvm.capture.native.codegen import differentiable, helpers, lowered, recorded
 from tests.capture.agreement import QUICK

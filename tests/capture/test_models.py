@@ -15,7 +15,7 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm.capture.graph import capture, with_noise
-from pyrolvm.capture.jax.interpreter import precision
+from pyrolvm.capture.jax import precision
 from pyrolvm.capture.native import compile_gradient
 from pyrolvm.density import Joint
 from pyrolvm.posterior.draws import registered
@@ -23,7 +23,7 @@ from pyrolvm.program.guide import resolve
 from pyrolvm.vi.engines import Work
 from pyrolvm.vi.objectives import choose_objective
 from pyrolvm.vi.optimizer import Stepper
-from tests.capture.agreement import TOLERANCE, Given, close, flat, gradients, on_jax
+from tests.capture.agreement import TOLERANCE, Given, close, flat, gradients, on_jax, rounding
 
 X = torch.linspace(-1, 1, 6)
 Y = torch.tensor([0.3, -0.2, 0.6, 0.1, -0.7, 0.4])
@@ -185,13 +185,14 @@ def _check(function: Callable[..., Any], xs: list[Tensor], dtype: torch.dtype) -
         given = Given(free.module, {})
         recorded = flat(given.run(*xs, *noise, *free.constants))
         size = given.largest if dtype == torch.float32 else 1.0
-        close("torch's graph: value", stock, recorded, slack, size)
+        rounded, more = rounding(free, xs, noise, {}, gradient=True) if dtype == torch.float32 else (None, None)
+        close("torch's graph: value", stock, recorded, slack, size, rounded)
         values, draws, slopes = on_jax(free, xs, noise, stock)
         assert not draws
-        close("JAX: value", stock, values, slack, size)
+        close("JAX: value", stock, values, slack, size, rounded)
         expected = gradients(stock, xs)
-        close("torch's graph: gradient", expected, gradients(recorded, xs), slack, size)
-        close("JAX: gradient", expected, slopes, slack, size)
+        close("torch's graph: gradient", expected, gradients(recorded, xs), slack, size, more)
+        close("JAX: gradient", expected, slopes, slack, size, more)
 
 
 def _potential(problem: lvm.Problem, dtype: torch.dtype) -> None:

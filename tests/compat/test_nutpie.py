@@ -59,6 +59,26 @@ def test_a_density_in_c_is_sampled_and_its_transitions_are_counted() -> None:
     assert calls[0] == 100
 
 
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("scales", [(0.1, 0.2, 0.5), (30.0, 1.0, 7.0)])
+def test_energies_are_those_of_the_given_coordinates(dense: bool, scales: tuple[float, ...]) -> None:
+    scale = np.array(scales)
+    turn = np.linalg.qr(np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]]))[0] if dense else np.eye(3)
+    precision = turn @ np.diag(scale**-2) @ turn.T
+
+    def density(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        return -0.5 * float(x @ precision @ x), -precision @ x
+
+    sampler = nutpie.called_sampler(
+        _options(dense=dense, warmup=200, draws=500), 0.1 * scale, density, lambda x: {"x": x}
+    )
+    sampler.wait(60.0)
+    table = nutpie.trace(sampler, NAMES)
+    kinetic = (table["energy"] + table["logp"])[~table["tuning"].astype(bool)]
+    assert kinetic.min() > -1e-6
+    assert kinetic.mean() == pytest.approx(1.5, abs=0.25)  # of three momenta
+
+
 def test_settings_reach_the_sampler() -> None:
     sampler = _called(_options(max_depth=1, target_accept=0.99))
     sampler.wait(60.0)
