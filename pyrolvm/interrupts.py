@@ -9,9 +9,15 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-__all__ = ["Held", "held"]
+from pyrolvm import budget
+
+__all__ = ["Held", "Stopped", "held"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """The seconds of a budget are over; what was reached is kept, as at Ctrl-C."""
 
 
 class Held:
@@ -29,6 +35,16 @@ class Held:
             self.handlers[number](number, frame)
         else:
             self._waiting = (number, frame)
+
+    def check(self) -> None:
+        """Handles the signal that waits, if there is one.
+
+        Raises:
+            Stopped: if the seconds of a budget are over.
+        """
+        self.let_through()
+        if budget.spent():
+            raise Stopped
 
     def let_through(self) -> None:
         """Handles the signal that waits, if there is one, as it would have been: as a rule by ``KeyboardInterrupt``."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 
+from pyrolvm import budget
 from pyrolvm.approximation.student import Student, lower_root
 from pyrolvm.density.target import Points, Target, nowhere_finite
 
@@ -64,7 +65,7 @@ def climb(target: Target, *, starts: int, seed: int, tries: int = 100) -> list[P
         value, gradient = target.at(start)
         if np.isfinite(value) and np.isfinite(gradient).all():
             found.append(_ascend(target, start))
-        if len(found) == starts:
+        if len(found) == starts or (found and budget.spent()):
             break
     if not found:
         raise nowhere_finite(target.joint, len(candidates), target.tensor(candidates[0]))
@@ -84,6 +85,8 @@ def _ascend(target: Target, start: Points, steps: int = 500) -> Path:
         return -value, -gradient
 
     def note(point: Points) -> None:
+        if budget.spent() and path.points:
+            raise StopIteration  # which ends it where it is
         if point.tobytes() in seen:
             value, gradient = seen[point.tobytes()]
             path.points.append(point.copy())

@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from pyrolvm import budget
 from pyrolvm.approximation.climb import Path, climb, elbo, local_gaussians
 from pyrolvm.approximation.natural import Fitted, batch_and_match, natural_gradient
 from pyrolvm.approximation.student import Student
@@ -232,7 +233,10 @@ def find_frame(
     key = (seed, method)
     if key not in kept:
         with threadpool_limits(1, user_api="blas"):  # threads cost more than such matrices do
-            kept[key] = _find(Joint(problem), seed, METHODS[method])
+            frame = _find(Joint(problem), seed, METHODS[method])
+        if budget.spent():  # and it may be half done
+            return frame
+        kept[key] = frame
     return kept[key]
 
 

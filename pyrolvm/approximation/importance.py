@@ -10,6 +10,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
+from pyrolvm import budget
 from pyrolvm.approximation.student import Student
 from pyrolvm.density.target import Points, Target
 from pyrolvm.diagnosis.importance import Weights, weigh
@@ -75,8 +76,11 @@ def draw_weighed(target: Target, family: Student, count: int, seed: int) -> Weig
 
 def heavier(target: Target, family: Student, seed: int) -> tuple[Student, Weighed]:
     """The family with the degrees of freedom that make the most of its draws."""
-    tried = [(family.with_freedom(freedom), freedom) for freedom in FREEDOMS]
-    found = [(one, draw_weighed(target, one, TRIAL, seed)) for one, _ in tried]
+    found: list[tuple[Student, Weighed]] = []
+    for freedom in FREEDOMS:
+        if not found or not budget.spent():
+            one = family.with_freedom(freedom)
+            found.append((one, draw_weighed(target, one, TRIAL, seed)))
     return max(found, key=lambda pair: pair[1].score)
 
 
@@ -103,7 +107,7 @@ def _adapt(target: Target, family: Student, seed: int, rounds: int) -> tuple[Stu
     best = heavier(target, family, seed)
     for count in (TRIAL, 4 * TRIAL):
         best = _improve(target, best, count, seed, rounds)
-        if best[1].share > POOR_SHARE:
+        if best[1].share > POOR_SHARE or budget.spent():
             break
     return best
 
@@ -115,7 +119,7 @@ def _improve(
     random = np.random.default_rng(seed)
     trial, held = best
     for round in range(rounds):
-        if best[1].share > GOOD_SHARE and best[1].figures.khat < GOOD_KHAT:
+        if budget.spent() or (best[1].share > GOOD_SHARE and best[1].figures.khat < GOOD_KHAT):
             break
         if FREEDOMS[-1] not in trial.freedoms:
             trial = _defended(trial, held)

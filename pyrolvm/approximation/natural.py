@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
+from pyrolvm import budget
 from pyrolvm.approximation.student import Student, lower_root
 from pyrolvm.density.target import Points, Target
 
@@ -104,7 +105,7 @@ def natural_gradient(target: Target, start: Student, *, seed: int) -> Fitted:
         step = solve_triangular(lower, length * shift, lower=True)
         mean = mean + tril @ solve_triangular(lower.T, step, lower=False)
         tril = lower_root(tril @ solve_triangular(lower, np.eye(n), lower=True).T)
-        if settling >= SETTLE:
+        if settling >= SETTLE or budget.spent():
             break
     return Fitted(Student.one(mean, tril), np.array(elbos), bool(last < max(3 * noise, EXACT)), last)
 
@@ -160,5 +161,7 @@ def batch_and_match(target: Target, start: Student, *, seed: int, iterations: in
         last = float(np.sqrt(move @ move + np.sum((covariance - np.eye(n)) ** 2) / 2))
         mean = mean + tril @ move
         tril = lower_root(tril @ cholesky((covariance + covariance.T) / 2, lower=True))
+        if budget.spent():
+            break
     settled = last < SETTLED * np.sqrt(n * (n + 3) / 2)
     return Fitted(Student.one(mean, tril), np.array(elbos), bool(settled), last)

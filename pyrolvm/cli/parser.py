@@ -172,7 +172,12 @@ def _add_infer(commands: Any) -> None:
         metavar="NAMES",
         help="auto, vi (guides alone), or guides, exact and nuts in order, with commas (default: auto)",
     )
-    group.add_argument("--budget", metavar="SECONDS", type=_positive, help="begin no further method after this time")
+    group.add_argument(
+        "--budget",
+        metavar="SECONDS",
+        type=_positive,
+        help="after this time end the method that runs, begin no other",
+    )
     group.add_argument(
         "--draws", metavar="N", type=_count, help="posterior draws to keep (default: 8000, exact ones 4000)"
     )

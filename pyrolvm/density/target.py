@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrolvm import budget
 from pyrolvm.capture import Captured, capture
 from pyrolvm.capture.vmap import vmapped
 from pyrolvm.density.coordinates import constrained, flattened
@@ -26,6 +28,12 @@ Points = NDArray[np.float64]
 
 LONG = 6_000
 """Operations from which on a C compiler takes longer than most uses of its program would."""
+
+PIECE = 512
+"""Points between two looks at a budget's seconds."""
+
+GRACE = 2.0
+"""Seconds after a budget's end in which points that are needed for a result are still done."""
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}
 
@@ -111,9 +119,21 @@ class Target:
         return self.joint.problem.unconstrained_size
 
     def __call__(self, points: Points) -> tuple[Points, Points]:
-        """Log densities and gradients at points of shape ``(count, size)``."""
+        """Log densities and gradients at points of shape ``(count, size)``.
+
+        Raises:
+            Spent: if the seconds of a budget are over for long, and many points are not done.
+        """
         self.evaluations += len(points)
-        return self._evaluate(np.ascontiguousarray(points, dtype=np.float64))
+        points = np.ascontiguousarray(points, dtype=np.float64)
+        if not math.isfinite(budget.left()) or len(points) <= PIECE:
+            return self._evaluate(points)
+        values, gradients = np.empty(len(points)), np.empty(points.shape)
+        for start in range(0, len(points), PIECE):
+            budget.check(GRACE)
+            part = slice(start, start + PIECE)
+            values[part], gradients[part] = self._evaluate(points[part])
+        return values, gradients
 
     def at(self, point: Points) -> tuple[float, Points]:
         """Log density and gradient at one point."""

@@ -258,6 +258,8 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
+    if "vmap: It looks like you're" in text or "Cannot access data pointer" in text:
+        return "it reads the value of a tensor that changes from draw to draw"
     return (text.splitlines()[0] if text else type(error).__name__)[:300]
 
 

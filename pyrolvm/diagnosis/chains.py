@@ -180,7 +180,7 @@ def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:
     """
     diverging = stat(data, "diverging")
     attrs = data["sample_stats"].attrs if "sample_stats" in data.children else {}
-    if attrs.get("interrupted") and diverging is not None:
+    if (attrs.get("interrupted") or attrs.get("stopped_by")) and diverging is not None:
         had, asked = diverging.shape[1], int(attrs.get("draws_asked", 0))
         text = f"The run was stopped before its end: each chain has {had:,} of {asked:,} draws, which are judged as they are."
         yield Reason("trusted", text, {"draws": float(had), "draws asked for": float(asked)})

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrolvm.density import Joint, map_draws, unconstrained
+from pyrolvm import budget
+from pyrolvm.density import Evaluator, Joint, unconstrained
 from pyrolvm.density.target import Points, Target
 from pyrolvm.diagnosis.importance import Weights, khat_of_variance, weigh
 from pyrolvm.errors import ArgumentError, checked_seed, positive_int
@@ -30,6 +31,15 @@ LIGHT, THOROUGH = 0.3, 65_536
 
 ENOUGH = 1.1
 """Effective draws for each draw that is kept, at which no more are weighed."""
+
+LOOPED = 2_000
+"""Draws that are weighed where the model runs them one by one."""
+
+SHARE = 2.0
+"""What evaluations one by one may cost, in units of the fit's own time."""
+
+LEAST_SECONDS = 2.0
+"""What they may always cost."""
 
 OWN_SEED = 10_000
 """Added to the seeds of a guide's own draws, so that they are not those that it was fitted to."""
@@ -55,11 +65,13 @@ class Pool:
         log_p: log densities of the model, on whatever scale.
         log_q: log densities of the guide on the same scale.
         take: the draws of given numbers, by latent site.
+        slow: whether the model ran them one by one, so that there are few.
     """
 
     log_p: Points
     log_q: Points
     take: Callable[[Indices], dict[str, Tensor]]
+    slow: bool = False
 
     @property
     def log_weight(self) -> Points:
@@ -112,21 +124,26 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
     started = time.perf_counter()
     problem = fit.attached
     kept = draws or 2 * default_draws(problem)
+    allowed = max(SHARE * sum(fit.seconds.values()), LEAST_SECONDS)
     with problem.session(seed=seed + 1, params=fit.params):
         joint = Joint(problem)
-        draw = _source(rebuild(problem, fit.guide), joint)
+        draw = _source(rebuild(problem, fit.guide), joint, started + allowed)
         pool, figures, weights = _weighed(draw, problem, kept)
         how = f"importance resampling of {figures.num_draws:,} draws"
-        if figures.khat > figures.threshold and problem.continuous and not problem.discrete:
+        movable = problem.continuous and not problem.discrete and not pool.slow and not budget.spent()
+        if figures.khat > figures.threshold and movable:
             moved = _matched(joint, pool, figures, draw)
             if moved is not None:
                 pool, figures, weights, rounds = moved
                 how = f"{rounds} rounds of moment matching, then {how}"
+        if pool.slow and draws is None:  # no more draws than evaluations: all else is evaluated one by one as well
+            kept = min(kept, len(pool.log_p) // 2)
         chosen = resample(weights, kept, seed)
-        values = pool.take(chosen)
-        khats = _by_quantity(joint, pool, figures)
-        weighed = {"lp": pool.log_p, "log_q": pool.log_q, "log_weight": pool.log_weight}
-        tree = corrected_tree(problem, fit.data, values, weighed, {"correction": how}, khats)
+        with budget.finishing(allowed):
+            values = pool.take(chosen)
+            khats = _by_quantity(joint, pool, figures)
+            weighed = {"lp": pool.log_p, "log_q": pool.log_q, "log_weight": pool.log_weight}
+            tree = corrected_tree(problem, fit.data, values, weighed, {"correction": how}, khats)
     seconds = {**fit.seconds, "correct": time.perf_counter() - started}
     return replace(fit, data=tree, seconds=seconds)
 
@@ -153,9 +170,12 @@ def _by_quantity(joint: Joint, pool: Pool, figures: Weights) -> dict[str, float]
 
 
 def _weighed(draw: Draw, problem: Problem, kept: int) -> tuple[Pool, Weights, Points]:
-    """As many draws as it takes, what their weights say, and the smoothed weights."""
+    """As many draws as it takes, what their weights say, and the smoothed weights; few, where the model runs them one by one."""
     most = min(MOST, max(FIRST, MEMORY // max(sum(site.numel for site in problem.latents), 1)))
-    count, pools = FIRST, [draw(FIRST, 0)]
+    pools = [draw(FIRST, 0)]
+    count = len(pools[0].log_p)
+    if pools[0].slow:
+        most = count
     while True:
         pool = _together(pools)
         figures, weights = weigh(pool.log_weight)
@@ -163,22 +183,33 @@ def _weighed(draw: Draw, problem: Problem, kept: int) -> tuple[Pool, Weights, Po
         wanted = int(min(most, max(2 * count, ENOUGH * kept / share, THOROUGH)))
         hopeless = not figures.khat < 1.0 or share * most < FEW
         enough = figures.ess >= kept and (figures.khat < LIGHT or count >= THOROUGH)
-        if enough or hopeless or count >= most:
+        if enough or hopeless or count >= most or budget.spent():
             return pool, figures, weights
-        pools.append(draw(wanted - count, len(pools)))
+        try:
+            pools.append(draw(wanted - count, len(pools)))
+        except budget.Spent:  # what there is counts
+            return pool, figures, weights
         count = wanted
 
 
-def _source(guide: Any, joint: Joint) -> Draw:
-    """What draws: the guide itself, with the model's density at its draws."""
+def _source(guide: Any, joint: Joint, until: float) -> Draw:
+    """What draws: the guide itself, with the model's density at its draws; few one by one after the time ``until``."""
     problem = joint.problem
 
     def draw(count: int, part: int) -> Pool:
-        values, log_q = draw_guide(problem, guide, count)
+        asked = count
+        values, log_q = draw_guide(problem, guide, count, looped=LOOPED)
         with torch.no_grad():
-            log_p = map_draws(lambda one: {"log_p": joint.log_p(one)}, values)["log_p"]
+            many = Evaluator(lambda one: {"log_p": joint.log_p(one)}, values, what="log_p")
+            if many.way == "loop":
+                count = budget.affordable(many.cost, min(LOOPED, len(log_q)), until - time.perf_counter())
+                values, log_q = {name: value[:count] for name, value in values.items()}, log_q[:count]
+            log_p = many(values)["log_p"]
         return Pool(
-            _array(log_p), _array(log_q), lambda which: {name: v[torch.as_tensor(which)] for name, v in values.items()}
+            _array(log_p),
+            _array(log_q),
+            lambda which: {name: v[torch.as_tensor(which)] for name, v in values.items()},
+            many.way == "loop" or len(log_q) < asked,
         )
 
     own = getattr(guide, "weighed", None)
@@ -213,7 +244,7 @@ def _together(pools: list[Pool]) -> Pool:
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
 
     log_p, log_q = (np.concatenate([getattr(pool, name) for pool in pools]) for name in ("log_p", "log_q"))
-    return Pool(log_p, log_q, take)
+    return Pool(log_p, log_q, take, any(pool.slow for pool in pools))
 
 
 def _matched(joint: Joint, pool: Pool, figures: Weights, draw: Draw) -> tuple[Pool, Weights, Points, int] | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pyrolvm.analytic import exact
+from pyrolvm.budget import Spent, finishing, spent, within
 from pyrolvm.errors import ArgumentError, FitError, ProblemError, checked_seed, positive_float, positive_int
 from pyrolvm.habits import verb
 from pyrolvm.ladder.correction import correct
@@ -21,6 +22,7 @@ from pyrolvm.posterior import Fit, Posterior
 from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.guide import choose, resolve
 from pyrolvm.program.problem import Problem, check_problem
+from pyrolvm.registry import guide
 from pyrolvm.vi import fit
 
 __all__ = ["Rung", "infer"]
@@ -33,6 +35,9 @@ FLOW_UNKNOWNS = 60
 
 RAW_DRAWS = 1_000
 """Draws of a guide that are kept beside the corrected ones."""
+
+QUICK, QUICK_SECONDS, QUICK_DRAWS = "mean_field, for a second", 1.0, 200
+"""What is fitted where the seconds of a budget are over and no method has a result."""
 
 CAREFUL = (0.8, 0.95, 0.99)
 """Acceptance rates that NUTS is asked for in turn, as long as it diverges."""
@@ -94,7 +99,9 @@ def infer(
         methods: ``"auto"``: the exact posterior if there is one, else the guides that suit the size of the problem, then NUTS started
             from the best of them; ``"vi"``: the guides alone; or a list of guides (names, recipes, Pyro guides), ``"exact"`` and
             ``"nuts"``, in order.
-        budget: seconds after which no further method is begun.
+        budget: seconds. A method that runs then ends as at an interrupt, with the steps or draws that it has, and is judged by
+            them; no other is begun. What runs in one piece, such as a compilation, and the making of the result may take some
+            seconds more.
         draws: posterior draws to keep; by default 8,000 (4,000 where they are exact), fewer where they would fill the memory, and
             1,000 of each of 4 chains.
         restarts: how often to run a guide that is trusted again, with other seeds, which must find the same means and sds for it to
@@ -131,9 +138,10 @@ def infer(
         finished = store.claim(out, store.identity(None, problem, None, seed), problem, None, resume=resume)
         if finished is not None:
             return finished
-    result = _exactly(problem, methods, draws, seed, progress) or _climb(
-        problem, chosen, budget, draws, restarts, seed, progress
-    )
+    with within(budget):
+        result = _exactly(problem, methods, draws, seed, progress) or _climb(
+            problem, chosen, draws, restarts, seed, progress
+        )
     if out is not None:
         result.save(out, overwrite=True)
     return result
@@ -192,17 +200,15 @@ def _can_sample(problem: Problem) -> bool:
 def _climb(
     problem: Problem,
     methods: list[Any],
-    budget: float | None,
     draws: int | None,
     restarts: int,
     seed: int,
     progress: Any,
 ) -> Posterior:
-    started = time.perf_counter()
     found: list[Posterior] = []
     rungs: list[Rung] = []
     for method in methods:
-        if rungs and budget is not None and time.perf_counter() - started > budget:
+        if rungs and spent():
             break
         for result, rung in _tried(problem, method, found, draws, restarts, seed, progress):
             rungs.append(rung)
@@ -210,6 +216,10 @@ def _climb(
                 found.append(result)
         if found and found[-1].verdict.trusted:
             break
+    if not found and spent():
+        result, rung = _attempt(QUICK, lambda: _quickly(problem, seed, progress))
+        rungs.append(rung)
+        found = [] if result is None else [result]
     if not found and methods and methods[0] == "student":  # whose algorithm asks more of a model than steps do
         result, rung = _attempt("mean_field", lambda: _variational(problem, "mean_field", draws, seed, progress))
         rungs.append(rung)
@@ -245,8 +255,10 @@ def _tried(
         name = "nuts" if accept == CAREFUL[0] else f"nuts, target_accept={accept}"
         result, rung = _attempt(name, lambda: _chains(problem, found, accept, draws, seed, progress))  # noqa: B023
         yield result, rung
-        if result is None or not any(
-            "divergences" in r.figures and r.status != "trusted" for r in result.verdict.reasons
+        if (
+            result is None
+            or spent()
+            or not any("divergences" in r.figures and r.status != "trusted" for r in result.verdict.reasons)
         ):
             return
 
@@ -288,13 +300,27 @@ def _confirmed(problem: Problem, method: Any, draws: int | None, restarts: int, 
     result = _variational(problem, method, draws, seed, progress)
     if not restarts or not result.verdict.trusted:
         return result
-    others = [_variational(problem, method, draws, seed + RESTART * (i + 1), progress) for i in range(restarts)]
-    return with_restarts(result, others)
+    others: list[Fit] = []
+    while len(others) < restarts and not spent():
+        others.append(_variational(problem, method, draws, seed + RESTART * (len(others) + 1), progress))
+    return with_restarts(result, others) if others else result
 
 
 def _variational(problem: Problem, method: Any, draws: int | None, seed: int, progress: Any) -> Fit:
     result = fit(problem, method, draws=RAW_DRAWS, seed=seed, progress=progress)
-    return result if result.maximum_likelihood else correct(result, draws=draws, seed=seed)
+    if result.maximum_likelihood or spent():
+        return result
+    try:
+        return correct(result, draws=draws, seed=seed)
+    except Spent:  # before the first weights were known
+        return result
+
+
+def _quickly(problem: Problem, seed: int, progress: Any) -> Fit:
+    """A fit of a second, for a budget that no method has got anything in."""
+    with finishing(QUICK_SECONDS), within(QUICK_SECONDS):
+        recipe = guide("mean_field", precondition="none")
+        return fit(problem, recipe, engine="pyro", draws=QUICK_DRAWS, seed=seed, progress=progress)
 
 
 def _chains(

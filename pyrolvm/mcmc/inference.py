@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pyrolvm import budget
 from pyrolvm.density import Joint, constrained
 from pyrolvm.durable import check_saving, durably
 from pyrolvm.errors import (
@@ -34,12 +35,15 @@ from pyrolvm.posterior import Chains, Fit
 from pyrolvm.posterior.build import chains_tree
 from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.problem import Problem, check_problem
-from pyrolvm.progress import Progress
+from pyrolvm.progress import Progress, shown
 
 if TYPE_CHECKING:
     from pyrolvm.approximation import Frame
 
 __all__ = ["nuts"]
+
+SHARE, LEAST_SECONDS = 2.0, 2.0
+"""What evaluating draws one by one may cost, in units of what was spent before, and in seconds if that is more."""
 
 PRECONDITIONS = ("auto", "frame", "none")
 
@@ -217,6 +221,10 @@ def _run(
             native = None if frame is None else frame.target.native
             outcome = engines.run(joint, starts, seeds, settings, engine=engine, kernel=kernel, native=native)
         raw = outcome.raw
+        if not raw.draws.shape[1] and budget.spent():
+            raise budget.Spent(
+                "the seconds of the budget were over before every chain had a draw after warmup. Fix: raise budget."
+            )
         if not raw.draws.shape[1]:
             raise FitError(
                 "interrupted before every chain had a draw after warmup. Fix: run again: with out= and resume=True it goes on from "
@@ -230,10 +238,14 @@ def _run(
         attrs = {
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
             "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": settings.target_accept, "dense_mass": int(dense),
-            "sampled_in": coordinates, "interrupted": int(raw.interrupted), "draws_asked": draws,
+            "sampled_in": coordinates, "interrupted": int(raw.interrupted and not budget.spent()), "draws_asked": draws,
             "sampling_time": sampled - set_up - compiling,
         }  # fmt: skip
-        tree = chains_tree(problem, values, chains, raw.stats, attrs)
+        if raw.interrupted and budget.spent():
+            attrs["stopped_by"] = "budget"
+        allowed = max(SHARE * (sampled - started), LEAST_SECONDS)
+        with budget.finishing(allowed), shown(progress):
+            tree = chains_tree(problem, values, chains, raw.stats, attrs)
     seconds = {
         "setup": set_up - started, "compile": compiling, "run": sampled - set_up - compiling,
         "draws": time.perf_counter() - sampled,

@@ -345,7 +345,7 @@ def _drive(
                     return False
                 finished, _ = wait(running, timeout=BLOCK_SECONDS, return_when=FIRST_COMPLETED)
                 take(finished)
-                pending.let_through()
+                pending.check()
                 kept.look()
                 done = sum(lane.done * lane.chains for lane in lanes)
                 progress.update(done, lambda: _line(lanes, settings))

@@ -266,7 +266,7 @@ def _drive(chains: Mapping[int, _Chain], tables: dict[int, Table], settings: Set
                     if _finished(chain, POLL / len(running)):
                         tables[i] = _table(running.pop(i))
                     report()
-                    pending.let_through()
+                    pending.check()
                 look()
         except KeyboardInterrupt:
             look(now=True)

@@ -70,7 +70,7 @@ class _Chain:
         torch.set_rng_state(self.state)
         try:
             for _ in range(count):
-                pending.let_through()
+                pending.check()
                 self._transition()
         finally:
             self.state = torch.get_rng_state()
@@ -168,7 +168,7 @@ def _drive(chains: list[_Chain], settings: Settings) -> bool:
                 for chain in chains:
                     chain.advance(end - chain.done, pending)
                     settings.progress.update(sum(c.done for c in chains), lambda: _line(chains))
-                    pending.let_through()
+                    pending.check()
                     look()
         except KeyboardInterrupt:
             look(now=True)

@@ -16,9 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrolvm.density import Joint, map_draws, repeat
+from pyrolvm import budget
+from pyrolvm.density import Evaluator, Joint, map_draws, unconstrained
 from pyrolvm.posterior.divergence import site_divergences
 from pyrolvm.posterior.draws import draw_guide, numpy
+from pyrolvm.posterior.evaluating import (
+    LOOPED,
+    affordable,
+    deterministic_sites,
+    evaluated,
+    every,
+    log_p,
+    quantities_of,
+)
 from pyrolvm.program.inspection import name_dims
 from pyrolvm.program.problem import Problem
 
@@ -87,7 +97,8 @@ def variational_tree(
     """Draws from the guide and everything that follows from them; must be called inside the fit's session."""
     import xarray as xr
 
-    values, log_q = draw_guide(problem, guide, draws or default_draws(problem))
+    values, log_q = draw_guide(problem, guide, draws or default_draws(problem), looped=None if draws else LOOPED)
+    values, log_q, attrs = affordable(problem, values, log_q, draws, attrs, inside=_rows(problem))
     groups = _groups(problem, values or lanes(problem, len(log_q)), chains=1, attrs=attrs)
     lp = groups.pop("lp")
     if attrs["inference_method"] == "maximum_likelihood":
@@ -194,7 +205,7 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
     with torch.no_grad():
         draws = _completed(joint, draws)
         shown = {site.name: draws[site.name] for site in (*problem.latents, *problem.predicted)}
-        shown = shown | _deterministic(joint, draws)
+        shown = shown | deterministic_sites(joint, draws, {}, inside=_rows(problem))
     values = {name: value[None] for name, value in numpy(shown).items()}
     return site_dataset(values, named_dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=problem.coords)
 
@@ -215,24 +226,26 @@ def ordered(groups: Mapping[str, Any]) -> dict[str, Any]:
 
 def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, Any]) -> dict[str, Any]:
     """All groups that follow from draws of the latents, and ``lp``, an array of shape ``(chain, draw)``."""
-    joint = Joint(problem)
-    dims = named_dims(problem)
+    joint, dims = Joint(problem), named_dims(problem)
     count = len(next(iter(draws.values()))) // chains if draws else 0
+    ways: dict[str, str] = {}
     with torch.no_grad():
         continuous = {site.name: draws[site.name] for site in problem.continuous}
         only = _LEAN.get()
         rows = _rows(problem)
         few, by = _thin(draws, chains, rows)
-        terms = _log_p(joint, draws, rows) if only or by > 1 else {}
-        if not only:
-            terms = _terms(joint, few) | terms
+        terms, by = ({}, 1) if only else evaluated(ways, "terms", joint.terms, few, chains, by)
+        if only or by > 1:
+            terms |= log_p(ways, joint, draws, inside=rows)
         draws = _completed(joint, draws)
-        deterministic = _deterministic(joint, draws)
+        deterministic = deterministic_sites(joint, draws, ways, inside=rows)
         shown = {site.name: draws[site.name] for site in (*problem.latents, *problem.predicted)} | deterministic
-        quantities = _quantities(problem, shown)
-        unconstrained = map_draws(joint.unconstrain, continuous, inside=rows) if continuous and not only else {}
-        kept, step = _thin(draws, chains, rows)
-        predictive = {} if only else map_draws(joint.predictive, kept)
+        quantities, each = quantities_of(problem, shown, chains, ways)
+        reals = unconstrained(joint, continuous) if continuous and not only else {}
+        predictive: Draws = {}
+        if not only:
+            few, step = _thin(draws, chains, rows)
+            predictive, step = evaluated(ways, "predictive", joint.predictive, few, chains, step)
 
     def by_chain(values: Draws) -> dict[str, Any]:
         return {n: v.reshape(chains, len(v) // chains, *v.shape[1:]) for n, v in numpy(values).items()}
@@ -240,24 +253,26 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
     base = {**attrs, "pyrolvm_problem": problem.name}
     coords = problem.coords
 
-    def dataset(values: Draws, names: Mapping[str, list[str]], by: int = 1) -> Any:
+    def dataset(values: Draws, names: Mapping[str, list[str]], by: int = 1, how: str = "") -> Any:
         extra = {"thinned_by": by} if by > 1 else {}
+        told = {"evaluated_by": ways[how]} if how in ways else {}
         return site_dataset(
-            by_chain(values), names, attrs={**base, **extra}, coords=coords, draws=np.arange(0, count, by)
+            by_chain(values), names, attrs={**base, **extra, **told}, coords=coords, draws=np.arange(0, count, by)
         )
 
     groups: dict[str, Any] = {"lp": by_chain({"lp": terms.pop("log_p")})["lp"].astype(float)}
-    groups["posterior"] = dataset(shown, dims)
+    groups["posterior"] = dataset(shown, dims, how="deterministic")
     if quantities:
-        groups["quantities"] = dataset(quantities, {n: _quantity_dims(problem, n, v) for n, v in quantities.items()})
-    if unconstrained:
-        groups["unconstrained_posterior"] = dataset(unconstrained, _unconstrained_dims(problem, dims))
+        names = {n: _quantity_dims(problem, n, v) for n, v in quantities.items()}
+        groups["quantities"] = dataset(quantities, names, each, how="quantities")
+    if reals:
+        groups["unconstrained_posterior"] = dataset(reals, _unconstrained_dims(problem, dims))
     for group in ("log_likelihood", "log_prior"):
         found = {n.removeprefix(f"{group}/"): v for n, v in terms.items() if n.startswith(f"{group}/")}
         if found:
-            groups[group] = dataset(found, {n: dims[n][: v.dim() - 1] for n, v in found.items()}, by)
+            groups[group] = dataset(found, {n: dims[n][: v.dim() - 1] for n, v in found.items()}, by, how="terms")
     if predictive:
-        groups["posterior_predictive"] = dataset(predictive, dims, step)
+        groups["posterior_predictive"] = dataset(predictive, dims, step, how="predictive")
     if only:
         return groups
     return groups | _prior_groups(problem, joint, dims, base) | data_groups(problem, dims, base)
@@ -273,33 +288,15 @@ def _completed(joint: Joint, draws: Draws) -> Draws:
     problem, rows = joint.problem, _rows(joint.problem)
     if any(site.name not in draws for site in problem.discrete):
         given = {name: value for name, value in draws.items() if name not in {s.name for s in problem.discrete}}
-        draws = draws | map_draws(joint.discrete, given, inside=rows)
+        draws = draws | map_draws(joint.discrete, given, inside=rows, what="discrete")
     if problem.predicted:
-        draws = draws | map_draws(joint.predicted, draws, inside=rows)
+        draws = draws | map_draws(joint.predicted, draws, inside=rows, what="predicted")
     return draws
 
 
 def _rows(problem: Problem) -> int:
     """How many numbers a model computes for its data, at least."""
     return max((site.numel for site in problem.observed), default=1)
-
-
-def _log_p(joint: Joint, draws: Draws, rows: int) -> Draws:
-    """The log joint density of all draws."""
-    return map_draws(lambda one: {"log_p": joint.log_p(one)}, draws, inside=rows)
-
-
-def _terms(joint: Joint, draws: Draws) -> Draws:
-    """Densities of draws, by site and row."""
-    return {n: v for n, v in map_draws(joint.terms, draws).items() if not n.startswith("deterministic/")}
-
-
-def _deterministic(joint: Joint, draws: Draws) -> Draws:
-    """The deterministic sites of all draws; no run of the model where it has none."""
-    if not any(site.kind == "deterministic" for site in joint.problem.sites.values()):
-        return {}
-    found = map_draws(joint.deterministic, draws, inside=_rows(joint.problem))
-    return {n: v for n, v in found.items() if n in joint.problem.sites}
 
 
 def _thin(values: Draws, chains: int, elements: int) -> tuple[Draws, int]:
@@ -309,19 +306,7 @@ def _thin(values: Draws, chains: int, elements: int) -> tuple[Draws, int]:
     total = len(next(iter(values.values())))
     size = max(elements, max(math.prod(v.shape[1:]) for v in values.values()))
     step = max(1, math.ceil(total * size / MAX_ELEMENTS))
-    if step == 1:
-        return values, 1
-    return {n: v.unflatten(0, (chains, -1))[:, ::step].flatten(0, 1) for n, v in values.items()}, step
-
-
-def _quantities(problem: Problem, draws: Draws) -> Draws:
-    if not problem.quantities:
-        return {}
-
-    def one(draw: Mapping[str, Tensor]) -> Draws:
-        return {name: torch.as_tensor(function(draw)) for name, function in problem.quantities.items()}
-
-    return map_draws(one, draws)
+    return every(values, chains, step), step
 
 
 def _prior_groups(
@@ -335,8 +320,10 @@ def _prior_groups(
         return {}
     try:
         with torch.no_grad():
-            like = torch.zeros((), dtype=problem.dtype, device=problem.device)
-            found = numpy(repeat(lambda: joint.predictive({}), count, like=like))
+            many = Evaluator(lambda _: joint.predictive({}), lanes(problem, count), what="prior")
+            if many.way == "loop":
+                count = budget.affordable(many.cost, count)
+            found = numpy(many(lanes(problem, count)))
     except NotImplementedError:
         return {}
     by_chain = {n: v[None] for n, v in found.items()}

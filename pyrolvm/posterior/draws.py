@@ -11,8 +11,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrolvm import runtime
-from pyrolvm.density import Joint, map_draws, repeat
+from pyrolvm import budget, runtime
+from pyrolvm.density import Evaluator, Joint, map_draws
 from pyrolvm.errors import FitError
 from pyrolvm.program.agreement import guide_sites
 from pyrolvm.program.guide import Guide
@@ -82,8 +82,16 @@ def finalized(problem: Problem, guide: Callable[..., Any]) -> Callable[..., Any]
     return done
 
 
-def draw_guide(problem: Problem, guide: Callable[..., Any], count: int) -> tuple[dict[str, Tensor], Tensor]:
+def draw_guide(
+    problem: Problem, guide: Callable[..., Any], count: int, *, looped: int | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """Draws from a guide.
+
+    Args:
+        problem: what it is a guide of.
+        guide: the guide.
+        count: how many draws.
+        looped: how many at most where it runs them one by one; ``None`` for as many.
 
     Returns:
         Values by latent site, each of shape ``(count, ...)``, and log q of each draw, shape ``(count,)``.
@@ -104,11 +112,15 @@ def draw_guide(problem: Problem, guide: Callable[..., Any], count: int) -> tuple
         return values | {"log_q": torch.stack(terms).sum() if terms else torch.zeros(())}
 
     with torch.no_grad():
-        found = repeat(one, count, like=torch.zeros((), dtype=problem.dtype, device=problem.device))
+        lanes = torch.zeros(count, dtype=problem.dtype, device=problem.device)
+        many = Evaluator(lambda _: one(), {"lane": lanes}, what="guide")
+        if many.way == "loop" and looped is not None:
+            lanes = lanes[: budget.affordable(many.cost, min(looped, count))]
+        found = many({"lane": lanes})
     log_q = found.pop("log_q")
     if not bool(torch.isfinite(log_q).any()):
         raise FitError(
-            f"the guide's log density is not finite at any of its own {count} draws for {problem.name!r}. "
+            f"the guide's log density is not finite at any of its own {len(log_q)} draws for {problem.name!r}. "
             "Fix: lower learning_rate or set clip_norm, and look at the loss trace."
         )
     return {name.removeprefix("z/"): value for name, value in found.items()}, log_q

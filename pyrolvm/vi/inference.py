@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from pyro.infer import ELBO
 
-from pyrolvm import runtime
+from pyrolvm import budget, runtime
 from pyrolvm.durable import check_saving, durably
 from pyrolvm.errors import (
     ArgumentError,
@@ -37,7 +37,7 @@ from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.program.streaming import Streamed
 from pyrolvm.program.transforming import Transform
-from pyrolvm.progress import Progress
+from pyrolvm.progress import Progress, shown
 from pyrolvm.vi.checkpoint import Keeper
 from pyrolvm.vi.engines import ENGINES, Work, begin
 from pyrolvm.vi.loop import AT_ONCE, History, Step, blame, search
@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 MAX_STEPS = 20_000
+
+SHARE, LEAST_SECONDS = 2.0, 2.0
+"""What evaluating draws one by one may cost, in units of what was spent before, and in seconds if that is more."""
 
 
 @verb
@@ -294,7 +297,12 @@ def _run(
             "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0), "model_parameters": len(problem.parameters),
         }  # fmt: skip
         rows = batch_size if problem.stream is None else problem.stream.stream.batch_size
-        with runtime.evaluating(modules_of(problem, guide).values()):
+        allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
+        with (
+            runtime.evaluating(modules_of(problem, guide).values()),
+            budget.finishing(allowed),
+            shown(progress),
+        ):
             if problem.latents:
                 tree = variational_tree(
                     problem, guide, history,
@@ -345,7 +353,9 @@ def _solved(
         "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": "ELBO, by the guide's own algorithm",
         "engine": solution.engine, "seed": seed, "sampling_time": clock.laps["run"], "evaluations": solution.evaluations,
     }  # fmt: skip
-    tree = variational_tree(problem, guide, history, draws=draws, num_particles=1, batch_size=None, attrs=attrs)
+    allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
+    with budget.finishing(allowed), shown(progress):
+        tree = variational_tree(problem, guide, history, draws=draws, num_particles=1, batch_size=None, attrs=attrs)
     clock.lap("draws")
     return Fit(
         name=recipe.name, data=tree, problem=problem, guide=recipe, params=params, seconds=clock.laps,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrolvm import runtime
 from pyrolvm.errors import FitError
-from pyrolvm.interrupts import Held, held
+from pyrolvm.interrupts import Held, Stopped, held
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.inspection import is_deterministic, is_random
 from pyrolvm.program.problem import Problem
@@ -228,11 +228,12 @@ def _search(
         seconds = time.perf_counter() - started
         return {"step": step, "bad": bad, "next_look": next_look, "slower": slower, "seconds": seconds}
 
+    stopped = False
     between = False  # whether all parts are at the end of the same block
     try:
         while step < schedule.end:
             between = True
-            pending.let_through()
+            pending.check() if step else pending.let_through()  # there is always something to keep
             if keeper is not None:
                 keeper.look(here)
             between = False
@@ -290,13 +291,16 @@ def _search(
                     return history
             if schedule.start is None:
                 _maybe_decay(history, schedule, plateau, step, stop, due)
+    except Stopped:
+        stopped = True
+        history.reason = f"the seconds of the budget were over after {len(history)} steps"
     except KeyboardInterrupt:
         if between and keeper is not None:
             keeper.look(here, now=True)
         history.interrupted = True
         history.reason = f"interrupted by the user after {len(history)} steps"
     engine.publish()
-    if not history.interrupted:
+    if not history.interrupted and not stopped:
         if not len(history):
             _give_up(work, history, bad)
         _conclude(history, schedule, plateau)
