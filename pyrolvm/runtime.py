@@ -68,11 +68,14 @@ class _Lender(dict[str, Tensor]):
         self.values_wanted = values
         self._lent: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
         self._aside: list[tuple[Tensor, Tensor | None]] = []
+        self._bare: list[Tensor] = []  # without the reference that Pyro attaches, which cannot be pickled
 
     def __setitem__(self, name: str, tensor: Tensor) -> None:
         if id(tensor) not in self._lent:
             self._lent[id(tensor)] = (tensor, tensor.detach().clone(), tensor.grad)
             tensor.grad = None
+            if not hasattr(tensor, "unconstrained"):
+                self._bare.append(tensor)
             if name in self.values_wanted:
                 wanted = self.values_wanted[name]
                 if wanted.shape != tensor.shape:
@@ -96,6 +99,8 @@ class _Lender(dict[str, Tensor]):
             for tensor, value, gradient in self._lent.values():
                 tensor.copy_(value)
                 tensor.grad = gradient
+        for tensor in self._bare:
+            tensor.__dict__.pop("unconstrained", None)
 
 
 @contextmanager

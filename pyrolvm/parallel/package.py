@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pyrolvm.pickling import dumps
+
 _OWN = ("pyrolvm", "pyro", "torch", "numpy")
 """Packages that every worker has, wherever they are installed."""
 
@@ -61,7 +63,7 @@ def packed(value: Any, *, code: Iterable[Any] = ()) -> bytes:
         cloudpickle.register_pickle_by_value(module)
         by_value.append(module)
     try:
-        return bytes(cloudpickle.dumps(value))
+        return dumps(value)
     except Exception as error:  # whatever an object says about itself when it is pickled
         raise Unfit(f"{type(error).__name__}: {error}") from None
     finally:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.errors import StoreError, positive_int
+from pyrolvm.pickling import Portable
 from pyrolvm.posterior.draws import draw_guide, rebuild
 from pyrolvm.posterior.evidence import Evidence
 from pyrolvm.program.guide import Guide
@@ -28,7 +29,7 @@ __all__ = ["Chains", "Exact", "Fit", "Posterior"]
 
 
 @dataclass(eq=False, repr=False)
-class Posterior:
+class Posterior(Portable):
     """Draws from an approximation of a posterior, with what is known about them.
 
     Attributes:

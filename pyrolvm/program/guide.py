@@ -13,6 +13,7 @@ from pyro.infer.autoguide import AutoGuide
 
 from pyrolvm.errors import ArgumentError, GuideError
 from pyrolvm.habits import belongs_to
+from pyrolvm.pickling import Portable
 from pyrolvm.program.explain import explained
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ FULL_RANK_UNKNOWNS = 200
 
 
 @dataclass(frozen=True)
-class Guide:
+class Guide(Portable):
     """A named recipe for a variational family; builds a fresh Pyro guide for each fit.
 
     Attributes:

@@ -19,6 +19,7 @@ from pyrolvm import runtime
 from pyrolvm._compat.torch import forked_after_cuda
 from pyrolvm.errors import ArgumentError, DataError, ProblemError, PyrolvmWarning
 from pyrolvm.habits import belongs_to
+from pyrolvm.pickling import Portable
 from pyrolvm.program import data
 from pyrolvm.program.batching import Batch, full_plates
 from pyrolvm.program.binding import bind, function_of
@@ -81,7 +82,7 @@ def model(
     return decorate
 
 
-class Problem:
+class Problem(Portable):
     """A joint density with its data fixed; immutable.
 
     ``Problem(model, *args, **kwargs)`` takes what ``model(*args, **kwargs)`` would. The model is run once, with
@@ -214,6 +215,10 @@ class Problem:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Problem is immutable, cannot set {name!r}. Fix: build a new Problem.")
+
+    def _attributes(self) -> dict[str, Any]:
+        """What it is; what has been computed of it is not copied."""
+        return {name: self.__dict__[name] for name in Problem.__annotations__ if name in self.__dict__}
 
     def __repr__(self) -> str:
         latent = ", ".join(f"{site.name}{list(site.shape) or ''}" for site in self.latents)
@@ -365,8 +370,7 @@ class Problem:
 
     def renamed(self, name: str, *, source: Mapping[str, Any] | None = None) -> Problem:
         """The same problem under another name, and with a note of where it can be had again."""
-        copy = object.__new__(Problem)
-        copy.__dict__.update(self.__dict__)
+        copy: Problem = self.__copy__()
         copy._set("name", name)
         copy._set("source", source)
         return copy
