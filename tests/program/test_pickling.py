@@ -192,7 +192,7 @@ def test_what_cannot_be_pickled_is_said_with_a_remedy() -> None:
         with lock:
             normal(y)
 
-    with pytest.raises(StoreError, match=r"Problem 'model' cannot be pickled: its model holds .*lock.*Fix: "):
+    with pytest.raises(StoreError, match=r"Problem 'model' cannot be pickled: its program holds .*lock.*Fix: "):
         pickle.dumps(lvm.Problem(model, Y))
 
 
