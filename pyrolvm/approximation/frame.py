@@ -299,7 +299,7 @@ def _expanded(frame: Frame, name: str, seed: int) -> tuple[Points, Points, Point
     """Precision, shift and share of precision that the data have in each element of a site."""
     joint, family = frame.target.joint, frame.best.family
     here = joint.recentred({other: held for other, held in frame.centring.items() if other != name})
-    own = joint.split(torch.arange(frame.target.size))[name].reshape(-1).numpy()
+    own = joint.split(torch.arange(frame.target.size, device="cpu"))[name].reshape(-1).numpy()
     size = len(own)
     count = max(EXPANDED_ROWS // (2 * size), 1)
     points = family.sample(count, seed) if count > 1 else family.means[:1].copy()

@@ -195,8 +195,10 @@ class _Recorder(DispatchMode):
 
     def _write(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any, constant: bool) -> None:
         """Writes an operation down; ``constant`` tells that its result is one to every gradient."""
-        if "dtype" in argument_names(func) and isinstance(result, Tensor):
-            kwargs = {**kwargs, "dtype": result.dtype}  # torch's default dtype of the moment is made explicit
+        if isinstance(result, Tensor):  # torch's default dtype and device of the moment are made explicit
+            kwargs = kwargs | {
+                name: getattr(result, name) for name in ("dtype", "device") if name in argument_names(func)
+            }
         shown = pytree.tree_map(lambda leaf: self.node(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         node = self.graph.call_function(func, *shown)
         if isinstance(result, Tensor):

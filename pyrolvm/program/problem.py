@@ -25,6 +25,7 @@ from pyrolvm.program.batching import Batch, full_plates
 from pyrolvm.program.binding import bind, function_of
 from pyrolvm.program.image import Image
 from pyrolvm.program.inspection import Parameter, Plate, Reading, Site, read
+from pyrolvm.program.moving import is_filled, move_info, move_program
 from pyrolvm.program.prediction import Hide, predicted
 from pyrolvm.program.streaming import Source, heads
 
@@ -311,7 +312,7 @@ class Problem(Portable):
         cells = (
             zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True) if hasattr(inner, "__code__") else ()
         )
-        held = {name: cell.cell_contents for name, cell in cells if _filled(cell)}
+        held = {name: cell.cell_contents for name, cell in cells if is_filled(cell)}
         held |= {"model": inner, **self.arguments}
         owner = getattr(inner, "__self__", None)
         held |= {"model": owner} if isinstance(owner, torch.nn.Module) else {}
@@ -338,7 +339,10 @@ class Problem(Portable):
     # --- other views of it --------------------------------------------------------------------------------------------
 
     def to(self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Problem:
-        """The same problem in another floating dtype or on another device; a model that is a module is copied there.
+        """The same problem in another floating dtype or on another device.
+
+        A model that is a module is copied there, and so is what a function refers to: the tensors and modules of its closure, its
+        defaults and its globals. Nothing of the caller's is moved.
 
         Data are converted from what was given, so that float64 has the digits that float32 lost.
 
@@ -360,9 +364,10 @@ class Problem(Portable):
             name: data.cast(value, dtype=None, device=where, modules=False) for name, value in self._originals.items()
         }
         moved = object.__new__(Problem)
-        for name in ("name", "info", "source", "stream"):
+        for name in ("name", "source", "stream"):
             moved._set(name, getattr(self, name))
-        moved._set("program", data.cast(self.program, dtype=dtype, device=where))
+        moved._set("info", move_info(self.info, dtype=dtype, device=where))
+        moved._set("program", move_program(self.program, dtype=dtype, device=where))
         with runtime.undisturbed(), _default_dtype(dtype):
             bound = {name: data.cast_modules(value, dtype=dtype, device=where) for name, value in bound.items()}
             moved._settle(bound, len(self.args), dtype or self.dtype)
@@ -433,15 +438,6 @@ class _default_dtype:
 
     def __exit__(self, *exc: object) -> None:
         torch.set_default_dtype(self.before)
-
-
-def _filled(cell: Any) -> bool:
-    """Whether a variable of an enclosing function has a value yet."""
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:
