@@ -44,6 +44,7 @@ class Weighed:
         log_q: the proposal's.
         weights: Pareto smoothed, summing to one.
         figures: what they say.
+        family: the proposal.
     """
 
     points: Points
@@ -51,6 +52,7 @@ class Weighed:
     log_q: Points
     weights: Points
     figures: Weights
+    family: Student
 
     @property
     def share(self) -> float:
@@ -71,7 +73,7 @@ def draw_weighed(target: Target, family: Student, count: int, seed: int) -> Weig
         log_p, _ = target.finite(points)
         log_q = family.log_density(points)
     figures, weights = weigh(np.where(np.isfinite(log_p), log_p - log_q, -np.inf))
-    return Weighed(points, log_p, log_q, weights, figures)
+    return Weighed(points, log_p, log_q, weights, figures, family)
 
 
 def heavier(target: Target, family: Student, seed: int) -> tuple[Student, Weighed]:

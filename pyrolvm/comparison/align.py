@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyrolvm.diagnosis.reading import Array, block, draws_group
+from pyrolvm.diagnosis.symmetry import alignment, brought_together
+from pyrolvm.symmetry import read_symmetries
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,7 +45,8 @@ class Pair:
 def pair_up(method: xr.DataTree, reference: xr.DataTree) -> tuple[list[Pair], list[str]]:
     """Pairs all variables that two posteriors have in common, elementwise by coordinates.
 
-    Identified ``quantities`` are compared where both posteriors have them, otherwise the sites in ``posterior``.
+    Identified ``quantities`` are compared where both posteriors have them, otherwise the sites in ``posterior``; of a posterior that
+    consists of copies of one mode, draws of both sides brought to one copy, chosen by the reference.
 
     Returns:
         The pairs in the reference's order, and one note for everything that could not be paired or only in part.
@@ -52,6 +55,9 @@ def pair_up(method: xr.DataTree, reference: xr.DataTree) -> tuple[list[Pair], li
     group = groups.pop() if len(groups) == 1 else "posterior"
     notes = [] if not groups else ["only one of the two has the group `quantities`, so sites are compared instead"]
     ours, theirs = method[group].to_dataset(), reference[group].to_dataset()
+    if group == "posterior":
+        ours, theirs, remark = _one_copy(method, reference, ours, theirs)
+        notes += [remark] if remark else []
     pairs = []
     for name in theirs.data_vars:
         if name not in ours.data_vars or not _usable(theirs[name]) or not _usable(ours[name]):
@@ -68,6 +74,24 @@ def pair_up(method: xr.DataTree, reference: xr.DataTree) -> tuple[list[Pair], li
         if absent:
             notes.append(f"{', '.join(absent)} left out: not in {side}")
     return pairs, notes
+
+
+def _one_copy(
+    method: xr.DataTree, reference: xr.DataTree, ours: xr.Dataset, theirs: xr.Dataset
+) -> tuple[xr.Dataset, xr.Dataset, str]:
+    """Both posteriors brought to one copy, where either knows that it consists of copies, and a note that says so."""
+    for known in (reference, method):
+        found = read_symmetries(known.attrs)
+        to = None if found is None else alignment(reference, found[0])
+        if found is None or to is None:
+            continue
+        pair = tuple(brought_together(values, found[0], to) for values in (ours, theirs))
+        if pair[0] is not None and pair[1] is not None:
+            what = "; ".join(block.text for block in found[0].blocks)
+            left = [f"`{name}`" for name in theirs.data_vars if name not in pair[1].data_vars]
+            lost = f", and {', '.join(left)} left out, which depend on the copy" if left else ""
+            return pair[0], pair[1], f"{what}: draws of both are brought to one copy{lost}"
+    return ours, theirs, ""
 
 
 def _usable(values: xr.DataArray) -> bool:

@@ -18,6 +18,7 @@ from pyrolvm.diagnosis.likelihood import is_likelihood, judge_likelihood, likeli
 from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
 from pyrolvm.diagnosis.restarts import judge_restarts
 from pyrolvm.diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
+from pyrolvm.diagnosis.symmetry import copies, judge_symmetry, symmetry_steps
 from pyrolvm.errors import positive_int
 from pyrolvm.habits import verb
 from pyrolvm.verdict import Reason, Verdict
@@ -132,6 +133,10 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     Draws that :func:`pyrolvm.infer` has corrected are judged by the weights they were chosen by, and "trusted" from 1,000
     effective draws on, which put three standard errors within 0.1 sd and 10%; from 3,000 on where k-hat is above 0.5.
 
+    Of a posterior that consists of copies of one mode (exchangeable components, free signs, rotations), found by trying the program,
+    each draw is brought to one copy and judged there, since single labels and signs mean nothing; the verdict says what is
+    exchangeable and how many copies the draws cover. Results of :func:`pyrolvm.infer` cover all copies equally.
+
     (a) Doubtful if more than 90% of the draws are effective: then only the tails are wrong.
     The threshold of k-hat is min(1 - 1/log10(S), 0.7) for S draws. Identified ``quantities`` are judged in place of
     the sites where the model names them.
@@ -199,10 +204,12 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         *_judge_optimisation(data),
         *_judge_finite(data),
         *_judge_modes(data),
+        *judge_symmetry(data),
         *judge_collapse(data),
     ]
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
     steps = [*_steps_for_fit(figures, reasons, guide), *_steps_for_minibatches(data, reasons), *collapse_steps(reasons)]
+    steps += symmetry_steps(data)
     return Diagnosis(name, table, _figures(figures), Verdict.of(reasons, steps), left_out)
 
 
@@ -234,10 +241,11 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
         *_judge_optimisation(data),
         *_judge_finite(data),
         *_judge_modes(data),
+        *judge_symmetry(data),
         *judge_restarts(data),
     ]
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
-    verdict = Verdict.of(reasons, _steps_for_fit(figures, reasons, guide))
+    verdict = Verdict.of(reasons, [*_steps_for_fit(figures, reasons, guide), *symmetry_steps(data)])
     return Diagnosis(name, table, _figures(figures), verdict, left_out)
 
 
@@ -368,7 +376,7 @@ def _judge_modes(data: xr.DataTree) -> Iterator[Reason]:
     """Judges guides of one mode by what the ascents before them saw; weights are blind to a mode without draws."""
     attrs = data["posterior"].attrs
     modes, guide = int(attrs.get("modes", 0)), str(attrs.get("pyrolvm_guide", "")).split("(")[0]
-    if modes > 1 and guide in _ONE_MODE and draws_group(data) == "posterior":
+    if modes > max(copies(data), 1) and guide in _ONE_MODE and draws_group(data) == "posterior":
         text = f"Ascents from several starts ended at {modes} modes apart; `{guide}` may cover one of them only."
         yield Reason("doubtful", text, {"modes": float(modes)})
 
@@ -419,8 +427,8 @@ def _diagnose_chains(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     sizes = data[draws_group(data)].sizes
     chains, draws = sizes["chain"], sizes["draw"]
     table, left_out = mixing_table(data, limit)
-    reasons = [*judge_mixing(table, chains, draws), *judge_sampler(data)]
-    verdict = Verdict.of(reasons, _steps_for_chains(reasons, chains))
+    reasons = [*judge_mixing(table, chains, draws), *judge_sampler(data), *judge_symmetry(data)]
+    verdict = Verdict.of(reasons, [*_steps_for_chains(reasons, chains), *symmetry_steps(data)])
     figures = {"chains": float(chains), "draws": float(chains * draws)}
     for column, reduce in (("rhat", "max"), ("ess_bulk", "min"), ("ess_tail", "min")):
         if len(table) and table[column].notna().any():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from pyrolvm.diagnosis.symmetry import view
 from pyrolvm.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ def block(values: xr.DataArray) -> Block:
 
 
 def blocks(data: xr.DataTree, group: str | None = None) -> Iterator[Block]:
-    """Yields every numeric variable of a group that has draws, in the order of declaration."""
-    for values in data[group or draws_group(data)].data_vars.values():
+    """Yields every numeric variable that has draws, in the order of declaration: of a group, or of what is to be judged."""
+    for values in (view(data) if group is None else data[group]).data_vars.values():
         if {"chain", "draw"} <= set(values.dims) and values.dtype.kind in "fiub" and values.size:
             yield block(values)
 

@@ -16,10 +16,12 @@ from pyrolvm.density import Evaluator, Joint, unconstrained
 from pyrolvm.density.target import Points, Target
 from pyrolvm.diagnosis.importance import Weights, khat_of_variance, weigh
 from pyrolvm.errors import ArgumentError, checked_seed, positive_int
+from pyrolvm.ladder.orbits import Law, Orbits, average
 from pyrolvm.posterior import Fit
 from pyrolvm.posterior.build import corrected_tree, default_draws
 from pyrolvm.posterior.draws import draw_guide, rebuild
 from pyrolvm.program.problem import Problem
+from pyrolvm.symmetry import find_symmetries
 
 __all__ = ["correct"]
 
@@ -84,6 +86,9 @@ class Pool:
 Draw = Callable[[int, int], Pool]
 """Draws that many, the part of that number."""
 
+LOOKED_AT = 4_000
+"""Draws by which to tell whether copies of one mode lie apart."""
+
 FRESH = 99
 """A part that is drawn for nothing else."""
 
@@ -127,7 +132,11 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
     allowed = max(SHARE * sum(fit.seconds.values()), LEAST_SECONDS)
     with problem.session(seed=seed + 1, params=fit.params):
         joint = Joint(problem)
-        draw = _source(rebuild(problem, fit.guide), joint, started + allowed)
+        guide = rebuild(problem, fit.guide)
+        draw = _remembered(_source(guide, joint, started + allowed))
+        orbits = _apart(draw, problem, seed)
+        if orbits is not None:
+            draw, orbits = _over_copies(draw, orbits, Law.of(guide, problem))
         pool, figures, weights = _weighed(draw, problem, kept)
         how = f"importance resampling of {figures.num_draws:,} draws"
         movable = problem.continuous and not problem.discrete and not pool.slow and not budget.spent()
@@ -141,9 +150,12 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
         chosen = resample(weights, kept, seed)
         with budget.finishing(allowed):
             values = pool.take(chosen)
+            if orbits is not None:
+                values = orbits.spread(values, seed, evenly=True)
+                how += f", each mapped to one of {orbits.how_many} at random"
             khats = _by_quantity(joint, pool, figures)
             weighed = {"lp": pool.log_p, "log_q": pool.log_q, "log_weight": pool.log_weight}
-            tree = corrected_tree(problem, fit.data, values, weighed, {"correction": how}, khats)
+            tree = corrected_tree(problem, fit.data, values, weighed, {"correction": how}, khats, orbits)
     seconds = {**fit.seconds, "correct": time.perf_counter() - started}
     return replace(fit, data=tree, seconds=seconds)
 
@@ -190,6 +202,56 @@ def _weighed(draw: Draw, problem: Problem, kept: int) -> tuple[Pool, Weights, Po
         except budget.Spent:  # what there is counts
             return pool, figures, weights
         count = wanted
+
+
+def _apart(draw: Draw, problem: Problem, seed: int) -> Orbits | None:
+    """The copies of one mode that a posterior consists of, where a guide's weighed draws tell them apart."""
+    from pyrolvm.approximation import resample  # with SciPy, which takes a while to import
+
+    symmetries = find_symmetries(problem)
+    if not symmetries.blocks:
+        return None
+    pool = draw(FIRST, 0)
+    _, weights = weigh(pool.log_weight)
+    if not weights.sum() > 0:
+        return None
+    values = pool.take(resample(weights, LOOKED_AT, seed))
+    return Orbits.of(symmetries, symmetries.layout.join({name: _array(value) for name, value in values.items()}))
+
+
+def _over_copies(draw: Draw, orbits: Orbits, law: Law | None) -> tuple[Draw, Orbits]:
+    """What draws from all copies alike, with the density that the average over copies has, and whether that could be told."""
+    first = draw(FIRST, 0)
+    values = first.take(np.arange(len(first.log_p)))
+    averaged = None if law is None else average(orbits, values, first.log_q, law)
+    hidden = orbits.hidden(values) if averaged is None else None
+
+    def spread(count: int, part: int) -> Pool:
+        pool = draw(count, part)
+        values = pool.take(np.arange(len(pool.log_p)))
+        log_q = None if averaged is None or law is None else average(orbits, values, pool.log_q, law)
+        moved = orbits.spread(values, part)
+        return replace(
+            pool,
+            log_q=pool.log_q - (hidden or 0.0) if log_q is None else log_q,
+            take=lambda which: {name: value[torch.as_tensor(which)] for name, value in moved.items()},
+        )
+
+    return spread, replace(orbits, counted=averaged is not None or hidden is not None)
+
+
+def _remembered(draw: Draw) -> Draw:
+    """The same draws, the first part of which is drawn once however often it is looked at."""
+    first: list[Pool] = []
+
+    def again(count: int, part: int) -> Pool:
+        if part or count != FIRST:
+            return draw(count, part)
+        if not first:
+            first.append(draw(count, part))
+        return first[0]
+
+    return again
 
 
 def _source(guide: Any, joint: Joint, until: float) -> Draw:

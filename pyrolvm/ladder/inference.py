@@ -16,6 +16,7 @@ from pyrolvm.budget import Spent, finishing, spent, within
 from pyrolvm.errors import ArgumentError, FitError, ProblemError, checked_seed, positive_float, positive_int
 from pyrolvm.habits import verb
 from pyrolvm.ladder.correction import correct
+from pyrolvm.ladder.orbits import complete
 from pyrolvm.ladder.restarts import with_restarts
 from pyrolvm.mcmc import nuts
 from pyrolvm.posterior import Fit, Posterior
@@ -329,7 +330,8 @@ def _chains(
     fits = [one for one in found if isinstance(one, Fit) and one.verdict.status != "failed"]
     best = min(fits, key=_khat, default=None)
     kept = None if draws is None else max(-(-draws // 4), 1)
-    return nuts(problem, init=best, target_accept=accept, draws=kept or 1000, seed=seed, progress=progress)
+    chains = nuts(problem, init=best, target_accept=accept, draws=kept or 1000, seed=seed, progress=progress)
+    return complete(chains, seed)
 
 
 def _khat(result: Posterior) -> float:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from pyrolvm.posterior.evaluating import (
 )
 from pyrolvm.program.inspection import name_dims
 from pyrolvm.program.problem import Problem
+from pyrolvm.symmetry import SYMMETRY, Layout, Symmetries, find_symmetries
+from pyrolvm.symmetry.orbit import separated
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,6 +49,7 @@ __all__ = [
     "latent_dataset",
     "lean",
     "named_dims",
+    "noted",
     "optimization_dataset",
     "ordered",
     "site_dataset",
@@ -116,7 +119,7 @@ def variational_tree(
                 list(apart.values()), dims="site", coords={"site": list(apart)}
             )
     groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
-    return xr.DataTree.from_dict(ordered(groups))
+    return noted(problem, xr.DataTree.from_dict(ordered(groups)), values)
 
 
 def corrected_tree(
@@ -126,6 +129,7 @@ def corrected_tree(
     weighed: Mapping[str, np.ndarray[Any, Any]],
     attrs: Mapping[str, Any],
     khats: Mapping[str, float],
+    copies: Copies | None = None,
 ) -> xr.DataTree:
     """A variational result whose draws were corrected by their importance weights; must be called inside a session.
 
@@ -136,6 +140,7 @@ def corrected_tree(
         weighed: ``lp``, ``log_q`` and ``log_weight`` of the draws they were chosen from, kept in group ``proposal_stats``.
         attrs: attributes of the groups.
         khats: the k-hat of single unknowns' variances, by name.
+        copies: the symmetries by which the draws were mapped to all copies alike, if they were.
     """
     import xarray as xr
 
@@ -151,7 +156,7 @@ def corrected_tree(
             list(khats.values()), dims="quantity", coords={"quantity": list(khats)}
         )
     groups["optimization"] = raw["optimization"].to_dataset()
-    return xr.DataTree.from_dict(ordered(groups))
+    return noted(problem, xr.DataTree.from_dict(ordered(groups)), draws, copies)
 
 
 def exact_tree(
@@ -181,7 +186,12 @@ def exact_tree(
 
 
 def chains_tree(
-    problem: Problem, draws: Draws, chains: int, stats: Mapping[str, np.ndarray[Any, Any]], attrs: Mapping[str, Any]
+    problem: Problem,
+    draws: Draws,
+    chains: int,
+    stats: Mapping[str, np.ndarray[Any, Any]],
+    attrs: Mapping[str, Any],
+    copies: Copies | None = None,
 ) -> xr.DataTree:
     """Everything that follows from MCMC draws; must be called inside a session.
 
@@ -191,12 +201,33 @@ def chains_tree(
         chains: number of chains.
         stats: sampler statistics, each of shape ``(chains, draws)``.
         attrs: attributes of the groups.
+        copies: the symmetries by which the draws were mapped to all copies alike, if they were.
     """
     import xarray as xr
 
     groups = _groups(problem, draws, chains=chains, attrs=attrs)
     groups["sample_stats"] = site_dataset({"lp": groups.pop("lp"), **stats}, {}, attrs=attrs)
-    return xr.DataTree.from_dict(ordered(groups))
+    return noted(problem, xr.DataTree.from_dict(ordered(groups)), draws, copies)
+
+
+class Copies(Protocol):
+    """Copies of one mode that draws were spread over."""
+
+    @property
+    def record(self) -> str:
+        """What a tree keeps of them."""
+
+
+def noted(problem: Problem, tree: xr.DataTree, draws: Draws, copies: Copies | None = None) -> xr.DataTree:
+    """The tree, with a record of the symmetries whose copies lie apart at its draws, or by which these were spread."""
+    if copies is not None:
+        tree.attrs[SYMMETRY] = copies.record
+        return tree
+    symmetries = Symmetries(Layout(())) if _LEAN.get() else find_symmetries(problem)
+    blocks = separated(symmetries, symmetries.layout.join(numpy(draws))) if symmetries.blocks else ()
+    if blocks:
+        tree.attrs[SYMMETRY] = symmetries.only(blocks).dumps(complete=False)
+    return tree
 
 
 def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
