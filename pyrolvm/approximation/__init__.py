@@ -5,6 +5,7 @@ from pyrolvm.approximation.frame import (
     Frame,
     Solution,
     find_frame,
+    frame_engine,
     frame_pays,
     known_frame,
     pathfinder_family,
@@ -16,6 +17,6 @@ from pyrolvm.approximation.student import Student
 
 __all__ = [
     "METHODS",
-    "Frame", "Solution", "Student", "Weighed", "adapt", "draw_weighed", "find_frame", "frame_pays",
+    "Frame", "Solution", "Student", "Weighed", "adapt", "draw_weighed", "find_frame", "frame_engine", "frame_pays",
     "known_frame", "pathfinder_family", "plain_moments", "resample", "starting_frame", "starting_frame_pays",
 ]  # fmt: skip

@@ -32,6 +32,7 @@ __all__ = [
     "Frame",
     "Solution",
     "find_frame",
+    "frame_engine",
     "frame_pays",
     "known_frame",
     "pathfinder_family",
@@ -67,6 +68,13 @@ PAYS_UNKNOWNS = 500
 
 PAYS_DATA = 50_000
 """Up to so many observed numbers the thousands of densities of all rows that a frame takes are a matter of seconds."""
+
+SAVES_SECONDS = 60.0
+"""Seconds of densities and gradients after which the search for a frame has cost what it can save, and ends without one.
+
+A frame takes thousands of gradients and saves the tens of thousands that chains and guides lose to scales that they must
+learn; where its own take a minute, what evaluates it is slower than the samplers' engines.
+"""
 
 
 @dataclass(frozen=True)
@@ -209,7 +217,7 @@ def find_frame(
 ) -> Frame:
     """Finds the frame of a problem; must be called inside a session of it.
 
-    The result follows from the problem, the seed and the method alone, and is kept with the problem.
+    The result follows from the problem, the seed and the method alone, and is kept with the problem, as is that there is none.
 
     Args:
         problem: the model with its data.
@@ -218,7 +226,7 @@ def find_frame(
         batch: the rows that it is the frame of; by default all, and only that is kept.
 
     Raises:
-        FitError: if the density is finite nowhere, or is Gaussian nowhere.
+        FitError: if the density is finite nowhere, is Gaussian nowhere, or takes more seconds than a frame can save.
     """
     size = problem.unconstrained_size
     require_memory(
@@ -230,10 +238,18 @@ def find_frame(
         with threadpool_limits(1, user_api="blas"):
             return _find(Joint(problem, batch), seed, METHODS[method])
     kept: dict[tuple[int, str], Frame] = problem.__dict__.setdefault("_frames", {})
+    failed: dict[tuple[int, str], FitError] = problem.__dict__.setdefault("_frameless", {})
     key = (seed, method)
+    if key in failed:
+        raise FitError(str(failed[key]))
     if key not in kept:
-        with threadpool_limits(1, user_api="blas"):  # threads cost more than such matrices do
-            frame = _find(Joint(problem), seed, METHODS[method])
+        try:
+            with threadpool_limits(1, user_api="blas"):  # threads cost more than such matrices do
+                frame = _find(Joint(problem), seed, METHODS[method])
+        except FitError as error:
+            if not budget.spent():  # the next method need not search again for what is not there
+                failed[key] = error
+            raise
         if budget.spent():  # and it may be half done
             return frame
         kept[key] = frame
@@ -255,6 +271,13 @@ def plain_moments(frame: Frame, *, draws: int = 4_000, seed: int = 0) -> tuple[P
     return reals.mean(axis=0), np.cov(reals.T).reshape(frame.target.size, -1)
 
 
+def frame_engine(problem: Problem) -> str:
+    """What evaluates the density of a problem's frame, and why not a faster engine; empty where no frame was sought."""
+    kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
+    targets = [frame.target for frame in kept.values()][-1:]
+    return "; ".join(f"{target.engine}: {target.reason}" if target.reason else target.engine for target in targets)
+
+
 def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | None:
     """A frame of a problem that was found before and has these coordinates, so that its target need not be compiled again."""
     kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
@@ -273,7 +296,12 @@ def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
     better, share = _said_by_data(frame, seed)
     if share < CENTRED_FROM:
         return frame
-    second = _with(joint.recentred(better), seed, fit)
+    try:
+        second = _with(joint.recentred(better), seed, fit, SAVES_SECONDS - frame.target.seconds)
+    except (
+        FitError
+    ):  # of other coordinates, which may have no Gaussian or cost more than they save: there is a frame already
+        return frame
     chosen = second if second.best.elbos[-1] > frame.best.elbos[-1] else frame
     return replace(chosen, evaluations=frame.evaluations + second.evaluations)
 
@@ -324,8 +352,14 @@ def _expanded(frame: Frame, name: str, seed: int) -> tuple[Points, Points, Point
     return precision, shift, weight / (1 + weight)
 
 
-def _with(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
+def _with(joint: Joint, seed: int, fit: Callable[..., Fitted], seconds: float = SAVES_SECONDS) -> Frame:
+    """The frame in the coordinates of a density.
+
+    Raises:
+        FitError: if there is no Gaussian, or the search takes more than so many seconds.
+    """
     target = Target.of(joint)
+    target.allowance = seconds
     paths = _ascents(target, seed)
     found: list[tuple[float, Fitted]] = []
     starts = sorted(_starts(target, _heights(paths)), key=lambda pair: -pair[0])
@@ -342,6 +376,7 @@ def _with(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
     kept = [pair for pair in found if pair[0] > found[0][0] - NEGLIGIBLE]
     evidence = np.array([value for value, _ in kept])
     modes = tuple(fitted for _, fitted in kept)
+    target.allowance = np.inf
     return Frame(target, joint.centring, modes, evidence, len(paths), len(_heights(paths)), target.evaluations)
 
 

@@ -27,7 +27,18 @@ from pyrolvm.capture.vmap import VmapFriendly
 from pyrolvm.errors import CaptureError, PyrolvmError
 from pyrolvm.program.explain import model_line, reason
 
-__all__ = ["Captured", "Noise", "Path", "attempt", "capture", "capture_path", "operations", "with_noise", "with_step"]
+__all__ = [
+    "Captured",
+    "Noise",
+    "Path",
+    "attempt",
+    "capture",
+    "capture_path",
+    "operations",
+    "widened",
+    "with_noise",
+    "with_step",
+]
 
 aten = torch.ops.aten
 
@@ -400,6 +411,25 @@ def with_noise(captured: Captured) -> Captured:
     graph.lint()
     module.recompile()
     return replace(captured, module=module, noise=tuple(noise))
+
+
+def widened(captured: Captured) -> Captured:
+    """The same program in double precision: its data as they are, and every number after them without rounding to less."""
+    narrow = (torch.float32, torch.float16, torch.bfloat16)
+
+    def wide(value: Any) -> Any:
+        if isinstance(value, torch.dtype):
+            return torch.float64 if value in narrow else value
+        return value.to(torch.float64) if isinstance(value, Tensor) and value.dtype in narrow else value
+
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(captured.module.graph, {}))
+    for node in graph.nodes:
+        node.args, node.kwargs = fx.node.map_aggregate((node.args, dict(node.kwargs)), wide)
+        if "val" in node.meta:
+            node.meta["val"] = pytree.tree_map(wide, node.meta["val"])
+    module = fx.GraphModule({}, graph)
+    return replace(captured, module=module, constants=tuple(wide(value) for value in captured.constants))
 
 
 def with_step(captured: Captured) -> Captured:

@@ -109,6 +109,8 @@ def timing(posterior: lvm.Posterior) -> str:
     phases = {phase: seconds for phase, seconds in posterior.seconds.items() if phase != "total"}
     parts = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in phases.items())
     reason = f" ({posterior.engine_reason})" if posterior.engine_reason else ""
+    frame = posterior.data["posterior"].attrs.get("frame_engine", "")
+    reason += f", frame by {frame}" if frame else ""
     return f"{sum(phases.values()):.1f} s ({parts}), engine {posterior.engine}{reason}, seed {posterior.seed}"
 
 

@@ -41,6 +41,7 @@ def without_data(problem: Problem) -> Problem:
     """The problem with a joint density that is the prior of its latents: what is observed has a density of one."""
     silent = problem.renamed(f"the prior of {problem.name}")
     silent.__dict__.pop("_frames", None)
+    silent.__dict__.pop("_frameless", None)
     silent._set("model", _Silence()(problem.model))
     return silent
 

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm import budget
 from pyrolvm.capture import Captured, capture
-from pyrolvm.capture.vmap import vmapped
+from pyrolvm.capture.graph import widened
 from pyrolvm.density.coordinates import constrained, flattened
 from pyrolvm.density.joint import Joint
+from pyrolvm.density.ways import Evaluate, Points, by_inductor, by_torch, by_xla
 from pyrolvm.errors import CaptureError, FitError
 
 if TYPE_CHECKING:
     from pyrolvm.capture.native import NativeGradient
 
-__all__ = ["Points", "Target", "nowhere_finite"]
+__all__ = ["ENGINES", "Points", "Target", "nowhere_finite", "stock"]
 
-Points = NDArray[np.float64]
+ENGINES = ("c", "jax", "torch", "inductor", "pyro")
+"""What evaluates a density, in the order in which they are tried: ``"inductor"`` once ``"torch"``, a graph that is run operation by
+operation, has taken longer than compiling it would."""
 
-LONG = 6_000
-"""Operations from which on a C compiler takes longer than most uses of its program would."""
+LONG = 15_000
+"""Operations from which on to write and compile a program in C takes a minute."""
+
+PATIENCE = 5.0
+"""Seconds of a graph run operation by operation from which on it is worth compiling."""
+
+ASKED, ASKED_AT_ONCE = 24, 3
+"""Points where a compiled density is not finite at which stock Pyro is run, in all and in one call."""
 
 PIECE = 512
 """Points between two looks at a budget's seconds."""
@@ -37,23 +46,26 @@ GRACE = 2.0
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}
 
-Evaluate = Callable[[Points], tuple[Points, Points]]
-
 
 @dataclass
 class Target:
     r"""The log density :math:`\log p(y, t(u)) + \log|\det \partial t/\partial u|` of flat coordinates :math:`u`.
 
     Made by :meth:`of`, inside a session. Calling it at points of shape ``(count, size)`` gives log densities ``(count,)``
-    and gradients ``(count, size)`` in double precision, not finite where the density or its gradient is not.
+    and gradients ``(count, size)`` in double precision, not finite where the density or its gradient is not. Where a compiled
+    density is not finite, stock Pyro is run at some of the points; where its density is finite, the compiled one is disowned and the
+    next engine takes over.
 
     Attributes:
         joint: the density that it evaluates, whose coordinates these are.
-        engine: ``"c"``, ``"torch"`` (a recorded graph) or ``"pyro"``.
+        engine: one of ``ENGINES``.
         reason: why not a faster one; empty for ``"c"``.
         together: whether many points are evaluated at once; where they are not, each takes a run of the model.
         evaluations: how many densities have been evaluated so far.
+        seconds: what that took.
+        allowance: seconds after which it refuses to go on; infinite as a rule.
         native: the compiled function of engine ``"c"``.
+        disowned: engines whose density turned out not to be the model's, with what was seen.
     """
 
     joint: Joint
@@ -63,6 +75,13 @@ class Target:
     together: bool = True
     evaluations: int = 0
     native: NativeGradient | None = field(default=None, repr=False)
+    seconds: float = 0.0
+    allowance: float = np.inf
+    disowned: dict[str, str] = field(default_factory=dict)
+    _captured: Captured | None = field(default=None, repr=False)
+    _left: list[str] = field(default_factory=list, repr=False)
+    _asked: int = field(default=0, repr=False)
+    _tried: bool = field(default=False, repr=False)
 
     @classmethod
     def of(cls, joint: Joint, *, engine: str = "auto") -> Target:
@@ -72,33 +91,79 @@ class Target:
             joint: the density.
             engine: ``"auto"``, or the only one to try.
         """
-        problem = joint.problem
-        zero = torch.zeros(problem.unconstrained_size, dtype=problem.dtype, device=problem.device)
+        zero = _zero(joint)
         if engine == "pyro":
-            return cls(joint, "pyro", "asked for", *_by_torch(joint.potential, zero))
+            return cls(joint, "pyro", "asked for", *by_torch(joint.potential, zero))
         try:
-            captured = capture(joint.potential, zero, what=f"the density of {problem.name}")
+            captured = capture(joint.potential, zero, what=f"the density of {joint.problem.name}")
             if captured.random:
-                raise CaptureError(f"the density of {problem.name} draws random numbers of its own.")
+                raise CaptureError(f"the density of {joint.problem.name} draws random numbers of its own.")
         except CaptureError as error:
-            return cls(joint, "pyro", str(error), *_by_torch(joint.potential, zero))
-        reason = _not_c(captured, zero, engine)
-        if not reason:
+            return cls(joint, "pyro", str(error), *by_torch(joint.potential, zero))
+        left = [engine] if engine != "auto" else ["c", "jax", "torch"]
+        if zero.device.type != "cpu":
+            left = ["torch"]
+        target = cls(joint, "", "", lambda points: (points[:, 0], points), _captured=captured, _left=left)
+        if engine != "auto":
+            target._next("asked for", last=True)
+        else:
+            target._next("" if zero.device.type == "cpu" else f"compiled by torch for {zero.device.type}")
+        return target
+
+    def _next(self, reason: str, *, last: bool = False) -> None:
+        """Goes on to the first engine that is left, can run the density and agrees with stock Pyro at two points.
+
+        Args:
+            reason: why not the ones before.
+            last: whether to raise what the only engine that was asked for raises.
+
+        Raises:
+            CaptureError: if the engine that was asked for cannot run it.
+        """
+        assert self._captured is not None
+        zero, reasons = _zero(self.joint), [reason] if reason else []
+        self.native = None
+        while self._left:
+            self.engine, self.reason = self._left.pop(0), " ".join(reasons)
+            try:
+                self._evaluate, self.together = self._made(zero)
+                _checked(self, zero)
+                return
+            except CaptureError as error:
+                if last:
+                    raise
+                self.native = None
+                reasons.append(str(error))
+        self.engine, self.reason = "pyro", " ".join(reasons)
+        self._evaluate, self.together = by_torch(self.joint.potential, zero)
+
+    def _made(self, zero: Tensor) -> tuple[Evaluate, bool]:
+        """The density by the engine of the moment, and whether it takes many points at once.
+
+        Raises:
+            CaptureError: if the engine cannot run it.
+        """
+        captured = self._captured
+        assert captured is not None
+        if self.engine == "c":
             from pyrolvm.capture.native import compile_gradient
 
-            try:
-                native = compile_gradient(captured)
-                return _checked(cls(joint, "c", "", native.many, native=native), zero)
-            except CaptureError as error:
-                reason = str(error)
-        return _checked(cls(joint, "torch", reason, *_by_torch(captured, zero)), zero)
+            if captured.size > LONG:
+                raise CaptureError(f"{captured.size:,} operations, which take a C compiler long.")
+            self.native = compile_gradient(captured)
+            return self.native.many, True
+        if self.engine == "jax":
+            return by_xla(captured), True
+        if self.engine == "inductor":
+            return by_inductor(captured, zero.double()), True
+        wide = zero.device.type == "cpu"
+        return by_torch(widened(captured), zero.double()) if wide else by_torch(captured, zero)
 
     @classmethod
     def eager(cls, joint: Joint, potential: Callable[[Tensor], Tensor]) -> Target:
         """Minus another potential of the same coordinates, not compiled, for a few calls."""
-        problem = joint.problem
-        zero = torch.zeros(problem.unconstrained_size, dtype=problem.dtype, device=problem.device)
-        return cls(joint, "pyro", "for a few calls", *_by_torch(potential, zero))
+        zero = _zero(joint)
+        return cls(joint, "pyro", "for a few calls", *by_torch(potential, zero))
 
     def at_once(self, remedy: str) -> Target:
         """The target itself, if it takes many points at once.
@@ -122,10 +187,27 @@ class Target:
         """Log densities and gradients at points of shape ``(count, size)``.
 
         Raises:
+            FitError: if it has taken more seconds than its allowance.
             Spent: if the seconds of a budget are over for long, and many points are not done.
         """
+        if self.seconds > self.allowance:
+            raise FitError(
+                f"the search took {self.evaluations:,} densities and gradients of {self.joint.problem.name} in {self.seconds:.0f} s by "
+                f"engine {self.engine!r}, more than the {self.allowance:.0f} s that it may save. {self.reason}".strip()
+            )
         self.evaluations += len(points)
         points = np.ascontiguousarray(points, dtype=np.float64)
+        while True:
+            started = time.perf_counter()
+            values, gradients = self._in_pieces(points)
+            self.seconds += time.perf_counter() - started
+            if self.engine == "torch" and self.seconds > PATIENCE and self._captured is not None:
+                self._compile()
+            if self._captured is None or self.engine == "pyro" or not self._disown(points, values, gradients):
+                return values, gradients
+
+    def _in_pieces(self, points: Points) -> tuple[Points, Points]:
+        """Log densities and gradients, with looks at a budget's seconds on the way."""
         if not math.isfinite(budget.left()) or len(points) <= PIECE:
             return self._evaluate(points)
         values, gradients = np.empty(len(points)), np.empty(points.shape)
@@ -134,6 +216,42 @@ class Target:
             part = slice(start, start + PIECE)
             values[part], gradients[part] = self._evaluate(points[part])
         return values, gradients
+
+    def _compile(self) -> None:
+        """Compiles a graph that has been run operation by operation for long; once."""
+        captured, before = self._captured, (self._evaluate, self.together)
+        if self.joint.problem.device.type != "cpu" or self._tried:
+            return
+        self.engine, self._tried = "inductor", True
+        try:
+            assert captured is not None
+            self._evaluate, self.together = self._made(_zero(self.joint))
+            _checked(self, _zero(self.joint))
+        except CaptureError as error:
+            self.engine, (self._evaluate, self.together) = "torch", before
+            self.reason = f"{self.reason} {error}".strip()
+
+    def _disown(self, points: Points, values: Points, gradients: Points) -> bool:
+        """Runs stock Pyro at some of the points where a compiled density is not finite, and goes on to the next engine if it should be.
+
+        Returns:
+            Whether it has gone on.
+        """
+        bad = np.flatnonzero(
+            ~(np.isfinite(values) & np.isfinite(gradients).all(axis=1)) & np.isfinite(points).all(axis=1)
+        )
+        count = min(len(bad), ASKED_AT_ONCE, ASKED - self._asked)
+        if count <= 0:
+            return False
+        self._asked += count
+        for point in points[bad[np.linspace(0, len(bad) - 1, count).astype(int)]]:
+            found = stock(self.joint, self.tensor(point))
+            if found is not None:
+                told = f"the density by engine '{self.engine}' is not finite where Pyro's is {found:.8g}, and was disowned."
+                self.disowned[self.engine] = told
+                self._next(f"{self.reason} {told}".strip())
+                return True
+        return False
 
     def at(self, point: Points) -> tuple[float, Points]:
         """Log density and gradient at one point."""
@@ -165,44 +283,6 @@ class Target:
         return torch.as_tensor(points).to(dtype=problem.dtype, device=problem.device)
 
 
-def _not_c(captured: Captured, like: Tensor, engine: str) -> str:
-    """Why not to try C; empty where it is worth it."""
-    if engine == "torch":
-        return "asked for"
-    if like.device.type != "cpu":
-        return f"compiled by torch for {like.device.type}"
-    return f"{captured.size:,} operations, which take a C compiler long" if captured.size > LONG else ""
-
-
-def _by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Evaluate, bool]:
-    """All points at once where vmap can, which is the second of what it returns, else one by one."""
-
-    def value(u: Tensor) -> Tensor:
-        return torch.as_tensor(potential(u))
-
-    together = vmapped(torch.func.grad_and_value(value))
-
-    def at_once(points: Points) -> tuple[Points, Points]:
-        gradients, values = together(torch.as_tensor(points).to(like))
-        return -values.detach().cpu().double().numpy(), -gradients.detach().cpu().double().numpy()
-
-    def one_by_one(points: Points) -> tuple[Points, Points]:
-        values, gradients = np.empty(len(points)), np.empty(points.shape)
-        for i, row in enumerate(torch.as_tensor(points).to(like)):
-            point = row.detach().requires_grad_()
-            with torch.enable_grad():
-                found = value(point)
-                (gradient,) = torch.autograd.grad(found, point)
-            values[i], gradients[i] = -float(found.detach()), -gradient.cpu().double().numpy()
-        return values, gradients
-
-    try:
-        at_once(np.zeros((2, like.numel())))
-    except Exception:  # whatever vmap cannot run; a real error shows in the plain loop
-        return one_by_one, False
-    return at_once, True
-
-
 def _checked(target: Target, zero: Tensor) -> Target:
     """The target, once its values and gradients at two points are those of stock Pyro.
 
@@ -216,17 +296,35 @@ def _checked(target: Target, zero: Tensor) -> Target:
         with torch.enable_grad():
             wanted = joint.potential(flat)
             (slope,) = torch.autograd.grad(wanted, flat)
-        value, gradient = target.at(point)
-        stock, expected = -float(wanted.detach()), -slope.cpu().double().numpy()
-        if not np.isfinite(stock) and not np.isfinite(value):
+        values, gradients = target._evaluate(point[None])
+        value, gradient = float(values[0]), gradients[0]
+        right, expected = -float(wanted.detach()), -slope.cpu().double().numpy()
+        if not np.isfinite(right) and not np.isfinite(value):
             continue
         size = 1 + np.linalg.norm(expected)
-        wrong = not abs(value - stock) <= tolerance * (1 + abs(stock))
+        wrong = not abs(value - right) <= tolerance * (1 + abs(right))
         if wrong or (np.isfinite(size) and not np.linalg.norm(gradient - expected) <= 10 * tolerance * size):
             raise CaptureError(
-                f"the compiled density of {joint.problem.name} gives {value:.8g} where Pyro gives {stock:.8g}, or another gradient."
+                f"the compiled density of {joint.problem.name} gives {value:.8g} where Pyro gives {right:.8g}, or another gradient."
             )
     return target
+
+
+def _zero(joint: Joint) -> Tensor:
+    problem = joint.problem
+    return torch.zeros(problem.unconstrained_size, dtype=problem.dtype, device=problem.device)
+
+
+def stock(joint: Joint, point: Tensor) -> float | None:
+    """The log density of stock Pyro at a point, where that and its gradient are finite; must be called inside a session."""
+    flat = point.detach().requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            value = joint.potential(flat)
+            (slope,) = torch.autograd.grad(value, flat)
+    except (ValueError, RuntimeError):  # of a matrix without a factor, or an argument out of range: no density there
+        return None
+    return -float(value.detach()) if bool(torch.isfinite(value)) and bool(torch.isfinite(slope).all()) else None
 
 
 def nowhere_finite(joint: Joint, tries: int, point: Tensor) -> FitError:

@@ -77,13 +77,15 @@ def run(
     engine: str,
     kernel: str,
     native: NativeGradient | None = None,
+    doubt: str = "",
 ) -> Outcome:
     """Runs the chains; must be called inside a session.
 
-    ``native`` is the gradient in C where it is compiled already.
+    ``native`` is the gradient in C where it is compiled already, ``doubt`` why it is not to be trusted, if so.
 
     ``"auto"`` captures the model, and takes stock Pyro where that cannot be done. Draws whose density is not what Pyro
-    computes are thrown away, with a warning, and stock Pyro runs instead, whatever was asked for.
+    computes, or that keep from where only the compiled density is not finite, are thrown away, with a warning, and the next
+    engine runs instead; stock Pyro, whatever was asked for, if that is the last.
 
     Raises:
         CaptureError: if ``engine="jax"`` or a kernel was asked for and the model cannot be captured.
@@ -94,13 +96,18 @@ def run(
     if keeper is not None and keeper.kernel == "pyro":
         reason = "the chains that are gone on with began on it"
         return Outcome(pyro_kernel.run(joint, starts, seeds, settings), "pyro", "pyro", reason)
-    note = ""
+    note = f"; not compiled from C: {doubt}" if doubt else ""
     try:
-        if _native(joint, engine, kernel, settings):
+        if _native(joint, engine, kernel, settings) and not (doubt and engine == "auto"):
             try:
                 return _checked(joint, nutpie_kernel.run_native(joint, starts, seeds, settings, native), "c", "nutpie")
-            except Disagreement:
-                raise
+            except Disagreement as error:
+                if engine == "c" or settings.keeper is not None:
+                    raise
+                warnings.warn(
+                    f"{error} The chains run on JAX instead. Fix: report this model.", PyrolvmWarning, stacklevel=3
+                )
+                note = f"; not compiled from C: {error}"
             except CaptureError as error:
                 if engine == "c":
                     raise

@@ -218,8 +218,11 @@ def _run(
             settings = replace(settings, progress=bar, dense=dense, mean=mean, covariance=covariance)
             if settings.keeper is not None:
                 settings.keeper.set_up(starts, mean, covariance)
-            native = None if frame is None else frame.target.native
-            outcome = engines.run(joint, starts, seeds, settings, engine=engine, kernel=kernel, native=native)
+            target = None if frame is None else frame.target
+            outcome = engines.run(
+                joint, starts, seeds, settings, engine=engine, kernel=kernel, native=target and target.native,
+                doubt=target.disowned.get("c", "") if target else "",
+            )  # fmt: skip
         raw = outcome.raw
         if not raw.draws.shape[1] and budget.spent():
             raise budget.Spent(
@@ -238,7 +241,8 @@ def _run(
         attrs = {
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
             "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": settings.target_accept, "dense_mass": int(dense),
-            "sampled_in": coordinates, "interrupted": int(raw.interrupted and not budget.spent()), "draws_asked": draws,
+            "sampled_in": coordinates, "frame_engine": _frame_engine(frame), "interrupted": int(raw.interrupted and not budget.spent()),
+            "draws_asked": draws,
             "sampling_time": sampled - set_up - compiling,
         }  # fmt: skip
         if raw.interrupted and budget.spent():
@@ -270,6 +274,13 @@ def _frame(problem: Problem, precondition: str, engine: str, seed: int) -> tuple
         if precondition == "frame":
             raise
         return None, f"unconstrained: {error}"
+
+
+def _frame_engine(frame: Frame | None) -> str:
+    """What the density of the frame ran on, and why not on a faster engine."""
+    if frame is None:
+        return ""
+    return f"{frame.target.engine}: {frame.target.reason}".removesuffix(": ")
 
 
 def _check_problem(problem: Problem, init: Any) -> None:

@@ -25,7 +25,7 @@ from pyrolvm.density import Joint
 from pyrolvm.errors import ArgumentError, FitError
 from pyrolvm.interrupts import held
 from pyrolvm.mcmc.base import Raw, Settings, depths
-from pyrolvm.mcmc.potential import Program, check_starts, numpy_dtype
+from pyrolvm.mcmc.potential import Program, check_far, check_starts, numpy_dtype
 
 __all__ = ["MIN_WARMUP", "require", "run", "run_native", "usable"]
 
@@ -117,7 +117,9 @@ def run_native(
     check_starts(joint, starts, -values, -gradients)
     function = native if scale.root is None else native.moved(scale.mean, scale.root)
     note = f"{len(starts)} chains of nutpie on a gradient compiled from C"
-    return _sample(lambda start: _native_model(function, start), scale, starts, seeds, settings, seconds, note)
+    raw = _sample(lambda start: _native_model(function, start), scale, starts, seeds, settings, seconds, note)
+    check_far(joint, raw.draws, native.many)
+    return raw
 
 
 def _sample(

@@ -12,9 +12,13 @@ from torch import Tensor
 
 from pyrolvm.capture import Captured, capture
 from pyrolvm.density import Joint, map_draws
+from pyrolvm.density.target import stock
 from pyrolvm.errors import CaptureError
 
-__all__ = ["Disagreement", "Program", "check_draws", "check_starts", "program"]
+__all__ = ["Disagreement", "Program", "check_draws", "check_far", "check_starts", "program"]
+
+FAR, ASKED = 256, 8
+"""Places around the draws at which the compiled density is looked at, and those of them at which stock Pyro is."""
 
 CHECKED = 64
 """How many draws are computed again by Pyro after a run."""
@@ -163,6 +167,36 @@ def check_draws(joint: Joint, draws: Tensor, potential: Array) -> None:
     with torch.no_grad():
         wanted = map_draws(lambda draw: {"u": joint.potential(draw["z"])}, {"z": flat[torch.as_tensor(chosen)]})["u"]
     _compare("potential energy", potential.reshape(-1)[chosen], wanted.cpu().numpy(), draws.dtype)
+
+
+def check_far(joint: Joint, draws: Tensor, evaluate: Callable[[Array], tuple[Array, Array]]) -> None:
+    """Runs stock Pyro at places around the draws where a compiled density is not finite, which chains have kept away from.
+
+    Must be called inside a session.
+
+    Args:
+        joint: the density.
+        draws: unconstrained draws, shape ``(chains, draws, unconstrained_size)``.
+        evaluate: the compiled log density and its gradient at points ``(count, unconstrained_size)``.
+
+    Raises:
+        Disagreement: if the density is finite at one of them.
+    """
+    flat = draws.reshape(-1, draws.shape[-1]).double().cpu().numpy()
+    if not len(flat) or not np.isfinite(flat).all():
+        return
+    random = np.random.default_rng(len(flat))
+    picked = flat[random.integers(len(flat), size=FAR)]
+    reach = np.geomspace(0.5, 8.0, FAR)[:, None]
+    points = picked + reach * flat.std(axis=0) * random.normal(size=picked.shape)
+    values, gradients = evaluate(points)
+    bad = np.flatnonzero(~(np.isfinite(values) & np.isfinite(gradients).all(axis=1)))
+    for point in points[bad[:ASKED]]:
+        found = stock(joint, torch.as_tensor(point).to(draws))
+        if found is not None:
+            raise Disagreement(
+                f"the captured density of {joint.problem.name} is not finite where Pyro's log density is {found:.8g}."
+            )
 
 
 def _compare(what: str, ours: Array, wanted: Array, dtype: torch.dtype) -> None:

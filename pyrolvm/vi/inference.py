@@ -293,7 +293,7 @@ def _run(
         clock.lap("run")
         attrs = {
             "inference_method": "maximum_likelihood" if likelihood else "svi", "pyrolvm_guide": str(recipe),
-            "objective": why, "engine": used, "seed": seed,
+            "objective": why, "engine": used, "seed": seed, "frame_engine": _frame_engine(problem),
             "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0), "model_parameters": len(problem.parameters),
         }  # fmt: skip
         rows = batch_size if problem.stream is None else problem.stream.stream.batch_size
@@ -351,7 +351,8 @@ def _solved(
     clock.lap("run")
     attrs = {
         "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": "ELBO, by the guide's own algorithm",
-        "engine": solution.engine, "seed": seed, "sampling_time": clock.laps["run"], "evaluations": solution.evaluations,
+        "engine": solution.engine, "frame_engine": _frame_engine(problem), "seed": seed,
+        "sampling_time": clock.laps["run"], "evaluations": solution.evaluations,
     }  # fmt: skip
     allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
     with budget.finishing(allowed), shown(progress):
@@ -361,6 +362,15 @@ def _solved(
         name=recipe.name, data=tree, problem=problem, guide=recipe, params=params, seconds=clock.laps,
         engine=solution.engine, engine_reason=solution.engine_reason, seed=seed,
     )  # fmt: skip
+
+
+def _frame_engine(problem: Problem) -> str:
+    """What the density of the frame ran on, and why not on a faster engine; empty without one."""
+    if "_frames" not in problem.__dict__:
+        return ""
+    from pyrolvm.approximation import frame_engine  # with SciPy, which takes a while to import
+
+    return frame_engine(problem)
 
 
 class _Clock:

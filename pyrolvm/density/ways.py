@@ -1,0 +1,154 @@
+"""The ways to compute a recorded log density with its gradient at many points, each by an engine of its own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyrolvm.capture import Captured, capture
+from pyrolvm.capture.graph import widened
+from pyrolvm.capture.vmap import vmapped
+from pyrolvm.errors import CaptureError
+
+__all__ = ["Evaluate", "Points", "by_inductor", "by_torch", "by_xla"]
+
+Points = NDArray[np.float64]
+Evaluate = Callable[[Points], tuple[Points, Points]]
+
+WIDTHS = (1, 32, 512)
+"""Points that one compiled program takes at a time; fewer are filled up."""
+
+XLA_LONG = 3_000
+"""Operations from which on XLA compiles for minutes."""
+
+
+def by_xla(captured: Captured) -> Evaluate:
+    """Compiled by XLA in double precision, for each width when it is first needed.
+
+    Raises:
+        CaptureError: if an operation has no rule, XLA would take too long or cannot run it, or JAX does not start.
+    """
+    import jax
+
+    from pyrolvm.capture.jax import lower, precision
+    from pyrolvm.capture.jax.compiling import compiled
+
+    if captured.size > XLA_LONG:
+        raise CaptureError(f"XLA takes long to compile {captured.size:,} operations.")
+    with precision(torch.float64):
+        program = lower(widened(captured))
+    size = captured.module.graph.find_nodes(op="placeholder")[0].meta["val"].numel()
+
+    def one(point: Any, constants: Any) -> Any:
+        return program.function((point,), (), constants, None)
+
+    both = jax.jit(jax.vmap(jax.value_and_grad(one), in_axes=(0, None)))
+    ready: dict[int, Any] = {}
+
+    def run(points: Points) -> tuple[Points, Points]:
+        with precision(torch.float64):
+            if len(points) not in ready:
+                lowered = both.lower(np.zeros((len(points), size)), program.constants)
+                ready[len(points)] = compiled(lowered, quick=True)
+            values, gradients = ready[len(points)](points, program.constants)
+            return -np.asarray(values, np.float64), -np.asarray(gradients, np.float64)
+
+    evaluate = _by_widths(run, WIDTHS)
+    _tried("XLA", evaluate, size)
+    return evaluate
+
+
+def by_inductor(captured: Captured, like: Tensor) -> Evaluate:
+    """Compiled by torch, for each width when it is first needed.
+
+    Raises:
+        CaptureError: if ``vmap`` or the compiler cannot run it.
+    """
+    wide = widened(captured)
+    together = vmapped(torch.func.grad_and_value(lambda point: torch.as_tensor(wide(point))))
+    ready: dict[int, Callable[..., Any]] = {}
+
+    def run(points: Points) -> tuple[Points, Points]:
+        given = torch.as_tensor(points).to(like)
+        if len(points) not in ready:
+            graph = capture(together, torch.zeros_like(given))
+            step = torch.compile(graph.module, fullgraph=True, dynamic=False)
+            ready[len(points)] = lambda given: step(given, *graph.constants)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # inductor calls what torch itself deprecates
+            gradients, values = ready[len(points)](given)
+        return -values.cpu().double().numpy(), -gradients.cpu().double().numpy()
+
+    evaluate = _by_widths(run, WIDTHS[:2])
+    _tried("torch's compiler", evaluate, like.numel())
+    return evaluate
+
+
+def by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Evaluate, bool]:
+    """Operation by operation: all points at once where vmap can, which is the second of what it returns, else one by one."""
+
+    def value(u: Tensor) -> Tensor:
+        return torch.as_tensor(potential(u))
+
+    together = vmapped(torch.func.grad_and_value(value))
+
+    def at_once(points: Points) -> tuple[Points, Points]:
+        gradients, values = together(torch.as_tensor(points).to(like))
+        return -values.detach().cpu().double().numpy(), -gradients.detach().cpu().double().numpy()
+
+    def one_by_one(points: Points) -> tuple[Points, Points]:
+        values, gradients = np.empty(len(points)), np.empty(points.shape)
+        for i, row in enumerate(torch.as_tensor(points).to(like)):
+            point = row.detach().requires_grad_()
+            with torch.enable_grad():
+                found = value(point)
+                (gradient,) = torch.autograd.grad(found, point)
+            values[i], gradients[i] = -float(found.detach()), -gradient.cpu().double().numpy()
+        return values, gradients
+
+    try:
+        at_once(np.zeros((2, like.numel())))
+    except Exception:  # whatever vmap cannot run; a real error shows in the plain loop
+        return one_by_one, False
+    return at_once, True
+
+
+def _by_widths(run: Evaluate, widths: tuple[int, ...]) -> Evaluate:
+    """A function of any number of points by one that is compiled for each of a few numbers."""
+
+    def evaluate(points: Points) -> tuple[Points, Points]:
+        values, gradients = np.empty(len(points)), np.empty(points.shape)
+        start = 0
+        while start < len(points):
+            part = points[start : start + widths[-1]]
+            width = next(w for w in widths if w >= len(part))
+            filled = np.concatenate([part, np.repeat(part[-1:], width - len(part), axis=0)])
+            stop = start + len(part)
+            found = run(filled)
+            values[start:stop], gradients[start:stop] = found[0][: len(part)], found[1][: len(part)]
+            start = stop
+        return values, gradients
+
+    return evaluate
+
+
+def _tried(what: str, evaluate: Evaluate, size: int) -> None:
+    """Runs an engine once.
+
+    Raises:
+        CaptureError: with what it raised.
+    """
+    try:
+        evaluate(np.zeros((1, size)))
+    except CaptureError:
+        raise
+    except Exception as error:  # of a compiler, of any kind: the next engine runs it, and the record tells of this
+        raise CaptureError(
+            f"{what} cannot run it: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        ) from error
