@@ -72,17 +72,17 @@ def by_inductor(captured: Captured, like: Tensor) -> Evaluate:
     """
     wide = widened(captured)
     together = vmapped(torch.func.grad_and_value(lambda point: torch.as_tensor(wide(point))))
-    ready: dict[int, Callable[..., Any]] = {}
+    ready: dict[int, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {}
 
     def run(points: Points) -> tuple[Points, Points]:
         given = torch.as_tensor(points).to(like)
         if len(points) not in ready:
             graph = capture(together, torch.zeros_like(given))
-            step = torch.compile(graph.module, fullgraph=True, dynamic=False)
-            ready[len(points)] = lambda given: step(given, *graph.constants)
+            ready[len(points)] = torch.compile(graph.module, fullgraph=True, dynamic=False), graph.constants
+        step, constants = ready[len(points)]
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # inductor calls what torch itself deprecates
-            gradients, values = ready[len(points)](given)
+            gradients, values = step(given, *constants)
         return -values.cpu().double().numpy(), -gradients.cpu().double().numpy()
 
     evaluate = _by_widths(run, WIDTHS[:2])

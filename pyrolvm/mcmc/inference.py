@@ -220,7 +220,7 @@ def _run(
                 settings.keeper.set_up(starts, mean, covariance)
             target = None if frame is None else frame.target
             outcome = engines.run(
-                joint, starts, seeds, settings, engine=engine, kernel=kernel, native=target and target.native,
+                joint, starts, seeds, settings, engine=engine, kernel=kernel, native=target.native if target else None,
                 doubt=target.disowned.get("c", "") if target else "",
             )  # fmt: skip
         raw = outcome.raw

@@ -17,6 +17,7 @@ from pyrolvm.approximation import find_frame, frame
 from pyrolvm.density import Joint
 from pyrolvm.density import target as module
 from pyrolvm.density.target import Points, Target, stock
+from pyrolvm.mcmc.potential import Disagreement, check_far
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -200,6 +201,19 @@ def test_a_result_says_what_evaluated_its_frame() -> None:
     assert fit.data["posterior"].attrs["frame_engine"].startswith("jax: engine 'c' has no rule for")
     chains = lvm.nuts(lvm.Problem(plain, Y), chains=1, warmup=30, draws=30, progress=False)
     assert chains.data["posterior"].attrs["frame_engine"] == "c"
+
+
+def test_places_that_chains_have_kept_away_from_are_compared_with_pyro() -> None:
+    draws = torch.randn(2, 50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with lvm.Problem(plain, Y).session(seed=0):
+        target = target_of(plain)
+        check_far(target.joint, draws, target)
+        wrong = _spoiled(target_of(plain), lambda at: np.abs(at[:, 0]) > 4.0)._evaluate
+        with pytest.raises(Disagreement, match="is not finite where Pyro's log density is"):
+            check_far(target.joint, draws, wrong)
+    with lvm.Problem(positive, Y).session(seed=0):
+        target = target_of(positive)
+        check_far(target.joint, 100 * draws[..., :1], target)  # where Pyro's is not finite either
 
 
 # --- cost ---------------------------------------------------------------------------------------------------------------

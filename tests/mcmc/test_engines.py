@@ -344,8 +344,10 @@ def test_wrong_c_is_found_before_the_run(
         return value * densities, slope * gradients
 
     monkeypatch.setattr(NativeGradient, "many", wrong)
-    with pytest.warns(lvm.PyrolvmWarning, match=rf"{text}.*stock Pyro instead.*Fix:"):
-        assert run(gaussian_problem, warmup=20, draws=5, precondition="none").engine == "pyro"
+    with pytest.warns(lvm.PyrolvmWarning, match=rf"{text}.*on JAX instead.*Fix:"):
+        chains = run(gaussian_problem, warmup=20, draws=5, precondition="none")
+    assert chains.engine == "jax"
+    assert "not compiled from C: the captured density" in chains.engine_reason
 
 
 def test_a_wrong_gradient_is_found_before_the_run(
