@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,27 @@ def nothing_was_said_before() -> None:
     selfcheck = sys.modules.get("pyrolvm.selfcheck")
     if selfcheck is not None:
         selfcheck.forget()
+
+
+LOOPS = os.environ.get("PYROLVM_LOOPS")
+"""A file that gets a line for each test: its seconds, those in loops over draws, how many draws, and its name."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+    """Measures how much of a test's time goes into running programs draw by draw, where that is asked for."""
+    if LOOPS is None:
+        return (yield)
+    from pyrolvm.density import watched
+
+    began = time.perf_counter()
+    with watched() as seen:
+        result = yield
+    looped = [one for one in seen if one.looped]
+    with open(LOOPS, "a") as file:
+        seconds = f"{time.perf_counter() - began:.2f} {sum(one.seconds for one in looped):.2f}"
+        file.write(f"{seconds} {sum(one.looped for one in looped)} {item.nodeid}\n")
+    return result
 
 
 @pytest.fixture

@@ -409,6 +409,23 @@ def test_threads_do_not_disturb_each_other(rows: int) -> None:
             np.testing.assert_array_equal(slope, other_slope)
 
 
+@pytest.mark.parametrize("count", [1, 1_999, 2_000, 5_003])
+def test_many_points_are_the_same_whatever_number_of_threads_takes_them(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captured = capture(lambda u: (u.cos() * u.exp()).sum() - u.prod(), torch.zeros(3, dtype=torch.float64))
+    gradient = compile_gradient(captured)
+    points = np.random.default_rng(0).normal(size=(count, 3))
+    found = []
+    for processors in (1, 3):
+        monkeypatch.setattr("pyrolvm.capture.native.gradient.available", lambda n=processors: n)
+        found.append(gradient.many(points))
+    for alone, shared in zip(*found, strict=True):
+        assert np.array_equal(alone, shared)
+    value, slope = gradient(points[-1])
+    assert found[0][0][-1] == value and np.array_equal(found[0][1][-1], slope)
+
+
 def test_a_potential_in_single_precision_is_computed_in_double() -> None:
     point = torch.full((3,), 0.1)
     _, gradient = compiled(lambda x: (x * 1e-9 + 1.0).sum(), point)

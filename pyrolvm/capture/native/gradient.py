@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +17,7 @@ from pyrolvm.capture.graph import Captured
 from pyrolvm.capture.native.build import compiled
 from pyrolvm.capture.native.codegen import Body, check_plain, differentiable, helpers, lowered, recorded
 from pyrolvm.errors import CaptureError
+from pyrolvm.machine import available
 
 __all__ = ["NativeGradient", "compile_gradient"]
 
@@ -125,9 +128,24 @@ class NativeGradient:
             raise CaptureError(f"the points have shape {points.shape}, expected (count, {self.size}).")
         values, gradients = np.empty(len(points)), np.empty(points.shape)
         many = _MANY(_address(self._held[0].log_densities))
-        many(len(points), points.ctypes.data, gradients.ctypes.data, values.ctypes.data, self.address, self.data)
+
+        def some(part: slice) -> None:
+            x, slopes, found = points[part], gradients[part], values[part]
+            many(len(x), x.ctypes.data, slopes.ctypes.data, found.ctypes.data, self.address, self.data)
+
+        threads = max(1, min(available(), len(points) // SHARED))
+        ends = np.linspace(0, len(points), threads + 1).astype(int)
+        parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+        if threads == 1:
+            some(parts[0])
+            return values, gradients
+        with ThreadPoolExecutor(threads, thread_name_prefix="density") as pool:
+            list(pool.map(some, parts))
         return values, gradients
 
+
+SHARED = 1_000
+"""Points for each of several threads, of which there are no more than processors."""
 
 _MANY = ctypes.CFUNCTYPE(None, ctypes.c_uint64, *[ctypes.c_void_p] * 5)
 _TYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
