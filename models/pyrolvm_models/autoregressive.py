@@ -29,12 +29,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import zuko
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
 import pyrolvm as lvm
 from pyrolvm_models import _data, datasets
+from pyrolvm_models._zuko import zuko
 from pyrolvm_models.likelihoods import density_problem
 
 __all__ = ["GatedPixelCNN", "Made", "gated_pixel_cnn", "image_data", "made"]

@@ -13,8 +13,6 @@ import pytest
 
 import pyrolvm as lvm
 
-SECONDS = 1.0
-
 
 def _load() -> ModuleType:
     """The table beside this file, which is no package."""
@@ -51,7 +49,6 @@ def test_mistake_is_reported(row: table.Row, record_property: Any) -> None:  # t
         assert type(outcome.error) is row.expect, f"{type(outcome.error).__name__}: {outcome.message}"
         assert isinstance(outcome.error, ValueError | TypeError | LookupError | RuntimeError)
         assert outcome.steps == 0, f"{outcome.steps} steps were taken before the mistake was noticed"
-        assert outcome.seconds < SECONDS
     for pattern in row.says:
         assert re.search(pattern, outcome.message), f"{pattern!r} is not in: {outcome.message}"
     said, found, remedy = outcome.message.partition("Fix: ")

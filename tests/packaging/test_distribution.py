@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import venv
 import zipfile
 from pathlib import Path
@@ -113,13 +112,11 @@ def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
 
 
 @pytest.mark.slow
-def test_make_demo_from_a_fresh_clone_takes_less_than_five_minutes(tmp_path):
+def test_make_demo_works_from_a_fresh_clone(tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    began = time.monotonic()
     done = subprocess.run(["make", "demo"], check=False, cwd=clone, env=_clean_environment())
     assert done.returncode == 0
-    assert time.monotonic() - began < 300
     assert (clone / "runs/demo/report.html").is_file()
     assert (clone / "runs/demo/overview.png").is_file()
     # Nothing was written that git would see.

@@ -29,7 +29,7 @@ def _load() -> ModuleType:
 
 
 models = _load()
-CELLS, FAILING, KILLS, LIMIT = 200, tuple(range(5, 200, 10)), (40, 110), 400.0
+CELLS, FAILING, KILLS = 200, tuple(range(5, 200, 10)), (40, 110)
 
 
 def _begun(marks: Path) -> dict[int, list[int]]:
@@ -79,7 +79,6 @@ def test_all_cells_are_accounted_for(backend: str, tmp_path: Path, record_proper
     killer.stop = True
     killer.join(5.0)
     assert len(killer.killed) == 2
-    assert seconds < LIMIT
     assert found.counts == {"done": CELLS - len(FAILING), "failed": len(FAILING)}
     assert sorted(found.table["seed"][found.table["status"] == "failed"]) == list(FAILING)
     begun = _begun(marks)

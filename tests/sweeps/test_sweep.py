@@ -124,7 +124,6 @@ def test_a_process_that_dies_costs_its_own_cell(tmp_path: Path, record_property:
     started = time.monotonic()
     found = sweep(method, 4, backend="local", jobs=1, retries=0, out=out)
     seconds = time.monotonic() - started
-    assert seconds < 100
     assert found.counts == {"done": 3, "died": 1} and not found.complete
     error = found.table["error"][1]
     assert error == "its worker died 1 time: exit code SIGKILL(-9)"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zuko.transforms import MonotonicRQSTransform
 
+from pyrolvm_models._zuko import MonotonicRQSTransform
 from pyrolvm_models.invertible.base import Mapped
 
 __all__ = ["Affine", "Element", "Mixture", "Spline"]

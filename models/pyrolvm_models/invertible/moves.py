@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import zuko
 from torch import Tensor, nn
 
+from pyrolvm_models._zuko import zuko
 from pyrolvm_models.invertible.base import Block, Mapped
 from pyrolvm_models.invertible.elements import Element
 from pyrolvm_models.invertible.networks import quiet_last, with_dropout
