@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pyrolvm.diagnosis.reweighted import MEAN_BOUND
@@ -31,13 +31,16 @@ def warn_of_reference(reference: str, verdict: Verdict) -> list[str]:
     return [text.strip()]
 
 
-def advise(table: pd.DataFrame, verdicts: Mapping[str, Verdict], guides: Mapping[str, str]) -> Iterator[str]:
+def advise(
+    table: pd.DataFrame, verdicts: Mapping[str, Verdict], guides: Mapping[str, str], there: Iterable[str] = ()
+) -> Iterator[str]:
     """Yields one piece of advice for each method.
 
     Args:
         table: the table of a comparison.
         verdicts: each method's own verdict.
         guides: name of the guide of each method, empty for methods without one.
+        there: the guides that are compared, and ``"nuts"`` where chains are, which need not be tried any more.
     """
     for method, rows in table.groupby("method", sort=False):
         name = str(method)
@@ -61,20 +64,21 @@ def advise(table: pd.DataFrame, verdicts: Mapping[str, Verdict], guides: Mapping
             text += " Its own verdict, trusted, does not see this."
         elif not verdict.trusted:
             text += f" Its own verdict is {verdict.status}."
-        yield text + "".join(f" {step}" for step in _next(rows, differs, verdict, guides.get(name, "")))
+        yield text + "".join(f" {step}" for step in _next(rows, differs, verdict, guides.get(name, ""), there))
 
 
-def _next(rows: pd.DataFrame, differs: int, verdict: Verdict, guide: str) -> Iterator[str]:
+def _next(rows: pd.DataFrame, differs: int, verdict: Verdict, guide: str, there: Iterable[str]) -> Iterator[str]:
     unfinished = any("optimisation stopped" in reason.text for reason in verdict.reasons)
     if differs and unfinished:
         yield "Let the optimisation run on first (max_steps=)."
     elif differs and guide:
         richer = _RICHER.get(guide, "flow")
-        yield (
-            f'Try guide="{richer}".'
-            if richer != guide
-            else "Try more flow layers or more particles, or use the draws of lvm.nuts."
-        )
+        if richer not in {guide, *there}:
+            yield f'Try guide="{richer}".'
+        elif guide.startswith("flow"):
+            yield "Try more flow layers or more particles, or use the reference."
+        else:
+            yield "Use the reference."
     elif differs:
         yield "Check that both used the same data, priors and parameterisation; if so, run longer."
     elif (rows["status"] == "agrees").all() and verdict.trusted:

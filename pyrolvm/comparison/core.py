@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from pyrolvm.comparison.align import Pair, pair_up, screen
 from pyrolvm.comparison.table import quantity_rows
 from pyrolvm.diagnosis.core import Diagnosis, diagnose, jsonable
 from pyrolvm.diagnosis.reading import PosteriorLike, is_exact, log_weights, stat, tree
+from pyrolvm.diagnosis.trying import left_to_try
 from pyrolvm.errors import ArgumentError, positive_int, unknown_name
 from pyrolvm.habits import verb
 from pyrolvm.verdict import Verdict
@@ -195,7 +196,8 @@ def compare(
     names = {str(name): posterior for name, posterior in posteriors.items()}
     trees = {name: tree(posterior, f"posterior {name!r}") for name, posterior in names.items()}
     chosen = _reference(trees, reference)
-    diagnoses = {name: _diagnosis(name, posterior) for name, posterior in names.items()}
+    there = {_method(data) for data in trees.values()}
+    diagnoses = {name: _diagnosis(name, posterior, there) for name, posterior in names.items()}
 
     pairs, notes = {}, []
     for name, data in trees.items():
@@ -214,7 +216,7 @@ def compare(
     methods = _methods(table, names, diagnoses, chosen)
     verdicts = {name: item.verdict for name, item in diagnoses.items()}
     guides = {name: str(data["posterior"].attrs.get("pyrolvm_guide", "") or "") for name, data in trees.items()}
-    advice = [*warn_of_reference(chosen, verdicts[chosen]), *advise(table, verdicts, guides)]
+    advice = [*warn_of_reference(chosen, verdicts[chosen]), *advise(table, verdicts, guides, there)]
     return Comparison(chosen, table, methods, advice, diagnoses, notes, trees, pairs)
 
 
@@ -240,12 +242,21 @@ def _is_markov(data: xr.DataTree) -> bool:
     return stat(data, "diverging") is not None or data["posterior"].sizes["chain"] > 1
 
 
-def _diagnosis(name: str, posterior: PosteriorLike | xr.DataTree) -> Diagnosis:
-    """Diagnoses a posterior under its name here; what its own verdict says more is added, never taken away."""
+def _method(data: xr.DataTree) -> str:
+    """What made a posterior: ``"nuts"`` for any Markov chains, or the name of its guide."""
+    return "nuts" if _is_markov(data) else str(data["posterior"].attrs.get("pyrolvm_guide", "")).split("(")[0]
+
+
+def _diagnosis(name: str, posterior: PosteriorLike | xr.DataTree, there: set[str]) -> Diagnosis:
+    """Diagnoses a posterior under its name here, without advice to try what is there.
+
+    What its own verdict says more is added, never taken away.
+    """
     found = diagnose(posterior)
     own = getattr(posterior, "verdict", None)
     verdict = found.verdict.and_also(own) if isinstance(own, Verdict) else found.verdict
-    return Diagnosis(name, found.table, found.figures, verdict, found.left_out)
+    steps = tuple(left_to_try(verdict.next_steps, there))
+    return Diagnosis(name, found.table, found.figures, replace(verdict, next_steps=steps), found.left_out)
 
 
 def _sites(data: xr.DataTree) -> str:

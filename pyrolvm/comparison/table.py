@@ -33,7 +33,7 @@ COLUMNS: dict[str, str] = {
     "variable": "site or quantity",
     "quantity": "one scalar of it, labelled by its coordinates",
     "kind": "continuous, discrete or constant",
-    "status": "differs if mean, sd or shape does; agrees if mean and sd do (or shape, for a noisy sd); else unclear",
+    "status": "differs if mean, sd or shape does; agrees if mean and sd do (of a noisy sd within 10%: if shape does); else unclear",
     "mean": "the method's mean",
     "sd": "the method's standard deviation",
     "ref_mean": "the reference's mean",
@@ -166,8 +166,8 @@ def _statuses(out: dict[str, Any], method: Side, reference: Side, discrete: bool
     far = (out["w1"] > W1_BOUND + SIGMAS * out["w1_noise"]) & ~out["heavy_tail"]
     shape = np.where(far, "differs", _worst(*masses))
     # A skewed quantity can have an sd too noisy to judge while its intervals are not: those settle it then.
-    slack = np.abs(out["sd_ratio"] - 1.0) <= SD_BOUND + 2 * out["sd_ratio_error"]
-    settled = (sd == "unclear") & (shape == "agrees") & slack & (out["w1"] <= W1_BOUND)
+    within = np.abs(out["sd_ratio"] - 1.0) <= SD_BOUND
+    settled = (sd == "unclear") & (shape == "agrees") & within & (out["w1"] <= W1_BOUND)
     light = _worst(mean, np.where(settled, "agrees", sd))
     light = np.where(shape == "differs", "differs", light)
     status = np.where(out["heavy_tail"], _worst(median, shape), light)

@@ -11,6 +11,7 @@ import numpy as np
 from pyrolvm.diagnosis.moments import cheap_screen, is_constant, moments
 from pyrolvm.diagnosis.numerics import array_stats
 from pyrolvm.diagnosis.reading import Array, Block, blocks, keep_worst, stat
+from pyrolvm.diagnosis.wording import told
 from pyrolvm.verdict import Reason
 
 if TYPE_CHECKING:
@@ -149,9 +150,11 @@ def _judge_rhat(rhat: pd.Series[float]) -> Reason:
     high, figures = float(rhat.iloc[0]), {"rhat": float(rhat.iloc[0])}
     over = rhat.index[rhat > RHAT_DOUBTFUL]
     if not len(over):
-        return Reason("trusted", f"R-hat is at most {high:.3f} (bound {RHAT_DOUBTFUL}).", figures)
-    text = f"R-hat is up to {high:.3g}, above {RHAT_DOUBTFUL}, for {_names(over)}: the chains disagree."
-    return Reason("failed" if high > RHAT_FAILED else "doubtful", text, figures | {"quantities over": len(over)})
+        return Reason("trusted", f"R-hat is at most {told(high, RHAT_DOUBTFUL, 3)} (bound {RHAT_DOUBTFUL}).", figures)
+    failed = high > RHAT_FAILED
+    bound = RHAT_FAILED if failed else RHAT_DOUBTFUL
+    text = f"R-hat is up to {told(high, bound, 2)}, above {bound}, for {_names(over)}: the chains disagree."
+    return Reason("failed" if failed else "doubtful", text, figures | {"quantities over": len(over)})
 
 
 def _judge_ess(table: pd.DataFrame, chains: int) -> Reason:
@@ -162,9 +165,11 @@ def _judge_ess(table: pd.DataFrame, chains: int) -> Reason:
     if math.isnan(low):
         return Reason("doubtful", "The effective number of draws could not be computed.", figures)
     if low >= bound:
-        return Reason("trusted", f"Bulk and tail ESS are at least {low:.0f} (bound {bound}).", figures)
+        return Reason("trusted", f"Bulk and tail ESS are at least {math.floor(low):,} (bound {bound}).", figures)
     under = smallest.index[smallest < bound]
-    text = f"ESS is down to {low:.0f}, below {bound}, for {_names(under)}: error bars and quantiles are rough."
+    text = (
+        f"ESS is down to {told(low, bound, 0)}, below {bound}, for {_names(under)}: error bars and quantiles are rough."
+    )
     return Reason("failed" if low < ESS_FAILED * chains else "doubtful", text, figures)
 
 
@@ -188,7 +193,8 @@ def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:
         number, share = int(diverging.sum()), float(diverging.mean())
         figures = {"divergences": number, "share of draws": share}
         if number:
-            text = f"{number} of {diverging.size} draws diverged ({share:.1%}): part of the posterior was not explored."
+            percent = told(100 * share, 100 * DIVERGENT_FAILED if share > DIVERGENT_FAILED else 0.0, 1)
+            text = f"{number} of {diverging.size} draws diverged ({percent}%): part of the posterior was not explored."
             yield Reason("failed" if share > DIVERGENT_FAILED else "doubtful", text, figures)
         else:
             yield Reason("trusted", "No draw diverged.", figures)
@@ -197,13 +203,16 @@ def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:
         moving = ~is_constant(np.moveaxis(energy[:, :, None], 0, 2))  # as (1, draw, chain)
         if moving.any():
             low = float(np.min(array_stats().bfmi(energy[moving].astype(np.float64), chain_axis=-2, draw_axis=-1)))
+            shown = told(low, BFMI_DOUBTFUL, 2)
             if low < BFMI_DOUBTFUL:
-                text = (
-                    f"E-BFMI is {low:.2f}, below {BFMI_DOUBTFUL}: momentum resampling explores the energy too slowly."
-                )
+                text = f"E-BFMI is {shown}, below {BFMI_DOUBTFUL}: momentum resampling explores the energy too slowly."
                 yield Reason("doubtful", text, {"bfmi": low})
             else:
-                yield Reason("trusted", f"E-BFMI is at least {low:.2f} (bound {BFMI_DOUBTFUL}).", {"bfmi": low})
+                yield Reason(
+                    "trusted",
+                    f"E-BFMI is at least {shown} (bound {BFMI_DOUBTFUL}).",
+                    {"bfmi": low},
+                )
     saturated = stat(data, "reached_max_treedepth")
     if saturated is not None and saturated.any():
         share = float(saturated.mean())

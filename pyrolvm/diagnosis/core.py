@@ -19,9 +19,11 @@ from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group,
 from pyrolvm.diagnosis.restarts import judge_restarts
 from pyrolvm.diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
 from pyrolvm.diagnosis.symmetry import copies, judge_symmetry, symmetry_steps
+from pyrolvm.diagnosis.trying import NUTS, left_to_try, tried
+from pyrolvm.diagnosis.wording import beside, told
 from pyrolvm.errors import positive_int
 from pyrolvm.habits import verb
-from pyrolvm.verdict import Reason, Verdict
+from pyrolvm.verdict import Reason, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +42,8 @@ MANY_EFFECTIVE = 0.4
 """Above this share of effective draws, the few in a tail that they miss hardly move a variance."""
 EXCUSED_KHAT = 0.6
 """Unless the tail of the weights is this heavy: a flow at k-hat 0.66 had 60% of its draws effective and an sd 20% too small."""
+ROUGH_NATS, ROUGH_SHARE = 1.0, 0.25
+"""An ELBO whose standard error is more than a nat, and more than a quarter of itself, is not known."""
 NO_DENSITY = 0.01
 """Draws of a heavy tail that may have no density, as far as it can be computed, which is a weight of zero."""
 
@@ -200,6 +204,7 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
     table, left_out = reweighted_table(data, normalised, limit)
     reasons = [
         *_judge_weights(figures),
+        *_judge_bound(figures, "doubtful"),
         *judge_reweighted(table, figures),
         *_judge_optimisation(data),
         *_judge_finite(data),
@@ -208,17 +213,21 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         *judge_collapse(data),
     ]
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
-    steps = [*_steps_for_fit(figures, reasons, guide), *_steps_for_minibatches(data, reasons), *collapse_steps(reasons)]
+    steps = [
+        *_steps_for_fit(figures, reasons, guide, data),
+        *_steps_for_minibatches(data, reasons),
+        *collapse_steps(reasons),
+    ]
     steps += symmetry_steps(data)
     return Diagnosis(name, table, _figures(figures), Verdict.of(reasons, steps), left_out)
 
 
 def _figures(weights: Weights) -> dict[str, float]:
+    bound = {} if _bound_unknown(weights) else {"elbo": weights.elbo, "elbo_error": weights.elbo_error}
     return {
         "khat": weights.khat,
         "khat_threshold": weights.threshold,
-        "elbo": weights.elbo,
-        "elbo_error": weights.elbo_error,
+        **bound,
         "evidence": weights.evidence,
         "evidence_error": weights.evidence_error,
         "ess_importance": weights.ess,
@@ -236,6 +245,7 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     table, left_out = corrected_table(data, figures.ess, limit)
     reasons = [
         *_judge_weights(figures),
+        *_judge_bound(figures, "trusted"),
         *_judge_effective(figures),
         *_judge_quantities(data, figures),
         *_judge_optimisation(data),
@@ -245,7 +255,7 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
         *judge_restarts(data),
     ]
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
-    verdict = Verdict.of(reasons, [*_steps_for_fit(figures, reasons, guide), *symmetry_steps(data)])
+    verdict = Verdict.of(reasons, [*_steps_for_fit(figures, reasons, guide, data), *symmetry_steps(data)])
     return Diagnosis(name, table, _figures(figures), verdict, left_out)
 
 
@@ -254,12 +264,14 @@ def _judge_effective(weights: Weights) -> Iterator[Reason]:
     if not weights.reliable:
         return
     figures = {"ess_importance": weights.ess, "draws": float(weights.num_draws)}
-    text = f"The draws are chosen by weights among {weights.num_draws:,}, of which {weights.ess:,.0f} are effective"
+    text = f"The draws are chosen by weights among {weights.num_draws:,}, of which {math.floor(weights.ess):,} are effective"
     enough = ENOUGH_EFFECTIVE if weights.khat <= 0.5 else ENOUGH_HEAVY
     if weights.ess >= enough:
         yield Reason("trusted", f"{text}.", figures)
     else:
-        yield Reason("doubtful", f"{text}: too few, {enough:,} are needed at k-hat {weights.khat:.2f}.", figures)
+        yield Reason(
+            "doubtful", f"{text}: too few, {enough:,} are needed at k-hat {told(weights.khat, 0.5, 2)}.", figures
+        )
 
 
 def _rounding(data: xr.DataTree) -> float:
@@ -287,32 +299,34 @@ def _judge_weights(weights: Weights) -> Iterator[Reason]:
         yield Reason("doubtful", text, figures)
         return
     share = weights.ess / weights.num_draws
-    if weights.constant:
+    (khat, threshold), over = beside(weights.khat, weights.threshold, 2), told(weights.khat, 1.0, 2)
+    if weights.nearly_equal:
+        text = f"The importance weights are as good as equal: {math.floor(weights.ess):,} of {weights.num_draws:,} draws are effective."
+        yield Reason("trusted", text, figures)
+    elif weights.constant:
         yield Reason(
             "trusted", "All importance weights are equal: the guide is the posterior, as far as it draws.", figures
         )
     elif weights.khat <= weights.threshold:
-        yield Reason("trusted", f"k-hat {weights.khat:.2f} is within {weights.threshold:.2f}.", figures)
+        yield Reason("trusted", f"k-hat {khat} is within {threshold}.", figures)
     elif weights.khat <= 0.7:
-        text = (
-            f"k-hat {weights.khat:.2f} is above {weights.threshold:.2f}, all that {weights.num_draws} draws can carry."
-        )
+        text = f"k-hat {khat} is above {threshold}, all that {weights.num_draws} draws can carry."
         yield Reason("doubtful", text, figures)
     elif weights.khat <= 1.0:
-        text = f"k-hat {weights.khat:.2f} is above {weights.threshold:.2f}: the guide misses part of the posterior."
+        text = f"k-hat {khat} is above {threshold}: the guide misses part of the posterior."
         yield Reason("doubtful", text, figures)
         if share < FEW_EFFECTIVE:
             text = f"Only {weights.ess:.0f} of {weights.num_draws} draws are effective: hardly a draw lies where the posterior is."
             yield Reason("failed", text, {"ess_importance": weights.ess, "draws": float(weights.num_draws)})
     elif share > NEARLY_ALL:
         text = (
-            f"k-hat {weights.khat:.2f} is above 1, yet {weights.ess:.0f} of {weights.num_draws} draws are effective: the guide "
+            f"k-hat {over} is above 1, yet {weights.ess:.0f} of {weights.num_draws} draws are effective: the guide "
             "fits the bulk of the posterior, and its tails are lighter than the posterior's."
         )
         yield Reason("doubtful", text, figures)
     else:
         text = (
-            f"k-hat {weights.khat:.2f} is above 1: the importance weights have no finite mean, so the guide is far "
+            f"k-hat {over} is above 1: the importance weights have no finite mean, so the guide is far "
             "from the posterior and reweighting cannot mend it. The evidence and its error mean nothing."
         )
         yield Reason("failed", text, figures)
@@ -322,6 +336,21 @@ def _judge_weights(weights: Weights) -> Iterator[Reason]:
             f"{weights.ess:.0f} of {weights.num_draws} draws are effective."
         )
         yield Reason("doubtful", text, {"evidence": weights.evidence, "ess_importance": weights.ess})
+
+
+def _bound_unknown(weights: Weights) -> bool:
+    """Whether a few draws where the density is next to nothing make up the whole ELBO."""
+    return weights.elbo_error > max(ROUGH_NATS, ROUGH_SHARE * abs(weights.elbo))
+
+
+def _judge_bound(weights: Weights, status: Status) -> Iterator[Reason]:
+    """Says where the ELBO is not known: a fault of a fit that is used as it is, not of draws that its weights have chosen."""
+    if _bound_unknown(weights):
+        text = (
+            f"The mean log weight, {weights.elbo:.3g} +- {weights.elbo_error:.3g}, is that of a few draws where the model's density "
+            "is next to nothing: no ELBO is known."
+        )
+        yield Reason(status, text, {"mean log weight": weights.elbo})
 
 
 def _judge_optimisation(data: xr.DataTree) -> Iterator[Reason]:
@@ -354,16 +383,19 @@ def _judge_quantities(data: xr.DataTree, weights: Weights) -> Iterator[Reason]:
     names = [str(name) for name in np.asarray(stats["quantity"].values)]
     bad = khats > weights.threshold
     worst = int(np.nanargmax(khats))
+    shown, threshold = beside(float(khats[worst]), weights.threshold, 2)
     if not bad.any() or (weights.khat <= EXCUSED_KHAT and weights.ess >= MANY_EFFECTIVE * weights.num_draws):
-        text = f"The variance of every unknown is a mean of well-behaved terms (k-hat at most {khats[worst]:.2f})."
+        text = f"The variance of every unknown is a mean of well-behaved terms (k-hat at most {shown})."
         if bad.any():
-            text = f"k-hat of the variance of `{names[worst]}` is {khats[worst]:.2f}, which matters little: most draws are effective."
+            text = (
+                f"k-hat of the variance of `{names[worst]}` is {shown}, which matters little: most draws are effective."
+            )
         yield Reason("trusted", text, {"largest quantity khat": float(khats[worst])})
         return
-    fine = f"the others are within {weights.threshold:.2f}" if not bad.all() else "so are all others"
+    fine = f"the others are within {threshold}" if not bad.all() else "so are all others"
     listing = ", ".join(f"`{names[i]}`" for i in np.argsort(-khats)[: min(int(bad.sum()), 3)])
     text = (
-        f"The tails of {listing} rest on a few draws: k-hat of the variance is up to {khats[worst]:.2f} for "
+        f"The tails of {listing} rest on a few draws: k-hat of the variance is up to {shown} for "
         f"{int(bad.sum())} of {len(khats)} unknowns, {fine}."
     )
     yield Reason("doubtful", text, {"largest quantity khat": float(khats[worst]), "quantities": float(bad.sum())})
@@ -400,10 +432,11 @@ def _steps_for_minibatches(data: xr.DataTree, reasons: list[Reason]) -> Iterator
         )
 
 
-def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str) -> Iterator[str]:
+def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str, data: xr.DataTree) -> Iterator[str]:
     if all(reason.status == "trusted" for reason in reasons):
         return
-    if any("steps" in reason.figures for reason in reasons):
+    own = "evaluations" in data["posterior"].attrs  # an algorithm of its own, which takes no steps
+    if any("steps" in reason.figures for reason in reasons) and not own:
         yield "Look at the loss trace; run the fit longer (max_steps=) or with a smaller learning_rate."
     if weights.num_bad:
         yield "Use a guide with the support of the model's sites, in float64, and check the model for overflow."
@@ -418,9 +451,8 @@ def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str) -> Itera
             )
             return
         richer = _RICHER.get(guide, "flow")
-        if guide != richer:
-            yield f'Try guide="{richer}".'
-        yield "Try lvm.nuts(problem) and compare."
+        found = [f'Try guide="{richer}".'] if guide != richer else []
+        yield from left_to_try([*found, NUTS], tried(data))
 
 
 def _diagnose_chains(name: str, data: xr.DataTree, limit: int) -> Diagnosis:

@@ -25,6 +25,11 @@ __all__ = ["Weights", "khat_of_variance", "khat_threshold", "weigh"]
 FEW_DRAWS = 100
 """Below this many draws the tail of the weights cannot be judged at all."""
 
+EQUAL_SHARE, EQUAL_LARGEST = 0.995, 4.0
+"""Weights of which more than this share is effective, and none is so many times their mean, are as good as equal: of a normal law, a
+mean that is off by 0.07 sd leaves as many, or an sd by 5%. The tail of what is left of their differences has a shape, but no draw in it
+counts for more than four."""
+
 _SMALLEST_TAIL = 25
 """With fewer draws the largest fifth holds under five weights and no tail can be fitted."""
 
@@ -58,7 +63,7 @@ class Weights:
     Args:
         num_draws: S.
         num_bad: draws whose weight is NaN or infinite.
-        khat: shape of the tail of the weights. 0 where all weights are equal, NaN where it cannot be fitted.
+        khat: shape of the tail of the weights. 0 where all weights are equal or as good as equal, NaN where it cannot be fitted.
         threshold: the k-hat below which S draws suffice.
         elbo: mean log weight, in nats.
         elbo_error: its Monte Carlo standard error, in nats.
@@ -66,6 +71,8 @@ class Weights:
         evidence_error: its Monte Carlo standard error by the delta method, in nats.
         ess: effective number of draws after weighting, 1 / sum w^2 with normalised smoothed weights w.
         constant: True where all weights are equal to within rounding.
+        nearly_equal: True where they are not and their tail looks heavy, but more than 99.5% of the draws are effective and none counts
+            for more than four.
     """
 
     num_draws: int
@@ -78,6 +85,7 @@ class Weights:
     evidence_error: float
     ess: float
     constant: bool = False
+    nearly_equal: bool = False
 
     @property
     def reliable(self) -> bool:
@@ -123,6 +131,9 @@ def weigh(log_weight: Array, rounding: float = 0.0) -> tuple[Weights, Array]:
     spread = float(np.ptp(good))
     constant = spread <= max(rounding, 1e-3)
     khat, smoothed = (0.0, good) if constant else _smooth(good)
+    nearly = khat > threshold and size >= FEW_DRAWS and num_bad == 0 and _nearly_equal(good)
+    if nearly:
+        khat, smoothed = 0.0, good
     top = float(smoothed.max())
     share = np.exp(smoothed - top)
     normalised = share / share.sum()
@@ -141,8 +152,16 @@ def weigh(log_weight: Array, rounding: float = 0.0) -> tuple[Weights, Array]:
         evidence_error=math.sqrt(max(concentration - 1.0 / usable, 0.0)),
         ess=1.0 / concentration,
         constant=constant,
+        nearly_equal=nearly,
     )
     return figures, weights
+
+
+def _nearly_equal(log_weight: Array) -> bool:
+    """Whether weights differ so little that the shape of their tail does not matter."""
+    share = np.exp(log_weight - log_weight.max())
+    mean = share.mean()
+    return bool(mean**2 > EQUAL_SHARE * np.mean(share**2) and mean * EQUAL_LARGEST > 1.0)
 
 
 def khat_of_variance(log_weight: Array, values: Array) -> float:

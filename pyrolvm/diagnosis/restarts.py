@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pyrolvm.diagnosis.reweighted import MEAN_BOUND, SD_BOUND, SIGMAS
+from pyrolvm.diagnosis.wording import told
 from pyrolvm.verdict import Reason
 
 if TYPE_CHECKING:
@@ -29,9 +30,15 @@ def judge_restarts(data: xr.DataTree) -> Iterator[Reason]:
     figures = {"restarts": float(count), "restart shift": shift, "restart sd change": change}
     runs = f"{count} restart{'s' if count > 1 else ''} with other seeds"
     if shift > MEAN_BOUND + SIGMAS * shift_error:
-        yield Reason("doubtful", f"Of {runs} one moves the mean of `{shifted}` by {shift:.2f} sd.", figures)
+        yield Reason(
+            "doubtful", f"Of {runs} one moves the mean of `{shifted}` by {told(shift, MEAN_BOUND, 2)} sd.", figures
+        )
     elif change > SD_BOUND + SIGMAS * change_error:
-        yield Reason("doubtful", f"Of {runs} one changes the sd of `{changed}` by {change:.0%}.", figures)
+        yield Reason(
+            "doubtful",
+            f"Of {runs} one changes the sd of `{changed}` by {told(100 * change, 100 * SD_BOUND, 0)}%.",
+            figures,
+        )
     elif "failed" in record["statuses"]:
         yield Reason("doubtful", f"Of {runs} one failed its own verdict.", figures)
     else:

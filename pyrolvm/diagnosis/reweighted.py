@@ -10,6 +10,7 @@ import numpy as np
 from pyrolvm.diagnosis.importance import Weights
 from pyrolvm.diagnosis.moments import moments
 from pyrolvm.diagnosis.reading import Array, Block, blocks, keep_worst
+from pyrolvm.diagnosis.wording import told
 from pyrolvm.verdict import Reason
 
 if TYPE_CHECKING:
@@ -145,13 +146,14 @@ def judge_reweighted(table: pd.DataFrame, weights: Weights) -> Iterator[Reason]:
     if far.any():
         name = shift.abs().where(far).idxmax()
         more = f" ({int(far.sum())} quantities in all)" if far.sum() > 1 else ""
-        text = f"The mean of `{name}` is {shift[name]:+.2f} sd from where reweighting puts it{more}."
+        sign = "+" if shift[name] > 0 else "-"
+        text = f"The mean of `{name}` is {sign}{told(abs(shift[name]), MEAN_BOUND, 2)} sd from where reweighting puts it{more}."
         yield Reason("doubtful", text, figures)
     if wide.any():
         name = (ratio - 1.0).abs().where(wide).idxmax()
         more = f" ({int(wide.sum())} quantities in all)" if wide.sum() > 1 else ""
         side = "smaller" if ratio[name] < 1 else "larger"
-        text = f"The sd of `{name}` is {abs(1 - ratio[name]):.0%} {side} than reweighting makes it{more}."
+        text = f"The sd of `{name}` is {told(100 * abs(1 - ratio[name]), 100 * SD_BOUND, 0)}% {side} than reweighting makes it{more}."
         yield Reason("doubtful", text, figures)
     if not far.any() and not wide.any():
         yield Reason("trusted", "Reweighting moves no mean by 0.1 sd and no sd by 10% beyond the noise.", figures)

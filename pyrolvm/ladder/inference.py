@@ -239,6 +239,7 @@ def _climb(
 
 def _recorded(result: Posterior, rungs: list[Rung]) -> Posterior:
     result.data.attrs["pyrolvm_ladder"] = json.dumps([_plain(asdict(rung)) for rung in rungs])
+    result.__dict__.pop("verdict", None)  # whose advice depends on what was tried
     return result
 
 

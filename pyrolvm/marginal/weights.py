@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrolvm.diagnosis.importance import FEW_DRAWS, Weights, weigh
+from pyrolvm.diagnosis.wording import beside
 from pyrolvm.posterior.evidence import Evidence
 from pyrolvm.verdict import Reason, Verdict
 
@@ -168,12 +169,14 @@ def _judged(weights: Weights, largest: float, error: float, method: str, absent:
         text = f"{weights.num_draws} draws are too few to judge their weights; {FEW_DRAWS} is the least."
         yield Reason("doubtful", text, figures)
     elif not weights.khat <= weights.threshold:
-        text = f"{seen}, k-hat {weights.khat:.2f} is above {weights.threshold:.2f}: the error may be too small."
+        khat, threshold = beside(weights.khat, weights.threshold, 2)
+        text = f"{seen}, k-hat {khat} is above {threshold}: the error may be too small."
         yield Reason("doubtful", text, figures)
     elif weights.ess < FEW_EFFECTIVE or largest > LARGEST or error > COARSE:
         yield Reason("doubtful", f"{seen}: too few to tell the error.", figures)
     else:
-        yield Reason("trusted", f"{seen}; k-hat {weights.khat:.2f} is within {weights.threshold:.2f}.", figures)
+        khat, threshold = beside(weights.khat, weights.threshold, 2)
+        yield Reason("trusted", f"{seen}; k-hat {khat} is within {threshold}.", figures)
 
 
 def bound_of_weights(
