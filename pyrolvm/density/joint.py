@@ -99,6 +99,23 @@ class _FromReal(_Given):
             self.log_jacobian = self.log_jacobian + self.jacobians[msg["name"]]
 
 
+class _AsIndex(Messenger):
+    """Draws one-hot vectors by their index, which is all that Pyro's sampling of discrete posteriors can follow."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if isinstance(msg["fn"], torch.distributions.OneHotCategorical) and not msg["is_observed"]:
+            msg["fn"] = dist.Categorical(logits=msg["fn"].logits)
+            msg["infer"] = {**msg["infer"], "_one_hot": True}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["infer"].get("_one_hot"):
+            msg["value"] = _one_hot(msg["value"], msg["fn"].logits)
+
+
+def _one_hot(index: Tensor, logits: Tensor) -> Tensor:
+    return (index.unsqueeze(-1) == torch.arange(logits.shape[-1], device=index.device)).to(logits.dtype)
+
+
 def _value(tracer: Any, site: str) -> Tensor:
     return tracer.trace.nodes[site]["value"]
 
@@ -130,6 +147,18 @@ def decentred(
     with poutine.block(), handler:
         model(*args, **kwargs)
     return handler.reals, handler.slopes
+
+
+def _factor(node: Any, scaled: bool) -> Tensor:
+    """The log density of a site in packed form; what is summed out is not masked, so that it sums to one where data are not seen."""
+    values = node["packed"]
+    summed = node["infer"].get("_enumerate_dim") is not None
+    if scaled and (values["mask"] is None or not summed):
+        term: Tensor = values["log_prob"]
+        return term
+    scale = node["scale"] if scaled else 1.0
+    found: Tensor = packed.scale_and_mask(values["unscaled_log_prob"], scale, None if summed else values["mask"])
+    return found
 
 
 class Joint:
@@ -305,12 +334,14 @@ class Joint:
     def discrete(self, draw: Draw) -> dict[str, Tensor]:
         """A draw of the discrete latents from their exact posterior given the continuous ones."""
         # The given values go inside: infer_discrete hides its runs of the model from handlers around it.
-        given = _Given(draw)(config_enumerate(self.problem.model, "parallel"))
+        given = _Given(draw)(config_enumerate(_AsIndex()(self.problem.model), "parallel"))
         with poutine.trace() as tracer:
             self._run(infer_discrete(given, first_available_dim=-1 - self._nesting, temperature=1))
         # It drops dimensions of length one, such as a plate of one row.
         nodes: dict[str, Any] = {site.name: tracer.trace.nodes[site.name] for site in self.problem.discrete}
-        return {name: node["value"].reshape(node["fn"].shape()) for name, node in nodes.items()}
+        drawn = {name: node["value"].reshape(node["fn"].shape()) for name, node in nodes.items()}
+        hot = {name: node["fn"].logits for name, node in nodes.items() if node["infer"].get("_one_hot")}
+        return drawn | {name: _one_hot(drawn[name], logits) for name, logits in hot.items()}
 
     def observations(self) -> dict[str, Tensor]:
         """The values at the observed sites."""
@@ -392,13 +423,7 @@ class Joint:
         for name in names:
             node = trace.nodes[name]
             context = frozenset(trace.plate_to_symbol[f.name] for f in node["cond_indep_stack"] if f.vectorized)
-            values = node["packed"]
-            term = (
-                values["log_prob"]
-                if scaled
-                else packed.scale_and_mask(values["unscaled_log_prob"], mask=values["mask"])
-            )
-            factors.setdefault(context, []).append(term)
+            factors.setdefault(context, []).append(_factor(node, scaled))
         return factors
 
     def _marginal_terms(self, trace: Any) -> dict[str, Tensor]:

@@ -38,6 +38,11 @@ _INSTALLED = {"site-packages", "dist-packages"}
 _GUIDES = "pyrolvm_guides"
 """The package of our own guides, no line of which is the user's to mend."""
 
+_RAN = (
+    "look at what the line does at draws other than the first, since it ran when the problem was built; if it is right, please "
+    "report this."
+)
+
 _BARE = (KeyError, StopIteration, AssertionError, IndexError)
 """Exceptions whose message means little without their name."""
 
@@ -152,20 +157,23 @@ def at_the_door(function: Callable[P, R]) -> Callable[P, R]:
         except (PyrolvmError, OSError, MemoryError):
             raise
         except Exception as error:
-            line = _raised_in_a_program(error)
-            if line is None and not isinstance(error, _BARE):
-                raise
-            text = reason(error)
-            if line is None:
+            line, text = _raised_in_a_program(error), reason(error)
+            if line is not None:
+                fix = next((fix for pattern, fix in _REMEDIES if pattern.search(text)), _RAN)
                 raise ProblemError(
-                    f"{function.__name__} stopped inside pyrolvm: {text} Fix: please report this with the model; another engine, "
-                    'engine="pyro", may run it meanwhile.'
+                    f"the program fails during {function.__name__} at {line}: {text} Fix: {fix}"
                 ) from error
-            raise ProblemError(
-                f"the program fails during {function.__name__} at {line}: {text} Fix: {remedy(text, line)}"
-            ) from error
+            if _last_file(error).startswith(_LIBRARY[2]) and not isinstance(error, _BARE):
+                raise
+            raise ProblemError(f"{function.__name__} stopped: {text} Fix: {remedy(text, None)}") from error
 
     return call
+
+
+def _last_file(error: BaseException) -> str:
+    """The file that an exception was raised in."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename if frames else ""
 
 
 def _raised_in_a_program(error: BaseException) -> str | None:

@@ -149,6 +149,7 @@ class Reading:
     parameters: dict[str, Parameter]
     bystanders: list[Tensor]
     lossy: str
+    one_by_one: bool
 
 
 def is_random(node: Mapping[str, Any]) -> bool:
@@ -268,7 +269,8 @@ class _Run:
         """The same without the run itself."""
         sites = {name: _site(name, node) for name, node in self.nodes.items()}
         plates = _plates(self.calls, self.nodes, self.sizes)
-        return Reading(sites, plates, self.parameters, self.bystanders, self.lossy)
+        one_by_one = any(node["infer"].get("enumerate") == "sequential" for node in self.nodes.values())
+        return Reading(sites, plates, self.parameters, self.bystanders, self.lossy, one_by_one)
 
 
 def _row_counts(names: Sequence[str], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

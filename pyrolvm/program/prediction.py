@@ -19,7 +19,7 @@ from pyrolvm.program.inspection import Site, Start, centre, is_deterministic, is
 if TYPE_CHECKING:
     from pyrolvm.program.problem import Problem
 
-__all__ = ["Hide", "predicted"]
+__all__ = ["AtOnce", "Hide", "predicted"]
 
 RUNS = 4
 """Runs with other values of the sites in question, each of which must leave all other densities as they are."""
@@ -41,6 +41,14 @@ class Hide(Messenger):
             event = shape[len(shape) - msg["fn"].event_dim :]
             value = value.reshape(-1, *event)[0].expand(shape)
         msg["value"], msg["stop"] = value, True
+
+
+class AtOnce(Messenger):
+    """Sums sites that ask to be enumerated one value after the other over all values at once, which gives the same sum."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["infer"].get("enumerate") == "sequential":
+            msg["infer"] = {**msg["infer"], "enumerate": "parallel"}
 
 
 class _Track(Messenger):
@@ -87,7 +95,7 @@ def _children(problem: Problem) -> tuple[dict[str, set[str]], dict[str, Tensor]]
             continue
         for parent in get_provenance(node["log_prob"]):
             children.setdefault(parent, set()).add(name)
-        values[name] = extract_provenance(node["value"])[0]
+        values[name] = torch.as_tensor(extract_provenance(node["value"])[0])
     return children, values
 
 

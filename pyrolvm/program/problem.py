@@ -26,7 +26,7 @@ from pyrolvm.program.binding import bind, function_of
 from pyrolvm.program.image import Image
 from pyrolvm.program.inspection import Parameter, Plate, Reading, Site, read
 from pyrolvm.program.moving import is_filled, move_info, move_program
-from pyrolvm.program.prediction import Hide, predicted
+from pyrolvm.program.prediction import AtOnce, Hide, predicted
 from pyrolvm.program.streaming import Source, heads
 
 __all__ = ["ModelInfo", "Problem", "model"]
@@ -101,7 +101,7 @@ class Problem(Portable):
     Attributes:
         name: the model's name.
         program: the model as it was given.
-        model: what inference runs: the same, without predicted sites where it has any.
+        model: what inference runs: the same, without predicted sites where it has any, and discrete ones enumerated at once.
         args: positional arguments, as tensors.
         kwargs: keyword arguments, as tensors.
         sites: every sample and deterministic site by name, in the order of the program, with its shape on full data.
@@ -181,7 +181,8 @@ class Problem(Portable):
         after = predicted(self, reading.sites)
         sites = {n: replace(site, kind="predicted") if n in after else site for n, site in reading.sites.items()}
         self._set("hidden", MappingProxyType(after))
-        self._set("model", Hide(after)(self.program) if after else self.program)
+        runs = AtOnce()(self.program) if reading.one_by_one else self.program
+        self._set("model", Hide(after)(runs) if after else runs)
         self._set("sites", MappingProxyType(sites))
         self._set("plates", MappingProxyType(reading.plates))
         self._set("parameters", MappingProxyType(reading.parameters))

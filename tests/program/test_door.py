@@ -51,6 +51,6 @@ def test_a_bare_exception_of_ours_does_not_blame_a_line_of_the_user_s():
         return next(iter({}))
 
     method.__wrapped__.__code__ = method.__wrapped__.__code__.replace(co_filename=lvm.__file__)
-    with pytest.raises(lvm.ProblemError, match="inside pyrolvm: StopIteration") as found:
+    with pytest.raises(lvm.ProblemError, match="method stopped: StopIteration") as found:
         method()
     assert "mend" not in str(found.value)
