@@ -406,3 +406,38 @@ def test_predictive_replaces_observations_alone() -> None:
         prior = joint.predictive({})
         assert prior.keys() == {"mu", "tau", "theta", "y"}
         torch.testing.assert_close(joint.observations()["y"], problem.args[0])
+
+
+@pytest.mark.parametrize("seen", [[True, True, True], [True, False, False], [False, False, False]])
+def test_masked_latents_that_are_summed_out_keep_their_probabilities(seen):
+    def model(y, seen):
+        level = pyro.sample("level", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)), poutine.mask(mask=seen):
+            kind = pyro.sample("kind", dist.Categorical(torch.tensor([0.3, 0.7])))
+            pyro.sample("y", dist.Normal(level + kind, 1.0), obs=y)
+
+    y, seen = torch.tensor([0.1, 0.2, 0.3]), torch.tensor(seen)
+    problem = lvm.Problem(model, y, seen)
+    with problem.session(seed=0):
+        ours = Joint(problem).log_p({"level": torch.tensor(0.5)})
+    rows = torch.stack(
+        [dist.Normal(0.5 + k, 1.0).log_prob(y) + p for k, p in enumerate(torch.tensor([0.3, 0.7]).log())]
+    )
+    expected = dist.Normal(0.0, 1.0).log_prob(torch.tensor(0.5)) + (rows.logsumexp(0) * seen).sum()
+    assert ours.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 4)])
+def test_one_hot_latents_are_drawn_from_their_posterior(shape):
+    rows, kinds = shape
+
+    def model(y):
+        with pyro.plate("rows", rows):
+            kind = pyro.sample("kind", dist.OneHotCategorical(torch.ones(kinds) / kinds))
+            pyro.sample("y", dist.Normal(kind @ torch.arange(float(kinds)), 0.01), obs=y)
+
+    y = torch.arange(float(rows)) % kinds
+    problem = lvm.Problem(model, y)
+    with problem.session(seed=0):
+        drawn = Joint(problem).discrete({})["kind"]
+    assert torch.equal(drawn.argmax(-1), y.long())

@@ -79,7 +79,7 @@ def wrong(case: Case, problem: lvm.Problem, result: Any, *, drawn: bool = False,
 
 def quick_fit(problem: lvm.Problem, guide: Any, **options: Any) -> lvm.Fit:
     """A few steps."""
-    return lvm.fit(problem, guide, max_steps=4, draws=6, progress=False, **options)
+    return lvm.fit(problem, guide, max_steps=3, draws=4, progress=False, **options)
 
 
 def plain_default(problem: lvm.Problem) -> Any:
