@@ -16,6 +16,7 @@ from typing import Any
 import calibration as calibrated
 import common
 import deep as autoencoders
+import density_engines as densities
 import durability as durable
 import evidence as estimates
 import gaps as losses
@@ -36,6 +37,7 @@ PAGES = (
     "calibrate.md",
     "choose-a-guide.md",
     "durability.md",
+    "engines-coverage.md",
     "engines.md",
     "evidence.md",
     "gaps.md",
@@ -184,6 +186,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "zoo": by_row(models_of_the_zoo.COLUMNS),
     "ica": ica,
     "iwae": by_row(bounds.COLUMNS),
+    "density_engines": by_row(densities.COLUMNS),
     "zoo_engines": zoo,
     "posteriordb": posteriordb,
     "posteriordb_hard": posteriordb,

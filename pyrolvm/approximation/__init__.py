@@ -7,6 +7,7 @@ from pyrolvm.approximation.frame import (
     find_frame,
     frame_engine,
     frame_pays,
+    gradient_seconds,
     known_frame,
     pathfinder_family,
     plain_moments,
@@ -17,6 +18,6 @@ from pyrolvm.approximation.student import Student
 
 __all__ = [
     "METHODS",
-    "Frame", "Solution", "Student", "Weighed", "adapt", "draw_weighed", "find_frame", "frame_engine", "frame_pays",
+    "Frame", "Solution", "Student", "Weighed", "adapt", "draw_weighed", "find_frame", "frame_engine", "frame_pays", "gradient_seconds",
     "known_frame", "pathfinder_family", "plain_moments", "resample", "starting_frame", "starting_frame_pays",
 ]  # fmt: skip

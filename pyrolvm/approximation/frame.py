@@ -34,6 +34,7 @@ __all__ = [
     "find_frame",
     "frame_engine",
     "frame_pays",
+    "gradient_seconds",
     "known_frame",
     "pathfinder_family",
     "plain_moments",
@@ -276,6 +277,13 @@ def frame_engine(problem: Problem) -> str:
     kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
     targets = [frame.target for frame in kept.values()][-1:]
     return "; ".join(f"{target.engine}: {target.reason}" if target.reason else target.engine for target in targets)
+
+
+def gradient_seconds(problem: Problem) -> float | None:
+    """What one density with its gradient takes in C, by those that the problem's frame took; ``None`` where there is none in C."""
+    kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
+    targets = [frame.target for frame in kept.values() if frame.target.native is not None and frame.target.evaluations]
+    return targets[-1].seconds / targets[-1].evaluations if targets else None
 
 
 def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | None:

@@ -34,6 +34,9 @@ COVARIANCE_UNKNOWNS = 1_000
 FLOW_UNKNOWNS = 60
 """Up to so many unknowns a flow is worth its compilation."""
 
+GRADIENTS, FLOW_SECONDS = 240_000, 10.0
+"""Gradients that four chains of 2,000 transitions take as a rule, and the seconds that a flow takes at least."""
+
 RAW_DRAWS = 1_000
 """Draws of a guide that are kept beside the corrected ones."""
 
@@ -98,7 +101,8 @@ def infer(
     Args:
         problem: a model with its data.
         methods: ``"auto"``: the exact posterior if there is one, else the guides that suit the size of the problem, then NUTS started
-            from the best of them; ``"vi"``: the guides alone; or a list of guides (names, recipes, Pyro guides), ``"exact"`` and
+            from the best of them, before a flow where its gradients in C are quicker than a flow's steps; ``"vi"``: the guides
+            alone; or a list of guides (names, recipes, Pyro guides), ``"exact"`` and
             ``"nuts"``, in order.
         budget: seconds. A method that runs then ends as at an interrupt, with the steps or draws that it has, and is judged by
             them; no other is begun. What runs in one piece, such as a compilation, and the making of the result may take some
@@ -131,7 +135,7 @@ def infer(
     if draws is not None:
         positive_int("draws", draws, minimum=2)
     restarts = positive_int("restarts", restarts, minimum=0)
-    chosen = _methods(methods, problem)
+    chosen, free = _methods(methods, problem), isinstance(methods, str)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     if out is not None:
         from pyrolvm import store
@@ -141,7 +145,7 @@ def infer(
             return finished
     with within(budget):
         result = _exactly(problem, methods, draws, seed, progress) or _climb(
-            problem, chosen, draws, restarts, seed, progress
+            problem, chosen, draws, restarts, seed, progress, free=free
         )
     if out is not None:
         result.save(out, overwrite=True)
@@ -205,12 +209,14 @@ def _climb(
     restarts: int,
     seed: int,
     progress: Any,
+    *,
+    free: bool = False,
 ) -> Posterior:
     found: list[Posterior] = []
     rungs: list[Rung] = []
-    for method in methods:
-        if rungs and spent():
-            break
+    left = list(methods)
+    while left and not (rungs and spent()):
+        method = left.pop(1 if free and left[:2] == ["flow", "nuts"] and _chains_are_quick(problem) else 0)
         for result, rung in _tried(problem, method, found, draws, restarts, seed, progress):
             rungs.append(rung)
             if result is not None:
@@ -235,6 +241,15 @@ def _climb(
         if chains and best.verdict.status == "doubtful" and chains[-1].verdict.status == "doubtful":
             best = chains[-1]
     return _recorded(best, rungs)
+
+
+def _chains_are_quick(problem: Problem) -> bool:
+    """Whether chains take less time than a flow takes to compile and train, by what the frame's gradients took."""
+    from pyrolvm.approximation import gradient_seconds  # with SciPy, which takes a while to import
+    from pyrolvm.mcmc import nutpie_kernel
+
+    seconds = gradient_seconds(problem)
+    return seconds is not None and nutpie_kernel.usable() and GRADIENTS * seconds < FLOW_SECONDS
 
 
 def _recorded(result: Posterior, rungs: list[Rung]) -> Posterior:

@@ -56,6 +56,17 @@ what the program would give without rounding, and differ from Pyro's where large
 |---|---|---|---|---|
 """
 
+DENSITIES = """
+## Densities
+
+What evaluates the density of each problem, in the coordinates of its frame, for frames, algorithms of guides and corrections: each is
+compared with stock Pyro's in value and gradient at two points before it is used. *torch* would be a graph run operation by
+operation, and *pyro* the model itself.
+
+<!-- results: density_engines -->
+<!-- end -->
+"""
+
 
 def edge_row(case: edges.Case) -> str:
     """What the engines make of an operation at its edges."""
@@ -101,4 +112,4 @@ def page(rows: list[str]) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(page([f"{row(name)}\n" for name in named()]) + "\n" + edge_table(), end="")
+    print(page([f"{row(name)}\n" for name in named()]) + "\n" + edge_table() + DENSITIES, end="")

@@ -356,3 +356,31 @@ def test_an_unknown_guide_is_refused_before_anything_runs(monkeypatch: pytest.Mo
 def test_what_is_no_problem_is_refused() -> None:
     with pytest.raises(lvm.ArgumentError, match="Fix:"):
         lvm.infer(counts, progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "order"),
+    [(1e-5, ["student", "nuts", "flow"]), (1e-3, ["student", "flow", "nuts"]), (None, ["student", "flow", "nuts"])],
+)
+def test_chains_come_before_a_flow_where_they_are_quicker(
+    monkeypatch: pytest.MonkeyPatch, seconds: float | None, order: list[str]
+) -> None:
+    tried: list[str] = []
+
+    def attempted(problem: Any, method: Any, *rest: Any) -> Any:
+        tried.append(method)
+        yield None, inference.Rung(method, "error", None, None, None, 0.0, "not run")
+
+    monkeypatch.setattr("pyrolvm.approximation.gradient_seconds", lambda _: seconds)
+    monkeypatch.setattr(inference, "_exactly", lambda *_: None)
+    monkeypatch.setattr(inference, "_tried", attempted)
+    monkeypatch.setattr(
+        inference, "_variational", lambda *_: (_ for _ in ()).throw(lvm.FitError("not run. Fix: nothing."))
+    )
+    with pytest.raises(lvm.FitError, match="no method could be run"):
+        infer(counts, COUNTS)
+    assert tried == order
+    tried.clear()
+    with pytest.raises(lvm.FitError, match="no method could be run"):
+        infer(counts, COUNTS, methods=["student", "flow", "nuts"])  # as they were asked for
+    assert tried == ["student", "flow", "nuts"]
