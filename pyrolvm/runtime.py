@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pyrolvm._compat.distributions import one_switch
 from pyrolvm._compat.functorch import quiet_fallbacks
+from pyrolvm._compat.torch import storage_key
 from pyrolvm.errors import StoreError
 from pyrolvm.forks import check_whole, inside_session
 
@@ -213,8 +214,8 @@ def set_aside_gradients(tensors: Iterable[Tensor]) -> None:
 
 def apart_from_parameters(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Those tensors that are not the session's parameters, nor share memory with one."""
-    held = {value.untyped_storage().data_ptr() for value in parameters().values()}
-    return [tensor for tensor in tensors if tensor.untyped_storage().data_ptr() not in held]
+    held = {storage_key(value) for value in parameters().values()}
+    return [tensor for tensor in tensors if storage_key(tensor) not in held]
 
 
 @contextmanager

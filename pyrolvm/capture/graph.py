@@ -422,14 +422,31 @@ def widened(captured: Captured) -> Captured:
             return torch.float64 if value in narrow else value
         return value.to(torch.float64) if isinstance(value, Tensor) and value.dtype in narrow else value
 
+    return _changed(captured, wide)
+
+
+def on_processor(captured: Captured) -> Captured:
+    """The same program on the processor, with copies of the data that it had on a device."""
+    here = torch.device("cpu")
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.device):
+            return here
+        return value.to(here) if isinstance(value, Tensor) and not value.is_meta else value
+
+    return _changed(captured, moved)
+
+
+def _changed(captured: Captured, change: Callable[[Any], Any]) -> Captured:
+    """A copy whose constants, arguments and notes on results went through ``change``."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(captured.module.graph, {}))
     for node in graph.nodes:
-        node.args, node.kwargs = fx.node.map_aggregate((node.args, dict(node.kwargs)), wide)
-        if "val" in node.meta:
-            node.meta["val"] = pytree.tree_map(wide, node.meta["val"])
+        node.args, node.kwargs = fx.node.map_aggregate((node.args, dict(node.kwargs)), change)
+        for note in node.meta.keys() & {"val", "device"}:
+            node.meta[note] = pytree.tree_map(change, node.meta[note])
     module = fx.GraphModule({}, graph)
-    return replace(captured, module=module, constants=tuple(wide(value) for value in captured.constants))
+    return replace(captured, module=module, constants=tuple(change(value) for value in captured.constants))
 
 
 def with_step(captured: Captured) -> Captured:

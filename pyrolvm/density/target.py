@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyrolvm import budget
 from pyrolvm.capture import Captured, capture
-from pyrolvm.capture.graph import widened
+from pyrolvm.capture.graph import on_processor, widened
 from pyrolvm.density.coordinates import constrained, flattened
 from pyrolvm.density.joint import Joint
 from pyrolvm.density.ways import Evaluate, Points, by_inductor, by_torch, by_xla
@@ -31,6 +31,9 @@ operation, has taken longer than compiling it would."""
 
 LONG = 15_000
 """Operations from which on to write and compile a program in C takes a minute."""
+
+MANY = 20_000_000
+"""Numbers that a density computes from which on a device is worth its launches."""
 
 PATIENCE = 5.0
 """Seconds of a graph run operation by operation from which on it is worth compiling."""
@@ -100,14 +103,12 @@ class Target:
                 raise CaptureError(f"the density of {joint.problem.name} draws random numbers of its own.")
         except CaptureError as error:
             return cls(joint, "pyro", str(error), *by_torch(joint.potential, zero))
+        if zero.device.type != "cpu" and captured.numbers <= MANY:
+            # A launch on the device takes longer than such a density on the processor, and points come and go as NumPy arrays.
+            captured = on_processor(captured)
         left = [engine] if engine != "auto" else ["c", "jax", "torch"]
-        if zero.device.type != "cpu":
-            left = ["torch"]
         target = cls(joint, "", "", lambda points: (points[:, 0], points), _captured=captured, _left=left)
-        if engine != "auto":
-            target._next("asked for", last=True)
-        else:
-            target._next("" if zero.device.type == "cpu" else f"compiled by torch for {zero.device.type}")
+        target._next("asked for" if engine != "auto" else "", last=engine != "auto")
         return target
 
     def _next(self, reason: str, *, last: bool = False) -> None:
@@ -155,9 +156,10 @@ class Target:
         if self.engine == "jax":
             return by_xla(captured), True
         if self.engine == "inductor":
-            return by_inductor(captured, zero.double()), True
-        wide = zero.device.type == "cpu"
-        return by_torch(widened(captured), zero.double()) if wide else by_torch(captured, zero)
+            return by_inductor(captured, zero.cpu().double()), True
+        like = captured.module.graph.find_nodes(op="placeholder")[0].meta["device"]
+        wide = like.type == "cpu"
+        return by_torch(widened(captured), zero.to(like).double()) if wide else by_torch(captured, zero)
 
     @classmethod
     def eager(cls, joint: Joint, potential: Callable[[Tensor], Tensor]) -> Target:
@@ -220,7 +222,7 @@ class Target:
     def _compile(self) -> None:
         """Compiles a graph that has been run operation by operation for long; once."""
         captured, before = self._captured, (self._evaluate, self.together)
-        if self.joint.problem.device.type != "cpu" or self._tried:
+        if self._tried:
             return
         self.engine, self._tried = "inductor", True
         try:
