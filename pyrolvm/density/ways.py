@@ -71,7 +71,11 @@ def by_inductor(captured: Captured, like: Tensor) -> Evaluate:
         CaptureError: if ``vmap`` or the compiler cannot run it.
     """
     wide = widened(captured)
-    together = vmapped(torch.func.grad_and_value(lambda point: torch.as_tensor(wide(point))))
+
+    def value(point: Tensor) -> Tensor:
+        return torch.as_tensor(wide(point))
+
+    together = vmapped(torch.func.grad_and_value(value))
     ready: dict[int, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {}
 
     def run(points: Points) -> tuple[Points, Points]:
