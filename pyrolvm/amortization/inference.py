@@ -90,6 +90,7 @@ def gaps(
     """
     if not isinstance(fit, Fit):
         raise ArgumentError(f"gaps takes a Fit, got {type(fit).__name__}. Fix: pass what lvm.fit returns.")
+    fit.check_density("gaps")
     problem = fit.attached
     if fit.guide is None:
         raise ArgumentError(

@@ -14,6 +14,7 @@ from pyrolvm.analytic.recognition import check_sites, recognised
 from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmError, StoreError, checked_seed, positive_int
 from pyrolvm.habits import verb
 from pyrolvm.posterior import Exact, Posterior
+from pyrolvm.posterior.afresh import check_afresh
 from pyrolvm.posterior.build import default_draws, exact_tree
 from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.problem import Problem, check_problem
@@ -99,6 +100,7 @@ def exact(
                 "Fix: use lvm.infer(problem) or lvm.nuts(problem)."
             ) from error
         bar.update(2, lambda: "verified")
+    check_afresh(tree, problem, held, seed=seed)
     result = Exact(
         name="exact", data=tree, problem=problem, params=held, engine="torch", engine_reason=law.family, seed=seed,
         seconds={"setup": found - started, "draws": time.perf_counter() - found},

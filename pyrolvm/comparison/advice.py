@@ -68,6 +68,9 @@ def advise(
 
 
 def _next(rows: pd.DataFrame, differs: int, verdict: Verdict, guide: str, there: Iterable[str]) -> Iterator[str]:
+    if any("points" in reason.figures for reason in verdict.reasons):
+        yield 'It is a point estimate, whose sds are none: use guide="laplace" or lvm.nuts for a posterior.'
+        return
     unfinished = any("optimisation stopped" in reason.text for reason in verdict.reasons)
     if differs and unfinished:
         yield "Let the optimisation run on first (max_steps=)."

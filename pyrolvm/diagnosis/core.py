@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,9 @@ from pyrolvm.diagnosis.collapse import collapse_steps, judge_collapse
 from pyrolvm.diagnosis.exactness import exact_figures, judge_exact
 from pyrolvm.diagnosis.importance import FEW_DRAWS, Weights, weigh
 from pyrolvm.diagnosis.likelihood import is_likelihood, judge_likelihood, likelihood_figures, likelihood_steps
+from pyrolvm.diagnosis.outside import judge_outside
+from pyrolvm.diagnosis.points import judge_points, point_figures, point_steps, read_points
+from pyrolvm.diagnosis.program import judge_program
 from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
 from pyrolvm.diagnosis.restarts import judge_restarts
 from pyrolvm.diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
@@ -23,11 +26,14 @@ from pyrolvm.diagnosis.trying import NUTS, left_to_try, tried
 from pyrolvm.diagnosis.wording import beside, told
 from pyrolvm.errors import positive_int
 from pyrolvm.habits import verb
+from pyrolvm.posterior.build import OUTSIDE
 from pyrolvm.verdict import Reason, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+
+    from pyrolvm.posterior.points import PointMass
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -44,6 +50,7 @@ EXCUSED_KHAT = 0.6
 """Unless the tail of the weights is this heavy: a flow at k-hat 0.66 had 60% of its draws effective and an sd 20% too small."""
 ROUGH_NATS, ROUGH_SHARE = 1.0, 0.25
 """An ELBO whose standard error is more than a nat, and more than a quarter of itself, is not known."""
+LONGER = "Look at the loss trace; run the fit longer (max_steps=) or with a smaller learning_rate."
 NO_DENSITY = 0.01
 """Draws of a heavy tail that may have no density, as far as it can be computed, which is a weight of zero."""
 
@@ -134,6 +141,11 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     Of a model without latents there is no posterior to judge: the verdict says whether the fit of its parameters converged, by
     held-out data where there were any.
 
+    A guide with one value where the posterior has a density (``Delta``, MAP, a scale that collapsed) is a point estimate: "doubtful",
+    without ELBO or evidence, whatever its weights would be.
+
+    ``lp`` of a few stored draws that a fresh run of the model does not give, or gives otherwise each time, is "failed".
+
     Draws that :func:`pyrolvm.infer` has corrected are judged by the weights they were chosen by, and "trusted" from 1,000
     effective draws on, which put three standard errors within 0.1 sd and 10%; from 3,000 on where k-hat is above 0.5.
 
@@ -170,10 +182,19 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     limit = positive_int("max_quantities", max_quantities)
     data = tree(posterior)
     name = str(getattr(posterior, "name", None) or data.name or "posterior")
+    found = _diagnose(name, data, limit)
+    program = judge_program(data)
+    return replace(found, verdict=found.verdict.and_also(program)) if program.reasons else found
+
+
+def _diagnose(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
+    """Judges a result by its kind."""
     if is_exact(data):
         return _diagnose_exact(name, data, limit)
     if is_likelihood(data):
         return _diagnose_likelihood(name, data)
+    if points := read_points(data):
+        return _diagnose_points(name, data, points, limit)
     if "proposal_stats" in data.children:
         return _diagnose_corrected(name, data, limit)
     weights = log_weights(data)
@@ -199,10 +220,27 @@ def _diagnose_likelihood(name: str, data: xr.DataTree) -> Diagnosis:
     return Diagnosis(name, pd.DataFrame(), figures, Verdict.of(reasons, likelihood_steps(reasons)))
 
 
+def _diagnose_points(name: str, data: xr.DataTree, points: PointMass, limit: int) -> Diagnosis:
+    """Says of a point estimate that it is one, and whether it converged."""
+    figures = point_figures(data)
+    table, left_out = corrected_table(data, figures["draws"], limit)
+    reasons = [*judge_points(data, points), *_judge_optimisation(data), *_judge_finite(data)]
+    steps = point_steps(data)
+    if any("steps" in reason.figures for reason in reasons):
+        steps.append(LONGER)
+    return Diagnosis(name, table, figures, Verdict.of(reasons, steps), left_out)
+
+
 def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: int) -> Diagnosis:
     figures, normalised = weigh(log_weight, _rounding(data))
+    share = float(data["posterior"].attrs.get(OUTSIDE, 0.0))
+    if share and figures.num_bad == int(
+        np.isneginf(log_weight).sum()
+    ):  # weights of zero, which are known for what they are
+        figures = replace(figures, num_bad=0, elbo=-math.inf)
     table, left_out = reweighted_table(data, normalised, limit)
     reasons = [
+        *judge_outside(share),
         *_judge_weights(figures),
         *_judge_bound(figures, "doubtful"),
         *judge_reweighted(table, figures),
@@ -437,7 +475,7 @@ def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str, data: xr
         return
     own = "evaluations" in data["posterior"].attrs  # an algorithm of its own, which takes no steps
     if any("steps" in reason.figures for reason in reasons) and not own:
-        yield "Look at the loss trace; run the fit longer (max_steps=) or with a smaller learning_rate."
+        yield LONGER
     if weights.num_bad:
         yield "Use a guide with the support of the model's sites, in float64, and check the model for overflow."
     elif weights.num_draws < FEW_DRAWS or weights.threshold < weights.khat <= 0.7:

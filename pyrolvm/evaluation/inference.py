@@ -159,6 +159,7 @@ def _checked(fit: Any) -> Problem:
     if not isinstance(fit, Fit):
         raise ArgumentError(f"evaluate takes a Fit, got {type(fit).__name__}. Fix: pass what lvm.fit returns.")
     problem = fit.attached
+    fit.check_density("evaluate")
     if fit.guide is None and problem.latents:
         raise ArgumentError(
             f"{fit.name} was loaded without its guide. Fix: lvm.load(path, problem=problem, guide=the guide function)."

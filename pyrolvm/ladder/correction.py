@@ -18,6 +18,7 @@ from pyrolvm.diagnosis.importance import Weights, khat_of_variance, weigh
 from pyrolvm.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm.ladder.orbits import Law, Orbits, average
 from pyrolvm.posterior import Fit
+from pyrolvm.posterior.afresh import check_afresh
 from pyrolvm.posterior.build import corrected_tree, default_draws
 from pyrolvm.posterior.draws import draw_guide, rebuild
 from pyrolvm.program.problem import Problem
@@ -80,7 +81,7 @@ class Pool:
         """Log p - log q; minus infinity where the model has no density."""
         with np.errstate(invalid="ignore"):
             difference = self.log_p - self.log_q
-        return np.where(np.isfinite(self.log_p), difference, -np.inf)
+        return np.where(np.isfinite(self.log_p) & ~np.isposinf(self.log_q), difference, -np.inf)
 
 
 Draw = Callable[[int, int], Pool]
@@ -107,7 +108,8 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
         seed: makes it repeatable.
 
     Raises:
-        ArgumentError: if it is not a fit, is corrected already or has lost its guide, or ``draws`` is out of range.
+        ArgumentError: if it is not a fit, is a point estimate, is corrected already or has lost its guide, or ``draws`` is out
+            of range.
 
     References:
         Vehtari et al., *Pareto smoothed importance sampling*, https://arxiv.org/abs/1507.02646;
@@ -119,6 +121,7 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
         raise ArgumentError(f"correct takes a Fit, got {type(fit).__name__}. Fix: pass what lvm.fit returns.")
     if fit.corrected:
         raise ArgumentError(f"{fit.name} is corrected already. Fix: correct the fit that it was made from.")
+    fit.check_density("correct")
     if fit.guide is None:
         raise ArgumentError(
             f"{fit.name} was loaded without its guide. Fix: lvm.load(path, problem=problem, guide=the guide function)."
@@ -156,6 +159,7 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
             khats = _by_quantity(joint, pool, figures)
             weighed = {"lp": pool.log_p, "log_q": pool.log_q, "log_weight": pool.log_weight}
             tree = corrected_tree(problem, fit.data, values, weighed, {"correction": how}, khats, orbits)
+    check_afresh(tree, problem, fit.params, seed=seed)
     seconds = {**fit.seconds, "correct": time.perf_counter() - started}
     return replace(fit, data=tree, seconds=seconds)
 

@@ -234,7 +234,7 @@ def _climb(
     if not found:
         listing = "; ".join(f"{rung.method}: {rung.why}" for rung in rungs)
         raise FitError(f"no method could be run on {problem.name!r}. {listing}")
-    best = min(found, key=lambda result: (_ORDER[result.verdict.status], not isinstance(result, Fit), _khat(result)))
+    best = min(found, key=_rank)
     if not isinstance(best, Fit) or best.verdict.status != "trusted":
         # Chains that are doubtful for a few divergences are still better evidence than weights that are not reliable.
         chains = [result for result in found if not isinstance(result, Fit)]
@@ -266,7 +266,10 @@ def _tried(
         yield _attempt("exact", lambda: exact(problem, draws=draws, seed=seed, progress=progress))
         return
     if method != "nuts":
-        yield _attempt(str(method), lambda: _confirmed(problem, method, draws, restarts, seed, progress))
+        yield _attempt(
+            str(getattr(method, "__name__", method)),
+            lambda: _confirmed(problem, method, draws, restarts, seed, progress),
+        )
         return
     for accept in CAREFUL:
         name = "nuts" if accept == CAREFUL[0] else f"nuts, target_accept={accept}"
@@ -325,7 +328,7 @@ def _confirmed(problem: Problem, method: Any, draws: int | None, restarts: int, 
 
 def _variational(problem: Problem, method: Any, draws: int | None, seed: int, progress: Any) -> Fit:
     result = fit(problem, method, draws=RAW_DRAWS, seed=seed, progress=progress)
-    if result.maximum_likelihood or spent():
+    if result.maximum_likelihood or result.point_estimate or spent():
         return result
     try:
         return correct(result, draws=draws, seed=seed)
@@ -348,6 +351,12 @@ def _chains(
     kept = None if draws is None else max(-(-draws // 4), 1)
     chains = nuts(problem, init=best, target_accept=accept, draws=kept or 1000, seed=seed, progress=progress)
     return complete(chains, seed)
+
+
+def _rank(result: Posterior) -> tuple[bool, int, bool, float]:
+    """Better results first: a point is no posterior, so anything that has a spread comes before it."""
+    point = isinstance(result, Fit) and result.point_estimate
+    return point, _ORDER[result.verdict.status], not isinstance(result, Fit), _khat(result)
 
 
 def _khat(result: Posterior) -> float:

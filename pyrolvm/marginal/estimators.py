@@ -73,7 +73,7 @@ def guide_weights(fit: Fit | Exact, count: int, seed: int) -> tuple[Array, bool,
     precision = float(np.finfo(log_p.dtype if log_p.dtype.kind == "f" else float).eps)
     with np.errstate(invalid="ignore"):
         difference = log_p.astype(np.float64) - log_q.astype(np.float64)
-    return np.where(np.isneginf(log_p), -np.inf, difference), fresh, 8 * precision * size
+    return np.where(np.isneginf(log_p) | np.isposinf(log_q), -np.inf, difference), fresh, 8 * precision * size
 
 
 def importance(log_weight: Array, fresh: bool, rounding: float) -> Evidence:

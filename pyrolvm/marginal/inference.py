@@ -125,6 +125,7 @@ def evidence(
     rungs = _rungs(schedule)
     held = _held(problem, posterior, params)
     chosen = _auto(problem, posterior) if method == "auto" else method
+    _check_point(posterior, chosen, base)
     if schedule is not None and chosen not in ("ais", "bidirectional"):
         raise ArgumentError(f"method {chosen!r} has no schedule. Fix: leave it out, or use method='ais'.")
     started = time.perf_counter()
@@ -218,6 +219,21 @@ def _auto(problem: Problem, posterior: Posterior | None) -> str:
     return "exact" if isinstance(posterior, Exact) else "importance" if isinstance(posterior, Fit) else "bridge"
 
 
+def _check_point(posterior: Posterior | None, method: str, base: str) -> None:
+    """Refuses methods that take a point for draws of a density.
+
+    Raises:
+        ArgumentError: with the methods that do not need one.
+    """
+    if not isinstance(posterior, Fit) or not posterior.point_estimate:
+        return
+    if method in ("importance", "iw_bound", "bridge") or (method == "ais" and base == "posterior"):
+        raise ArgumentError(
+            f"{posterior.name} is a point estimate: its draws have no density, so method {method!r} has no weights. "
+            "Fix: use method='ais', or lvm.evidence(problem), which need no guide."
+        )
+
+
 def _exactly(problem: Problem, posterior: Posterior | None, held: Mapping[str, Tensor], seed: int) -> Evidence:
     from pyrolvm.analytic import exact
 
@@ -253,7 +269,8 @@ def _run(
     if method == "prior":
         return estimators.prior(problem, held, count, seed)
     if method == "ais":
-        chosen = posterior if base != "prior" else None
+        point = isinstance(posterior, Fit) and posterior.point_estimate
+        chosen = posterior if base != "prior" and not point else None
         return estimators.annealed(problem, chosen, held, count, rungs, seed, progress)
     if method == "bridge":
         return estimators.bridge(_sampled(problem, posterior, held, seed, progress), draws, seed)

@@ -32,9 +32,11 @@ from pyrolvm.mcmc.base import Settings
 from pyrolvm.mcmc.checkpoint import ChainKeeper
 from pyrolvm.mcmc.starts import find_starts, moments
 from pyrolvm.posterior import Chains, Fit
+from pyrolvm.posterior.afresh import check_afresh
 from pyrolvm.posterior.build import chains_tree
 from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.problem import Problem, check_problem
+from pyrolvm.program.steady import check_steady_model
 from pyrolvm.progress import Progress, shown
 
 if TYPE_CHECKING:
@@ -207,6 +209,7 @@ def _run(
     warmup, draws = settings.warmup, settings.draws
     started = time.perf_counter()
     params = dict(init.params) if isinstance(init, Fit) else {}
+    check_steady_model(problem)
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(chains)]
     with problem.session(seed=seed, params=params):
         frame, coordinates = _frame(problem, precondition, engine, seed)
@@ -250,6 +253,7 @@ def _run(
         allowed = max(SHARE * (sampled - started), LEAST_SECONDS)
         with budget.finishing(allowed), shown(progress):
             tree = chains_tree(problem, values, chains, raw.stats, attrs)
+    check_afresh(tree, problem, params, seed=seed)
     seconds = {
         "setup": set_up - started, "compile": compiling, "run": sampled - set_up - compiling,
         "draws": time.perf_counter() - sampled,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrolvm.errors import StoreError, positive_int
+from pyrolvm.errors import ArgumentError, StoreError, positive_int
 from pyrolvm.pickling import Portable
 from pyrolvm.posterior.draws import draw_guide, rebuild
 from pyrolvm.posterior.evidence import Evidence
@@ -187,6 +187,25 @@ class Fit(Posterior):
         return trained(self, name)
 
     @property
+    def point_estimate(self) -> bool:
+        """Whether the guide has no density for some of the unknowns, so that there are no weights, ELBO or evidence."""
+        from pyrolvm.diagnosis.points import read_points
+
+        return bool(read_points(self.data))
+
+    def check_density(self, what: str) -> None:
+        """Refuses a point estimate where weights are needed.
+
+        Raises:
+            ArgumentError: if this is one; ``what`` names what needs them.
+        """
+        if self.point_estimate:
+            raise ArgumentError(
+                f"{self.name} is a point estimate: its draws have no density, so {what} has no weights to work with. "
+                'Fix: fit a guide with a density, such as "laplace" or "full_rank", or use lvm.nuts.'
+            )
+
+    @property
     def corrected(self) -> bool:
         """Whether the draws were chosen by importance weights; the guide's own are then in ``uncorrected_posterior``."""
         return "proposal_stats" in self.data.children
@@ -202,22 +221,30 @@ class Fit(Posterior):
 
     @property
     def elbo(self) -> float:
-        """The evidence lower bound, from the posterior draws, in nats; of a model without latents log p(data)."""
+        """The evidence lower bound, from the posterior draws, in nats; of a model without latents log p(data).
+
+        NaN of a point estimate, whose density is infinite: :attr:`log_p` is the log joint density there.
+        """
         if self.maximum_likelihood:
             return float(self.log_p.mean())
-        return float(np.mean(self.log_weight))
+        return float("nan") if self.point_estimate else float(np.mean(self.log_weight))
 
     @property
     def elbo_error(self) -> float:
         """The standard error of :attr:`elbo`."""
         if self.maximum_likelihood:
             return 0.0
+        if self.point_estimate:
+            return float("nan")
         return float(np.std(self.log_weight, ddof=1) / np.sqrt(len(self.log_weight)))
 
     @property
     def khat(self) -> float:
-        """The Pareto k of the importance weights; see :func:`pyrolvm.diagnose`. NaN of a model without latents, which has none."""
-        if self.maximum_likelihood:
+        """The Pareto k of the importance weights; see :func:`pyrolvm.diagnose`.
+
+        NaN of a point estimate and of a model without latents, which have none.
+        """
+        if self.maximum_likelihood or self.point_estimate:
             return float("nan")
         return float(self._weighed["khat"])
 
@@ -225,9 +252,10 @@ class Fit(Posterior):
     def evidence(self) -> Evidence | None:
         """By importance sampling from the guide, with Pareto smoothed weights of the draws that it has.
 
-        ``None`` for a model without latents: its log p(data), :attr:`log_p`, is at parameters that were fitted to the data.
+        ``None`` for a model without latents: its log p(data), :attr:`log_p`, is at parameters that were fitted to the data. ``None``
+        for a point estimate, which has no weights.
         """
-        if self.maximum_likelihood:
+        if self.maximum_likelihood or self.point_estimate:
             return None
         from pyrolvm.marginal.weights import from_weights
 

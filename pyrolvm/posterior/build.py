@@ -7,9 +7,10 @@ Groups, dims and names are those of the ArviZ schema; dimensions come from plate
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from pyrolvm import budget
 from pyrolvm.density import Evaluator, Joint, map_draws, unconstrained
+from pyrolvm.posterior.afresh import GIVEN
+from pyrolvm.posterior.attempts import Attempts
 from pyrolvm.posterior.divergence import site_divergences
 from pyrolvm.posterior.draws import draw_guide, numpy
 from pyrolvm.posterior.evaluating import (
@@ -29,6 +32,7 @@ from pyrolvm.posterior.evaluating import (
     log_p,
     quantities_of,
 )
+from pyrolvm.posterior.points import PointMass, all_one_value, point_mass
 from pyrolvm.program.inspection import name_dims
 from pyrolvm.program.problem import Problem
 from pyrolvm.symmetry import SYMMETRY, Layout, Symmetries, find_symmetries
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
     from pyrolvm.vi.loop import History
 
 __all__ = [
+    "CHANGES",
+    "OUTSIDE",
     "chains_tree",
     "corrected_tree",
     "data_groups",
@@ -65,6 +71,15 @@ PRIOR_DRAWS = 500
 
 LANE = "_lane"
 """Stands for the latents in draws of none."""
+
+CHANGES = "program_changes"
+"""The attribute that says what of guide and model was not the same in every run, where anything was not."""
+
+OUTSIDE = "outside_support"
+"""The attribute that holds the share of draws outside the model's support, where there are any."""
+
+FEW = 256
+"""Draws by which to tell a point from a density."""
 
 Draws = dict[str, Tensor]
 
@@ -102,24 +117,42 @@ def variational_tree(
 
     values, log_q = draw_guide(problem, guide, draws or default_draws(problem), looped=None if draws else LOOPED)
     values, log_q, attrs = affordable(problem, values, log_q, draws, attrs, inside=_rows(problem))
-    groups = _groups(problem, values or lanes(problem, len(log_q)), chains=1, attrs=attrs)
+    attempts = Attempts()
+    point = _point(problem, guide, values) if problem.continuous else PointMass()
+    outside = np.isposinf(log_q.detach().cpu().numpy()).reshape(1, -1)
+    attrs = {**attrs, **point.attrs(), **({OUTSIDE: float(outside.mean())} if outside.any() else {})}
+    groups = _groups(problem, values or lanes(problem, len(log_q)), attempts, chains=1, attrs=attrs)
     lp = groups.pop("lp")
     if attrs["inference_method"] == "maximum_likelihood":
         groups["sample_stats"] = site_dataset({"lp": lp}, {}, attrs=attrs)
         groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
-        return xr.DataTree.from_dict(ordered(groups))
-    log_weight = lp - log_q.detach().cpu().numpy().astype(float).reshape(1, -1)
-    stats = {"lp": lp, "log_q": lp - log_weight, "log_weight": log_weight}
+        return attempts.note(xr.DataTree.from_dict(ordered(groups)))
+    with np.errstate(invalid="ignore"):
+        log_weight = lp - log_q.detach().cpu().numpy().astype(float).reshape(1, -1)
+    lp[outside], log_weight[outside] = -np.inf, -np.inf
+    if point:  # which has no density
+        log_weight = np.full_like(log_weight, np.nan)
+    with np.errstate(invalid="ignore"):
+        stats = {"lp": lp, "log_q": np.where(outside, np.inf, lp - log_weight), "log_weight": log_weight}
     groups["sample_stats"] = site_dataset(stats, {}, attrs=attrs)
-    groups["sample_stats"]["khat"] = xr.DataArray(_khat(log_weight))
-    if problem.parameters and not hasattr(guide, "weighed"):
-        apart = site_divergences(problem, guide, inside=_rows(problem))
+    groups["sample_stats"]["khat"] = xr.DataArray(math.nan if point else _khat(log_weight))
+    if problem.parameters and not hasattr(guide, "weighed") and not point:
+        apart = attempts("sample_stats/site_kl", lambda: site_divergences(problem, guide, inside=_rows(problem)))
         if apart:
             groups["sample_stats"]["site_kl"] = xr.DataArray(
                 list(apart.values()), dims="site", coords={"site": list(apart)}
             )
     groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
-    return noted(problem, xr.DataTree.from_dict(ordered(groups)), values)
+    return noted(problem, attempts.note(xr.DataTree.from_dict(ordered(groups))), values)
+
+
+def _point(problem: Problem, guide: Any, values: Draws) -> PointMass:
+    """What the guide has no density for. Values that are constant by the support itself, as zeros of a triangle, are no unknowns."""
+    few = {site.name: values[site.name][:FEW] for site in problem.continuous}
+    with torch.no_grad():
+        if few and any(all_one_value(value.detach().cpu().numpy()) for value in few.values()):
+            few = unconstrained(Joint(problem), few)
+        return point_mass(problem, guide, few)
 
 
 def corrected_tree(
@@ -145,7 +178,8 @@ def corrected_tree(
     import xarray as xr
 
     kept = {**raw["posterior"].attrs, **attrs}
-    groups = _groups(problem, draws, chains=1, attrs=kept)
+    attempts = Attempts()
+    groups = _groups(problem, draws, attempts, chains=1, attrs=kept)
     groups["sample_stats"] = site_dataset({"lp": groups.pop("lp")}, {}, attrs=kept)
     groups["uncorrected_posterior"] = raw["posterior"].to_dataset()
     stats = {name: np.asarray(values, dtype=float).reshape(1, -1) for name, values in weighed.items()}
@@ -156,7 +190,7 @@ def corrected_tree(
             list(khats.values()), dims="quantity", coords={"quantity": list(khats)}
         )
     groups["optimization"] = raw["optimization"].to_dataset()
-    return noted(problem, xr.DataTree.from_dict(ordered(groups)), draws, copies)
+    return noted(problem, attempts.note(xr.DataTree.from_dict(ordered(groups))), draws, copies)
 
 
 def exact_tree(
@@ -174,7 +208,8 @@ def exact_tree(
     """
     import xarray as xr
 
-    groups = _groups(problem, draws, chains=1, attrs=attrs)
+    attempts = Attempts()
+    groups = _groups(problem, draws, attempts, chains=1, attrs=attrs)
     lp, density = groups.pop("lp"), log_q.detach().cpu().numpy().reshape(1, -1)
     groups["sample_stats"] = site_dataset({"lp": lp, "log_q": density, "log_weight": lp - density}, {}, attrs=attrs)
     groups["sample_stats"]["log_evidence"] = xr.DataArray(evidence)
@@ -182,7 +217,7 @@ def exact_tree(
         names = named_dims(problem)
         dims = {n: [*names[n][: value.dim() - 1], f"{n}_value"] for n, value in marginals.items()}
         groups["marginals"] = site_dataset(numpy(marginals), dims, attrs=attrs, coords=problem.coords, sample_dims=())
-    return xr.DataTree.from_dict(ordered(groups))
+    return attempts.note(xr.DataTree.from_dict(ordered(groups)))
 
 
 def chains_tree(
@@ -205,9 +240,10 @@ def chains_tree(
     """
     import xarray as xr
 
-    groups = _groups(problem, draws, chains=chains, attrs=attrs)
+    attempts = Attempts()
+    groups = _groups(problem, draws, attempts, chains=chains, attrs=attrs)
     groups["sample_stats"] = site_dataset({"lp": groups.pop("lp"), **stats}, {}, attrs=attrs)
-    return noted(problem, xr.DataTree.from_dict(ordered(groups)), draws, copies)
+    return noted(problem, attempts.note(xr.DataTree.from_dict(ordered(groups))), draws, copies)
 
 
 class Copies(Protocol):
@@ -234,7 +270,7 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
     """Draws of the latents alone, deterministic sites included; must be called inside a session."""
     joint = Joint(problem)
     with torch.no_grad():
-        draws = _completed(joint, draws)
+        draws = _completed(joint, draws, Attempts())
         shown = {site.name: draws[site.name] for site in (*problem.latents, *problem.predicted)}
         shown = shown | deterministic_sites(joint, draws, {}, inside=_rows(problem))
     values = {name: value[None] for name, value in numpy(shown).items()}
@@ -255,8 +291,10 @@ def ordered(groups: Mapping[str, Any]) -> dict[str, Any]:
     return {name: groups[name] for name in _ORDER if name in groups}
 
 
-def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """All groups that follow from draws of the latents, and ``lp``, an array of shape ``(chain, draw)``."""
+def _groups(
+    problem: Problem, draws: Draws, attempts: Attempts, *, chains: int, attrs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All groups that follow from draws of the latents and can be made, and ``lp``, an array of shape ``(chain, draw)``."""
     joint, dims = Joint(problem), named_dims(problem)
     count = len(next(iter(draws.values()))) // chains if draws else 0
     ways: dict[str, str] = {}
@@ -265,23 +303,38 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
         only = _LEAN.get()
         rows = _rows(problem)
         few, by = _thin(draws, chains, rows)
-        terms, by = ({}, 1) if only else evaluated(ways, "terms", joint.terms, few, chains, by)
-        if only or by > 1:
-            terms |= log_p(ways, joint, draws, inside=rows)
-        draws = _completed(joint, draws)
-        deterministic = deterministic_sites(joint, draws, ways, inside=rows)
-        shown = {site.name: draws[site.name] for site in (*problem.latents, *problem.predicted)} | deterministic
-        quantities, each = quantities_of(problem, shown, chains, ways)
-        reals = unconstrained(joint, continuous) if continuous and not only else {}
+        terms: Draws = {}
+        if not only:
+            terms, by = attempts.thinned(
+                "log_likelihood", lambda: evaluated(ways, "terms", joint.terms, few, chains, by), by
+            )
+        if by > 1 or "log_p" not in terms:
+            terms |= attempts.log_p(lambda: log_p(ways, joint, draws, inside=rows), joint.log_p, draws)
+        given = ", ".join(site.name for site in problem.discrete if site.name in draws)
+        draws = _completed(joint, draws, attempts)
+        drawn = draws
+        make = partial(deterministic_sites, joint, drawn, ways, inside=rows)
+        found = attempts.by_name("posterior", make, joint.deterministic, drawn)
+        deterministic = {name: value for name, value in found.items() if name in problem.sites}
+        sites = (*problem.latents, *problem.predicted)
+        shown = {site.name: draws[site.name] for site in sites if site.name in draws} | deterministic
+        quantities, each = _quantities(problem, shown, chains, ways, attempts)
+        reals: Draws = {}
+        if continuous and not only:
+            reals = attempts("unconstrained_posterior", partial(unconstrained, joint, continuous))
         predictive: Draws = {}
         if not only:
-            few, step = _thin(draws, chains, rows)
-            predictive, step = evaluated(ways, "predictive", joint.predictive, few, chains, step)
+            kept, step = _thin(draws, chains, rows)
+            predictive, step = attempts.thinned(
+                "posterior_predictive",
+                lambda: evaluated(ways, "predictive", joint.predictive, kept, chains, step),
+                step,
+            )
 
     def by_chain(values: Draws) -> dict[str, Any]:
         return {n: v.reshape(chains, len(v) // chains, *v.shape[1:]) for n, v in numpy(values).items()}
 
-    base = {**attrs, "pyrolvm_problem": problem.name}
+    base = {**attrs, "pyrolvm_problem": problem.name, **({GIVEN: given} if given else {})}
     coords = problem.coords
 
     def dataset(values: Draws, names: Mapping[str, list[str]], by: int = 1, how: str = "") -> Any:
@@ -291,22 +344,30 @@ def _groups(problem: Problem, draws: Draws, *, chains: int, attrs: Mapping[str, 
             by_chain(values), names, attrs={**base, **extra, **told}, coords=coords, draws=np.arange(0, count, by)
         )
 
+    def add(
+        group: str, values: Draws, names: Callable[[], Mapping[str, list[str]]], by: int = 1, how: str = ""
+    ) -> None:
+        if values:
+            groups.update(attempts(group, lambda: {group: dataset(values, names(), by, how)}))
+
     groups: dict[str, Any] = {"lp": by_chain({"lp": terms.pop("log_p")})["lp"].astype(float)}
     groups["posterior"] = dataset(shown, dims, how="deterministic")
-    if quantities:
-        names = {n: _quantity_dims(problem, n, v) for n, v in quantities.items()}
-        groups["quantities"] = dataset(quantities, names, each, how="quantities")
-    if reals:
-        groups["unconstrained_posterior"] = dataset(reals, _unconstrained_dims(problem, dims))
+    add(
+        "quantities",
+        quantities,
+        lambda: {n: _quantity_dims(problem, n, v) for n, v in quantities.items()},
+        each,
+        "quantities",
+    )
+    add("unconstrained_posterior", reals, lambda: _unconstrained_dims(problem, dims))
     for group in ("log_likelihood", "log_prior"):
         found = {n.removeprefix(f"{group}/"): v for n, v in terms.items() if n.startswith(f"{group}/")}
-        if found:
-            groups[group] = dataset(found, {n: dims[n][: v.dim() - 1] for n, v in found.items()}, by, how="terms")
-    if predictive:
-        groups["posterior_predictive"] = dataset(predictive, dims, step, how="predictive")
+        add(group, found, partial(_row_dims, found, dims), by, "terms")
+    add("posterior_predictive", predictive, lambda: dims, step, "predictive")
     if only:
         return groups
-    return groups | _prior_groups(problem, joint, dims, base) | data_groups(problem, dims, base)
+    groups |= attempts("prior", lambda: _prior_groups(problem, joint, dims, base))
+    return groups | attempts("observed_data", lambda: data_groups(problem, dims, base))
 
 
 def lanes(problem: Problem, count: int) -> Draws:
@@ -314,14 +375,16 @@ def lanes(problem: Problem, count: int) -> Draws:
     return {LANE: torch.zeros(count, dtype=problem.dtype, device=problem.device)}
 
 
-def _completed(joint: Joint, draws: Draws) -> Draws:
+def _completed(joint: Joint, draws: Draws, attempts: Attempts) -> Draws:
     """Draws of all sites: discrete latents from their exact posterior given the others, then what is predicted from all of them."""
     problem, rows = joint.problem, _rows(joint.problem)
     if any(site.name not in draws for site in problem.discrete):
         given = {name: value for name, value in draws.items() if name not in {s.name for s in problem.discrete}}
-        draws = draws | map_draws(joint.discrete, given, inside=rows, what="discrete")
+        make = partial(map_draws, joint.discrete, given, inside=rows, what="discrete")
+        draws = draws | attempts.by_name("posterior", make, joint.discrete, given)
     if problem.predicted:
-        draws = draws | map_draws(joint.predicted, draws, inside=rows, what="predicted")
+        make = partial(map_draws, joint.predicted, draws, inside=rows, what="predicted")
+        draws = draws | attempts.by_name("posterior", make, joint.predicted, draws)
     return draws
 
 
@@ -338,6 +401,27 @@ def _thin(values: Draws, chains: int, elements: int) -> tuple[Draws, int]:
     size = max(elements, max(math.prod(v.shape[1:]) for v in values.values()))
     step = max(1, math.ceil(total * size / MAX_ELEMENTS))
     return every(values, chains, step), step
+
+
+def _row_dims(values: Draws, dims: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    return {name: dims[name][: value.dim() - 1] for name, value in values.items()}
+
+
+def _quantities(
+    problem: Problem, draws: Draws, chains: int, ways: dict[str, str], attempts: Attempts
+) -> tuple[Draws, int]:
+    """The model's quantities, those that can be computed, and of every how-manieth draw."""
+    try:
+        return quantities_of(problem, draws, chains, ways)
+    except Exception:  # found again below, by name
+        found: Draws = {}
+        for name, function in problem.quantities.items():
+            found |= attempts(f"quantities/{name}", partial(map_draws, partial(_quantity, name, function), draws))
+        return found, 1
+
+
+def _quantity(name: str, function: Callable[..., Any], draw: Mapping[str, Tensor]) -> Draws:
+    return {name: torch.as_tensor(function(draw))}
 
 
 def _prior_groups(
@@ -480,18 +564,40 @@ def site_dataset(
     """A dataset by arviz-base, which adds its own attributes."""
     from arviz_base import dict_to_dataset
 
-    values = {variable(name): value for name, value in values.items()}
+    # Copies: what is given may be a view of parameters that are put back, or of the user's own tensors.
+    values = {variable(name): np.array(value) for name, value in values.items()}
     dims = {variable(name): [variable(dim) for dim in names] for name, names in dims.items()}
-    used = {dim for name in values for dim in dims.get(name, ())}
-    labels = {dim: label for dim, label in (coords or {}).items() if dim in used}
+    named = _fitting(values, dims, len(sample_dims))
+    sizes = {
+        dim: size
+        for name, fit in named.items()
+        for dim, size in zip(fit, values[name].shape[len(sample_dims) :], strict=False)
+    }
+    labels = {dim: label for dim, label in (coords or {}).items() if sizes.get(dim) == len(label)}
     if draws is not None:
         labels = labels | {"draw": draws}
-    dataset = dict_to_dataset(
+    bare = [name for name in values if name in dims and name not in named]
+    return dict_to_dataset(
         dict(values),
-        attrs={"inference_library": "pyrolvm", **storable(attrs)},
-        dims={name: list(dims[name]) for name in values if name in dims},
+        attrs={"inference_library": "pyrolvm", **storable(attrs), **({"unlabelled": ", ".join(bare)} if bare else {})},
+        dims={name: list(fit) for name, fit in named.items()},
         coords=labels,
         sample_dims=list(sample_dims),
         check_conventions=False,  # it warns of more chains than draws, which an interrupted run may well have
     )
-    return dataset
+
+
+def _fitting(
+    values: Mapping[str, np.ndarray[Any, Any]], dims: Mapping[str, list[str]], leading: int
+) -> dict[str, list[str]]:
+    """The names of dimensions that values have: those of a value with another number of them, or another length, are left out."""
+    sizes: dict[str, int] = {}
+    named = {}
+    for name, value in values.items():
+        names, shape = dims.get(name), value.shape[leading:]
+        if names is None or len(names) > len(shape) or len(set(names)) != len(names):
+            continue
+        if all(sizes.get(dim, size) == size for dim, size in zip(names, shape, strict=False)):
+            sizes |= dict(zip(names, shape, strict=False))
+            named[name] = list(names)
+    return named

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pyrolvm import budget, runtime
 from pyrolvm.density import Evaluator, Joint, map_draws
-from pyrolvm.errors import FitError
-from pyrolvm.program.agreement import guide_sites
+from pyrolvm.errors import FitError, GuideError
+from pyrolvm.program.agreement import guide_sites, wide_sites
+from pyrolvm.program.explain import explained
 from pyrolvm.program.guide import Guide
 from pyrolvm.program.inspection import is_random
 from pyrolvm.program.prediction import Hide
@@ -94,10 +95,12 @@ def draw_guide(
         looped: how many at most where it runs them one by one; ``None`` for as many.
 
     Returns:
-        Values by latent site, each of shape ``(count, ...)``, and log q of each draw, shape ``(count,)``.
+        Values by latent site, each of shape ``(count, ...)``, and log q of each draw, shape ``(count,)``; it is infinite where the
+        draw lies outside the model's support, so that its weight is zero.
 
     Raises:
-        FitError: if the guide's log density is not finite at its own draws.
+        GuideError: if a site comes and goes from draw to draw.
+        FitError: if the guide fails, or its log density is not finite at its own draws.
     """
     weighed = getattr(guide, "weighed", None)
     if weighed is not None:
@@ -112,18 +115,47 @@ def draw_guide(
         return values | {"log_q": torch.stack(terms).sum() if terms else torch.zeros(())}
 
     with torch.no_grad():
-        lanes = torch.zeros(count, dtype=problem.dtype, device=problem.device)
-        many = Evaluator(lambda _: one(), {"lane": lanes}, what="guide")
-        if many.way == "loop" and looped is not None:
-            lanes = lanes[: budget.affordable(many.cost, min(looped, count))]
-        found = many({"lane": lanes})
-    log_q = found.pop("log_q")
+        try:
+            with explained(f"the fitted guide for {problem.name!r}", FitError):
+                lanes = torch.zeros(count, dtype=problem.dtype, device=problem.device)
+                many = Evaluator(lambda _: one(), {"lane": lanes}, what="guide")
+                if many.way == "loop" and looped is not None:
+                    lanes = lanes[: budget.affordable(many.cost, min(looped, count))]
+                found = many({"lane": lanes})
+        except FitError as error:
+            if isinstance(error.__cause__, KeyError):
+                site = str(error.__cause__.args[0]).removeprefix("z/")
+                raise GuideError(
+                    f"the guide for {problem.name!r} leaves site {site!r} out of some of its {count} draws. "
+                    "Fix: sample every latent site in every run."
+                ) from error
+            raise
+        values = {name.removeprefix("z/"): value for name, value in found.items() if name != "log_q"}
+        log_q = _without_outside(problem, guide, values, found["log_q"])
     if not bool(torch.isfinite(log_q).any()):
         raise FitError(
             f"the guide's log density is not finite at any of its own {len(log_q)} draws for {problem.name!r}. "
             "Fix: lower learning_rate or set clip_norm, and look at the loss trace."
         )
-    return {name.removeprefix("z/"): value for name, value in found.items()}, log_q
+    return values, log_q
+
+
+def _without_outside(problem: Problem, guide: Callable[..., Any], values: dict[str, Tensor], log_q: Tensor) -> Tensor:
+    """Log q, infinite at draws of which a value lies outside the support that the site has in the model given the others."""
+    with problem.whole.active():
+        wide = wide_sites(problem, poutine.trace(guide).get_trace(*problem.args, **problem.kwargs))
+    if not wide:
+        return log_q
+
+    def inside(draw: dict[str, Tensor]) -> dict[str, Tensor]:
+        model = poutine.condition(problem.model, data=draw)
+        with problem.whole.active(), poutine.trace() as tracer:
+            model(*problem.args, **problem.kwargs)
+        nodes: dict[str, Any] = {name: tracer.trace.nodes[name] for name in wide}
+        return {name: nodes[name]["fn"].support.check(draw[name]).all() for name in wide}
+
+    kept = torch.stack(list(map_draws(inside, values).values())).all(0)
+    return torch.where(kept, log_q, torch.full_like(log_q, torch.inf))
 
 
 def _weighed_draws(problem: Problem, weighed: Any, count: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -18,9 +18,16 @@ from pyrolvm.program.batching import Batch
 from pyrolvm.program.explain import explained
 from pyrolvm.program.inspection import STARTS, is_random, outside_support
 from pyrolvm.program.problem import Problem
+from pyrolvm.program.steady import check_steady
 from pyrolvm.program.usage import Leaves
 
-__all__ = ["check_guide"]
+__all__ = ["check_guide", "guide_sites", "wide_sites"]
+
+MOST_OUTSIDE = 0.05
+"""The share of a guide's mass outside the model's support with which steps can still be taken: a step with a draw there is skipped."""
+
+LOOKED_AT, MOST_NUMBERS = 10_000, 1_000_000
+"""Draws by which that share is found, and the most numbers that they may have."""
 
 
 def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch) -> None:
@@ -38,10 +45,12 @@ def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: B
     whole = problem.whole
     guide_trace = _guide_run(problem, guide, name, whole)
     _check_sites(problem, name, guide_trace)
+    _check_points(name, guide_trace)
     _check_supports(problem, name, guide_trace)
     _check_rows(problem, name, guide_trace, {plate.name: torch.arange(plate.size) for plate in problem.plates.values()})
     _check_shapes(name, guide_trace, {site.name: site.shape for site in problem.latents}, "")
     _model_run(problem, guide, name, whole, guide_trace)
+    check_steady(problem, guide, name)
     if batch is whole:
         return
     guide_trace = _guide_run(problem, guide, name, batch)
@@ -117,12 +126,29 @@ def _check_sites(problem: Problem, name: str, trace: Any) -> None:
             f"guide {name!r} has no sample site {site.name!r} (it has: {have}). "
             f'Fix: add pyro.sample("{site.name}", ...) to the guide, or use guide="mean_field".'
         )
+    for site in problem.observed:
+        if site.name in trace.nodes and trace.nodes[site.name]["is_observed"]:
+            raise GuideError(
+                f"guide {name!r} observes {site.name!r}, as the model does, so the data would count in its own density. Fix: leave the "
+                "site out of the guide, which is of the latents alone."
+            )
     for extra in sampled.keys() - latent.keys():
         kind = "observed in the model" if extra in problem.sites else "no site of the model"
         raise GuideError(
             f"guide {name!r} samples {extra!r}, which is {kind} (latent sites: {', '.join(latent) or 'none'}). "
             f'Fix: rename or remove it, or mark it pyro.sample(..., infer={{"is_auxiliary": True}}).'
         )
+
+
+def _check_points(name: str, trace: Any) -> None:
+    """Refuses a point that is pushed through a transform: rounding on the way back leaves it without a density at its own value."""
+    for site, node in guide_sites(trace).items():
+        fn = _base(node["fn"])
+        if type(fn).__name__ == "TransformedDistribution" and type(_base(fn.base_dist)).__name__ == "Delta":
+            raise GuideError(
+                f"guide {name!r} draws site {site!r} from a Delta pushed through a transform, which has no density at its own value "
+                f'once that is rounded. Fix: transform the value itself, pyro.sample("{site}", dist.Delta(transform(value))).'
+            )
 
 
 def _check_supports(problem: Problem, name: str, trace: Any) -> None:
@@ -146,17 +172,61 @@ def _check_supports(problem: Problem, name: str, trace: Any) -> None:
         _check_range(site_name, name, support, site.support, node["fn"])
 
 
+def wide_sites(problem: Problem, trace: Any) -> list[str]:
+    """The sites that a guide's run draws from a wider interval than the model's support."""
+    found = []
+    for name, node in guide_sites(trace).items():
+        site = problem.sites.get(name)
+        if site is None or site.is_discrete or site.support is None or type(_base(node["fn"])).__name__ == "Delta":
+            continue
+        try:
+            ranges = _range(node["fn"].support, node["fn"]), _range(site.support, None)
+        except (NotImplementedError, AttributeError):
+            continue
+        if _is_wider(*ranges):
+            found.append(name)
+    return found
+
+
+def _is_wider(guide_range: tuple[float, float] | None, model_range: tuple[float, float] | None) -> bool:
+    if guide_range is None or model_range is None:
+        return False
+    return guide_range[0] < model_range[0] or guide_range[1] > model_range[1]
+
+
+def _share_outside(fn: Any, model_range: tuple[float, float]) -> float:
+    """The share of a distribution's mass outside an interval, by its draws."""
+    count = max(1, min(LOOKED_AT, MOST_NUMBERS // max(fn.shape().numel(), 1)))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        values = fn.sample((count,))
+    return float(((values < model_range[0]) | (values > model_range[1])).double().mean())
+
+
 def _check_range(site_name: str, name: str, guide_support: Any, model_support: Any, fn: Any) -> None:
-    """Compares supports by their values: does each accept what the other can hold?"""
+    """Compares supports by their values: does each accept what the other can hold?
+
+    What is wider is refused where mass does lie outside, and else warned of: a Normal far from an edge has none there.
+    """
     guide_range, model_range = _range(guide_support, fn), _range(model_support, None)
     if guide_range is None or model_range is None or guide_range == model_range:
         return
-    if guide_range[0] < model_range[0] or guide_range[1] > model_range[1]:
-        raise GuideError(
+    if _is_wider(guide_range, model_range):
+        share = _share_outside(fn, model_range)
+        text = (
             f"guide {name!r} draws site {site_name!r} from {_interval(guide_range)} ({type(_base(fn)).__name__}), wider than the "
-            f"model's support {_interval(model_range)}: draws outside have density zero. "
-            f"Fix: use a distribution on {_interval(model_range)}, such as {_suggestion(model_range)}."
+            f"model's support {_interval(model_range)}: "
         )
+        fix = f"Fix: use a distribution on {_interval(model_range)}, such as {_suggestion(model_range)}"
+        if share > MOST_OUTSIDE:
+            raise GuideError(f"{text}{share:.1%} of its draws lie outside, where the density is zero. {fix}.")
+        lie = f"{share:.2%} of its draws lie" if share else "none of its draws lies"
+        warnings.warn(
+            f"{text}{lie} outside at the start, and one that does has density zero. {fix}, unless its mass stays inside.",
+            PyrolvmWarning,
+            stacklevel=2,
+        )
+        return
     warnings.warn(
         f"guide {name!r} draws site {site_name!r} from {_interval(guide_range)}, narrower than the model's support "
         f"{_interval(model_range)}: the rest can never be represented. "

@@ -15,10 +15,10 @@ from typing import ParamSpec, TypeVar
 import pyro
 import torch
 
-from pyrolvm.errors import ArgumentError, GuideError, ProblemError, PyrolvmError
+from pyrolvm.errors import ArgumentError, FitError, GuideError, ProblemError, PyrolvmError
 from pyrolvm.habits import library_in
 
-__all__ = ["at_the_door", "explained", "model_line"]
+__all__ = ["PASSES", "at_the_door", "explained", "model_line", "told"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,8 +35,14 @@ _LIBRARY = tuple(
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
-_GUIDES = "pyrolvm_guides"
-"""The package of our own guides, no line of which is the user's to mend."""
+_ZOO = {"pyrolvm_guides", "pyrolvm_models"}
+"""The packages of our own guides and models, no line of which is the user's to mend."""
+
+PASSES = "pyrolvm_passes"
+"""An attribute of exceptions that are the caller's own, such as those of callbacks: they are raised as they are."""
+
+_PASSED_THROUGH = {"__torch_function__", "__torch_dispatch__", "decide", "hook"}
+"""Functions of ours by which a program's own calls go to torch and Pyro."""
 
 _RAN = (
     "look at what the line does at draws other than the first, since it ran when the problem was built; if it is right, please "
@@ -63,6 +69,23 @@ _REMEDIES = (
     (
         re.compile(r"invalid log_prob shape|size of tensor a|must match the size|Shape mismatch|not broadcastable"),
         "check the shapes: batch dimensions belong to plates, event dimensions are declared by .to_event(n).",
+    ),
+    (
+        re.compile(r"positive-definite|singular"),
+        "keep the matrix positive definite at every value of the latents, for example by LKJCholesky or an addition to its diagonal.",
+    ),
+    (
+        re.compile(r"vmap|data-dependent"),
+        "the program decides by the value of a tensor, which cannot be done for many draws at once: use torch.where, or pass "
+        "num_particles=1.",
+    ),
+    (
+        re.compile(r"probability tensor contains"),
+        "keep probabilities between 0 and 1, for example by softmax, or pass logits.",
+    ),
+    (
+        re.compile(r"unexpected keyword argument|required positional argument|positional arguments? but"),
+        "check the arguments: a guide is called with the model's arguments, a class of guides with the model.",
     ),
     (
         re.compile(r"bool tensor is not supported"),
@@ -101,12 +124,29 @@ def current_line() -> str | None:
 def _own_line(frames: list[traceback.FrameSummary]) -> str | None:
     """The first of some frames that is of user code."""
     frames = [frame for frame in frames if not frame.filename.startswith((*_LIBRARY, "<"))]
-    frames = [frame for frame in frames if _GUIDES not in Path(frame.filename).parts]
+    frames = [frame for frame in frames if not _ZOO & set(Path(frame.filename).parts)]
     own = [frame for frame in frames if not _INSTALLED & set(Path(frame.filename).parts)]
     for frame in own or frames:
         code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
         return f"{Path(frame.filename).name}:{frame.lineno}: `{code}`"
     return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a line of ours called what failed, and not the program, so that no line of the user's is to blame."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(_LIBRARY[2]) or _ZOO & set(Path(frame.filename).parts):
+            if frame.name not in _PASSED_THROUGH:
+                return True
+        elif not frame.filename.startswith((*_LIBRARY, "<")):
+            return False
+    return False
+
+
+def told(error: BaseException) -> str:
+    """An exception in one sentence: its message, or its name where that says nothing, and the line of the program it came from."""
+    line = model_line(error)
+    return f"{reason(error)[:-1]} (at {line})." if line else reason(error)
 
 
 def reason(error: BaseException) -> str:
@@ -130,7 +170,9 @@ def remedy(text: str, line: str | None = "") -> str:
 
 
 @contextmanager
-def explained(what: str, kind: type[ProblemError | GuideError | ArgumentError] = ProblemError) -> Iterator[None]:
+def explained(
+    what: str, kind: type[ProblemError | GuideError | ArgumentError | FitError] = ProblemError
+) -> Iterator[None]:
     """Translates whatever goes wrong inside a program named ``what`` to an error with its line and a remedy."""
     try:
         yield
@@ -140,7 +182,8 @@ def explained(what: str, kind: type[ProblemError | GuideError | ArgumentError] =
         line, text = model_line(error), reason(error)
         where = f" at {line}" if line else ""
         other = library_in([frame.filename for frame in traceback.extract_tb(error.__traceback__)])
-        fix = other or (_guide_remedy(text, line) if kind is GuideError else remedy(text, line))
+        blamed = None if _is_ours(error) else line
+        fix = other or (_guide_remedy(text, blamed) if kind is GuideError else remedy(text, blamed))
         raise kind(f"{what} fails{where}: {text} Fix: {fix}") from error
 
 
@@ -157,6 +200,8 @@ def at_the_door(function: Callable[P, R]) -> Callable[P, R]:
         except (PyrolvmError, OSError, MemoryError):
             raise
         except Exception as error:
+            if getattr(error, PASSES, False):
+                raise
             line, text = _raised_in_a_program(error), reason(error)
             if line is not None:
                 fix = next((fix for pattern, fix in _REMEDIES if pattern.search(text)), _RAN)
@@ -181,7 +226,7 @@ def _raised_in_a_program(error: BaseException) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [i for i, frame in enumerate(frames) if frame.filename.startswith(_LIBRARY[2])]
     below = [f for f in frames[max(ours, default=-1) + 1 :] if not f.filename.startswith((*_LIBRARY, "<"))]
-    below = [frame for frame in below if _GUIDES not in Path(frame.filename).parts]
+    below = [frame for frame in below if not _ZOO & set(Path(frame.filename).parts)]
     own = [frame for frame in below if not _INSTALLED & set(Path(frame.filename).parts)]
     for frame in reversed(own or below):
         code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import torch
-from pyro.infer.autoguide import AutoGuide
 
 from pyrolvm.errors import ArgumentError, GuideError
 from pyrolvm.habits import belongs_to
@@ -69,8 +65,13 @@ class Guide(Portable):
         return inspect.getdoc(self.construct) or ""
 
     def __str__(self) -> str:
-        options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+        options = ", ".join(f"{key}={_shown(value)}" for key, value in self.options.items())
         return f"{self.name}({options})" if options else self.name
+
+
+def _shown(value: Any) -> str:
+    """A value in words that are the same in every process: functions by their names."""
+    return str(value.__name__) if callable(value) and hasattr(value, "__name__") else repr(value)
 
 
 def resolve(guide: Any, problem: Problem) -> Guide:
@@ -78,8 +79,9 @@ def resolve(guide: Any, problem: Problem) -> Guide:
 
     Args:
         guide: a registered name; ``"auto"``, the guide that the model names, else one chosen by :func:`choose`, or one that draws
-            nothing where the model has no latents; a :class:`Guide`, a Pyro guide function, an ``AutoGuide`` class or instance, or any
-            ``nn.Module`` that is called like a guide.
+            nothing where the model has no latents; a :class:`Guide`, a Pyro guide function, an ``AutoGuide`` class or instance, any
+            ``nn.Module`` that is called like a guide, or what makes one of these of the model
+            (:func:`~pyrolvm.program.factories.made`).
         problem: the problem it is for.
 
     Raises:
@@ -102,25 +104,19 @@ def resolve(guide: Any, problem: Problem) -> Guide:
         return Guide(NO_LATENTS, lambda problem: _nothing)
     if isinstance(guide, str):
         return registry.guide(choose(problem) if guide == "auto" else guide)
-    if inspect.isclass(guide) and issubclass(guide, AutoGuide):
-        return Guide(guide.__name__, lambda problem: guide(problem.model))
-    if isinstance(guide, torch.nn.Module):
-        return Guide(type(guide).__name__, lambda problem: _copy_module(guide))
-    if inspect.isclass(guide) or not callable(guide):
-        shown = (
-            guide.__name__
-            if inspect.isclass(guide)
-            else repr(guide)
-            if isinstance(guide, str | int | float)
-            else type(guide).__name__
-        )
+    from pyrolvm.program.factories import made
+
+    found = made(guide, problem)
+    if found is None:
         hint = belongs_to(guide)
+        shown = guide.__name__ if inspect.isclass(guide) else repr(guide)[:100]
         shown += f"; {hint}" if hint else ""
         raise ArgumentError(
-            f"guide must be a name, a Pyro guide function, or an AutoGuide class or instance, got {shown}. "
-            f"Fix: use one of {', '.join(registry.guides())}, or write def guide(*args) with the model's arguments."
+            f"guide must be a name, a Pyro guide function, an AutoGuide class or instance, a list of them, or a function of the "
+            f"model that makes one, got {shown}. Fix: use one of {', '.join(registry.guides())}, or write def guide(*args) with "
+            "the model's arguments."
         )
-    return Guide(str(getattr(guide, "__name__", type(guide).__name__)), lambda problem: guide)
+    return found
 
 
 def choose(problem: Problem) -> str:
@@ -141,18 +137,3 @@ def choose(problem: Problem) -> str:
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     """The guide of a model without latents."""
-
-
-def _copy_module(guide: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a module guide with parameters of its own."""
-    parts = [m for m in guide.modules() if isinstance(m, AutoGuide)]
-    # AutoGuide drops its model and its master when it is copied, in the original too: put both back.
-    kept = [(part._model, part.master) for part in parts]
-    try:
-        clone = copy.deepcopy(guide)
-    finally:
-        for part, (model, master) in zip(parts, kept, strict=True):
-            part._model, part.master = model, master
-    for part, (model, _) in zip((m for m in clone.modules() if isinstance(m, AutoGuide)), kept, strict=True):
-        part._model = model
-    return clone

@@ -19,6 +19,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to, transform_to
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyrolvm import runtime
 from pyrolvm.errors import DataError, ProblemError
@@ -308,8 +309,9 @@ _ABOUT_VALUES = re.compile(r"support|invalid values|constraint|\bnan\b|\binf\b",
 
 
 def outside_support(error: Exception) -> bool:
-    """Whether an error says that a value lies outside a distribution's support, which another draw of the latents may mend."""
-    return "to be within the support" in str(error)
+    """Whether a value lies outside a support, or a matrix is not positive definite, which another draw of the latents may mend."""
+    told = ("to be within the support", "the constraint PositiveDefinite")
+    return any(text in str(error) for text in told) or isinstance(error.__cause__, LinAlgError)
 
 
 def _trace(problem: Problem) -> Any:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyrolvm import budget, runtime
 from pyrolvm.durable import check_saving, durably
@@ -27,14 +28,16 @@ from pyrolvm.errors import (
 from pyrolvm.habits import verb
 from pyrolvm.machine import require_memory
 from pyrolvm.posterior import Fit
-from pyrolvm.posterior.build import variational_tree
+from pyrolvm.posterior.afresh import check_afresh
+from pyrolvm.posterior.build import CHANGES, variational_tree
 from pyrolvm.posterior.draws import finalized, registered
 from pyrolvm.posterior.likelihood import likelihood_tree
 from pyrolvm.program.agreement import check_guide, guide_sites
 from pyrolvm.program.batching import Batch, Minibatches, check_minibatches, minibatch_plate
-from pyrolvm.program.explain import at_the_door
+from pyrolvm.program.explain import at_the_door, told
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
+from pyrolvm.program.steady import changes
 from pyrolvm.program.streaming import Streamed
 from pyrolvm.program.transforming import Transform
 from pyrolvm.progress import Progress, shown
@@ -288,13 +291,15 @@ def _run(
             buffers = {}
         if likelihood:
             history.reason = history.reason.replace("the ELBO", "log p(data)").replace("The ELBO", "Log p(data)")
+        changed = "" if not runtime.parameters() else getattr(runner, "changes", "") or _changed(problem, guide)
         guide = finalized(problem, guide)
         params = {name: value.detach().clone() for name, value in runtime.parameters().items()} | buffers
         clock.lap("run")
         attrs = {
             "inference_method": "maximum_likelihood" if likelihood else "svi", "pyrolvm_guide": str(recipe),
             "objective": why, "engine": used, "seed": seed, "frame_engine": _frame_engine(problem),
-            "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0), "model_parameters": len(problem.parameters),
+            "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0), 
+            "model_parameters": len(problem.parameters), **({CHANGES: changed} if changed else {}),
         }  # fmt: skip
         rows = batch_size if problem.stream is None else problem.stream.stream.batch_size
         allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
@@ -310,7 +315,9 @@ def _run(
                 )  # fmt: skip
             else:
                 tree = likelihood_tree(problem, history, batch_size=rows, attrs=attrs)
-        clock.lap("draws")
+    if problem.latents:
+        check_afresh(tree, problem, params, seed=seed)
+    clock.lap("draws")
     return Fit(
         name=recipe.name,
         data=tree,
@@ -322,6 +329,15 @@ def _run(
         engine_reason=reason,
         seed=seed,
     )
+
+
+def _changed(problem: Problem, guide: Callable[..., Any]) -> str:
+    """What of guide and model is not the same in every run at the parameters that were reached; empty where everything is."""
+    try:
+        found = changes(problem, guide)
+    except Exception as error:  # said in its place
+        return f"It fails in some runs: {told(error)}"
+    return "" if found is None else f"Of the {found[0]}, {found[1]}"
 
 
 def _solved(
@@ -357,6 +373,7 @@ def _solved(
     allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
     with budget.finishing(allowed), shown(progress):
         tree = variational_tree(problem, guide, history, draws=draws, num_particles=1, batch_size=None, attrs=attrs)
+    check_afresh(tree, problem, params, seed=seed)
     clock.lap("draws")
     return Fit(
         name=recipe.name, data=tree, problem=problem, guide=recipe, params=params, seconds=clock.laps,
@@ -476,8 +493,11 @@ def _check_start(problem: Problem, guide: Callable[..., Any], elbo: ELBO, batch:
     """A start that is nowhere finite is an error of model and data, with the table that shows where."""
     trial: Any = elbo  # Pyro's base class does not declare the methods that all its ELBOs have
     for _ in range(10):
-        with batch.active(), torch.no_grad():
-            loss = float(trial.loss(problem.model, guide, *batch.args, **batch.kwargs))
+        try:
+            with batch.active(), torch.no_grad():
+                loss = float(trial.loss(problem.model, guide, *batch.args, **batch.kwargs))
+        except LinAlgError:  # no density there; the table below says where
+            continue
         if math.isfinite(loss):
             return
     raise FitError(

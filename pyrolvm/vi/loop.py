@@ -17,6 +17,7 @@ from pyrolvm import runtime
 from pyrolvm.errors import FitError
 from pyrolvm.interrupts import Held, Stopped, held
 from pyrolvm.program.batching import Batch
+from pyrolvm.program.explain import PASSES
 from pyrolvm.program.inspection import is_deterministic, is_random
 from pyrolvm.program.problem import Problem
 from pyrolvm.progress import Progress
@@ -274,7 +275,7 @@ def _search(
                 state = Step(
                     step - 1, taken.losses[-1], taken.rates[-1], seconds, runtime.parameters, history, work.problem
                 )  # fmt: skip
-                stop = any([callback(state) is True for callback in called])
+                stop = any([_told(callback, state) is True for callback in called])
             if validation is not None and step % validation.every == 0:
                 engine.publish()
                 if engine.name != "pyro":
@@ -305,6 +306,15 @@ def _search(
             _give_up(work, history, bad)
         _conclude(history, schedule, plateau)
     return history
+
+
+def _told(callback: Callable[[Step], Any], state: Step) -> Any:
+    """What a callback says; what it raises is the caller's own, and passes as it is."""
+    try:
+        return callback(state)
+    except Exception as error:
+        setattr(error, PASSES, True)
+        raise
 
 
 def _settled(work: Work, history: History, iterates: Iterates, plateau: Plateau | None) -> bool:

@@ -113,7 +113,7 @@ def test_a_guide_that_misses_a_site_is_refused(normal_problem: lvm.Problem, shor
 def test_a_guide_of_another_support_is_refused(normal_problem: lvm.Problem, short: Short) -> None:
     def wide(y: Tensor) -> None:
         pyro.sample("mean", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
-        pyro.sample("scale", dist.Normal(1.0, 0.1))
+        pyro.sample("scale", dist.Normal(0.1, 1.0))
 
     with pytest.raises(lvm.GuideError, match=r"'scale'.*wider"):
         short(normal_problem, wide)

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
+from pyrolvm.program.steady import Watch
 from pyrolvm.vi.engines.base import Taken, Work, columns
 from pyrolvm.vi.objectives import PureELBO
 
@@ -24,6 +26,13 @@ class PyroEngine:
 
     def __init__(self, work: Work) -> None:
         self.work = work
+        # Rows and data that change by design say nothing about the program.
+        self.watch = Watch(values=work.minibatches is None and work.transform is None)
+
+    @property
+    def changes(self) -> str:
+        """What was not the same in every step; empty where everything was."""
+        return self.watch.changes
 
     def advance(self, first: int, factors: Sequence[float]) -> Taken:
         """Takes the steps one by one."""
@@ -49,7 +58,10 @@ class PyroEngine:
         """Nothing to do."""
 
     def _step(self, factor: float) -> tuple[float, float, float, bool]:
-        loss, error = self._loss_and_grads()
+        try:
+            loss, error = self._loss_and_grads()
+        except LinAlgError:  # a matrix without a factor has no density: a step to be skipped, as one that overflows
+            loss, error = math.nan, math.nan
         params = self.work.parameters()
         good = _finite(loss, params)
         if good:
@@ -62,7 +74,7 @@ class PyroEngine:
     def _loss_and_grads(self) -> tuple[float, float]:
         work = self.work
         batch = work.batch(work.rows())
-        with batch.active():
+        with batch.active(), self.watch:
             if isinstance(work.objective, PureELBO):
                 values = work.objective.particles(work.problem.model, work.guide, *batch.args, **batch.kwargs)
                 loss = -values.mean()

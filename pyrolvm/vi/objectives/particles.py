@@ -160,13 +160,31 @@ def _mean_field_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Te
 
 
 def analytic_kl(q: Any, p: Any) -> Tensor | None:
-    """KL(q || p) where torch or Pyro know it in closed form."""
-    if "Delta" in type(q).__name__:
+    """KL(q || p) where torch or Pyro know it in closed form.
+
+    That of a q without an edge where p has one is infinite, though q may have no mass beyond it: draws tell.
+    """
+    if "Delta" in type(q).__name__ or _lacks_an_edge(q, p):
         return None
     try:
         return kl_divergence(q, p)
     except NotImplementedError:
         return None
+
+
+def _lacks_an_edge(q: Any, p: Any) -> bool:
+    """Whether the support of p ends somewhere on a side on which that of q does not; by their kinds, not their values."""
+    try:
+        supports = [_inner(fn.support) for fn in (q, p)]
+    except (NotImplementedError, AttributeError):
+        return False
+    return any(hasattr(supports[1], edge) and not hasattr(supports[0], edge) for edge in ("lower_bound", "upper_bound"))
+
+
+def _inner(support: Any) -> Any:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
 
 
 def factorises(trace: Any) -> bool:
