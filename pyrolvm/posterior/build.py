@@ -67,7 +67,8 @@ __all__ = [
 MAX_ELEMENTS = 20_000_000
 """A group's variables may hold this many numbers each, 80 MB in float32, before draws are thinned."""
 
-PRIOR_DRAWS = 500
+PRIOR_DRAWS, PRIOR_LOOPED = 500, 200
+"""Draws of the prior, and where the program runs them one by one."""
 
 LANE = "_lane"
 """Stands for the latents in draws of none."""
@@ -437,7 +438,7 @@ def _prior_groups(
         with torch.no_grad():
             many = Evaluator(lambda _: joint.predictive({}), lanes(problem, count), what="prior")
             if many.way == "loop":
-                count = budget.affordable(many.cost, count)
+                count = budget.affordable(many.cost, min(count, PRIOR_LOOPED))
             found = numpy(many(lanes(problem, count)))
     except NotImplementedError:
         return {}
