@@ -340,8 +340,8 @@ def _settled(work: Work, history: History, iterates: Iterates, plateau: Plateau 
     history.converged = True
     what = "the ELBO is flat" if flat else "the parameters have settled"
     history.reason = (
-        f"{what}: over the last {steps} of {len(history)} steps the ELBO rose by {rise:.2g} +- {error:.2g} nats, and the R-hat of the "
-        f"parameters is {iterates.rhat():.2f}; their average over these steps is kept"
+        f"{what}: over the last {steps} of {len(history)} steps the ELBO changed by {rise:+.2g} +- {error:.2g} nats, and the R-hat of "
+        f"the parameters is {iterates.rhat():.2f}; their average over these steps is kept"
     )
     return True
 
@@ -410,7 +410,7 @@ def _maybe_decay(
         rise, error = improvement(history.losses, window)
         history.converged = True
         history.reason = (
-            f"the ELBO is flat: it rose by {rise:.3g} +- {error:.2g} nats over the last {window // 2} of {step} steps; "
+            f"the ELBO is flat: it changed by {rise:+.3g} +- {error:.2g} nats over the last {window // 2} of {step} steps; "
             "then the learning rate decayed"
         )
         schedule.begin(step)
@@ -433,9 +433,9 @@ def _conclude(history: History, schedule: Schedule, plateau: Plateau | None) -> 
     elif window < FEWEST:
         history.reason = f"{budget}, too few steps to tell whether the ELBO still rises"
     elif 2 * error > hidden:
-        history.reason = f"{budget}. The ELBO rose by {figures}: its noise could hide more than {hidden:.2g} nats"
+        history.reason = f"{budget}. The ELBO changed by {figures}: its noise could hide more than {hidden:.2g} nats"
     else:
-        history.reason = f"{budget}, and the ELBO is flat: it rose by {figures}"
+        history.reason = f"{budget}, and the ELBO is flat: it changed by {figures}"
         history.converged = True
 
 
