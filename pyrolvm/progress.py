@@ -10,7 +10,16 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "Show", "showing", "shown"]
+__all__ = ["Progress", "Show", "is_terminal", "showing", "shown"]
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether somebody sees what is written there; a stream that is closed, or that a process has none of, is none."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
+
 
 Show = bool | Callable[[int, int, str], None]
 
@@ -48,7 +57,7 @@ class Progress:
     ) -> None:
         self.what, self.total, self.every = what, total, every
         self._callback = show if callable(show) else None
-        self._visible = show is True and sys.stderr.isatty()
+        self._visible = show is True and is_terminal(sys.stderr)
         self._last = 0.0
         self._bar: Any = None
         self._task: Any = None

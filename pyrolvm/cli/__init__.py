@@ -12,6 +12,8 @@ Uses the public API only, as anybody's script would. Exit codes:
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     from pyrolvm.cli.parser import build_parser
 
+    _have_streams()
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as stop:  # how argparse says that help was printed, or that the usage was wrong
@@ -53,16 +56,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader went away, as in `pyrolvm list | head -1`
             sys.stdout = None
             code = 0
-        except Exception:
-            import traceback
-
-            traceback.print_exc()
-            print(
-                f"pyrolvm {args.command}: this is a bug in pyrolvm. Fix: please report the lines above.",
-                file=sys.stderr,
-            )
-            code = 3
+        except Exception as error:
+            code = _failed(args.command, error)
         return stopped.exit_code or code
+
+
+_UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF)
+
+
+def _have_streams() -> None:
+    """Streams for a process that was started without, and ones that show what their encoding cannot as escapes."""
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _failed(command: str, error: Exception) -> int:
+    """Says what broke: where the words go, or pyrolvm; returns the exit code."""
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+        sys.stdout = None  # flushed at the end, it would fail again
+        print(
+            f"pyrolvm {command}: nothing more can be written: {error.strerror}. Fix: make room, or send the output elsewhere.",
+            file=sys.stderr,
+        )
+        return 2
+    import traceback
+
+    traceback.print_exception(error)
+    print(f"pyrolvm {command}: this is a bug in pyrolvm. Fix: please report the lines above.", file=sys.stderr)
+    return 3
 
 
 def _plainly(show: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyrolvm.errors import ArgumentError
+from pyrolvm.progress import is_terminal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,10 +122,18 @@ class Output:
             replace_text(Path(self.json), text + "\n")
 
 
+class _Console(Console):
+    """A console that tells its caller when its reader has gone away, where rich ends the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Lets the error through that is being handled."""
+        raise BrokenPipeError
+
+
 def _console(*, stderr: bool, quiet: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PLAIN_WIDTH  # a file or a pipe has no width of its own
-    return Console(file=stream, quiet=quiet, width=width, highlight=False, markup=False, emoji=False)
+    width = None if is_terminal(stream) else _PLAIN_WIDTH  # a file or a pipe has no width of its own
+    return _Console(file=stream, quiet=quiet, width=width, highlight=False, markup=False, emoji=False)
 
 
 def _cell(value: Any) -> str:

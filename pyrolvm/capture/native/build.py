@@ -68,10 +68,17 @@ def trial() -> float:
 
 
 def _compiled(text: str) -> ctypes.CDLL:
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+    asked = os.environ.get("CC", "")
+    try:
+        compiler = shlex.split(asked) or ["cc"]
+    except ValueError as error:
+        raise CaptureError(f"engine 'c' cannot read CC, which is {asked!r}: {error}.") from error
     if shutil.which(compiler[0]) is None:
         raise CaptureError(f"engine 'c' needs a C compiler, and {compiler[0]!r} is not there.")
-    return _library(tuple(compiler), text)
+    try:
+        return _library(tuple(compiler), text)
+    except OSError as error:  # no folder for temporary files, a full disk, a compiler that cannot be started, no memory
+        raise CaptureError(f"engine 'c' cannot run {compiler[0]!r} on a temporary file: {error}.") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -80,7 +87,7 @@ def _library(compiler: tuple[str, ...], text: str) -> ctypes.CDLL:
         source, library = Path(folder, "density.c"), Path(folder, "density.so")
         source.write_text(text)
         command = [*compiler, *FLAGS, str(source), "-o", str(library), *_libraries()]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise CaptureError(f"engine 'c' cannot be compiled: {_first_error(done.stderr)}")
         try:

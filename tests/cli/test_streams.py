@@ -1,0 +1,68 @@
+"""Commands end in order wherever their words go, or cannot go."""
+
+from __future__ import annotations
+
+import errno
+import io
+import sys
+from collections.abc import Iterator
+
+import pyro
+import pytest
+
+from pyrolvm.cli import main
+from pyrolvm.progress import is_terminal
+
+
+@pytest.fixture(autouse=True)
+def settings() -> Iterator[None]:
+    """The first listing imports plugins, and a library below them sets a flag of Pyro's when it is imported."""
+    before = pyro.settings.get()
+    yield
+    pyro.settings.set(**before)
+
+
+class Refusing(io.StringIO):
+    """A stream that takes nothing."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("names", [("stdout",), ("stderr",), ("stdout", "stderr")])
+def test_a_process_without_streams_runs_its_command(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in names:
+        monkeypatch.setattr(sys, name, None)
+    assert main(["list"]) == 0
+    for name in names:
+        getattr(sys, name).close()
+
+
+def test_a_reader_that_goes_away_ends_a_command_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Refusing(BrokenPipeError(errno.EPIPE, "Broken pipe")))
+    assert main(["list"]) == 0
+
+
+def test_a_full_disk_behind_stdout_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdout", Refusing(OSError(errno.ENOSPC, "No space left on device")))
+    assert main(["list"]) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device. Fix: " in said and "Traceback" not in said
+
+
+def test_what_an_encoding_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["list"]) == 0
+    stream.write("\u03b8")
+    assert stream.errors == "backslashreplace"
+
+
+def test_a_stream_that_is_closed_or_missing_is_no_terminal() -> None:
+    closed = io.StringIO()
+    closed.close()
+    assert not is_terminal(None) and not is_terminal(closed) and not is_terminal(io.StringIO())
