@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 import json
 import re
 import sys
 import traceback
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -122,7 +124,7 @@ def load_data(path: Path) -> dict[str, Any]:
         return reader(path)
     except DataError:
         raise
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, RecursionError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(
             f"data file {str(path)!r} cannot be read: {error}. Fix: save it again as {path.suffix}."
         ) from error
@@ -140,7 +142,11 @@ def _read_npz(path: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _check_once(path, "name", [name for name, _ in pairs])
+        return dict(pairs)
+
+    content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     if not isinstance(content, dict):
         raise DataError(
             f"data file {str(path)!r} holds a {type(content).__name__}, expected an object of names and values. "
@@ -164,38 +170,78 @@ def _from_json(path: Path, name: str, value: Any) -> Any:
 def _read_csv(path: Path) -> dict[str, Any]:
     import pandas as pd
 
-    frame = pd.read_csv(path)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        header, first = [name.strip() for name in next(rows, [])], next(rows, [])
+    _check_once(path, "column", header)
+    frame = pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True)
+    if len(first) > len(header):  # pandas would take the first value of each row for its label
+        raise DataError(
+            f"data file {str(path)!r} has more values in a row than its header has names ({', '.join(header)}). "
+            "Fix: separate values by commas, and write decimals with a point."
+        )
+    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     columns: dict[str, Any] = {}
     for column in frame.columns:
         if frame[column].dtype.kind in "biuf":
             columns[str(column)] = frame[column].to_numpy()
         else:
             columns[str(column)] = _NotNumbers(path, str(column), frame[column].dropna().iloc[:1].tolist())
-    return {**columns, **_matrices(columns)}
+    return {**columns, **_matrices(path, columns)}
 
 
-class _NotNumbers:
-    """A column of text: no fault while no model asks for it."""
+def _check_once(path: Path, what: str, names: Iterable[str]) -> None:
+    """Refuses names that come twice, of which one would be taken silently.
+
+    Raises:
+        DataError: if there are any.
+    """
+    names = [name for name in names if name]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(
+            f"data file {str(path)!r} has {what} {twice!r} twice. Fix: give each a name of its own, or leave one out."
+        )
+
+
+class _Refused:
+    """A value that cannot be used: no fault while no model asks for it."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+
+class _NotNumbers(_Refused):
+    """A column of text."""
 
     def __init__(self, path: Path, column: str, example: Iterable[Any]) -> None:
-        self.message = (
+        super().__init__(
             f"column {column!r} of {path} holds values such as {next(iter(example), '')!r}, expected numbers. "
             "Fix: encode categories as integers, or leave the column out."
         )
 
 
-def _matrices(columns: dict[str, Any]) -> dict[str, Any]:
-    """Columns x.1, x.2, ... side by side as the matrix x."""
-    groups: dict[str, list[tuple[int, Any]]] = {}
+def _matrices(path: Path, columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns x.1, x.2, ... side by side as the matrix x; they count from 0 or 1 without a gap."""
+    groups: dict[str, dict[int, Any]] = {}
     for column, values in columns.items():
         match = _MATRIX_COLUMN.fullmatch(column)
-        if match and not isinstance(values, _NotNumbers):
-            groups.setdefault(match["name"], []).append((int(match["index"]), values))
-    return {
-        name: np.column_stack([values for _, values in sorted(parts, key=lambda part: part[0])])
-        for name, parts in groups.items()
-        if name not in columns
-    }
+        if match and match["name"] not in columns:
+            groups.setdefault(match["name"], {})[int(match["index"])] = values
+    return {name: _matrix(path, name, parts) for name, parts in groups.items()}
+
+
+def _matrix(path: Path, name: str, parts: dict[int, Any]) -> Any:
+    numbers = sorted(parts)
+    missing = next((i for i in range(numbers[0], numbers[-1]) if i not in parts), None)
+    if numbers[0] > 1 or missing is not None:
+        missing = numbers[0] - 1 if numbers[0] > 1 else missing
+        return _Refused(
+            f"{path} has columns {name}.{numbers[0]} to {name}.{numbers[-1]} without {name}.{missing}: the matrix {name!r} has a "
+            "gap. Fix: number its columns from 0 or 1 without a gap."
+        )
+    text = next((parts[i] for i in numbers if isinstance(parts[i], _Refused)), None)
+    return text or np.column_stack([parts[i] for i in numbers])
 
 
 def _scalar_or_array(value: np.ndarray[Any, Any]) -> Any:
@@ -206,8 +252,8 @@ def checked(value: Any) -> Any:
     """Returns a value of :func:`load_data` for a model.
 
     Raises:
-        DataError: if it is a column of text.
+        DataError: if it is a column of text, or a matrix with a gap.
     """
-    if isinstance(value, _NotNumbers):
+    if isinstance(value, _Refused):
         raise DataError(value.message)
     return value

@@ -3,6 +3,7 @@
 from pyrolvm.density.coordinates import constrained, flattened, unconstrained
 from pyrolvm.density.joint import Joint, decentred
 from pyrolvm.density.marginals import marginals
+from pyrolvm.density.precision import rounding, with_digits
 from pyrolvm.density.vectorize import Evaluator, map_draws, repeat
 from pyrolvm.density.watch import Evaluation, watched
 
@@ -16,6 +17,8 @@ __all__ = [
     "map_draws",
     "marginals",
     "repeat",
+    "rounding",
     "unconstrained",
     "watched",
+    "with_digits",
 ]

@@ -17,6 +17,7 @@ from pyrolvm.diagnosis.importance import FEW_DRAWS, Weights, weigh
 from pyrolvm.diagnosis.likelihood import is_likelihood, judge_likelihood, likelihood_figures, likelihood_steps
 from pyrolvm.diagnosis.outside import judge_outside
 from pyrolvm.diagnosis.points import judge_points, point_figures, point_steps, read_points
+from pyrolvm.diagnosis.precision import judged_for_precision
 from pyrolvm.diagnosis.program import judge_program
 from pyrolvm.diagnosis.reading import Array, PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
 from pyrolvm.diagnosis.restarts import judge_restarts
@@ -130,6 +131,7 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     ESS (smallest)            >= 100 a chain        under 100 a chain             under 10 a chain
     divergences               none                  any                           > 10% of draws
     E-BFMI (smallest)         >= 0.3                < 0.3
+    float32 against float64   within 0.5 nats (b)   further                       over 5 nats further
     tree depth saturated      <= 10% of draws       > 10% of draws
     ========================= ===================== ============================= ======================
 
@@ -152,6 +154,8 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     Of a posterior that consists of copies of one mode (exchangeable components, free signs, rotations), found by trying the program,
     each draw is brought to one copy and judged there, since single labels and signs mean nothing; the verdict says what is
     exchangeable and how many copies the draws cover. Results of :func:`pyrolvm.infer` cover all copies equally.
+
+    (b) The range over draws of the difference of log densities, beyond rounding of sums; looked at where a fit ran in float32.
 
     (a) Doubtful if more than 90% of the draws are effective: then only the tails are wrong.
     The threshold of k-hat is min(1 - 1/log10(S), 0.7) for S draws. Identified ``quantities`` are judged in place of
@@ -184,7 +188,8 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     name = str(getattr(posterior, "name", None) or data.name or "posterior")
     found = _diagnose(name, data, limit)
     program = judge_program(data)
-    return replace(found, verdict=found.verdict.and_also(program)) if program.reasons else found
+    verdict = found.verdict.and_also(program) if program.reasons else found.verdict
+    return replace(found, verdict=judged_for_precision(verdict, data))
 
 
 def _diagnose(name: str, data: xr.DataTree, limit: int) -> Diagnosis:

@@ -13,6 +13,7 @@ import torch
 
 from pyrolvm.analytic import exact
 from pyrolvm.budget import Spent, finishing, spent, within
+from pyrolvm.density import with_digits
 from pyrolvm.errors import ArgumentError, FitError, ProblemError, checked_seed, positive_float, positive_int
 from pyrolvm.habits import verb
 from pyrolvm.ladder.correction import correct
@@ -112,7 +113,7 @@ def infer(
         restarts: how often to run a guide that is trusted again, with other seeds, which must find the same means and sds for it to
             stay so. Weights cannot see a mode that no draw reached; another start may.
         device: as in :func:`pyrolvm.fit`.
-        dtype: a floating dtype to run in; by default the data's.
+        dtype: a floating dtype to run in; by default the data's, and float64 where that turns out to have too few digits.
         seed: makes it repeatable.
         progress: whether to show bars; or a function of ``(done, total, text)``.
         out: a folder to save the result in.
@@ -137,6 +138,7 @@ def infer(
     restarts = positive_int("restarts", restarts, minimum=0)
     chosen, free = _methods(methods, problem), isinstance(methods, str)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
+    problem = problem if dtype is not None else with_digits(problem)
     if out is not None:
         from pyrolvm import store
 
@@ -144,12 +146,26 @@ def infer(
         if finished is not None:
             return finished
     with within(budget):
-        result = _exactly(problem, methods, draws, seed, progress) or _climb(
-            problem, chosen, draws, restarts, seed, progress, free=free
-        )
+        result = _found(problem, methods, chosen, draws, restarts, seed, progress, free)
+        if dtype is None and "precision" in result.verdict.figures and not spent():
+            result = _found(problem.to(dtype=torch.float64), methods, chosen, draws, restarts, seed, progress, free)
     if out is not None:
         result.save(out, overwrite=True)
     return result
+
+
+def _found(
+    problem: Problem,
+    methods: Any,
+    chosen: list[Any],
+    draws: int | None,
+    restarts: int,
+    seed: int,
+    progress: Any,
+    free: bool,
+) -> Posterior:
+    exactly = _exactly(problem, methods, draws, seed, progress)
+    return exactly or _climb(problem, chosen, draws, restarts, seed, progress, free=free)
 
 
 def _exactly(problem: Problem, methods: Any, draws: int | None, seed: int, progress: Any) -> Posterior | None:
@@ -327,7 +343,7 @@ def _confirmed(problem: Problem, method: Any, draws: int | None, restarts: int, 
 
 
 def _variational(problem: Problem, method: Any, draws: int | None, seed: int, progress: Any) -> Fit:
-    result = fit(problem, method, draws=RAW_DRAWS, seed=seed, progress=progress)
+    result = fit(problem, method, draws=RAW_DRAWS, dtype=problem.dtype, seed=seed, progress=progress)
     if result.maximum_likelihood or result.point_estimate or spent():
         return result
     try:
@@ -349,7 +365,9 @@ def _chains(
     fits = [one for one in found if isinstance(one, Fit) and one.verdict.status != "failed"]
     best = min(fits, key=_khat, default=None)
     kept = None if draws is None else max(-(-draws // 4), 1)
-    chains = nuts(problem, init=best, target_accept=accept, draws=kept or 1000, seed=seed, progress=progress)
+    chains = nuts(
+        problem, init=best, dtype=problem.dtype, target_accept=accept, draws=kept or 1000, seed=seed, progress=progress
+    )
     return complete(chains, seed)
 
 

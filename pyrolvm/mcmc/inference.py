@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pyrolvm import budget
-from pyrolvm.density import Joint, constrained
+from pyrolvm.density import Joint, constrained, with_digits
 from pyrolvm.durable import check_saving, durably
 from pyrolvm.errors import (
     ArgumentError,
@@ -140,6 +140,7 @@ def nuts(
         raise unknown_name("precondition", str(precondition), PRECONDITIONS)
     _check_problem(problem, init)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
+    problem = problem if dtype is not None else with_digits(problem)
     check_saving(out, resume, checkpoint_every)
     _check_memory(problem, chains, draws, dense_mass)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm import budget
-from pyrolvm.density import Evaluator, Joint, map_draws, unconstrained
+from pyrolvm.density import Evaluator, Joint, map_draws, rounding, unconstrained
 from pyrolvm.posterior.afresh import GIVEN
 from pyrolvm.posterior.attempts import Attempts
 from pyrolvm.posterior.divergence import site_divergences
@@ -69,6 +69,9 @@ MAX_ELEMENTS = 20_000_000
 
 PRIOR_DRAWS, PRIOR_LOOPED = 500, 200
 """Draws of the prior, and where the program runs them one by one."""
+
+SAMPLE_DIMS = ("chain", "draw", "sample")
+"""Dimensions of all variables; the last is what ArviZ calls both together."""
 
 LANE = "_lane"
 """Stands for the latents in draws of none."""
@@ -331,6 +334,7 @@ def _groups(
                 lambda: evaluated(ways, "predictive", joint.predictive, kept, chains, step),
                 step,
             )
+        digits = {} if only else rounding(problem, continuous)
 
     def by_chain(values: Draws) -> dict[str, Any]:
         return {n: v.reshape(chains, len(v) // chains, *v.shape[1:]) for n, v in numpy(values).items()}
@@ -352,7 +356,7 @@ def _groups(
             groups.update(attempts(group, lambda: {group: dataset(values, names(), by, how)}))
 
     groups: dict[str, Any] = {"lp": by_chain({"lp": terms.pop("log_p")})["lp"].astype(float)}
-    groups["posterior"] = dataset(shown, dims, how="deterministic")
+    groups["posterior"] = dataset(shown, dims, how="deterministic").assign_attrs(digits)
     add(
         "quantities",
         quantities,
@@ -507,13 +511,19 @@ def _khat(log_weight: np.ndarray[Any, Any]) -> float:
 
 def named_dims(problem: Problem) -> dict[str, list[str]]:
     """Dimension names by site; a plate called like a variable is renamed, since xarray has one name space for both."""
-    taken = {*problem.sites, *problem.arguments, *problem.quantities}
+    taken = _taken(problem)
     return {site: [f"{dim}_plate" if dim in taken else dim for dim in names] for site, names in problem.dims.items()}
 
 
 def _quantity_dims(problem: Problem, name: str, values: Tensor) -> list[str]:
     shape = tuple(values.shape[1:])
-    return name_dims(name, shape, len(shape), [], problem.info.dims.get(name))
+    names, taken = name_dims(name, shape, len(shape), [], problem.info.dims.get(name)), _taken(problem)
+    return [f"{dim}_plate" if dim in taken else dim for dim in names]
+
+
+def _taken(problem: Problem) -> set[str]:
+    """Names that no dimension may have."""
+    return {*problem.sites, *problem.arguments, *problem.quantities, *SAMPLE_DIMS}
 
 
 def _unconstrained_dims(problem: Problem, dims: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -536,7 +546,7 @@ def _argument_dims(problem: Problem, name: str, shape: tuple[int, ...]) -> list[
     if given is not None and len(given) == len(shape):
         return list(given)
     plates = [plate.name for plate in problem.plates.values() if shape and plate.size == shape[0]]
-    taken = {*problem.sites, *problem.arguments, *problem.quantities}
+    taken = _taken(problem)
     names = [f"{name}_dim_{i}" for i in range(len(shape))]
     if len(plates) == 1:
         names[0] = f"{plates[0]}_plate" if plates[0] in taken else plates[0]
@@ -544,8 +554,13 @@ def _argument_dims(problem: Problem, name: str, shape: tuple[int, ...]) -> list[
 
 
 def variable(site: str) -> str:
-    """The name of a site in a DataTree, where ``/`` separates groups: ``pyro.poutine.scope`` makes sites with it."""
-    return site.replace("/", ".")
+    """The name of a site in a DataTree.
+
+    There ``/`` separates groups, and ``pyro.poutine.scope`` makes sites with it; and ``chain``, ``draw`` and ``sample`` are
+    dimensions of every variable, in the place of which a site of that name would vanish.
+    """
+    name = site.replace("/", ".")
+    return f"{name}_site" if name in SAMPLE_DIMS else name
 
 
 def storable(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -574,7 +589,10 @@ def site_dataset(
         for name, fit in named.items()
         for dim, size in zip(fit, values[name].shape[len(sample_dims) :], strict=False)
     }
-    labels = {dim: label for dim, label in (coords or {}).items() if sizes.get(dim) == len(label)}
+    given = coords or {}
+    # A dimension that was renamed keeps its labels.
+    found = {dim: given.get(dim, given.get(dim.removesuffix("_plate"), ())) for dim in sizes}
+    labels = {dim: label for dim, label in found.items() if sizes[dim] == len(label)}
     if draws is not None:
         labels = labels | {"draw": draws}
     bare = [name for name in values if name in dims and name not in named]

@@ -14,6 +14,7 @@ from pyro.infer import ELBO
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyrolvm import budget, runtime
+from pyrolvm.density import with_digits
 from pyrolvm.durable import check_saving, durably
 from pyrolvm.errors import (
     ArgumentError,
@@ -188,6 +189,7 @@ def fit(
         "ask for fewer draws; lvm.Fit.sample gives more of them later, so many at a time.",
     )
     problem = problem.to(dtype=dtype, device=choose_device(device, problem))
+    problem = problem if dtype is not None else with_digits(problem)
     evaluated = None if validation is None else held_out(problem, validation, batch_plate)
     stepper = Stepper(optimizer, learning_rate, clip_norm)
     rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)

@@ -50,9 +50,15 @@ def test_model_of_a_file_with_json_data(problem, tmp_path):
 
 
 def test_model_of_a_file_with_csv_data_and_a_matrix_of_columns(problem, tmp_path):
-    (tmp_path / "d.csv").write_text("name,x.2,y,x.1,x.10\na,2.0,0.5,1,10\nb,4.0,0.25,3,30\n")
+    numbers = sorted(range(1, 11), key=str)  # x.10 comes after x.1
+    header = ",".join(["name", "y", *(f"x.{i}" for i in numbers)])
+    rows = [
+        ",".join(map(str, [name, y, *(scale * i for i in numbers)]))
+        for name, y, scale in (("a", 0.5, 1.0), ("b", 0.25, 2))
+    ]
+    (tmp_path / "d.csv").write_text("\n".join([header, *rows]))
     built = problem("my_model.py:matrix_model", "--data", "d.csv")
-    assert built.args[0].tolist() == [[1.0, 2.0, 10.0], [3.0, 4.0, 30.0]]
+    assert built.args[0].tolist() == [[1.0 * i for i in range(1, 11)], [2.0 * i for i in range(1, 11)]]
 
 
 def test_options_are_plain_arguments_of_a_model(problem, npz):
