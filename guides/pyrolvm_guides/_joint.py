@@ -97,11 +97,12 @@ class JointGuide(PyroModule):
     def _open_centring(self, problem: Problem) -> None:
         """A parameter for each site that depends on others: what the data say of it; coordinates are left as they are at first."""
         with torch.no_grad():
-            names = Joint(problem).dependent()
+            lengths = Joint(problem).vectors()
         for i, latent in enumerate(self.layout.latents):
-            if latent.name in names:
+            if latent.name in lengths:
                 self._dependent[latent.name] = f"centring_{i}"
-                setattr(self, f"centring_{i}", learnable(centred(self.layout.start.new_zeros(latent.u_shape))))
+                like = self.layout.start.new_zeros(latent.u_shape)
+                setattr(self, f"centring_{i}", learnable(centred(like, lengths[latent.name])))
 
     def prepare(self, problem: Problem, *, seed: int) -> None:
         """Finds the frame; where there is none, the start and scale of the prior serve as one."""
@@ -123,7 +124,9 @@ class JointGuide(PyroModule):
         with torch.no_grad():
             for name, key in self._dependent.items():
                 parameter = getattr(self, key)
-                parameter.copy_(centring[name].to(parameter) if name in centring else centred(parameter[0]))
+                parameter.copy_(
+                    centring[name].to(parameter) if name in centring else torch.full_like(parameter, torch.inf)
+                )
 
     def centring(self) -> dict[str, Tensor]:
         """What the data say of dependent sites, by site."""

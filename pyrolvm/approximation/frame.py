@@ -49,6 +49,9 @@ CENTRED_FROM = 0.1
 LEAST_SHARE = 0.05
 """The share that data must have in the precision of an element, or they have none."""
 
+ALONE = 0.01
+"""The largest correlation of what the data say of a vector's elements at which each may be taken by itself."""
+
 EXPANDED_ROWS = 512
 """Densities at a time by which a site's likelihood is expanded; the more draws, the fewer elements it has."""
 
@@ -317,22 +320,42 @@ def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
 def _said_by_data(frame: Frame, seed: int) -> tuple[dict[str, Tensor], float]:
     """What the data say of each dependent site, and the largest mean share that they have in a site's precision.
 
-    Site by site, the density of all else is expanded to second order in the site's value, at draws of the frame's Gaussian;
-    its descendants are held in coordinates that move with it.
+    Site by site, the density of all else is expanded to second order in the site's value, or in each of its vectors whose elements
+    have a scale together, at draws of the frame's Gaussian; its descendants are held in coordinates that move with it.
     """
     found: dict[str, Tensor] = {}
     largest = 0.0
     for name, before in frame.centring.items():
-        precision, shift, share = _expanded(frame, name, seed)
-        keep = share > LEAST_SHARE
-        held = torch.as_tensor(np.stack([np.where(keep, precision, 0.0), np.where(keep, shift, 0.0)]))
+        blocks, shift, share = _expanded(frame, name, seed, len(before) - 1)
+        keep = np.where(share > LEAST_SHARE, 1.0, 0.0).reshape(shift.shape)
+        rows = np.moveaxis(_decoupled(blocks * keep[:, :, None] * keep[:, None, :]), 1, 0)
+        held = torch.as_tensor(np.stack([*rows, keep * shift]))
         found[name] = held.reshape(before.shape).to(before)
         largest = max(largest, float(share.mean()))
     return found, largest
 
 
-def _expanded(frame: Frame, name: str, seed: int) -> tuple[Points, Points, Points]:
-    """Precision, shift and share of precision that the data have in each element of a site."""
+def _decoupled(blocks: Points) -> Points:
+    """Precision matrices without what they hold beside the diagonal, where that is next to nothing."""
+    diagonal = np.sqrt(np.diagonal(blocks, axis1=1, axis2=2))
+    scale = diagonal[:, :, None] * diagonal[:, None, :]
+    beside = np.abs(blocks) * (1 - np.eye(blocks.shape[1]))
+    return blocks if (beside > ALONE * scale).any() else blocks * np.eye(blocks.shape[1])
+
+
+def _expanded(frame: Frame, name: str, seed: int, length: int) -> tuple[Points, Points, Points]:
+    """What the data say of a site's elements, and the share that they have in the precision of each.
+
+    Args:
+        frame: what draws of all else are taken from.
+        name: the site.
+        seed: of these draws.
+        length: of the vectors that the site consists of.
+
+    Returns:
+        The precision of each vector, shape ``(vectors, length, length)``; its product with the value, shape ``(vectors, length)``;
+        and the shares, shape ``(vectors * length,)``.
+    """
     joint, family = frame.target.joint, frame.best.family
     here = joint.recentred({other: held for other, held in frame.centring.items() if other != name})
     own = joint.split(torch.arange(frame.target.size, device="cpu"))[name].reshape(-1).numpy()
@@ -349,15 +372,23 @@ def _expanded(frame: Frame, name: str, seed: int) -> tuple[Points, Points, Point
     moved = np.zeros((count, size, frame.target.size))
     moved[:, np.arange(size), own] = step
     ends = [rest((points[:, None] + sign * moved).reshape(-1, points.shape[1]))[1] for sign in (1, -1)]
-    up, down = (end.reshape(moved.shape)[:, np.arange(size), own] for end in ends)
-    curvature = (down - up) / (2 * step)
-    fine = np.isfinite(curvature).all(axis=1) & np.isfinite(slopes).all(axis=1)
+    up, down = (end.reshape(moved.shape)[:, :, own] for end in ends)
+    of = np.arange(size).reshape(-1, length)  # the elements of each vector
+    curvature = ((down - up) / (2 * step[:, :, None]))[:, of[:, :, None], of[:, None, :]]
+    fine = np.isfinite(curvature).all(axis=(1, 2, 3)) & np.isfinite(slopes).all(axis=1)
     if not fine.any():
-        return np.zeros(size), np.zeros(size), np.zeros(size)
-    precision = np.maximum(curvature[fine].mean(axis=0), 0.0)
-    shift = (slopes[fine][:, own] + precision * points[fine][:, own]).mean(axis=0)
-    weight = precision * np.median(variances[fine], axis=0)
-    return precision, shift, weight / (1 + weight)
+        return np.zeros((len(of), length, length)), np.zeros(of.shape), np.zeros(size)
+    blocks = _positive(curvature[fine].mean(axis=0))
+    pulled = np.einsum("vij,dvj->dvi", blocks, points[fine][:, own].reshape(-1, *of.shape))
+    shift = (slopes[fine][:, own].reshape(pulled.shape) + pulled).mean(axis=0)
+    weight = np.diagonal(blocks, axis1=1, axis2=2).reshape(-1) * np.median(variances[fine], axis=0)
+    return blocks, shift, weight / (1 + weight)
+
+
+def _positive(blocks: Points) -> Points:
+    """The nearest matrices that are precisions."""
+    values, vectors = np.linalg.eigh((blocks + np.moveaxis(blocks, 1, 2)) / 2)
+    return (vectors * np.maximum(values, 0.0)[:, None, :]) @ np.moveaxis(vectors, 1, 2)
 
 
 def _with(joint: Joint, seed: int, fit: Callable[..., Fitted], seconds: float = SAVES_SECONDS) -> Frame:

@@ -9,7 +9,8 @@ would say. Given its parents its posterior then is normal, and
 
 makes :math:`u` standard normal and independent of the parents. It is non-centred where the data say nothing or the prior is narrow, and
 goes over to centred coordinates where the prior is wide, element by element and with the parents' values. With a Gaussian likelihood
-and the right :math:`\Lambda, \eta` it is exact. A multivariate normal site has the same with matrices, for diagonal :math:`\Lambda`.
+and the right :math:`\Lambda, \eta` it is exact. A multivariate normal site has the same with matrices; there :math:`\Lambda` is
+diagonal, or a matrix for each vector where the data say something of its elements together, as of a line's intercept and slope.
 
 References:
     Papaspiliopoulos, Roberts, Sköld, *A general framework for the parametrization of hierarchical models*,
@@ -33,17 +34,18 @@ __all__ = ["Centring", "Spread", "centred", "conditional", "non_centred"]
 
 Centring = Mapping[str, Tensor]
 """What the data say of a site, by name: the precision and its product with the value, stacked, for each element of the site's
-unconstrained value, shape ``(2, ...)``. Sites that are absent, or whose precision is infinite, stay centred as they are."""
+unconstrained value, shape ``(2, ...)``; for vectors of length n with a precision matrix each, its n rows and the product,
+shape ``(n + 1, ..., n)``. Sites that are absent, or whose precision is infinite, stay centred as they are."""
 
 
-def non_centred(like: Tensor) -> Tensor:
-    """No word from the data."""
-    return like.new_zeros((2, *like.shape))
+def non_centred(like: Tensor, length: int = 1) -> Tensor:
+    """No word from the data, of vectors of a length with a matrix each, or of elements."""
+    return like.new_zeros((length + 1, *like.shape))
 
 
-def centred(like: Tensor) -> Tensor:
+def centred(like: Tensor, length: int = 1) -> Tensor:
     """Coordinates left as they are."""
-    return like.new_full((2, *like.shape), torch.inf)
+    return like.new_full((length + 1, *like.shape), torch.inf)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Spread:
 
         Args:
             u: the coordinates.
-            held: what the data say, shape ``(2, *u.shape)``.
+            held: what the data say, shape ``(2, *u.shape)`` or, of vectors with matrices, ``(n + 1, *u.shape)``.
         """
         if _left(held):
             return u, torch.zeros_like(u)
@@ -101,10 +103,15 @@ class Spread:
 
     def _posterior(self, held: Tensor) -> tuple[Tensor, Tensor]:
         """The Cholesky factor of the precision in coordinates in which the prior is standard, and the mean."""
-        precision, shift = held
-        inside = self.scale.mT @ (precision[..., None] * self.scale)
+        shift, diagonal = held[-1], _diagonal(held)
+        if diagonal is None:
+            precision = held[:-1].movedim(0, -2)
+            weighed, heard = precision @ self.scale, _times(precision, self.loc)
+        else:
+            weighed, heard = diagonal[..., None] * self.scale, diagonal * self.loc
+        inside = self.scale.mT @ weighed
         root = torch.linalg.cholesky(inside + torch.eye(inside.shape[-1], dtype=inside.dtype, device=inside.device))
-        pull = _times(self.scale.mT, shift - precision * self.loc)
+        pull = _times(self.scale.mT, shift - heard)
         inner = torch.linalg.solve_triangular(root.mT, _solved(root, pull)[..., None], upper=True)[..., 0]
         return root, self.loc + _times(self.scale, inner)
 
@@ -120,6 +127,15 @@ def _left(held: Tensor) -> bool:
 
 def _silent(held: Tensor) -> bool:
     return bool((held == 0).all())
+
+
+def _diagonal(held: Tensor) -> Tensor | None:
+    """The precision of each element of vectors; ``None`` where the data say something of several together."""
+    if len(held) == 2:
+        return held[0]
+    rows = held[:-1].movedim(0, -2)
+    diagonal = rows.diagonal(dim1=-2, dim2=-1)
+    return diagonal if bool((rows == torch.diag_embed(diagonal)).all()) else None
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -192,9 +192,10 @@ class Joint:
 
     def non_centred(self) -> Joint:
         """The same density with every dependent site in units of its parents, whatever the data say of it."""
-        dependent = self.dependent()
+        lengths = self.vectors()
         like = torch.zeros(self.problem.unconstrained_size, dtype=self.problem.dtype, device=self.problem.device)
-        return self.recentred({name: non_centred(part) for name, part in self.split(like).items() if name in dependent})
+        parts = {name: part for name, part in self.split(like).items() if name in lengths}
+        return self.recentred({name: non_centred(part, lengths[name]) for name, part in parts.items()})
 
     # --- densities ----------------------------------------------------------------------------------------------------
 
@@ -305,11 +306,15 @@ class Joint:
 
     def dependent(self) -> list[str]:
         """The sites whose location or scale other latents set, in a form that ``centring`` can change."""
+        return list(self.vectors())
+
+    def vectors(self) -> dict[str, int]:
+        """By dependent site, the length of the vectors whose elements have a scale together; 1 where each has its own."""
         flat = torch.zeros(sum(self.sizes), dtype=self.problem.dtype, device=self.problem.device)
         handler = _FromReal(self.split(flat.requires_grad_()), {})
         with torch.enable_grad():
             self._trace(handler)  # with enumeration, so that sites with an enumerated parent show its dimension
-        return list(handler.spreads)
+        return {name: spread.scale.shape[-1] if spread.joint else 1 for name, spread in handler.spreads.items()}
 
     def flatten(self, unconstrained: Draw) -> Tensor:
         """One vector out of the parts."""

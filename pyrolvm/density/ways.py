@@ -100,10 +100,15 @@ def by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Evalu
     def value(u: Tensor) -> Tensor:
         return torch.as_tensor(potential(u))
 
-    together = vmapped(torch.func.grad_and_value(value))
+    together = vmapped(value)
 
     def at_once(points: Points) -> tuple[Points, Points]:
-        gradients, values = together(torch.as_tensor(points).to(like))
+        rows = torch.as_tensor(points).to(like).detach().requires_grad_()
+        with (
+            torch.enable_grad()
+        ):  # rows do not meet, so that the sum's gradient is each row's own; torch.func's takes a second to import
+            values = together(rows)
+            (gradients,) = torch.autograd.grad(values.sum(), rows, materialize_grads=True)
         return -values.detach().cpu().double().numpy(), -gradients.detach().cpu().double().numpy()
 
     def one_by_one(points: Points) -> tuple[Points, Points]:

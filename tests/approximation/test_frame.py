@@ -128,6 +128,34 @@ def test_a_normal_likelihood_is_read_exactly(sd: float) -> None:
     np.testing.assert_allclose(tril[-len(Y) :, : -len(Y)], 0.0, atol=0.01)
 
 
+def lines(y: Tensor, x: Tensor, sd: Tensor) -> None:
+    """An intercept and a slope for each row of y, correlated; x has the places of its columns."""
+    tau = pyro.sample("tau", dist.HalfNormal(y.new_tensor([2.0, 2.0])).to_event(1))
+    tril = tau[:, None] * torch.tensor([[1.0, 0.0], [0.6, 0.8]]).to(y)
+    with pyro.plate("row", len(y)):
+        u = pyro.sample("u", dist.MultivariateNormal(y.new_zeros(2), scale_tril=tril))
+        pyro.sample("y", dist.Normal(u[..., :1] + u[..., 1:] * x, sd).to_event(1), obs=y)
+
+
+def test_data_that_tell_of_elements_together_are_read_as_a_matrix() -> None:
+    x = torch.arange(5.0, dtype=torch.float64)
+    design = torch.stack([torch.ones_like(x), x], -1)
+    slopes = torch.linspace(-2.0, 2.0, 6, dtype=torch.float64)
+    y = 3.0 - slopes[:, None] + slopes[:, None] * x + torch.sin(torch.arange(30.0, dtype=torch.float64)).reshape(6, 5)
+    held = frame_of(lines, y, x, ONE).centring["u"]
+    wanted = torch.cat([(design.T @ design)[:, None].expand(2, 6, 2), (y @ design)[None]])
+    torch.testing.assert_close(held, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_data_that_tell_of_elements_apart_leave_a_diagonal() -> None:
+    x = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64)  # whose columns are orthogonal
+    y = torch.sin(torch.arange(30.0, dtype=torch.float64)).reshape(6, 5)
+    held = frame_of(lines, y, x, 0.3 * ONE).centring["u"]
+    assert not held[0, :, 1].any()
+    assert not held[1, :, 0].any()
+    assert held[0, :, 0].all()
+
+
 def test_data_on_some_rows_centre_those_rows() -> None:
     def partly(y: Tensor) -> None:
         tau = pyro.sample("tau", dist.HalfNormal(y.new_tensor(2.0)))

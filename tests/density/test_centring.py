@@ -55,6 +55,8 @@ LAWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
 NOTHING = non_centred(Y)
 PARTLY = torch.tensor([[0.0, 0.6, 40.0], [0.0, -0.3, 30.0]], dtype=torch.float64)
 HELD = [NOTHING, PARTLY, centred(Y)]
+TOGETHER = torch.tensor([[2.0, 0.9, 0.0], [0.9, 3.0, -1.1], [0.0, -1.1, 1.5], [0.4, -0.2, 1.0]], dtype=torch.float64)
+"""A precision matrix of all of a vector's elements, and its product with a value."""
 
 
 def made(law: str) -> lvm.Problem:
@@ -82,6 +84,52 @@ def test_the_density_changes_by_the_log_jacobian(law: str, held: Tensor) -> None
         jacobian = torch.as_tensor(torch.autograd.functional.jacobian(move, u))
         wanted = plain.potential(move(u)) - torch.linalg.slogdet(jacobian)[1]
         assert float(joint.potential(u)) == pytest.approx(float(wanted), rel=1e-10)
+
+
+def test_a_precision_matrix_changes_the_density_by_the_log_jacobian() -> None:
+    problem = made("MultivariateNormal")
+    u = some_point(problem)
+    with problem.session(seed=0):
+        plain, joint = Joint(problem), Joint(problem, centring={"x": TOGETHER})
+        move = plainly(plain, joint)
+        jacobian = torch.as_tensor(torch.autograd.functional.jacobian(move, u))
+        wanted = plain.potential(move(u)) - torch.linalg.slogdet(jacobian)[1]
+        assert float(joint.potential(u)) == pytest.approx(float(wanted), rel=1e-10)
+        assert torch.allclose(joint.flatten(joint.unconstrain(joint.constrain(u))), u, atol=1e-10)
+
+
+def test_a_diagonal_is_the_matrix_that_has_nothing_beside_it() -> None:
+    problem = made("MultivariateNormal")
+    u = some_point(problem)
+    rows = torch.cat([torch.diag(PARTLY[0]), PARTLY[1:]])
+    with problem.session(seed=0):
+        short, long = (Joint(problem, centring={"x": held}) for held in (PARTLY, rows))
+        assert torch.equal(short.constrain(u)["x"], long.constrain(u)["x"])
+
+
+def test_what_data_say_of_a_vector_together_makes_it_independent_of_its_parents() -> None:
+    """With a normal likelihood of a sum of elements, the posterior's second derivatives between x and its parents' vanish."""
+    weights = torch.tensor([[1.0, 2.0, -1.0], [0.5, 1.0, 3.0]], dtype=torch.float64)
+    seen = torch.tensor([0.7, -0.4], dtype=torch.float64)
+
+    def model(y: Tensor) -> None:
+        a = pyro.sample("a", dist.Normal(y.new_tensor(0.3), 1.0))
+        b = pyro.sample("b", dist.LogNormal(y.new_tensor(-0.5), 0.7))
+        x = pyro.sample("x", correlated(a, b))
+        pyro.sample("y", dist.Normal(weights @ x, 0.5).to_event(1), obs=y)
+
+    problem = lvm.Problem(model, seen)
+    precision = 4.0 * weights.T @ weights
+    shift = 4.0 * (weights.T @ seen)[None]
+    u = some_point(problem)
+    cross = []
+    with problem.session(seed=0):
+        for rows in (torch.diag(precision.diagonal()), precision):
+            joint = Joint(problem, centring={"x": torch.cat([rows, shift])})
+            hessian = torch.as_tensor(torch.autograd.functional.hessian(joint.potential, u))
+            cross.append(float(hessian[2:, :2].abs().max()))
+    assert cross[0] > 0.01
+    assert cross[1] < 1e-8
 
 
 @pytest.mark.parametrize("law", LAWS)
