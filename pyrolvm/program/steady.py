@@ -91,7 +91,12 @@ def _refusal(problem: Problem, text: str) -> str:
 
 def changes(problem: Problem, guide: Callable[..., Any]) -> tuple[str, str] | None:
     """What changes from run to run, of the ``"guide"`` or of the ``"model"``, and how, in a sentence; inside a session."""
-    with torch.no_grad(), problem.whole.active(), runtime.validation(False):
+    modules = [
+        *problem.modules.values(),
+        *(part for part in (guide, getattr(guide, "guide", None)) if isinstance(part, torch.nn.Module)),
+    ]
+    # In evaluation mode: running averages are those of the steps, and dropout is no change of the program.
+    with torch.no_grad(), problem.whole.active(), runtime.validation(False), runtime.evaluating(modules):
         traces = [poutine.trace(guide).get_trace(*problem.args, **problem.kwargs) for _ in range(_runs(problem))]
         text = _difference([Seen(_described(trace)) for trace in traces])
         if text is not None:

@@ -224,9 +224,11 @@ def test_an_operation_without_a_rule_is_named_and_torch_steps(
 ) -> None:
     from pyrolvm.capture.jax import rules
     from pyrolvm.capture.native import rules as native
+    from pyrolvm.capture.native.rules import elements
 
     monkeypatch.delitem(rules.RULES, "exp")
     monkeypatch.delitem(native.RULES, "exp")
+    monkeypatch.delitem(elements.POINTWISE, "exp")  # what its decomposition is taken for
     fit = lvm.fit(normal_problem, "mean_field", max_steps=400, tolerance=0, draws=50, progress=False)
     assert fit.engine == "torch"
     for engine in ("jax", "c"):
