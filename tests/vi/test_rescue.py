@@ -60,7 +60,7 @@ def test_a_rate_that_is_far_too_high_is_lowered(engine: str) -> None:
         progress=False,
     )
     assert not times(high)
-    assert high.elbo < exact.evidence.value - 100
+    assert np.mean(high.losses[-50:]) > 100 - exact.evidence.value
 
 
 @pytest.mark.parametrize("engine", ["c", "pyro"])
