@@ -1,0 +1,140 @@
+"""Runs the models of Pyro's own example files, unchanged, by their own guides and by the default one.
+
+    PYRO_CHECKOUT=/path/to/pyro python benchmarks/peer_programs.py      writes benchmarks/results/peer_programs.json
+
+A checkout of Pyro is not part of this project; any with a folder ``examples`` will do. Each program becomes a problem and is fitted;
+then the log density that the result states for a few of its draws is compared with that of the file's own model, run by stock Pyro
+at these draws. "wrong" is a difference above rounding, whatever the verdict says; "refused" is an error that says why; "crashed" is
+any other exception. Programs have small data that are made here, or by the file: their posteriors are not looked at, since nobody
+knows them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import parser, report, table
+from programs.examples import EXAMPLES, Program, load
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO, config_enumerate
+
+import pyrolvm as lvm
+
+COLUMNS = {
+    "file": "file", "program": "program", "guide": "guide", "outcome": "outcome", "engine": "engine", "seconds": "seconds",
+    "verdict": "verdict", "off": "lp off, nats", "line": "line",
+}  # fmt: skip
+
+TOLERANCE = 1e-3
+"""Nats that ``lp`` may be off, and as a share of its size."""
+
+
+def stock_log_p(problem: lvm.Problem, draw: dict[str, torch.Tensor]) -> float:
+    """Log density of a draw by stock Pyro: discrete sites that it does not give are enumerated."""
+
+    def given(*args: Any, **kwargs: Any) -> Any:
+        return poutine.condition(problem.model, data=draw)(*args, **kwargs)
+
+    nesting = max([-(plate.dim or 0) for plate in problem.plates.values()], default=0)
+    if any(site.name not in draw for site in problem.latents):
+        elbo = TraceEnum_ELBO(max_plate_nesting=nesting)
+        return -float(elbo.loss(config_enumerate(given), lambda *_, **__: None, *problem.args, **problem.kwargs))
+    trace = poutine.trace(given).get_trace(*problem.args, **problem.kwargs)
+    return float(trace.log_prob_sum())
+
+
+def off(fit: Any, problem: lvm.Problem) -> float:
+    """The largest difference between the ``lp`` of a few stored draws and stock Pyro's log density there.
+
+    Discrete sites are summed out unless the guide has them; whichever it was, one of the two densities has to agree.
+    """
+    posterior, stated = fit.data["posterior"], fit.data["sample_stats"]["lp"].values[0]
+    kinds = [problem.continuous] + ([problem.latents] if problem.discrete else [])
+    worst = 0.0
+    with problem.session(seed=0, params=fit.params), torch.no_grad():
+        for i in (0, len(stated) // 2, len(stated) - 1):
+            found = []
+            for sites in kinds:
+                draw = {
+                    s.name: torch.as_tensor(np.array(posterior[s.name.replace("/", ".")].values[0, i])) for s in sites
+                }
+                draw = {n: v.to(problem.dtype) if v.is_floating_point() else v for n, v in draw.items()}
+                expected = stock_log_p(problem, draw)
+                same = expected == stated[i]
+                found.append(0.0 if same else abs(expected - float(stated[i])) / max(1.0, abs(expected)))
+            worst = max(worst, min(found))
+    return worst
+
+
+def run(file: str, program: Program, guide: str, seed: int, steps: int) -> dict[str, Any]:
+    """One row: a program fitted by its own guide or by the default."""
+    row: dict[str, Any] = {"file": file, "program": program.name, "guide": guide}
+    began = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            problem = lvm.Problem(program.model, *copy.deepcopy(program.args))
+            chosen = program.guide if guide == "own" else "auto"
+            options = {"max_steps": steps, "draws": 100, **program.options}
+            fit = lvm.fit(problem, chosen, seed=seed, progress=False, **options)
+            row |= {"engine": fit.engine, "verdict": fit.verdict.status, "line": fit.engine_reason}
+            if problem.latents:
+                row["off"] = off(fit, problem)
+        row["outcome"] = "wrong" if row.get("off", 0.0) > TOLERANCE else "runs"
+    except lvm.PyrolvmError as error:
+        row |= {"outcome": "refused", "line": f"{type(error).__name__}: {error}"}
+    except Exception as error:  # what a user would see as a traceback is what is counted here
+        row |= {"outcome": "crashed", "line": f"{type(error).__name__}: {error}"}
+    row["seconds"] = round(time.perf_counter() - began, 2)
+    return row
+
+
+def main() -> None:
+    """Runs the files that were asked for."""
+    options = parser(__doc__)
+    options.add_argument("--file", action="append", help="only these files below examples/")
+    options.add_argument("--steps", type=int, default=2000, help="steps of each fit")
+    args = options.parse_args()
+    where = os.environ.get("PYRO_CHECKOUT")
+    if not where or not (Path(where) / "examples").is_dir():
+        raise SystemExit("set PYRO_CHECKOUT to a checkout of Pyro, which has a folder examples.")
+    rows: list[dict[str, Any]] = []
+    for file, build in EXAMPLES.items():
+        if args.file and file not in args.file:
+            continue
+        torch.manual_seed(args.seed)
+        try:
+            found = build(load(Path(where), file))
+        except Exception as error:  # a file that does not load here is a row, not a gap
+            rows.append({"file": file, "outcome": "not loaded", "line": f"{type(error).__name__}: {error}"})
+            continue
+        for program in found[:1] if args.quick else found:
+            for guide in ["own"] * (program.guide is not None) + ["default"]:
+                rows.append(run(file, program, guide, args.seed, args.steps))
+                print({key: str(value)[:160] for key, value in rows[-1].items()}, flush=True)
+        report("peer_programs", args, {"summary": summary(rows), "rows": rows})
+    print(table([{**row, "line": str(row.get("line", ""))[:100]} for row in rows], COLUMNS))
+    print(summary(rows))
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Shares of the files and of the rows."""
+    files = {row["file"] for row in rows}
+    runs = {row["file"] for row in rows if row["outcome"] == "runs"}
+    return {
+        "files": len(files), "files_that_run": len(runs), "rows": len(rows),
+        **{name: sum(row["outcome"] == name for row in rows) for name in ("runs", "refused", "crashed", "wrong", "not loaded")},
+        "trusted_and_wrong": sum(row["outcome"] == "wrong" and row.get("verdict") == "trusted" for row in rows),
+        "stock": sum(row.get("engine") == "pyro" for row in rows),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

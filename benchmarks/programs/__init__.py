@@ -1,0 +1,1 @@
+"""Models and guides of Pyro's example files, unchanged, with small data."""
