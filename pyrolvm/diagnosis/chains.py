@@ -189,6 +189,10 @@ def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:
         had, asked = diverging.shape[1], int(attrs.get("draws_asked", 0))
         text = f"The run was stopped before its end: each chain has {had:,} of {asked:,} draws, which are judged as they are."
         yield Reason("trusted", text, {"draws": float(had), "draws asked for": float(asked)})
+    if attrs.get("divergences_before"):
+        accept, before = attrs["target_accept"], attrs["divergences_before"]
+        text = f"These chains were run at target_accept {accept:g}, since others with larger steps diverged: {before}."
+        yield Reason("trusted", text, {"target_accept": float(accept)})
     if diverging is not None:
         number, share = int(diverging.sum()), float(diverging.mean())
         figures = {"divergences": number, "share of draws": share}

@@ -28,7 +28,7 @@ from pyrolvm.errors import (
 from pyrolvm.habits import verb
 from pyrolvm.machine import require_memory
 from pyrolvm.mcmc import engines
-from pyrolvm.mcmc.base import Settings
+from pyrolvm.mcmc.base import Raw, Settings
 from pyrolvm.mcmc.checkpoint import ChainKeeper
 from pyrolvm.mcmc.starts import find_starts, moments
 from pyrolvm.posterior import Chains, Fit
@@ -49,6 +49,15 @@ SHARE, LEAST_SECONDS = 2.0, 2.0
 
 PRECONDITIONS = ("auto", "frame", "none")
 
+ACCEPTS = (0.8, 0.95, 0.99)
+"""Acceptance probabilities of ``target_accept="auto"``: of the first run, and of others as long as the last diverged."""
+
+AGAIN_SECONDS = 30.0
+"""Seconds that a run may have taken for another to be no matter."""
+
+AGAIN_SHARE = 0.1
+"""The share of draws that diverge from which on smaller steps are not what is missing."""
+
 
 @verb
 @at_the_door
@@ -58,7 +67,7 @@ def nuts(
     chains: int = 4,
     warmup: int = 1000,
     draws: int = 1000,
-    target_accept: float = 0.8,
+    target_accept: float | str = "auto",
     max_tree_depth: int = 10,
     init: Fit | Mapping[str, Any] | None = None,
     dense_mass: bool | str = "auto",
@@ -83,7 +92,9 @@ def nuts(
         chains: number of chains; at least two are needed for a trusted verdict.
         warmup: transitions of each chain that adapt step size and mass matrix, and are dropped.
         draws: transitions of each chain that are kept.
-        target_accept: mean acceptance probability to adapt to, between 0 and 1; nearer to 1 is slower and diverges less.
+        target_accept: mean acceptance probability to adapt to, between 0 and 1; nearer to 1 is slower and diverges less. ``"auto"``
+            is 0.8; where a few draws of chains in a frame diverge and they took at most 30 seconds, all chains are run again at 0.95,
+            then 0.99, from the same starts, and the verdict says so.
         max_tree_depth: bound on the doublings of a trajectory.
         init: where to start: a :class:`~pyrolvm.posterior.Fit`, or values by site; by default draws of the frame, or without one
             uniform in (-2, 2) on the unconstrained scale. Of a fit, chains take starts from its draws, the first mass matrix from
@@ -132,10 +143,7 @@ def nuts(
         positive_int(name, value)
     positive_int("warmup", warmup, minimum=0)
     seed = checked_seed(seed)
-    if isinstance(target_accept, bool) or not isinstance(target_accept, int | float) or not 0 < target_accept < 1:
-        raise ArgumentError(
-            f"target_accept must lie between 0 and 1, got {target_accept!r}. Fix: use 0.8, or 0.95 to diverge less."
-        )
+    _check_accept(target_accept)
     if precondition not in PRECONDITIONS:
         raise unknown_name("precondition", str(precondition), PRECONDITIONS)
     _check_problem(problem, init)
@@ -144,10 +152,13 @@ def nuts(
     check_saving(out, resume, checkpoint_every)
     _check_memory(problem, chains, draws, dense_mass)
 
+    accept = ACCEPTS[0] if isinstance(target_accept, str) else float(target_accept)
+
     def run(keeper: ChainKeeper | None) -> Chains:
         return _run(
-            problem, chains, Settings(warmup, draws, target_accept, max_tree_depth, Progress("", 0, False), keeper=keeper), init,
-            dense_mass=dense_mass, precondition=precondition, engine=engine, kernel=kernel, seed=seed, progress=progress,
+            problem, chains, Settings(warmup, draws, accept, max_tree_depth, Progress("", 0, False), keeper=keeper), init,
+            again=target_accept == "auto", dense_mass=dense_mass, precondition=precondition,
+            engine=engine, kernel=kernel, seed=seed, progress=progress,
         )  # fmt: skip
 
     if out is None:
@@ -167,6 +178,20 @@ def nuts(
         lambda kept: run(ChainKeeper(kept, checkpoint_every)),
         resume=resume,
     )
+
+
+def _check_accept(target_accept: Any) -> None:
+    """Refuses what is no acceptance probability.
+
+    Raises:
+        ArgumentError: if it is neither ``"auto"`` nor a number between 0 and 1.
+    """
+    number = isinstance(target_accept, int | float) and not isinstance(target_accept, bool)
+    if not (number and 0 < target_accept < 1) and target_accept != "auto":
+        raise ArgumentError(
+            f'target_accept must be "auto" or lie between 0 and 1, got {target_accept!r}. '
+            "Fix: use 0.8, or 0.95 to diverge less."
+        )
 
 
 def _check_memory(problem: Problem, chains: int, draws: int, dense_mass: bool | str) -> None:
@@ -200,6 +225,7 @@ def _run(
     settings: Settings,
     init: Any,
     *,
+    again: bool,
     dense_mass: bool | str,
     precondition: str,
     engine: str,
@@ -218,15 +244,28 @@ def _run(
         starts = find_starts(joint, init, chains, seed, frame)
         mean, covariance, dense = moments(joint, init, dense_mass, frame)
         set_up = time.perf_counter()
-        with Progress(f"nuts on {problem.name}", chains * (warmup + draws), progress) as bar:
-            settings = replace(settings, progress=bar, dense=dense, mean=mean, covariance=covariance)
-            if settings.keeper is not None:
-                settings.keeper.set_up(starts, mean, covariance)
-            target = None if frame is None else frame.target
-            outcome = engines.run(
-                joint, starts, seeds, settings, engine=engine, kernel=kernel, native=target.native if target else None,
-                doubt=target.disowned.get("c", "") if target else "",
-            )  # fmt: skip
+        target = None if frame is None else frame.target
+
+        def ran(settings: Settings, what: str) -> engines.Outcome:
+            with Progress(what, chains * (warmup + draws), progress) as bar:
+                return engines.run(
+                    joint, starts, seeds, replace(settings, progress=bar), engine=engine, kernel=kernel,
+                    native=target.native if target else None, doubt=target.disowned.get("c", "") if target else "",
+                )  # fmt: skip
+
+        settings = replace(settings, dense=dense, mean=mean, covariance=covariance)
+        if settings.keeper is not None:
+            settings.keeper.set_up(starts, mean, covariance)
+        outcome, before = ran(settings, f"nuts on {problem.name}"), []
+        for accept in ACCEPTS[1:] if again and frame is not None else ():
+            if not _diverged_a_little(outcome.raw, time.perf_counter() - set_up):
+                break
+            careful = replace(settings, target_accept=accept, keeper=None)
+            another = ran(careful, f"nuts on {problem.name} again, with smaller steps")
+            if another.raw.interrupted:
+                break
+            before += [f"{int(outcome.raw.stats['diverging'].sum()):,} at {settings.target_accept:g}"]
+            outcome, settings = another, careful
         raw = outcome.raw
         if not raw.draws.shape[1] and budget.spent():
             raise budget.Spent(
@@ -248,6 +287,7 @@ def _run(
             "sampled_in": coordinates, "frame_engine": _frame_engine(frame), "interrupted": int(raw.interrupted and not budget.spent()),
             "draws_asked": draws,
             "sampling_time": sampled - set_up - compiling,
+            **({"divergences_before": ", ".join(before)} if before else {}),
         }  # fmt: skip
         if raw.interrupted and budget.spent():
             attrs["stopped_by"] = "budget"
@@ -263,6 +303,13 @@ def _run(
         name="nuts", data=tree, problem=problem, params=params, seconds=seconds,
         engine=outcome.engine, engine_reason=outcome.reason, seed=seed,
     )  # fmt: skip
+
+
+def _diverged_a_little(raw: Raw, seconds: float) -> bool:
+    """Whether to run chains again with smaller steps: they came to their end soon, and a few of their draws diverged."""
+    share = float(raw.stats["diverging"].mean()) if raw.draws.shape[1] else 0.0
+    done = not raw.interrupted and not budget.spent() and 2 * seconds < budget.left()
+    return done and 0 < share <= AGAIN_SHARE and seconds <= AGAIN_SECONDS
 
 
 def _frame(problem: Problem, precondition: str, engine: str, seed: int) -> tuple[Frame | None, str]:

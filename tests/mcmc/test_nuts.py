@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
+from pyrolvm.mcmc import engines, inference
 
 STATS = {
     "lp": "f", "diverging": "b", "acceptance_rate": "f", "step_size": "f", "tree_depth": "i", "n_steps": "i", "energy": "f",
@@ -168,6 +170,54 @@ def test_divergences_are_recorded_and_judged() -> None:
     assert chains.divergences > 0
     assert chains.divergences == int(chains.data["sample_stats"]["diverging"].values.sum())
     assert any("diverg" in reason.text for reason in chains.verdict.reasons if reason.status != "trusted")
+
+
+@pytest.fixture
+def accepts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The acceptance probabilities that chains were run at, of which those below 0.99 are made to have diverged once a chain."""
+    asked: list[float] = []
+    stock = engines.run
+
+    def diverging(joint: Any, starts: Tensor, seeds: Any, settings: Any, **options: Any) -> Any:
+        outcome = stock(joint, starts, seeds, settings, **options)
+        asked.append(settings.target_accept)
+        outcome.raw.stats["diverging"] = np.zeros_like(outcome.raw.stats["diverging"])
+        outcome.raw.stats["diverging"][:, : 1 if settings.target_accept < 0.99 else 0] = True
+        return outcome
+
+    monkeypatch.setattr(engines, "run", diverging)
+    yield asked
+
+
+SHORT: dict[str, Any] = {"chains": 2, "warmup": 20, "draws": 30, "progress": False}
+
+
+def test_chains_in_a_frame_that_diverge_a_little_are_run_again_with_smaller_steps(
+    gaussian_problem: lvm.Problem, accepts: list[float]
+) -> None:
+    chains = lvm.nuts(gaussian_problem, seed=3, **SHORT)
+    assert accepts == [0.8, 0.95, 0.99]
+    assert chains.divergences == 0
+    assert chains.data["posterior"].attrs["target_accept"] == 0.99
+    assert any("diverged: 2 at 0.8, 2 at 0.95." in reason.text for reason in chains.verdict.reasons)
+
+
+@pytest.mark.parametrize("options", [{"target_accept": 0.8}, {"precondition": "none"}], ids=["asked for", "no frame"])
+def test_chains_are_not_run_again_unasked(
+    gaussian_problem: lvm.Problem, accepts: list[float], options: dict[str, Any]
+) -> None:
+    chains = lvm.nuts(gaussian_problem, seed=3, **SHORT, **options)
+    assert accepts == [0.8]
+    assert chains.divergences == 2
+
+
+def test_chains_that_diverge_often_or_took_long_are_not_run_again(
+    gaussian_problem: lvm.Problem, accepts: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lvm.nuts(gaussian_problem, seed=3, **{**SHORT, "draws": 9})  # one of nine is more than a tenth
+    monkeypatch.setattr(inference, "AGAIN_SECONDS", 0.0)
+    lvm.nuts(gaussian_problem, seed=3, **SHORT)
+    assert accepts == [0.8, 0.8]
 
 
 def test_tree_depth_is_bounded_and_saturation_reported(gaussian_problem: lvm.Problem) -> None:
