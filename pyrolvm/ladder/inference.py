@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.guide import choose, resolve
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.registry import guide
+from pyrolvm.verdict import Reason
 from pyrolvm.vi import fit
 
 __all__ = ["Rung", "infer"]
@@ -44,8 +46,17 @@ RAW_DRAWS = 1_000
 QUICK, QUICK_SECONDS, QUICK_DRAWS = "mean_field, for a second", 1.0, 200
 """What is fitted where the seconds of a budget are over and no method has a result."""
 
+WARMUP, CHAIN_DRAWS = 1_000, 1_000
+"""Transitions of each of four chains."""
+
 CAREFUL = (0.8, 0.95, 0.99)
 """Acceptance rates that NUTS is asked for in turn, as long as it diverges."""
+
+LONGER, LONGER_SECONDS = 4, 10.0
+"""How many times the transitions nearly mixed chains are given, where theirs took no more than so many seconds."""
+
+NEARLY = {"rhat": 1.05, "ess": 40.0}
+"""The R-hat up to which, and the effective draws of each chain from which on, more transitions are all that chains lack."""
 
 RESTART = 1_000
 """Between the seeds of restarts."""
@@ -109,7 +120,7 @@ def infer(
             them; no other is begun. What runs in one piece, such as a compilation, and the making of the result may take some
             seconds more.
         draws: posterior draws to keep; by default 8,000 (4,000 where they are exact), fewer where they would fill the memory, and
-            1,000 of each of 4 chains.
+            1,000 of each of 4 chains; 4,000 of each where 1,000 were nearly enough for R-hat and ESS, and quickly drawn.
         restarts: how often to run a guide that is trusted again, with other seeds, which must find the same means and sds for it to
             stay so. Weights cannot see a mode that no draw reached; another start may.
         device: as in :func:`pyrolvm.fit`.
@@ -291,12 +302,34 @@ def _tried(
         name = "nuts" if accept == CAREFUL[0] else f"nuts, target_accept={accept}"
         result, rung = _attempt(name, lambda: _chains(problem, found, accept, draws, seed, progress))  # noqa: B023
         yield result, rung
-        if (
-            result is None
-            or spent()
-            or not any("divergences" in r.figures and r.status != "trusted" for r in result.verdict.reasons)
-        ):
+        if result is None or spent():
             return
+        if draws is None and rung.seconds <= LONGER_SECONDS and _nearly_mixed(result):
+            result, rung = _attempt(
+                f"{name}, {LONGER} times as long",
+                lambda: _chains(problem, found, accept, 4 * LONGER * CHAIN_DRAWS, seed, progress, LONGER * WARMUP),  # noqa: B023
+            )
+            yield result, rung
+        if result is None or spent() or not any("divergences" in r.figures for r in _doubts(result)):
+            return
+
+
+def _doubts(result: Posterior) -> list[Reason]:
+    return [reason for reason in result.verdict.reasons if reason.status != "trusted"]
+
+
+def _nearly_mixed(result: Posterior) -> bool:
+    """Whether chains are doubtful for R-hat or ESS alone, and near their bounds."""
+    doubts = _doubts(result)
+    chains = result.data["posterior"].sizes["chain"]
+    return bool(doubts) and all(
+        reason.status == "doubtful"
+        and (
+            reason.figures.get("rhat", math.inf) <= NEARLY["rhat"]
+            or min(reason.figures.get(name, 0.0) for name in ("ess_bulk", "ess_tail")) >= NEARLY["ess"] * chains
+        )
+        for reason in doubts
+    )
 
 
 def _attempt(name: str, run: Callable[[], Posterior]) -> tuple[Posterior | None, Rung]:
@@ -360,14 +393,18 @@ def _quickly(problem: Problem, seed: int, progress: Any) -> Fit:
 
 
 def _chains(
-    problem: Problem, found: list[Posterior], accept: float, draws: int | None, seed: int, progress: Any
+    problem: Problem,
+    found: list[Posterior],
+    accept: float,
+    draws: int | None,
+    seed: int,
+    progress: Any,
+    warmup: int = WARMUP,
 ) -> Posterior:
     fits = [one for one in found if isinstance(one, Fit) and one.verdict.status != "failed"]
     best = min(fits, key=_khat, default=None)
-    kept = None if draws is None else max(-(-draws // 4), 1)
-    chains = nuts(
-        problem, init=best, dtype=problem.dtype, target_accept=accept, draws=kept or 1000, seed=seed, progress=progress
-    )
+    kept = CHAIN_DRAWS if draws is None else max(-(-draws // 4), 1)
+    chains = nuts(problem, init=best, target_accept=accept, warmup=warmup, draws=kept, seed=seed, progress=progress)
     return complete(chains, seed)
 
 

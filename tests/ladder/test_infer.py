@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm.ladder import correction, inference
+from pyrolvm.verdict import Reason
 
 COUNTS = torch.tensor([3.0, 1.0, 4.0], dtype=torch.float64)
 ONE = torch.tensor(1.0, dtype=torch.float64)
@@ -217,6 +219,45 @@ def test_methods_vi_never_runs_nuts(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(lvm.FitError, match=r"no method could be run.*student: FitError: it did not go"):
         infer(counts, COUNTS, methods="vi")
     assert tried == ["student", "flow", "mean_field"]
+
+
+def judged(**figures: float) -> Any:
+    """Four chains with one doubt, of these figures."""
+    verdict = SimpleNamespace(
+        reasons=[Reason("doubtful", "A doubt.", figures), Reason("trusted", "None.", {"bfmi": 1.0})]
+    )
+    return SimpleNamespace(verdict=verdict, data={"posterior": SimpleNamespace(sizes={"chain": 4})})
+
+
+def test_chains_are_nearly_mixed_by_rhat_and_ess_alone() -> None:
+    nearly = inference._nearly_mixed
+    assert nearly(judged(rhat=1.02, **{"quantities over": 2}))
+    assert nearly(judged(ess_bulk=392.0, ess_tail=500.0))
+    assert not nearly(judged(rhat=1.07))
+    assert not nearly(judged(ess_bulk=392.0, ess_tail=150.0))
+    assert not nearly(judged(divergences=3))
+    assert not nearly(judged(bfmi=0.2))
+    assert not nearly(SimpleNamespace(verdict=SimpleNamespace(reasons=[]), data=judged().data))
+
+
+@pytest.mark.parametrize(("draws", "sizes"), [(None, [20, 80]), (40, [10])], ids=["by default", "as many as asked for"])
+def test_chains_that_are_nearly_mixed_go_on_for_longer(
+    monkeypatch: pytest.MonkeyPatch, draws: int | None, sizes: list[int]
+) -> None:
+    had: list[int] = []
+
+    def nearly(result: lvm.Chains) -> bool:
+        had.append(result.data["posterior"].sizes["draw"])
+        return True
+
+    monkeypatch.setattr(inference, "_nearly_mixed", nearly)
+    monkeypatch.setattr(inference, "CHAIN_DRAWS", 20)
+    monkeypatch.setattr(inference, "CAREFUL", (0.8,))
+    result = infer(counts, COUNTS, methods=["nuts"], draws=draws)
+    longer = ["nuts, 4 times as long"] if draws is None else []
+    assert [rung["method"] for rung in result.ladder] == ["nuts", *longer]
+    assert result.data["posterior"].sizes["draw"] == sizes[-1]
+    assert had == sizes[:1] * (draws is None)
 
 
 def test_the_first_trusted_method_is_the_last_tried() -> None:
