@@ -58,7 +58,7 @@ def durably(
     finished = store.claim(out, about, problem, guide, resume=resume)
     if finished is not None:
         return finished
-    out.mkdir(parents=True, exist_ok=True)
+    store.make_folder(out)
     with store.Lock(out):
         finished = store.claim(out, about, problem, guide, resume=resume)  # by the process that held the lock until now
         if finished is not None:

@@ -17,6 +17,7 @@ __all__ = [
     "DataError",
     "FitError",
     "GuideError",
+    "OutOfMemoryError",
     "PluginError",
     "ProblemError",
     "PyrolvmError",
@@ -60,6 +61,10 @@ class CaptureError(PyrolvmError, RuntimeError):
 
 class FitError(PyrolvmError, RuntimeError):
     """Inference could not go on, for example because the loss stayed non-finite."""
+
+
+class OutOfMemoryError(FitError, MemoryError):
+    """The process was given no more memory."""
 
 
 class StoreError(PyrolvmError, ValueError):

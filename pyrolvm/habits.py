@@ -7,6 +7,7 @@ import errno
 import functools
 import inspect
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -136,10 +137,19 @@ def _check_out(out: Any) -> None:
         raise ArgumentError(
             f"out={str(out)!r} cannot be a folder: {reason}. Fix: pass a path of shorter names below a folder."
         ) from None
-    if above != path and not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+    if (above != path or (path.is_dir() and not any(path.iterdir()))) and not _takes_files(above):
         raise ArgumentError(
             f"out={str(out)!r} cannot be made: {str(above)!r} is no folder that may be written to. Fix: pass a path below one that is."
         )
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether something can be made in a folder, which its permissions do not tell of a system's own folders or a read-only disk."""
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=folder, prefix=".part-"))
+    except OSError:
+        return False
+    return True
 
 
 def _exists(path: Path) -> bool:

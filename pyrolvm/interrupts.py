@@ -13,7 +13,7 @@ from pyrolvm import budget
 
 __all__ = ["Held", "Stopped", "held"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(KeyboardInterrupt):
@@ -55,7 +55,7 @@ class Held:
 
 @contextmanager
 def held() -> Iterator[Held]:
-    """Holds SIGINT and SIGTERM back until :meth:`Held.let_through`, where somebody handles them; outside the main thread, nothing."""
+    """Holds signals to stop back until :meth:`Held.let_through`, where somebody handles them; outside the main thread, nothing."""
     waiting = Held()
     if threading.current_thread() is not threading.main_thread():
         yield waiting

@@ -21,7 +21,7 @@ from pyrolvm.calibration.workers import Unfit, in_processes, in_turn, package
 from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmWarning, checked_seed, positive_int
 from pyrolvm.habits import verb
 from pyrolvm.machine import available
-from pyrolvm.posterior.build import variable
+from pyrolvm.program.names import Dimensions
 from pyrolvm.program.problem import Problem, check_problem
 from pyrolvm.progress import Progress
 
@@ -136,7 +136,7 @@ def _about(problem: Problem, job: Job, simulations: int) -> dict[str, Any]:
         "simulations": simulations,
         "shapes": {name: list(shape) for name, shape in job.ranking.shapes.items()},
         "dims": dims,
-        "coords": {variable(dim): [_plain(v) for v in labels] for dim, labels in problem.coords.items() if variable(dim) in used},
+        "coords": {dim: [_plain(v) for v in labels] for dim, labels in Dimensions(problem).coords().items() if dim in used},
         "notes": [f"Not ranked: {what}." for what in job.ranking.left_out],
     }  # fmt: skip
 
@@ -180,7 +180,7 @@ def _here(job: Job, waiting: deque[int], interrupts: _Interrupts, *, bounded: bo
 class _Interrupts:
     """Notes interrupts, of which a method may make a result of its own, as if it had ended."""
 
-    _KINDS = (signal.SIGINT, signal.SIGTERM)
+    _KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.came = False

@@ -16,7 +16,7 @@ from typing import Any
 
 from pyrolvm.calibration.job import Record
 from pyrolvm.errors import StoreError
-from pyrolvm.store import Lock, replace, write_json
+from pyrolvm.store import Lock, make_folder, replace, write_json
 
 __all__ = ["MARKER", "Ledger", "is_calibration", "read"]
 
@@ -82,7 +82,7 @@ class Ledger:
             _check_same(self.folder, said.get("identity", {}), self.about["identity"])
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise StoreError(f"{self.folder} is not empty and holds no calibration. Fix: name a new folder.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self._lock = Lock(self.folder)
         self._lock.__enter__()
         replace(self.folder, MARKER, lambda file: write_json(self.about, file))

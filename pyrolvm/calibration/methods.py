@@ -16,8 +16,9 @@ from torch import Tensor
 from pyrolvm import registry, runtime
 from pyrolvm.diagnosis.reading import tree
 from pyrolvm.errors import ArgumentError, FitError, unknown_name
-from pyrolvm.posterior.build import lean, variable
+from pyrolvm.posterior.build import lean
 from pyrolvm.program.guide import Guide, resolve
+from pyrolvm.program.names import variable
 from pyrolvm.program.problem import Problem
 
 __all__ = ["Method", "Outcome"]

@@ -16,8 +16,8 @@ from pyrolvm.capture import Captured, capture
 from pyrolvm.capture.vmap import vmapped
 from pyrolvm.density import Joint, map_draws
 from pyrolvm.errors import ArgumentError, CaptureError, FitError, unknown_name
-from pyrolvm.posterior.build import variable
 from pyrolvm.program.inspection import name_dims
+from pyrolvm.program.names import Dimensions
 from pyrolvm.program.problem import Problem, Quantity
 
 __all__ = ["LIKELIHOOD", "PRIOR", "Ranked", "Ranking"]
@@ -89,12 +89,12 @@ class Ranking:
         return made
 
     def dims(self) -> dict[str, list[str]]:
-        """The names of the dimensions of each quantity; one called like a quantity is renamed, as in posteriors."""
-        problem, found = self.problem, {}
+        """The names of the dimensions of each quantity; one called like a variable is renamed, as in posteriors."""
+        problem, found, shown = self.problem, {}, Dimensions(self.problem)
         for name, shape in self.shapes.items():
             given = problem.info.dims.get(name)
             named = problem.dims[name] if name in self.sites else name_dims(name, shape, len(shape), [], given)
-            found[name] = [variable(f"{dim}_plate" if dim in self.shapes else dim) for dim in named]
+            found[name] = [shown(dim) for dim in named]
         return found
 
     def rank(self, truth: Draw, observed: Draw, draws: Mapping[str, Tensor], seed: int) -> Ranked:

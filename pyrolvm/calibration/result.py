@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrolvm.errors import unknown_name
+from pyrolvm.program.names import variable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -266,7 +267,7 @@ def _tree(about: Mapping[str, Any], records: Sequence[Record]) -> xr.DataTree:
         variables = {}
         for name, shape in shapes.items():
             values = np.array([record[key][name] for record in good], dtype=dtype).reshape(len(good), *shape)
-            variables[name.replace("/", ".")] = (("simulation", *dims[name]), values)
+            variables[variable(name, beside=("simulation",))] = (("simulation", *dims[name]), values)
         return xr.Dataset(variables, coords={**places, **labels})
 
     groups: dict[str, xr.Dataset] = {}

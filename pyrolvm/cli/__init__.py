@@ -7,7 +7,7 @@ Uses the public API only, as anybody's script would. Exit codes:
   required is broken);
 - 2: what was asked for cannot be done; the message ends in ``Fix:``;
 - 3: pyrolvm itself broke; a traceback follows;
-- 130, 143: stopped by Ctrl-C or SIGTERM, with what was reached saved.
+- 130, 143, 129: stopped by Ctrl-C, SIGTERM or SIGHUP, with what was reached saved.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one orderly stop, remembered so that the exit code can say so; a second one leaves at once."""
+"""Ctrl-C, SIGTERM and SIGHUP: one orderly stop, remembered so that the exit code can say so; a second one leaves at once."""
 
 from __future__ import annotations
 
@@ -45,12 +45,17 @@ def _leave(code: int) -> None:
 
 @contextmanager
 def listening() -> Iterator[Stopped]:
-    """Turns SIGINT and SIGTERM into ``KeyboardInterrupt`` for a block; the handlers found are put back afterwards."""
+    """Turns SIGINT, SIGTERM and SIGHUP into ``KeyboardInterrupt`` for a block; the handlers found are put back afterwards.
+
+    A hangup that is ignored, as under ``nohup``, stays so.
+    """
     stopped = Stopped()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stopped
         return
-    before = {number: signal.signal(number, stopped) for number in (signal.SIGINT, signal.SIGTERM)}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,)))
+    before = {number: signal.signal(number, stopped) for number in numbers}
     try:
         yield stopped
     finally:

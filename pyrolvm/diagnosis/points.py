@@ -9,6 +9,7 @@ import numpy as np
 
 from pyrolvm.diagnosis.reading import Block, blocks, log_weights
 from pyrolvm.posterior.points import FOLLOWING, POINTS, PointMass, all_one_value
+from pyrolvm.program.names import read_names
 from pyrolvm.verdict import Reason
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def read_points(data: xr.DataTree) -> PointMass:
     variable that never moves may be a constant of the model, so all of them have to be points.
     """
     attrs = data["posterior"].attrs
-    said = [tuple(str(attrs.get(name, "")).split(", ")) if attrs.get(name) else () for name in (POINTS, FOLLOWING)]
+    said = [read_names(attrs.get(name)) for name in (POINTS, FOLLOWING)]
     if any(said):
         return PointMass(*said)
     if "proposal_stats" in data.children or (weights := log_weights(data)) is None or np.ptp(weights) > 0:

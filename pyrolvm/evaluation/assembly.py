@@ -22,8 +22,9 @@ from pyrolvm.evaluation.probe import linear_probe
 from pyrolvm.evaluation.result import Evaluation
 from pyrolvm.evaluation.summary import mean_of
 from pyrolvm.posterior import Fit
-from pyrolvm.posterior.build import storable, variable
+from pyrolvm.posterior.build import storable
 from pyrolvm.program.image import Image
+from pyrolvm.program.names import variable
 from pyrolvm.program.problem import Problem
 from pyrolvm.verdict import Reason, Verdict
 
@@ -378,8 +379,9 @@ def _tree(
         means = {}
         for name, values in of.main.means.items():
             dims = ("row", f"{variable(name)}_unit")
-            means[variable(name)] = (dims, values)
-            means[f"{variable(name)}_sd"] = (dims, np.sqrt(of.main.variances[name]))
+            shown = variable(name, beside=("row",))
+            means[shown] = (dims, values)
+            means[f"{shown}_sd"] = (dims, np.sqrt(of.main.variances[name]))
         groups["latents"] = xr.Dataset(means, coords={"row": of.main.table.index.to_numpy()}, attrs=attrs)
     if unit_table is not None:
         groups["units"] = xr.Dataset.from_dataframe(unit_table.assign(active=unit_table["active"].astype(int)))

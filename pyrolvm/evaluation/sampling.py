@@ -14,8 +14,9 @@ from pyrolvm.evaluation.decoding import mean_or_none
 from pyrolvm.evaluation.held import row_plate
 from pyrolvm.habits import verb
 from pyrolvm.posterior import Posterior
-from pyrolvm.posterior.build import storable, variable
+from pyrolvm.posterior.build import storable
 from pyrolvm.program.batching import slice_rows
+from pyrolvm.program.names import variable
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -17,7 +17,7 @@ from pyrolvm.errors import CaptureError, FitError, ProblemError
 from pyrolvm.marginal.annealing import Path
 from pyrolvm.marginal.bridge import Gaussian
 from pyrolvm.posterior import Posterior
-from pyrolvm.posterior.build import variable
+from pyrolvm.program.names import variable
 from pyrolvm.program.problem import Problem
 
 __all__ = ["Coordinates", "check_evidence", "prior_path", "stored_draws"]

@@ -13,7 +13,7 @@ from pyrolvm.density import Joint, constrained, flattened
 from pyrolvm.density.target import nowhere_finite
 from pyrolvm.errors import ArgumentError
 from pyrolvm.posterior import Fit
-from pyrolvm.posterior.build import variable
+from pyrolvm.program.names import variable
 from pyrolvm.program.problem import Problem
 
 if TYPE_CHECKING:

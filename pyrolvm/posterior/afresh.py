@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrolvm.density import Joint
 from pyrolvm.program.explain import told
+from pyrolvm.program.names import read_names, variable
 from pyrolvm.program.problem import Problem
 
 if TYPE_CHECKING:
@@ -54,10 +55,8 @@ def check_afresh(tree: xr.DataTree, problem: Problem, params: Mapping[str, Tenso
         params: the stored parameters.
         seed: of the random numbers of the runs.
     """
-    from pyrolvm.posterior.build import variable
-
     posterior = tree["posterior"]
-    given = str(posterior.attrs.get(GIVEN, "")).split(", ")
+    given = read_names(posterior.attrs.get(GIVEN))
     names = [site.name for site in problem.latents if not site.is_discrete or site.name in given]
     stored = np.asarray(tree["sample_stats"]["lp"].values, dtype=float).reshape(-1)
     if any(variable(name) not in posterior for name in names) or not len(stored):

@@ -34,6 +34,7 @@ from pyrolvm.posterior.evaluating import (
 )
 from pyrolvm.posterior.points import PointMass, all_one_value, point_mass
 from pyrolvm.program.inspection import name_dims
+from pyrolvm.program.names import Dimensions, dump_names, variable
 from pyrolvm.program.problem import Problem
 from pyrolvm.symmetry import SYMMETRY, Layout, Symmetries, find_symmetries
 from pyrolvm.symmetry.orbit import separated
@@ -60,7 +61,6 @@ __all__ = [
     "ordered",
     "site_dataset",
     "storable",
-    "variable",
     "variational_tree",
 ]
 
@@ -69,9 +69,6 @@ MAX_ELEMENTS = 20_000_000
 
 PRIOR_DRAWS, PRIOR_LOOPED = 500, 200
 """Draws of the prior, and where the program runs them one by one."""
-
-SAMPLE_DIMS = ("chain", "draw", "sample")
-"""Dimensions of all variables; the last is what ArviZ calls both together."""
 
 LANE = "_lane"
 """Stands for the latents in draws of none."""
@@ -219,8 +216,11 @@ def exact_tree(
     groups["sample_stats"]["log_evidence"] = xr.DataArray(evidence)
     if marginals:
         names = named_dims(problem)
-        dims = {n: [*names[n][: value.dim() - 1], f"{n}_value"] for n, value in marginals.items()}
-        groups["marginals"] = site_dataset(numpy(marginals), dims, attrs=attrs, coords=problem.coords, sample_dims=())
+        shown = Dimensions(problem)
+        dims = {n: [*names[n][: value.dim() - 1], shown(f"{n}_value")] for n, value in marginals.items()}
+        groups["marginals"] = site_dataset(
+            numpy(marginals), dims, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
+        )
     return attempts.note(xr.DataTree.from_dict(ordered(groups)))
 
 
@@ -278,7 +278,9 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
         shown = {site.name: draws[site.name] for site in (*problem.latents, *problem.predicted)}
         shown = shown | deterministic_sites(joint, draws, {}, inside=_rows(problem))
     values = {name: value[None] for name, value in numpy(shown).items()}
-    return site_dataset(values, named_dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=problem.coords)
+    return site_dataset(
+        values, named_dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=Dimensions(problem).coords()
+    )
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------
@@ -314,7 +316,7 @@ def _groups(
             )
         if by > 1 or "log_p" not in terms:
             terms |= attempts.log_p(lambda: log_p(ways, joint, draws, inside=rows), joint.log_p, draws)
-        given = ", ".join(site.name for site in problem.discrete if site.name in draws)
+        given = dump_names(site.name for site in problem.discrete if site.name in draws)
         draws = _completed(joint, draws, attempts)
         drawn = draws
         make = partial(deterministic_sites, joint, drawn, ways, inside=rows)
@@ -340,7 +342,7 @@ def _groups(
         return {n: v.reshape(chains, len(v) // chains, *v.shape[1:]) for n, v in numpy(values).items()}
 
     base = {**attrs, "pyrolvm_problem": problem.name, **({GIVEN: given} if given else {})}
-    coords = problem.coords
+    coords = Dimensions(problem).coords()
 
     def dataset(values: Draws, names: Mapping[str, list[str]], by: int = 1, how: str = "") -> Any:
         extra = {"thinned_by": by} if by > 1 else {}
@@ -450,7 +452,7 @@ def _prior_groups(
     prior = {n: v for n, v in by_chain.items() if n not in observed}
     predictive = {n: v for n, v in by_chain.items() if n in observed}
     groups = {"prior": prior, "prior_predictive": predictive}
-    return {g: site_dataset(v, dims, attrs=attrs, coords=problem.coords) for g, v in groups.items() if v}
+    return {g: site_dataset(v, dims, attrs=attrs, coords=Dimensions(problem).coords()) for g, v in groups.items() if v}
 
 
 def data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -462,9 +464,13 @@ def data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[
     named = {n: _argument_dims(problem, n, v.shape) for n, v in constant.items()}
     groups = {}
     if observed:
-        groups["observed_data"] = site_dataset(observed, dims, attrs=attrs, coords=problem.coords, sample_dims=())
+        groups["observed_data"] = site_dataset(
+            observed, dims, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
+        )
     if constant:
-        groups["constant_data"] = site_dataset(constant, named, attrs=attrs, coords=problem.coords, sample_dims=())
+        groups["constant_data"] = site_dataset(
+            constant, named, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
+        )
     return groups
 
 
@@ -511,24 +517,18 @@ def _khat(log_weight: np.ndarray[Any, Any]) -> float:
 
 def named_dims(problem: Problem) -> dict[str, list[str]]:
     """Dimension names by site; a plate called like a variable is renamed, since xarray has one name space for both."""
-    taken = _taken(problem)
-    return {site: [f"{dim}_plate" if dim in taken else dim for dim in names] for site, names in problem.dims.items()}
+    shown = Dimensions(problem)
+    return {site: [shown(dim) for dim in names] for site, names in problem.dims.items()}
 
 
 def _quantity_dims(problem: Problem, name: str, values: Tensor) -> list[str]:
     shape = tuple(values.shape[1:])
-    names, taken = name_dims(name, shape, len(shape), [], problem.info.dims.get(name)), _taken(problem)
-    return [f"{dim}_plate" if dim in taken else dim for dim in names]
-
-
-def _taken(problem: Problem) -> set[str]:
-    """Names that no dimension may have."""
-    return {*problem.sites, *problem.arguments, *problem.quantities, *SAMPLE_DIMS}
+    return [*map(Dimensions(problem), name_dims(name, shape, len(shape), [], problem.info.dims.get(name)))]
 
 
 def _unconstrained_dims(problem: Problem, dims: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """A site's own names where unconstraining keeps its shape, and names of its own where it does not."""
-    named = {}
+    named, shown = {}, Dimensions(problem)
     for site in problem.continuous:
         shape = site.unconstrained_shape or ()
         if shape == site.shape:
@@ -536,31 +536,20 @@ def _unconstrained_dims(problem: Problem, dims: Mapping[str, list[str]]) -> dict
         else:
             kept = [d for d, a, b in zip(dims[site.name], site.shape, shape, strict=False) if a == b]
             lost = len(shape) - len(kept)
-            named[site.name] = kept[: len(shape)] + [f"{site.name}_unconstrained_dim_{i}" for i in range(max(lost, 0))]
+            named[site.name] = kept[: len(shape)] + [
+                shown(f"{site.name}_unconstrained_dim_{i}") for i in range(max(lost, 0))
+            ]
     return named
 
 
 def _argument_dims(problem: Problem, name: str, shape: tuple[int, ...]) -> list[str]:
     """Names a data argument's rows by the one plate of that length."""
-    given = problem.info.dims.get(name)
+    given, shown = problem.info.dims.get(name), Dimensions(problem)
     if given is not None and len(given) == len(shape):
-        return list(given)
+        return [*map(shown, given)]
     plates = [plate.name for plate in problem.plates.values() if shape and plate.size == shape[0]]
-    taken = _taken(problem)
     names = [f"{name}_dim_{i}" for i in range(len(shape))]
-    if len(plates) == 1:
-        names[0] = f"{plates[0]}_plate" if plates[0] in taken else plates[0]
-    return names
-
-
-def variable(site: str) -> str:
-    """The name of a site in a DataTree.
-
-    There ``/`` separates groups, and ``pyro.poutine.scope`` makes sites with it; and ``chain``, ``draw`` and ``sample`` are
-    dimensions of every variable, in the place of which a site of that name would vanish.
-    """
-    name = site.replace("/", ".")
-    return f"{name}_site" if name in SAMPLE_DIMS else name
+    return [*map(shown, plates + names[1:] if len(plates) == 1 else names)]
 
 
 def storable(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -582,7 +571,7 @@ def site_dataset(
 
     # Copies: what is given may be a view of parameters that are put back, or of the user's own tensors.
     values = {variable(name): np.array(value) for name, value in values.items()}
-    dims = {variable(name): [variable(dim) for dim in names] for name, names in dims.items()}
+    dims = {variable(name): names for name, names in dims.items()}
     named = _fitting(values, dims, len(sample_dims))
     sizes = {
         dim: size
@@ -590,8 +579,7 @@ def site_dataset(
         for dim, size in zip(fit, values[name].shape[len(sample_dims) :], strict=False)
     }
     given = coords or {}
-    # A dimension that was renamed keeps its labels.
-    found = {dim: given.get(dim, given.get(dim.removesuffix("_plate"), ())) for dim in sizes}
+    found = {dim: given.get(dim, ()) for dim in sizes}
     labels = {dim: label for dim, label in found.items() if sizes[dim] == len(label)}
     if draws is not None:
         labels = labels | {"draw": draws}

@@ -16,6 +16,7 @@ from pyrolvm.errors import ArgumentError
 from pyrolvm.posterior.build import data_groups, named_dims, optimization_dataset, ordered, site_dataset
 from pyrolvm.program.batching import minibatch_plate
 from pyrolvm.program.inspection import Plate, is_deterministic, is_random
+from pyrolvm.program.names import Dimensions
 from pyrolvm.program.problem import Problem
 
 if TYPE_CHECKING:
@@ -42,13 +43,15 @@ def likelihood_tree(
     base = {**attrs, "pyrolvm_problem": problem.name}
     total, rows, values = _densities(problem)
     one = {"chain": [0], "draw": [0]}
-    posterior = site_dataset({n: v[None, None] for n, v in values.items()}, dims, attrs=base, coords=problem.coords)
+    posterior = site_dataset(
+        {n: v[None, None] for n, v in values.items()}, dims, attrs=base, coords=Dimensions(problem).coords()
+    )
     stats = site_dataset({"lp": np.full((1, 1), total)}, {}, attrs=attrs)
     groups = {"posterior": posterior.assign_coords(one), "sample_stats": stats}
     if rows:
         names = {n: dims[n][: v.ndim] for n, v in rows.items()}
         groups["log_likelihood"] = site_dataset(
-            {n: v[None, None] for n, v in rows.items()}, names, attrs=base, coords=problem.coords
+            {n: v[None, None] for n, v in rows.items()}, names, attrs=base, coords=Dimensions(problem).coords()
         )
     groups |= data_groups(problem, dims, base)
     groups["optimization"] = optimization_dataset(history, 1, batch_size)
@@ -124,4 +127,4 @@ def generated_dataset(problem: Problem, count: int) -> xr.Dataset:
     values = {name: value.detach().cpu().numpy()[None] for name, value in generated(problem, count).items()}
     dims = named_dims(problem)
     names = {name: dims[name][len(dims[name]) - (value.ndim - 2) :] for name, value in values.items()}
-    return site_dataset(values, names, attrs={"pyrolvm_problem": problem.name}, coords=problem.coords)
+    return site_dataset(values, names, attrs={"pyrolvm_problem": problem.name}, coords=Dimensions(problem).coords())

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from pyrolvm.program.agreement import guide_sites
 from pyrolvm.program.inspection import is_random
+from pyrolvm.program.names import dump_names
 from pyrolvm.program.problem import Problem
 
 __all__ = ["FOLLOWING", "POINTS", "all_one_value", "point_mass"]
 
 POINTS, FOLLOWING = "point_estimates", "sites_that_follow"
-"""Attributes of a result: the latents that have one value in all draws, and those that other draws determine; comma separated."""
+"""Attributes of a result: the latents that have one value in all draws, and those that other draws determine."""
 
 ROUNDING = 16
 """Draws whose range is at most so many units in the last place of their size are all one value."""
@@ -41,7 +42,7 @@ class PointMass:
     def attrs(self) -> dict[str, str]:
         """As attributes of a group."""
         named = {POINTS: self.constant, FOLLOWING: self.following}
-        return {name: ", ".join(sites) for name, sites in named.items() if sites}
+        return {name: dump_names(sites) for name, sites in named.items() if sites}
 
     def __bool__(self) -> bool:
         return bool(self.constant or self.following)

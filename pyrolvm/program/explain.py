@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import linecache
 import re
@@ -15,7 +16,7 @@ from typing import ParamSpec, TypeVar
 import pyro
 import torch
 
-from pyrolvm.errors import ArgumentError, FitError, GuideError, ProblemError, PyrolvmError
+from pyrolvm.errors import ArgumentError, FitError, GuideError, OutOfMemoryError, ProblemError, PyrolvmError
 from pyrolvm.habits import library_in
 
 __all__ = ["PASSES", "at_the_door", "explained", "model_line", "told"]
@@ -48,6 +49,12 @@ _RAN = (
     "look at what the line does at draws other than the first, since it ran when the problem was built; if it is right, please "
     "report this."
 )
+
+_SHORT = re.compile(
+    r"can't allocate memory|cannot allocate memory|out of memory|failed to map segment|can't start new thread|bad_alloc",
+    re.IGNORECASE,
+)
+"""What exceptions of other types say where memory is short."""
 
 _BARE = (KeyError, StopIteration, AssertionError, IndexError)
 """Exceptions whose message means little without their name."""
@@ -152,6 +159,8 @@ def told(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
     """The message of an exception without the tables that Pyro appends to it."""
     text = str(error).split("Trace Shapes:")[0].strip()
+    if not text and isinstance(error, AssertionError) and error.__traceback__ is not None:
+        text = traceback.extract_tb(error.__traceback__)[-1].line or ""  # what it asserts says more than nothing
     if not text or isinstance(error, _BARE):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     text = re.sub(r"\s+", " ", text)
@@ -197,9 +206,16 @@ def at_the_door(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except (PyrolvmError, OSError, MemoryError):
+        except PyrolvmError:
             raise
         except Exception as error:
+            if _lacks_memory(error):
+                raise OutOfMemoryError(
+                    f"{function.__name__} stopped, since the process got no more memory: {reason(error)} Fix: allow it more "
+                    "(`ulimit -v` shows a limit), or use fewer draws, fewer chains or smaller batches."
+                ) from error
+            if isinstance(error, OSError):
+                raise
             if getattr(error, PASSES, False):
                 raise
             line, text = _raised_in_a_program(error), reason(error)
@@ -213,6 +229,15 @@ def at_the_door(function: Callable[P, R]) -> Callable[P, R]:
             raise ProblemError(f"{function.__name__} stopped: {text} Fix: {remedy(text, None)}") from error
 
     return call
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an exception says that memory is short, as allocators, threads and the loader of libraries say it."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM or _SHORT.search(str(error)) is not None
+    return isinstance(error, MemoryError) or (
+        isinstance(error, ImportError | RuntimeError) and _SHORT.search(str(error)) is not None
+    )
 
 
 def _last_file(error: BaseException) -> str:

@@ -26,6 +26,7 @@ from pyrolvm.program.binding import bind, function_of
 from pyrolvm.program.image import Image
 from pyrolvm.program.inspection import Parameter, Plate, Reading, Site, read
 from pyrolvm.program.moving import is_filled, move_info, move_program
+from pyrolvm.program.names import check_storable
 from pyrolvm.program.prediction import AtOnce, Hide, predicted
 from pyrolvm.program.streaming import Source, heads
 
@@ -396,6 +397,7 @@ class Problem(Portable):
         return Batch(self.args, self.kwargs, full_plates(self))
 
     def _check_names(self) -> None:
+        check_storable(self.name, self.sites, self.plates, self.quantities)
         known = set(self.sites) | set(self.quantities)
         for name in self.info.dims:
             if name not in known:

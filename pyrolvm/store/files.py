@@ -10,20 +10,51 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from pyrolvm.errors import StoreError
 
-__all__ = ["LOCK", "PART", "Lock", "read_json", "replace", "sha256", "sweep", "sync", "write_json", "write_part"]
+__all__ = [
+    "LOCK", "PART", "Lock", "make_folder", "read_json", "replace", "sha256", "sweep", "sync", "write_json", "write_part", "writing",
+]  # fmt: skip
 
 LOCK = ".writer"
 """The file that says who is writing to a folder."""
 
 PART = ".part-"
 """How the names of files begin that are not whole yet."""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Names the folder where it cannot be made or does not take what is written.
+
+    Raises:
+        StoreError: if that is so.
+    """
+    try:
+        yield
+    except (OSError, UnicodeEncodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise StoreError(
+            f"{str(folder)!r} cannot be written to: {why}. Fix: name a folder that can be made and written, with room for the result."
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, if it is not there.
+
+    Raises:
+        StoreError: if it cannot be made.
+    """
+    with writing(folder):
+        if "\0" in str(folder):
+            raise OSError("it has a null character")
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 class Lock:
@@ -36,7 +67,7 @@ class Lock:
         folder: where to write; it must exist.
 
     Raises:
-        StoreError: on entering, if another process, or another run of this one, writes there.
+        StoreError: on entering, if another process, or another run of this one, writes there, or none may.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +77,8 @@ class Lock:
         import fcntl
 
         while True:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            with writing(self.path.parent):
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -19,7 +19,18 @@ from pyrolvm.posterior import Chains, Exact, Fit, Posterior
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem
 from pyrolvm.store import checkpoints
-from pyrolvm.store.files import LOCK, PART, Lock, read_json, replace, whole, write_json, write_part
+from pyrolvm.store.files import (
+    LOCK,
+    PART,
+    Lock,
+    make_folder,
+    read_json,
+    replace,
+    whole,
+    write_json,
+    write_part,
+    writing,
+)
 from pyrolvm.store.identity import check, identity, versions, warn_of
 from pyrolvm.store.packing import read_tensors, write_tensors
 
@@ -72,7 +83,8 @@ def save(
         locked: whether the caller holds the folder's lock.
 
     Raises:
-        StoreError: if the folder holds a result already and ``overwrite`` is false, or is a file, or another process writes there.
+        StoreError: if the folder holds a result already and ``overwrite`` is false, is a file or cannot be written to, or another
+            process writes there.
     """
     return write_folder(
         path,
@@ -90,16 +102,23 @@ def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool
     """Writes files, by what they are, and the manifest that names them.
 
     Raises:
-        StoreError: if the folder holds something already and ``overwrite`` is false, or is a file, or another process writes there.
+        StoreError: if the folder holds something already and ``overwrite`` is false, is a file, cannot be made or written to, or
+            another process writes there.
+        OSError: instead, where the caller holds the lock, if the disk does not take it.
     """
     folder = Path(path)
+    with nullcontext() if locked else writing(folder):
+        return _write_folder(folder, parts, overwrite=overwrite, locked=locked)
+
+
+def _write_folder(folder: Path, parts: Mapping[str, Part], *, overwrite: bool, locked: bool) -> Path:
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is a file, expected a folder. Fix: name another path.")
     if (folder / MANIFEST).exists() and not overwrite:
         raise StoreError(f"{folder} holds a result already. Fix: pass overwrite=True, or name another path.")
     if not overwrite and folder.exists() and any(not own.name.startswith((LOCK, PART)) for own in folder.iterdir()):
         raise StoreError(f"{folder} is not empty and holds no result. Fix: name a new folder, or pass overwrite=True.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with nullcontext() if locked else Lock(folder):
         before = _manifest_files(folder)
         files = {stem: write_part(folder, stem, suffix, write) for stem, (suffix, write) in parts.items()}

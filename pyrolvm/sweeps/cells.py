@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrolvm.errors import StoreError
-from pyrolvm.store import SWEEP, Lock, read_json, replace
+from pyrolvm.store import SWEEP, Lock, make_folder, read_json, replace
 from pyrolvm.store.files import sync
 from pyrolvm.sweeps.plan import Cell
 
@@ -104,7 +104,7 @@ class Cells:
             before = listed(self.folder)
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise StoreError(f"{self.folder} is not empty and holds no sweep. Fix: name a new folder.")
-        (self.folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder / FOLDER)
         self._lock = Lock(self.folder)
         self._lock.__enter__()
         try:

@@ -57,9 +57,22 @@ def test_compare_in_a_process_of_its_own(tmp_path, regression):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def _wait_for_draws(process: subprocess.Popen[str], folder: Path, *, after: int) -> None:
+    """Waits for a draw after so many transitions of warmup: there is at most one checkpoint for each transition."""
+    while process.poll() is None:
+        numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("checkpoint-*.json")]
+        if max(numbers, default=0) > after + 1:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"it ended by itself: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_keeps_what_was_reached(tmp_path, regression, number, code):
-    words = "nuts my_model.py:model --data d.npz --engine pyro --chains 1 --warmup 20 --draws 1000000 --out runs/a"
+    words = (
+        "nuts my_model.py:model --data d.npz --engine pyro --chains 1 --warmup 20 --draws 1000000 --out runs/a "
+        "--checkpoint-every 0.001"
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "pyrolvm", *words.split()],
         cwd=tmp_path,
@@ -69,8 +82,8 @@ def test_a_signal_keeps_what_was_reached(tmp_path, regression, number, code):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert process.stderr is not None
-    assert "Problem(" in process.stderr.readline()  # the model was read; sampling begins
-    time.sleep(3)
+    assert "Problem(" in process.stderr.readline()  # the model was read
+    _wait_for_draws(process, tmp_path / "runs/a/checkpoints", after=20)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
