@@ -93,7 +93,7 @@ def with_digits(problem: Problem) -> Problem:
         except (RuntimeError, ValueError):  # a program that cannot be run there is met by what runs it next
             return problem
     error, allowed = found.get("precision_error", 0.0), found.get("precision_allowed", 0.0)
-    if error <= MUCH + allowed:
+    if error <= MUCH + allowed or _out_of_bounds(problem, points):
         return problem
     warnings.warn(
         f"the log density of {problem.name!r} in float32 differs from that in float64 by {error:.3g} nats from point to point, so "
@@ -102,6 +102,18 @@ def with_digits(problem: Problem) -> Problem:
         stacklevel=5,
     )
     return problem.to(dtype=torch.float64)
+
+
+def _out_of_bounds(problem: Problem, points: list[dict[str, Tensor]]) -> bool:
+    """Whether a distribution has arguments at these points that it does not take: what it then computes hangs on the dtype."""
+    with problem.session(seed=POINTS_SEED, validate=True), torch.no_grad():
+        joint = Joint(problem)
+        try:
+            for point in points:
+                joint.log_p(point)
+        except ValueError:
+            return True
+    return False
 
 
 def _log_p(problem: Problem, draws: list[dict[str, Tensor]]) -> np.ndarray[Any, Any]:
