@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 _UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF)
+_CLOSED = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a path that is not there or is closed."""
 
 
 def _have_streams() -> None:
@@ -80,6 +82,12 @@ def _failed(command: str, error: Exception) -> int:
         sys.stdout = None  # flushed at the end, it would fail again
         print(
             f"pyrolvm {command}: nothing more can be written: {error.strerror}. Fix: make room, or send the output elsewhere.",
+            file=sys.stderr,
+        )
+        return 2
+    if isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
+        print(
+            f"pyrolvm {command}: {str(error.filename)!r}: {error.strerror}. Fix: name a path that can be read and written.",
             file=sys.stderr,
         )
         return 2

@@ -6,6 +6,8 @@ import errno
 import io
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pyro
 import pytest
@@ -66,3 +68,13 @@ def test_a_stream_that_is_closed_or_missing_is_no_terminal() -> None:
     closed = io.StringIO()
     closed.close()
     assert not is_terminal(None) and not is_terminal(closed) and not is_terminal(io.StringIO())
+
+
+@pytest.mark.parametrize("out", ["/proc/x/a", "/dev/null/a", "d.npz/a"])
+def test_a_comparison_is_not_begun_where_nothing_can_be_written(pyrolvm: Any, inference: Any, out: str) -> None:
+    Path("d.npz").write_bytes(b"")
+    done = pyrolvm("compare", "eight_schools", "--out", out)
+    assert done.code == 2
+    assert "Fix: name a path that can be" in done.err and out.split("/")[-2] in done.err
+    assert not inference.calls
+    assert "bug in pyrolvm" not in done.err
