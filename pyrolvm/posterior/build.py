@@ -329,6 +329,7 @@ def _groups(
         if continuous and not only:
             reals = attempts("unconstrained_posterior", partial(unconstrained, joint, continuous))
         predictive: Draws = {}
+        step = 1
         if not only:
             kept, step = _thin(draws, chains, rows)
             predictive, step = attempts.thinned(
