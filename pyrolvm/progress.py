@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
@@ -93,10 +93,12 @@ class Progress:
         if self._callback:
             self._callback(done, self.total, text())
         else:
-            self._bar.update(self._task, completed=done, total=self.total, description=text())
+            with suppress(OSError):  # the terminal is gone
+                self._bar.update(self._task, completed=done, total=self.total, description=text())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()

@@ -13,7 +13,7 @@ import pyro
 import pytest
 
 from pyrolvm.cli import main
-from pyrolvm.progress import is_terminal
+from pyrolvm.progress import Progress, is_terminal
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +78,20 @@ def test_a_comparison_is_not_begun_where_nothing_can_be_written(pyrolvm: Any, in
     assert "Fix: name a path that can be" in done.err and out.split("/")[-2] in done.err
     assert not inference.calls
     assert "bug in pyrolvm" not in done.err
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bar:
+        def update(self, *_: Any, **__: Any) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        stop = update
+
+    done = []
+    with Progress("work", 3, show=False) as progress:
+        monkeypatch.setattr(progress, "_visible", True)
+        monkeypatch.setattr(progress, "_bar", Bar())
+        for i in range(3):
+            progress.update(i + 1, str)
+            done.append(i)
+    assert done == [0, 1, 2]
