@@ -214,8 +214,16 @@ def set_aside_gradients(tensors: Iterable[Tensor]) -> None:
 
 def apart_from_parameters(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Those tensors that are not the session's parameters, nor share memory with one."""
-    held = {storage_key(value) for value in parameters().values()}
-    return [tensor for tensor in tensors if storage_key(tensor) not in held]
+    held = {_memory(value) for value in parameters().values()}
+    return [tensor for tensor in tensors if _memory(tensor) not in held]
+
+
+def _memory(tensor: Tensor) -> int:
+    """A number of its memory; of itself where it has none of its own, as inside ``torch.func.grad``."""
+    try:
+        return storage_key(tensor)
+    except NotImplementedError:
+        return id(tensor)
 
 
 @contextmanager

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyrolvm import runtime
 from pyrolvm.errors import GuideError, ProblemError
-from pyrolvm.program.inspection import centre, is_deterministic, is_random
+from pyrolvm.program.inspection import Start, centre, is_deterministic, is_random
 from pyrolvm.program.problem import Problem
 
 __all__ = ["Watch", "changes", "check_steady", "check_steady_model"]
@@ -73,7 +72,7 @@ def check_steady_model(problem: Problem) -> None:
         ProblemError: as :func:`check_steady`.
     """
     with problem.session(seed=0), torch.no_grad(), problem.whole.active():
-        start = poutine.trace(InitMessenger(centre)(problem.model)).get_trace(*problem.args, **problem.kwargs)
+        start = poutine.trace(Start(centre)(problem.model)).get_trace(*problem.args, **problem.kwargs)
         latent = {site.name for site in problem.latents}
         for name in [name for name in start.nodes if name not in latent]:
             start.remove_node(name)  # rows of plates and observations are what may change

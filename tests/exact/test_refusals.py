@@ -235,7 +235,7 @@ def test_a_model_that_holds_single_precision_tensors_is_told_so(exact):
 
     def model(y: Tensor) -> None:
         b = pyro.sample("b", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
-        pyro.sample("y", dist.Normal(held @ b, 1.0), obs=y)
+        pyro.sample("y", dist.Normal(held.float() @ b, 1.0), obs=y)
 
     with pytest.raises(lvm.ProblemError, match=r"does not run in double precision.*Fix: give the tensors"):
         exact(model, torch.tensor(0.3))

@@ -71,7 +71,7 @@ CALLS: dict[str, tuple[Callable[[lvm.Problem], Any], str]] = {
     "a model and its data": (lambda p: lvm.fit(line, X, Y), r"lvm.fit\(lvm.Problem\(line, \*data\)\)"),
     "a model and one argument": (lambda p: lvm.fit(line, X), r"lvm.Problem\(line, \*data\)"),
     "a problem and data": (lambda p: lvm.nuts(p, X, Y), "data go to the problem"),
-    "a problem and a tensor": (lambda p: lvm.fit(p, X), "got Tensor; data go to the problem"),
+    "a problem and a tensor": (lambda p: lvm.fit(p, X), r"got tensor\(.*; data go to the problem"),
     "a problem and a table": (
         lambda p: lvm.fit(p, pd.DataFrame({"x": [1.0]})),
         "got DataFrame; data go to the problem",
