@@ -7,6 +7,7 @@ objects therefore travel as bytes of cloudpickle's, whoever pickles them. Tensor
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 import weakref
@@ -71,6 +72,8 @@ class Portable:
         state = self.__getstate__()
         if state.get("stream") is not None:
             memo[id(state["stream"])] = state["stream"]
+        # A partial application is a function too; to copy what it holds would empty an AutoGuide, in the original as well.
+        memo.update({id(value): value for value in state.values() if isinstance(value, functools.partial)})
         new.__setstate__(copy.deepcopy(state, memo))
         return new
 

@@ -28,6 +28,8 @@ def read_points(data: xr.DataTree) -> PointMass:
     one value in all draws on the unconstrained scale, since zeros of a triangular matrix are no unknowns; without that scale a
     variable that never moves may be a constant of the model, so all of them have to be points.
     """
+    if "posterior" not in data.children:  # of a model without latents
+        return PointMass()
     attrs = data["posterior"].attrs
     said = [read_names(attrs.get(name)) for name in (POINTS, FOLLOWING)]
     if any(said):

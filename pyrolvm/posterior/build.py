@@ -579,9 +579,7 @@ def site_dataset(
         for name, fit in named.items()
         for dim, size in zip(fit, values[name].shape[len(sample_dims) :], strict=False)
     }
-    given = coords or {}
-    found = {dim: given.get(dim, ()) for dim in sizes}
-    labels = {dim: label for dim, label in found.items() if sizes[dim] == len(label)}
+    labels = {dim: label for dim, label in (coords or {}).items() if sizes.get(dim) == len(label)}
     if draws is not None:
         labels = labels | {"draw": draws}
     bare = [name for name in values if name in dims and name not in named]

@@ -175,7 +175,8 @@ def test_recipes() -> None:
 )
 def test_what_is_no_guide_is_refused(guide: Any) -> None:
     with pytest.raises(
-        lvm.ArgumentError, match=r"guide must be a name, a Pyro guide function, or an AutoGuide.*Fix: use one of"
+        lvm.ArgumentError,
+        match=r"guide must be a name, a Pyro guide function, an AutoGuide class or instance.*Fix: use one of",
     ):
         fit(guide)
 
