@@ -253,7 +253,7 @@ def _raised_in_a_program(error: BaseException) -> str | None:
     below = [f for f in frames[max(ours, default=-1) + 1 :] if not f.filename.startswith((*_LIBRARY, "<"))]
     below = [frame for frame in below if not _ZOO & set(Path(frame.filename).parts)]
     own = [frame for frame in below if not _INSTALLED & set(Path(frame.filename).parts)]
-    for frame in reversed(own or below):
+    for frame in reversed(own):  # of installed packages nobody can tell whether the program called them, or we did
         code = (frame.line or linecache.getline(frame.filename, frame.lineno or 0)).strip()
         return f"{Path(frame.filename).name}:{frame.lineno}: `{code}`"
     return None

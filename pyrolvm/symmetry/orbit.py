@@ -43,7 +43,7 @@ def lies_apart(block: Block, flat: Values) -> bool:
         radius = np.sqrt(np.sum(flat[:, block.slices] ** 2, axis=1))
         normal = math.exp(math.lgamma((axes + 1) / 2) - math.lgamma(axes / 2)) * math.sqrt(2)
         return bool(_ratios(radius).max() > HOLLOW * normal / math.sqrt(axes - normal**2))
-    return any(_score(generator, flat).max() > 1 for generator in block.generators)
+    return any(np.max(_score(generator, flat), initial=0.0) > 1 for generator in block.generators)
 
 
 def _ratios(sizes: Values) -> Values:
