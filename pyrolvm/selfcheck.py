@@ -22,6 +22,7 @@ from torch import Tensor
 from pyrolvm._compat import nutpie
 from pyrolvm._compat import torch as private
 from pyrolvm.errors import CaptureError, PyrolvmWarning
+from pyrolvm.forks import jax_is_lost
 
 __all__ = ["PARTS", "fault", "forget", "require", "warning", "works"]
 
@@ -194,6 +195,8 @@ def require(part: str) -> None:
     Raises:
         CaptureError: if it does not; that is said once besides.
     """
+    if part == "jax" and jax_is_lost():
+        return  # no fault of the installation: it is told where JAX is used
     cause = fault(part)
     if cause is not None:
         _say(part)

@@ -21,7 +21,7 @@ from pyrolvm.capture.native import NativeGradient, compile_gradient
 from pyrolvm.capture.native.gradient import lowered_gradient
 from pyrolvm.capture.native.index import Index, fold, split, variables
 from pyrolvm.density.joint import Joint
-from pyrolvm.errors import CaptureError
+from pyrolvm.errors import CaptureError, PyrolvmWarning
 from pyrolvm.program.problem import Problem
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -486,7 +486,10 @@ def test_a_density_of_moved_coordinates_is_that_of_the_point(whole: bool) -> Non
 
 def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    with pytest.raises(CaptureError, match="needs a C compiler"):
+    with (
+        pytest.warns(PyrolvmWarning, match="'cc' is not there"),
+        pytest.raises(CaptureError, match="needs a C compiler"),
+    ):
         compiled(lambda x: x.sum())
 
 

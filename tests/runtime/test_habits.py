@@ -74,7 +74,7 @@ CALLS: dict[str, tuple[Callable[[lvm.Problem], Any], str]] = {
     "a problem and a tensor": (lambda p: lvm.fit(p, X), r"got tensor\(.*; data go to the problem"),
     "a problem and a table": (
         lambda p: lvm.fit(p, pd.DataFrame({"x": [1.0]})),
-        "got DataFrame; data go to the problem",
+        "data go to the problem, together with the model",
     ),
     "a problem as guide": (lambda p: lvm.fit(p, p), "guide must be a name.*got Problem"),
     "a loader": (lambda p: lvm.fit(p, DataLoader(TensorDataset(X))), r"\*lvm.stream\(loader\)"),
