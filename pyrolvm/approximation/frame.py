@@ -455,7 +455,7 @@ def _near(one: Fitted, other: Fitted) -> bool:
 def _local_evidence(target: Target, family: Student, seed: int) -> float:
     proposal = family.with_freedom(10.0)
     points = proposal.sample(2048, seed)
-    values, _ = target.finite(points)
+    values = target.values(points)
     log_weight = values - proposal.log_density(points)
     top = log_weight.max()
     return float(top + np.log(np.mean(np.exp(log_weight - top)))) if np.isfinite(top) else -np.inf

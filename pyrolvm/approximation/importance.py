@@ -70,7 +70,7 @@ def draw_weighed(target: Target, family: Student, count: int, seed: int) -> Weig
     """Draws and weighs."""
     with threadpool_limits(1, user_api="blas"):
         points = family.sample(count, seed)
-        log_p, _ = target.finite(points)
+        log_p = target.values(points)
         log_q = family.log_density(points)
     figures, weights = weigh(np.where(np.isfinite(log_p), log_p - log_q, -np.inf))
     return Weighed(points, log_p, log_q, weights, figures, family)

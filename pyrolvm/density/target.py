@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm import budget
@@ -17,7 +18,7 @@ from pyrolvm.capture import Captured, capture
 from pyrolvm.capture.graph import on_processor, widened
 from pyrolvm.density.coordinates import constrained, flattened
 from pyrolvm.density.joint import Joint
-from pyrolvm.density.ways import Evaluate, Points, by_inductor, by_torch, by_xla
+from pyrolvm.density.ways import Evaluate, Points, Values, by_inductor, by_torch, by_xla, values_by_torch, values_by_xla
 from pyrolvm.errors import CaptureError, FitError
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ PATIENCE = 5.0
 
 ASKED, ASKED_AT_ONCE = 24, 3
 """Points where a compiled density is not finite at which stock Pyro is run, in all and in one call."""
+
+ALONE = {"c": 2.5e6, "jax": 1e7, "torch": 0.0}
+"""Numbers, for each operation of a density, that the points of one call ask for together from which on densities without
+gradients are worth a program of their own. By their number alone, not by the clock, and for each call by itself: the last digits
+may be others."""
+
+OPERATIONS = 100
+"""What a program costs besides its operations, counted as such."""
 
 PIECE = 512
 """Points between two looks at a budget's seconds."""
@@ -81,6 +90,7 @@ class Target:
     seconds: float = 0.0
     allowance: float = np.inf
     disowned: dict[str, str] = field(default_factory=dict)
+    _alone: dict[str, Values | None] = field(default_factory=dict, repr=False)
     _captured: Captured | None = field(default=None, repr=False)
     _left: list[str] = field(default_factory=list, repr=False)
     _asked: int = field(default=0, repr=False)
@@ -157,9 +167,7 @@ class Target:
             return by_xla(captured), True
         if self.engine == "inductor":
             return by_inductor(captured, zero.cpu().double()), True
-        like = captured.module.graph.find_nodes(op="placeholder")[0].meta["device"]
-        wide = like.type == "cpu"
-        return by_torch(widened(captured), zero.to(like).double()) if wide else by_torch(captured, zero)
+        return by_torch(*_for_torch(captured, zero))
 
     @classmethod
     def eager(cls, joint: Joint, potential: Callable[[Tensor], Tensor]) -> Target:
@@ -192,32 +200,86 @@ class Target:
             FitError: if it has taken more seconds than its allowance.
             Spent: if the seconds of a budget are over for long, and many points are not done.
         """
+        points = self._admitted(points)
+        while True:
+            values, gradients = self._timed(self._evaluate, points)
+            fine = np.isfinite(values) & np.isfinite(gradients).all(axis=1)
+            if self._captured is None or self.engine == "pyro" or not self._disown(points, fine):
+                return values, gradients
+
+    def values(self, points: Points) -> Points:
+        """Log densities alone at points of shape ``(count, size)``; minus infinity where they are not finite, whatever gradients are.
+
+        Of many points they are computed without gradients. A draw's share of the posterior's mass is by its density alone: weights
+        would miss what is left out because a gradient is not finite.
+
+        Raises:
+            FitError: as a call.
+            Spent: as a call.
+        """
+        while (alone := self._without_gradients(len(points))) is not None:
+            points = self._admitted(points)
+            (values,) = self._timed(lambda part: (alone(part),), points)
+            if not self._disown(points, np.isfinite(values)):
+                return np.where(np.isfinite(values), values, -np.inf)
+        values, _ = self(points)
+        return np.where(np.isfinite(values), values, -np.inf)
+
+    def _admitted(self, points: Points) -> Points:
         if self.seconds > self.allowance:
             raise FitError(
                 f"the search took {self.evaluations:,} densities and gradients of {self.joint.problem.name} in {self.seconds:.0f} s by "
                 f"engine {self.engine!r}, more than the {self.allowance:.0f} s that it may save. {self.reason}".strip()
             )
         self.evaluations += len(points)
-        points = np.ascontiguousarray(points, dtype=np.float64)
-        while True:
-            started = time.perf_counter()
-            values, gradients = self._in_pieces(points)
-            self.seconds += time.perf_counter() - started
-            if self.engine == "torch" and self.seconds > PATIENCE and self._captured is not None:
-                self._compile()
-            if self._captured is None or self.engine == "pyro" or not self._disown(points, values, gradients):
-                return values, gradients
+        return np.ascontiguousarray(points, dtype=np.float64)
 
-    def _in_pieces(self, points: Points) -> tuple[Points, Points]:
-        """Log densities and gradients, with looks at a budget's seconds on the way."""
-        if not math.isfinite(budget.left()) or len(points) <= PIECE:
-            return self._evaluate(points)
-        values, gradients = np.empty(len(points)), np.empty(points.shape)
-        for start in range(0, len(points), PIECE):
-            budget.check(GRACE)
-            part = slice(start, start + PIECE)
-            values[part], gradients[part] = self._evaluate(points[part])
-        return values, gradients
+    def _timed(self, evaluate: Callable[[Points], tuple[Points, ...]], points: Points) -> tuple[Points, ...]:
+        """What a function gives of points; a graph that has been run operation by operation for long is compiled afterwards."""
+        started = time.perf_counter()
+        found = _in_pieces(evaluate, points)
+        self.seconds += time.perf_counter() - started
+        if self.engine == "torch" and self.seconds > PATIENCE and self._captured is not None:
+            self._compile()
+        return found
+
+    def _without_gradients(self, count: int) -> Values | None:
+        """What computes so many log densities without gradients, where that pays and can be done."""
+        captured, engine = self._captured, self.engine
+        if captured is None or engine not in ALONE or not self.together:
+            return None
+        if count * captured.numbers < ALONE[engine] * (OPERATIONS + captured.size):
+            return None
+        if engine not in self._alone:
+            try:
+                self._alone[engine] = self._made_alone(captured)
+            except CaptureError as error:
+                self._alone[engine] = None
+                self.reason = f"{self.reason} Without gradients: {error}".strip()
+        return self._alone[engine]
+
+    def _made_alone(self, captured: Captured) -> Values:
+        """The engine's density without gradients, once it is the one with gradients at the two points where that was compared.
+
+        Raises:
+            CaptureError: if the engine cannot make it, or it is another.
+        """
+        values: Values
+        if self.engine == "c":
+            from pyrolvm.capture.native import compile_density
+
+            values = compile_density(captured)
+        elif self.engine == "jax":
+            values = values_by_xla(captured)
+        else:
+            values = values_by_torch(*_for_torch(captured, _zero(self.joint)))
+        points = np.stack(_places(self.size))
+        wanted, found = self._evaluate(points)[0], values(points)
+        tolerance = _TOLERANCE.get(self.joint.problem.dtype, 1e-2)
+        for one, other in zip(wanted, found, strict=True):
+            if np.isfinite([one, other]).any() and not abs(one - other) <= tolerance * (1 + abs(one)):
+                raise CaptureError(f"the compiled density is {other:.8g} where with its gradient it is {one:.8g}.")
+        return values
 
     def _compile(self) -> None:
         """Compiles a graph that has been run operation by operation for long; once."""
@@ -233,15 +295,13 @@ class Target:
             self.engine, (self._evaluate, self.together) = "torch", before
             self.reason = f"{self.reason} {error}".strip()
 
-    def _disown(self, points: Points, values: Points, gradients: Points) -> bool:
-        """Runs stock Pyro at some of the points where a compiled density is not finite, and goes on to the next engine if it should be.
+    def _disown(self, points: Points, fine: NDArray[np.bool_]) -> bool:
+        """Runs stock Pyro at some of the points where a compiled density is not fine, and goes on to the next engine if it should be.
 
         Returns:
             Whether it has gone on.
         """
-        bad = np.flatnonzero(
-            ~(np.isfinite(values) & np.isfinite(gradients).all(axis=1)) & np.isfinite(points).all(axis=1)
-        )
+        bad = np.flatnonzero(~fine & np.isfinite(points).all(axis=1))
         count = min(len(bad), ASKED_AT_ONCE, ASKED - self._asked)
         if count <= 0:
             return False
@@ -285,6 +345,29 @@ class Target:
         return torch.as_tensor(points).to(dtype=problem.dtype, device=problem.device)
 
 
+def _for_torch(captured: Captured, zero: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """A graph for torch to run, and what its points are like: in double precision, but on a device."""
+    device = captured.module.graph.find_nodes(op="placeholder")[0].meta["device"]
+    return (widened(captured), zero.to(device).double()) if device.type == "cpu" else (captured, zero)
+
+
+def _in_pieces(evaluate: Callable[[Points], tuple[Points, ...]], points: Points) -> tuple[Points, ...]:
+    """What a function gives of points, with looks at a budget's seconds on the way."""
+    if not math.isfinite(budget.left()) or len(points) <= PIECE:
+        return evaluate(points)
+    parts: list[tuple[Points, ...]] = []
+    for start in range(0, len(points), PIECE):
+        budget.check(GRACE)
+        parts.append(evaluate(points[start : start + PIECE]))
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _places(size: int) -> tuple[Points, Points]:
+    """The two points at which engines are compared."""
+    random = np.random.default_rng(101)
+    return random.normal(0.0, 0.3, size), random.uniform(-1.0, 1.0, size)
+
+
 def _checked(target: Target, zero: Tensor) -> Target:
     """The target, once its values and gradients at two points are those of stock Pyro.
 
@@ -292,8 +375,7 @@ def _checked(target: Target, zero: Tensor) -> Target:
         CaptureError: if they are others; nothing may run on a density that is not the model's.
     """
     joint, tolerance = target.joint, _TOLERANCE.get(zero.dtype, 1e-2)
-    random = np.random.default_rng(101)
-    for point in (random.normal(0.0, 0.3, target.size), random.uniform(-1.0, 1.0, target.size)):
+    for point in _places(target.size):
         flat = target.tensor(point).requires_grad_(True)
         with torch.enable_grad():
             wanted = joint.potential(flat)

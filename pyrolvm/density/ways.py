@@ -16,10 +16,11 @@ from pyrolvm.capture.graph import widened
 from pyrolvm.capture.vmap import vmapped
 from pyrolvm.errors import CaptureError
 
-__all__ = ["Evaluate", "Points", "by_inductor", "by_torch", "by_xla"]
+__all__ = ["Evaluate", "Points", "Values", "by_inductor", "by_torch", "by_xla", "values_by_torch", "values_by_xla"]
 
 Points = NDArray[np.float64]
 Evaluate = Callable[[Points], tuple[Points, Points]]
+Values = Callable[[Points], Points]
 
 WIDTHS = (1, 32, 512)
 """Points that one compiled program takes at a time; fewer are filled up."""
@@ -36,32 +37,70 @@ def by_xla(captured: Captured) -> Evaluate:
     """
     import jax
 
+    one, constants, size = _by_jax(captured)
+    run = _for_each_width(jax.vmap(jax.value_and_grad(one), in_axes=(0, None)), constants, size)
+
+    def both(points: Points) -> tuple[Points, Points]:
+        values, gradients = run(points)
+        return -np.asarray(values, np.float64), -np.asarray(gradients, np.float64)
+
+    evaluate = _by_widths(both, WIDTHS)
+    _tried("XLA", evaluate, size)
+    return evaluate
+
+
+def values_by_xla(captured: Captured) -> Values:
+    """As :func:`by_xla`, without gradients, for many points.
+
+    Raises:
+        CaptureError: as there.
+    """
+    import jax
+
+    one, constants, size = _by_jax(captured)
+    run = _for_each_width(jax.vmap(one, in_axes=(0, None)), constants, size)
+
+    def alone(points: Points) -> tuple[Points, Points]:
+        return -np.asarray(run(points), np.float64), points  # which stand where gradients would
+
+    evaluate = _by_widths(alone, WIDTHS[-1:])
+    _tried("XLA", evaluate, size)
+    return lambda points: evaluate(points)[0]
+
+
+def _by_jax(captured: Captured) -> tuple[Callable[[Any, Any], Any], Any, int]:
+    """A potential as a function that JAX traces, of a point and constants; these; and the number of unknowns.
+
+    Raises:
+        CaptureError: if an operation has no rule, or XLA would take too long.
+    """
     from pyrolvm.capture.jax import lower, precision
-    from pyrolvm.capture.jax.compiling import compiled
 
     if captured.size > XLA_LONG:
         raise CaptureError(f"XLA takes long to compile {captured.size:,} operations.")
     with precision(torch.float64):
         program = lower(widened(captured))
     size = captured.module.graph.find_nodes(op="placeholder")[0].meta["val"].numel()
+    return lambda point, constants: program.function((point,), (), constants, None), program.constants, size
 
-    def one(point: Any, constants: Any) -> Any:
-        return program.function((point,), (), constants, None)
 
-    both = jax.jit(jax.vmap(jax.value_and_grad(one), in_axes=(0, None)))
-    ready: dict[int, Any] = {}
+def _for_each_width(function: Any, constants: Any, size: int) -> Callable[[Points], Any]:
+    """A function of points and constants, compiled for each number of points when it is first needed."""
+    import jax
 
-    def run(points: Points) -> tuple[Points, Points]:
+    from pyrolvm.capture.jax import precision
+    from pyrolvm.capture.jax.compiling import compiled
+
+    jitted, ready = jax.jit(function), dict[int, Any]()
+
+    def run(points: Points) -> Any:
         with precision(torch.float64):
             if len(points) not in ready:
-                lowered = both.lower(np.zeros((len(points), size)), program.constants)
+                lowered = jitted.lower(np.zeros((len(points), size)), constants)
                 ready[len(points)] = compiled(lowered, quick=True)
-            values, gradients = ready[len(points)](points, program.constants)
-            return -np.asarray(values, np.float64), -np.asarray(gradients, np.float64)
+            return jax.block_until_ready(ready[len(points)](points, constants))
 
-    evaluate = _by_widths(run, WIDTHS)
-    _tried("XLA", evaluate, size)
-    return evaluate
+    return run
 
 
 def by_inductor(captured: Captured, like: Tensor) -> Evaluate:
@@ -128,6 +167,22 @@ def by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Evalu
     return at_once, True
 
 
+def values_by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> Values:
+    """As :func:`by_torch` where it takes all points at once, without gradients.
+
+    Raises:
+        CaptureError: if it needs gradients of its own.
+    """
+    together = vmapped(lambda u: torch.as_tensor(potential(u)))
+
+    def alone(points: Points) -> Points:
+        with torch.no_grad():
+            return np.asarray(-together(torch.as_tensor(points).to(like)).cpu().double().numpy())
+
+    _tried("torch", alone, like.numel())
+    return alone
+
+
 def _by_widths(run: Evaluate, widths: tuple[int, ...]) -> Evaluate:
     """A function of any number of points by one that is compiled for each of a few numbers."""
 
@@ -147,7 +202,7 @@ def _by_widths(run: Evaluate, widths: tuple[int, ...]) -> Evaluate:
     return evaluate
 
 
-def _tried(what: str, evaluate: Evaluate, size: int) -> None:
+def _tried(what: str, evaluate: Callable[[Points], Any], size: int) -> None:
     """Runs an engine once.
 
     Raises:

@@ -331,7 +331,7 @@ def _matched(joint: Joint, pool: Pool, figures: Weights, draw: Draw) -> tuple[Po
         if move is None:
             break
         trial = move(points)
-        density, _ = target.finite(trial)
+        density = target.values(trial)
         after, _ = weigh(np.where(np.isfinite(density), density - log_q + move.log_det, -np.inf))
         if not after.khat < khat - 0.01:
             break
@@ -342,7 +342,7 @@ def _matched(joint: Joint, pool: Pool, figures: Weights, draw: Draw) -> tuple[Po
     points, _, log_q = _plain(target, draw(len(pool.log_p), FRESH))
     for move in moves:
         points, log_q = move(points), log_q - move.log_det
-    log_p, _ = target.finite(points)
+    log_p = target.values(points)
     fresh = Pool(log_p, log_q, lambda which: target.draws(points[which]))
     after, weights = weigh(fresh.log_weight)
     return (fresh, after, weights, len(moves)) if after.khat < figures.khat else None
@@ -351,7 +351,7 @@ def _matched(joint: Joint, pool: Pool, figures: Weights, draw: Draw) -> tuple[Po
 def _plain(target: Target, pool: Pool) -> tuple[Points, Points, Points]:
     """A pool's draws as points of a target, with both log densities there."""
     points = target.points(pool.take(np.arange(len(pool.log_p))))
-    log_p, _ = target.finite(points)
+    log_p = target.values(points)
     # The guide's density in these coordinates: its draws have the Jacobian in common with the model's.
     with np.errstate(invalid="ignore"):
         return points, log_p, pool.log_q + np.where(np.isfinite(log_p), log_p - pool.log_p, 0.0)

@@ -252,7 +252,7 @@ def _log_ratios(
     proposal = Gaussian.of(fitted.reshape(-1, size))
     found = []
     for points in (kept.reshape(-1, size), proposal.sample(count, random)):
-        value, _ = coordinates.target.finite(points)
+        value = coordinates.target.values(points)
         found.append(np.asarray(value - proposal(points)[0]))
     return found[0].reshape(kept.shape[:2]), found[1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,7 @@ from pyrolvm.capture.native.codegen import Body, check_plain, differentiable, he
 from pyrolvm.errors import CaptureError
 from pyrolvm.machine import available
 
-__all__ = ["NativeGradient", "compile_gradient"]
+__all__ = ["NativeGradient", "address_of", "compile_gradient", "over_threads"]
 
 _TEXT = """\
 {helpers}
@@ -119,7 +120,7 @@ class NativeGradient:
             )
         table = np.array([self.data, mean.ctypes.data, root.ctypes.data, root.ndim == 2], dtype=np.uintp)
         held = (*self._held, table, mean, root)
-        return replace(self, address=_address(self._held[0].moved_density), data=table.ctypes.data, _held=held)
+        return replace(self, address=address_of(self._held[0].moved_density), data=table.ctypes.data, _held=held)
 
     def many(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Log densities ``(count,)`` and gradients ``(count, size)`` at points ``(count, size)``; NaN or infinite where so."""
@@ -127,25 +128,31 @@ class NativeGradient:
         if points.ndim != 2 or points.shape[1] != self.size:
             raise CaptureError(f"the points have shape {points.shape}, expected (count, {self.size}).")
         values, gradients = np.empty(len(points)), np.empty(points.shape)
-        many = _MANY(_address(self._held[0].log_densities))
+        many = _MANY(address_of(self._held[0].log_densities))
 
         def some(part: slice) -> None:
             x, slopes, found = points[part], gradients[part], values[part]
             many(len(x), x.ctypes.data, slopes.ctypes.data, found.ctypes.data, self.address, self.data)
 
-        threads = max(1, min(available(), len(points) // SHARED))
-        ends = np.linspace(0, len(points), threads + 1).astype(int)
-        parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
-        if threads == 1:
-            some(parts[0])
-            return values, gradients
-        with ThreadPoolExecutor(threads, thread_name_prefix="density") as pool:
-            list(pool.map(some, parts))
+        over_threads(len(points), some)
         return values, gradients
 
 
 SHARED = 1_000
 """Points for each of several threads, of which there are no more than processors."""
+
+
+def over_threads(count: int, some: Callable[[slice], None]) -> None:
+    """Runs a function of parts of ``count`` points, by several threads where that pays."""
+    threads = max(1, min(available(), count // SHARED))
+    ends = np.linspace(0, count, threads + 1).astype(int)
+    parts = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+    if threads == 1:
+        some(parts[0])
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="density") as pool:
+        list(pool.map(some, parts))
+
 
 _MANY = ctypes.CFUNCTYPE(None, ctypes.c_uint64, *[ctypes.c_void_p] * 5)
 _TYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[ctypes.c_void_p] * 4)
@@ -164,12 +171,13 @@ def compile_gradient(captured: Captured) -> NativeGradient:
     size, body = lowered_gradient(captured)
     library = compiled(_TEXT.format(helpers=helpers(), size=size, body=body))
     table = np.array([array.ctypes.data for array in body.data] or [0], dtype=np.uintp)
-    address, identity = _address(library.log_density), _address(library.identity)
+    address, identity = address_of(library.log_density), address_of(library.identity)
     seconds = time.perf_counter() - started
     return NativeGradient(size, address, table.ctypes.data, identity, seconds, (library, table, body.data))
 
 
-def _address(function: Any) -> int:
+def address_of(function: Any) -> int:
+    """Where a function of a library lies."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 

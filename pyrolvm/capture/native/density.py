@@ -1,0 +1,101 @@
+"""A log density as a C function that computes no gradient."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyrolvm.capture.graph import Captured
+from pyrolvm.capture.native.build import compiled
+from pyrolvm.capture.native.codegen import Body, check_plain, differentiable, helpers, lowered, recorded
+from pyrolvm.capture.native.gradient import address_of, over_threads
+from pyrolvm.errors import CaptureError
+
+__all__ = ["NativeDensity", "compile_density"]
+
+_TEXT = """\
+{helpers}
+static __attribute__((noinline)) int64_t log_density(const double *restrict point, double *restrict result, const void *const *data) {{
+(void)data;
+{body.opening}
+{body.text}
+{body.closing}
+return 0;
+}}
+
+void log_densities(uint64_t count, const double *restrict points, double *restrict values, const void *const *data) {{
+for (uint64_t i = 0; i < count; i++) if (log_density(points + i * {size}, values + i, data)) values[i] = NAN;
+}}
+"""
+
+
+@dataclass(frozen=True)
+class NativeDensity:
+    """Minus a potential in C. Threads may call it at the same time.
+
+    Attributes:
+        size: the number of unknowns.
+        seconds: what writing and compiling it took.
+    """
+
+    size: int
+    seconds: float
+    _address: int
+    _data: int
+    _held: tuple[Any, ...]
+
+    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log densities ``(count,)`` at points ``(count, size)``; NaN or infinite where they are so."""
+        points = np.ascontiguousarray(points, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != self.size:
+            raise CaptureError(f"the points have shape {points.shape}, expected (count, {self.size}).")
+        values, many = np.empty(len(points)), _MANY(self._address)
+
+        def some(part: slice) -> None:
+            x, found = points[part], values[part]
+            many(len(x), x.ctypes.data, found.ctypes.data, self._data)
+
+        over_threads(len(points), some)
+        return values
+
+
+_MANY = ctypes.CFUNCTYPE(None, ctypes.c_uint64, *[ctypes.c_void_p] * 3)
+
+
+def compile_density(captured: Captured) -> NativeDensity:
+    """Compiles minus a captured potential, in double precision whatever the potential's dtype is.
+
+    Args:
+        captured: a function of one vector to one number.
+
+    Raises:
+        CaptureError: if an operation has no rule, which is named, or there is no C compiler.
+    """
+    started = time.perf_counter()
+    size, body = _lowered(captured)
+    library = compiled(_TEXT.format(helpers=helpers(), size=size, body=body))
+    table = np.array([array.ctypes.data for array in body.data] or [0], dtype=np.uintp)
+    seconds = time.perf_counter() - started
+    held = (library, table, body.data)
+    return NativeDensity(size, seconds, address_of(library.log_densities), table.ctypes.data, held)
+
+
+def _lowered(captured: Captured) -> tuple[int, Body]:
+    if captured.noise or captured.inputs != 1:
+        raise CaptureError("engine 'c' needs a potential of one vector, without random numbers.")
+    check_plain(captured)
+    point = captured.module.graph.find_nodes(op="placeholder")[0].meta["val"]
+    potential = differentiable(captured)
+
+    def run(leaves: list[torch.Tensor]) -> tuple[torch.Tensor]:
+        (value,) = potential(leaves[0].detach())
+        return (-value.detach(),)
+
+    module = recorded(run, [torch.zeros(point.shape, dtype=point.dtype)])
+    return point.numel(), lowered(module, ["point"], ["result"])
