@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from pyrolvm.analytic import exact
-from pyrolvm.budget import Spent, finishing, spent, within
+from pyrolvm.budget import Spent, finishing, left, spent, within
 from pyrolvm.density import with_digits
 from pyrolvm.errors import ArgumentError, FitError, ProblemError, checked_seed, positive_float, positive_int
 from pyrolvm.habits import verb
@@ -22,6 +23,7 @@ from pyrolvm.ladder.orbits import complete
 from pyrolvm.ladder.restarts import with_restarts
 from pyrolvm.mcmc import nuts
 from pyrolvm.posterior import Fit, Posterior
+from pyrolvm.posterior.build import passed_on
 from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.guide import choose, resolve
 from pyrolvm.program.problem import Problem, check_problem
@@ -376,7 +378,8 @@ def _confirmed(problem: Problem, method: Any, draws: int | None, restarts: int, 
 
 
 def _variational(problem: Problem, method: Any, draws: int | None, seed: int, progress: Any) -> Fit:
-    result = fit(problem, method, draws=RAW_DRAWS, dtype=problem.dtype, seed=seed, progress=progress)
+    with passed_on() if math.isinf(left()) else nullcontext():  # a budget may end before there is a correction
+        result = fit(problem, method, draws=RAW_DRAWS, dtype=problem.dtype, seed=seed, progress=progress)
     if result.maximum_likelihood or result.point_estimate or spent():
         return result
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -59,6 +59,7 @@ __all__ = [
     "noted",
     "optimization_dataset",
     "ordered",
+    "passed_on",
     "site_dataset",
     "storable",
     "variational_tree",
@@ -85,6 +86,7 @@ FEW = 256
 Draws = dict[str, Tensor]
 
 _LEAN: ContextVar[bool] = ContextVar("lean", default=False)
+_PASSED_ON: ContextVar[bool] = ContextVar("passed_on", default=False)
 
 
 @contextmanager
@@ -95,6 +97,19 @@ def lean() -> Iterator[None]:
         yield
     finally:
         _LEAN.reset(token)
+
+
+@contextmanager
+def passed_on() -> Iterator[None]:
+    """Fits made inside go to a correction, which makes all groups afresh of other draws: they are lean.
+
+    Not those that nothing corrects: point estimates and maximum likelihood.
+    """
+    token = _PASSED_ON.set(True)
+    try:
+        yield
+    finally:
+        _PASSED_ON.reset(token)
 
 
 def default_draws(problem: Problem) -> int:
@@ -122,9 +137,11 @@ def variational_tree(
     point = _point(problem, guide, values) if problem.continuous else PointMass()
     outside = np.isposinf(log_q.detach().cpu().numpy()).reshape(1, -1)
     attrs = {**attrs, **point.attrs(), **({OUTSIDE: float(outside.mean())} if outside.any() else {})}
-    groups = _groups(problem, values or lanes(problem, len(log_q)), attempts, chains=1, attrs=attrs)
+    likelihood = attrs["inference_method"] == "maximum_likelihood"
+    with lean() if _PASSED_ON.get() and not point and not likelihood else nullcontext():
+        groups = _groups(problem, values or lanes(problem, len(log_q)), attempts, chains=1, attrs=attrs)
     lp = groups.pop("lp")
-    if attrs["inference_method"] == "maximum_likelihood":
+    if likelihood:
         groups["sample_stats"] = site_dataset({"lp": lp}, {}, attrs=attrs)
         groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
         return attempts.note(xr.DataTree.from_dict(ordered(groups)))

@@ -425,3 +425,37 @@ def test_chains_come_before_a_flow_where_they_are_quicker(
     with pytest.raises(lvm.FitError, match="no method could be run"):
         infer(counts, COUNTS, methods=["student", "flow", "nuts"])  # as they were asked for
     assert tried == ["student", "flow", "nuts"]
+
+
+# --- groups that are made once ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [counts, linear, rows_of_two])
+def test_the_groups_of_a_correction_are_those_of_a_fit_corrected_by_hand(model: Any) -> None:
+    problem = lvm.Problem(model, COUNTS if model is not linear else ONE)
+    found = lvm.infer(problem, methods=["student"], seed=0, progress=False)
+    by_hand = correction.correct(
+        lvm.fit(problem, "student", draws=inference.RAW_DRAWS, seed=0, progress=False), draws=None, seed=0
+    )
+    assert list(found.data.children) == list(by_hand.data.children)
+    assert "log_likelihood" in found.data and "prior" in found.data
+    for name in ("posterior", "uncorrected_posterior", "log_likelihood", "proposal_stats"):
+        for variable, values in by_hand.data[name].data_vars.items():
+            np.testing.assert_array_equal(found.data[name][variable].values, values.values)
+
+
+def test_a_fit_that_is_corrected_makes_no_groups_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw: list[Any] = []
+    correct = inference.correct
+    monkeypatch.setattr(inference, "correct", lambda fit, **options: raw.append(fit.data) or correct(fit, **options))
+    lvm.infer(lvm.Problem(counts, COUNTS), methods=["student"], progress=False)
+    assert "posterior" in raw[0] and "sample_stats" in raw[0]
+    assert not {"log_likelihood", "prior", "posterior_predictive"} & set(raw[0].children)
+    lvm.infer(lvm.Problem(counts, COUNTS), methods=["student"], budget=600.0, progress=False)
+    assert "log_likelihood" in raw[1]
+
+
+def test_results_that_nothing_corrects_have_all_groups() -> None:
+    point = lvm.infer(lvm.Problem(counts, COUNTS), methods=[pyro.infer.autoguide.AutoDelta], progress=False)
+    assert point.point_estimate
+    assert {"log_likelihood", "prior", "posterior_predictive"} <= set(point.data.children)
