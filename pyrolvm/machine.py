@@ -25,7 +25,7 @@ def available() -> int:
 
 
 def free_memory() -> int | None:
-    """How many bytes this process may still take, by the system and by its container; ``None`` where neither says."""
+    """How many bytes this process may still take, by the system, its container and its own limit; ``None`` where none says."""
     found = []
     try:
         rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
@@ -37,7 +37,20 @@ def free_memory() -> int | None:
             found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
         except (OSError, ValueError):  # no container, or one without a limit
             continue
+    found += _left_of_limit()
     return max(min(found), 0) if found else None
+
+
+def _left_of_limit() -> list[int]:
+    """What is left of a limit that was set on this process's address space (``ulimit -v``), if one was."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError, ValueError, IndexError):
+        return []
+    return [] if limit == resource.RLIM_INFINITY else [limit - pages * resource.getpagesize()]
 
 
 def require_memory(what: str, size: float, fix: str) -> None:

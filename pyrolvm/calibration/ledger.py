@@ -16,7 +16,8 @@ from typing import Any
 
 from pyrolvm.calibration.job import Record
 from pyrolvm.errors import StoreError
-from pyrolvm.store import Lock, make_folder, replace, write_json
+from pyrolvm.runs import readers
+from pyrolvm.store import Lock, make_folder, read_json, replace, write_json
 
 __all__ = ["MARKER", "Ledger", "is_calibration", "read"]
 
@@ -34,21 +35,18 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[int, Record]]:
     Raises:
         StoreError: if it holds none, or what it says cannot be read.
     """
-    try:
-        about = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not is_calibration(folder):
         raise StoreError(
             f"{folder} holds no calibration: there is no {MARKER}. Fix: give the folder that calibrate wrote."
-        ) from None
-    except ValueError as error:
-        raise StoreError(f"{folder / MARKER} is damaged: {error}. Fix: restore it, or run again.") from None
+        )
+    about = read_json(folder / MARKER)
     records: dict[int, Record] = {}
     path = folder / LINES
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+    for line in readers.read_bytes(path, growth=readers.JSON_GROWTH).split(b"\n") if path.exists() else ():
         try:
-            record = json.loads(line)
+            record = readers.parse_json(line, path)
             records[int(record["simulation"])] = record
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, OverflowError, KeyError, TypeError):
             continue  # a line cut short, which is run again
     return about, records
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyrolvm.cli.output import jsonable, replace_text
 from pyrolvm.errors import ArgumentError, StoreError
+from pyrolvm.runs.readers import read_json
 
 __all__ = ["Comparing", "choose_folder", "choose_picture", "is_calibration", "is_sweep", "posteriors_in", "slug"]
 
@@ -174,7 +175,7 @@ def posteriors_in(paths: Iterable[str]) -> dict[str, Path]:
 
 def _parts(path: Path) -> dict[str, Path]:
     try:
-        labels = json.loads((path / MARKER).read_text(encoding="utf-8"))["posteriors"]
+        labels = read_json(path / MARKER)["posteriors"]
         # The names come from a file: they may not lead out of the run.
         parts = {str(label): path / POSTERIORS / folder for label, folder in labels.items() if _is_name(folder)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib.util
-import json
+import math
+import os
 import re
 import sys
 import traceback
-import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from pyrolvm.cli.archives import read_npz
+from pyrolvm.cli.data_files import DATA, Refused
+from pyrolvm.cli.tables import read_table
 from pyrolvm.errors import ArgumentError, DataError, ProblemError, unknown_name
+from pyrolvm.runs.readers import JSON_BYTES, JSON_GROWTH, parse_json, parsing, read_bytes
 
 __all__ = ["file_and_name", "load_data", "load_module", "member"]
 
@@ -109,50 +113,37 @@ def load_data(path: Path) -> dict[str, Any]:
     Raises:
         DataError: if the file is missing, of another kind, or holds what is no number.
     """
-    if not path.is_file():
+    readers = {".npz": read_npz, ".json": _read_json, ".csv": _read_csv}
+    reader = readers.get(path.suffix.lower())
+    if not os.path.exists(path):
         raise DataError(
             f"there is no data file {str(path)!r}. Fix: check the path; it is relative to the current folder."
         )
-    readers = {".npz": _read_npz, ".json": _read_json, ".csv": _read_csv}
-    reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(
             f"data file {str(path)!r} ends in {path.suffix or 'nothing'!r}, expected .npz, .json or .csv. "
             "Fix: save it as one of these."
         )
-    try:
+    with parsing(path, DATA):
         return reader(path)
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, RecursionError, MemoryError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"data file {str(path)!r} cannot be read: {error}. Fix: save it again as {path.suffix}."
-        ) from error
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        raise DataError(
-            f"data file {str(path)!r} holds one array without a name. "
-            f"Fix: save with numpy.savez({path.name!r}, x=x, y=y)."
-        )
-    with loaded:
-        return {name: _scalar_or_array(loaded[name]) for name in loaded.files}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _check_once(path, "name", [name for name, _ in pairs])
-        return dict(pairs)
-
-    content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    content = parse_json(read_bytes(path, DATA, limit=JSON_BYTES, growth=JSON_GROWTH), path, DATA, number=_number)
     if not isinstance(content, dict):
         raise DataError(
             f"data file {str(path)!r} holds a {type(content).__name__}, expected an object of names and values. "
             'Fix: write {"x": [1.0, 2.0], "y": [0, 1]}.'
         )
     return {str(name): _from_json(path, name, value) for name, value in content.items()}
+
+
+def _number(text: str) -> float:
+    """A number as JSON has it, which does not become infinite by being read."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:60]} is beyond what a float of 64 bits holds")
+    return value
 
 
 def _from_json(path: Path, name: str, value: Any) -> Any:
@@ -164,22 +155,26 @@ def _from_json(path: Path, name: str, value: Any) -> Any:
         raise DataError(f"{name!r} in {path} is ragged: {error}. Fix: give rows of equal length.") from error
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name!r} in {path} holds values that are no numbers. Fix: encode categories as integers.")
+    if array.dtype.kind == "f" and array.size and np.nanmax(np.abs(array), initial=0.0) >= 2**53:
+        _check_digits(path, name, np.asarray(value, dtype=object).ravel())
     return array
+
+
+def _check_digits(path: Path, name: str, values: np.ndarray[Any, Any]) -> None:
+    """Refuses integers that no float of 64 bits holds among numbers that become such."""
+    for value in values:
+        if isinstance(value, int) and int(float(value)) != value:
+            raise DataError(
+                f"{name!r} in {path} holds the integer {value}, which a float of 64 bits rounds. "
+                "Fix: write integers alone, up to 2**63, or round it yourself."
+            )
 
 
 def _read_csv(path: Path) -> dict[str, Any]:
     import pandas as pd
 
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        header, first = [name.strip() for name in next(rows, [])], next(rows, [])
+    header, frame = read_table(path)
     _check_once(path, "column", header)
-    frame = pd.read_csv(path, encoding="utf-8-sig", skipinitialspace=True)
-    if len(first) > len(header):  # pandas would take the first value of each row for its label
-        raise DataError(
-            f"data file {str(path)!r} has more values in a row than its header has names ({', '.join(header)}). "
-            "Fix: separate values by commas, and write decimals with a point."
-        )
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     columns: dict[str, Any] = {}
     for column in frame.columns:
@@ -196,22 +191,15 @@ def _check_once(path: Path, what: str, names: Iterable[str]) -> None:
     Raises:
         DataError: if there are any.
     """
-    names = [name for name in names if name]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    counts = Counter(name for name in names if name)
+    twice = next((name for name, count in counts.items() if count > 1), None)
     if twice is not None:
         raise DataError(
             f"data file {str(path)!r} has {what} {twice!r} twice. Fix: give each a name of its own, or leave one out."
         )
 
 
-class _Refused:
-    """A value that cannot be used: no fault while no model asks for it."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-
-
-class _NotNumbers(_Refused):
+class _NotNumbers(Refused):
     """A column of text."""
 
     def __init__(self, path: Path, column: str, example: Iterable[Any]) -> None:
@@ -224,11 +212,17 @@ class _NotNumbers(_Refused):
 def _matrices(path: Path, columns: dict[str, Any]) -> dict[str, Any]:
     """Columns x.1, x.2, ... side by side as the matrix x; they count from 0 or 1 without a gap."""
     groups: dict[str, dict[int, Any]] = {}
+    twice: dict[str, Refused] = {}
     for column, values in columns.items():
         match = _MATRIX_COLUMN.fullmatch(column)
         if match and match["name"] not in columns:
-            groups.setdefault(match["name"], {})[int(match["index"])] = values
-    return {name: _matrix(path, name, parts) for name, parts in groups.items()}
+            name, index = match["name"], int(match["index"])
+            if index in groups.setdefault(name, {}):  # as x.1 and x.01
+                twice[name] = Refused(
+                    f"{path} has two columns for {name}.{index}. Fix: number the columns of {name!r} each once."
+                )
+            groups[name][index] = values
+    return {name: _matrix(path, name, parts) for name, parts in groups.items()} | twice
 
 
 def _matrix(path: Path, name: str, parts: dict[int, Any]) -> Any:
@@ -236,16 +230,12 @@ def _matrix(path: Path, name: str, parts: dict[int, Any]) -> Any:
     missing = next((i for i in range(numbers[0], numbers[-1]) if i not in parts), None)
     if numbers[0] > 1 or missing is not None:
         missing = numbers[0] - 1 if numbers[0] > 1 else missing
-        return _Refused(
+        return Refused(
             f"{path} has columns {name}.{numbers[0]} to {name}.{numbers[-1]} without {name}.{missing}: the matrix {name!r} has a "
             "gap. Fix: number its columns from 0 or 1 without a gap."
         )
-    text = next((parts[i] for i in numbers if isinstance(parts[i], _Refused)), None)
+    text = next((parts[i] for i in numbers if isinstance(parts[i], Refused)), None)
     return text or np.column_stack([parts[i] for i in numbers])
-
-
-def _scalar_or_array(value: np.ndarray[Any, Any]) -> Any:
-    return value.item() if value.ndim == 0 else value
 
 
 def checked(value: Any) -> Any:
@@ -254,6 +244,6 @@ def checked(value: Any) -> Any:
     Raises:
         DataError: if it is a column of text, or a matrix with a gap.
     """
-    if isinstance(value, _Refused):
+    if isinstance(value, Refused):
         raise DataError(value.message)
     return value

@@ -5,7 +5,6 @@ A reader finds what was before or what came after, never a part, whatever moment
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from pyrolvm.errors import StoreError
+from pyrolvm.runs import readers
 
 __all__ = [
     "LOCK", "PART", "Lock", "make_folder", "read_json", "replace", "sha256", "sweep", "sync", "write_json", "write_part", "writing",
@@ -171,19 +171,19 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         StoreError: if it holds none.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StoreError(f"{path} is damaged: {error}. Fix: restore it, or run again.") from None
+    value = readers.read_json(path)
     if not isinstance(value, dict):
         raise StoreError(f"{path} is damaged: expected a JSON object. Fix: restore it, or run again.")
     return value
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The checksum of a file.
+
+    Raises:
+        StoreError: if it cannot be read, or is no regular file.
+    """
+    return readers.digest(path)
 
 
 def _temporary(folder: Path, suffix: str) -> Path:

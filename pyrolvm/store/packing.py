@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.errors import StoreError
+from pyrolvm.runs import readers
 
 __all__ = ["pack", "read_tensors", "unpack", "write_tensors"]
 
@@ -100,16 +102,10 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Any) -> None:
         raise OSError(str(error)) from error
 
 
-def read_tensors(file: Any) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a file, on the processor.
 
     Raises:
         StoreError: if they cannot be read.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(file))
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise StoreError(f"{file} is damaged: {error}. Fix: restore it, or run again.") from None
+    return readers.read_tensors(file)

@@ -18,6 +18,7 @@ from pyrolvm.habits import verb
 from pyrolvm.posterior import Chains, Exact, Fit, Posterior
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem
+from pyrolvm.runs import trees
 from pyrolvm.store import checkpoints
 from pyrolvm.store.files import (
     LOCK,
@@ -335,8 +336,18 @@ def write_tree(tree: xr.DataTree, file: Path) -> None:
     """
     # By way of memory: where HDF5 writes the file, a disk that fills up as it is closed goes unreported.
     with _own_locks():
-        content = tree.to_netcdf(engine="h5netcdf")
+        content = _plain(tree).to_netcdf(engine="h5netcdf")
     file.write_bytes(content)
+
+
+def _plain(tree: xr.DataTree) -> xr.DataTree:
+    """The tree without what its arrays remember of files they came from, such as how they were compressed there."""
+    import xarray as xr
+
+    if not any(values.encoding for group in tree.subtree for values in group.variables.values()):
+        return tree
+    parts = {group.path: group.to_dataset(inherit=False).drop_encoding() for group in tree.subtree}
+    return xr.DataTree.from_dict(parts, name=tree.name)
 
 
 @contextmanager
@@ -415,11 +426,12 @@ def check_types(path: Path, meta: Mapping[str, Any], types: Mapping[str, Any]) -
 
 
 def read_tree(path: Path) -> xr.DataTree:
-    """Reads a tree into memory."""
-    import xarray as xr
+    """Reads a tree into memory.
 
-    with xr.open_datatree(path, engine="h5netcdf") as tree:
-        return tree.load()
+    Raises:
+        StoreError: if it is damaged, or holds what no result does.
+    """
+    return trees.read_tree(path)
 
 
 def _attach(folder: Path, meta: Mapping[str, Any], problem: Problem | None) -> Problem | None:
