@@ -1,6 +1,7 @@
 """Runs the models of Pyro's own example files, unchanged, by their own guides and by the default one.
 
     PYRO_CHECKOUT=/path/to/pyro python benchmarks/peer_programs.py      writes benchmarks/results/peer_programs.json
+    PYRO_CHECKOUT=/path/to/pyro python benchmarks/peer_programs.py --file hmm.py --resume       the others' rows stay as they are
 
 A checkout of Pyro is not part of this project; any with a folder ``examples`` will do. Each program becomes a problem and is fitted;
 then the log density that the result states for a few of its draws is compared with that of the file's own model, run by stock Pyro
@@ -11,7 +12,9 @@ knows them.
 
 from __future__ import annotations
 
+import argparse
 import copy
+import json
 import os
 import time
 import warnings
@@ -20,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import parser, report, table
+from common import RESULTS, parser, report, revision, table
 from programs.examples import EXAMPLES, Program, load
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO, config_enumerate
@@ -96,16 +99,27 @@ def run(file: str, program: Program, guide: str, seed: int, steps: int) -> dict[
     return row
 
 
+def kept(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of an earlier run that this one does not make."""
+    path = args.out or RESULTS / "peer_programs.json"
+    if not args.resume or not path.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [row for row in rows if row["file"] not in (args.file or EXAMPLES)]
+
+
 def main() -> None:
     """Runs the files that were asked for."""
     options = parser(__doc__)
     options.add_argument("--file", action="append", help="only these files below examples/")
     options.add_argument("--steps", type=int, default=2000, help="steps of each fit")
+    options.add_argument("--programs", type=int, default=1000, help="at most so many programs of a file")
+    options.add_argument("--resume", action="store_true", help="keep the rows of other files that are in the JSON")
     args = options.parse_args()
     where = os.environ.get("PYRO_CHECKOUT")
     if not where or not (Path(where) / "examples").is_dir():
         raise SystemExit("set PYRO_CHECKOUT to a checkout of Pyro, which has a folder examples.")
-    rows: list[dict[str, Any]] = []
+    rows = kept(args)
     for file, build in EXAMPLES.items():
         if args.file and file not in args.file:
             continue
@@ -115,9 +129,9 @@ def main() -> None:
         except Exception as error:  # a file that does not load here is a row, not a gap
             rows.append({"file": file, "outcome": "not loaded", "line": f"{type(error).__name__}: {error}"})
             continue
-        for program in found[:1] if args.quick else found:
+        for program in found[: 1 if args.quick else args.programs]:
             for guide in ["own"] * (program.guide is not None) + ["default"]:
-                rows.append(run(file, program, guide, args.seed, args.steps))
+                rows.append(run(file, program, guide, args.seed, args.steps) | {"revision": revision()})
                 print({key: str(value)[:160] for key, value in rows[-1].items()}, flush=True)
         report("peer_programs", args, {"summary": summary(rows), "rows": rows})
     print(table([{**row, "line": str(row.get("line", ""))[:100]} for row in rows], COLUMNS))

@@ -45,7 +45,7 @@ def check_sites(problem: Problem) -> None:
         )
     for site in problem.discrete:
         if not site.enumerable:
-            raise refusal(program, f"site {site.name!r} is {site.distribution}, discrete with infinitely many values")
+            raise refusal(program, f"site {site.name!r} is {site.distribution}, {site.why_not_listed}")
     kinds = {site.name: kind(site.support) for site in problem.continuous}
     bounded = [name for name, found in kinds.items() if found != "real"]
     for name in bounded:

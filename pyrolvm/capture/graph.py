@@ -387,10 +387,12 @@ _BASE = {
 def with_noise(captured: Captured) -> Captured:
     """The same function with its normal and uniform random numbers as inputs.
 
-    What draws from a distribution with parameters of its own (a Gamma, say) stays a node of the graph.
+    What draws from a distribution with parameters of its own (a Gamma, say) stays a node of the graph. Draws that nothing depends on
+    are left out: without a generator whose state they move, they are nothing.
     """
     graph = fx.Graph()
     graph.output(graph.graph_copy(captured.module.graph, {}))
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     module = fx.GraphModule({}, graph)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     noise = list(captured.noise)

@@ -141,10 +141,12 @@ def decentred(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Unconstrained values, by site, that coordinates stand for, and the logarithms of their slopes where they have any.
 
-    It runs the model, out of sight of the handlers around it, since a site's coordinates depend on its parents.
+    It runs the model up to the last of these sites, out of sight of the handlers around it, since a site's coordinates depend on its
+    parents.
     """
     handler = _FromReal(values, centring)
-    with poutine.block(), handler:
+    handler.stops = True
+    with suppress(_Done), poutine.block(), handler:
         model(*args, **kwargs)
     return handler.reals, handler.slopes
 
@@ -383,7 +385,7 @@ class Joint:
             for site in summed:
                 if not site.enumerable:
                     raise ProblemError(
-                        f"latent site {site.name!r} is {site.distribution}, discrete with infinitely many values, and cannot be "
+                        f"latent site {site.name!r} is {site.distribution}, {site.why_not_listed}, and cannot be "
                         "summed out. Fix: marginalise it in the model (Poisson with a Gamma rate is GammaPoisson), or truncate it."
                     )
             model = poutine.enum(config_enumerate(model, "parallel"), first_available_dim=-1 - self._nesting)

@@ -104,7 +104,7 @@ class Target:
             joint: the density.
             engine: ``"auto"``, or the only one to try.
         """
-        zero = _zero(joint)
+        zero = _ready(joint)
         if engine == "pyro":
             return cls(joint, "pyro", "asked for", *by_torch(joint.potential, zero))
         try:
@@ -172,7 +172,7 @@ class Target:
     @classmethod
     def eager(cls, joint: Joint, potential: Callable[[Tensor], Tensor]) -> Target:
         """Minus another potential of the same coordinates, not compiled, for a few calls."""
-        zero = _zero(joint)
+        zero = _ready(joint)
         return cls(joint, "pyro", "for a few calls", *by_torch(potential, zero))
 
     def at_once(self, remedy: str) -> Target:
@@ -392,6 +392,12 @@ def _checked(target: Target, zero: Tensor) -> Target:
                 f"the compiled density of {joint.problem.name} gives {value:.8g} where Pyro gives {right:.8g}, or another gradient."
             )
     return target
+
+
+def _ready(joint: Joint) -> Tensor:
+    """Zero coordinates of a density that knows what they mean: finding that out takes a run with gradients, which no vmap can hold."""
+    joint.centring  # noqa: B018
+    return _zero(joint)
 
 
 def _zero(joint: Joint) -> Tensor:

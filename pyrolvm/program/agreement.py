@@ -118,8 +118,8 @@ def _check_sites(problem: Problem, name: str, trace: Any) -> None:
             continue
         if site.is_discrete:
             raise GuideError(
-                f"guide {name!r} has no sample site {site.name!r}, which is {site.distribution}, discrete with infinitely many "
-                f'values, and cannot be summed out. Fix: add pyro.sample("{site.name}", ...) to the guide, or marginalise it in '
+                f"guide {name!r} has no sample site {site.name!r}, which is {site.distribution}, {site.why_not_listed}, "
+                f'and cannot be summed out. Fix: add pyro.sample("{site.name}", ...) to the guide, or marginalise it in '
                 "the model."
             )
         raise GuideError(

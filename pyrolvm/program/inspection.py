@@ -18,7 +18,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import biject_to, transform_to
+from torch.distributions import biject_to, constraints, transform_to
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyrolvm import runtime
@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 STARTS = 10
+
+_UNBOUNDED = type(constraints.nonnegative_integer)
 
 Kind = Literal["latent", "observed", "deterministic", "factor", "predicted"]
 
@@ -111,6 +113,16 @@ class Site:
     def unconstrained_numel(self) -> int:
         """The number of unknowns on the real line; 0 unless latent and continuous."""
         return math.prod(self.unconstrained_shape) if self.unconstrained_shape is not None else 0
+
+    @property
+    def why_not_listed(self) -> str:
+        """What keeps the values of a discrete latent that is not enumerable from being summed over."""
+        base = getattr(self.support, "base_constraint", self.support)
+        if isinstance(base, _UNBOUNDED):
+            return "discrete with infinitely many values"
+        if base is not self.support:
+            return "discrete in dimensions declared by .to_event, whose values Pyro does not list (in a plate it would)"
+        return "discrete with values that Pyro does not list"
 
     def dim_names(self, plates: Mapping[str, Plate], given: Sequence[str] | None) -> list[str]:
         """Names for all dimensions of ``shape``: plates for the batch part, ``given`` or ``{site}_dim_{i}`` elsewhere.

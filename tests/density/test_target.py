@@ -204,3 +204,47 @@ def test_a_compiled_density_that_is_not_the_models_is_refused() -> None:
         for target in (wrong, steep):
             with pytest.raises(lvm.CaptureError, match="where Pyro gives"):
                 _checked(target, zero)
+
+
+# --- coordinates beside discrete latents ------------------------------------------------------------------------------
+
+
+def groups_of_two_kinds(y: Tensor) -> None:
+    mu, tau = (
+        pyro.sample("mu", dist.Normal(y.new_tensor(0.0), 2.0)),
+        pyro.sample("tau", dist.HalfNormal(y.new_tensor(1.0))),
+    )
+    with pyro.plate("rows", len(y)):
+        effect = pyro.sample("effect", dist.Normal(mu, tau))
+        z = pyro.sample("z", dist.Bernoulli(y.new_tensor(0.3)))
+        pyro.sample("y", dist.Normal(effect + 3.0 * z, 1.0), obs=y)
+
+
+def switching(y: Tensor) -> None:
+    drift, state = pyro.sample("drift", dist.LogNormal(y.new_tensor(-1.0), 0.5)), y.new_tensor(0.0)
+    level = y.new_tensor(0.0)
+    for t in pyro.markov(range(3)):
+        level = pyro.sample(f"level_{t}", dist.Normal(level, drift))
+        state = pyro.sample(f"state_{t}", dist.Bernoulli(0.2 + 0.6 * state), infer={"enumerate": "parallel"})
+        pyro.sample(f"y_{t}", dist.Normal(level + state, 1.0), obs=y[t])
+
+
+def scaled_mixture(y: Tensor) -> None:
+    scale = pyro.sample("scale", dist.Gamma(y.new_tensor(2.0), 1.0))
+    with pyro.plate("kinds", 2):
+        centre = pyro.sample("centre", dist.Normal(0.0, scale))
+    with pyro.plate("rows", len(y)):
+        z = pyro.sample("z", dist.Categorical(y.new_tensor([0.4, 0.6])))
+        pyro.sample("y", dist.Normal(centre[z], 0.5), obs=y)
+
+
+@pytest.mark.parametrize("model", [groups_of_two_kinds, switching, scaled_mixture])
+def test_what_is_not_compiled_takes_all_points_at_once_in_coordinates_of_its_own(
+    model: Callable[[Tensor], None],
+) -> None:
+    with joint_of(model).problem.session(seed=0):
+        joint = joint_of(model).non_centred()
+        points = points_of(joint)
+        target = Target.eager(joint, joint.potential)
+        assert target.together
+        np.testing.assert_allclose(target(points)[0], Target.of(joint, engine="torch")(points)[0], rtol=1e-9)

@@ -17,8 +17,8 @@ from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.errors import PyrolvmWarning
-from pyrolvm.vi.engines import ENGINES
+from pyrolvm.errors import CaptureError, PyrolvmWarning
+from pyrolvm.vi.engines import ENGINES, c_engine
 
 Short = Callable[..., lvm.Fit]
 COMPILED = ("torch", "jax", "c")
@@ -354,3 +354,78 @@ def test_a_parameter_with_two_names_is_moved_once(engine: str) -> None:
     ]
     assert twice
     assert all(torch.isfinite(value).all() for value in values)
+
+
+# --- rounding that is torch's own -------------------------------------------------------------------------------------
+
+
+def dispersed(y: Tensor) -> None:
+    size, rate = pyro.sample("size", dist.LogNormal(13.0, 0.5)), pyro.sample("rate", dist.Gamma(2.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.GammaPoisson(size, size / rate), obs=y)
+
+
+def concentrated(y: Tensor) -> None:
+    size, mean = pyro.sample("size", dist.LogNormal(12.0, 0.5)), pyro.sample("mean", dist.Beta(2.0, 2.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.BetaBinomial(mean * size, (1 - mean) * size, 20), obs=y)
+
+
+def nearly_normal(y: Tensor) -> None:
+    freedom = pyro.sample("freedom", dist.LogNormal(13.0, 0.5))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.StudentT(freedom, 4.0, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("model", [dispersed, concentrated, nearly_normal])
+def test_c_keeps_what_torch_rounds_away_in_single_precision(model: Callable[[Tensor], None], short: Short) -> None:
+    problem = lvm.Problem(model, torch.tensor([3.0, 5.0, 2.0, 8.0, 4.0]))
+    assert short(problem, "mean_field", engine="c").engine == "c"
+
+
+@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
+def test_a_step_that_is_off_in_double_precision_too_is_refused(
+    spoilt: str, short: Short, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, refused = c_engine.check_first, []
+
+    def off(work: Any, first: Any, loss: Tensor, gradient: Tensor, engine: str) -> None:
+        wrong = (1.2 * loss, gradient) if spoilt == "loss" else (loss, 1.2 * gradient)
+        with pytest.raises(CaptureError, match="by engine 'c' is not torch's"):
+            check(work, first, *wrong, engine)
+        refused.append(engine)
+
+    monkeypatch.setattr(c_engine, "check_first", off)
+    short(lvm.Problem(concentrated, torch.tensor([3.0, 5.0, 2.0, 8.0, 4.0])), "mean_field", engine="c")
+    assert refused == ["c"]
+
+
+# --- draws that nothing depends on ------------------------------------------------------------------------------------
+
+
+def waves(y: Tensor) -> None:
+    level, spread = pyro.sample("level", dist.Normal(0.0, 1.0)), pyro.sample("spread", dist.HalfNormal(1.0))
+    state = torch.zeros(())
+    for t in pyro.markov(range(3)):
+        step = pyro.sample(f"step_{t}", dist.Normal(level, spread))
+        state = pyro.sample(f"state_{t}", dist.Bernoulli(torch.sigmoid(step + state)), infer={"enumerate": "parallel"})
+        pyro.sample(f"y_{t}", dist.Normal(state, 1.0), obs=y[t])
+
+
+def idle(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    dist.Poisson(mean.exp()).sample()
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def simulating(y: Tensor) -> Tensor:
+    mean, shape = pyro.sample("mean", dist.Normal(0.0, 1.0)), pyro.sample("shape", dist.LogNormal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(mean, shape), obs=y)
+    return dist.Gamma(shape, 1.0).sample() + torch.bernoulli(torch.sigmoid(mean))
+
+
+@pytest.mark.parametrize("model", [waves, idle, simulating])
+def test_draws_that_nothing_depends_on_do_not_keep_c_away(model: Callable[[Tensor], Any], short: Short) -> None:
+    assert short(lvm.Problem(model, torch.tensor([0.3, 1.2, -0.4])), "full_rank", engine="c").engine == "c"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrolvm import runtime
 from pyrolvm.capture import Captured, capture, with_step
+from pyrolvm.capture.graph import widened
 from pyrolvm.errors import CaptureError
 from pyrolvm.program.inspection import is_random
 from pyrolvm.vi.engines.base import Work
@@ -20,6 +21,9 @@ __all__ = ["agree", "capture_objective", "check_first", "first_step"]
 
 CHECKS = (101, 202)
 """Seeds of the two runs that a captured program must reproduce."""
+
+DRIFT, FEW_DIGITS = 4.0, 0.1
+"""How much farther from the step in double precision a compiled one may be than torch's, where that is off by less than this share."""
 
 
 def capture_objective(work: Work) -> Captured:
@@ -67,6 +71,7 @@ def capture_objective(work: Work) -> Captured:
 class First:
     """A step by torch that a compiled one must repeat: what it took, and its loss and gradient."""
 
+    captured: Captured
     rows: list[Tensor]
     noise: list[Tensor]
     loss: Tensor
@@ -75,23 +80,43 @@ class First:
 
 def first_step(work: Work, captured: Captured) -> First:
     """A step by torch on the next rows and fresh random numbers."""
-    params, rows, noise = work.parameters(), work.rows(), [n.draw() for n in captured.noise]
+    rows, noise = work.rows(), [n.draw() for n in captured.noise]
+    return First(captured, rows, noise, *_step(captured, work.parameters(), rows, noise))
+
+
+def _step(captured: Captured, params: list[Tensor], rows: list[Tensor], noise: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of a step by torch."""
     values = captured(*params, *rows, noise=noise)
     gradients = [gradient.reshape(-1) for gradient in _gradient(-values, params)]
-    return First(rows, noise, -values.detach().mean().reshape(1).cpu(), torch.cat(gradients).cpu())
+    return -values.detach().mean().reshape(1).cpu(), torch.cat(gradients).cpu()
+
+
+def _unrounded(work: Work, first: First) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of the same step in double precision."""
+    params = [p.detach().double().requires_grad_() for p in work.parameters()]
+    noise = [n.double() if n.is_floating_point() else n for n in first.noise]
+    return _step(widened(first.captured), params, first.rows, noise)
 
 
 def check_first(work: Work, first: First, loss: Tensor, gradient: Tensor | None, engine: str) -> None:
     """Compares a compiled step with torch's; without gradient, the loss alone.
 
+    In single precision a difference may be torch's own rounding, as where terms of a large concentration cancel: then the step in
+    double precision decides.
+
     Raises:
         CaptureError: if they differ by more than rounding.
     """
-    pairs = [(first.loss, loss.to(first.loss))]
+    pairs = [(first.loss, loss)]
     if gradient is not None and bool(torch.isfinite(first.gradient).all()):
-        pairs.append((first.gradient, gradient.to(first.gradient)))
-    for stock, ours in pairs:
-        if not agree(stock, ours, 1e-3 if stock.dtype == torch.float32 else 1e-8):
+        pairs.append((first.gradient, gradient))
+    exact: tuple[Tensor, ...] = ()
+    for i, (stock, ours) in enumerate(pairs):
+        single = stock.dtype == torch.float32
+        if agree(stock, ours.to(stock), 1e-3 if single else 1e-8):
+            continue
+        exact = exact or (_unrounded(work, first) if single else ())
+        if not single or not _as_good(exact[i], stock, ours):
             raise CaptureError(
                 f"the loss or gradient of model {work.problem.name!r} by engine {engine!r} is not torch's: "
                 f"{float(ours.sum()):.6g} for {float(stock.sum()):.6g}."
@@ -121,6 +146,17 @@ def agree(expected: Tensor, observed: Tensor, tolerance: float) -> bool:
     scale = float(finite.abs().max()) if finite.numel() else 1.0
     rounding = 1e3 * torch.finfo(expected.dtype).eps
     return torch.allclose(expected, observed, rtol=tolerance, atol=tolerance * scale + rounding, equal_nan=True)
+
+
+def _as_good(exact: Tensor, stock: Tensor, ours: Tensor) -> bool:
+    """Whether a compiled result is that in double precision, or about as near to it as torch's in single is, if that has digits."""
+    if not torch.isfinite(exact).all():
+        return False
+    if agree(exact, ours.to(exact), 1e-3):
+        return True
+    scale = float(exact.abs().max())
+    rounding = float((stock.double() - exact).abs().max())
+    return rounding <= FEW_DIGITS * scale and float((ours.to(exact) - exact).abs().max()) <= DRIFT * rounding
 
 
 def _gradient(values: Tensor, params: list[Tensor]) -> list[Tensor]:
