@@ -25,6 +25,7 @@ import iwae as bounds
 import likelihood as likelihoods
 import load as loads
 import objectives as gradients
+import peer_programs as peers
 import stopping as stops
 import sweep as sweeps
 import zoo as models_of_the_zoo
@@ -169,6 +170,17 @@ def gaps(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def peer_programs(found: dict[str, Any]) -> str:
+    """What becomes of each of Pyro's own example files, and the shares."""
+    total = found["summary"]
+    words = (
+        f"{total['files_that_run']} of {total['files']} files run unchanged. Of {total['rows']} fits of {found['settings']['steps']:,} "
+        f"steps {total['runs']} run, {total['refused']} are refused with the reason, {total['crashed']} crash, and {total['wrong']} "
+        f"state another log density of their draws than stock Pyro. {total['stock']} run on stock Pyro."
+    )
+    return words + "\n\n" + common.table(peers.by_file(found["rows"]), peers.BY_FILE)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "calibration": by_row(calibrated.COLUMNS),
     "deep": by_row(autoencoders.COLUMNS),
@@ -182,6 +194,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gaps": gaps,
     "svi_speed": svi,
     "nuts_speed": nuts,
+    "peer_programs": peer_programs,
     "vae_speed": vae,
     "zoo": by_row(models_of_the_zoo.COLUMNS),
     "ica": ica,

@@ -32,7 +32,12 @@ import pyrolvm as lvm
 
 COLUMNS = {
     "file": "file", "program": "program", "guide": "guide", "outcome": "outcome", "engine": "engine", "seconds": "seconds",
-    "verdict": "verdict", "off": "lp off, nats", "line": "line",
+    "verdict": "verdict", "off": "lp off, relative", "line": "line",
+}  # fmt: skip
+
+BY_FILE = {
+    "file": "file", "runs": "runs", "engines": "engines", "seconds": "seconds", "off": "lp off, relative", "verdicts": "verdicts",
+    "line": "what does not run, or runs on stock Pyro",
 }  # fmt: skip
 
 TOLERANCE = 1e-3
@@ -114,28 +119,50 @@ def main() -> None:
     options.add_argument("--file", action="append", help="only these files below examples/")
     options.add_argument("--steps", type=int, default=2000, help="steps of each fit")
     options.add_argument("--programs", type=int, default=1000, help="at most so many programs of a file")
+    options.add_argument("--one-guide", action="store_true", help="only the file's own guide where it has one")
     options.add_argument("--resume", action="store_true", help="keep the rows of other files that are in the JSON")
     args = options.parse_args()
     where = os.environ.get("PYRO_CHECKOUT")
     if not where or not (Path(where) / "examples").is_dir():
         raise SystemExit("set PYRO_CHECKOUT to a checkout of Pyro, which has a folder examples.")
     rows = kept(args)
-    for file, build in EXAMPLES.items():
-        if args.file and file not in args.file:
-            continue
+    for file in args.file or EXAMPLES:
         torch.manual_seed(args.seed)
         try:
-            found = build(load(Path(where), file))
+            found = EXAMPLES[file](load(Path(where), file))
         except Exception as error:  # a file that does not load here is a row, not a gap
             rows.append({"file": file, "outcome": "not loaded", "line": f"{type(error).__name__}: {error}"})
             continue
         for program in found[: 1 if args.quick else args.programs]:
-            for guide in ["own"] * (program.guide is not None) + ["default"]:
+            guides = ["own"] * (program.guide is not None) + ["default"]
+            for guide in guides[: 1 if args.one_guide else None]:
                 rows.append(run(file, program, guide, args.seed, args.steps) | {"revision": revision()})
                 print({key: str(value)[:160] for key, value in rows[-1].items()}, flush=True)
         report("peer_programs", args, {"summary": summary(rows), "rows": rows})
     print(table([{**row, "line": str(row.get("line", ""))[:100]} for row in rows], COLUMNS))
     print(summary(rows))
+
+
+def by_file(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each file: how many of its fits run, on what, how far ``lp`` is off at most, and what does not run."""
+    lines = []
+    for file in dict.fromkeys(row["file"] for row in rows):
+        mine = [row for row in rows if row["file"] == file]
+        said = [
+            row["line"].split("Fix:")[0].strip() for row in mine if row["outcome"] != "runs" or row["engine"] == "pyro"
+        ]
+        lines.append(
+            {
+                "file": file,
+                "runs": f"{sum(row['outcome'] == 'runs' for row in mine)} of {len(mine)}",
+                "engines": ", ".join(dict.fromkeys(row["engine"] for row in mine if row.get("engine"))),
+                "seconds": sum(row.get("seconds", 0.0) for row in mine),
+                "off": max((row["off"] for row in mine if row.get("off") is not None), default=None),
+                "verdicts": ", ".join(dict.fromkeys(row["verdict"] for row in mine if row.get("verdict"))),
+                "line": "; ".join(dict.fromkeys(said)).replace("|", "/"),
+            }
+        )
+    return lines
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

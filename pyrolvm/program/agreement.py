@@ -21,7 +21,7 @@ from pyrolvm.program.problem import Problem
 from pyrolvm.program.steady import check_steady
 from pyrolvm.program.usage import Leaves
 
-__all__ = ["check_guide", "guide_sites", "wide_sites"]
+__all__ = ["check_guide", "guide_sites", "innermost", "wide_sites"]
 
 MOST_OUTSIDE = 0.05
 """The share of a guide's mass outside the model's support with which steps can still be taken: a step with a draw there is skipped."""
@@ -143,8 +143,8 @@ def _check_sites(problem: Problem, name: str, trace: Any) -> None:
 def _check_points(name: str, trace: Any) -> None:
     """Refuses a point that is pushed through a transform: rounding on the way back leaves it without a density at its own value."""
     for site, node in guide_sites(trace).items():
-        fn = _base(node["fn"])
-        if type(fn).__name__ == "TransformedDistribution" and type(_base(fn.base_dist)).__name__ == "Delta":
+        fn = innermost(node["fn"])
+        if type(fn).__name__ == "TransformedDistribution" and type(innermost(fn.base_dist)).__name__ == "Delta":
             raise GuideError(
                 f"guide {name!r} draws site {site!r} from a Delta pushed through a transform, which has no density at its own value "
                 f'once that is rounded. Fix: transform the value itself, pyro.sample("{site}", dist.Delta(transform(value))).'
@@ -158,7 +158,7 @@ def _check_supports(problem: Problem, name: str, trace: Any) -> None:
             support = node["fn"].support
         except (NotImplementedError, AttributeError):
             continue
-        if type(_base(node["fn"])).__name__ == "Delta":
+        if type(innermost(node["fn"])).__name__ == "Delta":
             continue  # its value comes from auxiliary sites; whether it lies in the support, the model's run checks
         if bool(support.is_discrete) != site.is_discrete:
             here, there = ("discrete", "continuous") if support.is_discrete else ("continuous", "discrete")
@@ -177,7 +177,7 @@ def wide_sites(problem: Problem, trace: Any) -> list[str]:
     found = []
     for name, node in guide_sites(trace).items():
         site = problem.sites.get(name)
-        if site is None or site.is_discrete or site.support is None or type(_base(node["fn"])).__name__ == "Delta":
+        if site is None or site.is_discrete or site.support is None or type(innermost(node["fn"])).__name__ == "Delta":
             continue
         try:
             ranges = _range(node["fn"].support, node["fn"]), _range(site.support, None)
@@ -214,7 +214,7 @@ def _check_range(site_name: str, name: str, guide_support: Any, model_support: A
     if _is_wider(guide_range, model_range):
         share = _share_outside(fn, model_range)
         text = (
-            f"guide {name!r} draws site {site_name!r} from {_interval(guide_range)} ({type(_base(fn)).__name__}), wider than the "
+            f"guide {name!r} draws site {site_name!r} from {_interval(guide_range)} ({type(innermost(fn)).__name__}), wider than the "
             f"model's support {_interval(model_range)}: "
         )
         fix = f"Fix: use a distribution on {_interval(model_range)}, such as {_suggestion(model_range)}"
@@ -236,7 +236,8 @@ def _check_range(site_name: str, name: str, guide_support: Any, model_support: A
     )
 
 
-def _base(fn: Any) -> Any:
+def innermost(fn: Any) -> Any:
+    """The distribution without what declares its shape or masks it."""
     while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
         fn = fn.base_dist
     return fn
@@ -248,7 +249,7 @@ def _range(support: Any, fn: Any) -> tuple[float, float] | None:
     A transformed distribution declares the codomain of its last transform, which is wider than its support where that
     transform is affine: nothing is read from it.
     """
-    if type(_base(fn)).__name__ == "TransformedDistribution":
+    if type(innermost(fn)).__name__ == "TransformedDistribution":
         return None
     while type(support).__name__ in ("_IndependentConstraint", "independent"):
         support = support.base_constraint

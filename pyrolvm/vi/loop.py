@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from pyrolvm import runtime
 from pyrolvm.errors import FitError
 from pyrolvm.interrupts import Held, Stopped, held
+from pyrolvm.program.agreement import innermost
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.explain import PASSES
 from pyrolvm.program.inspection import is_deterministic, is_random
@@ -483,5 +485,11 @@ def blame(problem: Problem, guide: Callable[..., Any], batch: Batch) -> str:
     bad = [name for name, value in rows.items() if not math.isfinite(value)]
     table = ", ".join(f"{name}: {value:.4g}" for name, value in rows.items())
     if bad:
-        return f"Not finite: {', '.join(bad)}. Log densities by site: {table}."
+        nodes = model_trace.nodes.items()
+        hint = "".join(
+            f" {name!r} is a Delta, a value and no unknown, which pyro.deterministic({name!r}, value) says."
+            for name, node in nodes
+            if f"model {name!r}" in bad and not node["is_observed"] and isinstance(innermost(node["fn"]), dist.Delta)
+        )
+        return f"Not finite: {', '.join(bad)}. Log densities by site: {table}.{hint}"
     return f"Every site is finite on a fresh draw ({table}), so the gradient is what overflows."

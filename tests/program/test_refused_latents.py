@@ -1,4 +1,4 @@
-"""Discrete latents that cannot be summed out: the message says why of this one."""
+"""Latents that no guide can have: discrete ones that cannot be summed out, and point masses. The message says why of this one."""
 
 from __future__ import annotations
 
@@ -49,3 +49,27 @@ def test_the_message_says_why_a_discrete_latent_cannot_be_summed_out(model: Call
     for fails in (lambda: lvm.fit(problem, "mean_field", progress=False), lambda: lvm.nuts(problem, progress=False)):
         with pytest.raises(lvm.PyrolvmError, match=f"{why}.*Fix:"):
             fails()
+
+
+def fixed(y: Tensor) -> None:
+    start = pyro.sample("start", dist.Delta(torch.tensor(1.5)))
+    pyro.sample("y", dist.Normal(start + pyro.sample("mu", dist.Normal(0.0, 1.0)), 1.0).expand([3]).to_event(1), obs=y)
+
+
+def fixed_vector(y: Tensor) -> None:
+    start = pyro.sample("start", dist.Delta(torch.zeros(3)).to_event(1))
+    pyro.sample("y", dist.Normal(start + pyro.sample("mu", dist.Normal(0.0, 1.0)), 1.0).to_event(1), obs=y)
+
+
+def fixed_by_another(y: Tensor) -> None:
+    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", 3):
+        start = pyro.sample("start", dist.Delta(2.0 * mu))
+        pyro.sample("y", dist.Normal(start, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("model", [fixed, fixed_vector, fixed_by_another])
+def test_a_latent_that_is_a_point_is_named_with_what_to_write(model: Callable[[Tensor], None]) -> None:
+    problem = lvm.Problem(model, torch.tensor([1.0, 0.0, 2.0]))
+    with pytest.raises(lvm.FitError, match=r"'start' is a Delta, .*pyro\.deterministic\('start', value\)"):
+        lvm.fit(problem, "mean_field", progress=False)
