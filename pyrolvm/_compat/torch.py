@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from inspect import getattr_static
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ __all__ = [
     "is_registered",
     "keeps_address",
     "pytree",
+    "share_at_tie",
     "shares_memory",
     "storage_key",
     "transforms_active",
@@ -94,6 +95,22 @@ def function_applied_by(apply: Callable[..., Any]) -> Iterator[None]:
 def is_registered(function: Any) -> bool:
     """Whether a ``Function`` is the gradient of an operation that a library registered (torch 2.13.0 to 2.15.0)."""
     return str(function.__module__).startswith("torch._library")
+
+
+@cache
+def share_at_tie(choice: Literal["clamp", "clamp by a tensor", "fmax"]) -> float:
+    """How much of the gradient goes to the first of two equal numbers where one is chosen: that of this release.
+
+    All of it in torch 2.13; none, half and half in torch 2.15 (torch 2.13.0 to 2.15.0).
+
+    Args:
+        choice: ``x.clamp(number)``, ``x.clamp(tensor)`` or ``torch.fmax(x, tensor)``; those with the smaller number are alike.
+    """
+    with without_modes(), torch.inference_mode(False), torch.enable_grad():
+        x, y = (torch.zeros((), dtype=torch.float64, device="cpu", requires_grad=True) for _ in range(2))
+        chosen = torch.fmax(x, y) if choice == "fmax" else x.clamp(y if choice == "clamp by a tensor" else 0.0)
+        (share,) = torch.autograd.grad(chosen, x)
+    return float(share)
 
 
 # --- operations -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,14 @@ from tests.capture.cases import ABSTRACT, CASES, distributions
 from tests.capture.outcomes import outcome
 from tests.capture.table import named, page, row
 
+RARE = {
+    "CoalescentTimes", "CoalescentTimesWithRate", "ExtendedBetaBinomial", "ExtendedBinomial", "FisherSnedecor",
+    "GammaGaussianHMM", "GaussianHMM", "GaussianMRF", "GaussianScaleMixture", "GeneralizedPareto", "GroupedNormalNormal",
+    "IndependentHMM", "LKJCorrCholesky", "LinearHMM", "LogNormalNegativeBinomial", "MixtureOfDiagNormals",
+    "MixtureOfDiagNormalsSharedCovariance", "MultivariateStudentT", "NanMaskedMultivariateNormal", "OMTMultivariateNormal",
+    "OneOneMatching", "OneTwoMatching", "SpanningTree", "TruncatedPolyaGamma", "ZeroInflatedNegativeBinomial",
+}  # fmt: skip
+"""Seldom used, and made of operations that the others have too: among the slow tests."""
 PAGE = Path(__file__).parents[2] / "docs" / "engines-coverage.md"
 RENEW = "docs/engines-coverage.md is out of date. Fix: python -m tests.capture.table > docs/engines-coverage.md"
 
@@ -24,7 +32,18 @@ def test_no_case_is_left_over() -> None:
     assert set(CASES) | set(ABSTRACT) == set(distributions().values())
 
 
-@pytest.mark.parametrize("name", [name for name, kind in distributions().items() if kind in CASES])
+def test_what_is_rare_exists() -> None:
+    assert set(distributions()) >= RARE
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in RARE else [])
+        for name, kind in distributions().items()
+        if kind in CASES
+    ],
+)
 def test_engines_agree_or_fail_as_the_case_says(name: str) -> None:
     kind = distributions()[name]
     for part in ("log_prob", "draws"):

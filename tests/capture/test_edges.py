@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from pyrolvm.capture.native.rules import RULES
 from tests.capture import edges
+from tests.capture.agreement import agree
 
 CASES = {case.name: case for case in edges.cases()}
 
@@ -46,6 +48,11 @@ def test_jax_has_the_values_and_gradients_of_torch_at_edges(name: str) -> None:
     found = edges.by_jax()[name]
     assert not isinstance(found, Exception), found
     assert edges.differences(CASES[name], edges.on_torch(CASES[name]), found, flushed=True) == []
+
+
+def test_gradients_at_bounds_that_are_tensors_go_where_torch_sends_them() -> None:
+    x, bound = torch.tensor([0.0, 0.5, 0.5, 1.0]), torch.tensor([0.5, 0.5, 0.5, 0.5])
+    agree(lambda x, y: [x.clamp(min=y), x.clamp(max=y), x.clamp(y, y + 1), torch.maximum(x, y)], [x, bound])
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -20,6 +20,7 @@ from pyrolvm.capture import capture, with_noise
 from pyrolvm.capture.graph import Captured, operations
 from pyrolvm.density import Joint
 from pyrolvm.errors import CaptureError
+from pyrolvm.vi.engines import choice
 
 
 @pytest.fixture(autouse=True)
@@ -227,9 +228,12 @@ def test_a_program_that_reads_a_draw_is_refused_with_its_line(model: Callable[..
 
 
 @pytest.mark.parametrize("model", REFUSED, ids=lambda model: model.__name__)
-def test_a_fit_of_such_a_program_runs_on_stock_pyro_and_says_why(model: Callable[..., None]) -> None:
+def test_a_fit_of_such_a_program_runs_on_stock_pyro_and_says_why(
+    model: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "FEW_STEPS", 10)
     fit = lvm.fit(
-        lvm.Problem(model, X), "mean_field", max_steps=400, tolerance=0, draws=50, num_particles=1, progress=False
+        lvm.Problem(model, X), "mean_field", max_steps=20, tolerance=0, draws=50, num_particles=1, progress=False
     )
     assert fit.engine == "pyro"
     assert REFUSED[model] in fit.engine_reason

@@ -185,3 +185,20 @@ def test_nests_of_tensors_are_taken_apart_and_put_together() -> None:
     assert private.pytree.tree_unflatten(leaves, structure) == {"a": (1, [2]), "b": 3}
     assert private.pytree.tree_map(lambda leaf: leaf + 1, (1, [2])) == (2, [3])
     assert private.pytree.tree_leaves({"a": [1], "b": 2}) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("choice", "largest", "smallest"),
+    [
+        ("clamp", lambda x, y: x.clamp(min=0.5), lambda x, y: x.clamp(max=0.5)),
+        ("clamp by a tensor", lambda x, y: x.clamp(min=y), lambda x, y: x.clamp(max=y)),
+        ("fmax", torch.fmax, torch.fmin),
+    ],
+)
+def test_the_share_at_a_tie_is_that_of_both_choices_everywhere(choice: Any, largest: Any, smallest: Any) -> None:
+    share = private.share_at_tie(choice)
+    assert share in (0.0, 0.5, 1.0)
+    for function in (largest, smallest):
+        x, y = (torch.full((3,), 0.5, requires_grad=True) for _ in range(2))
+        (found,) = torch.autograd.grad(function(x, y).sum(), x)
+        assert found.tolist() == [share] * 3

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.special as special
 
+from pyrolvm.capture.jax.rules import bounds
+
 __all__ = ["RULES"]
 
 _ROOT_HALF = 0.5**0.5
@@ -170,15 +172,9 @@ def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
     return jnp.trunc(jnp.true_divide(x, y))
 
 
-def _clamp(x: Any, low: Any = None, high: Any = None) -> Any:
-    """At a bound the gradient goes to the input, as torch's does."""
-    x = x if low is None else jnp.where(x < low, low, x)
-    return x if high is None else jnp.where(x > high, high, x)
-
-
-def _hardtanh(x: Any, low: Any = -1, high: Any = 1) -> Any:
-    """At a bound the gradient is zero, as torch's is."""
-    return jnp.where(x <= low, low, jnp.where(x >= high, high, x))
+def _sinc(x: Any) -> Any:
+    """Of what times pi is infinite there is none, as torch has it."""
+    return jnp.where(jnp.isinf(jnp.pi * x), jnp.nan, jnp.sinc(x))
 
 
 def _softplus(x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
@@ -257,16 +253,7 @@ def _log_odds_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
 
 
 def _logit(x: Any, eps: float | None = None) -> Any:
-    return _log_odds(x if eps is None else _clamp(x, eps, 1 - eps))
-
-
-def _fmax(x: Any, y: Any) -> Any:
-    """The larger, or the one that is a number; at a tie the gradient goes to the first, as torch's does."""
-    return jnp.where((x >= y) | jnp.isnan(y), x, y)
-
-
-def _fmin(x: Any, y: Any) -> Any:
-    return jnp.where((x <= y) | jnp.isnan(y), x, y)
+    return _log_odds(x if eps is None else bounds.within(x, eps, 1 - eps))
 
 
 def _nan_to_num(x: Any, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Any:
@@ -371,7 +358,7 @@ TRANSCENDENTAL: dict[str, Callable[..., Any]] = {
     "asinh": jnp.arcsinh,
     "acosh": jnp.arccosh,
     "atanh": jnp.arctanh,
-    "sinc": jnp.sinc,
+    "sinc": _sinc,
     "xlogy": _floats(_xlogy),
     "special_xlog1py": _floats(_xlog1py),
     "logit": _logit,
@@ -410,10 +397,10 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "log_sigmoid_forward": _log_sigmoid,
     "softplus": _softplus,
     "relu": jax.nn.relu,
-    "relu6": lambda x: _hardtanh(x, 0, 6),
-    "hardtanh": _hardtanh,
-    "hardsigmoid": lambda x: _hardtanh(x + 3, 0, 6) / 6,
-    "hardswish": lambda x: x * _clamp(x + 3, 0, 6) / 6,
+    "relu6": lambda x: bounds.hardtanh(x, 0, 6),
+    "hardtanh": bounds.hardtanh,
+    "hardsigmoid": lambda x: bounds.hardtanh(x + 3, 0, 6) / 6,
+    "hardswish": lambda x: x * bounds.within(x + 3, 0, 6) / 6,
     "leaky_relu": lambda x, slope=0.01: jnp.where(x > 0, x, slope * x),
     "_prelu_kernel": lambda x, slope: jnp.where(x > 0, x, slope * x),
     "threshold": lambda x, threshold, value: jnp.where(x <= threshold, value, x),
@@ -462,13 +449,6 @@ COMPARISONS: dict[str, Callable[..., Any]] = {
 SELECTION: dict[str, Callable[..., Any]] = {
     "where": _where,
     "masked_fill": _masked_fill,
-    "clamp": _clamp,
-    "clamp_min": lambda x, low: _clamp(x, low),
-    "clamp_max": lambda x, high: _clamp(x, None, high),
-    "maximum": jnp.maximum,
-    "minimum": jnp.minimum,
-    "fmax": _fmax,
-    "fmin": _fmin,
     "nan_to_num": _nan_to_num,
 }
 
@@ -493,5 +473,6 @@ RULES: dict[str, Callable[..., Any]] = {
     **ACTIVATIONS,
     **COMPARISONS,
     **SELECTION,
+    **bounds.RULES,
     **COPIES,
 }
