@@ -72,7 +72,7 @@ def test_minibatches_start_from_it() -> None:
     x, y = _data()
     problem = lvm.Problem(logistic, x, y)
     mode, sd = _newton(x, y)
-    fit = lvm.fit(problem, "full_rank", batch_size=256, max_steps=2_000, draws=1_000, progress=False)
+    fit = lvm.fit(problem, "full_rank", batch_size=256, max_steps=1_200, draws=500, progress=False)
     draws = torch.as_tensor(fit.data["posterior"]["w"].values[0])
     assert bool(((draws.mean(0) - mode).abs() < 0.25 * sd).all())
     assert torch.allclose(draws.std(0), sd, rtol=0.25)
@@ -80,8 +80,8 @@ def test_minibatches_start_from_it() -> None:
         problem,
         lvm.guide("full_rank", precondition="none"),
         batch_size=256,
-        max_steps=2_000,
-        draws=1_000,
+        max_steps=600,
+        draws=200,
         progress=False,
     )
     draws = torch.as_tensor(plain.data["posterior"]["w"].values[0])

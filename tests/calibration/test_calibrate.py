@@ -80,12 +80,14 @@ def run(problem, method, simulations=300, **options):
 # --- right and wrong --------------------------------------------------------------------------------------------------
 
 
-def test_the_exact_posterior_passes(problem):
-    found = run(problem, exact, 1000)
+@pytest.mark.parametrize("simulations", [250, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_exact_posterior_passes(problem, simulations):
+    """The bounds are those of 1000 simulations, wider by as much as the errors of fewer are."""
+    found, wider = run(problem, exact, simulations), (1000 / simulations) ** 0.5
     assert found.verdict.trusted, found
     assert list(found.statistics.index) == ["beta[one]", "beta[x]", "log_likelihood", "log_prior"]
-    assert (found.statistics["ks"] < 0.070).all()
-    assert (abs(found.statistics["cover90"] - 0.9) < 0.038).all()
+    assert (found.statistics["ks"] < 0.070 * wider).all()
+    assert (abs(found.statistics["cover90"] - 0.9) < 0.038 * wider).all()
     assert ((found.statistics["contraction"] > 0.2) | (found.statistics.index.str.startswith("log"))).all()
 
 
@@ -103,8 +105,8 @@ def test_the_prior_is_caught_by_the_likelihood_alone(problem):
     ("options", "words"),
     [
         ({"scale": 0.6}, "too narrow: 90% intervals cover"),
-        ({"scale": 1.6}, "too wide: 90% intervals cover"),
-        ({"shift": 0.5}, "too high by 0."),
+        pytest.param({"scale": 1.6}, "too wide: 90% intervals cover", marks=pytest.mark.slow),
+        pytest.param({"shift": 0.5}, "too high by 0.", marks=pytest.mark.slow),
         ({"shift": -0.5}, "too low by 0."),
     ],
 )
@@ -298,16 +300,15 @@ def test_exact_is_looked_up(problem, monkeypatch):
 # --- processes, folders, interrupts -----------------------------------------------------------------------------------
 
 
-def test_ranks_do_not_depend_on_the_processes(problem):
-    alone = run(problem, exact, 12)
-    shared = lvm.calibrate(problem, exact, simulations=12, workers=2, progress=False)
-    assert shared.ranks.equals(alone.ranks) and shared.truth.equals(alone.truth)
-
-
-def test_a_process_that_dies_costs_its_simulation_alone(problem):
+def test_a_process_that_dies_costs_its_simulation_alone_and_ranks_do_not_depend_on_processes(problem):
     found = lvm.calibrate(problem, killed, simulations=3, workers=2, progress=False, seed=SOME_DIE)
     assert found.successes == 2
     assert set(found.failures) == {"its process died, twice (exit code SIGKILL(-9))"}
+    alone = run(problem, exact, 3, seed=SOME_DIE)
+    lived = np.isin(alone.ranks["beta"]["simulation"], found.ranks["beta"]["simulation"])
+    assert lived.sum() == 2
+    np.testing.assert_array_equal(found.ranks["beta"], alone.ranks["beta"][lived])
+    np.testing.assert_array_equal(found.truth["beta"], alone.truth["beta"][lived])
 
 
 def test_what_cannot_be_pickled_runs_here_and_says_so(problem):

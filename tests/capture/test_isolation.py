@@ -125,12 +125,12 @@ def model(x: Tensor, y: Tensor) -> None:
 
 def draws(problem: lvm.Problem, how: str) -> np.ndarray[Any, Any]:
     if how == "fit":
-        found: lvm.Posterior = lvm.fit(problem, "mean_field", engine="jax", max_steps=50, draws=20, progress=False)
+        found: lvm.Posterior = lvm.fit(problem, "mean_field", engine="jax", max_steps=10, draws=10, progress=False)
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of ArviZ, about its next version, where nutpie is first imported
             found = lvm.nuts(
-                problem, chains=2, warmup=20, draws=10, engine="jax", kernel=how, precondition="none", progress=False
+                problem, chains=1, warmup=10, draws=5, engine="jax", kernel=how, precondition="none", progress=False
             )
     assert found.engine == "jax", found.engine_reason
     return np.asarray(found.data["posterior"]["slope"].values)

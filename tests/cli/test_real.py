@@ -67,7 +67,14 @@ def _wait_for_draws(process: subprocess.Popen[str], folder: Path, *, after: int)
     pytest.fail(f"it ended by itself: {process.communicate()[1]}")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_keeps_what_was_reached(tmp_path, regression, number, code):
     words = (
         "nuts my_model.py:model --data d.npz --engine pyro --chains 1 --warmup 20 --draws 1000000 --out runs/a "

@@ -66,9 +66,10 @@ def test_another_shape_with_equal_moments_differs(fake, rng, nuts):
     assert row["shape_status"] == row["status"] == "differs"
 
 
-def test_two_exact_samples_agree(fake):
+@pytest.mark.parametrize("seeds", [12, pytest.param(50, marks=pytest.mark.slow)])
+def test_two_exact_samples_agree(fake, seeds):
     statuses = []
-    for seed in range(50):
+    for seed in range(seeds):
         generator = np.random.default_rng(seed)
         reference = fake.chains(generator, sites(generator, 4, 1000), dims=DIMS, coords=COORDS)
         statuses += list(against(fake, generator, reference).table["status"])
@@ -76,7 +77,7 @@ def test_two_exact_samples_agree(fake):
     assert statuses.count("agrees") >= 0.97 * len(statuses)
 
 
-@pytest.mark.parametrize("rho", [0.5, 0.9])
+@pytest.mark.parametrize("rho", [pytest.param(0.5, marks=pytest.mark.slow), 0.9])
 def test_autocorrelated_exact_chains_never_differ(fake, rho):
     statuses = []
     for seed in range(10):
@@ -314,8 +315,8 @@ def test_it_prints(fake, rng, nuts):
 
 def test_many_methods_and_quantities_are_all_compared(fake):
     generator = np.random.default_rng(0)
-    nuts = fake.chains(generator, {"x": generator.normal(size=(4, 1000, 100))})
-    others = {f"m{i}": fake.fit(generator, {"x": generator.normal(size=(1, 4000, 100))}) for i in range(9)}
+    nuts = fake.chains(generator, {"x": generator.normal(size=(4, 100, 100))})
+    others = {f"m{i}": fake.fit(generator, {"x": generator.normal(size=(1, 300, 100))}) for i in range(9)}
     comparison = compare(others | {"nuts": nuts})
     assert len(comparison.table) == 900
 

@@ -358,7 +358,7 @@ def _exact(problem: lvm.Problem, draw: dict[str, Tensor], names: list[str], stat
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_discrete_draws_of_an_hmm_have_the_exact_joint_conditional(batched: bool) -> None:
-    count = 4000 if batched else 600
+    count = 4000 if batched else 300
     problem = problem_of(hmm, torch.float64)
     names = [f"x_{t}" for t in range(5)]
     with session_of(problem, seed=4):

@@ -202,7 +202,7 @@ EXAMPLES = {
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.usefixtures("closed_figures")
+@pytest.mark.usefixtures("small_runs", "closed_figures")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "docs" / "examples").glob("*.py")))
 def test_an_example_runs(name, tmp_path, capsys):
     example, writes = _script(ROOT / "docs" / "examples" / f"{name}.py"), EXAMPLES[name]

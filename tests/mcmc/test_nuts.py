@@ -271,8 +271,15 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("engine", ["jax", "pyro"])
-@pytest.mark.parametrize("after", [130, 210])
+@pytest.mark.parametrize(
+    ("after", "engine"),
+    [
+        (130, "jax"),
+        pytest.param(130, "pyro", marks=pytest.mark.slow),
+        pytest.param(210, "jax", marks=pytest.mark.slow),
+        (210, "pyro"),
+    ],
+)
 def test_an_interrupt_keeps_equal_draws_of_all_chains(
     gaussian_problem: lvm.Problem, after: int, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,11 @@ def ridge_fit(ridge_problem: lvm.Problem) -> lvm.Fit:
 
 
 @pytest.mark.parametrize(
-    "options", [{"engine": "jax"}, {"engine": "pyro", "warmup": 30, "draws": 4, "max_tree_depth": 6}]
+    "options",
+    [
+        {"engine": "jax"},
+        pytest.param({"engine": "pyro", "warmup": 30, "draws": 4, "max_tree_depth": 6}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_fit_saves_most_steps_of_warmup(
     scaled_problem: lvm.Problem, scaled_fit: lvm.Fit, options: dict[str, Any]

@@ -150,7 +150,7 @@ def test_densities_of_the_plane_integrate_to_one(name: str) -> None:
     """After a short fit, on a grid that reaches to where nothing is left."""
     fit = lvm.fit(PLANE[name](), engine="pyro", max_steps=40, batch_size=200, learning_rate=5e-3, progress=False)
     flow = fit.module().double()
-    steps = 500
+    steps = 300
     along = torch.linspace(-6.0, 7.0, steps, dtype=torch.float64)
     grid = torch.cartesian_prod(along, along)
     with torch.no_grad():

@@ -96,7 +96,9 @@ PUBLISHED = {
 Spiegelhalter et al., BUGS Examples I (seeds); Breslow and Clayton (1993), section 6.2 (lip cancer, independent effects)."""
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", ["hierarchical_logistic", pytest.param("hierarchical_poisson", marks=pytest.mark.slow)]
+)
 def test_a_fit_finds_what_was_published(name):
     result = lvm.infer(lvm.problem(name), methods=["student"], seed=0, progress=False)
     for site, (mean, margin) in PUBLISHED[name].items():

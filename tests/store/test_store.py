@@ -266,8 +266,10 @@ def test_foreign_folders_and_files_are_left_alone(fit: lvm.Fit, tmp_path: Path) 
         fit.save(folder / "thesis.txt")
 
 
-@pytest.mark.parametrize("write", [0, 1, 2, 3])
-@pytest.mark.parametrize(("error", "told"), [(KeyboardInterrupt, KeyboardInterrupt), (OSError, lvm.StoreError)])
+@pytest.mark.parametrize(
+    ("write", "error", "told"),
+    [*((write, KeyboardInterrupt, KeyboardInterrupt) for write in range(4)), (1, OSError, lvm.StoreError)],
+)
 def test_a_crash_at_any_file_leaves_the_old_result(
     fit: lvm.Fit,
     saved: Path,
