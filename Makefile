@@ -63,13 +63,13 @@ demo-vae: $(VENV)/.installed
 	$(BIN)/python docs/examples/digits_vae.py runs/demo-vae
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-newest: $(NEWEST)/.installed
-	$(NEWEST)/bin/python -m pytest -n $(WORKERS)
+	$(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 coverage: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --cov=pyrolvm --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=pyrolvm --cov-report=term:skip-covered --cov-fail-under=85
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -47,7 +47,10 @@ def _densities(load: Any, name: str, change: float = 0.0) -> tuple[list[float], 
     return found["densities"], other
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("eight_schools", "mixture") else [pytest.mark.slow]) for name in NAMES],
+)
 def test_pyro_and_numpyro_twins_are_one_density(load: Any, name: str) -> None:
     ours, other = _densities(load, name)
     assert load("twins").different(other, ours, constant=False) == ""

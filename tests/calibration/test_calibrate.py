@@ -127,7 +127,7 @@ def test_another_shape_is_named(problem):
         root = torch.linalg.inv(torch.linalg.cholesky(precision))
         return {"beta": mean + (-torch.rand(127, 2).log() - 1) @ root}
 
-    found = run(problem, skewed, 500)
+    found = run(problem, skewed, 300)
     row = found.statistics.loc["beta[x]"]
     assert row["status"] == "failed" and row["finding"].startswith("posterior ")
     assert abs(row["sd_ratio"] - 1) < 0.5 and row["symmetry_p"] < 0.01
@@ -228,7 +228,7 @@ def test_discrete_latents_are_ranked_too():
         p = torch.sigmoid(log_odds + torch.tensor(7 / 3).log())
         return {"which": (torch.rand(200) < p).long()}
 
-    found = run(lvm.Problem(model, torch.zeros(3)), method, 300)
+    found = run(lvm.Problem(model, torch.zeros(3)), method, 200)
     assert found.verdict.trusted and set(found.ranks) == {"which", "log_likelihood", "log_prior"}
 
 
@@ -236,11 +236,11 @@ def test_discrete_latents_are_ranked_too():
 
 
 def test_a_guide_is_fitted_and_its_verdict_kept(problem):
-    found = run(problem, "mean_field", 3, max_steps=60)
+    found = run(problem, "mean_field", 2, max_steps=60)
     assert found.method == "mean_field, max_steps=60"
     assert set(found.fits["status"]) <= {"trusted", "doubtful", "failed"}
     assert np.isfinite(found.fits["khat"]).all()
-    direct = run(problem, functools.partial(lvm.fit, guide="mean_field", max_steps=60), 3)
+    direct = run(problem, functools.partial(lvm.fit, guide="mean_field", max_steps=60), 2)
     assert direct.ranks.equals(found.ranks)
 
 

@@ -26,7 +26,7 @@ def regression(tmp_path, model_file):
 
 def test_fit_nuts_compare_diagnose_report(pyrolvm, regression):
     mean, sd = regression
-    target = ["my_model.py:model", "--data", "d.npz", "--dtype", "float64", "--engine", "pyro"]
+    target = ["my_model.py:model", "--data", "d.npz", "--dtype", "float64", "--engine", "c"]
     fit = pyrolvm("fit", *target, "--guide", "full_rank", "--out", "runs/fit", "--json", "-")
     assert fit.code == 0
     (slope,) = fit.json["quantities"]
@@ -44,7 +44,7 @@ def test_fit_nuts_compare_diagnose_report(pyrolvm, regression):
 
 def test_compare_in_a_process_of_its_own(tmp_path, regression):
     words = (
-        "compare my_model.py:model --data d.npz --engine pyro --guide mean_field --guide my_model.py:guide "
+        "compare my_model.py:model --data d.npz --engine c --guide mean_field --guide my_model.py:guide "
         "--chains 2 --warmup 60 --draws 100 --max-steps 600 --out runs/a --json -"
     )
     command = [sys.executable, "-W", "error::UserWarning:pyrolvm", "-m", "pyrolvm", *words.split()]
