@@ -97,7 +97,7 @@ def test_mixture_components_are_put_in_order(load: Any) -> None:
 
 
 def test_a_failure_is_a_row_with_its_reason(load: Any) -> None:
-    found, out = load("fresh").run("density.nothing", {}, {}, python=sys.executable, timeout=60)
+    found, out = load("fresh").run("density.nothing", {}, {}, python=sys.executable, timeout=300)
     assert found["status"].startswith("failed: AttributeError") and out == {}
 
 

@@ -92,7 +92,7 @@ def test_a_signal_keeps_what_was_reached(tmp_path, regression, number, code):
     assert "Problem(" in process.stderr.readline()  # the model was read
     _wait_for_draws(process, tmp_path / "runs/a/checkpoints", after=20)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == code, err
     assert "stopped; what was reached is saved in runs/a" in err and "Traceback" not in err
     assert (tmp_path / "runs/a/manifest.json").is_file()

@@ -336,7 +336,7 @@ def test_threads_take_turns() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=300)
     for i, losses in enumerate(expected):
         np.testing.assert_array_equal(found[i], losses)
     assert _state() == before
