@@ -23,6 +23,7 @@ from pyrolvm.program.guide import resolve
 from pyrolvm.vi.engines import Work
 from pyrolvm.vi.objectives import choose_objective
 from pyrolvm.vi.optimizer import Stepper
+from tests import zoo
 from tests.capture.agreement import TOLERANCE, Given, close, flat, gradients, on_jax, rounding
 
 X = torch.linspace(-1, 1, 6)
@@ -219,7 +220,7 @@ def test_potentials_agree_in_single_precision(model: Callable[..., Any]) -> None
     _potential(lvm.Problem(model, X, Y), torch.float32)
 
 
-ZOO = [name for name in lvm.problems() if lvm.problem(name).latents and not lvm.problem(name).parameters]
+ZOO = zoo.names(lambda kind: kind.latents and not kind.parameters)
 """Those whose density is fixed; models with networks have their fits compared, below."""
 
 

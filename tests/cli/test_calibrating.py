@@ -54,4 +54,4 @@ def test_a_method_that_is_wrong_is_exit_code_1(call):
     run = call("--method", "m.py:careless", "--simulations", "15", "--ranked", "63")
     assert run.code == 1, run.err
     assert "mu: posterior too narrow" in run.out
-    assert call("--method", "m.py:guide", "--overwrite").code == 0
+    assert call("--method", "m.py:guide", "--overwrite", "--simulations", "2").code == 0

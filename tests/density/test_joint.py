@@ -21,6 +21,7 @@ import pyrolvm as lvm
 from pyrolvm import runtime
 from pyrolvm.density import Joint, map_draws
 from pyrolvm.program.inspection import centre
+from tests import zoo
 
 Y = torch.tensor([2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2])
 
@@ -135,7 +136,7 @@ def test_log_p_is_the_trace_log_prob(model: Callable[..., Any], dtype: torch.dty
         torch.testing.assert_close(joint.log_p(draw), trace.log_prob_sum(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in lvm.problems() if lvm.problem(name).continuous])
+@pytest.mark.parametrize("name", zoo.names(lambda kind: kind.continuous))
 def test_log_p_of_the_zoo_is_the_trace_log_prob(name: str) -> None:
     problem = lvm.problem(name)
     with session_of(problem):

@@ -17,6 +17,7 @@ from pyrolvm import runtime
 from pyrolvm.capture.vmap import VmapFriendly, vmapped
 from pyrolvm.density import Joint, constrained, flattened, map_draws, repeat, watched
 from pyrolvm.progress import shown
+from tests import zoo
 
 COUNT = 3
 
@@ -36,7 +37,7 @@ def _draws(problem: lvm.Problem, joint: Joint) -> dict[str, Tensor]:
     return _loop(lambda one: joint.constrain(one["z"]), {"z": flat})
 
 
-CONTINUOUS = [name for name in lvm.problems() if lvm.problem(name).continuous]
+CONTINUOUS = zoo.names(lambda kind: kind.continuous)
 """Problems that have unknowns once discrete ones are summed out."""
 
 

@@ -32,8 +32,9 @@ from pyrolvm_models.invertible import (
     initialize,
 )  # fmt: skip
 from pyrolvm_models.likelihoods import bits_per_dimension, dequantize
+from tests import zoo
 
-NAMES = [name for name in lvm.problems() if not lvm.problem(name).latents]
+NAMES = zoo.names(lambda kind: not kind.latents)
 """Every registered problem without latents."""
 
 

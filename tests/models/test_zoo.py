@@ -11,14 +11,13 @@ import torch
 from pyro import poutine
 
 import pyrolvm as lvm
+from tests import zoo
 
 NAMES = lvm.problems()
-LATENT = [name for name in NAMES if lvm.problem(name).latents]
+LATENT = zoo.names(lambda kind: kind.latents)
 """Those with a posterior; the others are fitted by maximum likelihood, see test_densities.py."""
-BUILT_IN = [name for name in LATENT if lvm.problem(name).model.__module__.startswith("pyrolvm_models.")]
-
-
-ROWS = [name for name in LATENT if len(lvm.problem(name).plates) == 1 and lvm.problem(name).observed]
+BUILT_IN = [name for name in LATENT if zoo.kind(name).module.startswith("pyrolvm_models.")]
+ROWS = zoo.names(lambda kind: kind.latents and kind.rows)
 """Those whose data are independent rows."""
 
 

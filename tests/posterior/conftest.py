@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 import pyrolvm as lvm
+from tests import zoo
 
 NETWORKS = ("discrete_vae", "vae")
 """Of the problems with networks, which take seconds each, these stand for the others."""
 
 NAMES = tuple(
     name
-    for name in lvm.problems()
-    for problem in [lvm.problem(name)]
-    if problem.observed and problem.latents and (not problem.parameters or name in NETWORKS)
+    for name in zoo.names(lambda kind: kind.observed and kind.latents)
+    if name in NETWORKS or not zoo.kind(name).parameters
 )
 """Problems with data and a posterior: without, there are no groups about them."""
 
@@ -41,7 +41,7 @@ def eight_schools(kind: str) -> Any:
 
 
 # NUTS does not sample learnable parameters.
-CASES = [("svi", name) for name in NAMES] + [("nuts", name) for name in NAMES if not lvm.problem(name).parameters]
+CASES = [("svi", name) for name in NAMES] + [("nuts", name) for name in NAMES if not zoo.kind(name).parameters]
 
 
 @pytest.fixture(params=CASES, ids="-".join)
