@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrolvm.errors import PyrolvmWarning, StoreError
+from pyrolvm.runs.readers import parsing
 from pyrolvm.store.files import read_json, replace, sweep, whole, write_part
 from pyrolvm.store.packing import pack, read_tensors, unpack, write_tensors
 
@@ -109,10 +110,11 @@ class Checkpoints:
             (self.folder / _name(number)).unlink(missing_ok=True)
         for number in numbers[-KEPT:-1]:
             try:
-                content = _content(self.folder / _name(number))
+                with parsing(self.folder / _name(number)):
+                    content = _content(self.folder / _name(number))
+                    kept |= {part["file"]["name"] for part in (content["state"], *content["chunks"])}
             except StoreError:
                 continue
-            kept |= {part["file"]["name"] for part in (content["state"], *content["chunks"])}
         for path in self.folder.glob("*.safetensors"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
@@ -130,9 +132,11 @@ def _newest(folder: Path) -> tuple[int, dict[str, Any], Checkpoint] | None:
     damaged: list[str] = []
     for number in numbers:
         try:
-            content = _content(folder / _name(number))
-            state = _read_part(folder, content["state"])
-            chunks = [_read_part(folder, part) for part in content["chunks"]]
+            with parsing(folder / _name(number)):
+                content = _content(folder / _name(number))
+                state = _read_part(folder, content["state"])
+                chunks = [_read_part(folder, part) for part in content["chunks"]]
+                about = dict(content["about"])
         except StoreError as error:
             damaged.append(str(error).partition(" Fix:")[0])
             continue
@@ -143,7 +147,7 @@ def _newest(folder: Path) -> tuple[int, dict[str, Any], Checkpoint] | None:
                 PyrolvmWarning,
                 stacklevel=2,
             )
-        return number, content, Checkpoint(content["about"], state, chunks)
+        return number, content, Checkpoint(about, state, chunks)
     if damaged:
         raise StoreError(
             f"none of the checkpoints in {folder} can be read: {' '.join(damaged)} "

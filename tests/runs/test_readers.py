@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -23,7 +24,7 @@ from pyrolvm.cli.data_files import DATA
 from pyrolvm.cli.sources import checked, load_data
 from pyrolvm.errors import DataError, StoreError
 from pyrolvm.runs import readers, trees
-from pyrolvm.store import read_tree, write_tree
+from pyrolvm.store import Checkpoints, read_tree, write_tree
 
 SCRIPT = Path(__file__).with_name("forged.py")
 MEGABYTES_GROWN = 500
@@ -169,6 +170,24 @@ def test_a_file_is_opened_in_a_folder_that_is_open(tmp_path: Path) -> None:
             assert file.read() == b"{}"
     finally:
         os.close(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"about": 1, "state": 1, "chunks": []},
+        {"about": {}, "state": {"value": 1, "file": []}, "chunks": 5},
+        {"about": {}, "state": {"value": 1, "file": {"name": "../x"}}, "chunks": []},
+    ],
+)
+def test_a_forged_checkpoint_with_a_right_checksum_is_refused(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    written = json.dumps({"schema": 1, "sha256": digest, "content": content})
+    (tmp_path / "checkpoints" / "checkpoint-00000001.json").write_text(written)
+    with pytest.raises(StoreError, match="Fix: "):
+        Checkpoints(tmp_path, {}).read()
 
 
 # --- what is right ----------------------------------------------------------------------------------------------------
