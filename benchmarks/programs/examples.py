@@ -168,16 +168,17 @@ def _mixed_hmm(m: Any) -> list[Program]:
 
 
 def _sir(m: Any) -> list[Program]:
-    args = SimpleNamespace(population=10, recovery_time=3.0, dct=None)
+    m.args = args = SimpleNamespace(population=10, recovery_time=3.0, dct=None)  # the file reads a global of its own
     data = torch.tensor([1.0, 2.0, 1.0, 0.0])
-    names = ("discrete_model", "reparameterized_discrete_model", "continuous_model", "vectorized_model")
+    names = ("continuous_model", "vectorized_model", "reparameterized_discrete_model", "discrete_model")
     return [Program(name, getattr(m, name), (args, data)) for name in names]
 
 
 def _dmm(m: Any) -> list[Program]:
     net = m.DMM(input_dim=5, z_dim=2, emission_dim=4, transition_dim=4, rnn_dim=6)
-    rows = torch.bernoulli(torch.full((6, 4, 5), 0.3))
-    return [Program("model", net.model, (rows, rows.flip(1), torch.ones(6, 4), torch.full((6,), 4)), net.guide)]
+    rows, lengths = torch.bernoulli(torch.full((6, 4, 5), 0.3)), torch.full((6,), 4)
+    backwards = torch.nn.utils.rnn.pack_padded_sequence(rows.flip(1), lengths, batch_first=True)
+    return [Program("model", net.model, (rows, backwards, torch.ones(6, 4), lengths), net.guide)]
 
 
 def _ss_vae(m: Any) -> list[Program]:
@@ -265,12 +266,11 @@ def _relaxed(model: Any) -> Callable[[], None]:
 def _biosequences(kind: str) -> Build:
     def build(m: Any) -> list[Program]:
         rows = torch.eye(4)[torch.randint(4, (5, 6))]
-        lengths = torch.full((5,), 6.0)
         if kind == "ProfileHMM":
             net = m.ProfileHMM(7, 4)
-            return [Program("model", net.model, (rows, lengths, torch.tensor(1.0)), net.guide)]
+            return [Program("model", net.model, (rows, torch.tensor(1.0)), net.guide)]
         net = m.FactorMuE(6, 4, 2, latent_seq_length=7)
-        return [Program("model", net.model, (rows, lengths, torch.tensor(1.0)), net.guide)]
+        return [Program("model", net.model, (rows, torch.tensor(1.0), torch.tensor(1.0)), net.guide)]
 
     return build
 
