@@ -17,6 +17,7 @@ from torch import Tensor
 import pyrolvm as lvm
 from pyrolvm import selfcheck
 from pyrolvm._compat import nutpie
+from pyrolvm.vi.engines import choice
 
 Y = torch.tensor([0.2, 1.0, 1.9, 2.4])
 Break = pytest.MonkeyPatch
@@ -33,8 +34,14 @@ def reading(y: Tensor) -> None:
     pyro.sample("y", dist.Normal(1.0 if mean > 0 else mean, 1.0).expand([4]).to_event(1), obs=y)
 
 
+@pytest.fixture(autouse=True)
+def a_few_steps_are_many(monkeypatch: Break) -> None:
+    """So that engines are tried for short fits too."""
+    monkeypatch.setattr(choice, "FEW_STEPS", 10)
+
+
 def _fit(program: Any = model, **options: Any) -> lvm.Fit:
-    words: dict[str, Any] = {"max_steps": 320, "tolerance": 0, "draws": 20, "progress": False}
+    words: dict[str, Any] = {"max_steps": 20, "tolerance": 0, "draws": 20, "progress": False}
     return lvm.fit(lvm.Problem(program, Y), "mean_field", **(words | options))
 
 

@@ -41,7 +41,13 @@ def eight_schools(kind: str) -> Any:
 
 
 # NUTS does not sample learnable parameters.
-CASES = [("svi", name) for name in NAMES] + [("nuts", name) for name in NAMES if not zoo.kind(name).parameters]
+QUICK_CHAINS = ("eight_schools_centered", "factor_analysis", "gaussian_mixture")
+"""Problems that stand for the others among the quick tests of chains: rows that share latents, matrices, discrete latents."""
+CASES = [("svi", name) for name in NAMES] + [
+    pytest.param(("nuts", name), marks=[] if name in QUICK_CHAINS else [pytest.mark.slow])
+    for name in NAMES
+    if not zoo.kind(name).parameters
+]
 
 
 @pytest.fixture(params=CASES, ids="-".join)

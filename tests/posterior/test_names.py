@@ -31,7 +31,10 @@ def _model(latent: str, plate: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", ["draw", "chain", "sample", "posterior", "theta_dim_0"])
+@pytest.mark.parametrize(
+    "name",
+    ["draw", "posterior", "theta_dim_0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("chain", "sample"))],
+)
 def test_a_site_of_any_name_is_in_the_result_and_comes_back(name: str, tmp_path: Path) -> None:
     problem = lvm.Problem(_model(name, "rows"), Y)
     fit = lvm.fit(problem, AutoNormal, max_steps=2, engine="pyro", **QUICK)
