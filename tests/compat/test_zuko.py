@@ -8,7 +8,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("checked", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_models_with_flows_leave_the_checks_of_distributions_alone(checked: bool) -> None:
     text = (
         "import sys, pyro\n"

@@ -91,6 +91,7 @@ def test_chains() -> None:
     assert np.isfinite(chains.data["sample_stats"]["lp"].values).all()
 
 
+@pytest.mark.slow
 def test_a_problem_of_the_zoo() -> None:
     assert cell(lvm.problem("factor_analysis"), "amortized") == "clean"
 

@@ -91,8 +91,17 @@ REFUSES = {("amortized", name) for name in PROBLEMS if name not in ("local", "gr
     for name in PROBLEMS  # some have no rows, the others latents outside them
 }
 
-CASES = [(family, name) for family in lvm.guides() for name in PROBLEMS if (family, name) not in REFUSES]
-SMALL = [case for case in CASES if case[1] in ("real_scalar", "positive", "unit_interval", "simplex")]
+QUICK = ("simplex", "vector", "local", "grid")
+"""Problems of which every family is tried among the quick tests; all turn supports alike, so that of the others one family is."""
+
+
+def _marked(family: str, name: str) -> Any:
+    slow = name not in QUICK and family != "mean_field"
+    return pytest.param(family, name, marks=[pytest.mark.slow] if slow else [])
+
+
+CASES = [_marked(family, name) for family in lvm.guides() for name in PROBLEMS if (family, name) not in REFUSES]
+SMALL = [case for case in CASES if case.values[1] in ("real_scalar", "positive", "unit_interval", "simplex")]
 
 every = pytest.mark.parametrize(("family", "name"), CASES)
 

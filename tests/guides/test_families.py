@@ -103,7 +103,13 @@ def draws(problem: lvm.Problem, guide: Any, count: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("family", "steps"), [("full_rank", 400), ("low_rank", 500), ("autoregressive", 700), ("flow", 500)]
+    ("family", "steps"),
+    [
+        ("full_rank", 400),
+        ("low_rank", 500),
+        pytest.param("autoregressive", 700, marks=pytest.mark.slow),
+        pytest.param("flow", 500, marks=pytest.mark.slow),
+    ],
 )
 def test_the_bound_is_the_evidence_of_a_gaussian_posterior(family: str, steps: int) -> None:
     problem = lvm.Problem(correlated)

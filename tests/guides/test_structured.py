@@ -47,8 +47,15 @@ def _data(*shape: int) -> Tensor:
     return 2.0 * torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("model", "shape"), [(hierarchy, (3, 4)), (pairs, (5,))])
-@pytest.mark.parametrize("precondition", ["frame", "none"])
+@pytest.mark.parametrize(
+    ("model", "shape", "precondition"),
+    [
+        (hierarchy, (3, 4), "none"),
+        (pairs, (5,), "frame"),
+        pytest.param(hierarchy, (3, 4), "frame", marks=pytest.mark.slow),
+        pytest.param(pairs, (5,), "none", marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_exact_where_rows_are_gaussian_given_the_globals(
     model: object, shape: tuple[int, ...], precondition: str
 ) -> None:

@@ -15,8 +15,16 @@ THIRD = frozenset(list(PROGRAMS)[::3])
 """Programs whose chains, saving and loading are tried here too; those of all are tried in the slow tier."""
 
 
+EVERY_SECOND = frozenset(list(PROGRAMS)[::2])
+QUICK = [
+    pytest.param(name, marks=[] if name in THIRD | EVERY_SECOND or make().interpreted else [pytest.mark.slow])
+    for name, make in PROGRAMS.items()
+]
+"""Two programs of three, and all that run on stock Pyro; the others are among the slow tests, with all of them by every engine."""
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_program_runs_and_its_draws_have_the_density_of_stock_pyro(name, tmp_path):
     case = PROGRAMS[name]()
     problem = lvm.Problem(case.model, *case.args, **case.kwargs)

@@ -129,7 +129,7 @@ def test_auto_does_not_compile_for_a_few_steps(normal_problem: lvm.Problem, shor
     assert short(normal_problem).engine == "pyro"
 
 
-@pytest.mark.parametrize("engine", COMPILED)
+@pytest.mark.parametrize("engine", ["c", "jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_the_seed_repeats_a_compiled_fit(normal_problem: lvm.Problem, short: Short, engine: str) -> None:
     first, again, other = (short(normal_problem, engine=engine, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.losses, again.losses)
@@ -327,7 +327,7 @@ def test_cuda_takes_the_steps_of_the_cpu(make_data: Any) -> None:
     np.testing.assert_allclose(there.losses, here.losses, rtol=1e-8)
 
 
-@pytest.mark.parametrize("engine", ["c", "jax", "torch"])
+@pytest.mark.parametrize("engine", ["c", "jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_parameter_with_two_names_is_moved_once(engine: str) -> None:
     """AutoIAFNormal registers the weights of its network under two names; every engine must step as stock Pyro does."""
     from pyro.infer import autoguide

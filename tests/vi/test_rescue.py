@@ -38,7 +38,10 @@ def times(fit: lvm.Fit) -> int:
     return int(found[1]) if found else 0
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(engine, marks=[] if engine in ("c", "jax") else [pytest.mark.slow]) for engine in ENGINES],
+)
 def test_a_rate_that_is_far_too_high_is_lowered(engine: str) -> None:
     problem = lvm.Problem(model, Y)
     guide = lvm.guide("mean_field", precondition="none")
