@@ -33,17 +33,18 @@ def constant(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(mean, scale), obs=y)
 
 
-def fit(problem: lvm.Problem, guide: Any = "mean_field", **options: Any) -> lvm.Fit:
+def fit(problem: lvm.Problem, guide: Any = None, **options: Any) -> lvm.Fit:
+    """Without a frame, which the default guide is tried with, where no guide is given."""
+    guide = lvm.guide("mean_field", precondition="none") if guide is None else guide
     return lvm.fit(problem, guide, **{"device": "cuda", "max_steps": 4, "draws": 20, "progress": False, **options})
 
 
 @pytest.mark.parametrize("engine", ["torch", "pyro"])
 def test_a_fit_there_is_the_fit_here(engine: str) -> None:
     problem = lvm.Problem(groups, Y)
-    guide = lvm.guide("mean_field", precondition="none")
-    here = fit(problem, guide, device="cpu", engine="pyro")
+    here = fit(problem, device="cpu", engine="pyro")
     with simulated_cuda():
-        there = fit(problem, guide, engine=engine)
+        there = fit(problem, engine=engine)
     assert there.losses.tolist() == pytest.approx(here.losses.tolist(), rel=1e-2)
     for group in ("posterior", "log_likelihood", "posterior_predictive", "unconstrained_posterior"):
         for name, values in there.data[group].data_vars.items():
