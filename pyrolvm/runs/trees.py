@@ -62,7 +62,10 @@ def parse_tree(content: bytes, path: object, manner: Manner = STORED) -> xr.Data
         with h5py.File(io.BytesIO(content), "r") as file:
             _Walk(content, path, manner).file(file.id)
         with xr.open_datatree(io.BytesIO(content), engine="h5netcdf") as tree:
-            return tree.load()
+            for group in tree.subtree:
+                for array in group.variables.values():
+                    array.load()  # tree.load() passes over arrays that are called like a group
+            return tree
 
 
 @dataclass
