@@ -203,7 +203,13 @@ EXAMPLES = {
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.usefixtures("small_runs", "closed_figures")
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "docs" / "examples").glob("*.py")))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("digits_vae", "mixture_labels") else [])
+        for name in sorted(path.stem for path in (ROOT / "docs" / "examples").glob("*.py"))
+    ],
+)
 def test_an_example_runs(name, tmp_path, capsys):
     example, writes = _script(ROOT / "docs" / "examples" / f"{name}.py"), EXAMPLES[name]
     if writes is None:
