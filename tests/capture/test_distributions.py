@@ -12,11 +12,12 @@ from tests.capture.outcomes import outcome
 from tests.capture.table import named, page, row
 
 RARE = {
-    "CoalescentTimes", "CoalescentTimesWithRate", "ExtendedBetaBinomial", "ExtendedBinomial", "FisherSnedecor",
-    "GammaGaussianHMM", "GaussianHMM", "GaussianMRF", "GaussianScaleMixture", "GeneralizedPareto", "GroupedNormalNormal",
-    "IndependentHMM", "LKJCorrCholesky", "LinearHMM", "LogNormalNegativeBinomial", "MixtureOfDiagNormals",
-    "MixtureOfDiagNormalsSharedCovariance", "MultivariateStudentT", "NanMaskedMultivariateNormal", "OMTMultivariateNormal",
-    "OneOneMatching", "OneTwoMatching", "SpanningTree", "TruncatedPolyaGamma", "ZeroInflatedNegativeBinomial",
+    "AVFMultivariateNormal", "AffineBeta", "Chi2", "CoalescentTimes", "CoalescentTimesWithRate", "ExtendedBetaBinomial",
+    "ExtendedBinomial", "FisherSnedecor", "GammaGaussianHMM", "GammaPoisson", "GaussianHMM", "GaussianMRF",
+    "GaussianScaleMixture", "GeneralizedPareto", "GroupedNormalNormal", "IndependentHMM", "LKJ", "LKJCorrCholesky", "LinearHMM",
+    "LogNormalNegativeBinomial", "MixtureOfDiagNormals", "MixtureOfDiagNormalsSharedCovariance", "MultivariateStudentT",
+    "NanMaskedMultivariateNormal", "OMTMultivariateNormal", "OneOneMatching", "OneTwoMatching", "SpanningTree",
+    "TruncatedPolyaGamma", "ZeroInflatedNegativeBinomial",
 }  # fmt: skip
 """Seldom used, and made of operations that the others have too: among the slow tests."""
 PAGE = Path(__file__).parents[2] / "docs" / "engines-coverage.md"

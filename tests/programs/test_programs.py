@@ -11,16 +11,13 @@ from tests.programs.table import density_engine, plain_default, quick_fit, run, 
 SHARE = 0.15
 """Of programs whose density may run on stock Pyro."""
 
-THIRD = frozenset(list(PROGRAMS)[::3])
-"""Programs whose chains, saving and loading are tried here too; those of all are tried in the slow tier."""
-
-
-EVERY_SECOND = frozenset(list(PROGRAMS)[::2])
 QUICK = [
-    pytest.param(name, marks=[] if name in THIRD | EVERY_SECOND or make().interpreted else [pytest.mark.slow])
-    for name, make in PROGRAMS.items()
+    pytest.param(name, marks=[] if number % 2 == 0 or make().interpreted else [pytest.mark.slow])
+    for number, (name, make) in enumerate(PROGRAMS.items())
 ]
-"""Two programs of three, and all that run on stock Pyro; the others are among the slow tests, with all of them by every engine."""
+"""Every second program, and all that run on stock Pyro; the others are among the slow tests, as are all of them by every engine."""
+KEPT = frozenset(list(PROGRAMS)[::4])
+"""Programs whose chains, saving and loading are tried here too; those of all are tried in the slow tier."""
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -32,14 +29,14 @@ def test_a_program_runs_and_its_draws_have_the_density_of_stock_pyro(name, tmp_p
     found = [("default", quick_fit(problem, plain_default(problem)))]
     if case.guide is not None:
         found.append(("own", quick_fit(problem, case.guide)))
-    if case.nuts and name in THIRD:
+    if case.nuts and name in KEPT:
         budget = {"chains": 1, "warmup": 1, "draws": 2, "max_tree_depth": 1}
         found.append(("nuts", lvm.nuts(problem, engine="pyro", progress=False, **budget)))
     for label, result in found:
         assert not wrong(case, problem, result, drawn=case.drawn and label == "own"), label
     last = found[-1][1]
     assert lvm.diagnose(last).verdict.reasons
-    if name in THIRD:
+    if name in KEPT:
         last.save(tmp_path / "result")
         assert lvm.load(tmp_path / "result", problem=problem).num_draws == last.num_draws
 

@@ -75,10 +75,8 @@ def fresh(*names: str) -> dict[str, str]:
 
 def test_runs_in_one_process_are_bit_identical_to_each_alone() -> None:
     """A fit and NUTS, in either order and with somebody's own Pyro in between, are what each is in a fresh process."""
-    alone = fresh("mean_field")
     one, other = fresh("mean_field", "noise", "nuts", "by_hand"), fresh("nuts", "by_hand", "mean_field")
-    assert one == other
-    assert one["mean_field"] == alone["mean_field"]
+    assert one == other  # each of two was the first in its process, where nothing was before it
     assert len(set(one.values())) == 3
 
 
