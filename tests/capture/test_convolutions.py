@@ -23,7 +23,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+SLOW = ("strided", "three dimensions", "transposed, in groups")
+"""Which put together what the others have each."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=[pytest.mark.slow] if name in SLOW else []) for name, case in CASES.items()],
+)
 def test_convolutions_and_their_gradients_agree(case):
     function, shape, kernel, options = case
     generator = torch.Generator().manual_seed(0)

@@ -20,8 +20,14 @@ def test_every_transform_has_a_case() -> None:
     assert set(TRANSFORMS) == set(transforms().values())
 
 
+RARE = ("BlockAutoregressive", "ComposeTransformModule", "CorrLCholeskyTransform", "MatrixExponential", "Sylvester")
+"""Seldom used, and made of operations that the others have too: among the slow tests."""
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", list(transforms()))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in RARE else []) for name in transforms()]
+)
 def test_engines_agree_about_a_transform(name: str) -> None:
     kind = transforms()[name]
     if TRANSFORMS[kind].limit:

@@ -43,10 +43,24 @@ def eight_schools(kind: str) -> Any:
 # NUTS does not sample learnable parameters.
 QUICK_CHAINS = ("eight_schools_centered", "factor_analysis", "gaussian_mixture")
 """Problems that stand for the others among the quick tests of chains: rows that share latents, matrices, discrete latents."""
-CASES = [("svi", name) for name in NAMES] + [
-    pytest.param(("nuts", name), marks=[] if name in QUICK_CHAINS else [pytest.mark.slow])
-    for name in NAMES
-    if not zoo.kind(name).parameters
+QUICK_FITS = (
+    *QUICK_CHAINS,
+    *NETWORKS,
+    "eight_schools",
+    "hidden_markov",
+    "lda",
+    "linear_dynamical_system",
+    "stochastic_volatility",
+)
+"""As many more for fits: labels, matrices whose rows are simplices, vectors in time."""
+
+
+def _case(method: str, name: str, quick: tuple[str, ...]) -> Any:
+    return pytest.param((method, name), marks=[] if name in quick else [pytest.mark.slow])
+
+
+CASES = [_case("svi", name, QUICK_FITS) for name in NAMES] + [
+    _case("nuts", name, QUICK_CHAINS) for name in NAMES if not zoo.kind(name).parameters
 ]
 
 
@@ -61,7 +75,7 @@ def any_result(case: tuple[str, str]) -> Any:
     return result(*case)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[pytest.param(name, marks=[] if name in QUICK_FITS else [pytest.mark.slow]) for name in NAMES])
 def any_fit(request: pytest.FixtureRequest) -> lvm.Fit:
     """A fit of each problem of the zoo."""
     return result("svi", request.param)  # type: ignore[no-any-return]
