@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import functools
 import inspect
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
@@ -100,7 +96,6 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
         foreign = [key for key in kwargs if key not in signature.parameters and key in _FOREIGN] if forwards else []
         if foreign:
             raise KeywordError(_unknown(function.__name__, foreign[0], [*signature.parameters, *_WORDS]))
-        _check_out(kwargs.get("out"))
         data = _versions(args[0] if args else kwargs.get("problem"))
         with runtime.undisturbed():
             found = function(*args, **kwargs)
@@ -115,52 +110,6 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
         return found
 
     return call
-
-
-def _check_out(out: Any) -> None:
-    """Refuses a folder that no result can be saved in, before anything is computed for it.
-
-    Raises:
-        ArgumentError: if it is no path, or one that cannot exist.
-    """
-    if out is None:
-        return
-    if not isinstance(out, str | os.PathLike) or not os.fspath(out):
-        raise ArgumentError(
-            f'out must be a folder to save the result in, got {out!r}. Fix: pass for example out="runs/a".'
-        )
-    path = Path(out).absolute()
-    try:
-        above = next(part for part in (path, *path.parents) if _exists(part))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ArgumentError(
-            f"out={str(out)!r} cannot be a folder: {reason}. Fix: pass a path of shorter names below a folder."
-        ) from None
-    if (above != path or (path.is_dir() and not any(path.iterdir()))) and not _takes_files(above):
-        raise ArgumentError(
-            f"out={str(out)!r} cannot be made: {str(above)!r} is no folder that may be written to. Fix: pass a path below one that is."
-        )
-
-
-def _takes_files(folder: Path) -> bool:
-    """Whether something can be made in a folder, which its permissions do not tell of a system's own folders or a read-only disk."""
-    try:
-        os.rmdir(tempfile.mkdtemp(dir=folder, prefix=".part-"))
-    except OSError:
-        return False
-    return True
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is something at a path; an error where there can be nothing."""
-    if len(os.fsencode(path.name)) > _LONGEST_NAME:
-        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def belongs_to(value: Any) -> str:
@@ -184,7 +133,6 @@ def belongs_to(value: Any) -> str:
     return ""
 
 
-_LONGEST_NAME = 255
 """Bytes of a name in any usual file system."""
 
 _PYRO = "write the model with pyro.sample and pyro.distributions, which differ little"

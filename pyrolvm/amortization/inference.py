@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrolvm import runtime
+from pyrolvm import runs, runtime, store
 from pyrolvm.amortization.collapse import collapse
 from pyrolvm.amortization.marginal import RowEvidence, annealed, importance
 from pyrolvm.amortization.refine import elbo, refine
 from pyrolvm.amortization.result import FEW_EFFECTIVE, Gaps
 from pyrolvm.amortization.rows import Gaussians, Rows, matched_noise, row_plate
+from pyrolvm.amortization.storage import CODEC, COMMAND
 from pyrolvm.errors import ArgumentError, ProblemError, checked_seed, positive_int, unknown_name
 from pyrolvm.habits import verb
 from pyrolvm.posterior import Fit
@@ -53,6 +55,9 @@ def gaps(
     steps: int = STEPS,
     seed: int = 0,
     progress: bool | Callable[[int, int, str], None] = True,
+    out: str | Path | None = None,
+    resume: bool | str = False,
+    overwrite: bool = False,
 ) -> Gaps:
     r"""Splits what a fit with local latents loses into what its family and what its encoder loses, and finds collapsed units.
 
@@ -78,6 +83,10 @@ def gaps(
         steps: steps of refinement.
         seed: makes it repeatable.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
+        out: a folder to save the result in.
+        resume: with ``out``: return the finished result that is there, if it is of the same fit, options and seed; what was
+            killed is run again. ``"any-version"`` under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this one is finished.
 
     Raises:
         ArgumentError: if it is no fit, or an argument is out of range.
@@ -102,6 +111,24 @@ def gaps(
         positive_int("draws", draws, minimum=20)
     positive_int("steps", steps, minimum=10)
     seed = checked_seed(seed)
+    asked = runs.order(out, resume, overwrite)
+    words = {"rows": rows, "method": method, "draws": draws, "steps": steps}
+    about = {} if out is None else store.identity("Gaps", problem, fit.guide, seed, {"of": fit, **words})
+    return runs.run(
+        asked, COMMAND, about, CODEC, lambda run: _gaps(fit, problem, rows, method, draws, steps, seed, progress)
+    )
+
+
+def _gaps(
+    fit: Fit,
+    problem: Problem,
+    rows: int | Sequence[int] | Tensor | None,
+    method: str,
+    draws: int | None,
+    steps: int,
+    seed: int,
+    progress: bool | Callable[[int, int, str], None],
+) -> Gaps:
     plate = row_plate(problem)
     indices = _indices(rows, problem.plates[plate].size, problem)
     exact = _exact_total(fit, problem, indices, plate, method) if method in ("auto", "exact") else None

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm import runs, store
 from pyrolvm.analytic.recognition import check_sites, recognised
-from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmError, StoreError, checked_seed, positive_int
+from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmError, checked_seed, positive_int
 from pyrolvm.habits import verb
 from pyrolvm.posterior import Exact, Posterior
 from pyrolvm.posterior.afresh import check_afresh
@@ -40,7 +41,8 @@ def exact(
     seed: int = 0,
     progress: bool | Callable[[int, int, str], None] = True,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
+    overwrite: bool = False,
 ) -> Exact:
     """Draws from a problem's posterior itself, with its normalised density and the evidence; or says why it cannot.
 
@@ -58,7 +60,9 @@ def exact(
         seed: makes the draws repeatable.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
         out: a folder to save the result in.
-        resume: with ``out``: return the finished result that is there, if it is of the same problem, parameters and seed.
+        resume: with ``out``: return the finished result that is there, if it is of the same problem, parameters, draws and seed; a run
+            that was killed is run again. ``"any-version"`` under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this run is finished.
 
     Raises:
         ArgumentError: if an argument is out of range.
@@ -76,10 +80,22 @@ def exact(
     held = _held(params, problem)
     check_sites(problem)
     problem = _in_doubles(problem, device)
-    if out is not None:
-        finished = _finished(out, problem, held, seed, resume)
-        if finished is not None:
-            return finished
+    asked = runs.order(out, resume, overwrite)
+    about = {} if out is None else store.identity(
+        "Exact", problem, None, seed, {"draws": draws, "params": held, "device": problem.device}
+    )  # fmt: skip
+    return runs.run(
+        asked, "exact", about, store.codec(problem, None, about), lambda run: _run(problem, draws, held, seed, progress)
+    )
+
+
+def _run(
+    problem: Problem,
+    draws: int | None,
+    held: dict[str, Tensor],
+    seed: int,
+    progress: bool | Callable[[int, int, str], None],
+) -> Exact:
     started = time.perf_counter()
     with problem.session(seed=seed, params=held), Progress(f"exact on {problem.name}", 2, progress) as bar:
         law = recognised(problem)
@@ -106,8 +122,6 @@ def exact(
         seconds={"setup": found - started, "draws": time.perf_counter() - found},
     )  # fmt: skip
     _verify(result)
-    if out is not None:
-        result.save(out, overwrite=True)
     return result
 
 
@@ -147,19 +161,6 @@ def _held(params: Posterior | Mapping[str, Tensor] | None, problem: Problem) -> 
             "Fix: pass a fit of this problem."
         )
     return {name: torch.as_tensor(values[name]).detach() for name in problem.parameters}
-
-
-def _finished(out: str | Path, problem: Problem, held: Mapping[str, Tensor], seed: int, resume: bool) -> Exact | None:
-    from pyrolvm import store
-
-    found = store.claim(out, store.identity("Exact", problem, None, seed), problem, None, resume=resume)
-    if found is None:
-        return None
-    same = isinstance(found, Exact) and found.params.keys() == held.keys()
-    if not same or not all(torch.equal(found.params[name].cpu(), value.cpu()) for name, value in held.items()):
-        what = "another method" if not isinstance(found, Exact) else "other parameters"
-        raise StoreError(f"{out} was made with {what}. Fix: name another folder, or use the same inputs.")
-    return found
 
 
 def _verify(result: Exact) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pyrolvm import runs
 from pyrolvm.calibration.job import Job, Record
 from pyrolvm.calibration.ledger import Ledger
 from pyrolvm.calibration.methods import Method
 from pyrolvm.calibration.result import Calibration
-from pyrolvm.calibration.storage import save
+from pyrolvm.calibration.storage import CODEC, COMMAND
 from pyrolvm.calibration.workers import Unfit, in_processes, in_turn, package
-from pyrolvm.errors import ArgumentError, ProblemError, PyrolvmWarning, checked_seed, positive_int
+from pyrolvm.errors import ProblemError, PyrolvmWarning, checked_seed, positive_int
 from pyrolvm.habits import verb
 from pyrolvm.machine import available
 from pyrolvm.program.names import Dimensions
@@ -40,7 +41,8 @@ def calibrate(
     seed: int = 0,
     progress: bool | Callable[[int, int, str], None] = True,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> Calibration:
     """Simulation-based calibration: is a method right, on this model, where the truth is known.
@@ -65,7 +67,9 @@ def calibrate(
         seed: makes it repeatable; a longer run begins with the simulations of a shorter one.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
         out: a folder where each simulation is kept as soon as it is done, and the result at the end.
-        resume: with ``out``: go on with the calibration that is there, if it is of the same inputs.
+        resume: with ``out``: go on with the calibration that is there, if it is of the same inputs and versions, also to make more
+            simulations than it has. ``"any-version"`` goes on under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this one is finished.
         **options: passed to the method, such as ``max_steps=2000``.
 
     Returns:
@@ -88,8 +92,7 @@ def calibrate(
     seed = checked_seed(seed)
     if not (isinstance(workers, str) and workers == "auto"):
         positive_int("workers", workers)
-    if resume and out is None:
-        raise ArgumentError("resume=True goes on with the calibration in out. Fix: pass out='runs/c' too.")
+    asked = runs.order(out, resume, overwrite)
     problem = problem.to(dtype=options.pop("dtype", None))
     if not problem.latents:
         raise ProblemError(
@@ -97,38 +100,50 @@ def calibrate(
         )
     chosen = Method.of(method, problem, options)
     job = Job.of(problem, chosen, quantities, draws, seed)
-    about = _about(problem, job, simulations)
-    with Ledger(Path(out), about, resume) if out is not None else nullcontext() as ledger:
-        records = {} if ledger is None else {n: r for n, r in ledger.records.items() if n < simulations}
-        waiting = deque(n for n in range(simulations) if n not in records)
-        bar = Progress(f"{chosen.name} on {problem.name}", simulations, progress)
-        with _Interrupts() as interrupts, bar:
-            try:
-                for record in _records(problem, job, quantities, waiting, workers, interrupts):
-                    records[record["simulation"]] = record
-                    if ledger is not None:
-                        ledger.add(record)
-                    bar.update(len(records), lambda: _tally(records))
-            except KeyboardInterrupt:
-                if not records:
-                    raise
-        result = Calibration.of(about, records.values(), interrupted=len(records) < simulations)
-        if out is not None:
-            save(result, out, overwrite=True, locked=True)
-    return result
+    about = _about(problem, job, simulations, quantities)
+
+    def work(run: runs.Run | None) -> Calibration:
+        with nullcontext() if run is None else Ledger(run, about) as ledger:
+            return _done(problem, job, quantities, about, simulations, workers, progress, ledger)
+
+    return runs.run(asked, COMMAND, about["identity"], CODEC, work, more=True)
 
 
-def _about(problem: Problem, job: Job, simulations: int) -> dict[str, Any]:
+def _done(
+    problem: Problem,
+    job: Job,
+    quantities: Any,
+    about: dict[str, Any],
+    simulations: int,
+    workers: int | str,
+    progress: bool | Callable[[int, int, str], None],
+    ledger: Ledger | None,
+) -> Calibration:
+    """The calibration, once what is missing of it has been simulated."""
+    records = {} if ledger is None else {n: r for n, r in ledger.records.items() if n < simulations}
+    waiting = deque(n for n in range(simulations) if n not in records)
+    bar = Progress(f"{job.method.name} on {problem.name}", simulations, progress)
+    with _Interrupts() as interrupts, bar:
+        try:
+            for record in _records(problem, job, quantities, waiting, workers, interrupts):
+                records[record["simulation"]] = record
+                if ledger is not None:
+                    ledger.add(record)
+                bar.update(len(records), lambda: _tally(records))
+        except KeyboardInterrupt:
+            if not records:
+                raise
+    return Calibration.of(about, records.values(), interrupted=len(records) < simulations)
+
+
+def _about(problem: Problem, job: Job, simulations: int, asked: Any) -> dict[str, Any]:
     """What is calibrated, in JSON types; simulations of another ``identity`` cannot be added to."""
-    from pyrolvm import __version__
-
     dims = job.ranking.dims()
     used = {dim for names in dims.values() for dim in names}
     return {
-        "identity": {
-            "problem": repr(problem), "data": problem.fingerprint, "method": str(job.method), "draws": job.draws, "seed": job.seed,
-            "quantities": list(job.ranking.shapes), "version_of_pyrolvm": __version__,
-        },
+        "identity": job.method.identity(
+            problem, job.seed, {"ranked draws": job.draws, "quantities": asked, "ranked": list(job.ranking.shapes)}
+        ),
         "problem": problem.name,
         "method": str(job.method),
         "draws": job.draws,

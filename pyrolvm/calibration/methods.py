@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrolvm import registry, runtime
+from pyrolvm import registry, runtime, store
 from pyrolvm.diagnosis.reading import tree
 from pyrolvm.errors import ArgumentError, FitError, unknown_name
 from pyrolvm.posterior.build import lean
@@ -68,7 +68,7 @@ class Method:
             ArgumentError: if it is none, or an option is one that ``caller`` sets itself.
             UnknownNameError: if no guide and no method has that name, or the call takes no such option.
         """
-        for name in ("out", "resume", "seed", "progress"):
+        for name in ("out", "resume", "overwrite", "checkpoint_every", "seed", "progress"):
             if name in options:
                 raise ArgumentError(
                     f"{name} is an argument of {caller}, not of single fits. Fix: leave it out of the options."
@@ -85,6 +85,15 @@ class Method:
             found = cls(str(guide), "fit", guide, options)
         found._check_options()
         return found
+
+    def identity(self, problem: Problem, seed: int, further: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the numbers depend on that it gives: data, code, options, seed and versions, as JSON holds it."""
+        guide = self.subject if isinstance(self.subject, Guide) else None
+        options = {
+            **self.options, "arguments": dict(problem.kwargs), "default dtype": torch.get_default_dtype(),
+            "guide options": dict(guide.options) if guide else None, "subject": None if guide else self.subject, **(further or {}),
+        }  # fmt: skip
+        return store.identity(self.kind, problem, guide, seed, options)
 
     def __str__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.options.items())

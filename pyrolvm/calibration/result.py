@@ -200,9 +200,10 @@ class Calibration:
         Raises:
             StoreError: if the folder holds something already and ``overwrite`` is false.
         """
-        from pyrolvm.calibration.storage import save
+        from pyrolvm import runs
+        from pyrolvm.calibration.storage import CODEC
 
-        return save(self, path, overwrite=overwrite)
+        return runs.save(CODEC, self, path, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from typing import Any
 
 import pyrolvm as lvm
+from pyrolvm import runs
 from pyrolvm.cli.output import Output
-from pyrolvm.cli.runs import choose_folder
+from pyrolvm.cli.runs import choose_folder, in_force, kept, picture
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.target import load_guide, load_problem, target_name
-from pyrolvm.errors import ArgumentError
 
 __all__ = ["run", "show"]
 
@@ -21,15 +20,10 @@ CALLS = ("auto", "infer", "nuts", "exact")
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``calibrate``; returns 1 where the verdict is ``failed``."""
-    if args.resume and (args.out is None or args.overwrite):
-        raise ArgumentError("--resume goes on with the run in --out. Fix: add --out DIR, and leave --overwrite out.")
-    default = f"{target_name(args.target)}-calibrate"
-    folder = choose_folder(args.out, default, overwrite=args.overwrite, resume=args.resume)
+    folder = choose_folder(args, f"{target_name(args.target)}-calibrate")
     method = args.method if args.method in CALLS else load_guide(args.method)
     problem = load_problem(args)
     out.note(f"{problem!r}")
-    if args.overwrite and folder.exists():
-        shutil.rmtree(folder)
     words: dict[str, Any] = {
         "simulations": args.simulations,
         "draws": args.ranked,
@@ -37,14 +31,12 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         "seed": args.seed,
     }
     given = {name: value for name, value in words.items() if value is not None}
-    found = lvm.calibrate(problem, method, progress=out.progress, out=folder, resume=args.resume, **given)
+    found = lvm.calibrate(problem, method, progress=out.progress, **kept(args, folder), **given)
     if stopped:
         out.log.print(f"stopped after {found.simulations} simulations, which are kept; --out {folder} --resume goes on")
     show(found, out)
-    if found.successes:
-        figure = found.plot()
-        figure.savefig(folder / "ranks.png", dpi=160)
-        figure.clear()
+    if found.successes and in_force(folder, stopped=bool(stopped)):
+        runs.write_pages(folder, {"ranks.png": picture(found.plot())})
         out.line(f"saved in {folder}: ranks.png")
     out.next([f"lvm.load({str(folder)!r}).plot('histogram')    the same as histograms of ranks"])
     out.write_json({"command": "calibrate", "target": args.target, "saved": str(folder), **found.as_dict()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pyrolvm as lvm
+from pyrolvm import runs, store
 from pyrolvm.cli.inference import FIT_WORDS, NUTS_WORDS, given, show
-from pyrolvm.cli.output import Output, replace_text
-from pyrolvm.cli.runs import Comparing, choose_folder
+from pyrolvm.cli.output import Output
+from pyrolvm.cli.runs import POSTERIORS, choose_folder, in_force, kept, picture, slug
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.target import load_guide, load_problem, target_name
+from pyrolvm.program.code import fingerprint
+from pyrolvm.program.guide import resolve
 
-__all__ = ["judge", "run", "write_comparison"]
+__all__ = ["compared", "drawn", "judge", "run"]
 
 NUTS = "nuts"
+PAGES = ("report.html", "overview.png", "comparison.json")
+PARTS = "posteriors"
+"""Where the posteriors are, and the link to them beside the pages."""
 _COLUMNS = [
     "verdict",
     "agrees",
@@ -43,44 +48,82 @@ class _Reached:
 
     posteriors: dict[str, lvm.Posterior] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``compare``."""
     named = args.guide is not None
-    folder = choose_folder(args.out, target_name(args.target), overwrite=args.overwrite)
-    reached = _Reached()
-    guides = {text: load_guide(text) for text in args.guide} if named else _registered(reached)
+    folder = choose_folder(args, target_name(args.target))
+    left_out: dict[str, str] = {}
+    guides = {text: load_guide(text) for text in args.guide} if named else _registered(left_out)
     _check_reference(args, list(guides))
     problem = load_problem(args)
     out.note(f"{problem!r}")
-    home = Comparing(folder, {"pyrolvm": lvm.__version__, "command": "compare", "target": args.target, **_asked(args)})
-    try:
-        for label, method in _methods(args, problem, guides, out):
-            _reach(label, method, home, reached, out)
-            if stopped:
-                break
-    except KeyboardInterrupt:
-        pass  # `stopped` remembers
-    home.done("interrupted" if stopped else "complete", reached.left_out)
+
+    def work(run: runs.Run | None) -> _Reached:
+        assert run is not None
+        return _compared(args, problem, guides, run, _Reached(left_out=dict(left_out)), out, stopped)
+
+    # A finished comparison is made again of its posteriors, each of which is found finished: `more` says so.
+    codec: runs.Codec[_Reached] = runs.Codec("Comparison", lambda _: {}, _unread, lambda reached: reached.interrupted)
+    about = store.identity(None, problem, None, args.seed or 0, _asked(args, problem, guides))
+    words = kept(args, folder)
+    asked = runs.order(words["out"], words["resume"], words["overwrite"], words.get("checkpoint_every"))
+    reached = runs.run(asked, "compare", about, codec, work, more=True, pages=(*PAGES, PARTS))
     if stopped:
         out.log.print(f"stopped; what was reached ({', '.join(reached.posteriors) or 'nothing'}) is saved in {folder}")
         if not reached.posteriors:
             return 0  # the signal decides the exit code
-    code = _conclude(args, reached, folder, out)
+    code = _conclude(args, reached, folder, out, pages=in_force(folder, stopped=bool(stopped)))
     if named and reached.left_out and not stopped:
         return 2
     return code
 
 
-def _registered(reached: _Reached) -> dict[str, Any]:
+def _unread(folder: Path) -> _Reached:
+    raise AssertionError(f"{folder}: a comparison is not read, but made again")
+
+
+def _compared(
+    args: argparse.Namespace,
+    problem: lvm.Problem,
+    guides: Mapping[str, Any],
+    run: runs.Run,
+    reached: _Reached,
+    out: Output,
+    stopped: Stopped,
+) -> _Reached:
+    """Every method's posterior, each kept as soon as it is there."""
+    folders: dict[str, str] = {}
+    try:
+        for label, method in _methods(args, problem, guides, out):
+            name, n = slug(label), 1
+            while name in folders.values():
+                n += 1
+                name = f"{slug(label)[:95]}-{n}"
+            folders[label] = name
+            run.generation.write(POSTERIORS, runs.as_json(folders))
+            _reach(label, method, run.part(PARTS, name), reached, out)
+            if stopped:
+                break
+    except KeyboardInterrupt:
+        pass  # `stopped` remembers
+    reached.interrupted = bool(stopped)
+    if not reached.posteriors and not stopped:
+        reasons = "; ".join(f"{label}: {why}" for label, why in reached.left_out.items())
+        raise lvm.FitError(f"no method gave a posterior. {reasons or 'None was run.'} Fix: see the reasons above.")
+    return reached
+
+
+def _registered(left_out: dict[str, str]) -> dict[str, Any]:
     """Every registered guide that can be imported."""
     guides = {}
     for name in lvm.guides():
         try:
             guides[name] = lvm.guide(name)
         except lvm.PluginError as error:
-            reached.left_out[name] = str(error)
+            left_out[name] = str(error)
     return guides
 
 
@@ -93,14 +136,19 @@ def _check_reference(args: argparse.Namespace, guides: list[str]) -> None:
         raise unknown_name("method of this comparison", args.reference, labels)
 
 
-def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    words = dict.fromkeys((*FIT_WORDS, *NUTS_WORDS, "guide", "data", "dtype", "reference"))
-    return {"arguments": {**given(args, tuple(words)), "option": dict(args.option)}}
+def _asked(args: argparse.Namespace, problem: lvm.Problem, guides: Mapping[str, Any]) -> dict[str, Any]:
+    """What else the numbers of a comparison depend on."""
+    words = dict.fromkeys((*FIT_WORDS, *NUTS_WORDS, "nuts"))
+    found = {label: resolve(guide, problem) for label, guide in guides.items()}
+    return {
+        "arguments": given(args, tuple(words)),
+        "guides": {label: f"{recipe} {fingerprint(recipe.construct)}" for label, recipe in found.items()},
+    }
 
 
 def _methods(
     args: argparse.Namespace, problem: lvm.Problem, guides: Mapping[str, Any], out: Output
-) -> Iterator[tuple[str, Callable[[], lvm.Posterior]]]:
+) -> Iterator[tuple[str, Callable[..., lvm.Posterior]]]:
     """Every method by name, NUTS first: whenever it is stopped, there is something to compare with."""
     if args.nuts:
         words = given(args, NUTS_WORDS)
@@ -111,24 +159,20 @@ def _methods(
         yield label, partial(lvm.fit, problem, guide, progress=out.progress, **given(args, FIT_WORDS))
 
 
-def _reach(label: str, method: Callable[[], lvm.Posterior], home: Comparing, reached: _Reached, out: Output) -> None:
-    """Runs one method and saves what it gives. A failure is noted and disturbs no other method."""
+def _reach(label: str, method: Callable[..., lvm.Posterior], asked: runs.Order, reached: _Reached, out: Output) -> None:
+    """Runs one method, which keeps what it gives. A failure is noted and disturbs no other method."""
     try:
-        posterior = method()
+        posterior = method(out=asked.out, resume=asked.resume, checkpoint_every=asked.every)
     except Exception as error:
         reason = str(error) if isinstance(error, lvm.PyrolvmError) else f"{type(error).__name__}: {error}"
         reached.left_out[label] = reason
         out.log.print(f"{label}: left out. {reason}")
         return
-    posterior.save(home.folder(label))
     reached.posteriors[label] = posterior
     out.log.print(f"{label}: {posterior.verdict.status}, {sum(posterior.seconds.values()):.1f} s")
 
 
-def _conclude(args: argparse.Namespace, reached: _Reached, folder: Path, out: Output) -> int:
-    if not reached.posteriors:
-        reasons = "; ".join(f"{label}: {why}" for label, why in reached.left_out.items())
-        raise lvm.FitError(f"no method gave a posterior. {reasons or 'None was run.'} Fix: see the reasons above.")
+def _conclude(args: argparse.Namespace, reached: _Reached, folder: Path, out: Output, *, pages: bool) -> int:
     if len(reached.posteriors) == 1:
         (posterior,) = reached.posteriors.values()
         diagnosis = lvm.diagnose(posterior)
@@ -138,13 +182,14 @@ def _conclude(args: argparse.Namespace, reached: _Reached, folder: Path, out: Ou
         _print_left_out(reached.left_out, out)
         return 1 if verdict.status == "failed" else 0
     comparison = compared(reached.posteriors, args.reference)
-    page, figure = write_comparison(comparison, folder / "report.html", folder / "overview.png", reached.left_out)
+    if pages:
+        runs.write_pages(folder, {**drawn(comparison, PAGES, reached.left_out), PARTS: PARTS})
     out.frame(comparison.methods[[c for c in _COLUMNS if c in comparison.methods]], f"against {comparison.reference}")
     for advice in comparison.advice:
         out.line(f"- {advice}")
     _print_left_out(reached.left_out, out)
-    out.line(f"saved in {folder}: {page.name}, {figure.name}, comparison.json, posteriors/")
-    out.next([f"open {page}", f"pyrolvm diagnose {folder}    every method on its own"])
+    out.line(f"saved in {folder}: {'report.html, overview.png, comparison.json, ' if pages else ''}posteriors/")
+    out.next([f"open {folder / 'report.html'}", f"pyrolvm diagnose {folder}    every method on its own"])
     out.write_json(
         {
             "command": "compare",
@@ -171,22 +216,17 @@ def _rank(posterior: lvm.Posterior) -> tuple[int, float]:
     return _ORDER[posterior.verdict.status], -float(getattr(posterior, "elbo", float("-inf")))
 
 
-def write_comparison(
-    comparison: lvm.Comparison, page: Path, figure: Path, left_out: Mapping[str, str]
-) -> tuple[Path, Path]:
-    """Writes page, figure and JSON of a comparison, next to each other."""
+def drawn(
+    comparison: lvm.Comparison, names: tuple[str, str, str], left_out: Mapping[str, str]
+) -> dict[str, runs.Write]:
+    """Page, figure and JSON of a comparison, by name."""
+    page, figure, data = names
     comparison.notes.extend(f"{label} was left out: {why}" for label, why in left_out.items())
-    comparison.to_json(page.with_name("comparison.json"))
-    replace_text(page, comparison.to_html())
-    part = figure.with_name(f".{figure.stem}.{os.getpid()}{figure.suffix}")
-    try:
-        drawn = comparison.plot()
-        drawn.savefig(part, dpi=160)
-        drawn.clear()
-        os.replace(part, figure)
-    finally:
-        part.unlink(missing_ok=True)
-    return page, figure
+    return {
+        data: lambda file: file.write(comparison.to_json().encode()),
+        page: lambda file: file.write(comparison.to_html().encode()),
+        figure: lambda file: picture(comparison.plot())(file),
+    }
 
 
 def judge(comparison: lvm.Comparison) -> int:

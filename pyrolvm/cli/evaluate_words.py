@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from pyrolvm.cli.options import count, seed, share, sides
-from pyrolvm.cli.words import CODES, DATA, GUIDE, TARGET, add_data, add_optimisation, command
+from pyrolvm.cli.words import CODES, DATA, GUIDE, TARGET, add_data, add_keeping, add_optimisation, command
 
 __all__ = ["add_evaluate", "add_sample"]
 
@@ -45,8 +45,7 @@ def add_evaluate(commands: Any) -> None:
     group.add_argument("--shape", metavar="HxW", type=sides, help="a row is an image, such as 28x28, or 32x32x3")
     group.add_argument("--levels", metavar="N", type=count, help="levels of dequantised values, such as 256")
     group.add_argument("--seed", metavar="N", type=seed, help="the same seed gives the same figures (default: 0)")
-    group.add_argument("--out", metavar="DIR", help="where figures, page and pictures go (default: runs/, numbered)")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
+    add_keeping(group, what="where figures, page and pictures go (default: runs/, numbered)")
 
 
 def add_sample(commands: Any) -> None:

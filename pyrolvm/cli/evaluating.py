@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 
 import pyrolvm as lvm
+from pyrolvm import runs, store
 from pyrolvm.cli.fitted import attached, is_run
 from pyrolvm.cli.inference import given
 from pyrolvm.cli.output import Output
-from pyrolvm.cli.runs import choose_folder
+from pyrolvm.cli.runs import choose_folder, kept, picture
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.sources import checked, load_data
 from pyrolvm.cli.target import load_guide, load_problem, target_name
 from pyrolvm.errors import ArgumentError, DataError
 from pyrolvm.evaluation import split
+from pyrolvm.evaluation.html import page
+from pyrolvm.evaluation.storage import CODEC, COMMAND
+from pyrolvm.program.guide import resolve
 
 __all__ = ["run"]
 
@@ -35,8 +39,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     if args.hold_out is not None and args.held_out is not None:
         raise ArgumentError("--hold-out and --held-out both say what to evaluate on. Fix: leave one out.")
     default = f"{Path(args.target).name if saved else target_name(args.target)}-evaluation"
-    folder = choose_folder(args.out, default, overwrite=args.overwrite)
-    held: Any = None
+    folder = choose_folder(args, default)
     words: dict[str, Any] = given(args, WORDS)
     if saved:
         fit = attached(args)
@@ -44,26 +47,37 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
             raise ArgumentError(
                 f"{args.target} holds {type(fit).__name__}, not a fit. Fix: pass a folder that pyrolvm fit wrote."
             )
+        found = _evaluated(args, fit, None, words, out, kept(args, folder))
     else:
-        fit, held = _fitted(args, out)
-    if args.held_out is not None:
-        held, words = _held(args, fit, words)
-    elif args.labels is not None:
-        raise ArgumentError("--labels names an array of the held-out data. Fix: add --held-out FILE.")
-    words["outliers"] = dict(_outliers(text, fit) for text in args.outliers) or None
-    found = lvm.evaluate(fit, held, progress=out.progress, **words)
+        found = _fitted(args, words, out, kept(args, folder))
     _show(found, out)
-    found.save(folder, overwrite=args.overwrite)
-    found.to_html(folder / PAGE)
-    files = found.pictures(folder / PICTURES)
-    out.line(f"saved in {folder}: {PAGE}, and {len(files)} pictures in {PICTURES}/")
+    pictures = found.drawn()
+    runs.write_pages(
+        folder,
+        {
+            PAGE: lambda file: file.write(page(found).encode()),
+            **{f"{PICTURES}/{name}": picture(figure) for name, figure in pictures.items()},
+        },
+    )
+    out.line(f"saved in {folder}: {PAGE}, and {len(pictures)} pictures in {PICTURES}/")
     out.next([f"lvm.load({str(folder)!r}).rows    the figures of each row"])
     out.write_json({"command": "evaluate", "target": args.target, "saved": str(folder), **found.as_dict()})
     return int(found.verdict.status == "failed")
 
 
-def _fitted(args: argparse.Namespace, out: Output) -> tuple[lvm.Fit, Any]:
-    """A fit of a target, and the rows that were held out of it."""
+def _evaluated(
+    args: argparse.Namespace, fit: lvm.Fit, held: Any, words: dict[str, Any], out: Output, where: Mapping[str, Any]
+) -> lvm.Evaluation:
+    if args.held_out is not None:
+        held, words = _held(args, fit, words)
+    elif args.labels is not None:
+        raise ArgumentError("--labels names an array of the held-out data. Fix: add --held-out FILE.")
+    words = words | {"outliers": dict(_outliers(text, fit) for text in args.outliers) or None}
+    return lvm.evaluate(fit, held, progress=out.progress, **words, **where)
+
+
+def _fitted(args: argparse.Namespace, words: dict[str, Any], out: Output, where: Mapping[str, Any]) -> lvm.Evaluation:
+    """The evaluation of a target, which is fitted first, to all rows or to those that are not held out."""
     if args.problem is not None:
         raise ArgumentError(
             f"--problem is for a saved run, and there is no folder {args.target!r}. Fix: check the path, or leave --problem out."
@@ -74,9 +88,22 @@ def _fitted(args: argparse.Namespace, out: Output) -> tuple[lvm.Fit, Any]:
     held = None
     if args.hold_out is not None:
         problem, held = split(problem, args.hold_out, seed=args.seed or 0)
-    fit = lvm.fit(problem, guide, progress=out.progress, **given(args, FIT_WORDS))
-    out.note(f"{fit}")
-    return fit, held
+
+    def work(run: runs.Run | None) -> lvm.Evaluation:
+        assert run is not None
+        asked = run.stage("fit")
+        fit = lvm.fit(
+            problem, guide, progress=out.progress, out=asked.out, resume=asked.resume, **given(args, FIT_WORDS)
+        )
+        out.note(f"{fit}")
+        return _evaluated(args, fit, held, words, out, {})
+
+    files = [Path(name) for name in (args.held_out, *(text.rpartition("=")[2] for text in args.outliers)) if name]
+    about = store.identity(
+        "Evaluation", problem, resolve(guide, problem), args.seed or 0,
+        {"fit": given(args, FIT_WORDS), **words, "labels": args.labels, "held out": held, "files": [load_data(file) for file in files]},
+    )  # fmt: skip
+    return runs.run(runs.order(**where), COMMAND, about, CODEC, work)
 
 
 def _held(args: argparse.Namespace, fit: lvm.Fit, words: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:

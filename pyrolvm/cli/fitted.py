@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyrolvm as lvm
-from pyrolvm.cli.runs import MANIFEST
+from pyrolvm import runs
 from pyrolvm.cli.target import load_guide, load_problem
 from pyrolvm.errors import ArgumentError, StoreError
 
@@ -16,7 +16,7 @@ __all__ = ["attached", "is_run"]
 
 def is_run(target: str) -> bool:
     """Whether a target is a folder, and not something to fit."""
-    return Path(target).is_dir() or (Path(target) / MANIFEST).exists()
+    return Path(target).is_dir()
 
 
 def attached(args: argparse.Namespace) -> lvm.Posterior:
@@ -28,7 +28,7 @@ def attached(args: argparse.Namespace) -> lvm.Posterior:
     path = Path(args.target)
     if not path.exists():
         raise StoreError(f"there is no run at {args.target!r}. Fix: check the path; `ls runs` shows what is saved.")
-    if not (path / MANIFEST).is_file():
+    if runs.Manifest.read(path) is None:
         raise StoreError(
             f"{args.target!r} holds no saved result. Fix: pass a folder that pyrolvm fit wrote, or one of a comparison's posteriors/."
         )

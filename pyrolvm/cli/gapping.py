@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import pyrolvm as lvm
+from pyrolvm import runs, store
+from pyrolvm.amortization.storage import CODEC, COMMAND
 from pyrolvm.cli.inference import given
 from pyrolvm.cli.output import Output
-from pyrolvm.cli.runs import choose_picture
+from pyrolvm.cli.runs import choose_folder, choose_picture, kept, write_picture
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.target import load_guide, load_problem
+from pyrolvm.program.guide import resolve
 
 __all__ = ["run"]
 
@@ -21,18 +25,30 @@ SHOWN = ("evidence", "best", "elbo", "approximation_gap", "amortization_gap")
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``gaps``; returns 1 where the verdict is ``failed``."""
     picture = choose_picture(args.plot, overwrite=args.overwrite)
+    folder = None if args.out is None else choose_folder(args, "gaps")
     guide = load_guide(args.guide)
     problem = load_problem(args)
     out.note(f"{problem!r}")
-    fit = lvm.fit(problem, guide, progress=out.progress, **given(args, FIT_WORDS))
-    found = lvm.gaps(fit, progress=out.progress, **given(args, GAP_WORDS))
+
+    def work(run: runs.Run | None) -> lvm.Gaps:
+        asked = runs.Order() if run is None else run.stage("fit")
+        words: dict[str, Any] = {"progress": out.progress, "out": asked.out, "resume": asked.resume}
+        fit = lvm.fit(problem, guide, **words, **given(args, FIT_WORDS))
+        return lvm.gaps(fit, progress=out.progress, **given(args, GAP_WORDS))
+
+    asked = runs.Order() if folder is None else runs.order(**kept(args, folder))
+    options = {"fit": given(args, FIT_WORDS), **given(args, GAP_WORDS)}
+    about = store.identity("Gaps", problem, resolve(guide, problem), args.seed or 0, options)
+    found = runs.run(asked, COMMAND, about, CODEC, work)
     out.line(f"{found.name} on {problem.name}, nats a row, {found.rows:,} rows; evidence: {found.method}", style="bold")
     rows = [[key.replace("_", " "), found.figures[key], found.figures[f"{key}_error"]] for key in SHOWN]
     out.table(rows, ["", "mean", "error"])
     out.frame(found.collapse.table)
     out.verdict(found.verdict)
     if picture is not None:
-        found.plot(picture)
+        write_picture(picture, found.plot())
         out.line(f"written: {picture}")
+    if folder is not None:
+        out.line(f"saved in {folder}")
     out.write_json({"command": "gaps", "target": args.target, **found.as_dict()})
     return int(found.verdict.status == "failed")

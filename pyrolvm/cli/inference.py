@@ -7,19 +7,15 @@ from typing import Any
 
 import pyrolvm as lvm
 from pyrolvm.cli.output import Output
-from pyrolvm.cli.runs import choose_folder
+from pyrolvm.cli.runs import choose_folder, kept
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.target import load_guide, load_problem, target_name
-from pyrolvm.errors import ArgumentError
-from pyrolvm.store import ANY_VERSION, remove
 
 __all__ = ["given", "outcome", "run", "show"]
 
 FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
 EXACT_WORDS = ("draws", "seed", "device")
 INFER_WORDS = ("budget", "draws", "restarts", "seed", "device")
-DURABLE = ("fit", "nuts")
-"""Commands whose runs write checkpoints into the folder that they end up in."""
 NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "kernel", "seed", "engine", "device")
 
 
@@ -31,32 +27,20 @@ def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``fit``, ``nuts``, ``exact`` or ``infer``; returns 1 where the verdict is ``failed``."""
     method = (args.guide or "auto") if args.command == "fit" else args.command
-    if args.command in DURABLE and args.any_version and not args.resume:
-        raise ArgumentError("--any-version says how to --resume. Fix: add --resume and --out DIR, or leave it out.")
-    if args.resume and (args.out is None or args.overwrite):
-        raise ArgumentError("--resume goes on with the run in --out. Fix: add --out DIR, and leave --overwrite out.")
-    default = f"{target_name(args.target)}-{method}"
-    folder = choose_folder(args.out, default, overwrite=args.overwrite, resume=args.resume)
+    folder = choose_folder(args, f"{target_name(args.target)}-{method}")
     guide = load_guide(method) if args.command == "fit" else None
     problem = load_problem(args)
     out.note(f"{problem!r}")
-    if args.overwrite:
-        remove(folder)
-    resumed: dict[str, Any] = {"out": folder, "resume": True} if args.resume else {}
-    if args.command in DURABLE:
-        resumed = {"out": folder, "resume": _how(args)} | given(args, ("checkpoint_every",))
+    words: dict[str, Any] = {"progress": out.progress, **kept(args, folder)}
     posterior: lvm.Posterior
     if args.command == "nuts":
-        posterior = lvm.nuts(problem, progress=out.progress, **given(args, NUTS_WORDS), **resumed)
+        posterior = lvm.nuts(problem, **given(args, NUTS_WORDS), **words)
     elif args.command == "exact":
-        posterior = lvm.exact(problem, progress=out.progress, **given(args, EXACT_WORDS), **resumed)
+        posterior = lvm.exact(problem, **given(args, EXACT_WORDS), **words)
     elif args.command == "infer":
-        words = given(args, INFER_WORDS) | {"methods": _methods(args.methods)}
-        posterior = lvm.infer(problem, progress=out.progress, **words, **resumed)
+        posterior = lvm.infer(problem, methods=_methods(args.methods), **given(args, INFER_WORDS), **words)
     else:
-        posterior = lvm.fit(problem, guide, progress=out.progress, **given(args, FIT_WORDS), **resumed)
-    if "out" not in resumed:
-        posterior.save(folder, overwrite=args.overwrite)
+        posterior = lvm.fit(problem, guide, **given(args, FIT_WORDS), **words)
     if stopped:
         out.log.print(f"stopped; what was reached is saved in {folder}")
     diagnosis = lvm.diagnose(posterior)
@@ -73,10 +57,6 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         {"command": args.command, "target": args.target, "saved": str(folder), **outcome(posterior, diagnosis, verdict)}
     )
     return 1 if verdict.status == "failed" else 0
-
-
-def _how(args: argparse.Namespace) -> bool | str:
-    return ANY_VERSION if args.any_version else bool(args.resume)
 
 
 def _methods(text: str | None) -> Any:

@@ -7,10 +7,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +24,7 @@ from pyrolvm.progress import is_terminal
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Output", "jsonable"]
+__all__ = ["Output", "jsonable", "replace_file"]
 
 _STYLE = {"trusted": "green", "doubtful": "yellow", "failed": "red"}
 _PLAIN_WIDTH = 140
@@ -119,7 +121,7 @@ class Output:
         if self.json == "-":
             print(text, file=sys.stdout)
         else:
-            replace_text(Path(self.json), text + "\n")
+            replace_file(Path(self.json), lambda file: file.write(f"{text}\n".encode()))
 
 
 class _Console(Console):
@@ -144,14 +146,24 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file so that a reader sees the old content or the new, never half of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    handle, part = tempfile.mkstemp(prefix=".pyrolvm-", dir=path.absolute().parent)
     try:
-        part.write_text(text, encoding="utf-8")
+        with os.fdopen(handle, "w+b") as file:
+            write(file)
+        os.chmod(part, 0o666 & ~_umask())
         os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
+
+
+def _umask() -> int:
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
 
 
 def jsonable(value: Any) -> Any:

@@ -17,6 +17,7 @@ from pyrolvm.cli.words import CODES as _CODES
 from pyrolvm.cli.words import DATA as _DATA
 from pyrolvm.cli.words import GUIDE as _GUIDE
 from pyrolvm.cli.words import TARGET as _TARGET
+from pyrolvm.cli.words import add_keeping as _add_keeping
 from pyrolvm.cli.words import add_optimisation as _add_optimisation
 from pyrolvm.cli.words import add_picture as _add_picture
 from pyrolvm.cli.words import add_problem as _add_problem
@@ -117,7 +118,7 @@ def _add_fit(commands: Any) -> None:
     _add_problem(parser)
     parser.add_argument("--guide", metavar="GUIDE", help="the variational family (default: chosen for the problem)")
     _add_optimisation(parser)
-    _add_run(parser, resume=True, durable=True)
+    _add_run(parser)
 
 
 def _add_nuts(commands: Any) -> None:
@@ -133,7 +134,7 @@ def _add_nuts(commands: Any) -> None:
     )
     _add_problem(parser)
     _add_sampling(parser)
-    _add_run(parser, resume=True, durable=True)
+    _add_run(parser)
 
 
 def _add_exact(commands: Any) -> None:
@@ -150,7 +151,7 @@ def _add_exact(commands: Any) -> None:
     _add_problem(parser)
     group = parser.add_argument_group("the draws")
     group.add_argument("--draws", metavar="N", type=_count, help="independent draws to keep (default: 4000)")
-    _add_run(parser, resume=True, engine=False)
+    _add_run(parser, engine=False, checkpoints=False)
 
 
 def _add_infer(commands: Any) -> None:
@@ -187,7 +188,7 @@ def _add_infer(commands: Any) -> None:
         type=_count,
         help="runs with other seeds that a trusted guide must agree with (default: 0)",
     )
-    _add_run(parser, resume=True, engine=False)
+    _add_run(parser, engine=False)
 
 
 def _add_compare(commands: Any) -> None:
@@ -244,11 +245,7 @@ def _add_calibrate(commands: Any) -> None:
         "--workers", metavar="N", type=_count, help="processes (default: one for each processor, if that pays)"
     )
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same ranks (default: 0)")
-    group.add_argument(
-        "--out", metavar="DIR", help="where each simulation is kept (default: runs/, under the target's name)"
-    )
-    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
-    group.add_argument("--resume", action="store_true", help="go on with the calibration in DIR")
+    _add_keeping(group, what="where each simulation is kept (default: runs/, under the target's name)")
 
 
 def _add_sweep(commands: Any) -> None:
@@ -298,9 +295,7 @@ def _add_sweep(commands: Any) -> None:
         "--engine", metavar="NAME", help="what runs models: auto, c, jax, torch (guides only) or pyro (default: auto)"
     )
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--out", metavar="DIR", help="where each cell is kept (default: runs/, under the target's name)")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
-    group.add_argument("--resume", action="store_true", help="go on with the sweep in DIR: run what is missing")
+    _add_keeping(group, what="where each cell is kept (default: runs/, under the target's name)")
     group.add_argument(
         "--retry-failed", action="store_true", help="with --resume: run cells again that raised an error"
     )
@@ -333,6 +328,7 @@ def _add_evidence(commands: Any) -> None:
     group.add_argument("--schedule", metavar="N", type=_count, help="rungs of annealing (default: by a pilot run)")
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same estimate (default: 0)")
     _add_picture(group, "draw estimates and errors against densities evaluated")
+    _add_keeping(parser.add_argument_group("the run"), what="where to save (default: nowhere)", overwrite=False)
 
 
 def _add_gaps(commands: Any) -> None:
@@ -357,6 +353,7 @@ def _add_gaps(commands: Any) -> None:
     group.add_argument("--draws", metavar="N", type=_count, help="draws of a row (default: 1000)")
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
     _add_picture(group, "draw evidence, bounds, refinement and units")
+    _add_keeping(parser.add_argument_group("the run"), what="where to save (default: nowhere)", overwrite=False)
 
 
 def _add_diagnose(commands: Any) -> None:

@@ -1,27 +1,36 @@
-"""Run folders: where they are, what may be written there, and what they hold."""
+"""Run folders on the command line: where they are, what may be written there, and what they hold."""
 
 from __future__ import annotations
 
-import json
+import argparse
+import os
 import re
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from pyrolvm.cli.output import jsonable, replace_text
+from pyrolvm import runs
+from pyrolvm.cli.output import replace_file
 from pyrolvm.errors import ArgumentError, StoreError
-from pyrolvm.runs.readers import read_json
 
-__all__ = ["Comparing", "choose_folder", "choose_picture", "is_calibration", "is_sweep", "posteriors_in", "slug"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "choose_folder",
+    "choose_picture",
+    "in_force",
+    "kept",
+    "kind_of",
+    "picture",
+    "posteriors_in",
+    "slug",
+    "write_picture",
+]
 
 ROOT = Path("runs")
-MARKER = "comparison-run.json"
-CALIBRATION = "calibration-run.json"
-SWEEP = "sweep-run.json"
-MANIFEST = "manifest.json"
-CHECKPOINTS = "checkpoints"
-POSTERIORS = "posteriors"
+POSTERIORS = "posteriors.json"
+"""The file of a comparison that names its posteriors."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -42,24 +51,27 @@ def choose_picture(plot: str | None, *, overwrite: bool) -> Path | None:
         ArgumentError: if it is there and may not be replaced.
     """
     picture = None if plot is None else Path(plot)
-    if picture is not None and picture.exists() and not overwrite:
+    if picture is not None and os.path.lexists(picture) and not overwrite:
         raise ArgumentError(f"--plot {plot} exists already. Fix: add --overwrite, or use another name.")
     return picture
 
 
-def choose_folder(out: str | None, default: str, *, overwrite: bool, resume: bool = False) -> Path:
+def choose_folder(args: argparse.Namespace, default: str) -> Path:
     """Returns the folder a run is saved in, without making it.
 
     Args:
-        out: what ``--out`` says, or ``None`` for the next free ``runs/<default>-<n>``.
+        args: what ``--out``, ``--resume`` and ``--overwrite`` say; without ``--out``, the next free ``runs/<default>-<n>``.
         default: the name to number.
-        overwrite: whether a run that is there already may be replaced.
-        resume: whether a run that is there already may be used.
 
     Raises:
         ArgumentError: if the path leaves its root or is no run name, or if something is there that may not be replaced.
     """
+    if args.any_version and not args.resume:
+        raise ArgumentError("--any-version says how to --resume. Fix: add --resume and --out DIR, or leave it out.")
+    out = args.out
     if out is None:
+        if args.resume:
+            raise ArgumentError("--resume goes on with the run in --out. Fix: add --out DIR.")
         name = slug(default)[:90]
         return next(path for n in range(1, 10**6) if not (path := ROOT / f"{name}-{n}").exists())
     path = Path(out)
@@ -68,74 +80,74 @@ def choose_folder(out: str | None, default: str, *, overwrite: bool, resume: boo
             f"--out {out!r} is no place for a run: its last part must be letters, digits, '.', '_' or '-' "
             "(100 at most), and '..' is not followed. Fix: use for example --out runs/a, or an absolute path."
         )
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        if not (overwrite or resume):
-            raise ArgumentError(
-                f"--out {out}: something is saved there already. Fix: add --overwrite, or use another --out."
-            )
-        if not is_run(path):
-            raise ArgumentError(
-                f"--out {out}: what is there is no run of pyrolvm, and is left as it is. "
-                "Fix: use another --out, or move it away."
-            )
+    if runs.is_free(path):
+        return path
+    if not runs.is_run(path):
+        raise ArgumentError(
+            f"--out {out}: what is there is no run of pyrolvm, and is left as it is. "
+            "Fix: use another --out, or move it away."
+        )
+    there = runs.Manifest.read(path) is not None
+    if (there or runs.unfinished(path) is not None) and not (args.overwrite or args.resume):
+        what = "something is saved there already" if there else "a run that did not end is there"
+        raise ArgumentError(
+            f"--out {out}: {what}. Fix: add --resume to go on with it or use it, --overwrite to replace it, or use another --out."
+        )
     return path
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder is one that pyrolvm wrote."""
-    marked = (path / MARKER).is_file() or (path / CHECKPOINTS).is_dir()
-    return marked or is_calibration(path) or is_sweep(path) or is_posterior(path)
+def kept(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The arguments of a call that is kept in a folder."""
+    words = {
+        "out": folder,
+        "overwrite": args.overwrite,
+        "resume": runs.ANY_VERSION if args.any_version else args.resume,
+    }
+    every = getattr(args, "checkpoint_every", None)
+    return words if every is None else words | {"checkpoint_every": every}
 
 
-def is_calibration(path: Path) -> bool:
-    """Whether a folder is a calibration, finished or not."""
-    return (path / CALIBRATION).is_file()
+def in_force(folder: Path, *, stopped: bool) -> bool:
+    """Whether the result that a folder holds is of the run that has just been made there: one that was stopped replaces none."""
+    manifest = runs.Manifest.read(folder)
+    return manifest is not None and manifest.finished is not stopped
 
 
-def is_sweep(path: Path) -> bool:
-    """Whether a folder is a sweep, finished or not."""
-    return (path / SWEEP).is_file()
+def picture(figure: Figure) -> runs.Write:
+    """What writes a figure as PNG, and clears it."""
+
+    def write(file: BinaryIO) -> None:
+        figure.savefig(file, format="png", dpi=160)
+        figure.clear()
+
+    return write
 
 
-def is_posterior(path: Path) -> bool:
-    """Whether a folder is a saved posterior, to go by its manifest."""
-    return (path / MANIFEST).is_file()
+def write_picture(file: Path, figure: Figure) -> None:
+    """Writes a figure to the file that the user names, whole or not at all; its ending says how."""
+    kind = file.suffix.removeprefix(".").lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ArgumentError(f"--plot {file} must end in .png, .pdf or .svg. Fix: use for example --plot picture.png.")
+    replace_file(file, lambda opened: figure.savefig(opened, format=kind, dpi=160))
 
 
-class Comparing:
-    """The folder of a comparison: posteriors as they are reached, then the table, the figure and the page.
+def kind_of(path: Path) -> str | None:
+    """What a folder holds, finished or begun: ``"Posterior"``, ``"Comparison"``, ...; ``None`` if it is none of ours."""
+    manifest = runs.Manifest.read(path)
+    if manifest is not None:
+        return manifest.kind
+    begun = runs.unfinished(path)
+    return None if begun is None else _KINDS.get(begun.command, "Posterior")
 
-    ``comparison-run.json`` is written first and last, and says what ran and whether it came to its end.
-    """
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        self.path = path
-        self.about = dict(about)
-        self.folders: dict[str, str] = {}
-        if path.exists():
-            for name in (POSTERIORS, MARKER, "comparison.json", "report.html", "overview.png"):
-                old = path / name
-                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        (path / POSTERIORS).mkdir(parents=True)
-        self._note("running")
-
-    def folder(self, label: str) -> Path:
-        """The folder for the posterior called ``label``."""
-        name, n = slug(label), 1
-        while name in self.folders.values():
-            n += 1
-            name = f"{slug(label)[:95]}-{n}"
-        self.folders[label] = name
-        return self.path / POSTERIORS / name
-
-    def done(self, status: str, left_out: Mapping[str, str]) -> None:
-        """Notes how it ended: ``complete`` or ``interrupted``."""
-        self.about["left_out"] = dict(left_out)
-        self._note(status)
-
-    def _note(self, status: str) -> None:
-        content = {**self.about, "status": status, "posteriors": self.folders}
-        replace_text(self.path / MARKER, json.dumps(jsonable(content), indent=2, allow_nan=False) + "\n")
+_KINDS = {
+    "compare": "Comparison",
+    "calibrate": "Calibration",
+    "sweep": "Sweep",
+    "evaluate": "Evaluation",
+    "evidence": "Evidence",
+    "gaps": "Gaps",
+}
 
 
 def posteriors_in(paths: Iterable[str]) -> dict[str, Path]:
@@ -147,18 +159,19 @@ def posteriors_in(paths: Iterable[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for given in paths:
         path = Path(given)
-        if (path / MARKER).is_file():
+        kind = kind_of(path)
+        if kind == "Comparison":
             parts = _parts(path)
-        elif is_calibration(path):
-            raise StoreError(
-                f"{given!r} is a calibration, which has no posterior of its own. Fix: pyrolvm diagnose {given} shows it."
-            )
-        elif is_sweep(path):
+        elif kind == "Sweep":
             raise StoreError(
                 f"{given!r} is a sweep, with a posterior in each of its cells. Fix: pyrolvm diagnose {given} shows it; name a "
-                "folder cells/.../result for one of them."
+                "folder .../cells/.../result for one of them."
             )
-        elif is_posterior(path):
+        elif kind in ("Calibration", "Evidence", "Gaps"):
+            raise StoreError(
+                f"{given!r} is of kind {kind}, which has no posterior of its own. Fix: pyrolvm diagnose {given} shows it."
+            )
+        elif kind is not None:
             parts = {path.name: path}
         elif not path.exists():
             raise StoreError(f"there is no run at {given!r}. Fix: check the path; `ls runs` shows what is saved.")
@@ -174,13 +187,13 @@ def posteriors_in(paths: Iterable[str]) -> dict[str, Path]:
 
 
 def _parts(path: Path) -> dict[str, Path]:
-    try:
-        labels = read_json(path / MARKER)["posteriors"]
-        # The names come from a file: they may not lead out of the run.
-        parts = {str(label): path / POSTERIORS / folder for label, folder in labels.items() if _is_name(folder)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path / MARKER} cannot be read: {error}. Fix: run the comparison again.") from error
-    parts = {label: folder for label, folder in parts.items() if is_posterior(folder)}
+    manifest = runs.Manifest.read(path)
+    begun = runs.unfinished(path) if manifest is None else None
+    inside = path / manifest.generation if manifest is not None else begun.folder if begun is not None else path
+    labels = runs.read_object(inside / POSTERIORS) if (inside / POSTERIORS).is_file() else {}
+    # The names come from a file: they may not lead out of the run.
+    parts = {str(label): inside / "posteriors" / str(name) for label, name in labels.items() if _is_name(name)}
+    parts = {label: folder for label, folder in parts.items() if runs.Manifest.read(folder) is not None}
     if not parts:
-        raise StoreError(f"{path} holds no finished posterior. Fix: run the comparison again.")
+        raise StoreError(f"{path} holds no finished posterior. Fix: run the comparison again with --resume.")
     return parts

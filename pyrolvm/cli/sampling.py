@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import pyrolvm as lvm
+from pyrolvm import store
 from pyrolvm.cli.fitted import attached
-from pyrolvm.cli.output import Output
+from pyrolvm.cli.output import Output, replace_file
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.errors import ArgumentError, unknown_name
 
@@ -30,16 +32,16 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     file = Path(args.out)
     if file.suffix.lower() not in SUFFIXES:
         raise ArgumentError(f"--out {args.out!r} must end in .nc, .csv or .png. Fix: use for example --out new.nc.")
-    if file.exists() and not args.overwrite:
+    if os.path.lexists(file) and not args.overwrite:
         raise ArgumentError(f"--out {args.out} exists already. Fix: add --overwrite, or use another --out.")
     if not file.absolute().parent.is_dir():
         raise ArgumentError(f"--out {args.out}: its folder does not exist. Fix: make the folder first.")
     fit = attached(args)
     tree = _drawn(fit, args)
     if file.suffix.lower() == ".nc":
-        tree.to_netcdf(file, engine="h5netcdf")
+        replace_file(file, lambda opened: store.write_tree(tree, opened))
     elif file.suffix.lower() == ".csv":
-        _table(_main(tree), file)
+        _write_table(_main(tree), file)
     else:
         _picture(fit, tree, args, file)
     shapes = {f"{group}/{name}": list(v.shape) for group in tree.children for name, v in tree[group].data_vars.items()}
@@ -90,7 +92,7 @@ def _main(tree: Any) -> Any:
     raise ArgumentError("there is nothing to write. Fix: use --out with .nc.")
 
 
-def _table(dataset: Any, file: Path) -> None:
+def _write_table(dataset: Any, file: Path) -> None:
     """A line for each draw, a column for each value: ``x`` or ``x.1``, ``x.2``, ..., as ``--data`` reads them."""
     import pandas as pd
 
@@ -105,7 +107,8 @@ def _table(dataset: Any, file: Path) -> None:
             )
         single = array.shape[1] == 1
         columns |= {str(name) if single else f"{name}.{i + 1}": array[:, i] for i in range(array.shape[1])}
-    pd.DataFrame(columns).to_csv(file, index=False)
+    text = pd.DataFrame(columns).to_csv(index=False)
+    replace_file(file, lambda opened: opened.write(text.encode()))
 
 
 def _picture(fit: lvm.Posterior, tree: Any, args: argparse.Namespace, file: Path) -> None:
@@ -124,4 +127,5 @@ def _picture(fit: lvm.Posterior, tree: Any, args: argparse.Namespace, file: Path
         raise ArgumentError(
             f"nothing says that {name!r} is an image. Fix: add --shape 28x28, with its height and width."
         )
-    image_grid(image, dataset[name].to_numpy()).savefig(file, dpi=130)
+    grid = image_grid(image, dataset[name].to_numpy())
+    replace_file(file, lambda opened: grid.savefig(opened, format="png", dpi=130))

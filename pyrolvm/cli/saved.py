@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import pyrolvm as lvm
 from pyrolvm.cli.calibrating import show as show_calibration
-from pyrolvm.cli.comparing import compared, judge, write_comparison
+from pyrolvm.cli.comparing import compared, drawn, judge
 from pyrolvm.cli.inference import outcome, show
-from pyrolvm.cli.output import Output
-from pyrolvm.cli.runs import is_calibration, is_sweep, posteriors_in
+from pyrolvm.cli.output import Output, replace_file
+from pyrolvm.cli.runs import kind_of, posteriors_in
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.sweeping import show as show_sweep
 from pyrolvm.errors import ArgumentError, unknown_name
@@ -24,12 +25,16 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
 
 
 def _diagnose(args: argparse.Namespace, out: Output) -> int:
-    if is_calibration(Path(args.run)):
-        calibration = lvm.load(args.run)
-        show_calibration(calibration, out)
-        out.write_json({"command": "diagnose", "run": args.run, **calibration.as_dict()})
-        return int(calibration.verdict.status == "failed")
-    if is_sweep(Path(args.run)):
+    kind = kind_of(Path(args.run))
+    if kind in ("Evidence", "Gaps", "Calibration"):
+        result = lvm.load(args.run)
+        if kind == "Calibration":
+            show_calibration(result, out)
+        else:
+            out.line(str(result))
+        out.write_json({"command": "diagnose", "run": args.run, **result.as_dict()})
+        return int(result.verdict.status == "failed")
+    if kind == "Sweep":
         sweep = lvm.load(args.run)
         show_sweep(sweep, out)
         out.write_json({"command": "diagnose", "run": args.run, **sweep.as_dict()})
@@ -58,8 +63,13 @@ def _report(args: argparse.Namespace, out: Output) -> int:
     page = Path(args.out)
     if page.suffix.lower() not in (".html", ".htm"):
         raise ArgumentError(f"--out {args.out!r} must end in .html. Fix: use for example --out report.html.")
-    if page.exists() and not args.overwrite:
-        raise ArgumentError(f"--out {args.out} exists already. Fix: add --overwrite, or use another --out.")
+    files = (page, page.with_suffix(".png"), page.with_suffix(".json"))
+    there = [file for file in files if os.path.lexists(file)]
+    if there and not args.overwrite:
+        raise ArgumentError(
+            f"--out {args.out}: {there[0]} exists already. Fix: add --overwrite to replace {page.name}, its .png and its .json, or use "
+            "another --out."
+        )
     paths = posteriors_in(args.run)
     if args.reference is not None and args.reference not in paths:
         raise unknown_name("saved posterior", args.reference, paths)
@@ -70,8 +80,10 @@ def _report(args: argparse.Namespace, out: Output) -> int:
         )
     comparison = compared({name: lvm.load(path) for name, path in paths.items()}, args.reference)
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_comparison(comparison, page, page.with_suffix(".png"), {})
+    names = (files[0].name, files[1].name, files[2].name)
+    for name, write in drawn(comparison, names, {}).items():
+        replace_file(page.with_name(name), write)
     out.line(str(comparison))
-    out.line(f"written: {page} and {page.with_suffix('.png').name}")
+    out.line(f"written: {page}, {names[1]} and {names[2]}")
     out.write_json({"command": "report", "runs": args.run, "page": str(page), **comparison.as_dict()})
     return judge(comparison)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from typing import Any
 
 import pyrolvm as lvm
 from pyrolvm.cli.output import Output
-from pyrolvm.cli.runs import choose_folder
+from pyrolvm.cli.runs import choose_folder, kept
 from pyrolvm.cli.signals import Stopped
 from pyrolvm.cli.target import load_guide, load_problem, target_name
 from pyrolvm.errors import ArgumentError
@@ -34,11 +33,7 @@ COLUMNS = ["done", "trusted", "elbo", "elbo_spread", "khat", "mean_diff", "sd_ra
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``sweep``; returns 1 where a cell is not done."""
-    if args.resume and (args.out is None or args.overwrite):
-        raise ArgumentError("--resume goes on with the sweep in --out. Fix: add --out DIR, and leave --overwrite out.")
-    folder = choose_folder(
-        args.out, f"{target_name(args.targets[0])}-sweep", overwrite=args.overwrite, resume=args.resume
-    )
+    folder = choose_folder(args, f"{target_name(args.targets[0])}-sweep")
     guides = {text: text if text in CALLS else load_guide(text) for text in args.guide or ["auto"]}
     problems = {}
     for target in args.targets:
@@ -46,8 +41,6 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         problems[target_name(target)] = load_problem(args)
     if len(problems) < len(args.targets):
         raise ArgumentError("two TARGETs have one name. Fix: name each problem once, or rename a function.")
-    if args.overwrite and folder.exists():
-        shutil.rmtree(folder)
     options = {name: value for name in SHARED if (value := getattr(args, name)) is not None}
     words: dict[str, Any] = {
         "jobs": args.jobs,
@@ -59,8 +52,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         problems,
         guides,
         _seeds(args.seeds),
-        out=folder,
-        resume=args.resume,
+        **kept(args, folder),
         retry_failed=args.retry_failed,
         keep=args.keep,
         progress=out.progress,

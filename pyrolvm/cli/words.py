@@ -101,12 +101,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def add_picture(group: Any, what: str) -> None:
     """Where a picture goes."""
     group.add_argument("--plot", metavar="FILE", help=what)
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE, and what --out DIR holds, if they exist")
 
 
-def add_run(
-    parser: argparse.ArgumentParser, *, resume: bool = False, engine: bool = True, durable: bool = False
-) -> None:
+def add_run(parser: argparse.ArgumentParser, *, engine: bool = True, checkpoints: bool = True) -> None:
     """Where a run goes, and how it is made."""
     group = parser.add_argument_group("the run")
     group.add_argument("--seed", metavar="N", type=seed, help="the same seed gives the same result (default: 0)")
@@ -117,18 +115,29 @@ def add_run(
             help="what runs the model: auto, c, jax, torch (fit only) or pyro (default: auto)",
         )
     group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--out", metavar="DIR", help="where to save (default: runs/, under the target's name)")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that DIR holds")
-    if resume:
+    add_keeping(group, checkpoints=checkpoints)
+
+
+def add_keeping(
+    group: Any,
+    *,
+    what: str = "where to save (default: runs/, under the target's name)",
+    overwrite: bool = True,
+    checkpoints: bool = False,
+) -> None:
+    """Where a run is kept, and what may happen to what is there."""
+    group.add_argument("--out", metavar="DIR", help=what)
+    if overwrite:
         group.add_argument(
-            "--resume",
-            action="store_true",
-            help="take the same run from DIR if it is there, or go on with it, else run it",
+            "--overwrite", action="store_true", help="replace what DIR holds, which stays until this run is finished"
         )
-    if durable:
-        group.add_argument(
-            "--any-version", action="store_true", help="with --resume: go on even if versions of libraries are others"
-        )
+    group.add_argument(
+        "--resume", action="store_true", help="take the same run from DIR if it is there, or go on with it, else run it"
+    )
+    group.add_argument(
+        "--any-version", action="store_true", help="with --resume: go on even if versions of libraries are others"
+    )
+    if checkpoints:
         group.add_argument(
             "--checkpoint-every",
             metavar="SECONDS",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from pyrolvm import runs, store
 from pyrolvm.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm.evaluation.assembly import Gathered, assemble
 from pyrolvm.evaluation.held import held_out, row_plate, some_rows
@@ -16,6 +18,7 @@ from pyrolvm.evaluation.measure import Scored, choose_image, score
 from pyrolvm.evaluation.outliers import plain_rows
 from pyrolvm.evaluation.probe import check_labels
 from pyrolvm.evaluation.result import Evaluation
+from pyrolvm.evaluation.storage import CODEC, COMMAND
 from pyrolvm.habits import verb
 from pyrolvm.posterior import Fit
 from pyrolvm.program.problem import Problem
@@ -46,6 +49,9 @@ def evaluate(
     pictures: bool = True,
     seed: int = 0,
     progress: bool | Callable[[int, int, str], None] = True,
+    out: str | Path | None = None,
+    resume: bool | str = False,
+    overwrite: bool = False,
 ) -> Evaluation:
     r"""Evaluates a fitted model on held-out data: its density of each row, what its latents say, what it draws.
 
@@ -77,6 +83,10 @@ def evaluate(
         pictures: whether to decode reconstructions, samples, interpolations and traversals.
         seed: makes it repeatable.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
+        out: a folder to save the result in.
+        resume: with ``out``: return the finished result that is there, if it is of the same fit, data, options and seed; one that was
+            killed is run again. ``"any-version"`` under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this one is finished.
 
     Raises:
         ArgumentError: if it is no fit, or an argument is out of range.
@@ -90,10 +100,40 @@ def evaluate(
         Burda, Grosse, Salakhutdinov, *Importance weighted autoencoders*, https://arxiv.org/abs/1509.00519 (5,000 draws, active units);
         Theis, van den Oord, Bethge, *A note on the evaluation of generative models*, https://arxiv.org/abs/1511.01844
     """
-    started = time.perf_counter()
     problem = _checked(fit)
+    words: dict[str, Any] = {
+        "draws": draws, "rows": rows, "train_rows": train_rows, "labels": labels, "train_labels": train_labels, "outliers": outliers,
+        "shape": shape, "levels": levels, "plate": plate, "pictures": pictures, "seed": checked_seed(seed),
+    }  # fmt: skip
+    asked = runs.order(out, resume, overwrite)
+    about = {} if out is None else store.identity(
+        "Evaluation", problem, fit.guide, seed, {"fit": fit, "held out": data, **words}
+    )  # fmt: skip
+    return runs.run(
+        asked, COMMAND, about, CODEC, lambda run: _evaluated(fit, problem, data, progress=progress, **words)
+    )
+
+
+def _evaluated(
+    fit: Fit,
+    problem: Problem,
+    data: Any,
+    *,
+    draws: int,
+    rows: int | Sequence[int] | Tensor | None,
+    train_rows: int | Sequence[int] | Tensor,
+    labels: Any,
+    train_labels: Any,
+    outliers: Mapping[str, Any] | None,
+    shape: Any,
+    levels: int | None,
+    plate: str | None,
+    pictures: bool,
+    seed: int,
+    progress: bool | Callable[[int, int, str], None],
+) -> Evaluation:
+    started = time.perf_counter()
     draws = positive_int("draws", draws, minimum=2)
-    seed = checked_seed(seed)
     if levels is not None:
         positive_int("levels", levels, minimum=2)
     if outliers is not None and not isinstance(outliers, Mapping):

@@ -119,15 +119,19 @@ class Evaluation:
         Returns:
             The files.
         """
-        from pyrolvm.evaluation.plots import drawn
-
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         files = []
-        for name, figure in drawn(self).items():
-            files.append(target / f"{_file_name(name)}.png")
+        for name, figure in self.drawn().items():
+            files.append(target / name)
             figure.savefig(files[-1], dpi=130)
         return files
+
+    def drawn(self) -> dict[str, Figure]:
+        """Its pictures, by the names of their files."""
+        from pyrolvm.evaluation.plots import drawn
+
+        return {f"{_file_name(name)}.png": figure for name, figure in drawn(self).items()}
 
     def to_html(self, path: str | Path) -> Path:
         """Writes one page with all figures and pictures, which opens anywhere and fetches nothing."""
@@ -143,9 +147,10 @@ class Evaluation:
         Raises:
             StoreError: if the folder holds something already and ``overwrite`` is false.
         """
-        from pyrolvm.evaluation.storage import save
+        from pyrolvm import runs
+        from pyrolvm.evaluation.storage import CODEC
 
-        return save(self, path, overwrite=overwrite)
+        return runs.save(CODEC, self, path, overwrite=overwrite)
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON types."""

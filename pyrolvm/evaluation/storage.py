@@ -1,4 +1,4 @@
-"""Evaluations on disk: netCDF and JSON, by the rules of :mod:`pyrolvm.store`."""
+"""Evaluations on disk: netCDF and JSON, in folders as :mod:`pyrolvm.runs` makes them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pyrolvm import store
+from pyrolvm import runs, store
 from pyrolvm.errors import StoreError
 from pyrolvm.evaluation.result import Evaluation
 from pyrolvm.program.image import Image
 from pyrolvm.verdict import Reason, Verdict
 
-__all__ = ["load", "save"]
+__all__ = ["CODEC", "COMMAND", "load"]
+
+KIND, COMMAND = "Evaluation", "evaluate"
 
 _PLAIN: dict[str, Any] = {
     "name": str, "problem": str, "left_out": list, "notes": list, "titles": dict, "site": str, "draws": int, "exact": bool,
@@ -22,9 +24,8 @@ _PLAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def save(evaluation: Evaluation, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes an evaluation to the folder ``path``."""
-    meta: dict[str, Any] = {"kind": "Evaluation"}
+def _parts(evaluation: Evaluation) -> Mapping[str, runs.Part]:
+    meta: dict[str, Any] = {"kind": KIND}
     for name in _PLAIN:
         value = getattr(evaluation, name)
         meta[name] = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
@@ -37,11 +38,10 @@ def save(evaluation: Evaluation, path: str | Path, *, overwrite: bool = False) -
         "verdict": shown["verdict"],
     }
     meta["image"] = None if evaluation.image is None else asdict(evaluation.image)
-    parts: dict[str, store.Part] = {
+    return {
         "data": (".nc", lambda file: store.write_tree(evaluation.data, file)),
-        "meta": (".json", lambda file: store.write_json(meta, file)),
+        "meta": (".json", runs.as_json(meta)),
     }
-    return store.write_folder(path, parts, overwrite=overwrite)
 
 
 def load(path: str | Path) -> Evaluation:
@@ -53,12 +53,12 @@ def load(path: str | Path) -> Evaluation:
     import pandas as pd
 
     folder = Path(path)
-    paths = store.verified(folder, ("data", "meta"))
-    meta = store.read_json(paths["meta"])
-    if meta.get("kind") != "Evaluation":
+    paths = runs.verified(folder, ("data", "meta"))
+    meta = paths["meta"].json()
+    if meta.get("kind") != KIND:
         raise StoreError(f"{folder} holds a {meta.get('kind')!r}, not an evaluation. Fix: use lvm.load(path).")
-    store.check_types(paths["meta"], meta, _PLAIN)
-    data = store.read_tree(paths["data"])
+    store.check_types(paths["meta"].path, meta, _PLAIN)
+    data = paths["data"].tree()
     try:
         table = pd.DataFrame(meta["table"]).set_index("figure").replace({None: math.nan})
         numbers = ["value", "error", "row_error", "train"]
@@ -69,10 +69,13 @@ def load(path: str | Path) -> Evaluation:
         left_out = {str(name): str(why) for name, why in meta["left_out"]}
         image = None if meta["image"] is None else Image(**meta["image"])
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{paths['meta']} is damaged: {error}. Fix: restore it, or run again.") from error
+        raise StoreError(f"{paths['meta'].path} is damaged: {error}. Fix: restore it, or run again.") from error
     units = None
     if "units" in data.children:
         units = data["units"].to_dataset().to_dataframe()
         units["active"] = units["active"].astype(bool)
     plain = {name: meta[name] for name in _PLAIN} | {"notes": tuple(meta["notes"]), "left_out": left_out}
     return Evaluation(table=table, units=units, auroc=auroc, data=data, verdict=verdict, image=image, **plain)
+
+
+CODEC: runs.Codec[Evaluation] = runs.Codec(KIND, _parts, load)

@@ -7,12 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pyrolvm import runs, store
 from pyrolvm.analytic import exact
 from pyrolvm.budget import Spent, finishing, left, spent, within
 from pyrolvm.density import with_digits
@@ -24,6 +25,7 @@ from pyrolvm.ladder.restarts import with_restarts
 from pyrolvm.mcmc import nuts
 from pyrolvm.posterior import Fit, Posterior
 from pyrolvm.posterior.build import passed_on
+from pyrolvm.program.code import fingerprint
 from pyrolvm.program.explain import at_the_door
 from pyrolvm.program.guide import choose, resolve
 from pyrolvm.program.problem import Problem, check_problem
@@ -89,6 +91,39 @@ class Rung:
     why: str
 
 
+@dataclass(frozen=True)
+class _Climb:
+    """What a ladder is climbed for.
+
+    Attributes:
+        problem: the problem.
+        draws: how many draws are asked for.
+        restarts: how many restarts.
+        seed: the seed.
+        progress: how it is shown.
+        run: the run in its folder, where there is one: each method is a part of it.
+        stages: how the names of its parts begin.
+        begun: the parts so far.
+    """
+
+    problem: Problem
+    draws: int | None
+    restarts: int
+    seed: int
+    progress: Any
+    run: runs.Run | None = None
+    stages: str = ""
+    begun: list[str] = field(default_factory=list)
+
+    def kept(self, what: str) -> dict[str, Any]:
+        """Arguments by which the next method keeps what it reaches, or uses what it has reached before."""
+        if self.run is None:
+            return {}
+        self.begun.append(what)
+        asked = self.run.stage(f"{self.stages}{len(self.begun)}-{what}")
+        return {"out": asked.out, "resume": asked.resume, "checkpoint_every": asked.every}
+
+
 @verb
 @at_the_door
 def infer(
@@ -103,7 +138,9 @@ def infer(
     seed: int = 0,
     progress: bool | Callable[[int, int, str], None] = True,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
+    overwrite: bool = False,
+    checkpoint_every: float | None = None,
 ) -> Posterior:
     """The posterior by the cheapest method that can be trusted.
 
@@ -129,13 +166,17 @@ def infer(
         dtype: a floating dtype to run in; by default the data's, and float64 where that turns out to have too few digits.
         seed: makes it repeatable.
         progress: whether to show bars; or a function of ``(done, total, text)``.
-        out: a folder to save the result in.
-        resume: with ``out``: return the finished result that is there, if it is of the same problem and seed.
+        out: a folder to save the result in, and on the way what each method has reached.
+        resume: with ``out``: return the finished result that is there, or go on with the run, if it is of the same problem, options,
+            seed and versions: methods that were done are not run again. ``"any-version"`` goes on under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this run is finished.
+        checkpoint_every: seconds between checkpoints of a method, as in :func:`pyrolvm.fit`.
 
     Raises:
         ArgumentError: if an argument is out of range.
         ProblemError: if the model has no latents.
         FitError: if every method ends in an error; the message has all of them.
+        StoreError: if ``out`` holds something else, or another process writes to it.
     """
     check_problem(problem)
     if not problem.latents:
@@ -149,45 +190,49 @@ def infer(
     if draws is not None:
         positive_int("draws", draws, minimum=2)
     restarts = positive_int("restarts", restarts, minimum=0)
-    chosen, free = _methods(methods, problem), isinstance(methods, str)
+    chosen = _methods(methods, problem)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     problem = problem if dtype is not None else with_digits(problem)
-    if out is not None:
-        from pyrolvm import store
+    asked = runs.order(out, resume, overwrite, checkpoint_every)
 
-        finished = store.claim(out, store.identity(None, problem, None, seed), problem, None, resume=resume)
-        if finished is not None:
-            return finished
-    with within(budget):
-        result = _found(problem, methods, chosen, draws, restarts, seed, progress, free)
-        if dtype is None and "precision" in result.verdict.figures and not spent():
-            result = _found(problem.to(dtype=torch.float64), methods, chosen, draws, restarts, seed, progress, free)
-    if out is not None:
-        result.save(out, overwrite=True)
-    return result
+    def work(run: runs.Run | None) -> Posterior:
+        climb = _Climb(problem, draws, restarts, seed, progress, run)
+        with within(budget):
+            result = _found(climb, methods, chosen)
+            if dtype is None and "precision" in result.verdict.figures and not spent():
+                wide = _Climb(problem.to(dtype=torch.float64), draws, restarts, seed, progress, run, stages="double-")
+                result = _found(wide, methods, chosen)
+        return result
 
-
-def _found(
-    problem: Problem,
-    methods: Any,
-    chosen: list[Any],
-    draws: int | None,
-    restarts: int,
-    seed: int,
-    progress: Any,
-    free: bool,
-) -> Posterior:
-    exactly = _exactly(problem, methods, draws, seed, progress)
-    return exactly or _climb(problem, chosen, draws, restarts, seed, progress, free=free)
+    if asked.out is None:
+        return work(None)
+    options = {
+        "methods": [_described(method, problem) for method in chosen], "budget": budget, "draws": draws, "restarts": restarts,
+        "asked dtype": dtype, "device": problem.device,
+    }  # fmt: skip
+    about = store.identity(None, problem, None, seed, options)
+    return runs.run(asked, "infer", about, store.codec(problem, None, about), work)
 
 
-def _exactly(problem: Problem, methods: Any, draws: int | None, seed: int, progress: Any) -> Posterior | None:
+def _described(method: Any, problem: Problem) -> str:
+    """A method as a run's identity holds it."""
+    if method in ("exact", "nuts"):
+        return str(method)
+    recipe = resolve(method, problem)
+    return f"{recipe} {fingerprint(recipe.construct)}"
+
+
+def _found(climb: _Climb, methods: str | Sequence[Any], chosen: list[Any]) -> Posterior:
+    return _exactly(climb, methods) or _climb(climb, chosen, free=isinstance(methods, str))
+
+
+def _exactly(climb: _Climb, methods: Any) -> Posterior | None:
     """The exact posterior where the methods are left to us and there is one; parameters without a prior have to be fitted first."""
-    if not isinstance(methods, str) or methods != "auto" or problem.parameters:
+    if not isinstance(methods, str) or methods != "auto" or climb.problem.parameters:
         return None
     started = time.perf_counter()
     try:
-        result = exact(problem, draws=draws, seed=seed, progress=progress)
+        result = exact(climb.problem, draws=climb.draws, seed=climb.seed, progress=climb.progress)
     except Exception:  # not exact, or whatever else stops it: the next may well run
         return None
     return _recorded(result, [_rung("exact", result, started)])
@@ -231,33 +276,25 @@ def _can_sample(problem: Problem) -> bool:
     return bool(problem.continuous) and not problem.parameters
 
 
-def _climb(
-    problem: Problem,
-    methods: list[Any],
-    draws: int | None,
-    restarts: int,
-    seed: int,
-    progress: Any,
-    *,
-    free: bool = False,
-) -> Posterior:
+def _climb(climb: _Climb, methods: list[Any], *, free: bool = False) -> Posterior:
+    problem = climb.problem
     found: list[Posterior] = []
     rungs: list[Rung] = []
     left = list(methods)
     while left and not (rungs and spent()):
         method = left.pop(1 if free and left[:2] == ["flow", "nuts"] and _chains_are_quick(problem) else 0)
-        for result, rung in _tried(problem, method, found, draws, restarts, seed, progress):
+        for result, rung in _tried(climb, method, found):
             rungs.append(rung)
             if result is not None:
                 found.append(result)
         if found and found[-1].verdict.trusted:
             break
     if not found and spent():
-        result, rung = _attempt(QUICK, lambda: _quickly(problem, seed, progress))
+        result, rung = _attempt(QUICK, lambda: _quickly(climb))
         rungs.append(rung)
         found = [] if result is None else [result]
     if not found and methods and methods[0] == "student":  # whose algorithm asks more of a model than steps do
-        result, rung = _attempt("mean_field", lambda: _variational(problem, "mean_field", draws, seed, progress))
+        result, rung = _attempt("mean_field", lambda: _variational(climb, "mean_field"))
         rungs.append(rung)
         found = [] if result is None else [result]
     if not found:
@@ -287,29 +324,29 @@ def _recorded(result: Posterior, rungs: list[Rung]) -> Posterior:
     return result
 
 
-def _tried(
-    problem: Problem, method: Any, found: list[Posterior], draws: int | None, restarts: int, seed: int, progress: Any
-) -> Iterator[tuple[Posterior | None, Rung]]:
+def _tried(climb: _Climb, method: Any, found: list[Posterior]) -> Iterator[tuple[Posterior | None, Rung]]:
     """What a method gives, each attempt of it."""
     if method == "exact":
-        yield _attempt("exact", lambda: exact(problem, draws=draws, seed=seed, progress=progress))
+        yield _attempt(
+            "exact", lambda: exact(climb.problem, draws=climb.draws, seed=climb.seed, progress=climb.progress)
+        )
         return
     if method != "nuts":
         yield _attempt(
             str(getattr(method, "__name__", method)),
-            lambda: _confirmed(problem, method, draws, restarts, seed, progress),
+            lambda: _confirmed(climb, method),
         )
         return
     for accept in CAREFUL:
         name = "nuts" if accept == CAREFUL[0] else f"nuts, target_accept={accept}"
-        result, rung = _attempt(name, lambda: _chains(problem, found, accept, draws, seed, progress))  # noqa: B023
+        result, rung = _attempt(name, lambda: _chains(climb, found, accept))  # noqa: B023
         yield result, rung
         if result is None or spent():
             return
-        if draws is None and rung.seconds <= LONGER_SECONDS and _nearly_mixed(result):
+        if climb.draws is None and rung.seconds <= LONGER_SECONDS and _nearly_mixed(result):
             result, rung = _attempt(
                 f"{name}, {LONGER} times as long",
-                lambda: _chains(problem, found, accept, 4 * LONGER * CHAIN_DRAWS, seed, progress, LONGER * WARMUP),  # noqa: B023
+                lambda: _chains(climb, found, accept, longer=True),  # noqa: B023
             )
             yield result, rung
         if result is None or spent() or not any("divergences" in r.figures for r in _doubts(result)):
@@ -366,49 +403,47 @@ def _elbo(result: Fit) -> float:
     return float(-result.losses[-1]) if own else result.elbo
 
 
-def _confirmed(problem: Problem, method: Any, draws: int | None, restarts: int, seed: int, progress: Any) -> Posterior:
+def _confirmed(climb: _Climb, method: Any) -> Posterior:
     """A variational result; if it is trusted, with what its restarts say."""
-    result = _variational(problem, method, draws, seed, progress)
-    if not restarts or not result.verdict.trusted:
+    result = _variational(climb, method)
+    if not climb.restarts or not result.verdict.trusted:
         return result
     others: list[Fit] = []
-    while len(others) < restarts and not spent():
-        others.append(_variational(problem, method, draws, seed + RESTART * (len(others) + 1), progress))
+    while len(others) < climb.restarts and not spent():
+        others.append(_variational(climb, method, RESTART * (len(others) + 1)))
     return with_restarts(result, others) if others else result
 
 
-def _variational(problem: Problem, method: Any, draws: int | None, seed: int, progress: Any) -> Fit:
+def _variational(climb: _Climb, method: Any, further: int = 0) -> Fit:
+    """A fit with its draws corrected, with a seed that is so much further on."""
+    problem, seed = climb.problem, climb.seed + further
+    kept = climb.kept("fit")
     with passed_on() if math.isinf(left()) else nullcontext():  # a budget may end before there is a correction
-        result = fit(problem, method, draws=RAW_DRAWS, dtype=problem.dtype, seed=seed, progress=progress)
+        result = fit(problem, method, draws=RAW_DRAWS, dtype=problem.dtype, seed=seed, progress=climb.progress, **kept)
     if result.maximum_likelihood or result.point_estimate or spent():
         return result
     try:
-        return correct(result, draws=draws, seed=seed)
+        return correct(result, draws=climb.draws, seed=seed)
     except Spent:  # before the first weights were known
         return result
 
 
-def _quickly(problem: Problem, seed: int, progress: Any) -> Fit:
+def _quickly(climb: _Climb) -> Fit:
     """A fit of a second, for a budget that no method has got anything in."""
     with finishing(QUICK_SECONDS), within(QUICK_SECONDS):
         recipe = guide("mean_field", precondition="none")
-        return fit(problem, recipe, engine="pyro", draws=QUICK_DRAWS, seed=seed, progress=progress)
+        return fit(climb.problem, recipe, engine="pyro", draws=QUICK_DRAWS, seed=climb.seed, progress=climb.progress)
 
 
-def _chains(
-    problem: Problem,
-    found: list[Posterior],
-    accept: float,
-    draws: int | None,
-    seed: int,
-    progress: Any,
-    warmup: int = WARMUP,
-) -> Posterior:
+def _chains(climb: _Climb, found: list[Posterior], accept: float, *, longer: bool = False) -> Posterior:
     fits = [one for one in found if isinstance(one, Fit) and one.verdict.status != "failed"]
     best = min(fits, key=_khat, default=None)
-    kept = CHAIN_DRAWS if draws is None else max(-(-draws // 4), 1)
-    chains = nuts(problem, init=best, target_accept=accept, warmup=warmup, draws=kept, seed=seed, progress=progress)
-    return complete(chains, seed)
+    kept = LONGER * CHAIN_DRAWS if longer else CHAIN_DRAWS if climb.draws is None else max(-(-climb.draws // 4), 1)
+    chains = nuts(
+        climb.problem, init=best, target_accept=accept, warmup=LONGER * WARMUP if longer else WARMUP, draws=kept, seed=climb.seed,
+        progress=climb.progress, **climb.kept("nuts"),
+    )  # fmt: skip
+    return complete(chains, climb.seed)
 
 
 def _rank(result: Posterior) -> tuple[bool, int, bool, float]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import overload
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 from torch import Tensor
 
+from pyrolvm import runs, store
 from pyrolvm.errors import ArgumentError, ProblemError, checked_seed, positive_int, unknown_name
 from pyrolvm.habits import verb
 from pyrolvm.marginal.result import Evidences
+from pyrolvm.marginal.storage import CODEC, COMMAND
 from pyrolvm.posterior import Chains, Evidence, Exact, Fit, Posterior
 from pyrolvm.program.problem import Problem, check_problem
 
@@ -40,6 +43,9 @@ def evidence(  # type: ignore[overload-overlap]  # a str is a sequence of str, t
     params: Posterior | Mapping[str, Tensor] | None = ...,
     seed: int = ...,
     progress: Show = ...,
+    out: str | Path | None = ...,
+    resume: bool | str = ...,
+    overwrite: bool = ...,
 ) -> Evidence: ...
 @overload
 def evidence(
@@ -52,6 +58,9 @@ def evidence(
     params: Posterior | Mapping[str, Tensor] | None = ...,
     seed: int = ...,
     progress: Show = ...,
+    out: str | Path | None = ...,
+    resume: bool | str = ...,
+    overwrite: bool = ...,
 ) -> Evidences: ...
 @verb
 def evidence(
@@ -64,6 +73,9 @@ def evidence(
     params: Posterior | Mapping[str, Tensor] | None = None,
     seed: int = 0,
     progress: Show = True,
+    out: str | Path | None = None,
+    resume: bool | str = False,
+    overwrite: bool = False,
 ) -> Evidence | Evidences:
     r"""Estimates the log marginal likelihood :math:`\log p(y) = \log \int p(y, z)\,dz` of a problem's data, in nats, with its error.
 
@@ -95,6 +107,10 @@ def evidence(
         params: values at which learnable parameters of a problem are held, as for :func:`pyrolvm.exact`.
         seed: makes it repeatable.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
+        out: a folder to save the result in, of several methods each as soon as it is there.
+        resume: with ``out``: return the finished result that is there, or go on with the methods that are missing, if it is of the
+            same problem, options and seed; what was killed is run again. ``"any-version"`` under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this one is finished.
 
     Raises:
         ArgumentError: if an argument is out of range, or does not suit the method.
@@ -113,13 +129,37 @@ def evidence(
     """
     posterior = subject if isinstance(subject, Posterior) else None
     problem = posterior.attached if posterior is not None else check_problem(subject)
-    if not isinstance(method, str):
-        return _several(subject, problem, list(method), draws, base, schedule, params, seed, progress)
+    asked = runs.order(out, resume, overwrite)
+    words: dict[str, Any] = {"draws": draws, "base": base, "schedule": schedule, "params": params}
+    seed = checked_seed(seed)
+    about = {} if out is None else store.identity(
+        "Evidence", problem, None, seed, {"of": subject, "methods": method if isinstance(method, str) else list(method), **words}
+    )  # fmt: skip
+
+    def work(run: runs.Run | None) -> Evidence | Evidences:
+        if isinstance(method, str):
+            return _one(posterior, problem, method, seed=seed, progress=progress, **words)
+        return _several(subject, problem, list(method), seed=seed, progress=progress, run=run, **words)
+
+    return runs.run(asked, COMMAND, about, CODEC, work)
+
+
+def _one(
+    posterior: Posterior | None,
+    problem: Problem,
+    method: str,
+    *,
+    draws: int | None,
+    base: str,
+    schedule: int | Sequence[float] | None,
+    params: Posterior | Mapping[str, Tensor] | None,
+    seed: int,
+    progress: Show,
+) -> Evidence:
     if method not in ("auto", *METHODS):
         raise unknown_name("evidence method", method, ("auto", *METHODS))
     if draws is not None:
         positive_int("draws", draws, minimum=8)
-    seed = checked_seed(seed)
     if base not in BASES:
         raise unknown_name("base", str(base), BASES)
     rungs = _rungs(schedule)
@@ -147,12 +187,14 @@ def _several(
     subject: Problem | Posterior,
     problem: Problem,
     methods: list[str],
+    *,
     draws: int | None,
     base: str,
     schedule: int | Sequence[float] | None,
     params: Posterior | Mapping[str, Tensor] | None,
     seed: int,
     progress: Show,
+    run: runs.Run | None,
 ) -> Evidences:
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
@@ -164,9 +206,11 @@ def _several(
     found: dict[str, Evidence] = {}
     for name in methods:
         rungs = schedule if name == "ais" else None
+        kept = runs.Order() if run is None else run.stage(name)
         found[name] = evidence(
-            subject, name, draws=draws, base=base, schedule=rungs, params=params, seed=seed, progress=progress
-        )
+            subject, name, draws=draws, base=base, schedule=rungs, params=params, seed=seed, progress=progress, out=kept.out,
+            resume=kept.resume,
+        )  # fmt: skip
     exact = found["exact"].value if "exact" in found else None
     if exact is None:
         held = _held(problem, subject if isinstance(subject, Posterior) else None, params)

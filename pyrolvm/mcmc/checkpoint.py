@@ -9,16 +9,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from pyrolvm.durable import Pace, warn_of_disk
 from pyrolvm.errors import StoreError
-
-if TYPE_CHECKING:
-    from pyrolvm.store import Checkpoints
+from pyrolvm.runs import Pace, Run, warn_of_disk
 
 __all__ = ["ChainKeeper", "attributes", "restore_attributes"]
 
@@ -27,14 +24,13 @@ class ChainKeeper:
     """Writes the checkpoints of chains, and goes on from the last one.
 
     Args:
-        store: where they are.
-        every: seconds between two; see :class:`pyrolvm.durable.Pace`.
+        run: the chains in their folder.
     """
 
-    def __init__(self, store: Checkpoints, every: float | None) -> None:
-        self.store = store
-        self._found = store.read()
-        self._pace = Pace(every)
+    def __init__(self, run: Run) -> None:
+        self.store = run.checkpoints
+        self._found = self.store.read()
+        self._pace = Pace(run.every)
         self._setup = ""
 
     @property
@@ -54,7 +50,7 @@ class ChainKeeper:
         self._setup = digest.hexdigest()
         if self._found is not None and self._found.state["setup"] != self._setup:
             raise StoreError(
-                f"{self.store.folder.parent}: the chains would begin elsewhere than they did. What is found before the first "
+                f"{self.store.run}: the chains would begin elsewhere than they did. What is found before the first "
                 "transition, such as starts and scales, is not the same as it was. Fix: pass the same init, run on the machine that it "
                 "began on, or name another folder."
             )
@@ -70,7 +66,7 @@ class ChainKeeper:
             return None
         if found.state["kernel"] != kernel:
             raise StoreError(
-                f"{self.store.folder.parent} was made with another kernel: {found.state['kernel']}, now {kernel}. "
+                f"{self.store.run} was made with another kernel: {found.state['kernel']}, now {kernel}. "
                 "Fix: use the machine and libraries that it was begun with, or name another folder."
             )
         return found.state["chains"], found.chunks

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pyrolvm import budget
+from pyrolvm import budget, runs, store
 from pyrolvm.density import Joint, constrained, with_digits
-from pyrolvm.durable import check_saving, durably
 from pyrolvm.errors import (
     ArgumentError,
     CaptureError,
@@ -80,6 +79,7 @@ def nuts(
     progress: bool | Callable[[int, int, str], None] = True,
     out: str | Path | None = None,
     resume: bool | str = False,
+    overwrite: bool = False,
     checkpoint_every: float | None = None,
 ) -> Chains:
     """Samples a problem's posterior with NUTS, several chains.
@@ -120,6 +120,7 @@ def nuts(
             data, options, seed and versions. The draws are then what they would have been without the interruption, to the last
             bit, on a processor; chains of nutpie, which cannot be taken up in the middle, are run again from their start unless they
             were done. ``"any-version"`` goes on under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this run is finished.
         checkpoint_every: seconds between checkpoints; by default 60, or more where they would take over 1% of the time.
 
     Raises:
@@ -149,35 +150,28 @@ def nuts(
     _check_problem(problem, init)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     problem = problem if dtype is not None else with_digits(problem)
-    check_saving(out, resume, checkpoint_every)
+    asked = runs.order(out, resume, overwrite, checkpoint_every)
     _check_memory(problem, chains, draws, dense_mass)
 
     accept = ACCEPTS[0] if isinstance(target_accept, str) else float(target_accept)
 
-    def run(keeper: ChainKeeper | None) -> Chains:
+    def work(run: runs.Run | None) -> Chains:
+        keeper = None if run is None else ChainKeeper(run)
         return _run(
             problem, chains, Settings(warmup, draws, accept, max_tree_depth, Progress("", 0, False), keeper=keeper), init,
             again=target_accept == "auto", dense_mass=dense_mass, precondition=precondition,
             engine=engine, kernel=kernel, seed=seed, progress=progress,
         )  # fmt: skip
 
-    if out is None:
-        return run(None)
+    if asked.out is None:
+        return work(None)
     options = {
         "chains": chains, "warmup": warmup, "draws": draws, "target_accept": target_accept, "max_tree_depth": max_tree_depth,
         "init": _described(init), "dense_mass": dense_mass, "precondition": precondition, "engine": engine, "kernel": kernel,
         "device": problem.device,
     }  # fmt: skip
-    return durably(
-        Path(out),
-        "Chains",
-        problem,
-        None,
-        seed,
-        options,
-        lambda kept: run(ChainKeeper(kept, checkpoint_every)),
-        resume=resume,
-    )
+    about = store.identity("Chains", problem, None, seed, options)
+    return runs.run(asked, "nuts", about, store.codec(problem, None, about), work)
 
 
 def _check_accept(target_accept: Any) -> None:

@@ -1,1 +1,23 @@
-"""Runs in folders: who owns a folder, what is in it, and how it is read."""
+"""Runs in folders: one that is killed at any moment can be gone on with, and nothing that is not ours is touched.
+
+What the rest of the package takes from here: :func:`run` and :func:`save` with :func:`order` and :class:`Codec`, which say how a result
+of a kind is kept; :class:`Run`, what a run under way writes into; :func:`verified` and the readers, for what is on disk.
+"""
+
+from pyrolvm.runs.checkpoints import Checkpoint, Checkpoints
+from pyrolvm.runs.directory import Write
+from pyrolvm.runs.files import Part, Stored, as_json, bundled, verified
+from pyrolvm.runs.folder import is_free, is_run
+from pyrolvm.runs.generation import Generation
+from pyrolvm.runs.identity import ANY_VERSION
+from pyrolvm.runs.layout import MANIFEST, MARKER, Manifest, Unfinished, unfinished
+from pyrolvm.runs.pace import Pace, warn_of_disk
+from pyrolvm.runs.packing import write_tensors
+from pyrolvm.runs.readers import read_object
+from pyrolvm.runs.runner import Codec, Order, Run, order, run, save, write_pages
+
+__all__ = [
+    "ANY_VERSION", "MANIFEST", "MARKER", "Checkpoint", "Checkpoints", "Codec", "Generation", "Manifest", "Order", "Pace", "Part", "Run",
+    "Stored", "Unfinished", "Write", "as_json", "bundled", "is_free", "is_run", "order", "read_object", "run", "save", "unfinished",
+    "verified", "warn_of_disk", "write_pages", "write_tensors",
+]  # fmt: skip

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "STORED", "Manner", "check_room", "digest", "opened", "parse_json", "parsing", "read_bytes", "read_json", "read_tensors",
+    "STORED", "Manner", "as_object", "check_room", "digest", "opened", "parse_json", "parse_tensors", "parsing", "read_bytes",
+    "read_json", "read_object", "read_tensors",
 ]  # fmt: skip
 
 JSON_BYTES = 64_000_000
@@ -190,6 +191,26 @@ def read_json(path: Path, manner: Manner = STORED, *, limit: int = JSON_BYTES) -
     return parse_json(read_bytes(path, manner, limit=limit, growth=JSON_GROWTH), path, manner)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run.
+
+    Raises:
+        StoreError: if it holds none.
+    """
+    return as_object(read_json(path), path)
+
+
+def as_object(value: Any, path: object) -> dict[str, Any]:
+    """A value that was read, if it is an object.
+
+    Raises:
+        StoreError: if it is none.
+    """
+    if not isinstance(value, dict):
+        raise STORED.damage(path, "expected a JSON object")
+    return value
+
+
 def parse_json(
     content: bytes, path: object, manner: Manner = STORED, *, number: Callable[[str], float] | None = None
 ) -> Any:
@@ -254,9 +275,17 @@ def read_tensors(path: Path, manner: Manner = STORED) -> dict[str, Tensor]:
     Raises:
         PyrolvmError: of the manner, if they cannot be read.
     """
+    return parse_tensors(read_bytes(path, manner, growth=3.0), path, manner)
+
+
+def parse_tensors(content: bytes, path: object, manner: Manner = STORED) -> dict[str, Tensor]:
+    """The tensors in a safetensors file that was read.
+
+    Raises:
+        PyrolvmError: of the manner, if they are not what their header says.
+    """
     from safetensors.torch import load
 
-    content = read_bytes(path, manner, growth=3.0)
     _check_tensors(content, path, manner)
     with parsing(path, manner):
         return dict(load(content))

@@ -1,156 +1,81 @@
 """Results on disk: netCDF for draws, safetensors for parameters, JSON for the rest; never a pickle.
 
-A result is a folder. Its files carry the beginning of their sha256 in their names, and ``manifest.json``, written last and
-replaced atomically, says which of them belong together. A crash at any moment leaves the previous result or the new one.
+What a folder holds and how it is replaced is the business of :mod:`pyrolvm.runs`; here it is said what the files of a result are.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from pyrolvm import runs
 from pyrolvm.errors import PyrolvmError, StoreError
 from pyrolvm.habits import verb
 from pyrolvm.posterior import Chains, Exact, Fit, Posterior
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem
-from pyrolvm.runs import trees
-from pyrolvm.store import checkpoints
-from pyrolvm.store.files import (
-    LOCK,
-    PART,
-    Lock,
-    make_folder,
-    read_json,
-    replace,
-    whole,
-    write_json,
-    write_part,
-    writing,
-)
-from pyrolvm.store.identity import check, identity, versions, warn_of
-from pyrolvm.store.packing import read_tensors, write_tensors
+from pyrolvm.runs.identity import versions, warn_of
+from pyrolvm.runs.readers import parsing
+from pyrolvm.store.identity import identity
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "MANIFEST",
-    "SWEEP",
-    "Part",
-    "check_types",
-    "claim",
-    "is_partial",
-    "load",
-    "read_tree",
-    "remove",
-    "save",
-    "verified",
-    "write_folder",
-    "write_tree",
-]
+__all__ = ["bundle", "check_types", "codec", "is_partial", "load", "save", "write_tree"]
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-SWEEP = "sweep-run.json"
-"""The file that makes a folder a sweep."""
-SWEEP = "sweep-run.json"
-"""What a folder of a sweep has in place of a manifest."""
-Part = tuple[str, Callable[[Path], None]]
-"""A file: the end of its name, and what writes it."""
 _FILES = ("data", "params", "meta")
 _KINDS: dict[str, type[Posterior]] = {"Fit": Fit, "Chains": Chains, "Exact": Exact}
+KIND = "Posterior"
 
 
-def save(
-    result: Posterior,
-    path: str | Path,
-    *,
-    overwrite: bool = False,
-    run: Mapping[str, Any] | None = None,
-    locked: bool = False,
-) -> Path:
+def codec(problem: Problem | None = None, guide: Any = None, about: Mapping[str, Any] | None = None) -> runs.Codec[Any]:
+    """How posteriors are written and read.
+
+    Args:
+        problem: what they are of, to read them with.
+        guide: their guide, to read them with.
+        about: the identity of the run that makes them.
+    """
+    return runs.Codec(
+        KIND, lambda result: _parts(result, about), lambda folder: _read(folder, problem, guide), is_partial
+    )
+
+
+def save(result: Posterior, path: str | Path, *, overwrite: bool = False) -> Path:
     """Writes a result to the folder ``path``.
 
     Args:
         result: what to write.
         path: the folder.
         overwrite: whether what is there may be replaced.
-        run: which run it is of (:func:`pyrolvm.store.identity`); by default without its options.
-        locked: whether the caller holds the folder's lock.
 
     Raises:
-        StoreError: if the folder holds a result already and ``overwrite`` is false, is a file or cannot be written to, or another
-            process writes there.
+        StoreError: if the folder is somebody else's, holds a result already and ``overwrite`` is false, is a file or cannot be written
+            to, or another process writes there.
     """
-    return write_folder(
-        path,
-        {
-            "data": (".nc", lambda file: write_tree(result.data, file)),
-            "params": (".safetensors", lambda file: write_tensors(result.params, file)),
-            "meta": (".json", lambda file: write_json(_meta(result, run), file)),
-        },
-        overwrite=overwrite,
-        locked=locked,
-    )
+    return runs.save(codec(), result, path, overwrite=overwrite)
 
 
-def write_folder(path: str | Path, parts: Mapping[str, Part], *, overwrite: bool, locked: bool = False) -> Path:
-    """Writes files, by what they are, and the manifest that names them.
-
-    Raises:
-        StoreError: if the folder holds something already and ``overwrite`` is false, is a file, cannot be made or written to, or
-            another process writes there.
-        OSError: instead, where the caller holds the lock, if the disk does not take it.
-    """
-    folder = Path(path)
-    with nullcontext() if locked else writing(folder):
-        return _write_folder(folder, parts, overwrite=overwrite, locked=locked)
+def bundle(result: Posterior) -> dict[str, bytes]:
+    """The files of a result by name, for a folder that is a part of another."""
+    return runs.bundled(KIND, _parts(result, None))
 
 
-def _write_folder(folder: Path, parts: Mapping[str, Part], *, overwrite: bool, locked: bool) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder} is a file, expected a folder. Fix: name another path.")
-    if (folder / MANIFEST).exists() and not overwrite:
-        raise StoreError(f"{folder} holds a result already. Fix: pass overwrite=True, or name another path.")
-    if not overwrite and folder.exists() and any(not own.name.startswith((LOCK, PART)) for own in folder.iterdir()):
-        raise StoreError(f"{folder} is not empty and holds no result. Fix: name a new folder, or pass overwrite=True.")
-    make_folder(folder)
-    with nullcontext() if locked else Lock(folder):
-        before = _manifest_files(folder)
-        files = {stem: write_part(folder, stem, suffix, write) for stem, (suffix, write) in parts.items()}
-        replace(folder, MANIFEST, lambda file: write_json({"format": FORMAT, "files": files}, file))
-        for name in before - {entry["name"] for entry in files.values()}:
-            with suppress(FileNotFoundError):
-                (folder / name).unlink()
-        if not locked:  # of a run that this result takes the place of
-            checkpoints.Checkpoints(folder, {}).clear()
-    return folder
-
-
-def remove(path: str | Path) -> None:
-    """Removes the result and the checkpoints that a folder holds, and nothing else in it.
-
-    Raises:
-        StoreError: if another process writes there.
-    """
-    folder = Path(path)
-    if folder.is_dir():
-        with Lock(folder):
-            names = _manifest_files(folder)
-            (folder / MANIFEST).unlink(missing_ok=True)
-            for name in names:
-                (folder / Path(name).name).unlink(missing_ok=True)
-            checkpoints.Checkpoints(folder, {}).clear()
+def _parts(result: Posterior, about: Mapping[str, Any] | None) -> dict[str, runs.Part]:
+    return {
+        "data": (".nc", lambda file: write_tree(result.data, file)),
+        "params": (".safetensors", lambda file: runs.write_tensors(result.params, file)),
+        "meta": (".json", runs.as_json(_meta(result, about))),
+    }
 
 
 @verb
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
-    """Reads a saved ``Fit``, ``Chains``, ``Exact``, ``Calibration``, ``Evaluation`` or ``Sweep``.
+    """Reads a saved ``Fit``, ``Chains``, ``Exact``, ``Evidence``, ``Calibration``, ``Evaluation``, ``Gaps`` or ``Sweep``.
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.
@@ -164,21 +89,61 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
         StoreError: if there is no result, a file is damaged, or the problem is another one.
     """
     folder = Path(path)
-    if _is_calibration(folder):
+    manifest = runs.Manifest.read(folder)
+    begun = runs.unfinished(folder) if manifest is None else None
+    kind = manifest.kind if manifest is not None else _BEGUN.get(begun.command) if begun is not None else None
+    if kind == "Calibration":
         from pyrolvm.calibration import Calibration
 
         return Calibration.load(folder)
-    if (folder / SWEEP).is_file():
+    if kind == "Sweep":
         from pyrolvm.sweeps import Sweep
 
         return Sweep.load(folder)
-    _check_finished(folder)
-    if _kind(folder) == "Evaluation":
+    if kind == "Evaluation":
         from pyrolvm.evaluation.storage import load as load_evaluation
 
         return load_evaluation(folder)
-    paths = verified(folder, _FILES)
-    meta = _read_meta(paths["meta"])
+    if kind == "Evidence":
+        from pyrolvm.marginal.storage import load as load_evidence
+
+        return load_evidence(folder)
+    if kind == "Gaps":
+        from pyrolvm.amortization.storage import load as load_gaps
+
+        return load_gaps(folder)
+    if begun is not None:
+        raise StoreError(
+            f"{folder} holds no saved result, but checkpoints of a run of {begun.about.get('problem')!r} that did not end. "
+            "Fix: call it again with the same arguments, out= and resume=True; on the command line, --out and --resume."
+        )
+    if kind not in (None, KIND):
+        raise StoreError(
+            f"{folder} holds a {kind!r}, which is no result to load. Fix: see `pyrolvm diagnose {folder}`."
+        )
+    return _read(folder, problem, guide)
+
+
+_BEGUN = {"calibrate": "Calibration", "sweep": "Sweep"}
+"""Commands whose runs can be read before they are finished, and the type of what they hold."""
+
+
+def _read(folder: Path, problem: Problem | None, guide: Any) -> Posterior:
+    """The posterior in force in a folder.
+
+    Raises:
+        StoreError: if there is none, a file is damaged, or the problem is another one.
+    """
+    paths = runs.verified(folder, _FILES)
+    meta = paths["meta"].json()
+    check_types(paths["meta"].path, meta, _META)
+    with parsing(paths["meta"].path):  # values of other types than they should be
+        return _made(folder, paths, meta, problem, guide)
+
+
+def _made(
+    folder: Path, paths: Mapping[str, runs.Stored], meta: Mapping[str, Any], problem: Problem | None, guide: Any
+) -> Posterior:
     kind = _KINDS.get(str(meta.get("kind")))
     if kind is None:
         raise StoreError(
@@ -187,9 +152,9 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
     attached = _attach(folder, meta, problem)
     fields: dict[str, Any] = {
         "name": meta["name"],
-        "data": read_tree(paths["data"]),
+        "data": paths["data"].tree(),
         "problem": attached,
-        "params": read_tensors(paths["params"]),
+        "params": paths["params"].tensors(),
         "seconds": meta["seconds"],
         "engine": meta["engine"],
         "engine_reason": meta["engine_reason"],
@@ -205,81 +170,6 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
 
 _SPOKEN_OF = ("model code", "guide code", *(f"version of {name}" for name in ("pyrolvm", "torch", "pyro-ppl")))
 """What a result that is loaded may differ in from the program as it is now, and is warned of."""
-
-
-def _check_finished(folder: Path) -> None:
-    """Says of a folder without a result whether a run in it can go on.
-
-    Raises:
-        StoreError: if it can.
-    """
-    if (folder / MANIFEST).is_file():
-        return
-    begun = checkpoints.about(folder)
-    if begun is not None:
-        raise StoreError(
-            f"{folder} holds no saved result, but checkpoints of a run of {begun.get('problem')!r} that did not end. "
-            "Fix: call it again with the same arguments, out= and resume=True; on the command line, --out and --resume."
-        )
-
-
-def _is_calibration(folder: Path) -> bool:
-    """Whether a folder holds a calibration, to go by its manifest or, where it is not finished, by what it has begun with."""
-    if not (folder / MANIFEST).is_file():
-        from pyrolvm.calibration.ledger import is_calibration
-
-        return is_calibration(folder)
-    return _kind(folder) == "Calibration"
-
-
-def _kind(folder: Path) -> str:
-    """What a finished result says that it is."""
-    return str(read_json(verified(folder, ("meta",))["meta"]).get("kind"))
-
-
-def claim(
-    out: str | Path, about: Mapping[str, Any], problem: Problem, guide: Guide | None, *, resume: bool | str
-) -> Any:
-    """What is to be done about ``out`` before a run: nothing, or the finished result that is there.
-
-    Args:
-        out: the run's folder.
-        about: which run it will be (:func:`pyrolvm.store.identity`).
-        problem: its problem.
-        guide: its guide, if it has one.
-        resume: whether a result that is there is wanted, or checkpoints may be gone on from.
-
-    Raises:
-        StoreError: if a result or checkpoints are there and ``resume`` is false, or they are of another run.
-    """
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder} is a file, expected a folder. Fix: name another path.")
-    if not (folder / MANIFEST).exists():
-        begun = checkpoints.about(folder)
-        if begun is not None and not resume:
-            raise StoreError(
-                f"{folder} holds a run that did not end. Fix: pass resume=True to go on with it, or name another folder."
-            )
-        if begun is not None:
-            check(folder, begun, about, resume)
-        return None
-    if not resume:
-        raise StoreError(f"{folder} holds a result already. Fix: pass resume=True to use it, or name another folder.")
-    meta = _read_meta(verified(folder, _FILES)["meta"])
-    found = {
-        "method": meta["kind"],
-        "problem": meta["problem"]["name"],
-        "data": meta["problem"]["fingerprint"],
-        "guide": meta["guide"]["text"] if meta["guide"] else None,
-        "seed": meta["seed"],
-    } | (meta.get("run") or {})
-    if meta.get("interrupted"):
-        check(folder, found, about, resume)
-        return None
-    # What is finished is as it was, whatever versions there are now.
-    check(folder, found, {what: one for what, one in about.items() if not what.startswith("version of ")}, resume)
-    return load(folder, problem=problem, guide=guide)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -310,7 +200,11 @@ def _meta(result: Posterior, run: Mapping[str, Any] | None) -> dict[str, Any]:
         "seed": result.seed,
         "interrupted": int(is_partial(result)),
         "versions": versions(),
-        "run": dict(run) if run else identity(type(result).__name__, problem, guide, result.seed) if problem else None,
+        "run": dict(run)
+        if run is not None
+        else identity(type(result).__name__, problem, guide, result.seed)
+        if problem
+        else None,
     }
 
 
@@ -328,7 +222,7 @@ def _jsonable(value: Any) -> Any:
         return None
 
 
-def write_tree(tree: xr.DataTree, file: Path) -> None:
+def write_tree(tree: xr.DataTree, file: BinaryIO) -> None:
     """Writes a tree as netCDF.
 
     Raises:
@@ -337,7 +231,7 @@ def write_tree(tree: xr.DataTree, file: Path) -> None:
     # By way of memory: where HDF5 writes the file, a disk that fills up as it is closed goes unreported.
     with _own_locks():
         content = _plain(tree).to_netcdf(engine="h5netcdf")
-    file.write_bytes(content)
+    file.write(content)
 
 
 def _plain(tree: xr.DataTree) -> xr.DataTree:
@@ -365,51 +259,9 @@ def _own_locks() -> Iterator[None]:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def verified(folder: Path, keys: Sequence[str]) -> dict[str, Path]:
-    """Files of a result, each checked against its checksum.
-
-    Raises:
-        StoreError: if one is not there, or not what was written.
-    """
-    if not (folder / MANIFEST).is_file():
-        raise StoreError(
-            f"{folder} holds no saved result: there is no {MANIFEST}. Fix: give the folder of result.save(path)."
-        )
-    manifest = read_json(folder / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise StoreError(
-            f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}. Fix: update pyrolvm."
-        )
-    files = manifest.get("files")
-    paths = {}
-    for key in keys:
-        entry = files.get(key) if isinstance(files, dict) else None
-        if not isinstance(entry, dict):
-            raise StoreError(
-                f"{folder / MANIFEST} is damaged: it names no {key!r} file. Fix: restore it, or run again."
-            )
-        paths[key] = whole(folder, entry)
-    return paths
-
-
-def _manifest_files(folder: Path) -> set[str]:
-    try:
-        files = read_json(folder / MANIFEST)["files"]
-        return {str(entry["name"]) for entry in files.values()}
-    except (StoreError, FileNotFoundError, KeyError, AttributeError, TypeError):
-        return set()
-
-
 _META = {
     "kind": str, "name": str, "problem": dict, "guide": dict | None, "seconds": dict, "engine": str, "engine_reason": str, "seed": int,
 }  # fmt: skip
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    """What is said about a result, as far as it is needed to build it again."""
-    meta = read_json(path)
-    check_types(path, meta, _META)
-    return meta
 
 
 def check_types(path: Path, meta: Mapping[str, Any], types: Mapping[str, Any]) -> None:
@@ -423,15 +275,6 @@ def check_types(path: Path, meta: Mapping[str, Any], types: Mapping[str, Any]) -
             raise StoreError(
                 f"{path} is damaged: {key!r} is missing or of a wrong type. Fix: restore it, or run again."
             )
-
-
-def read_tree(path: Path) -> xr.DataTree:
-    """Reads a tree into memory.
-
-    Raises:
-        StoreError: if it is damaged, or holds what no result does.
-    """
-    return trees.read_tree(path)
 
 
 def _attach(folder: Path, meta: Mapping[str, Any], problem: Problem | None) -> Problem | None:

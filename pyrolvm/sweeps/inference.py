@@ -5,16 +5,17 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from pyrolvm import runs
 from pyrolvm.errors import ArgumentError, PyrolvmWarning, positive_int
 from pyrolvm.habits import verb
 from pyrolvm.parallel import Lost, Unfit, open_pool, run
 from pyrolvm.parallel.pools import Here
 from pyrolvm.progress import Progress
-from pyrolvm.sweeps.cells import Cells
+from pyrolvm.sweeps.cells import COMMAND, KIND, Cells
 from pyrolvm.sweeps.plan import Cell, Plan, plan
 from pyrolvm.sweeps.result import Sweep
 from pyrolvm.sweeps.worker import Record, Reply, execute, failed, pack_method, pack_problem, work
@@ -35,7 +36,8 @@ def sweep(
     keep: bool = True,
     reference: str | None = None,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
+    overwrite: bool = False,
     retry_failed: bool = False,
     progress: bool | Callable[[int, int, str], None] = True,
     **options: Any,
@@ -62,6 +64,7 @@ def sweep(
         reference: the label of the method that ``mean_diff`` and ``sd_ratio`` compare with; by default ``"exact"``, or else ``"nuts"``.
         out: a folder to keep cells in.
         resume: with ``out``: go on with the sweep that is there. What is done is not run again; new cells are added.
+        overwrite: with ``out``: replace what is there, which stays in force until this sweep is finished.
         retry_failed: with ``resume``: run cells again that raised an error. Those whose process died are run again in any case.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
         **options: for each method that takes them, such as ``max_steps=2000``.
@@ -75,41 +78,52 @@ def sweep(
         StoreError: if ``out`` holds something else, or a sweep and ``resume`` is false.
     """
     retries = positive_int("retries", retries, minimum=0)
-    if out is None and (resume or retry_failed):
-        raise ArgumentError("resume=True goes on with the sweep in out. Fix: pass out='runs/s' too.")
+    asked = runs.order(out, resume, overwrite)
+    if retry_failed and not resume:
+        raise ArgumentError(
+            "retry_failed says what resume=True runs again. Fix: pass out='runs/s' and resume=True too."
+        )
     planned = plan(problems, guides, seeds, settings, options)
     if reference is not None and reference not in {cell.method for cell in planned.cells}:
         raise ArgumentError(
             f"reference={reference!r} is no method of this sweep ({', '.join(dict.fromkeys(c.method for c in planned.cells))}). "
             "Fix: add it to guides, or leave reference out."
         )
-    records: dict[str, Record] = {}
-    interrupted = False
-    with Cells(out, planned.cells, resume=resume) if out is not None else nullcontext() as cells:
+
+    def work(run: runs.Run | None) -> Sweep:
+        cells = None if run is None else Cells(run, planned.cells)
         again = {"died"} | ({"failed"} if retry_failed else set())
-        if cells is not None:
-            records = {key: record for key, record in cells.records.items() if record["status"] not in again}
-        total = len({cell.key for cell in planned.cells})
-        waiting = list({cell.key: cell for cell in planned.cells if cell.key not in records}.values())
+        done = {} if cells is None else {key: one for key, one in cells.records.items() if one["status"] not in again}
+        waiting = list({cell.key: cell for cell in planned.cells if cell.key not in done}.values())
         answers = _answers(planned, waiting, backend, jobs, retries, keep and out is not None)
-        with Progress("sweep", total, progress) as bar, closing(answers):
-            try:
-                for record, files in answers:
-                    records[record["key"]] = record if cells is None else _written(cells, record, files)
-                    bar.update(len(records), lambda: _tally(records))
-            except KeyboardInterrupt:
-                if not records:
-                    raise
-                interrupted = True
-    return Sweep(
-        planned.cells,
-        records,
-        None if out is None else Path(out),
-        interrupted,
-        reference,
-        planned.problems,
-        planned.methods,
-    )
+        records, interrupted = _collected(answers, done, cells, len({cell.key for cell in planned.cells}), progress)
+        where = (None, None) if cells is None or out is None else (Path(out), cells.folder)
+        return Sweep(
+            planned.cells, records, where[0], interrupted, reference, planned.problems, planned.methods, where[1]
+        )
+
+    codec: runs.Codec[Sweep] = runs.Codec(KIND, lambda _: {}, Sweep.load, lambda found: found.interrupted)
+    return runs.run(asked, COMMAND, {}, codec, work, more=True)
+
+
+def _collected(
+    answers: Generator[Reply, None, None],
+    records: dict[str, Record],
+    cells: Cells | None,
+    total: int,
+    progress: bool | Callable[[int, int, str], None],
+) -> tuple[dict[str, Record], bool]:
+    """What became of every cell, and whether it was stopped before."""
+    with Progress("sweep", total, progress) as bar, closing(answers):
+        try:
+            for record, files in answers:
+                records[record["key"]] = record if cells is None else _written(cells, record, files)
+                bar.update(len(records), lambda: _tally(records))
+        except KeyboardInterrupt:
+            if not records:
+                raise
+            return records, True
+    return records, False
 
 
 def _answers(

@@ -9,14 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from pyrolvm import registry
 from pyrolvm.calibration.methods import CALLS, Method
 from pyrolvm.errors import ArgumentError, checked_seed, positive_int, unknown_name
 from pyrolvm.program.guide import Guide, resolve
 from pyrolvm.program.problem import Problem, check_problem
-from pyrolvm.store.identity import identity
 
 __all__ = ["Cell", "Plan", "plan"]
 
@@ -84,13 +81,7 @@ def plan(
 
 def _identity(problem: Problem, method: Method, seed: int) -> str:
     """A sha256 of what the result of a cell depends on: data, code, options, seed and the versions that compute it."""
-    guide = method.subject if isinstance(method.subject, Guide) else None
-    options = {
-        **method.options, "arguments": dict(problem.kwargs), "default dtype": torch.get_default_dtype(),
-        "guide options": dict(guide.options) if guide else None, "subject": None if guide else method.subject,
-    }  # fmt: skip
-    said = identity(method.kind, problem, guide, seed, options)
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(method.identity(problem, seed), sort_keys=True).encode()).hexdigest()
 
 
 def _labelled(what: str, given: Any, label: Any) -> dict[str, Any]:

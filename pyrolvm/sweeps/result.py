@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrolvm.errors import ArgumentError, StoreError, unknown_name
-from pyrolvm.sweeps.cells import listed, read_cell, result_of
+from pyrolvm.runs.readers import parsing
+from pyrolvm.sweeps.cells import kept_in, listed, read_cell, result_of
 from pyrolvm.sweeps.plan import Cell
 from pyrolvm.sweeps.worker import Record
 
@@ -69,6 +70,7 @@ class Sweep:
     reference: str | None = None
     problems: Mapping[str, Problem] = field(default_factory=dict)
     methods: Mapping[tuple[str, str], Method] = field(default_factory=dict)
+    kept: Path | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Sweep:
@@ -78,10 +80,14 @@ class Sweep:
             StoreError: if there is none, or it is damaged.
         """
         folder = Path(path)
-        cells = listed(folder)
-        found = {cell.key: read_cell(folder, cell) for cell in cells}
+        kept = kept_in(folder)
+        cells = listed(kept)
+        found = {cell.key: read_cell(kept, cell) for cell in cells}
         records = {key: record for key, record in found.items() if record is not None}
-        return cls(cells, records, folder, interrupted=len(records) < len(found))
+        made = cls(cells, records, folder, interrupted=len(records) < len(found), kept=kept)
+        with parsing(kept):
+            str(made)
+        return made
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
@@ -225,9 +231,9 @@ class Sweep:
         from pyrolvm import store
 
         cell = self.cell(problem, method, seed)
-        if self.folder is None:
+        if self.kept is None:
             raise StoreError("this sweep was not saved, so its posteriors are gone. Fix: run it with out='runs/s'.")
-        path = result_of(self.folder, cell)
+        path = result_of(self.kept, cell)
         if not path.is_dir():
             record = self.records.get(cell.key, {"status": "missing"})
             raise StoreError(

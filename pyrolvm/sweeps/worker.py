@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import tempfile
 import threading
 import time
 import traceback
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +17,12 @@ import torch
 
 from pyrolvm.calibration.methods import Method
 from pyrolvm.diagnosis.reading import blocks, tree
-from pyrolvm.errors import FitError, PyrolvmWarning
+from pyrolvm.errors import PyrolvmWarning
 from pyrolvm.parallel import Unfit, packed, unpacked
 from pyrolvm.parallel.package import Content
 from pyrolvm.posterior import Fit, Posterior
 from pyrolvm.program.problem import Problem
+from pyrolvm.store import bundle
 
 __all__ = ["Record", "Reply", "execute", "failed", "pack_method", "pack_problem", "work"]
 
@@ -178,12 +177,7 @@ def _moments(data: Any) -> dict[str, list[Any]]:
 
 def _saved(result: Posterior) -> dict[str, bytes]:
     """The files of a saved posterior, for whoever writes them where they belong."""
-    with tempfile.TemporaryDirectory(prefix="pyrolvm-") as folder:
-        path = result.save(Path(folder) / "result")
-        names = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
-        if not names:
-            raise FitError("a saved posterior has no files. Fix: report this.")
-        return {file.name: file.read_bytes() for file in names}
+    return bundle(result)
 
 
 def _number(value: Any) -> float | None:

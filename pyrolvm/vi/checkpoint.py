@@ -10,18 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from pyrolvm import runtime
-from pyrolvm.durable import Pace, warn_of_disk
 from pyrolvm.errors import StoreError
+from pyrolvm.runs import Pace, Run, warn_of_disk
 from pyrolvm.vi.engines import Engine, Work
 from pyrolvm.vi.modules import modules_of
-
-if TYPE_CHECKING:
-    from pyrolvm.store import Checkpoints
 
 __all__ = ["Keeper", "Parts"]
 
@@ -83,14 +80,13 @@ class Keeper:
     """Writes the checkpoints of a fit, and goes on from the last one.
 
     Args:
-        store: where they are.
-        every: seconds between two; see :class:`pyrolvm.durable.Pace`.
+        run: the fit in its folder.
     """
 
-    def __init__(self, store: Checkpoints, every: float | None) -> None:
-        self.store = store
-        self.found = store.read()
-        self._pace = Pace(every)
+    def __init__(self, run: Run) -> None:
+        self.store = run.checkpoints
+        self.found = self.store.read()
+        self._pace = Pace(run.every)
         self._parts: Parts | None = None
 
     def hold(self, work: Work) -> None:
@@ -100,7 +96,7 @@ class Keeper:
         moved = {id(parameter) for parameter in work.parameters()}
         fixed = {name: p for name, p in runtime.parameters().items() if id(p) not in moved}
         values = self.found.state["parameters"]
-        _copy({name: values[name] for name in fixed if name in values}, fixed, self.store.folder.parent)
+        _copy({name: values[name] for name in fixed if name in values}, fixed, self.store.run)
 
     def bind(self, parts: Parts) -> dict[str, Any] | None:
         """Takes the parts to keep; where there is a checkpoint, restores them, and returns where the search was."""
@@ -108,7 +104,7 @@ class Keeper:
         if self.found is None:
             return None
         state, self.found = self.found.state, None
-        parts.restore(state, self.store.folder.parent)
+        parts.restore(state, self.store.run)
         return dict(state["search"])
 
     def look(self, search: Callable[[], Mapping[str, Any]], *, now: bool = False) -> None:

@@ -13,9 +13,8 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from pyrolvm import budget, runtime
+from pyrolvm import budget, runs, runtime, store
 from pyrolvm.density import with_digits
-from pyrolvm.durable import check_saving, durably
 from pyrolvm.errors import (
     ArgumentError,
     FitError,
@@ -92,6 +91,7 @@ def fit(
     progress: bool | Callable[[int, int, str], None] = True,
     out: str | Path | None = None,
     resume: bool | str = False,
+    overwrite: bool = False,
     checkpoint_every: float | None = None,
 ) -> Fit:
     """Fits a guide to a problem by stochastic variational inference.
@@ -148,6 +148,7 @@ def fit(
         resume: with ``out``: return the finished result that is there, or go on from the last checkpoint, if it is of the same model,
             data, guide, options, seed and versions. What is reached is then what it would have been without the interruption, to the
             last bit, on a processor. ``"any-version"`` goes on under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this run is finished.
         checkpoint_every: seconds between checkpoints; by default 60, or more where they would take over 1% of the time.
 
     Returns:
@@ -180,7 +181,7 @@ def fit(
         raise ArgumentError(
             f"callbacks must be a list of functions of a Step, got {callbacks!r}. Fix: pass callbacks=[my_function]."
         )
-    check_saving(out, resume, checkpoint_every)
+    asked = runs.order(out, resume, overwrite, checkpoint_every)
     recipe = resolve(guide, problem)
     latents = sum(site.numel for site in problem.latents)
     require_memory(
@@ -194,31 +195,24 @@ def fit(
     stepper = Stepper(optimizer, learning_rate, clip_norm)
     rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)
 
-    def run(keeper: Keeper | None) -> Fit:
+    def work(run: runs.Run | None) -> Fit:
+        keeper = None if run is None else Keeper(run)
         return _run(
             problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
             batch_plate=batch_plate, transform=transform, evaluated=evaluated, looks=(validate_every, patience),
             draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress, keeper=keeper,
         )  # fmt: skip
 
-    if out is None:
-        return run(None)
+    if asked.out is None:
+        return work(None)
     options = {
         "objective": objective, "optimizer": optimizer, "learning_rate": learning_rate, "schedule": schedule, "clip_norm": clip_norm,
         "max_steps": max_steps, "tolerance": tolerance, "num_particles": num_particles, "batch_size": batch_size,
         "batch_plate": batch_plate, "transform": transform, "validation": None if evaluated is None else evaluated.fingerprint,
         "validate_every": validate_every, "patience": patience, "draws": draws, "engine": engine, "device": problem.device,
     }  # fmt: skip
-    return durably(
-        Path(out),
-        "Fit",
-        problem,
-        recipe,
-        seed,
-        options,
-        lambda kept: run(Keeper(kept, checkpoint_every)),
-        resume=resume,
-    )
+    about = store.identity("Fit", problem, recipe, seed, options)
+    return runs.run(asked, "fit", about, store.codec(problem, recipe, about), work)
 
 
 def _run(

@@ -338,11 +338,10 @@ def test_more_processes_are_taken_where_they_pay(problem, monkeypatch):
 def test_a_run_goes_on_where_it_was_cut(problem, tmp_path):
     whole = run(problem, exact, 12)
     run(problem, exact, 7, out=tmp_path / "c")
-    lines = (tmp_path / "c" / "simulations.jsonl").read_bytes()
+    (path,) = (tmp_path / "c").glob("*/simulations.jsonl")
+    lines = path.read_bytes()
     (tmp_path / "c" / "manifest.json").unlink()
-    (tmp_path / "c" / "simulations.jsonl").write_bytes(
-        lines[: lines.rindex(b'"ranks"') + 20]
-    )  # as a crash may leave it
+    path.write_bytes(lines[: lines.rindex(b'"ranks"') + 20])  # as a crash may leave it
     so_far = lvm.load(tmp_path / "c")
     assert so_far.simulations == 6 and so_far.interrupted
     assert so_far.ranks.equals(whole.ranks.isel(simulation=slice(6)))
@@ -371,9 +370,8 @@ def test_a_kill_loses_nothing_that_was_done(problem, tmp_path):
     out = tmp_path / "c"
     script = SCRIPT.format(folder=str(Path(__file__).parent), out=str(out))
     with subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        lines = out / "simulations.jsonl"
         deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and (not lines.exists() or lines.read_bytes().count(b"\n") < 3):
+        while time.monotonic() < deadline and sum(f.read_bytes().count(b"\n") for f in out.glob("*/*.jsonl")) < 3:
             time.sleep(0.02)
         process.kill()
     before = lvm.load(out)
@@ -415,7 +413,7 @@ def test_a_folder_is_not_mixed_up(problem, tmp_path):
     run(problem, exact, 3, out=tmp_path / "c")
     with pytest.raises(lvm.StoreError, match="resume=True"):
         run(problem, exact, 3, out=tmp_path / "c")
-    for other, what in (({"seed": 1}, "seed"), ({"draws": 63}, "draws"), ({"scale": 2.0}, "method")):
+    for other, what in (({"seed": 1}, "seed"), ({"draws": 63}, "ranked draws"), ({"scale": 2.0}, "scale")):
         with pytest.raises(lvm.StoreError, match=f"another {what}"):
             run(problem, exact, 3, out=tmp_path / "c", resume=True, **other)
     with pytest.raises(lvm.StoreError, match=r"another (problem|data)"):
@@ -427,10 +425,13 @@ def test_a_folder_is_not_mixed_up(problem, tmp_path):
 
 
 def test_a_second_writer_is_refused(problem, tmp_path):
-    from pyrolvm.calibration.ledger import Ledger
+    from pyrolvm.runs.folder import RunFolder
 
-    with Ledger(tmp_path / "c", {"identity": {}}, False), pytest.raises(lvm.StoreError, match=f"process {os.getpid()}"):
-        Ledger(tmp_path / "c", {"identity": {}}, True).__enter__()
+    with (
+        RunFolder.claimed(tmp_path / "c", "calibrate", {}),
+        pytest.raises(lvm.StoreError, match=f"process {os.getpid()}"),
+    ):
+        run(problem, exact, 3, out=tmp_path / "c", resume=True)
 
 
 # --- the result -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import pyrolvm as lvm
+from pyrolvm import runs
 from pyrolvm.cli import main
 from pyrolvm.verdict import Reason, Verdict
 
@@ -61,9 +62,12 @@ class Made:
     store: dict[Path, Made] = field(default_factory=dict)
     ladder: list[dict[str, Any]] = field(default_factory=list)
 
-    def save(self, path: Path, **options: Any) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "manifest.json").write_text(json.dumps({"name": self.name}))
+    def save(self, path: Path, **words: Any) -> None:
+        codec: runs.Codec[Made] = runs.Codec(
+            "Posterior", lambda made: {"meta": (".json", runs.as_json({"name": made.name}))}, lambda folder: self
+        )
+        asked = runs.order(path, words.get("resume", False), words.get("overwrite", False))
+        runs.run(asked, "made up", {}, codec, lambda run: self)
         self.store[path.resolve()] = self
 
 
@@ -97,7 +101,7 @@ def inference(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
     def kept(made: Any, options: dict[str, Any]) -> Any:
         if "out" in options and isinstance(made, Made):
-            made.save(Path(options["out"]))
+            made.save(Path(options["out"]), **options)
         return made
 
     def fit(problem: Any, guide: Any = "auto", **options: Any) -> Any:
@@ -115,7 +119,7 @@ def inference(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         state.calls.append(("infer", problem, options.get("methods"), options))
         made = make("student", _draws(state.rng, 1.0))
         made.ladder = [{"method": "student", "status": "trusted", "khat": 0.25, "seconds": 0.5}]
-        return made
+        return kept(made, options)
 
     def load(path: Any) -> Any:
         return state.store[Path(path).resolve()]
@@ -134,6 +138,7 @@ def model_file(tmp_path: Path) -> Path:
 import pyro
 import pyro.distributions as dist
 import pyrolvm as lvm
+from pyrolvm import runs
 import torch
 from my_helper import SCALE
 

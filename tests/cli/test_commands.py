@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pyrolvm as lvm
+from pyrolvm.cli.runs import posteriors_in
 
 NOISY = pytest.mark.filterwarnings("default")  # the made-up posteriors may be odd; third parties may say so
 
@@ -52,7 +53,7 @@ def test_fit_passes_on_what_was_given_and_nothing_else(pyrolvm, inference):
     assert pyrolvm("fit", "eight_schools").code == 0
     ((name, problem, guide, options),) = inference.calls
     assert (name, problem.name, guide, options) == ("fit", "eight_schools", "auto", options)
-    assert options == {"progress": False, "out": Path("runs/eight_schools-auto-1"), "resume": False}
+    assert options == {"progress": False, "out": Path("runs/eight_schools-auto-1"), "resume": False, "overwrite": False}
 
     words = "--guide flow:transforms=2 --seed 5 --max-steps 7 --num-particles 3 --batch-size 4 --objective elbo"
     assert pyrolvm("fit", "eight_schools", *words.split(), "--engine", "pyro", "--device", "cpu").code == 0
@@ -69,6 +70,7 @@ def test_fit_passes_on_what_was_given_and_nothing_else(pyrolvm, inference):
         "device": "cpu",
         "out": Path("runs/eight_schools-flow-transforms-2-1"),
         "resume": False,
+        "overwrite": False,
     }
 
 
@@ -85,6 +87,7 @@ def test_nuts_passes_on_what_was_given(pyrolvm, inference):
         "seed": 1,
         "out": Path("runs/eight_schools-nuts-1"),
         "resume": False,
+        "overwrite": False,
     }
     assert Path("runs/eight_schools-nuts-1/manifest.json").is_file()
 
@@ -206,7 +209,10 @@ def test_an_existing_run_is_replaced_only_when_asked(pyrolvm, inference, command
     done = len(inference.calls)
     refused = pyrolvm(*words)
     assert refused.code == 2
-    assert "runs/a: something is saved there already. Fix: add --overwrite" in refused.err
+    assert (
+        "runs/a: something is saved there already. Fix: add --resume to go on with it or use it, --overwrite"
+        in refused.err
+    )
     assert len(inference.calls) == done
     assert pyrolvm(*words, "--overwrite").code == 0
 
@@ -214,10 +220,18 @@ def test_an_existing_run_is_replaced_only_when_asked(pyrolvm, inference, command
 def test_resume_leaves_finished_runs_to_fit(pyrolvm, inference):
     assert pyrolvm("fit", "eight_schools", "--out", "runs/a").code == 0
     assert pyrolvm("fit", "eight_schools", "--out", "runs/a", "--resume").code == 0
-    assert inference.calls[1][3] == {"progress": False, "out": Path("runs/a"), "resume": True}
-    for words in (["--resume"], ["--resume", "--overwrite", "--out", "runs/a"]):
-        refused = pyrolvm("fit", "eight_schools", *words)
-        assert refused.code == 2 and "--resume goes on with the run in --out" in refused.err
+    assert inference.calls[1][3] == {"progress": False, "out": Path("runs/a"), "resume": True, "overwrite": False}
+    refused = pyrolvm("fit", "eight_schools", "--resume")
+    assert refused.code == 2 and "--resume goes on with the run in --out" in refused.err
+    refused = pyrolvm("fit", "eight_schools", "--any-version", "--out", "runs/a")
+    assert refused.code == 2 and "--any-version says how to --resume" in refused.err
+
+
+def test_resume_and_overwrite_together_use_the_same_run_and_replace_another(pyrolvm, inference):
+    for words in ([], ["--resume", "--overwrite"], ["--seed", "3", "--resume", "--overwrite"]):
+        assert pyrolvm("compare", "eight_schools", "--guide", "flow", "--out", "runs/a", *words).code == 0
+        assert sorted(posteriors_in(["runs/a"])) == ["flow", "nuts"]
+    assert sum(call[0] == "fit" for call in inference.calls) == 3
 
 
 def test_overwrite_replaces_nothing_that_is_no_run(pyrolvm, inference):
@@ -233,7 +247,9 @@ def test_overwriting_a_comparison_leaves_files_of_others(pyrolvm, inference):
     Path("runs/a/notes.txt").write_text("mine")
     assert pyrolvm("compare", "eight_schools", "--out", "runs/a", "--guide", "flow", "--overwrite").code == 0
     assert Path("runs/a/notes.txt").read_text() == "mine"
-    assert sorted(path.name for path in Path("runs/a/posteriors").iterdir()) == ["flow", "nuts"]
+    assert sorted(posteriors_in(["runs/a"])) == ["flow", "nuts"]
+    kept = sorted(path.name for path in Path("runs/a").glob("*/posteriors/*"))
+    assert kept == ["flow", "nuts"]  # and nothing of the comparison before
 
 
 @pytest.mark.parametrize("out", ["../x", "runs/../../x", "runs/a b", "runs/.hidden", "runs/" + "x" * 101, "..", "/"])
@@ -257,15 +273,17 @@ def test_compare_runs_nuts_and_every_guide_and_writes_everything(pyrolvm, infere
     run = pyrolvm("compare", "eight_schools", "--seed", "3", "--draws", "50", "--max-steps", "9")
     assert run.code == 0
     assert [call[0] for call in inference.calls] == ["nuts", *["fit"] * len(lvm.guides())]
-    assert inference.calls[0][3] == {"progress": False, "seed": 3, "draws": 50}
-    assert inference.calls[1][3] == {"progress": False, "seed": 3, "max_steps": 9}
+    assert {name: inference.calls[0][3][name] for name in ("seed", "draws")} == {"seed": 3, "draws": 50}
+    assert {name: inference.calls[1][3][name] for name in ("seed", "max_steps")} == {"seed": 3, "max_steps": 9}
     folder = Path("runs/eight_schools-1")
     assert (folder / "report.html").read_text().count("<html") == 1
     assert (folder / "overview.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "comparison.json").read_text())["reference"] == "nuts"
-    note = json.loads((folder / "comparison-run.json").read_text())
-    assert note["status"] == "complete" and note["arguments"]["seed"] == 3
-    assert set(note["posteriors"]) == {"nuts", *lvm.guides()}
+    note = json.loads((folder / "manifest.json").read_text())["content"]
+    assert note["status"] == "finished" and note["about"]["arguments"]["seed"] == 3
+    assert note["pages"] == ["comparison.json", "overview.png", "posteriors", "report.html"]
+    assert {path.name for path in (folder / "posteriors").iterdir()} == {"nuts", *lvm.guides()}
+    assert set(posteriors_in([str(folder)])) == {"nuts", *lvm.guides()}
     for part in ("against nuts", "full_rank", "differs", "report.html"):
         assert part in run.out
 
@@ -315,7 +333,7 @@ def test_two_guides_whose_names_look_alike_get_folders_of_their_own(pyrolvm, inf
     inference.on = {}
     run = pyrolvm("compare", "eight_schools", *guides[:2], "--guide", "flow:transforms= 2", "--out", "runs/a")
     assert run.code == 0
-    assert len(list(Path("runs/a/posteriors").iterdir())) == 3
+    assert len(posteriors_in(["runs/a"])) == 3
 
 
 @NOISY
@@ -357,9 +375,8 @@ def test_ctrl_c_in_a_comparison_keeps_what_was_reached(pyrolvm, inference, stop,
     words = [word for guide in ("full_rank", "flow", "mixture") for word in ("--guide", guide)]
     run = pyrolvm("compare", "eight_schools", *words, "--out", "runs/a")
     assert run.code == 130
-    note = json.loads(Path("runs/a/comparison-run.json").read_text())
-    assert note["status"] == "interrupted"
-    assert {path.name for path in Path("runs/a/posteriors").iterdir()} == reached
+    assert json.loads(Path("runs/a/manifest.json").read_text())["content"]["status"] == "partial"
+    assert set(posteriors_in(["runs/a"])) == reached
     assert Path("runs/a/report.html").is_file()
     assert pyrolvm("diagnose", "runs/a").code == 0
 
@@ -411,20 +428,29 @@ def test_report_wants_two_posteriors_and_a_reference_among_them(pyrolvm, inferen
     assert unknown.code == 2 and "saved posterior" in unknown.err
 
 
-@pytest.mark.parametrize("folder", ["../../secret", "/etc", "..", ".git"])
+@NOISY
+@pytest.mark.parametrize("folder", ["../../secret", "/etc", "..", ".git", "posteriors/nuts", 3, None])
 def test_a_run_folder_cannot_point_out_of_itself(pyrolvm, inference, folder):
-    Path("runs/a").mkdir(parents=True)
-    Path("runs/a/comparison-run.json").write_text(json.dumps({"posteriors": {"nuts": folder}}))
+    assert pyrolvm("compare", "eight_schools", "--guide", "full_rank", "--out", "runs/a").code == 0
+    (names,) = Path("runs/a").glob("*/posteriors.json")
+    names.write_text(json.dumps({"nuts": folder}))
     run = pyrolvm("diagnose", "runs/a")
     assert run.code == 2 and "no finished posterior" in run.err
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"posteriors": 3}', '{"posteriors": {"a": 3}}'])
-def test_a_damaged_run_folder_is_named(pyrolvm, inference, content):
-    Path("runs/a").mkdir(parents=True)
-    Path("runs/a/comparison-run.json").write_text(content)
-    run = pyrolvm("report", "runs/a", "runs/a")
-    assert run.code == 2 and "runs/a" in run.err and "Traceback" not in run.err
+@NOISY
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"nuts": ', "[" * 100_000])
+@pytest.mark.parametrize("file", ["posteriors.json", "manifest.json", "pyrolvm-run.json"])
+def test_a_damaged_run_folder_is_named(pyrolvm, inference, file, content):
+    assert pyrolvm("compare", "eight_schools", "--guide", "full_rank", "--out", "runs/a").code == 0
+    (path,) = [found for found in Path("runs/a").rglob(file) if "posteriors/" not in str(found)]
+    path.write_text(content)
+    for words in (["report", "runs/a", "runs/a"], ["compare", "eight_schools", "--out", "runs/a", "--resume"]):
+        run = pyrolvm(*words)
+        if file == "pyrolvm-run.json" and words[0] == "report":  # to read it, it is not needed
+            assert run.code == 0
+        elif run.code:
+            assert run.code == 2 and "runs/a" in run.err and "Traceback" not in run.err
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------------

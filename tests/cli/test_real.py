@@ -60,7 +60,7 @@ def test_compare_in_a_process_of_its_own(tmp_path, regression):
 def _wait_for_draws(process: subprocess.Popen[str], folder: Path, *, after: int) -> None:
     """Waits for a draw after so many transitions of warmup: there is at most one checkpoint for each transition."""
     while process.poll() is None:
-        numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("checkpoint-*.json")]
+        numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob("*/checkpoints/checkpoint-*.json")]
         if max(numbers, default=0) > after + 1:
             return
         time.sleep(0.05)
@@ -90,7 +90,7 @@ def test_a_signal_keeps_what_was_reached(tmp_path, regression, number, code):
     )
     assert process.stderr is not None
     assert "Problem(" in process.stderr.readline()  # the model was read
-    _wait_for_draws(process, tmp_path / "runs/a/checkpoints", after=20)
+    _wait_for_draws(process, tmp_path / "runs/a", after=20)
     process.send_signal(number)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, err

@@ -75,7 +75,7 @@ def test_a_comparison_is_not_begun_where_nothing_can_be_written(pyrolvm: Any, in
     Path("d.npz").write_bytes(b"")
     done = pyrolvm("compare", "eight_schools", "--out", out)
     assert done.code == 2
-    assert "Fix: name a path that can be" in done.err and out.split("/")[-2] in done.err
+    assert "Fix: pass a path" in done.err and repr(out) in done.err
     assert not inference.calls
     assert "bug in pyrolvm" not in done.err
 

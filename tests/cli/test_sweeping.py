@@ -76,7 +76,6 @@ def test_cells_that_fail_are_exit_code_1(call):
         (["--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
         (["--guide", "fullrank"], "did you mean 'full_rank'"),
         (["--backend", "locla"], "did you mean 'local'"),
-        (["--resume", "--overwrite"], "leave --overwrite out"),
         (["--retries", "-1"], "must be an integer of at least 0"),
     ],
 )

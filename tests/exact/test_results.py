@@ -136,7 +136,7 @@ def test_marginals_and_parameters_are_kept_by_save_and_load(tmp_path):
     np.testing.assert_array_equal(loaded.marginals["z"].values, first.marginals["z"].values)
     again = lvm.exact(problem, params=params, draws=300, progress=False, out=tmp_path / "run", resume=True)
     np.testing.assert_array_equal(again.log_q, first.log_q)
-    with pytest.raises(lvm.StoreError, match=r"other parameters.*Fix:"):
+    with pytest.raises(lvm.StoreError, match=r"another params.*Fix:"):
         lvm.exact(problem, draws=300, progress=False, out=tmp_path / "run", resume=True)
     with pytest.raises(lvm.StoreError, match="Fix:"):
         lvm.exact(problem, params=params, progress=False, out=tmp_path / "run")
@@ -144,7 +144,7 @@ def test_marginals_and_parameters_are_kept_by_save_and_load(tmp_path):
 
 def test_a_folder_of_another_method_is_not_resumed(tmp_path):
     lvm.nuts(lvm.Problem(line, Y), chains=1, warmup=20, draws=20, progress=False, out=tmp_path / "run")
-    with pytest.raises(lvm.StoreError, match=r"another method.*Fix:"):
+    with pytest.raises(lvm.StoreError, match=r"made by .nuts., not by .exact..*Fix:"):
         lvm.exact(lvm.Problem(line, Y), progress=False, out=tmp_path / "run", resume=True)
 
 

@@ -26,6 +26,8 @@ from torch import Tensor
 
 import pyrolvm as lvm
 import pyrolvm.vi.inference as fitting
+from pyrolvm import runs
+from pyrolvm.runs.folder import RunFolder
 
 torch.set_num_threads(1)
 
@@ -129,15 +131,20 @@ def saves(job: dict[str, Any]) -> dict[str, Any]:
 
 def checkpoints(job: dict[str, Any]) -> dict[str, Any]:
     """Writes checkpoints until it is killed: the n-th has n in its state and its tensor."""
-    from pyrolvm.store import Checkpoints
 
-    kept = Checkpoints(Path(job["out"]), {"problem": "counting"})
-    found = kept.read()
-    n = found.state["n"] if found else 0
-    Path(job["ready"]).touch()
-    while True:
-        n += 1
-        kept.write({"n": n, "tensor": torch.full((1000,), float(n))}, chunk=n)
+    def work(run: runs.Run | None) -> None:
+        assert run is not None
+        kept = run.checkpoints
+        found = kept.read()
+        n = found.state["n"] if found else 0
+        Path(job["ready"]).touch()
+        while True:
+            n += 1
+            kept.write({"n": n, "tensor": torch.full((1000,), float(n))}, chunk=n)
+
+    codec: runs.Codec[None] = runs.Codec("Nothing", lambda _: {}, lambda _: None)
+    runs.run(runs.order(job["out"], resume=True), "count", {"problem": "counting"}, codec, work)
+    return {}
 
 
 def cli(job: dict[str, Any]) -> dict[str, Any]:
@@ -160,19 +167,64 @@ def cli(job: dict[str, Any]) -> dict[str, Any]:
     return {"code": main(job["words"])}
 
 
+def command(job: dict[str, Any]) -> dict[str, Any]:
+    """The command line in a folder; its process is killed before the n-th time that it writes there, where ``kill`` says so.
+
+    What counts is each file that is opened to be written, each piece that is written, each sync, and whatever makes, renames or removes
+    a name.
+    """
+    from pyrolvm.cli import main
+
+    folder, kill, count = job["folder"], job.get("kill"), 0
+
+    def inside(path: Any) -> bool:
+        if isinstance(path, int):
+            try:
+                path = os.readlink(f"/proc/self/fd/{path}")
+            except OSError:
+                return False
+        return os.path.abspath(os.fsdecode(path)).startswith(folder)
+
+    def seen(path: Any) -> None:
+        nonlocal count
+        if inside(path):
+            count += 1
+            if count == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event == "open":
+            if args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                seen(args[0])
+        elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"):
+            seen(args[0])
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def before(handle: int, *rest: Any) -> Any:
+            seen(handle)
+            return call(handle, *rest)
+
+        return before
+
+    os.chdir(folder)
+    sys.stdout = sys.stderr = open(job["log"], "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), 2)
+    for name in ("write", "pwrite", "fsync"):
+        setattr(os, name, watched(getattr(os, name)))
+    sys.addaudithook(hook)
+    code = main(job["words"])
+    return {"code": code, "writes": count}
+
+
 def hold(job: dict[str, Any]) -> dict[str, Any]:
     """Holds the lock of a folder."""
-    from pyrolvm.store import Lock
-
-    folder = Path(job["out"])
-    folder.mkdir(parents=True, exist_ok=True)
-    with Lock(folder):
+    with RunFolder.claimed(Path(job["out"]), "hold", {}):
         Path(job["ready"]).touch()
         time.sleep(60)
     return {}
 
 
-JOBS = {job.__name__: job for job in (fit, nuts, cli, saves, checkpoints, hold)}
+JOBS = {job.__name__: job for job in (fit, nuts, cli, saves, checkpoints, command, hold)}
 
 
 def child(job: dict[str, Any], answer: int) -> None:
@@ -191,9 +243,35 @@ def child(job: dict[str, Any], answer: int) -> None:
     os._exit(0)
 
 
+def warm() -> None:
+    """Imports and runs what every job needs, but for JAX, whose threads a fork would lose."""
+    import importlib
+    import pkgutil
+
+    for module in pkgutil.walk_packages(lvm.__path__, "pyrolvm."):
+        if not module.name.startswith("pyrolvm.capture.jax") and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in (
+        "arviz_base",
+        "arviz_stats",
+        "h5netcdf",
+        "matplotlib.pyplot",
+        "pandas",
+        "safetensors.torch",
+        "scipy.stats",
+        "xarray",
+    ):
+        importlib.import_module(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = lvm.fit(problem(), "mean_field", max_steps=3, draws=20, engine="torch", progress=False)
+        str(lvm.diagnose(found))
+
+
 def main() -> None:
     """Serves until its input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warm()
     for request in sys.stdin:
         job = json.loads(request)
         reader, writer = os.pipe()

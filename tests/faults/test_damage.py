@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
+from pyrolvm import runs, store
 from pyrolvm.errors import PyrolvmWarning
-from pyrolvm.store import Checkpoints, Lock, identity
+from pyrolvm.runs import identity
+from pyrolvm.runs.checkpoints import newest as newest_in
+from pyrolvm.runs.folder import RunFolder
 from tests.faults.conftest import same
 
 Ask = Callable[..., dict[str, Any]]
@@ -70,11 +73,17 @@ def begun(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def checkpoints(folder: Path) -> Path:
+    """The folder of the checkpoints of the run that was begun in a folder."""
+    (found,) = folder.glob("*/checkpoints")
+    return found
+
+
 def newest(folder: Path) -> tuple[Path, Path]:
     """The newest checkpoint's JSON, and the file of its tensors."""
     import json
 
-    path = max((folder / "checkpoints").glob("checkpoint-*.json"))
+    path = max(checkpoints(folder).glob("checkpoint-*.json"))
     return path, path.parent / json.loads(path.read_text())["content"]["state"]["file"]["name"]
 
 
@@ -111,7 +120,7 @@ def test_a_flipped_byte_in_a_checkpoint_is_found(begun: Path, part: int, where: 
 @pytest.mark.fault("F4")
 def test_a_flipped_byte_in_a_result_is_a_checksum_error(tmp_path: Path, record_property: Any) -> None:
     run(tmp_path / "run")
-    data = next((tmp_path / "run").glob("data-*.nc"))
+    data = next((tmp_path / "run").glob("*/data-*.nc"))
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 0x01
     data.write_bytes(content)
@@ -122,7 +131,7 @@ def test_a_flipped_byte_in_a_result_is_a_checksum_error(tmp_path: Path, record_p
 
 @pytest.mark.fault("F3")
 def test_where_all_checkpoints_are_damaged_it_says_so(begun: Path) -> None:
-    for path in (begun / "checkpoints").iterdir():
+    for path in checkpoints(begun).iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(lvm.StoreError, match=r"none of the checkpoints in .* can be read.*Fix:"):
         run(begun, resume=True)
@@ -151,9 +160,10 @@ def check_full_disk(ask: Ask, whole: Any, out: Path, make_room: Callable[[], Non
     assert said["error"].startswith("StoreError: the result could not be saved"), said
     assert "Fix: make room on the disk" in said["error"]
     (warning, *_) = [text for text in said["warnings"] if "could not be written" in text]
-    kept = Checkpoints(out, {}).read()
+    left = runs.unfinished(out)
+    kept = None if left is None else newest_in(left.folder)
     assert kept is not None and kept.state["search"]["step"] == 150
-    assert not list(out.rglob(".part-*"))
+    assert not list(out.rglob(".part*"))
     make_room()
     assert ask("fit", **job)["code"] == 0
     assert same(lvm.load(out), whole("fit", engine="pyro"))
@@ -185,11 +195,11 @@ def test_files_that_may_not_grow_leave_the_checkpoint_before(
 @pytest.mark.fault("F9")
 def test_a_second_writer_is_refused_with_the_first_ones_pid(ask: Ask, tmp_path: Path, record_property: Any) -> None:
     out = tmp_path / "run"
-    out.mkdir()
-    with Lock(out):
+    with RunFolder.claimed(out, "hold", {}):
+        before = sorted(out.rglob("*"))
         said = ask("fit", engine="pyro", out=out, resume=True)
+        assert sorted(out.rglob("*")) == before
     assert f"StoreError: process {os.getpid()} on " in said["error"] and "Fix: wait for it" in said["error"], said
-    assert not list(out.iterdir())
     record_property("evidence", said["error"].replace(str(tmp_path) + os.sep, ""))
 
 
@@ -197,9 +207,9 @@ def test_a_second_writer_is_refused_with_the_first_ones_pid(ask: Ask, tmp_path: 
 def test_the_lock_of_a_killed_writer_is_free(ask: Ask, tmp_path: Path, record_property: Any) -> None:
     out = tmp_path / "run"
     said = ask("hold", out=out, ready=tmp_path / "ready", kill_after=0.0)
-    assert said["code"] == -9 and (out / ".writer").read_text().startswith(f"{said['pid']} on ")
+    assert said["code"] == -9 and f"\n{said['pid']} on " in (out / runs.MARKER).read_text()
     assert len(run(out).losses) == 20
-    assert not (out / ".writer").exists()
+    assert " on " not in (out / runs.MARKER).read_text()
     record_property("evidence", f"the lock of process {said['pid']}, which was killed, is taken over")
 
 
@@ -223,10 +233,10 @@ def test_the_lock_of_a_killed_writer_is_free(ask: Ask, tmp_path: Path, record_pr
 def test_resume_of_another_run_is_refused_with_the_difference(
     begun: Path, what: str, change: dict[str, Any], record_property: Any
 ) -> None:
-    before = {path.name: path.read_bytes() for path in (begun / "checkpoints").iterdir()}
+    before = {path.name: path.read_bytes() for path in checkpoints(begun).iterdir()}
     with pytest.raises(lvm.StoreError, match=rf"was made with .*another {what}: .*, now .*Fix:") as caught:
         run(begun, resume=True, **change)
-    assert {path.name: path.read_bytes() for path in (begun / "checkpoints").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in checkpoints(begun).iterdir()} == before
     record_property("evidence", str(caught.value).replace(str(begun.parent) + os.sep, ""))
 
 
@@ -234,8 +244,8 @@ def test_resume_of_another_run_is_refused_with_the_difference(
 def test_resume_under_other_versions_is_refused_unless_asked_for(
     begun: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
-    real = identity.__globals__["versions"]()
-    monkeypatch.setitem(identity.__globals__, "versions", lambda: real | {"torch": "9.9"})
+    real = identity.versions()
+    monkeypatch.setitem(store.identity.__globals__, "versions", lambda: real | {"torch": "9.9"})
     with pytest.raises(lvm.StoreError, match=r"another version of torch: .*, now 9\.9.*any-version") as caught:
         run(begun, resume=True)
     record_property("evidence", str(caught.value).replace(str(begun.parent) + os.sep, ""))

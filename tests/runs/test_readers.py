@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -24,7 +23,10 @@ from pyrolvm.cli.data_files import DATA
 from pyrolvm.cli.sources import checked, load_data
 from pyrolvm.errors import DataError, StoreError
 from pyrolvm.runs import readers, trees
-from pyrolvm.store import Checkpoints, read_tree, write_tree
+from pyrolvm.runs.checkpoints import SCHEMA, newest
+from pyrolvm.runs.sealing import sealed
+from pyrolvm.runs.trees import read_tree
+from pyrolvm.store import write_tree
 
 SCRIPT = Path(__file__).with_name("forged.py")
 MEGABYTES_GROWN = 500
@@ -176,18 +178,16 @@ def test_a_file_is_opened_in_a_folder_that_is_open(tmp_path: Path) -> None:
     "content",
     [
         {},
-        {"about": 1, "state": 1, "chunks": []},
-        {"about": {}, "state": {"value": 1, "file": []}, "chunks": 5},
-        {"about": {}, "state": {"value": 1, "file": {"name": "../x"}}, "chunks": []},
+        {"state": 1, "chunks": []},
+        {"state": {"value": 1, "file": []}, "chunks": 5},
+        {"state": {"value": 1, "file": {"name": "../x"}}, "chunks": []},
     ],
 )
 def test_a_forged_checkpoint_with_a_right_checksum_is_refused(content: Any, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    written = json.dumps({"schema": 1, "sha256": digest, "content": content})
-    (tmp_path / "checkpoints" / "checkpoint-00000001.json").write_text(written)
+    (tmp_path / "checkpoints" / "checkpoint-00000001.json").write_bytes(sealed(content, SCHEMA))
     with pytest.raises(StoreError, match="Fix: "):
-        Checkpoints(tmp_path, {}).read()
+        newest(tmp_path)
 
 
 # --- what is right ----------------------------------------------------------------------------------------------------
@@ -202,7 +202,8 @@ def test_values_that_came_from_a_compressed_file_are_saved_plainly_and_read(tmp_
     with pytest.raises(StoreError, match="compressed"):
         read_tree(tmp_path / "a.nc")
     tree = xr.DataTree.from_dict({"/posterior": xr.load_dataset(tmp_path / "a.nc", engine="h5netcdf")})
-    write_tree(tree, tmp_path / "b.nc")
+    with (tmp_path / "b.nc").open("wb") as file:
+        write_tree(tree, file)
     np.testing.assert_array_equal(read_tree(tmp_path / "b.nc")["posterior"]["x"], values)
 
 
@@ -216,7 +217,8 @@ def test_all_kinds_of_values_that_a_result_has_are_read(tmp_path: Path) -> None:
         coords={"row": ["x", "y", "z"]},
         attrs={"words": ["a", "b"], "nothing": "", "numbers": [1, 2], "long": "x" * 100_000},
     )  # fmt: skip
-    write_tree(xr.DataTree.from_dict({"/a/b": dataset}), tmp_path / "a.nc")
+    with (tmp_path / "a.nc").open("wb") as file:
+        write_tree(xr.DataTree.from_dict({"/a/b": dataset}), file)
     found = read_tree(tmp_path / "a.nc")["a/b"].to_dataset()
     xr.testing.assert_equal(found, dataset)
     assert found.attrs["long"] == "x" * 100_000 and found.attrs["words"] == ["a", "b"]

@@ -69,14 +69,14 @@ def test_a_run_does_not_begin_where_no_folder_can_be(
     assert repr(closed) in str(caught.value)
 
 
-def test_a_run_into_an_empty_folder_that_takes_nothing_does_not_begin(
+def test_a_run_into_a_folder_that_cannot_be_made_does_not_begin(
     fit: lvm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> str:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("tempfile.mkdtemp", full)
+    monkeypatch.setattr(os, "mkdir", full)
     monkeypatch.setattr(lvm.Problem, "session", None)
-    for out in (tmp_path, tmp_path / "new", tmp_path / "new" / "below"):
+    for out in (tmp_path / "new", tmp_path / "new" / "below"):
         with pytest.raises(lvm.ArgumentError, match=r"cannot be made: .* is no folder that may be written to"):
             lvm.fit(fit.problem, "mean_field", progress=False, out=out)

@@ -109,7 +109,7 @@ class Fuzz:
     def run(self, *, every: int, seed: int = 0) -> None:
         """Tries every ``every``-th truncation and a random flipped bit of every ``every``-th byte of each file."""
         rng = np.random.default_rng(seed)
-        for file in sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != ".writer"):
+        for file in sorted(path for path in self.folder.rglob("*") if path.is_file()):
             content = file.read_bytes()
             positions = range(int(rng.integers(every)), len(content), every)
             with file.open("r+b", buffering=0) as handle:

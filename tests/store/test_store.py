@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import builtins
 import functools
+import hashlib
 import json
 import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import store
-from pyrolvm.store import results
-from pyrolvm.store.files import sha256
+from pyrolvm import runs
+from pyrolvm.runs.sealing import sealed
 
 Y = torch.tensor([0.3, 1.1, -0.4, 0.9])
 
@@ -81,11 +82,24 @@ def saved(original: Path, tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def file_of(folder: Path, stem: str) -> Path:
-    return next(path for path in folder.iterdir() if path.name.startswith(stem))
+    return next(path for path in folder.rglob("*") if path.is_file() and path.name.startswith(stem))
+
+
+def entry_of(folder: Path, path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    name = str(path.relative_to(folder))
+    return {"name": name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def replaced(folder: Path, **entries: Any) -> None:
+    """Puts other entries into the manifest."""
+    manifest = runs.Manifest.read(folder)
+    assert manifest is not None
+    (folder / runs.MANIFEST).write_bytes(replace(manifest, files={**manifest.files, **entries}).content)
 
 
 @pytest.mark.parametrize("kind", MAKE)
@@ -200,24 +214,36 @@ def test_no_result_is_no_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        "", "[]", "3", "null", '{"format": 1}', '{"format": 1, "files": []}', '{"format": 1, "files": {"data": 3}}',
-        '{"format": 1, "files": null}', '{"format": 99, "files": {}}', "{" * 5000,
-    ],
-)  # fmt: skip
-def test_a_manifest_of_other_shape_is_refused(saved: Path, content: str) -> None:
-    (saved / store.MANIFEST).write_text(content)
+    "content", [{}, {"kind": "Posterior"}, {"files": 3}, {"files": {"data": 3}}, {"number": "x"}, {"status": "?"}]
+)
+def test_a_sealed_manifest_of_other_content_is_refused(saved: Path, content: dict[str, Any]) -> None:
+    whole = json.loads((saved / runs.MANIFEST).read_text())["content"]
+    (saved / runs.MANIFEST).write_bytes(
+        sealed({**whole, **content} if len(content) == 1 and "kind" not in content else content, 2)
+    )
     with pytest.raises(lvm.StoreError, match="Fix:"):
         lvm.load(saved)
 
 
-@pytest.mark.parametrize("name", ["../outside.nc", "/etc/hostname", "sub/data.nc", ""])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "[]", "3", "null", '{"schema": 2}', '{"schema": 2, "content": []}', '{"schema": 99, "content": {}}', "{" * 5000,
+    ],
+)  # fmt: skip
+def test_a_manifest_of_other_shape_is_refused(saved: Path, content: str) -> None:
+    (saved / runs.MANIFEST).write_text(content)
+    with pytest.raises(lvm.StoreError, match="Fix:"):
+        lvm.load(saved)
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.nc", "/etc/hostname", "sub/data.nc", "1/../../outside.nc", "link/outside.nc", "a/b/c", ""]
+)
 def test_a_manifest_cannot_point_elsewhere(saved: Path, name: str) -> None:
-    manifest = json.loads((saved / store.MANIFEST).read_text())
-    manifest["files"]["data"]["name"] = name
-    (saved / store.MANIFEST).write_text(json.dumps(manifest))
     (saved.parent / "outside.nc").write_bytes(file_of(saved, "data").read_bytes())
+    (saved / "link").symlink_to(saved.parent)
+    replaced(saved, data=entry_of(saved.parent, saved.parent / "outside.nc") | {"name": name})
     with pytest.raises(lvm.StoreError, match="lacks its file"):
         lvm.load(saved)
 
@@ -227,9 +253,7 @@ def test_a_meta_file_of_other_shape_is_refused(saved: Path) -> None:
     for content in ("{}", '{"kind": "Fit"}', '{"kind": "Oracle"}', '{"kind": "Fit", "problem": 3}'):
         meta = saved / "meta-other.json"
         meta.write_text(content)
-        manifest = json.loads((saved / store.MANIFEST).read_text())
-        manifest["files"]["meta"] = {"name": meta.name, "sha256": sha256(meta), "bytes": meta.stat().st_size}
-        (saved / store.MANIFEST).write_text(json.dumps(manifest))
+        replaced(saved, meta=entry_of(saved, meta))
         with pytest.raises(lvm.StoreError, match="Fix:"):
             lvm.load(saved)
 
@@ -250,7 +274,8 @@ def test_overwriting_leaves_no_old_files(saved: Path) -> None:
     loaded = lvm.load(saved)
     assert isinstance(loaded, lvm.Chains)
     assert loaded.data.identical(other.data)
-    assert sorted(name.split("-")[0] for name in files(saved)) == ["data", "manifest.json", "meta", "params"]
+    kinds = sorted(Path(name).name.split("-")[0] for name in files(saved))
+    assert kinds == ["data", "manifest.json", "meta", "names.log", "params", "pyrolvm"]
 
 
 def test_foreign_folders_and_files_are_left_alone(fit: lvm.Fit, tmp_path: Path) -> None:
@@ -259,9 +284,9 @@ def test_foreign_folders_and_files_are_left_alone(fit: lvm.Fit, tmp_path: Path) 
     (folder / "thesis.txt").write_text("draft")
     with pytest.raises(lvm.StoreError, match="not empty"):
         fit.save(folder)
+    with pytest.raises(lvm.StoreError, match=r"not made by pyrolvm.*left as it is"):
+        fit.save(folder, overwrite=True)
     assert files(folder) == {"thesis.txt": b"draft"}
-    fit.save(folder, overwrite=True)
-    assert (folder / "thesis.txt").read_text() == "draft"
     with pytest.raises(lvm.StoreError, match="is a file"):
         fit.save(folder / "thesis.txt")
 
@@ -278,24 +303,24 @@ def test_a_crash_at_any_file_leaves_the_old_result(
     told: type[BaseException],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """os.replace is what makes a file appear: fail at each of the four."""
+    """os.rename is what makes a file appear: fail at each of the four."""
     calls = {"n": -1}
-    real = os.replace
+    real = os.rename
 
-    def failing(source: Any, target: Any) -> None:
+    def failing(source: Any, target: Any, **folders: Any) -> None:
         calls["n"] += 1
         if calls["n"] == write:
             raise error("power cut")
-        real(source, target)
+        real(source, target, **folders)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", failing)
+        patch.setattr(os, "rename", failing)
         with pytest.raises(told, match="power cut"):
             result("custom chains").save(saved, overwrite=True)
     loaded = lvm.load(saved)
     assert isinstance(loaded, lvm.Fit)
     assert loaded.data.identical(fit.data)
-    assert not [name for name in files(saved) if name.startswith(".part-")]
+    assert not [name for name in files(saved) if ".part" in name]
     result("custom chains").save(saved, overwrite=True)
     assert isinstance(lvm.load(saved), lvm.Chains)
 
@@ -304,7 +329,7 @@ def test_a_crash_of_the_first_save_leaves_nothing_that_looks_like_a_result(
     fit: lvm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(results, "write_tensors", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(runs, "write_tensors", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(lvm.StoreError, match="disk full"):
             fit.save(tmp_path / "run")
     with pytest.raises(lvm.StoreError, match="no saved result"):
@@ -327,7 +352,7 @@ def test_nothing_is_unpickled(kind: str, tmp_path: Path, monkeypatch: pytest.Mon
             (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load"), (builtins, "eval"), (builtins, "exec"),
         ):  # fmt: skip
             patch.setattr(owner, name, forbidden)
-        loaded = store.load(tmp_path / "run", problem=made.problem, guide=by_hand if kind == "custom fit" else None)
+        loaded = lvm.load(tmp_path / "run", problem=made.problem, guide=by_hand if kind == "custom fit" else None)
     assert loaded.data.identical(made.data)
 
 
@@ -346,9 +371,7 @@ def test_nothing_is_imported_because_a_file_names_it(saved: Path) -> None:
     meta["problem"]["source"] = {"name": "antigravity:main", "options": {}}
     meta["guide"] |= {"name": "this:s", "options": {}}
     meta_path.write_text(json.dumps(meta))
-    manifest = json.loads((saved / store.MANIFEST).read_text())
-    manifest["files"]["meta"] |= {"sha256": sha256(meta_path), "bytes": meta_path.stat().st_size}
-    (saved / store.MANIFEST).write_text(json.dumps(manifest))
+    replaced(saved, meta=entry_of(saved, meta_path))
     import sys
 
     loaded = lvm.load(saved)
@@ -393,7 +416,7 @@ def test_resume_of_other_inputs_is_refused(run: Callable[..., Any], tmp_path: Pa
 
 def test_resume_of_another_method_is_refused(tmp_path: Path) -> None:
     run_fit(tmp_path / "run")
-    with pytest.raises(lvm.StoreError, match=r"another method: Fit, now Chains"):
+    with pytest.raises(lvm.StoreError, match=r"made by 'fit', not by 'nuts'"):
         run_nuts(tmp_path / "run", resume=True)
     with pytest.raises(lvm.StoreError, match="another guide"):
         run_fit(tmp_path / "run", guide="mean_field", resume=True)
@@ -402,13 +425,13 @@ def test_resume_of_another_method_is_refused(tmp_path: Path) -> None:
 def test_resume_takes_no_result_of_another_method_for_its_own(tmp_path: Path) -> None:
     """Neither has a guide, and the rest of their inputs is the same."""
     lvm.exact(lvm.Problem(conjugate, Y), seed=2, out=tmp_path / "exact", progress=False)
-    with pytest.raises(lvm.StoreError, match=r"another method: Exact, now Chains"):
+    with pytest.raises(lvm.StoreError, match=r"made by 'exact', not by 'nuts'"):
         lvm.nuts(lvm.Problem(conjugate, Y), seed=2, out=tmp_path / "exact", resume=True, progress=False)
 
 
 def test_resume_without_anything_there_runs(tmp_path: Path) -> None:
     assert len(run_fit(tmp_path / "run", resume=True).losses) == 15
-    assert (tmp_path / "run" / store.MANIFEST).is_file()
+    assert (tmp_path / "run" / runs.MANIFEST).is_file()
 
 
 def test_resume_of_an_interrupted_fit_runs_again(tmp_path: Path) -> None:

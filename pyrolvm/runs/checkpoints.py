@@ -7,9 +7,6 @@ later checkpoints refer to.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from pyrolvm.errors import PyrolvmWarning, StoreError
+from pyrolvm.runs.files import stored
+from pyrolvm.runs.generation import Generation
+from pyrolvm.runs.packing import pack, unpack, write_tensors
 from pyrolvm.runs.readers import parsing
-from pyrolvm.store.files import read_json, replace, sweep, whole, write_part
-from pyrolvm.store.packing import pack, read_tensors, unpack, write_tensors
+from pyrolvm.runs.sealing import opened, sealed
 
-__all__ = ["FOLDER", "Checkpoint", "Checkpoints", "about"]
+__all__ = ["FOLDER", "Checkpoint", "Checkpoints", "newest"]
 
 FOLDER = "checkpoints"
-SCHEMA = 1
+SCHEMA = 2
 KEPT = 2
 
 
@@ -33,26 +32,28 @@ class Checkpoint:
     """A state that was read.
 
     Attributes:
-        about: of which run it is.
         state: what was written, nested values.
         chunks: what was written piece by piece, in that order.
     """
 
-    about: dict[str, Any]
     state: dict[str, Any]
     chunks: list[Any]
 
 
 class Checkpoints:
-    """The checkpoints in a run's folder; whoever writes them holds the folder's lock.
+    """The checkpoints of a run.
 
     Args:
-        run: the run's folder.
-        about: of which run they are, which goes into each.
+        generation: the run's folder, open for writing.
+
+    Attributes:
+        folder: where they are.
+        run: the folder that the user named, for messages.
     """
 
-    def __init__(self, run: Path, about: Mapping[str, Any]) -> None:
-        self.folder, self.about = run / FOLDER, about
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self.folder, self.run = generation.path / FOLDER, generation.path.parent
         self._chunks: list[dict[str, Any]] = []
         self._number = 0
 
@@ -64,7 +65,7 @@ class Checkpoints:
         Raises:
             StoreError: if there are some and all are damaged.
         """
-        found = _newest(self.folder)
+        found = _found(self.folder)
         if found is None:
             return None
         self._number, content, checkpoint = found
@@ -75,31 +76,30 @@ class Checkpoints:
         """Writes the next one, and forgets all but the last two.
 
         Args:
-            state: nested values, as :func:`pyrolvm.store.packing.pack` takes them.
+            state: nested values, as :func:`pyrolvm.runs.packing.pack` takes them.
             chunk: what is new since the last one, if anything, likewise.
 
         Raises:
             OSError: if the disk does not take it; those before are untouched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         number = self._number + 1
         chunks = self._chunks if chunk is None else [*self._chunks, self._part("chunk", chunk)]
-        content = {
-            "about": dict(self.about), "number": number, "state": self._part("state", state), "chunks": chunks,
-        }  # fmt: skip
-        written = {"schema": SCHEMA, "sha256": _digest(content), "content": content}
-        replace(self.folder, _name(number), lambda file: _write_compactly(written, file))
+        content = {"number": number, "state": self._part("state", state), "chunks": chunks}
+        written = sealed(content, SCHEMA, indent=None)
+        self._generation.write(f"{FOLDER}/{_name(number)}", lambda file: file.write(written))
         self._number, self._chunks = number, chunks
         self._forget(content)
 
     def clear(self) -> None:
         """Removes all of them."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._generation.remove_all(FOLDER)
 
     def _part(self, stem: str, value: Any) -> dict[str, Any]:
         tensors: dict[str, Any] = {}
         packed = pack(value, tensors)
-        file = write_part(self.folder, stem, ".safetensors", lambda path: write_tensors(tensors, path))
+        file = self._generation.write_part(
+            f"{FOLDER}/{stem}", ".safetensors", lambda opened: write_tensors(tensors, opened)
+        )
         return {"value": packed, "file": file}
 
     def _forget(self, newest: Mapping[str, Any]) -> None:
@@ -107,36 +107,34 @@ class Checkpoints:
         kept = {part["file"]["name"] for part in (newest["state"], *newest["chunks"])}
         numbers = sorted(_numbers(self.folder))
         for number in numbers[:-KEPT]:
-            (self.folder / _name(number)).unlink(missing_ok=True)
+            self._generation.remove(f"{FOLDER}/{_name(number)}")
         for number in numbers[-KEPT:-1]:
             try:
                 with parsing(self.folder / _name(number)):
-                    content = _content(self.folder / _name(number))
+                    content = opened(self.folder / _name(number), SCHEMA)
                     kept |= {part["file"]["name"] for part in (content["state"], *content["chunks"])}
             except StoreError:
                 continue
-        for path in self.folder.glob("*.safetensors"):
-            if path.name not in kept:
-                path.unlink(missing_ok=True)
-        sweep(self.folder)
+        for name in self._generation.names(FOLDER):
+            if name.endswith(".safetensors") and name not in kept:
+                self._generation.remove(f"{FOLDER}/{name}")
 
 
-def about(run: Path) -> dict[str, Any] | None:
-    """Of which run a folder's checkpoints are; ``None`` if it has none."""
-    found = _newest(run / FOLDER)
-    return None if found is None else found[2].about
+def newest(run: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole of the run whose folder is given; ``None`` if there is none."""
+    found = _found(run / FOLDER)
+    return None if found is None else found[2]
 
 
-def _newest(folder: Path) -> tuple[int, dict[str, Any], Checkpoint] | None:
+def _found(folder: Path) -> tuple[int, dict[str, Any], Checkpoint] | None:
     numbers = sorted(_numbers(folder), reverse=True)
     damaged: list[str] = []
     for number in numbers:
         try:
             with parsing(folder / _name(number)):
-                content = _content(folder / _name(number))
+                content = opened(folder / _name(number), SCHEMA)
                 state = _read_part(folder, content["state"])
                 chunks = [_read_part(folder, part) for part in content["chunks"]]
-                about = dict(content["about"])
         except StoreError as error:
             damaged.append(str(error).partition(" Fix:")[0])
             continue
@@ -147,11 +145,11 @@ def _newest(folder: Path) -> tuple[int, dict[str, Any], Checkpoint] | None:
                 PyrolvmWarning,
                 stacklevel=2,
             )
-        return number, content, Checkpoint(about, state, chunks)
+        return number, content, Checkpoint(state, chunks)
     if damaged:
         raise StoreError(
             f"none of the checkpoints in {folder} can be read: {' '.join(damaged)} "
-            f"Fix: restore them from a copy, or remove {folder} and run again."
+            "Fix: restore them from a copy, or run again with overwrite=True."
         )
     return None
 
@@ -165,30 +163,5 @@ def _name(number: int) -> str:
     return f"checkpoint-{number:08d}.json"
 
 
-def _content(path: Path) -> dict[str, Any]:
-    """What a checkpoint says, checked against its own checksum.
-
-    Raises:
-        StoreError: if it is damaged, or of another version.
-    """
-    found = read_json(path)
-    if found.get("schema") != SCHEMA:
-        raise StoreError(
-            f"{path} has schema {found.get('schema')!r}, this version reads {SCHEMA}. Fix: use the version that wrote it."
-        )
-    content = found.get("content")
-    if not isinstance(content, dict) or found.get("sha256") != _digest(content):
-        raise StoreError(f"{path} is damaged: its checksum differs from its content's. Fix: restore it, or run again.")
-    return content
-
-
 def _read_part(folder: Path, part: Mapping[str, Any]) -> Any:
-    return unpack(part["value"], read_tensors(whole(folder, part["file"])))
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write_compactly(value: Any, file: Path) -> None:
-    file.write_text(json.dumps(value, sort_keys=True) + "\n", encoding="utf-8")
+    return unpack(part["value"], stored(folder, part["file"]).tensors())

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyrolvm.errors import StoreError
-from pyrolvm.runs import readers
 
-__all__ = ["pack", "read_tensors", "unpack", "write_tensors"]
+__all__ = ["pack", "unpack", "write_tensors"]
 
 _TAG = "!"
 
@@ -87,25 +85,12 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     raise StoreError(f"a stored value of kind {kind!r} cannot be read. Fix: restore the file, or run again.")
 
 
-def write_tensors(tensors: Mapping[str, Tensor], file: Any) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], file: BinaryIO) -> None:
     """Writes tensors as safetensors; those that share memory are written apart.
 
     Raises:
         OSError: if the disk does not take it.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    try:
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, file)
-    except SafetensorError as error:  # how it reports a disk that is full
-        raise OSError(str(error)) from error
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file, on the processor.
-
-    Raises:
-        StoreError: if they cannot be read.
-    """
-    return readers.read_tensors(file)
+    file.write(save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}))

@@ -1,0 +1,76 @@
+"""Whether a run's folder can be where a user wants it, asked before anything is computed for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pyrolvm.errors import ArgumentError
+
+__all__ = ["as_folder", "check_place"]
+
+LONGEST_NAME = 255
+
+
+def as_folder(out: Any) -> Path:
+    """The path that a user names.
+
+    Raises:
+        ArgumentError: if it is none.
+    """
+    if not isinstance(out, str | os.PathLike) or not os.fspath(out) or isinstance(os.fspath(out), bytes):
+        raise ArgumentError(
+            f'out must be a folder to save the result in, got {out!r}. Fix: pass for example out="runs/a".'
+        )
+    return Path(out)
+
+
+def check_place(folder: Path) -> None:
+    """Refuses a folder that cannot be made.
+
+    Raises:
+        ArgumentError: if its path cannot exist, or there is nothing that takes it.
+    """
+    path = folder.absolute()
+    try:
+        above = next(part for part in (path, *path.parents) if _exists(part))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArgumentError(
+            f"out={str(folder)!r} cannot be a folder: {reason}. Fix: pass a path of shorter names below a folder."
+        ) from None
+    if above != path and not _takes(path, above):
+        raise ArgumentError(
+            f"out={str(folder)!r} cannot be made: {str(above)!r} is no folder that may be written to. "
+            "Fix: pass a path below one that is."
+        )
+
+
+def _takes(path: Path, above: Path) -> bool:
+    """Whether it can be made, which permissions do not tell of a system's own folders or a read-only disk; it is removed again."""
+    missing = [part for part in (path, *path.parents) if above in part.parents]
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:  # somebody else was quicker
+        return True
+    except OSError:
+        return False
+    finally:
+        for part in missing:
+            with suppress(OSError):
+                part.rmdir()
+    return True
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something at a path; an error where there can be nothing."""
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
