@@ -74,13 +74,13 @@ def exact(
         Bishop, *Pattern Recognition and Machine Learning* (2006), chapters 2, 3, 12 and 13
     """
     check_problem(problem)
+    asked = runs.order(out, resume, overwrite)
     seed = checked_seed(seed)
     if draws is not None:
         positive_int("draws", draws)
     held = _held(params, problem)
     check_sites(problem)
     problem = _in_doubles(problem, device)
-    asked = runs.order(out, resume, overwrite)
     about = {} if out is None else store.identity(
         "Exact", problem, None, seed, {"draws": draws, "params": held, "device": problem.device}
     )  # fmt: skip

@@ -179,6 +179,7 @@ def infer(
         StoreError: if ``out`` holds something else, or another process writes to it.
     """
     check_problem(problem)
+    asked = runs.order(out, resume, overwrite, checkpoint_every)
     if not problem.latents:
         raise ProblemError(
             f"{problem.name} has no latent site, so there is no posterior to infer. Fix: use lvm.fit, which is then maximum "
@@ -193,7 +194,6 @@ def infer(
     chosen = _methods(methods, problem)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     problem = problem if dtype is not None else with_digits(problem)
-    asked = runs.order(out, resume, overwrite, checkpoint_every)
 
     def work(run: runs.Run | None) -> Posterior:
         climb = _Climb(problem, draws, restarts, seed, progress, run)

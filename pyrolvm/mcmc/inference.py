@@ -135,6 +135,7 @@ def nuts(
         Betancourt, A Conceptual Introduction to Hamiltonian Monte Carlo, https://arxiv.org/abs/1701.02434
     """
     check_problem(problem)
+    asked = runs.order(out, resume, overwrite, checkpoint_every)
     engines.check(engine, kernel, warmup)
     if not isinstance(dense_mass, bool) and dense_mass != "auto":
         raise ArgumentError(
@@ -150,7 +151,6 @@ def nuts(
     _check_problem(problem, init)
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     problem = problem if dtype is not None else with_digits(problem)
-    asked = runs.order(out, resume, overwrite, checkpoint_every)
     _check_memory(problem, chains, draws, dense_mass)
 
     accept = ACCEPTS[0] if isinstance(target_accept, str) else float(target_accept)

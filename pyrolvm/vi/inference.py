@@ -165,6 +165,7 @@ def fit(
         Kucukelbir et al., Automatic Differentiation Variational Inference, https://arxiv.org/abs/1603.00788
     """
     check_problem(problem, streams=True)
+    asked = runs.order(out, resume, overwrite, checkpoint_every)
     _check_arguments(engine, max_steps, num_particles, batch_size, draws, learning_rate, clip_norm, tolerance)
     seed = checked_seed(seed)
     if batch_plate is not None and batch_size is None:
@@ -181,7 +182,6 @@ def fit(
         raise ArgumentError(
             f"callbacks must be a list of functions of a Step, got {callbacks!r}. Fix: pass callbacks=[my_function]."
         )
-    asked = runs.order(out, resume, overwrite, checkpoint_every)
     recipe = resolve(guide, problem)
     latents = sum(site.numel for site in problem.latents)
     require_memory(
