@@ -90,7 +90,7 @@ class Method:
         """What the numbers depend on that it gives: data, code, options, seed and versions, as JSON holds it."""
         guide = self.subject if isinstance(self.subject, Guide) else None
         options = {
-            **self.options, "arguments": dict(problem.kwargs), "default dtype": torch.get_default_dtype(),
+            "options": dict(self.options), "arguments": dict(problem.kwargs), "default dtype": torch.get_default_dtype(),
             "guide options": dict(guide.options) if guide else None, "subject": None if guide else self.subject, **(further or {}),
         }  # fmt: skip
         return store.identity(self.kind, problem, guide, seed, options)

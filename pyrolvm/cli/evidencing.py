@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
 
     asked = runs.Order() if folder is None else runs.order(**kept(args, folder))
     recipe = None if guide is None else resolve(guide, problem)
-    about = store.identity("Evidence", problem, recipe, args.seed or 0, {"methods": methods, **words})
+    about = store.identity("Evidence", problem, recipe, args.seed or 0, {"methods": methods, "arguments": words})
     estimate = runs.run(asked, COMMAND, about, CODEC, work)
     if isinstance(estimate, lvm.Evidence):
         found = {methods[0]: estimate}

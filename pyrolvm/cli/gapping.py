@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         return lvm.gaps(fit, progress=out.progress, **given(args, GAP_WORDS))
 
     asked = runs.Order() if folder is None else runs.order(**kept(args, folder))
-    options = {"fit": given(args, FIT_WORDS), **given(args, GAP_WORDS)}
+    options = {"fit": given(args, FIT_WORDS), "arguments": given(args, GAP_WORDS)}
     about = store.identity("Gaps", problem, resolve(guide, problem), args.seed or 0, options)
     found = runs.run(asked, COMMAND, about, CODEC, work)
     out.line(f"{found.name} on {problem.name}, nats a row, {found.rows:,} rows; evidence: {found.method}", style="bold")
