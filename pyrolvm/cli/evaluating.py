@@ -101,7 +101,8 @@ def _fitted(args: argparse.Namespace, words: dict[str, Any], out: Output, where:
     files = [Path(name) for name in (args.held_out, *(text.rpartition("=")[2] for text in args.outliers)) if name]
     about = store.identity(
         "Evaluation", problem, resolve(guide, problem), args.seed or 0,
-        {"fit": given(args, FIT_WORDS), "arguments": words, "labels": args.labels, "held out": held, "files": [load_data(file) for file in files]},
+        {"fit": given(args, FIT_WORDS), "arguments": words, "labels": args.labels, "held out": held,
+         "files": [load_data(file) for file in files]},
     )  # fmt: skip
     return runs.run(runs.order(**where), COMMAND, about, CODEC, work)
 
