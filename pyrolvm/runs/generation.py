@@ -19,6 +19,10 @@ from pyrolvm.runs.sealing import sealed
 __all__ = ["Generation"]
 
 
+OPEN = 16
+"""Folders that are kept open at once."""
+
+
 class Generation:
     """The folder of one run, open for writing; whoever has it holds the lock of the run's folder.
 
@@ -151,7 +155,10 @@ class Generation:
             parent = self._folder(above, make=make)
             if make:
                 self._note(f"{name}/")
-            self._open[name] = parent.make(last) if make else parent.folder(last)
+            opened = parent.make(last) if make else parent.folder(last)
+            while len(self._open) >= OPEN:  # a sweep may have more folders than a process may have descriptors
+                self._open.pop(next(iter(self._open))).close()
+            self._open[name] = opened
         return self._open[name]
 
     def _note(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,25 @@ def test_a_partial_result_is_there_where_no_finished_one_is(tmp_path: Path) -> N
     with pytest.raises(lvm.StoreError, match=r"a run that did not end.*resume=True"):
         write(out, "whole")
     assert write(out, "whole", resume=True) == "whole" and TEXT.read(out) == "whole"
+
+
+def test_a_run_has_more_folders_than_a_process_may_open(tmp_path: Path) -> None:
+    def work(run: runs.Run | None) -> str:
+        assert run is not None
+        for n in range(200):
+            run.generation.write(f"cells/{n}/result/a", lambda file, n=n: file.write(b"%d" % n))  # type: ignore[misc]
+        return "done"
+
+    before = len(os.listdir("/proc/self/fd"))
+    found = []
+    text: runs.Codec[str] = runs.Codec(
+        "Text", lambda text: found.append(len(os.listdir("/proc/self/fd"))) or {}, lambda _: "read"
+    )
+    runs.run(runs.order(tmp_path / "r"), "write", {}, text, work)
+    assert found[0] - before < 30 and len(os.listdir("/proc/self/fd")) <= before
+    assert [path.read_text() for path in tmp_path.glob("r/*/cells/199/result/a")] == ["199"]
+    write(tmp_path / "r", "new", overwrite=True)
+    assert len(list((tmp_path / "r").iterdir())) == 3 and not list(tmp_path.rglob("cells"))
 
 
 @pytest.mark.parametrize("word", ["resume", "overwrite"])
