@@ -13,11 +13,12 @@ from pyrolvm.runs.identity import ANY_VERSION
 from pyrolvm.runs.layout import MANIFEST, MARKER, Manifest, Unfinished, unfinished
 from pyrolvm.runs.pace import Pace, warn_of_disk
 from pyrolvm.runs.packing import write_tensors
+from pyrolvm.runs.places import as_folder
 from pyrolvm.runs.readers import read_object
 from pyrolvm.runs.runner import Codec, Order, Run, order, run, save, write_pages
 
 __all__ = [
     "ANY_VERSION", "MANIFEST", "MARKER", "Checkpoint", "Checkpoints", "Codec", "Generation", "Manifest", "Order", "Pace", "Part", "Run",
-    "Stored", "Unfinished", "Write", "as_json", "bundled", "is_free", "is_run", "order", "read_object", "run", "save", "unfinished",
-    "verified", "warn_of_disk", "write_pages", "write_tensors",
+    "Stored", "Unfinished", "Write", "as_folder", "as_json", "bundled", "is_free", "is_run", "order", "read_object", "run", "save",
+    "unfinished", "verified", "warn_of_disk", "write_pages", "write_tensors",
 ]  # fmt: skip

@@ -89,7 +89,7 @@ def verified(folder: Path, keys: Sequence[str]) -> dict[str, Stored]:
     absent = [key for key in keys if key not in manifest.files]
     if absent:
         raise StoreError(
-            f"{folder / MANIFEST} is damaged: it names no {absent[0]!r} file. Fix: restore it, or run again."
+            f"{folder / MANIFEST} is damaged: it names no {absent[0]!r} file. Fix: restore it, or run again with overwrite=True."
         )
     return {key: stored(folder, manifest.files[key]) for key in keys}
 
@@ -104,10 +104,13 @@ def stored(folder: Path, entry: Mapping[str, Any]) -> Stored:
     parts = name.split("/")
     path = folder.joinpath(*parts) if all(map(is_name, parts)) and len(parts) <= 2 else None
     if path is None or not os.path.lexists(path) or (len(parts) > 1 and path.parent.is_symlink()):
-        raise StoreError(f"{folder} lacks its file {name!r}. Fix: restore the folder from a copy, or run again.")
+        raise StoreError(
+            f"{folder} lacks its file {name!r}. Fix: restore the folder from a copy, or run again with overwrite=True."
+        )
     content = readers.read_bytes(path, growth=GROWTH)
+    remedy = "Fix: restore it, or run again with overwrite=True."
     if len(content) != size:
-        raise StoreError(f"{path} is damaged: it has {len(content)} bytes, not {size}. Fix: restore it, or run again.")
+        raise StoreError(f"{path} is damaged: it has {len(content)} bytes, not {size}. {remedy}")
     if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
-        raise StoreError(f"{path} is damaged: its checksum differs from the manifest's. Fix: restore it, or run again.")
+        raise StoreError(f"{path} is damaged: its checksum differs from the manifest's. {remedy}")
     return Stored(path, content)

@@ -15,17 +15,20 @@ __all__ = ["as_folder", "check_place"]
 LONGEST_NAME = 255
 
 
-def as_folder(out: Any) -> Path:
+def as_folder(path: Any, name: str = "out", what: str = "to save the result in") -> Path:
     """The path that a user names.
+
+    Args:
+        path: what was given.
+        name: the argument.
+        what: what the folder is for.
 
     Raises:
         ArgumentError: if it is none.
     """
-    if not isinstance(out, str | os.PathLike) or not os.fspath(out) or isinstance(os.fspath(out), bytes):
-        raise ArgumentError(
-            f'out must be a folder to save the result in, got {out!r}. Fix: pass for example out="runs/a".'
-        )
-    return Path(out)
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path) or isinstance(os.fspath(path), bytes):
+        raise ArgumentError(f'{name} must be a folder {what}, got {path!r}. Fix: pass for example {name}="runs/a".')
+    return Path(path)
 
 
 def check_place(folder: Path) -> None:

@@ -185,6 +185,10 @@ def save(
     assert asked.out is not None
     _check_there(asked)
     with RunFolder.claimed(asked.out, "save", about or {}) as folder:
+        if folder.manifest is not None and not overwrite:
+            raise StoreError(
+                f"{folder.path} holds a result already. Fix: pass overwrite=True to replace it, or name another folder."
+            )
         _refuse_what_is_there(folder, asked)
         with folder.begin("save", None) as generation:
             try:

@@ -88,7 +88,7 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
     Raises:
         StoreError: if there is no result, a file is damaged, or the problem is another one.
     """
-    folder = Path(path)
+    folder = runs.as_folder(path, "path", "that holds a result")
     manifest = runs.Manifest.read(folder)
     begun = runs.unfinished(folder) if manifest is None else None
     kind = manifest.kind if manifest is not None else _BEGUN.get(begun.command) if begun is not None else None
