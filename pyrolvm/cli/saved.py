@@ -33,7 +33,8 @@ def _diagnose(args: argparse.Namespace, out: Output) -> int:
         else:
             out.line(str(result))
         out.write_json({"command": "diagnose", "run": args.run, **result.as_dict()})
-        return int(result.verdict.status == "failed")
+        judged = result.found.values() if isinstance(result, lvm.Evidences) else [result]
+        return int(all(one.verdict.status == "failed" for one in judged))
     if kind == "Sweep":
         sweep = lvm.load(args.run)
         show_sweep(sweep, out)

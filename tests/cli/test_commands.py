@@ -453,6 +453,17 @@ def test_a_damaged_run_folder_is_named(pyrolvm, inference, file, content):
             assert run.code == 2 and "runs/a" in run.err and "Traceback" not in run.err
 
 
+def test_evidence_is_kept_gone_on_with_and_diagnosed(pyrolvm, model_file):
+    words = ("evidence", f"{model_file}:problem", "--method", "prior,exact", "--draws", "50", "--out", "runs/e")
+    first = pyrolvm(*words, "--json", "-")
+    assert first.code == 0 and "saved in runs/e" in first.err
+    assert "--resume" in pyrolvm(*words).err
+    assert pyrolvm(*words, "--resume", "--json", "-").json["methods"] == first.json["methods"]
+    shown = pyrolvm("diagnose", "runs/e", "--json", "-")
+    assert shown.code == 0 and shown.json["methods"].keys() == {"prior", "exact"}
+    assert "has no posterior" in pyrolvm("report", "runs/e", "runs/e").err
+
+
 # --- doctor -----------------------------------------------------------------------------------------------------------
 
 
