@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ import torch
 from pyro.poutine import runtime as pyro_runtime
 
 torch.set_num_threads(1)
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a job of a shell's background, where tests send it all the same
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _globals() -> dict[str, Any]:

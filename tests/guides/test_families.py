@@ -106,7 +106,7 @@ def draws(problem: lvm.Problem, guide: Any, count: int) -> dict[str, Tensor]:
     ("family", "steps"),
     [
         ("full_rank", 400),
-        ("low_rank", 500),
+        pytest.param("low_rank", 500, marks=pytest.mark.slow),
         pytest.param("autoregressive", 700, marks=pytest.mark.slow),
         pytest.param("flow", 500, marks=pytest.mark.slow),
     ],
@@ -161,6 +161,7 @@ def test_flow_of_one_unknown_learns_a_skewed_density() -> None:
     assert float(draws(problem, guide, 4000)["gap"].mean()) > -0.02
 
 
+@pytest.mark.slow
 def test_flow_of_student_noise_bounds_the_weights_of_heavy_tails() -> None:
     def heavy() -> None:
         pyro.sample("x", dist.MultivariateStudentT(4.0, torch.ones(2), torch.eye(2)))
@@ -230,7 +231,9 @@ def test_amortized_has_the_analytic_divergence_too() -> None:
 # --- minibatches ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["mean_field", "amortized", "structured"])
+@pytest.mark.parametrize(
+    "family", ["mean_field", *(pytest.param(name, marks=pytest.mark.slow) for name in ("amortized", "structured"))]
+)
 def test_local_sites_follow_the_models_own_subsample(family: str) -> None:
     y = torch.tensor([-20.0, -10.0, 0.0, 10.0, 20.0, 30.0])
     guide = make(family, lvm.Problem(subsampled, y))

@@ -202,7 +202,13 @@ ADDED: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", [name for name in CALLS if name != "infer"])
+QUICK = ("exact", "calibrate", "sweep", "save")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in CALLS if name != "infer"],
+)
 @pytest.mark.parametrize("what", ADDED)
 def test_what_was_put_into_a_run_stays_when_the_run_is_replaced(command: str, what: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -99,7 +99,7 @@ def test_auto_compiles_and_says_so(normal_problem: lvm.Problem) -> None:
     assert fit.data["posterior"].attrs["engine"] == "c"
 
 
-@pytest.mark.parametrize("kind", ["product", "factor"])
+@pytest.mark.parametrize("kind", ["product", pytest.param("factor", marks=pytest.mark.slow)])
 def test_auto_leaves_large_matrices_to_xla(kind: str) -> None:
     x = torch.randn(60, 3000, generator=torch.Generator().manual_seed(0))
 

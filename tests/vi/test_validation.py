@@ -80,6 +80,7 @@ def test_validation_may_be_a_problem_and_leaves_the_steps_alone(problem: lvm.Pro
     np.testing.assert_allclose(a.losses, c.losses)
 
 
+@pytest.mark.slow
 def test_held_out_rows_of_a_model_with_latents() -> None:
     problem = lvm.problem("vae", images=200)
     whole = problem.arguments["x"]
