@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -221,11 +220,12 @@ def test_a_full_disk_costs_the_cell_that_did_not_fit(tmp_path: Path, monkeypatch
 
 
 def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
-    timer = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    found = sweep({"a": models.Draws(sleep=0.2)}, 50, out=tmp_path / "s")
-    timer.join()
-    assert found.interrupted and 0 < found.counts["done"] < 10
+    def stop(done: int, total: int, text: str) -> None:
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    found = sweep({"a": models.Draws(sleep=0.05)}, 50, out=tmp_path / "s", progress=stop)
+    assert found.interrupted and 3 <= found.counts["done"] < 10
     assert lvm.load(tmp_path / "s").counts == found.counts
 
 
