@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -89,7 +90,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, name: s
                 "Fix: encode categories as integers, and save numbers as arrays of numbers."
             )
         dtype = np.dtype(kind)
-        size = _product(shape) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         left = member.file_size - len(start) - (2 if start[6:7] == b"\x01" else 4) - length
         if size != left:
             raise DATA.damage(path, f"{name[:100]!r} of shape {shape} takes {size:,} bytes, and {left:,} are there")
@@ -119,10 +120,3 @@ def _header(text: bytes, path: Path, name: str) -> tuple[str, tuple[int, ...], b
 def _words(kind: str) -> str:
     words = {"U": "text", "S": "text", "O": "Python objects", "M": "dates", "m": "spans of time"}
     return words.get(kind[1:2], f"values of type {kind[:60]}")
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    found = 1
-    for one in shape:
-        found *= one
-    return found

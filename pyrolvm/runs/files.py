@@ -64,6 +64,7 @@ class Stored:
 
     def json(self) -> dict[str, Any]:
         """The object that it holds as JSON."""
+        readers.check_json_size(len(self.content), self.path)
         return readers.as_object(readers.parse_json(self.content, self.path), self.path)
 
     def tensors(self) -> dict[str, Tensor]:

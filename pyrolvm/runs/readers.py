@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "STORED", "Manner", "as_object", "check_room", "digest", "opened", "parse_json", "parse_tensors", "parsing", "read_bytes",
-    "read_json", "read_object", "read_tensors",
+    "STORED", "Manner", "as_object", "check_json_size", "check_room", "digest", "opened", "parse_json", "parse_tensors", "parsing",
+    "read_bytes", "read_json", "read_object", "read_tensors",
 ]  # fmt: skip
 
 JSON_BYTES = 64_000_000
@@ -191,6 +192,17 @@ def read_json(path: Path, manner: Manner = STORED, *, limit: int = JSON_BYTES) -
     return parse_json(read_bytes(path, manner, limit=limit, growth=JSON_GROWTH), path, manner)
 
 
+def check_json_size(size: int, path: object) -> None:
+    """Refuses a file of a run that is too large for JSON, or for the memory that parsing it takes.
+
+    Raises:
+        StoreError: if that is so.
+    """
+    if size > JSON_BYTES:
+        raise STORED.refusal(path, f"has {size:,} bytes, expected at most {JSON_BYTES:,}")
+    check_room(path, JSON_GROWTH * size)
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a run.
 
@@ -315,17 +327,10 @@ def _span(name: str, said: Any, path: object, manner: Manner) -> tuple[int, int,
     said = said if isinstance(said, dict) else {}
     shape, span, width = said.get("shape"), said.get("data_offsets"), _WIDTHS.get(str(said.get("dtype")))
     whole = _are_counts(shape) and _are_counts(span) and len(span) == 2 and max(shape, default=0) <= 2**40
-    if not whole or width is None or span[1] - span[0] != _product(shape) * width:
+    if not whole or width is None or span[1] - span[0] != math.prod(shape) * width:
         raise manner.damage(path, f"{name[:100]!r} is of {str(said)[:200]}, which does not add up")
     return span[0], span[1], name[:100]
 
 
 def _are_counts(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= 64 and all(type(one) is int and one >= 0 for one in value)
-
-
-def _product(shape: list[int]) -> int:
-    found = 1
-    for one in shape:
-        found = min(found * one, 2**62)
-    return found

@@ -8,6 +8,7 @@ no more than a small multiple of the file's size.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,18 +47,19 @@ def read_tree(path: Path, manner: Manner = STORED) -> xr.DataTree:
     Raises:
         PyrolvmError: of the manner, if it is damaged, holds what is never written, or memory has no room for it.
     """
-    return parse_tree(read_bytes(path, manner, growth=GROWTH), path, manner)
+    return parse_tree(read_bytes(path, manner), path, manner)
 
 
 def parse_tree(content: bytes, path: object, manner: Manner = STORED) -> xr.DataTree:
     """The tree in a netCDF file that was read.
 
     Raises:
-        PyrolvmError: of the manner, if it is damaged, or holds what is never written.
+        PyrolvmError: of the manner, if it is damaged, holds what is never written, or memory has no room for it.
     """
     import h5py
     import xarray as xr
 
+    check_room(path, GROWTH * len(content), manner)
     with parsing(path, manner):
         with h5py.File(io.BytesIO(content), "r") as file:
             _Walk(content, path, manner).file(file.id)
@@ -151,7 +153,7 @@ class _Walk:
         if size and _is_bare(array):
             return
         if plan.get_layout() == h5py.h5d.CHUNKED:
-            size = max(size, _volume(plan.get_chunk()) * int(kind.get_size()) if there else size)
+            size = max(size, math.prod(map(int, plan.get_chunk())) * int(kind.get_size()) if there else size)
         at = array.get_offset()
         if size > there or (at is not None and at + size > len(self.content)):
             raise self.refuse(place, f"is to have {size:,} bytes, and {there:,} of it are in the file")
@@ -250,10 +252,3 @@ def _is_bare(array: Any) -> bool:
 def _filters(plan: Any) -> str:
     names = (plan.get_filter(index)[3] for index in range(plan.get_nfilters()))
     return ", ".join(name.decode(errors="replace") for name in names)[:100]
-
-
-def _volume(shape: tuple[int, ...]) -> int:
-    found = 1
-    for one in shape:
-        found *= int(one)
-    return found

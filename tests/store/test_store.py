@@ -258,6 +258,17 @@ def test_a_meta_file_of_other_shape_is_refused(saved: Path) -> None:
             lvm.load(saved)
 
 
+@pytest.mark.parametrize(("bound", "says"), [("readers.JSON_BYTES", "expected at most"), ("trees.GROWTH", "are free")])
+def test_files_that_are_whole_are_held_to_the_bounds_too(
+    saved: Path, bound: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = runs.Manifest.read(saved)
+    monkeypatch.setattr(runs.Manifest, "read", lambda _: found)
+    monkeypatch.setattr(f"pyrolvm.runs.{bound}", 10 if "BYTES" in bound else 1e15)
+    with pytest.raises(lvm.StoreError, match=rf"{says}.*Fix:"):
+        lvm.load(saved)
+
+
 # --- overwriting and crashes ------------------------------------------------------------------------------------------
 
 
