@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from pyrolvm.capture.graph import Captured
 from pyrolvm.capture.native.build import compiled
-from pyrolvm.capture.native.codegen import Body, check_plain, differentiable, helpers, lowered, recorded
-from pyrolvm.capture.native.gradient import address_of, over_threads
+from pyrolvm.capture.native.codegen import helpers
+from pyrolvm.capture.native.gradient import address_of, lowered_of, over_threads, table_of
 from pyrolvm.errors import CaptureError
 
 __all__ = ["NativeDensity", "compile_density"]
@@ -78,24 +79,14 @@ def compile_density(captured: Captured) -> NativeDensity:
         CaptureError: if an operation has no rule, which is named, or there is no C compiler.
     """
     started = time.perf_counter()
-    size, body = _lowered(captured)
+    size, body = lowered_of(captured, _alone, ["result"])
     library = compiled(_TEXT.format(helpers=helpers(), size=size, body=body))
-    table = np.array([array.ctypes.data for array in body.data] or [0], dtype=np.uintp)
+    table = table_of(body)
     seconds = time.perf_counter() - started
     held = (library, table, body.data)
     return NativeDensity(size, seconds, address_of(library.log_densities), table.ctypes.data, held)
 
 
-def _lowered(captured: Captured) -> tuple[int, Body]:
-    if captured.noise or captured.inputs != 1:
-        raise CaptureError("engine 'c' needs a potential of one vector, without random numbers.")
-    check_plain(captured)
-    point = captured.module.graph.find_nodes(op="placeholder")[0].meta["val"]
-    potential = differentiable(captured)
-
-    def run(leaves: list[torch.Tensor]) -> tuple[torch.Tensor]:
-        (value,) = potential(leaves[0].detach())
-        return (-value.detach(),)
-
-    module = recorded(run, [torch.zeros(point.shape, dtype=point.dtype)])
-    return point.numel(), lowered(module, ["point"], ["result"])
+def _alone(potential: Callable[..., Any], point: torch.Tensor) -> tuple[torch.Tensor]:
+    (value,) = potential(point)
+    return (-value.detach(),)

@@ -170,7 +170,7 @@ def compile_gradient(captured: Captured) -> NativeGradient:
     started = time.perf_counter()
     size, body = lowered_gradient(captured)
     library = compiled(_TEXT.format(helpers=helpers(), size=size, body=body))
-    table = np.array([array.ctypes.data for array in body.data] or [0], dtype=np.uintp)
+    table = table_of(body)
     address, identity = address_of(library.log_density), address_of(library.identity)
     seconds = time.perf_counter() - started
     return NativeGradient(size, address, table.ctypes.data, identity, seconds, (library, table, body.data))
@@ -187,17 +187,42 @@ def lowered_gradient(captured: Captured) -> tuple[int, Body]:
     Raises:
         CaptureError: if an operation has no rule; it is named.
     """
+
+    def both(potential: Callable[..., Any], point: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        moving = point.requires_grad_()
+        (value,) = potential(moving)
+        (gradient,) = torch.autograd.grad(value, moving)
+        return -value.detach(), -gradient
+
+    return lowered_of(captured, both, ["result", "out"])
+
+
+def lowered_of(
+    captured: Captured,
+    outputs: Callable[[Callable[..., Any], torch.Tensor], tuple[torch.Tensor, ...]],
+    names: list[str],
+) -> tuple[int, Body]:
+    """The number of unknowns, and what is computed of a captured potential in C.
+
+    Args:
+        captured: the potential.
+        outputs: computes it, of the potential and a point.
+        names: what its parts are called in C.
+
+    Raises:
+        CaptureError: if it is no potential of one vector, or an operation has no rule; it is named.
+    """
     if captured.noise or captured.inputs != 1:
         raise CaptureError("engine 'c' needs a potential of one vector, without random numbers.")
     check_plain(captured)
     point = captured.module.graph.find_nodes(op="placeholder")[0].meta["val"]
     potential = differentiable(captured)
+    module = recorded(
+        lambda leaves: outputs(potential, leaves[0].detach()), [torch.zeros(point.shape, dtype=point.dtype)]
+    )
+    return point.numel(), lowered(module, ["point"], names)
 
-    def run(leaves: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        moving = leaves[0].detach().requires_grad_()
-        (value,) = potential(moving)
-        (gradient,) = torch.autograd.grad(value, moving)
-        return -value.detach(), -gradient
 
-    module = recorded(run, [torch.zeros(point.shape, dtype=point.dtype)])
-    return point.numel(), lowered(module, ["point"], ["result", "out"])
+def table_of(body: Body) -> NDArray[np.uintp]:
+    """Where the arrays lie that a body refers to."""
+    return np.array([array.ctypes.data for array in body.data] or [0], dtype=np.uintp)
