@@ -133,8 +133,6 @@ def belongs_to(value: Any) -> str:
     return ""
 
 
-"""Bytes of a name in any usual file system."""
-
 _PYRO = "write the model with pyro.sample and pyro.distributions, which differ little"
 _LIBRARIES = {
     "numpyro": ("NumPyro", _PYRO),

@@ -68,9 +68,9 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     # A finished comparison is made again of its posteriors, each of which is found finished: `more` says so.
     codec: runs.Codec[_Reached] = runs.Codec("Comparison", lambda _: {}, _unread, lambda reached: reached.interrupted)
     about = store.identity(None, problem, None, args.seed or 0, _asked(args, problem, guides))
-    words = kept(args, folder)
-    asked = runs.order(words["out"], words["resume"], words["overwrite"], words.get("checkpoint_every"))
-    reached = runs.run(asked, "compare", about, codec, work, more=True, pages=(*PAGES, PARTS))
+    reached = runs.run(
+        runs.order(**kept(args, folder)), "compare", about, codec, work, more=True, pages=(*PAGES, PARTS)
+    )
     if stopped:
         out.log.print(f"stopped; what was reached ({', '.join(reached.posteriors) or 'nothing'}) is saved in {folder}")
         if not reached.posteriors:

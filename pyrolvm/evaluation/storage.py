@@ -12,7 +12,7 @@ from pyrolvm import runs, store
 from pyrolvm.errors import StoreError
 from pyrolvm.evaluation.result import Evaluation
 from pyrolvm.program.image import Image
-from pyrolvm.verdict import Reason, Verdict
+from pyrolvm.store.nested import read_verdict
 
 __all__ = ["CODEC", "COMMAND", "load"]
 
@@ -64,8 +64,7 @@ def load(path: str | Path) -> Evaluation:
         numbers = ["value", "error", "row_error", "train"]
         table[numbers] = table[numbers].astype(float)
         auroc = None if meta["auroc"] is None else pd.DataFrame(meta["auroc"]).set_index("data set")[meta["scores"]]
-        reasons = [Reason(one["status"], one["text"], one["figures"]) for one in meta["verdict"]["reasons"]]
-        verdict = Verdict.of(reasons, meta["verdict"]["next_steps"])
+        verdict = read_verdict(meta["verdict"])
         left_out = {str(name): str(why) for name, why in meta["left_out"]}
         image = None if meta["image"] is None else Image(**meta["image"])
     except (KeyError, TypeError, ValueError) as error:

@@ -211,19 +211,19 @@ class Directory:
         with suppress(FileNotFoundError):
             os.unlink(_checked(name), dir_fd=self.handle)
 
-    def remove_folder(self, name: str) -> bool:
-        """Removes an empty folder; returns whether it is gone. One that has something in it stays."""
-        try:
+    def remove_folder(self, name: str) -> None:
+        """Removes a folder, if it is there and empty. One that has something in it stays."""
+        with suppress(OSError):
             os.rmdir(_checked(name), dir_fd=self.handle)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return True
 
     def sync(self) -> None:
         """Brings the names in it to the disk."""
         os.fsync(self.handle)
+
+    def size(self, name: str) -> int:
+        """The size of a file in bytes."""
+        with self.open(name) as file:
+            return os.fstat(file.fileno()).st_size
 
     def digest(self, name: str) -> tuple[str, int]:
         """The sha256 of a file, and its size in bytes."""

@@ -13,7 +13,7 @@ from typing import Any
 from pyrolvm.errors import StoreError
 from pyrolvm.runs.directory import PART, Directory, Write, writing
 from pyrolvm.runs.generation import Generation
-from pyrolvm.runs.layout import MANIFEST, MARKER, Manifest, Marker, generations, unfinished
+from pyrolvm.runs.layout import MANIFEST, MARKER, Manifest, Marker, Unfinished, generations, is_unwritten, unfinished
 from pyrolvm.runs.removal import remove_run
 
 __all__ = ["RunFolder", "is_free", "is_run"]
@@ -36,8 +36,7 @@ def is_free(path: Path) -> bool:
         if not os.path.lexists(path):
             return True
         with Directory.opened(path) as directory:
-            names = directory.names()
-            return not names or (names == [MARKER] and directory.is_file(MARKER) and not directory.digest(MARKER)[1])
+            return not directory.names() or is_unwritten(directory)
     except (OSError, ValueError):
         return False
 
@@ -83,10 +82,9 @@ class RunFolder:
 
     # --- runs -------------------------------------------------------------------------------------------------------------
 
-    def pending(self) -> tuple[int, str, Mapping[str, Any]] | None:
-        """Number, command and identity of the run that has begun and is not finished."""
-        found = unfinished(self.path)
-        return None if found is None else (int(found.folder.name.partition("-")[0]), found.command, found.about)
+    def pending(self) -> Unfinished | None:
+        """The run that has begun and is not finished."""
+        return unfinished(self.path)
 
     def abandon(self, generation: Generation, *, anyway: bool = False) -> None:
         """Forgets a run that ended in an error, and the folder if there is nothing else.
@@ -325,5 +323,6 @@ def _written(handle: int, directory: Directory, new: Marker) -> Marker:
 
 def _foreign(path: Path) -> StoreError:
     return StoreError(
-        f"{path} is not empty and was not made by pyrolvm; what is in it is left as it is. Fix: name a new folder, or an empty one."
+        f"{path} is not empty and was not made by pyrolvm (it has no {MARKER} of its own); what is in it is left as it is. "
+        "Fix: name a new folder, or an empty one."
     )

@@ -36,6 +36,7 @@ __all__ = [
     "Unfinished",
     "begun",
     "generations",
+    "is_unwritten",
     "unfinished",
 ]
 
@@ -162,6 +163,11 @@ class Manifest:
         return sealed(asdict(self), SCHEMA)
 
 
+def is_unwritten(directory: Directory) -> bool:
+    """Whether a folder has nothing but a marker whose process was killed before it was written."""
+    return directory.names() == [MARKER] and directory.is_file(MARKER) and not directory.size(MARKER)
+
+
 def generations(directory: Directory, marker: Marker) -> list[int]:
     """The numbers of the runs that have folders."""
     found = (_GENERATION.fullmatch(name) for name in directory.names())
@@ -185,11 +191,13 @@ class Unfinished:
     """A run that has begun in a folder and has not come to its end.
 
     Attributes:
+        number: which run of the folder it is.
         folder: where it keeps what it has.
         command: what runs.
         about: its identity.
     """
 
+    number: int
     folder: Path
     command: str
     about: Mapping[str, Any]
@@ -210,7 +218,7 @@ def unfinished(path: Path) -> Unfinished | None:
                 with directory.folder(marker.generation(number)) as folder:
                     said = begun(folder)
                     if said is not None:
-                        return Unfinished(folder.path, *said)
+                        return Unfinished(number, folder.path, *said)
     except OSError:
         pass
     return None

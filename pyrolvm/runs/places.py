@@ -13,6 +13,7 @@ from pyrolvm.errors import ArgumentError
 __all__ = ["as_folder", "check_place"]
 
 LONGEST_NAME = 255
+"""Bytes of a name in any usual file system."""
 
 
 def as_folder(path: Any, name: str = "out", what: str = "to save the result in") -> Path:

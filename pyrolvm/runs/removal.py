@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyrolvm.errors import StoreError
 from pyrolvm.runs.directory import Directory, is_name
-from pyrolvm.runs.layout import MANIFEST, MARKER, NAMES, Manifest, Marker, generations
+from pyrolvm.runs.layout import MANIFEST, MARKER, NAMES, Manifest, Marker, generations, is_unwritten
 
 __all__ = ["dissolve", "listed", "remove_listed", "remove_run"]
 
@@ -43,15 +43,15 @@ def remove_listed(directory: Directory, names: list[str]) -> None:
                 folder.close()
 
 
-def remove_run(parent: Directory, name: str) -> bool:
-    """Removes the folder of one run, as far as the run wrote what is in it; returns whether nothing is left."""
+def remove_run(parent: Directory, name: str) -> None:
+    """Removes the folder of one run, as far as the run wrote what is in it."""
     if not parent.is_folder(name):
-        return not parent.has(name)
+        return
     with parent.folder(name) as directory:
         remove_listed(directory, listed(directory))
         if directory.names() == [NAMES]:
             directory.remove(NAMES)
-    return parent.remove_folder(name)
+    parent.remove_folder(name)
 
 
 def dissolve(parent: Directory, name: str) -> None:
@@ -72,13 +72,9 @@ def dissolve(parent: Directory, name: str) -> None:
             directory.remove(marker.part)
             if directory.names() == [MARKER]:
                 directory.remove(MARKER)
-        elif directory.names() == [MARKER] and not _size(directory):
-            directory.remove(MARKER)  # killed before it was written
+        elif is_unwritten(directory):
+            directory.remove(MARKER)
     parent.remove_folder(name)
-
-
-def _size(directory: Directory) -> int:
-    return directory.digest(MARKER)[1]
 
 
 def _order(name: str) -> tuple[int, int, str]:

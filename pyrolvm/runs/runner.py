@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ from typing import Any, Generic, TypeVar
 from pyrolvm.errors import ArgumentError, StoreError, positive_float
 from pyrolvm.interrupts import held
 from pyrolvm.runs.checkpoints import FOLDER, Checkpoints
-from pyrolvm.runs.directory import Write, writing
+from pyrolvm.runs.directory import Write
 from pyrolvm.runs.files import Part
-from pyrolvm.runs.folder import RunFolder, is_free, is_run
+from pyrolvm.runs.folder import RunFolder, is_run
 from pyrolvm.runs.generation import Generation
 from pyrolvm.runs.identity import check, check_resume, differences, lasting
-from pyrolvm.runs.layout import MARKER, Manifest
+from pyrolvm.runs.layout import Manifest
 from pyrolvm.runs.places import as_folder, check_place
 
 __all__ = ["Codec", "Order", "Run", "order", "run", "save", "write_pages"]
@@ -151,7 +150,6 @@ def run(
         found = _finished(asked, command, about, codec)
         if found is not None:
             return found
-    _check_there(asked)
     with RunFolder.claimed(asked.out, command, about) as folder:
         if not more:  # by the process that held the lock until now
             found = _finished(asked, command, about, codec)
@@ -183,7 +181,6 @@ def save(
     """
     asked = Order(as_folder(path), overwrite=overwrite)
     assert asked.out is not None
-    _check_there(asked)
     with RunFolder.claimed(asked.out, "save", about or {}) as folder:
         if folder.manifest is not None and not overwrite:
             raise StoreError(
@@ -220,24 +217,6 @@ def write_pages(path: Path, pages: Mapping[str, Write | str]) -> None:
 
 
 # --- what is there ------------------------------------------------------------------------------------------------------
-
-
-def _check_there(asked: Order) -> None:
-    """Refuses what is no folder of ours before anything of it is touched.
-
-    Raises:
-        StoreError: if that is so.
-    """
-    assert asked.out is not None
-    with writing(asked.out):
-        there, free = os.path.lexists(asked.out), is_free(asked.out)
-        if there and not asked.out.is_dir():
-            raise StoreError(f"{asked.out} is a file, expected a folder. Fix: name another path.")
-    if there and not (free or is_run(asked.out)):
-        raise StoreError(
-            f"{asked.out} is not empty and was not made by pyrolvm (it has no {MARKER}); what is in it is left as it is. "
-            "Fix: name a new folder, or an empty one."
-        )
 
 
 def _finished(asked: Order, command: str, about: Mapping[str, Any], codec: Codec[Result]) -> Result | None:
@@ -281,11 +260,11 @@ def _same(folder: RunFolder, asked: Order, command: str, about: Mapping[str, Any
         StoreError: if it was begun under other versions, which was not asked for.
     """
     pending = folder.pending()
-    if pending is not None and _is_same(pending[1], pending[2], command, about):
-        if asked.overwrite and asked.resume is True and differences(pending[2], about):
+    if pending is not None and _is_same(pending.command, pending.about, command, about):
+        if asked.overwrite and asked.resume is True and differences(pending.about, about):
             return None
-        check(folder.path, pending[2], about, asked.resume)
-        return pending[0]
+        check(folder.path, pending.about, about, asked.resume)
+        return pending.number
     manifest = folder.manifest
     if more and manifest is not None and _is_same(manifest.command, manifest.about, command, about):
         check(folder.path, manifest.about, about, asked.resume)
@@ -299,15 +278,15 @@ def _refuse_another(folder: RunFolder, command: str, about: Mapping[str, Any]) -
     Raises:
         StoreError: if anything is there.
     """
-    pending, manifest = folder.pending(), folder.manifest
-    if pending is None and manifest is None:
+    there = folder.pending() or folder.manifest
+    if there is None:
         return
-    was, said = pending[1:] if pending is not None else (manifest.command, manifest.about)  # type: ignore[union-attr]
-    if was != command:
+    if there.command != command:
         raise StoreError(
-            f"{folder.path} was made by {was!r}, not by {command!r}. Fix: pass overwrite=True to replace it, or name another folder."
+            f"{folder.path} was made by {there.command!r}, not by {command!r}. "
+            "Fix: pass overwrite=True to replace it, or name another folder."
         )
-    check(folder.path, said, lasting(about), True)
+    check(folder.path, there.about, lasting(about), True)
 
 
 def _refuse_what_is_there(folder: RunFolder, asked: Order) -> None:
