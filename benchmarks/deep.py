@@ -89,7 +89,7 @@ def judged(case: str, fit: lvm.Fit, name: str, options: dict[str, Any], draws: i
     """What ``lvm.evaluate`` says of the test part."""
     found = lvm.evaluate(fit, lvm.problem(name, **options, split="test"), draws=draws, seed=seed, progress=False)
     if found.image is not None:
-        from pyrolvm.evaluation.plots import drawn
+        from pyrolvm._check.evaluate.plots import drawn
 
         PICTURES.mkdir(parents=True, exist_ok=True)
         figures = drawn(found)

@@ -19,8 +19,8 @@ from common import parser, report, table
 from posteriordb import models, reference
 
 import pyrolvm as lvm
-from pyrolvm.density import Joint
-from pyrolvm.density.target import Target
+from pyrolvm._program.density import Joint
+from pyrolvm._program.density.target import Target
 
 COLUMNS = {
     "problem": "problem",

@@ -16,9 +16,9 @@ from typing import Any
 import common
 
 import pyrolvm as lvm
-from pyrolvm.progress import Progress
-from pyrolvm.runs import Checkpoints
-from pyrolvm.runs.pace import EVERY, SHARE
+from pyrolvm._base.progress import Progress
+from pyrolvm._runs import Checkpoints
+from pyrolvm._runs.pace import EVERY, SHARE
 
 MEMORY = {
     "engine": "engine", "steps": "steps", "seconds": "s", "first_step": "from step", "first_mb": "resident MB",

@@ -149,7 +149,7 @@ def measure(row: str, seed: int, share: float) -> dict[str, Any]:
 
 def drawn(row: str, density: Any, test: Tensor) -> None:
     """Writes 24 draws of a model of images beside the docs."""
-    from pyrolvm.evaluation.plots import image_grid
+    from pyrolvm._check.evaluate.plots import image_grid
 
     side = math.isqrt(test[0].numel())
     if side < 8 or side**2 != test[0].numel():

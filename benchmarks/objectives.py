@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import pyrolvm as lvm
-from pyrolvm.vi.objectives.sampling import Gradients, sample_gradients
+from pyrolvm._methods.fit.objectives.sampling import Gradients, sample_gradients
 
 Y = torch.tensor([0.3, 1.2, -0.4, 2.0], dtype=torch.float64)
 COLUMNS = {

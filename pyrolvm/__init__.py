@@ -16,59 +16,59 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "ArgumentError": "errors",
-    "Beta_ELBO": "vi.objectives",
-    "Calibration": "calibration",
-    "CaptureError": "errors",
-    "Chains": "posterior",
-    "Comparison": "comparison",
-    "DataError": "errors",
-    "Diagnosis": "diagnosis",
-    "Estimators": "vi.objectives.report",
-    "Evaluation": "evaluation",
-    "Evidence": "posterior",
-    "Evidences": "marginal",
-    "Exact": "posterior",
-    "Fit": "posterior",
-    "FitError": "errors",
-    "Gaps": "amortization",
-    "Guide": "program.guide",
-    "GuideError": "errors",
-    "Image": "program.image",
-    "ImportanceWeighted_ELBO": "vi.objectives",
-    "ParticleELBO": "vi.objectives",
-    "PluginError": "errors",
-    "Posterior": "posterior",
-    "Problem": "program.problem",
-    "ProblemError": "errors",
-    "PyrolvmError": "errors",
-    "PyrolvmWarning": "errors",
-    "StoreError": "errors",
-    "Sweep": "sweeps",
-    "UnknownNameError": "errors",
-    "Verdict": "verdict",
-    "Warmup": "vi.objectives",
-    "calibrate": "calibration",
-    "compare": "comparison",
-    "diagnose": "diagnosis",
-    "estimators": "vi.objectives.report",
-    "evaluate": "evaluation",
-    "evidence": "marginal",
-    "exact": "analytic",
-    "fit": "vi",
-    "gaps": "amortization",
-    "generate": "evaluation",
-    "guide": "registry",
-    "guides": "registry",
-    "infer": "ladder",
-    "load": "store",
-    "model": "program.problem",
-    "nuts": "mcmc",
-    "problem": "registry",
-    "problems": "registry",
-    "relax": "vi.objectives.relaxed",
-    "stream": "program.streaming",
-    "sweep": "sweeps",
+    "ArgumentError": "_base.errors",
+    "Beta_ELBO": "_methods.fit.objectives",
+    "Calibration": "_check.calibrate",
+    "CaptureError": "_base.errors",
+    "Chains": "_results",
+    "Comparison": "_check.compare",
+    "DataError": "_base.errors",
+    "Diagnosis": "_diagnosis",
+    "Estimators": "_methods.fit.objectives.report",
+    "Evaluation": "_check.evaluate",
+    "Evidence": "_results",
+    "Evidences": "_methods.evidence",
+    "Exact": "_results",
+    "Fit": "_results",
+    "FitError": "_base.errors",
+    "Gaps": "_check.gaps",
+    "Guide": "family.guide",
+    "GuideError": "_base.errors",
+    "Image": "_program.image",
+    "ImportanceWeighted_ELBO": "_methods.fit.objectives",
+    "ParticleELBO": "_methods.fit.objectives",
+    "PluginError": "_base.errors",
+    "Posterior": "_results",
+    "Problem": "_program.problem",
+    "ProblemError": "_base.errors",
+    "PyrolvmError": "_base.errors",
+    "PyrolvmWarning": "_base.errors",
+    "StoreError": "_base.errors",
+    "Sweep": "_check.sweep",
+    "UnknownNameError": "_base.errors",
+    "Verdict": "_base.verdict",
+    "Warmup": "_methods.fit.objectives",
+    "calibrate": "_check.calibrate",
+    "compare": "_check.compare",
+    "diagnose": "_diagnosis",
+    "estimators": "_methods.fit.objectives.report",
+    "evaluate": "_check.evaluate",
+    "evidence": "_methods.evidence",
+    "exact": "_methods.exact",
+    "fit": "_methods.fit",
+    "gaps": "_check.gaps",
+    "generate": "_check.evaluate",
+    "guide": "family.registry",
+    "guides": "family.registry",
+    "infer": "_methods.infer",
+    "load": "_check.saved",
+    "model": "_program.problem",
+    "nuts": "_methods.nuts",
+    "problem": "family.registry",
+    "problems": "family.registry",
+    "relax": "_methods.fit.objectives.relaxed",
+    "stream": "_program.streaming",
+    "sweep": "_check.sweep",
 }
 
 _MODULES = ("callbacks",)
@@ -77,59 +77,59 @@ __all__ = [*_HOME, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from pyrolvm import callbacks as callbacks
-    from pyrolvm.amortization import Gaps as Gaps
-    from pyrolvm.amortization import gaps as gaps
-    from pyrolvm.analytic import exact as exact
-    from pyrolvm.calibration import Calibration as Calibration
-    from pyrolvm.calibration import calibrate as calibrate
-    from pyrolvm.comparison import Comparison as Comparison
-    from pyrolvm.comparison import compare as compare
-    from pyrolvm.diagnosis import Diagnosis as Diagnosis
-    from pyrolvm.diagnosis import diagnose as diagnose
-    from pyrolvm.errors import ArgumentError as ArgumentError
-    from pyrolvm.errors import CaptureError as CaptureError
-    from pyrolvm.errors import DataError as DataError
-    from pyrolvm.errors import FitError as FitError
-    from pyrolvm.errors import GuideError as GuideError
-    from pyrolvm.errors import PluginError as PluginError
-    from pyrolvm.errors import ProblemError as ProblemError
-    from pyrolvm.errors import PyrolvmError as PyrolvmError
-    from pyrolvm.errors import PyrolvmWarning as PyrolvmWarning
-    from pyrolvm.errors import StoreError as StoreError
-    from pyrolvm.errors import UnknownNameError as UnknownNameError
-    from pyrolvm.evaluation import Evaluation as Evaluation
-    from pyrolvm.evaluation import evaluate as evaluate
-    from pyrolvm.evaluation import generate as generate
-    from pyrolvm.ladder import infer as infer
-    from pyrolvm.marginal import Evidences as Evidences
-    from pyrolvm.marginal import evidence as evidence
-    from pyrolvm.mcmc import nuts as nuts
-    from pyrolvm.posterior import Chains as Chains
-    from pyrolvm.posterior import Evidence as Evidence
-    from pyrolvm.posterior import Exact as Exact
-    from pyrolvm.posterior import Fit as Fit
-    from pyrolvm.posterior import Posterior as Posterior
-    from pyrolvm.program.guide import Guide as Guide
-    from pyrolvm.program.image import Image as Image
-    from pyrolvm.program.problem import Problem as Problem
-    from pyrolvm.program.problem import model as model
-    from pyrolvm.program.streaming import stream as stream
-    from pyrolvm.registry import guide as guide
-    from pyrolvm.registry import guides as guides
-    from pyrolvm.registry import problem as problem
-    from pyrolvm.registry import problems as problems
-    from pyrolvm.store import load as load
-    from pyrolvm.sweeps import Sweep as Sweep
-    from pyrolvm.sweeps import sweep as sweep
-    from pyrolvm.verdict import Verdict as Verdict
-    from pyrolvm.vi import fit as fit
-    from pyrolvm.vi.objectives import Beta_ELBO as Beta_ELBO
-    from pyrolvm.vi.objectives import ImportanceWeighted_ELBO as ImportanceWeighted_ELBO
-    from pyrolvm.vi.objectives import ParticleELBO as ParticleELBO
-    from pyrolvm.vi.objectives import Warmup as Warmup
-    from pyrolvm.vi.objectives.relaxed import relax as relax
-    from pyrolvm.vi.objectives.report import Estimators as Estimators
-    from pyrolvm.vi.objectives.report import estimators as estimators
+    from pyrolvm._base.errors import ArgumentError as ArgumentError
+    from pyrolvm._base.errors import CaptureError as CaptureError
+    from pyrolvm._base.errors import DataError as DataError
+    from pyrolvm._base.errors import FitError as FitError
+    from pyrolvm._base.errors import GuideError as GuideError
+    from pyrolvm._base.errors import PluginError as PluginError
+    from pyrolvm._base.errors import ProblemError as ProblemError
+    from pyrolvm._base.errors import PyrolvmError as PyrolvmError
+    from pyrolvm._base.errors import PyrolvmWarning as PyrolvmWarning
+    from pyrolvm._base.errors import StoreError as StoreError
+    from pyrolvm._base.errors import UnknownNameError as UnknownNameError
+    from pyrolvm._base.verdict import Verdict as Verdict
+    from pyrolvm._check.calibrate import Calibration as Calibration
+    from pyrolvm._check.calibrate import calibrate as calibrate
+    from pyrolvm._check.compare import Comparison as Comparison
+    from pyrolvm._check.compare import compare as compare
+    from pyrolvm._check.evaluate import Evaluation as Evaluation
+    from pyrolvm._check.evaluate import evaluate as evaluate
+    from pyrolvm._check.evaluate import generate as generate
+    from pyrolvm._check.gaps import Gaps as Gaps
+    from pyrolvm._check.gaps import gaps as gaps
+    from pyrolvm._check.saved import load as load
+    from pyrolvm._check.sweep import Sweep as Sweep
+    from pyrolvm._check.sweep import sweep as sweep
+    from pyrolvm._diagnosis import Diagnosis as Diagnosis
+    from pyrolvm._diagnosis import diagnose as diagnose
+    from pyrolvm._methods.evidence import Evidences as Evidences
+    from pyrolvm._methods.evidence import evidence as evidence
+    from pyrolvm._methods.exact import exact as exact
+    from pyrolvm._methods.fit import fit as fit
+    from pyrolvm._methods.fit.objectives import Beta_ELBO as Beta_ELBO
+    from pyrolvm._methods.fit.objectives import ImportanceWeighted_ELBO as ImportanceWeighted_ELBO
+    from pyrolvm._methods.fit.objectives import ParticleELBO as ParticleELBO
+    from pyrolvm._methods.fit.objectives import Warmup as Warmup
+    from pyrolvm._methods.fit.objectives.relaxed import relax as relax
+    from pyrolvm._methods.fit.objectives.report import Estimators as Estimators
+    from pyrolvm._methods.fit.objectives.report import estimators as estimators
+    from pyrolvm._methods.infer import infer as infer
+    from pyrolvm._methods.nuts import nuts as nuts
+    from pyrolvm._program.image import Image as Image
+    from pyrolvm._program.problem import Problem as Problem
+    from pyrolvm._program.problem import model as model
+    from pyrolvm._program.streaming import stream as stream
+    from pyrolvm._results import Chains as Chains
+    from pyrolvm._results import Evidence as Evidence
+    from pyrolvm._results import Exact as Exact
+    from pyrolvm._results import Fit as Fit
+    from pyrolvm._results import Posterior as Posterior
+    from pyrolvm.family.guide import Guide as Guide
+    from pyrolvm.family.registry import guide as guide
+    from pyrolvm.family.registry import guides as guides
+    from pyrolvm.family.registry import problem as problem
+    from pyrolvm.family.registry import problems as problems
 
 
 def __getattr__(name: str) -> Any:

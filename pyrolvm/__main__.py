@@ -2,7 +2,7 @@
 
 import sys
 
-from pyrolvm.cli import main
+from pyrolvm._cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -73,7 +73,7 @@ def no_leaked_globals() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_was_said_before() -> None:
     """What is said once in a process is said once in a test."""
-    selfcheck = sys.modules.get("pyrolvm.selfcheck")
+    selfcheck = sys.modules.get("pyrolvm._capture.selfcheck")
     if selfcheck is not None:
         selfcheck.forget()
 
@@ -87,7 +87,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Measures how much of a test's time goes into running programs draw by draw, where that is asked for."""
     if LOOPS is None:
         return (yield)
-    from pyrolvm.density import watched
+    from pyrolvm._program.density import watched
 
     began = time.perf_counter()
     with watched() as seen:

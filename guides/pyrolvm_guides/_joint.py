@@ -12,9 +12,9 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm import Problem, PyrolvmError
-from pyrolvm.approximation import starting_frame
-from pyrolvm.density import Joint, decentred
-from pyrolvm.density.centring import centred
+from pyrolvm._program.density import Joint, decentred
+from pyrolvm._program.density.centring import centred
+from pyrolvm.family import starting_frame
 from pyrolvm_guides._checks import refuse_other_sizes, refuse_subsampling
 from pyrolvm_guides._frame import Framed
 from pyrolvm_guides._layout import Layout, inside
@@ -44,7 +44,7 @@ class JointGuide(PyroModule):
     :math:`x_i = t_i(z_i)` that carries :math:`-\log|\det \partial t_i/\partial z_i|`. The log probabilities of its
     sites therefore sum to :math:`\log q(x)` exactly.
 
-    With ``problem`` it works in the posterior's frame (:func:`pyrolvm.approximation.starting_frame`): :math:`q` is then the density of
+    With ``problem`` it works in the posterior's frame (:func:`pyrolvm.family.starting_frame`): :math:`q` is then the density of
     whitened coordinates, which start as a standard normal, and :meth:`prepare` finds the frame before the optimisation begins.
 
     Args:

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
-from pyrolvm.machine import require_memory
+from pyrolvm._base.machine import require_memory
 from pyrolvm_guides._bijections import Affine
 from pyrolvm_guides._checks import positive
 from pyrolvm_guides._frame import wants_frame

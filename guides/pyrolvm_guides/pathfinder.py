@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
-from pyrolvm.approximation import Solution, pathfinder_family
+from pyrolvm.family import Solution, pathfinder_family
 from pyrolvm_guides._joint import EmptyGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._reading import read_layout

@@ -134,7 +134,7 @@ def native_sampler(
     Args:
         chain: the settings of :func:`options`.
         start: where it starts.
-        address: of the density, a :class:`pyrolvm.capture.native.NativeGradient`'s.
+        address: of the density, a :class:`pyrolvm._capture.native.NativeGradient`'s.
         data: of what the density takes.
         identity: of what copies a point, and counts its calls at ``calls``.
         calls: the address of that count.

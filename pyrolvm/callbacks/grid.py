@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pyrolvm import runtime
-from pyrolvm.errors import ArgumentError, checked_seed, positive_int
-
-if TYPE_CHECKING:
-    from pyrolvm.program.problem import Problem
-    from pyrolvm.vi.loop import Step
+from pyrolvm._base import runtime
+from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
+from pyrolvm._methods.fit.loop import Step
+from pyrolvm._program.density import Joint
+from pyrolvm._program.problem import Problem
+from pyrolvm._results.likelihood import generated
 
 __all__ = ["SampleGrid", "tiles"]
 
@@ -65,8 +65,6 @@ class SampleGrid:
 
     def _draw(self, problem: Problem) -> Array:
         """Images in [0, 1], shape ``(count, height, width)``."""
-        from pyrolvm.posterior.likelihood import generated
-
         names = [site.name for site in problem.observed]
         if self.site is None and len(names) != 1:
             raise ArgumentError(
@@ -119,8 +117,6 @@ def tiles(images: Array, *, gap: int = 1) -> Array:
 
 def _scaled(values: Array, problem: Problem, name: str) -> Array:
     """Values between the least and the greatest observation as 0 and 1."""
-    from pyrolvm.density import Joint
-
     observed = Joint(problem).observations()[name]
     low, high = float(observed.min()), float(observed.max())
     return np.clip((values - low) / (high - low if high > low else 1.0), 0.0, 1.0)

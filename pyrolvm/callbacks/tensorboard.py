@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pyrolvm.errors import positive_int
-
-if TYPE_CHECKING:
-    from pyrolvm.vi.loop import Step
+from pyrolvm._base.errors import positive_int
+from pyrolvm._methods.fit.loop import Step
 
 __all__ = ["TensorBoard"]
 

@@ -14,9 +14,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.density import Joint
-from pyrolvm.vi.objectives import ParticleELBO
+from pyrolvm._base import runtime
+from pyrolvm._methods.fit.objectives import ParticleELBO
+from pyrolvm._program.density import Joint
 
 ROWS, BATCH = 12, 4
 Draw = Mapping[str, Tensor]

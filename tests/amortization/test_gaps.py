@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.amortization.collapse import mutual_information
-from pyrolvm.amortization.marginal import RowEvidence
-from pyrolvm.amortization.rows import Gaussians, matched_noise
+from pyrolvm._check.gaps.collapse import mutual_information
+from pyrolvm._check.gaps.marginal import RowEvidence
+from pyrolvm._check.gaps.rows import Gaussians, matched_noise
 
 QUIET = {"progress": False}
 SIGMA = 0.5

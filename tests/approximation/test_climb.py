@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.approximation import climb as module
-from pyrolvm.approximation.climb import climb, curvature, elbo, local_gaussians, tril_of_precision
-from pyrolvm.approximation.student import Student
-from pyrolvm.density import Joint
-from pyrolvm.density.target import Target
+from pyrolvm._program.density import Joint
+from pyrolvm._program.density.target import Target
+from pyrolvm.family import climb as module
+from pyrolvm.family.climb import climb, curvature, elbo, local_gaussians, tril_of_precision
+from pyrolvm.family.student import Student
 
 Density = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.approximation import Frame, find_frame, known_frame, pathfinder_family
-from pyrolvm.approximation import frame as module
+from pyrolvm.family import Frame, find_frame, known_frame, pathfinder_family
+from pyrolvm.family import frame as module
 
 
 def schools(y: Tensor, sd: float) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyrolvm.approximation import Student, adapt, draw_weighed, resample
-from pyrolvm.approximation.importance import heavier
-from pyrolvm.density.target import Target
+from pyrolvm._program.density.target import Target
+from pyrolvm.family import Student, adapt, draw_weighed, resample
+from pyrolvm.family.importance import heavier
 
 Density = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 EVIDENCE = -7.5

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from pyrolvm.approximation.natural import batch_and_match, natural_gradient
-from pyrolvm.approximation.student import Student
-from pyrolvm.density.target import Target
+from pyrolvm._program.density.target import Target
+from pyrolvm.family.natural import batch_and_match, natural_gradient
+from pyrolvm.family.student import Student
 
 Density = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 

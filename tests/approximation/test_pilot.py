@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.approximation import starting_frame, starting_frame_pays
-from pyrolvm.approximation.pilot import find_pilot
+from pyrolvm.family import starting_frame, starting_frame_pays
+from pyrolvm.family.pilot import find_pilot
 
 ROWS = 60_000
 

@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 import torch
 
-from pyrolvm.approximation import Student
-from pyrolvm.approximation.student import lower_root
+from pyrolvm.family import Student
+from pyrolvm.family.student import lower_root
 from pyrolvm_guides._student import StudentMixture
 
 MEANS = np.array([[0.5, -1.0], [3.0, 2.0]])

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.cli import main
+from pyrolvm._cli import main
 
 
 def _load() -> ModuleType:

@@ -18,7 +18,7 @@ from pyro.infer import Predictive
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.density import Joint, map_draws
+from pyrolvm._program.density import Joint, map_draws
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FOLDER = BENCHMARKS / "posteriordb" / "hard"

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrolvm.density import Joint
+from pyrolvm._program.density import Joint
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

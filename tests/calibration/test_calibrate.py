@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.calibration import workers as processes
+from pyrolvm._check.calibrate import workers as processes
 
 X = torch.stack([torch.ones(8), torch.linspace(0.5, 2.0, 8)], dim=1)
 
@@ -187,7 +187,7 @@ def test_quantities_of_the_model_take_the_place_of_its_sites():
 
 
 def mixture_prior(problem):
-    from pyrolvm.calibration.simulate import Simulator
+    from pyrolvm._program.simulate import Simulator
 
     simulator = Simulator.of(problem)
     draws = [simulator.draw(seed)[0] for seed in range(20)]
@@ -326,9 +326,9 @@ def test_what_cannot_be_pickled_runs_here_and_says_so(problem):
 def test_more_processes_are_taken_where_they_pay(problem, monkeypatch):
     started = []
     monkeypatch.setattr(processes, "WORTH", 0.0)
-    monkeypatch.setattr("pyrolvm.calibration.inference.available", lambda: 2)
+    monkeypatch.setattr("pyrolvm._check.calibrate.inference.available", lambda: 2)
     monkeypatch.setattr(
-        "pyrolvm.calibration.inference.in_processes",
+        "pyrolvm._check.calibrate.inference.in_processes",
         lambda package, numbers, count: started.append((numbers, count)) or iter(()),
     )
     found = lvm.calibrate(problem, exact, simulations=8, progress=False)
@@ -426,7 +426,7 @@ def test_a_folder_is_not_mixed_up(problem, tmp_path):
 
 
 def test_a_second_writer_is_refused(problem, tmp_path):
-    from pyrolvm.runs.folder import RunFolder
+    from pyrolvm._runs.folder import RunFolder
 
     with (
         RunFolder.claimed(tmp_path / "c", "calibrate", {}),
@@ -474,7 +474,7 @@ def test_plots_show_what_is_asked_for(problem, tmp_path):
 
 def test_fits_of_one_verdict_are_looked_at_alone(problem):
     def method(problem):
-        from pyrolvm.verdict import Verdict
+        from pyrolvm._base.verdict import Verdict
 
         good = float(problem.args[1].sum()) > 0
         draws = exact(problem) if good else exact(problem, scale=0.3)

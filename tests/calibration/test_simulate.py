@@ -10,9 +10,9 @@ import torch
 from pyro import poutine
 
 import pyrolvm as lvm
-from pyrolvm.calibration.ranking import Ranking
-from pyrolvm.calibration.simulate import Simulator
-from pyrolvm.density import Joint
+from pyrolvm._check.calibrate.ranking import Ranking
+from pyrolvm._program.density import Joint
+from pyrolvm._program.simulate import Simulator
 
 
 def plain(x, y):

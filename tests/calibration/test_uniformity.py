@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, kstest, norm
 
-from pyrolvm.calibration import uniformity
-from pyrolvm.calibration.statistics import _holm, _shift, _spread
+from pyrolvm._check.calibrate import uniformity
+from pyrolvm._check.calibrate.statistics import _holm, _shift, _spread
 
 
 def uniform(count: int, draws: int, columns: int, seed: int = 0) -> np.ndarray:

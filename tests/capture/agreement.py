@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from pyrolvm import runtime
-from pyrolvm.capture.graph import Captured, capture, with_noise
-from pyrolvm.capture.jax import precision
-from pyrolvm.capture.jax.interpreter import array, lower
-from pyrolvm.capture.recorder import operation
-from pyrolvm.capture.vmap import VmapFriendly
+from pyrolvm._base import runtime
+from pyrolvm._capture.capturing import capture
+from pyrolvm._capture.graph import Captured, with_noise
+from pyrolvm._capture.jax import precision
+from pyrolvm._capture.jax.interpreter import array, lower
+from pyrolvm._capture.recorder import operation
+from pyrolvm._capture.vmap import VmapFriendly
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
 """Relative to the largest number on the way. In float32 the rounding of the program itself, in another order, comes on top."""

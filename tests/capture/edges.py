@@ -14,13 +14,13 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from pyrolvm import runtime
-from pyrolvm.capture import capture
-from pyrolvm.capture.graph import Captured
-from pyrolvm.capture.jax import precision
-from pyrolvm.capture.jax.interpreter import array, lower, missing
-from pyrolvm.capture.native.build import compiled
-from pyrolvm.capture.native.codegen import differentiable, helpers, lowered, recorded
+from pyrolvm._base import runtime
+from pyrolvm._capture import capture
+from pyrolvm._capture.graph import Captured
+from pyrolvm._capture.jax import precision
+from pyrolvm._capture.jax.interpreter import array, lower, missing
+from pyrolvm._capture.native.codegen import differentiable, helpers, lowered, recorded
+from pyrolvm._capture.native.compiling import compiled
 from tests.capture.agreement import QUICK
 from tests.capture.edge_cases import TINY, Case, cases
 

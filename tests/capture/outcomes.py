@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrolvm import runtime
-from pyrolvm.capture.graph import Captured
+from pyrolvm._base import runtime
+from pyrolvm._capture.graph import Captured
 from tests.capture.agreement import agree
 from tests.capture.cases import CASES, tensor
 

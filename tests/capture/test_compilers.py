@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pyrolvm.capture.native import build
-from pyrolvm.errors import CaptureError
+from pyrolvm._base.errors import CaptureError
+from pyrolvm._capture.native import build
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyrolvm.capture import capture
-from pyrolvm.capture.jax import array, lower, precision
+from pyrolvm._capture import capture
+from pyrolvm._capture.jax import array, lower, precision
 
 CASES = {
     "plain": (F.conv2d, (2, 3, 6, 5), (4, 3, 3, 3), {"padding": 1}),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyrolvm.capture.native.rules import RULES
+from pyrolvm._capture.native.rules import RULES
 from tests.capture import edges
 from tests.capture.agreement import agree
 

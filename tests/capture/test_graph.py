@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.capture import capture, with_noise
-from pyrolvm.capture.graph import Captured, operations
-from pyrolvm.density import Joint
-from pyrolvm.errors import CaptureError
-from pyrolvm.vi.engines import choice
+from pyrolvm._base import runtime
+from pyrolvm._base.errors import CaptureError
+from pyrolvm._capture import capture, with_noise
+from pyrolvm._capture.graph import Captured, operations
+from pyrolvm._methods.fit.engines import choice
+from pyrolvm._program.density import Joint
 
 
 @pytest.fixture(autouse=True)

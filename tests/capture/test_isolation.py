@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.capture.jax import isolation, precision
-from pyrolvm.errors import CaptureError
+from pyrolvm._base.errors import CaptureError
+from pyrolvm._capture.jax import isolation, precision
 
 FOREIGN: dict[str, Any] = {
     "array_garbage_collection_guard": "fatal",
@@ -173,6 +173,6 @@ def test_a_run_in_a_thread_does_not_see_the_switch_either(
 def test_a_potential_that_calls_back_into_torch_does_not_see_the_switch(
     problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyrolvm.capture.jax.interpreter.missing", lambda captured: ["mystery"])
+    monkeypatch.setattr("pyrolvm._capture.jax.interpreter.missing", lambda captured: ["mystery"])
     with switched(enable_x64=True, transfer_guard="disallow"):
         assert np.isfinite(draws(problem, "numpyro")).all()

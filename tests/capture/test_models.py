@@ -14,15 +14,16 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.capture.graph import capture, with_noise
-from pyrolvm.capture.jax import precision
-from pyrolvm.capture.native import compile_gradient
-from pyrolvm.density import Joint
-from pyrolvm.posterior.draws import registered
-from pyrolvm.program.guide import resolve
-from pyrolvm.vi.engines import Work
-from pyrolvm.vi.objectives import choose_objective
-from pyrolvm.vi.optimizer import Stepper
+from pyrolvm._capture.capturing import capture
+from pyrolvm._capture.graph import with_noise
+from pyrolvm._capture.jax import precision
+from pyrolvm._capture.native import compile_gradient
+from pyrolvm._methods.fit.engines import Work
+from pyrolvm._methods.fit.objectives import choose_objective
+from pyrolvm._methods.fit.optimizer import Stepper
+from pyrolvm._program.density import Joint
+from pyrolvm._results.draws import registered
+from pyrolvm.family.choice import resolve
 from tests import zoo
 from tests.capture.agreement import TOLERANCE, Given, close, flat, gradients, on_jax, rounding
 

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pyrolvm as lvm
-from pyrolvm.capture import Captured, capture
-from pyrolvm.capture.native import NativeGradient, compile_gradient
-from pyrolvm.capture.native.gradient import lowered_gradient
-from pyrolvm.capture.native.index import Index, fold, split, variables
-from pyrolvm.density.joint import Joint
-from pyrolvm.errors import CaptureError, PyrolvmWarning
-from pyrolvm.program.problem import Problem
+from pyrolvm._base.errors import CaptureError, PyrolvmWarning
+from pyrolvm._capture import Captured, capture
+from pyrolvm._capture.native import NativeGradient, compile_gradient
+from pyrolvm._capture.native.gradient import lowered_gradient
+from pyrolvm._capture.native.index import Index, fold, split, variables
+from pyrolvm._program.density.joint import Joint
+from pyrolvm._program.problem import Problem
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -418,7 +418,7 @@ def test_many_points_are_the_same_whatever_number_of_threads_takes_them(
     points = np.random.default_rng(0).normal(size=(count, 3))
     found = []
     for processors in (1, 3):
-        monkeypatch.setattr("pyrolvm.capture.native.gradient.available", lambda n=processors: n)
+        monkeypatch.setattr("pyrolvm._capture.native.gradient.available", lambda n=processors: n)
         found.append(gradient.many(points))
     for alone, shared in zip(*found, strict=True):
         assert np.array_equal(alone, shared)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyrolvm.capture import capture
-from pyrolvm.capture.graph import operations
+from pyrolvm._capture import capture
+from pyrolvm._capture.graph import operations
 
 GENERATOR = torch.Generator().manual_seed(1)
 X = torch.randn(4, 3, generator=GENERATOR, dtype=torch.float64)

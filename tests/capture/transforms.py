@@ -15,8 +15,8 @@ from pyro.nn import AutoRegressiveNN, DenseNN
 from torch import Tensor, nn
 from torch.distributions.transforms import Transform
 
-from pyrolvm import runtime
-from pyrolvm.capture.graph import Captured
+from pyrolvm._base import runtime
+from pyrolvm._capture.graph import Captured
 from tests.capture.agreement import agree
 
 

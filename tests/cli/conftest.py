@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm import runs
-from pyrolvm.cli import main
-from pyrolvm.verdict import Reason, Verdict
+from pyrolvm import _runs as runs
+from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._cli import main
 
 
 @dataclass
@@ -138,7 +138,7 @@ def model_file(tmp_path: Path) -> Path:
 import pyro
 import pyro.distributions as dist
 import pyrolvm as lvm
-from pyrolvm import runs
+from pyrolvm import _runs as runs
 import torch
 from my_helper import SCALE
 

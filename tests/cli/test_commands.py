@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm.cli.runs import posteriors_in
+from pyrolvm._cli.runs import posteriors_in
 
 NOISY = pytest.mark.filterwarnings("default")  # the made-up posteriors may be odd; third parties may say so
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm.cli import main
+from pyrolvm._cli import main
 
 SOURCE = """
 import pyro, pyro.distributions as dist, torch

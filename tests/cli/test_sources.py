@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pyrolvm.cli import main
-from pyrolvm.cli.sources import checked, load_data
-from pyrolvm.errors import DataError
+from pyrolvm._base.errors import DataError
+from pyrolvm._cli import main
+from pyrolvm._cli.sources import checked, load_data
 
 
 def _file(folder: Path, name: str, text: str) -> Path:

@@ -12,8 +12,8 @@ from typing import Any
 import pyro
 import pytest
 
-from pyrolvm.cli import main
-from pyrolvm.progress import Progress, is_terminal
+from pyrolvm._base.progress import Progress, is_terminal
+from pyrolvm._cli import main
 
 
 @pytest.fixture(autouse=True)

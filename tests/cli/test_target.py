@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.cli.parser import build_parser
-from pyrolvm.cli.sources import checked, load_data
-from pyrolvm.cli.target import load_guide, load_problem
+from pyrolvm._cli.parser import build_parser
+from pyrolvm._cli.sources import checked, load_data
+from pyrolvm._cli.target import load_guide, load_problem
 
 
 @pytest.fixture

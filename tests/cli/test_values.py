@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyrolvm.cli.values import key_value, split_options
+from pyrolvm._cli.values import key_value, split_options
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pyrolvm.comparison import compare
-from pyrolvm.comparison.core import METHOD_COLUMNS
-from pyrolvm.comparison.table import COLUMNS
-from pyrolvm.errors import ArgumentError, UnknownNameError
-from pyrolvm.verdict import Reason, Verdict
+from pyrolvm._base.errors import ArgumentError, UnknownNameError
+from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._check.compare import compare
+from pyrolvm._check.compare.compared import METHOD_COLUMNS
+from pyrolvm._check.compare.table import COLUMNS
 
 DIMS, COORDS = {"theta": ["school"]}, {"school": ["Choate", "Deerfield", "Phillips Andover"]}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pyrolvm.comparison.metrics import Side, coverage, heavy_tailed, judge, wasserstein, wasserstein_noise
+from pyrolvm._check.compare.metrics import Side, coverage, heavy_tailed, judge, wasserstein, wasserstein_noise
 
 
 def side(values, independent=True):

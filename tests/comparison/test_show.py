@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pyrolvm.comparison import compare
-from pyrolvm.comparison.plots import KINDS
-from pyrolvm.errors import ArgumentError, UnknownNameError
+from pyrolvm._base.errors import ArgumentError, UnknownNameError
+from pyrolvm._check.compare import compare
+from pyrolvm._check.compare.plots import KINDS
 
 EVIL = "<script>alert(1)"  # a DataTree allows no slash in a name
 EVIL_PLACE = "</td><script>alert(2)</script>"

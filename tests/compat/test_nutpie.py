@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyrolvm import runtime
+from pyrolvm._base import runtime
+from pyrolvm._capture import capture
+from pyrolvm._capture.native import compile_gradient
 from pyrolvm._compat import nutpie
-from pyrolvm.capture import capture
-from pyrolvm.capture.native import compile_gradient
 
 NAMES = ("tuning", "diverging", "mean_tree_accept", "step_size", "n_steps", "energy", "logp")
 START = np.array([0.3, -0.2])

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import selfcheck
+from pyrolvm._capture import selfcheck
 from pyrolvm._compat import nutpie
-from pyrolvm.vi.engines import choice
+from pyrolvm._methods.fit.engines import choice
 
 Y = torch.tensor([0.2, 1.0, 1.9, 2.4])
 Break = pytest.MonkeyPatch
@@ -59,7 +59,7 @@ def _no_descriptor(patch: Break, _: Path) -> None:
     def gone(apply: Any) -> Any:
         raise AttributeError("'builtin_function_or_method' object has no attribute '__func__'")
 
-    patch.setattr("pyrolvm.capture.functions.function_applied_by", gone)
+    patch.setattr("pyrolvm._capture.functions.function_applied_by", gone)
 
 
 def _no_storage(patch: Break, _: Path) -> None:
@@ -68,7 +68,7 @@ def _no_storage(patch: Break, _: Path) -> None:
     def gone(tensor: Tensor) -> int:
         raise AttributeError("'torch.storage.UntypedStorage' object has no attribute '_cdata'")
 
-    patch.setattr("pyrolvm.capture.recorder.storage_key", gone)
+    patch.setattr("pyrolvm._capture.recorder.storage_key", gone)
 
 
 def _no_dispatch(patch: Break, _: Path) -> None:
@@ -187,7 +187,9 @@ def test_where_xla_runs_nothing_the_first_fit_says_so_and_torch_runs(
     harm: Any, cause: str, monkeypatch: Break, tmp_path: Path
 ) -> None:
     harm(monkeypatch, tmp_path)
-    monkeypatch.setattr("pyrolvm.vi.engines.torch_engine.TorchEngine._compiled", lambda self, plain, inputs: plain)
+    monkeypatch.setattr(
+        "pyrolvm._methods.fit.engines.torch_engine.TorchEngine._compiled", lambda self, plain, inputs: plain
+    )
     with pytest.warns(lvm.PyrolvmWarning) as said:
         fit = _fit(engine="jax")
     first, second = (str(warning.message) for warning in said)
@@ -266,7 +268,7 @@ def test_the_trial_touches_nobodys_random_numbers(untouched_rng: None) -> None:
 
 
 def _doctor() -> tuple[int, dict[str, Any]]:
-    from pyrolvm.cli import doctor
+    from pyrolvm._cli import doctor
 
     class Out:
         rows: Any = ()
@@ -305,8 +307,8 @@ def test_the_doctor_shows_a_fault_with_its_cause(
     row: str, harm: Any, cause: str, monkeypatch: Break, tmp_path: Path
 ) -> None:
     harm(monkeypatch, tmp_path)
-    monkeypatch.setattr("pyrolvm.cli.doctor._packages", lambda: [])
-    monkeypatch.setattr("pyrolvm.cli.doctor._plugins", lambda: [])
+    monkeypatch.setattr("pyrolvm._cli.doctor._packages", lambda: [])
+    monkeypatch.setattr("pyrolvm._cli.doctor._plugins", lambda: [])
     code, rows = _doctor()
     assert code == 1
     state, found = rows[row]
@@ -315,8 +317,8 @@ def test_the_doctor_shows_a_fault_with_its_cause(
 
 
 def test_the_doctor_finds_every_engine_sound_here(monkeypatch: Break) -> None:
-    monkeypatch.setattr("pyrolvm.cli.doctor._packages", lambda: [])
-    monkeypatch.setattr("pyrolvm.cli.doctor._plugins", lambda: [])
+    monkeypatch.setattr("pyrolvm._cli.doctor._packages", lambda: [])
+    monkeypatch.setattr("pyrolvm._cli.doctor._plugins", lambda: [])
     code, rows = _doctor()
     assert code == 0
     names = {"capture", "engine c", "engine jax", "engine torch", "kernel nutpie", "kernel numpyro"}

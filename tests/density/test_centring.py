@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.density import Joint
-from pyrolvm.density.centring import centred, non_centred
+from pyrolvm._program.density import Joint
+from pyrolvm._program.density.centring import centred, non_centred
 
 Y = torch.tensor([0.7, -1.2, 2.1], dtype=torch.float64)
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.approximation import find_frame, frame
-from pyrolvm.density import Joint
-from pyrolvm.density import target as module
-from pyrolvm.density.target import Points, Target, stock
-from pyrolvm.mcmc.potential import Disagreement, check_far
+from pyrolvm._methods.nuts.potential import Disagreement, check_far
+from pyrolvm._program.density import Joint
+from pyrolvm._program.density import target as module
+from pyrolvm._program.density.target import Points, Target, stock
+from pyrolvm.family import find_frame, frame
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -82,7 +82,7 @@ def test_engines_that_are_not_there_leave_it_to_the_next(monkeypatch: pytest.Mon
         raise lvm.CaptureError("not here.")
 
     with lvm.Problem(plain, Y).session(seed=0):
-        monkeypatch.setattr("pyrolvm.capture.native.compile_gradient", refuses)
+        monkeypatch.setattr("pyrolvm._capture.native.compile_gradient", refuses)
         assert target_of(plain).engine == "jax"
         monkeypatch.setattr(module, "by_xla", refuses)
         target = target_of(plain)

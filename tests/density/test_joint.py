@@ -18,9 +18,9 @@ from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.density import Joint, map_draws
-from pyrolvm.program.inspection import centre
+from pyrolvm._base import runtime
+from pyrolvm._program.density import Joint, map_draws
+from pyrolvm._program.starting import centre
 from tests import zoo
 
 Y = torch.tensor([2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2])

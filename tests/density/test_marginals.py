@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.density import Joint, map_draws, marginals, repeat
+from pyrolvm._program.density import Joint, map_draws, marginals, repeat
 
 MOVE = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64)
 

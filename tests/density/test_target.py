@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.approximation.climb import climb
-from pyrolvm.density import Joint
-from pyrolvm.density.target import Target
+from pyrolvm._program.density import Joint
+from pyrolvm._program.density.target import Target
+from pyrolvm.family.climb import climb
 
 Y = torch.tensor([2.8, 0.8, -0.3, 0.7], dtype=torch.float64)
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -192,7 +192,7 @@ def test_a_density_that_is_finite_nowhere_is_refused_with_its_sites() -> None:
 
 
 def test_a_compiled_density_that_is_not_the_models_is_refused() -> None:
-    from pyrolvm.density.target import _checked
+    from pyrolvm._program.density.target import _checked
 
     joint = joint_of(schools)
     with joint.problem.session(seed=0):

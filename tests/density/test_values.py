@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.approximation import Student, draw_weighed
-from pyrolvm.density import Joint
-from pyrolvm.density import target as module
-from pyrolvm.density.target import Points, Target
+from pyrolvm._program.density import Joint
+from pyrolvm._program.density import target as module
+from pyrolvm._program.density.target import Points, Target
+from pyrolvm.family import Student, draw_weighed
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -140,7 +140,7 @@ def test_values_alone_that_are_not_finite_where_pyros_are_are_disowned() -> None
 
 
 def test_a_program_of_values_that_are_others_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrolvm.capture.native.compile_density", lambda _: lambda points: np.full(len(points), -3.0))
+    monkeypatch.setattr("pyrolvm._capture.native.compile_density", lambda _: lambda points: np.full(len(points), -3.0))
     with lvm.Problem(scaled, Y).session(seed=0):
         target = target_of(scaled)
         at = np.random.default_rng(0).normal(size=(4, 2))

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.capture.vmap import VmapFriendly, vmapped
-from pyrolvm.density import Joint, constrained, flattened, map_draws, repeat, watched
-from pyrolvm.progress import shown
+from pyrolvm._base import runtime
+from pyrolvm._base.progress import shown
+from pyrolvm._capture.vmap import VmapFriendly, vmapped
+from pyrolvm._program.density import Joint, constrained, flattened, map_draws, repeat, watched
 from tests import zoo
 
 COUNT = 3

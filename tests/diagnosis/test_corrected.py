@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyrolvm.diagnosis import diagnose, weigh
+from pyrolvm._diagnosis import diagnose, weigh
 
 SITES = {"mu": (), "theta": (3,)}
 

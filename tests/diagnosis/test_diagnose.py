@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.diagnosis import diagnose
-from pyrolvm.errors import ArgumentError
+from pyrolvm._base.errors import ArgumentError
+from pyrolvm._diagnosis import diagnose
 
 
 def gaussian_fit(fake, rng, scale, size=4000, **options):

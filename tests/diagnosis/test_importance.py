@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pyrolvm.diagnosis import khat_threshold, weigh
+from pyrolvm._diagnosis import khat_threshold, weigh
 
 
 @pytest.mark.parametrize(

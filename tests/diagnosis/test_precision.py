@@ -12,7 +12,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.density import with_digits
+from pyrolvm._program.density import with_digits
 
 GENERATOR = torch.Generator().manual_seed(0)
 Y = (1e8 + 3 * torch.randn(60, generator=GENERATOR, dtype=torch.float64)).float()

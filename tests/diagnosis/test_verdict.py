@@ -1,7 +1,7 @@
 import pytest
 
-from pyrolvm.errors import ArgumentError
-from pyrolvm.verdict import Reason, Verdict, worst
+from pyrolvm._base.errors import ArgumentError
+from pyrolvm._base.verdict import Reason, Verdict, worst
 
 FINE = Reason("trusted", "k-hat is fine", {"khat": 0.2})
 ODD = Reason("doubtful", "R-hat is high", {"rhat": 1.03})

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm.diagnosis.importance import weigh
-from pyrolvm.diagnosis.trying import NUTS, left_to_try
-from pyrolvm.diagnosis.wording import beside, told
+from pyrolvm._base.importance import weigh
+from pyrolvm._base.wording import beside, told
+from pyrolvm._diagnosis.trying import NUTS, left_to_try
 
 
 @pytest.mark.parametrize(

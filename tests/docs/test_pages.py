@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm.cli import main
-from pyrolvm.cli.parser import build_parser
+from pyrolvm._cli import main
+from pyrolvm._cli.parser import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -136,7 +136,7 @@ def test_the_zoo_is_measured_as_far_as_it_can_be_sampled():
 
 
 def _is_ours(group: str, name: str) -> bool:
-    from pyrolvm.registry import entries
+    from pyrolvm.family.registry import entries
 
     return entries(group)[name].distribution == "pyrolvm"
 
@@ -148,9 +148,9 @@ def test_links_lead_somewhere(page):
 
 
 def test_columns_explained_exist():
-    from pyrolvm.comparison.core import METHOD_COLUMNS
-    from pyrolvm.comparison.plots import KINDS
-    from pyrolvm.comparison.table import COLUMNS
+    from pyrolvm._check.compare.compared import METHOD_COLUMNS
+    from pyrolvm._check.compare.plots import KINDS
+    from pyrolvm._check.compare.table import COLUMNS
 
     text = (ROOT / "docs" / "vi-or-mcmc.md").read_text(encoding="utf-8")
     listed = re.findall(

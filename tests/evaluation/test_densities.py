@@ -12,8 +12,8 @@ import torch
 import xarray as xr
 
 import pyrolvm as lvm
-from pyrolvm.evaluation.scoring import Scorer, plan
-from pyrolvm.posterior import Fit
+from pyrolvm._check.evaluate.scoring import Scorer, plan
+from pyrolvm._results import Fit
 from pyrolvm_models.ppca import maximum_likelihood
 
 QUIET = {"progress": False}
@@ -246,7 +246,7 @@ def test_dequantised_levels_under_a_flat_density_take_the_logarithm_of_the_level
 
 @pytest.mark.slow
 def test_a_compiled_graph_weighs_as_the_graph_does(data, monkeypatch):
-    from pyrolvm.evaluation import scoring
+    from pyrolvm._check.evaluate import scoring
 
     monkeypatch.setattr(scoring, "COMPILED", 0.0)
     problem = lvm.Problem(linear, data[1], data[2])

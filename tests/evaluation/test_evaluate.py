@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 
 import pyrolvm as lvm
-from pyrolvm.evaluation import split
-from pyrolvm.evaluation.outliers import Background, auroc, compressed_bits, scores
-from pyrolvm.posterior import Fit
+from pyrolvm._check.evaluate import split
+from pyrolvm._check.evaluate.outliers import Background, auroc, compressed_bits, scores
+from pyrolvm._results import Fit
 
 QUIET = {"progress": False}
 EVIL = "x<script>alert(1)</script>"

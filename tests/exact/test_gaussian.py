@@ -13,8 +13,8 @@ from scipy import stats
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.analytic import recognition
-from pyrolvm.analytic.program import Program
+from pyrolvm._laws import recognition
+from pyrolvm._laws.program import Program
 
 TIGHT = 1e-10
 
@@ -41,7 +41,7 @@ def moments(result, *names):
     problem = result.attached
     with problem.session(seed=0):
         program = Program(problem)
-        from pyrolvm.analytic.gaussian import Layout, precision_root, quadratic
+        from pyrolvm._laws.gaussian import Layout, precision_root, quadratic
 
         layout = Layout(program, None)
         zero = torch.zeros_like(layout.join(program.values))

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.analytic import recognition
+from pyrolvm._laws import recognition
 
 FIX = r"Fix: use lvm\.infer\(problem\) or lvm\.nuts\(problem\)\."
 

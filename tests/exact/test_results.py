@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.cli import main
+from pyrolvm._cli import main
 
 Y = torch.tensor([0.3, -1.2, 2.0, 0.7], dtype=torch.float64)
 

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-import pyrolvm.vi.inference as fitting
-from pyrolvm import runs
-from pyrolvm.runs.folder import RunFolder
+import pyrolvm._methods.fit.inference as fitting
+from pyrolvm import _runs as runs
+from pyrolvm._runs.folder import RunFolder
 
 torch.set_num_threads(1)
 
@@ -112,9 +112,9 @@ def nuts(job: dict[str, Any]) -> dict[str, Any]:
         if stop is not None and done >= stop:
             os.kill(os.getpid(), number)
 
-    import pyrolvm.progress
+    import pyrolvm._base.progress
 
-    pyrolvm.progress.Progress.__init__.__kwdefaults__["every"] = 0.0  # every report counts
+    pyrolvm._base.progress.Progress.__init__.__kwdefaults__["every"] = 0.0  # every report counts
     found = lvm.nuts(problem(**job.pop("problem", {})), **NUTS | {"progress": progress} | job)
     return {"kernel": found.data["sample_stats"].attrs["kernel"], "draws": found.data["posterior"].sizes["draw"]}
 
@@ -149,18 +149,18 @@ def checkpoints(job: dict[str, Any]) -> dict[str, Any]:
 
 def cli(job: dict[str, Any]) -> dict[str, Any]:
     """The command line, which gets a signal, and maybe a second one, after so many steps or transitions."""
-    import pyrolvm.progress
-    from pyrolvm.cli import main
+    import pyrolvm._base.progress
+    from pyrolvm._cli import main
 
     stop, numbers = job["stop"], job["signals"]
-    update = pyrolvm.progress.Progress.update
+    update = pyrolvm._base.progress.Progress.update
 
     def watched(self: Any, done: int, text: Any, **more: Any) -> None:
         while numbers and done >= stop:
             os.kill(os.getpid(), numbers.pop(0))
         update(self, done, text, **more)
 
-    pyrolvm.progress.Progress.update = watched  # type: ignore[method-assign]
+    pyrolvm._base.progress.Progress.update = watched  # type: ignore[method-assign]
     sys.stdout = sys.stderr = open(job["log"], "w", buffering=1)
     os.dup2(sys.stderr.fileno(), 2)
     os.chdir(job["folder"])
@@ -173,7 +173,7 @@ def command(job: dict[str, Any]) -> dict[str, Any]:
     What counts is each file that is opened to be written, each piece that is written, each sync, and whatever makes, renames or removes
     a name.
     """
-    from pyrolvm.cli import main
+    from pyrolvm._cli import main
 
     folder, kill, count = job["folder"], job.get("kill"), 0
 
@@ -249,7 +249,7 @@ def warm() -> None:
     import pkgutil
 
     for module in pkgutil.walk_packages(lvm.__path__, "pyrolvm."):
-        if not module.name.startswith("pyrolvm.capture.jax") and not module.name.endswith("__main__"):
+        if not module.name.startswith("pyrolvm._capture.jax") and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     for name in (
         "arviz_base",

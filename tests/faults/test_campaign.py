@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm.cli.runs import posteriors_in
-from pyrolvm.errors import StoreError
+from pyrolvm._base.errors import StoreError
+from pyrolvm._cli.runs import posteriors_in
 
 Ask = Callable[..., dict[str, Any]]
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runs, store
-from pyrolvm.errors import PyrolvmWarning
-from pyrolvm.runs import identity
-from pyrolvm.runs.checkpoints import newest as newest_in
-from pyrolvm.runs.folder import RunFolder
+from pyrolvm import _runs as runs
+from pyrolvm._base.errors import PyrolvmWarning
+from pyrolvm._results import store
+from pyrolvm._runs import identity
+from pyrolvm._runs.checkpoints import newest as newest_in
+from pyrolvm._runs.folder import RunFolder
 from tests.faults.conftest import same
 
 Ask = Callable[..., dict[str, Any]]

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm import runs
-from pyrolvm.runs.checkpoints import newest
+from pyrolvm import _runs as runs
+from pyrolvm._runs.checkpoints import newest
 from tests.faults.conftest import same
 
 Ask = Callable[..., dict[str, Any]]

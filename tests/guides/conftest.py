@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyrolvm import runtime
+from pyrolvm._base import runtime
 
 
 @pytest.fixture(autouse=True)

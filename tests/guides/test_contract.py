@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 import pyrolvm as lvm
-from pyrolvm.capture.vmap import vmapped
-from pyrolvm.density import Joint
+from pyrolvm._capture.vmap import vmapped
+from pyrolvm._program.density import Joint
 
 
 def real_scalar() -> None:

@@ -15,8 +15,8 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.capture.vmap import vmapped
+from pyrolvm._base import runtime
+from pyrolvm._capture.vmap import vmapped
 
 JOINT = ("autoregressive", "flow", "full_rank", "laplace", "low_rank", "mixture")
 RHO = 0.9

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import budget
-from pyrolvm.interrupts import Stopped, held
-from pyrolvm.ladder import correction
+from pyrolvm._base import budget
+from pyrolvm._base.interrupts import Stopped, held
+from pyrolvm._methods.infer import correction
 
 Y = torch.tensor([0.3, -0.4, 1.2, 0.8])
 
@@ -171,7 +171,7 @@ def _infer(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float], **option
     def within(seconds: float) -> Any:
         return budget.within(seconds, **({"clock": clocks.pop()} if clocks else {}))
 
-    monkeypatch.setattr("pyrolvm.ladder.inference.within", within)
+    monkeypatch.setattr("pyrolvm._methods.infer.inference.within", within)
     return lvm.infer(problem(), progress=False, budget=10.0, **options)
 
 
@@ -192,7 +192,7 @@ def test_infer_returns_a_quick_fit_where_the_budget_ends_before_anything_is_ther
         budget.check()
         raise AssertionError("the budget is over")
 
-    monkeypatch.setattr("pyrolvm.ladder.inference._variational", nothing)
+    monkeypatch.setattr("pyrolvm._methods.infer.inference._variational", nothing)
     result = _infer(monkeypatch, lambda: 100.0 if begun else 0.0, methods=["mean_field"])
     assert [rung["status"] == "error" for rung in result.ladder] == [True, False]
     assert result.ladder[1]["method"] == "mean_field, for a second"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.ladder import correct, correction
+from pyrolvm._methods.infer import correct, correction
 
 COUNTS = torch.tensor([3.0, 1.0, 4.0], dtype=torch.float64)
 MIXED = torch.tensor([-1.9, -2.2, 2.4, 1.6, 2.0], dtype=torch.float64)

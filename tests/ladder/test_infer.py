@@ -18,8 +18,8 @@ from scipy.special import gammaln
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.ladder import correction, inference
-from pyrolvm.verdict import Reason
+from pyrolvm._base.verdict import Reason
+from pyrolvm._methods.infer import correction, inference
 
 COUNTS = torch.tensor([3.0, 1.0, 4.0], dtype=torch.float64)
 ONE = torch.tensor(1.0, dtype=torch.float64)
@@ -336,7 +336,7 @@ def test_a_result_of_one_method_has_no_ladder() -> None:
 def test_out_and_resume_return_the_finished_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = infer(counts, COUNTS, methods="vi", draws=300, out=tmp_path / "run")
     captured: list[str] = []
-    monkeypatch.setattr("pyrolvm.capture.graph.record", lambda *_, **__: captured.append("a program"))
+    monkeypatch.setattr("pyrolvm._capture.graph.record", lambda *_, **__: captured.append("a program"))
     again = infer(counts, COUNTS, methods="vi", draws=300, out=tmp_path / "run", resume=True)
     assert not captured  # nothing is run anew
     monkeypatch.undo()
@@ -412,7 +412,7 @@ def test_chains_come_before_a_flow_where_they_are_quicker(
         tried.append(method)
         yield None, inference.Rung(method, "error", None, None, None, 0.0, "not run")
 
-    monkeypatch.setattr("pyrolvm.approximation.gradient_seconds", lambda _: seconds)
+    monkeypatch.setattr("pyrolvm.family.gradient_seconds", lambda _: seconds)
     monkeypatch.setattr(inference, "_exactly", lambda *_: None)
     monkeypatch.setattr(inference, "_tried", attempted)
     monkeypatch.setattr(

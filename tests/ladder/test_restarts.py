@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.ladder.restarts import with_restarts
+from pyrolvm._methods.infer.restarts import with_restarts
 
 
 def model(y: Tensor) -> None:

@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pyrolvm.errors import FitError
-from pyrolvm.marginal.annealing import Path, Rung, backward, forward, move
-from pyrolvm.marginal.bridge import Gaussian, averaged, bridged
-from pyrolvm.marginal.pilot import pilot
+from pyrolvm._base.errors import FitError
+from pyrolvm._methods.evidence.annealing import Path, Rung, backward, forward, move
+from pyrolvm._methods.evidence.bridge import Gaussian, averaged, bridged
+from pyrolvm._methods.evidence.pilot import pilot
 
 LOG_MASS = 1.3
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pyrolvm.marginal.weights import bound_of_weights, from_weights, log_mean_exp
+from pyrolvm._results.weights import bound_of_weights, from_weights, log_mean_exp
 
 
 def normal_weights(count, variance, seed=0):

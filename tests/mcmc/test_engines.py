@@ -17,10 +17,10 @@ from scipy.stats import norm
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.density import Joint
-from pyrolvm.errors import CaptureError
-from pyrolvm.mcmc import engines, numpyro_kernel, nutpie_kernel, potential
-from pyrolvm.progress import Progress
+from pyrolvm._base.errors import CaptureError
+from pyrolvm._base.progress import Progress
+from pyrolvm._methods.nuts import engines, numpyro_kernel, nutpie_kernel, potential
+from pyrolvm._program.density import Joint
 
 KERNELS = ["numpyro", "nutpie"]
 """Of engine "jax"."""
@@ -162,7 +162,7 @@ def test_chains_have_the_moments_of_weighted_prior_draws(
 def test_potential_and_gradient_are_pyros(dtype: torch.dtype, tolerance: float) -> None:
     import jax
 
-    from pyrolvm.capture.jax import precision
+    from pyrolvm._capture.jax import precision
 
     for model in (gaussian, bounded, mixture):
         problem = lvm.Problem(model, torch.tensor(1.0) if model is gaussian else Y).to(dtype=dtype)
@@ -317,7 +317,7 @@ def test_nutpie_that_is_missing_is_asked_for_by_name(
 def test_an_operation_without_a_rule_goes_through_torch_and_is_named(
     monkeypatch: pytest.MonkeyPatch, kernel: str
 ) -> None:
-    from pyrolvm.capture.jax.rules import RULES
+    from pyrolvm._capture.jax.rules import RULES
 
     removed = [name for name in RULES if name.split(".")[0] == "log"]
     assert removed
@@ -330,7 +330,7 @@ def test_an_operation_without_a_rule_goes_through_torch_and_is_named(
 
 
 def test_a_rule_that_fails_goes_through_torch(monkeypatch: pytest.MonkeyPatch, gaussian_problem: lvm.Problem) -> None:
-    from pyrolvm.capture.jax.rules import RULES
+    from pyrolvm._capture.jax.rules import RULES
 
     def broken(*_: Any, **__: Any) -> Any:
         raise TypeError("unexpected keyword")
@@ -366,7 +366,7 @@ def test_a_wrong_density_is_found_before_the_run(
 def test_wrong_c_is_found_before_the_run(
     gaussian_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch, value: float, slope: float, text: str
 ) -> None:
-    from pyrolvm.capture.native import NativeGradient
+    from pyrolvm._capture.native import NativeGradient
 
     right = NativeGradient.many
 

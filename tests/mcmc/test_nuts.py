@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.mcmc import engines, inference
+from pyrolvm._methods.nuts import engines, inference
 
 STATS = {
     "lp": "f", "diverging": "b", "acceptance_rate": "f", "step_size": "f", "tree_depth": "i", "n_steps": "i", "energy": "f",
@@ -283,8 +283,8 @@ class Interrupt:
 def test_an_interrupt_keeps_equal_draws_of_all_chains(
     gaussian_problem: lvm.Problem, after: int, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyrolvm.mcmc import numpyro_kernel
-    from pyrolvm.progress import Progress
+    from pyrolvm._base.progress import Progress
+    from pyrolvm._methods.nuts import numpyro_kernel
 
     monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
     monkeypatch.setattr(numpyro_kernel, "_rows", lambda *_: 10)
@@ -305,7 +305,7 @@ def test_an_interrupt_keeps_equal_draws_of_all_chains(
 def test_an_interrupt_in_warmup_is_an_error_in_words(
     gaussian_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyrolvm.progress import Progress
+    from pyrolvm._base.progress import Progress
 
     monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
     with pytest.raises(lvm.FitError, match=r"interrupted before.*Fix:"):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.density import Joint
-from pyrolvm.mcmc.starts import moments
+from pyrolvm._methods.nuts.starts import moments
+from pyrolvm._program.density import Joint
 
 SCALES = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])
 
@@ -122,7 +122,7 @@ def test_a_fit_without_correlation_leaves_it_diagonal(scaled_problem: lvm.Proble
 
 
 def test_starts_are_draws_of_the_fit_and_differ_by_seed(scaled_problem: lvm.Problem, scaled_fit: lvm.Fit) -> None:
-    from pyrolvm.mcmc.starts import find_starts
+    from pyrolvm._methods.nuts.starts import find_starts
 
     drawn = scaled_fit.data["unconstrained_posterior"]["x"].values.reshape(-1, 5)
     with scaled_problem.session(seed=0):

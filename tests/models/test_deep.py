@@ -13,8 +13,8 @@ import torch
 from pyro import poutine
 
 import pyrolvm as lvm
-from pyrolvm.capture.vmap import vmapped
-from pyrolvm.posterior.draws import rebuild
+from pyrolvm._capture.vmap import vmapped
+from pyrolvm._results.draws import rebuild
 from pyrolvm_models import ladder_vae, lda, semi_supervised_vae, topic_vae, vae
 from pyrolvm_models._images import values
 from pyrolvm_models._likelihoods import DiscretizedLogistic

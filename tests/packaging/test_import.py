@@ -44,7 +44,9 @@ def test_importing_everything_costs_less_than_a_second_beyond_pyro():
 
 @pytest.mark.parametrize("words", [["--help"], ["compare", "--help"], ["--version"], ["fit"]])
 def test_help_starts_without_torch(words):
-    code = f"import sys\nfrom pyrolvm.cli import main\nmain({words!r})\nprint([n for n in sys.modules if '.' not in n])"
+    code = (
+        f"import sys\nfrom pyrolvm._cli import main\nmain({words!r})\nprint([n for n in sys.modules if '.' not in n])"
+    )
     modules = _python(code).rsplit("\n", 2)[1]
     assert not any(f"'{name}'" in modules for name in ("torch", "pyro", "numpy", "rich", *HEAVY))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm.cli import main
+from pyrolvm._cli import main
 
 MODULE = '''
 import pyro

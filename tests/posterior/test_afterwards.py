@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.posterior.afresh import check_afresh
+from pyrolvm._results.afresh import check_afresh
 
 Y = torch.tensor([1.2, 0.4, 0.9, 1.7, 0.1, 0.8])
 
@@ -101,7 +101,7 @@ def test_one_value_observed_in_a_plate_costs_its_label(value):
 
 
 def test_labels_of_another_length_are_left_out():
-    from pyrolvm.posterior.build import site_dataset
+    from pyrolvm._results.build import site_dataset
 
     values = {"a": np.zeros((1, 5, 3)), "b": np.zeros((1, 5, 4)), "c": np.zeros((1, 5))}
     found = site_dataset(values, {"a": ["row"], "b": ["row"], "c": ["row"]}, attrs={}, coords={"row": list("xyz")})
@@ -243,8 +243,8 @@ def test_no_bare_exception_of_a_program_reaches_the_caller(error):
 
 
 def test_lines_of_this_project_are_not_for_the_user_to_mend():
-    from pyrolvm.density import Joint
-    from pyrolvm.program.explain import explained
+    from pyrolvm._base.explain import explained
+    from pyrolvm._program.density import Joint
 
     with pytest.raises(lvm.ProblemError) as caught, explained("something"):
         Joint(lvm.Problem(level, Y)).split(torch.zeros(7))

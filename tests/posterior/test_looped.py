@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.density import Joint, watched
-from pyrolvm.ladder import correction
+from pyrolvm._methods.infer import correction
+from pyrolvm._program.density import Joint, watched
 
 Y = torch.tensor([0.4, -0.3, 1.1])
 
@@ -46,10 +46,10 @@ def ordinal(y: Tensor) -> None:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrolvm.posterior.build.LOOPED", 20)
-    monkeypatch.setattr("pyrolvm.posterior.build.PRIOR_LOOPED", 10)
-    monkeypatch.setattr("pyrolvm.posterior.evaluating.LOOPED", 20)
-    monkeypatch.setattr("pyrolvm.posterior.evaluating.LOOPED_GROUP", 10)
+    monkeypatch.setattr("pyrolvm._results.build.LOOPED", 20)
+    monkeypatch.setattr("pyrolvm._results.build.PRIOR_LOOPED", 10)
+    monkeypatch.setattr("pyrolvm._results.evaluating.LOOPED", 20)
+    monkeypatch.setattr("pyrolvm._results.evaluating.LOOPED_GROUP", 10)
     monkeypatch.setattr(correction, "LOOPED", 40)
 
 

@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.program.names import dump_names, read_names
+from pyrolvm._program.names import dump_names, read_names
 
 Y = torch.tensor([0.5, 1.0, 0.2])
 QUICK: dict[str, Any] = {"progress": False, "draws": 12}

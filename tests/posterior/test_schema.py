@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.posterior import build
+from pyrolvm._results import build
 
 GROUPS = {
     "posterior", "unconstrained_posterior", "sample_stats", "log_likelihood", "posterior_predictive", "prior",

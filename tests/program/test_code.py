@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pyrolvm.program.code import fingerprint
+from pyrolvm._program.code import fingerprint
 
 
 def written(source: str, **scope: Any) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 
 import pyrolvm as lvm
-from pyrolvm.program.data import to_tensors
+from pyrolvm._program.data import to_tensors
 
 
 def mean(y: torch.Tensor) -> None:

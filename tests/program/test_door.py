@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.program.explain import at_the_door
+from pyrolvm._base.explain import at_the_door
 
 Y = torch.tensor([0.3, -0.2, 0.9])
 

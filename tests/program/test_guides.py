@@ -18,8 +18,9 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import registry, runtime
-from pyrolvm.program.guide import resolve
+from pyrolvm._base import runtime
+from pyrolvm.family import registry
+from pyrolvm.family.choice import resolve
 
 Y = torch.tensor([2.8, 0.8, -0.3, 0.7])
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.errors import OutOfMemoryError
-from pyrolvm.program.explain import at_the_door, reason
+from pyrolvm._base.errors import OutOfMemoryError
+from pyrolvm._base.explain import at_the_door, reason
 
 SHORT = [
     MemoryError(),

@@ -8,8 +8,8 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 
 import pyrolvm as lvm
-from pyrolvm.capture import capture
-from pyrolvm.density import Joint
+from pyrolvm._capture import capture
+from pyrolvm._program.density import Joint
 
 X = torch.linspace(-1.0, 1.0, 12).reshape(6, 2).flip(1) ** 2
 Y = X @ torch.tensor([1.0, -1.0])

@@ -20,7 +20,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.errors import StoreError
+from pyrolvm._base.errors import StoreError
 
 Way = Callable[[Any], Any]
 WAYS: dict[str, Way] = {

@@ -13,8 +13,8 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.density import Joint
+from pyrolvm._base import runtime
+from pyrolvm._program.density import Joint
 
 Y = torch.arange(6.0)
 
@@ -231,7 +231,7 @@ def test_a_model_without_rows_has_no_batches() -> None:
 def test_every_pass_of_minibatches_takes_each_row_once(size: int) -> None:
     from itertools import islice
 
-    from pyrolvm.program.batching import Minibatches
+    from pyrolvm._program.batching import Minibatches
 
     problem = lvm.Problem(line, Y, Y)
     with runtime.session(seed=0):

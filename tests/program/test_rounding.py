@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.program.rounding import loss
+from pyrolvm._program.rounding import loss
 
 RNG = np.random.default_rng(0)
 EPOCH = 1.7e9 + np.sort(RNG.uniform(0, 600, 200))

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.capture import capture
-from pyrolvm.density import Joint
-from pyrolvm.program.guide import choose
+from pyrolvm._capture import capture
+from pyrolvm._program.density import Joint
+from pyrolvm.family.choice import choose
 from tests.programs.cases import PROGRAMS, Case
 from tests.programs.stock import stock_log_p
 

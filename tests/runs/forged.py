@@ -350,7 +350,7 @@ RIGHT: dict[str, tuple[Callable[[], bytes], Any]] = {
 
 def report(kind: str, name: str, read: Callable[[], Any], expected: Any = None) -> None:
     """Reads one file, and says what came of it."""
-    from pyrolvm.errors import PyrolvmError
+    from pyrolvm._base.errors import PyrolvmError
 
     try:
         found = read()
@@ -372,8 +372,8 @@ def limit() -> None:
 
 def main(folder: Path, flips: int) -> None:
     """Reads everything in the folder that :func:`write` filled, and files with random damage."""
-    from pyrolvm.cli.sources import checked, load_data
-    from pyrolvm.runs import readers, trees
+    from pyrolvm._cli.sources import checked, load_data
+    from pyrolvm._runs import readers, trees
 
     warnings.simplefilter("ignore")
     readers.read_tensors(_file(folder / "one.safetensors", tensors({"x": _tensor([1], 0, 8)}, EIGHT)))

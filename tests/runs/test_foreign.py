@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm import runs
-from pyrolvm.cli import main
+from pyrolvm import _runs as runs
+from pyrolvm._cli import main
 
 Y = torch.tensor([0.3, 1.1, -0.4])
 

@@ -19,14 +19,14 @@ import pytest
 import torch
 import xarray as xr
 
-from pyrolvm.cli.data_files import DATA
-from pyrolvm.cli.sources import checked, load_data
-from pyrolvm.errors import DataError, StoreError
-from pyrolvm.runs import readers, trees
-from pyrolvm.runs.checkpoints import SCHEMA, newest
-from pyrolvm.runs.sealing import sealed
-from pyrolvm.runs.trees import read_tree
-from pyrolvm.store import write_tree
+from pyrolvm._base.errors import DataError, StoreError
+from pyrolvm._cli.data_files import DATA
+from pyrolvm._cli.sources import checked, load_data
+from pyrolvm._results.store import write_tree
+from pyrolvm._runs import readers, trees
+from pyrolvm._runs.checkpoints import SCHEMA, newest
+from pyrolvm._runs.sealing import sealed
+from pyrolvm._runs.trees import read_tree
 
 SCRIPT = Path(__file__).with_name("forged.py")
 MEGABYTES_GROWN = 500

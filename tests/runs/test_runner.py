@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm import runs
-from pyrolvm.errors import PyrolvmWarning
-from pyrolvm.ladder import inference
+from pyrolvm import _runs as runs
+from pyrolvm._base.errors import PyrolvmWarning
+from pyrolvm._methods.infer import inference
 
 Y = torch.tensor([0.3, 1.1, -0.4])
 
@@ -231,7 +231,7 @@ def test_infer_does_not_run_a_method_again_that_was_done(tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         lvm.infer(lvm.Problem(funnel, Y), out=tmp_path / "r", **options)
     steps: list[int] = []
-    monkeypatch.setattr("pyrolvm.vi.inference.search", lambda *_, **__: steps.append(1))
+    monkeypatch.setattr("pyrolvm._methods.fit.inference.search", lambda *_, **__: steps.append(1))
     found = lvm.infer(lvm.Problem(funnel, Y), out=tmp_path / "r", resume=True, **options)
     assert asked == ["mean_field", "student"] * 2 and not steps
     assert found.data["posterior"].equals(whole.data["posterior"])

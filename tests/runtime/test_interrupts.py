@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from pyrolvm.interrupts import held
+from pyrolvm._base.interrupts import held
 
 
 def hit(number: int = signal.SIGINT) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import machine
-from pyrolvm.errors import ArgumentError
+from pyrolvm._base import machine
+from pyrolvm._base.errors import ArgumentError
 
 
 def wide(y: Tensor) -> None:

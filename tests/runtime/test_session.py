@@ -22,8 +22,8 @@ from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.errors import StoreError
+from pyrolvm._base import runtime
+from pyrolvm._base.errors import StoreError
 
 
 class Stop(Exception):

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm import runs
-from pyrolvm.runs.sealing import sealed
+from pyrolvm import _runs as runs
+from pyrolvm._runs.sealing import sealed
 
 Y = torch.tensor([0.3, 1.1, -0.4, 0.9])
 
@@ -264,7 +264,7 @@ def test_files_that_are_whole_are_held_to_the_bounds_too(
 ) -> None:
     found = runs.Manifest.read(saved)
     monkeypatch.setattr(runs.Manifest, "read", lambda _: found)
-    monkeypatch.setattr(f"pyrolvm.runs.{bound}", 10 if "BYTES" in bound else 1e15)
+    monkeypatch.setattr(f"pyrolvm._runs.{bound}", 10 if "BYTES" in bound else 1e15)
     with pytest.raises(lvm.StoreError, match=rf"{says}.*Fix:"):
         lvm.load(saved)
 

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.sweeps.cells import Cells
-from pyrolvm.sweeps.result import COLUMNS
+from pyrolvm._check.sweep.cells import Cells
+from pyrolvm._check.sweep.result import COLUMNS
 
 
 def _load() -> ModuleType:

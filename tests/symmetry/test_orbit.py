@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm.symmetry import find_symmetries
-from pyrolvm.symmetry.action import closure, identity, sign_flip, swap
-from pyrolvm.symmetry.orbit import Alignment, elements, lies_apart, scattered
+from pyrolvm._program.symmetry import find_symmetries
+from pyrolvm._program.symmetry.action import closure, identity, sign_flip, swap
+from pyrolvm._program.symmetry.orbit import Alignment, elements, lies_apart, scattered
 
 COUNT = 2_000
 
@@ -54,7 +54,7 @@ def test_draws_of_one_mode_that_is_its_own_image_do_not_lie_apart(block):
 
 
 def test_large_groups_are_scattered_and_aligned_by_their_generators():
-    from pyrolvm.symmetry.record import Block
+    from pyrolvm._program.symmetry.record import Block
 
     rng = np.random.default_rng(4)
     size = 8

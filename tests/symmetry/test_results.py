@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm.diagnosis.symmetry import copies, is_complete
+from pyrolvm._results.copies import copies, is_complete
 
 QUIET = {"progress": False}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.symmetry import SYMMETRY, find_symmetries, read_symmetries
+from pyrolvm._program.symmetry import SYMMETRY, find_symmetries, read_symmetries
 
 FOUND = {
     "pair": [2.0],
@@ -63,7 +63,7 @@ def test_the_words_name_sites_and_components(models, name, words):
 def test_every_action_found_keeps_the_density_at_new_points(models, name):
     problem = lvm.Problem(getattr(models, name), models.DATA)
     found = find_symmetries(problem)
-    from pyrolvm.density import Joint
+    from pyrolvm._program.density import Joint
 
     with problem.session(seed=3), torch.no_grad():
         joint = Joint(problem)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.vi.objectives import Beta_ELBO, ParticleELBO
+from pyrolvm._base import runtime
+from pyrolvm._methods.fit.objectives import Beta_ELBO, ParticleELBO
 
 Y = torch.tensor([[0.3, 1.2], [-0.4, 2.0], [1.0, -1.0]], dtype=torch.float64)
 

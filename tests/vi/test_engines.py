@@ -17,8 +17,8 @@ from pyro.infer.autoguide import AutoDelta
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.errors import CaptureError, PyrolvmWarning
-from pyrolvm.vi.engines import ENGINES, c_engine
+from pyrolvm._base.errors import CaptureError, PyrolvmWarning
+from pyrolvm._methods.fit.engines import ENGINES, c_engine
 
 Short = Callable[..., lvm.Fit]
 COMPILED = ("torch", "jax", "c")
@@ -222,9 +222,9 @@ def test_a_step_that_is_not_finite_is_skipped(make_data: Any, engine: str) -> No
 def test_an_operation_without_a_rule_is_named_and_torch_steps(
     normal_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pyrolvm.capture.jax import rules
-    from pyrolvm.capture.native import rules as native
-    from pyrolvm.capture.native.rules import elements
+    from pyrolvm._capture.jax import rules
+    from pyrolvm._capture.native import rules as native
+    from pyrolvm._capture.native.rules import elements
 
     monkeypatch.delitem(rules.RULES, "exp")
     monkeypatch.delitem(native.RULES, "exp")

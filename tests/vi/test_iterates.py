@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.vi import iterates as module
-from pyrolvm.vi.iterates import Iterates, split_rhat
+from pyrolvm._methods.fit import iterates as module
+from pyrolvm._methods.fit.iterates import Iterates, split_rhat
 
 
 def path(values: np.ndarray) -> Iterates:

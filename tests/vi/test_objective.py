@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.vi.objectives import ParticleELBO
+from pyrolvm._base import runtime
+from pyrolvm._methods.fit.objectives import ParticleELBO
 
 Y = torch.tensor([0.3, 1.2, -0.4], dtype=torch.float64)
 KINDS = ("Trace_ELBO", "TraceMeanField_ELBO", "TraceEnum_ELBO")  # those that Pyro has

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.vi.optimizer import DEFAULT_LEARNING_RATE, Stepper
+from pyrolvm._methods.fit.optimizer import DEFAULT_LEARNING_RATE, Stepper
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "None": lambda: None,

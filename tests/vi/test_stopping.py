@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.vi.loop import Step
-from pyrolvm.vi.stopping import Plateau, Schedule, improvement
+from pyrolvm._methods.fit.loop import Step
+from pyrolvm._methods.fit.stopping import Plateau, Schedule, improvement
 
 Short = Callable[..., lvm.Fit]
 

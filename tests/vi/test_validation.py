@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyrolvm as lvm
-from pyrolvm.vi.schedules import NAMED
+from pyrolvm._methods.fit.schedules import NAMED
 
 
 def polynomial(x: Tensor, y: Tensor, degree: int = 15) -> None:

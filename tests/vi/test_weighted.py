@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import pyrolvm as lvm
-from pyrolvm import runtime
-from pyrolvm.vi.objectives import ImportanceWeighted_ELBO, ParticleELBO, PureELBO
-from pyrolvm.vi.objectives.sampling import sample_gradients
+from pyrolvm._base import runtime
+from pyrolvm._methods.fit.objectives import ImportanceWeighted_ELBO, ParticleELBO, PureELBO
+from pyrolvm._methods.fit.objectives.sampling import sample_gradients
 
 Y = torch.tensor([0.3, 1.2, -0.4, 2.0], dtype=torch.float64)
 

@@ -28,7 +28,7 @@ if not __package__:  # run as a program
 import pyrolvm as lvm
 from posteriordb.hard import ENTRIES
 from posteriordb.hard.base import Array, Entry, Moments, Reference, elements, write
-from pyrolvm.density import Joint
+from pyrolvm._program.density import Joint
 
 RHAT, ESS = 1.005, 10_000
 CHAINS = 4

@@ -1,0 +1,497 @@
+"""The one room that touches Pyro's globals.
+
+Pyro keeps its parameter store, its random state, its validation flag and its handler stack in module globals. Every
+run of a Pyro program in pyrolvm happens inside :func:`session`, which takes those globals, puts fresh ones in their
+place, and gives back exactly what it found. Two fits in one process therefore cannot influence each other, and neither
+disturbs a stock Pyro program around them.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.poutine import runtime as pyro_runtime
+from pyro.poutine.subsample_messenger import SubsampleMessenger
+from torch import Tensor
+
+from pyrolvm._base.errors import StoreError
+from pyrolvm._base.forks import check_whole, inside_session
+from pyrolvm._compat.distributions import one_switch
+from pyrolvm._compat.functorch import quiet_fallbacks
+from pyrolvm._compat.torch import storage_key
+
+__all__ = [
+    "BUFFER",
+    "PlateCall",
+    "Subsample",
+    "apart_from_parameters",
+    "batchable_enumeration",
+    "buffers",
+    "evaluating",
+    "fill_buffers",
+    "folded",
+    "parameters",
+    "plates",
+    "random_state",
+    "random_states",
+    "record_plates",
+    "restore_random_states",
+    "session",
+    "set_aside_gradients",
+    "undisturbed",
+    "validation",
+]
+
+_LOCK = threading.RLock()
+
+BUFFER = "buffer:"
+"""Begins the names of buffers among the values of parameters."""
+
+
+class _Lender(dict[str, Tensor]):
+    """The parameter store's dictionary, remembering what every tensor held before it was lent to a run.
+
+    Pyro's store keeps the very tensors that a module or a closure owns, and an optimiser changes them in place. On
+    registration this dictionary notes the value, and writes the wanted one if the run continues from known values; at
+    the end :meth:`give_back` restores what the owner had.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values_wanted = values
+        self._lent: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
+        self._aside: list[tuple[Tensor, Tensor | None]] = []
+        self._bare: list[Tensor] = []  # without the reference that Pyro attaches, which cannot be pickled
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        if id(tensor) not in self._lent:
+            self._lent[id(tensor)] = (tensor, tensor.detach().clone(), tensor.grad)
+            tensor.grad = None
+            if not hasattr(tensor, "unconstrained"):
+                self._bare.append(tensor)
+            if name in self.values_wanted:
+                wanted = self.values_wanted[name]
+                if wanted.shape != tensor.shape:
+                    raise StoreError(
+                        f"parameter {name!r} has shape {tuple(tensor.shape)} in this model and guide, "
+                        f"{tuple(wanted.shape)} in the fitted ones. Fix: use the model, guide and data of the fit."
+                    )
+                with torch.no_grad():
+                    tensor.copy_(wanted)
+        super().__setitem__(name, tensor)
+
+    def set_aside(self, tensor: Tensor) -> None:
+        """Keeps the gradient of a tensor that is no parameter for its owner."""
+        self._aside.append((tensor, tensor.grad))
+        tensor.grad = None
+
+    def give_back(self) -> None:
+        for tensor, gradient in reversed(self._aside):
+            tensor.grad = gradient
+        with torch.no_grad():
+            for tensor, value, gradient in self._lent.values():
+                tensor.copy_(value)
+                tensor.grad = gradient
+        for tensor in self._bare:
+            tensor.__dict__.pop("unconstrained", None)
+
+
+@contextmanager
+def session(
+    *,
+    seed: int | None = None,
+    params: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    validate: bool = False,
+    modules: Mapping[str, torch.nn.Module] | None = None,
+    training: bool = True,
+    sizes: Mapping[str, int] | None = None,
+    bystanders: Iterable[Tensor] = (),
+) -> Iterator[None]:
+    """Runs Pyro programs with globals of their own, and restores every one of them afterwards.
+
+    Args:
+        seed: seeds torch, NumPy and Python's ``random`` inside; outside, all three go on as if nothing had happened.
+            ``None`` leaves the random state shared with the caller.
+        params: unconstrained values, by store name, that parameters take when the program first asks for them.
+        dtype: the default floating dtype inside.
+        device: where tensors are made inside.
+        validate: whether Pyro and torch check distribution arguments and supports.
+        modules: modules by name, whose buffers, such as running means, take the values of ``params`` too, under names that
+            :func:`buffers` gives, and get their old values back as parameters do.
+        training: whether these modules stay in the modes that they are in; otherwise they are in evaluation mode inside.
+        sizes: the sizes of plates that programs declare without one, by name.
+        bystanders: tensors with a gradient of the caller's own, which they have back afterwards.
+
+    Contexts that are open around it, such as inference mode, autocast or another default device, do not reach inside.
+    Sessions nest. Threads take turns: Pyro's globals leave no other way.
+    """
+    store = pyro.get_param_store()
+    check_whole()
+    with _LOCK, inside_session(), ExitStack() as stack:
+        stack.enter_context(undisturbed(torch.is_grad_enabled() or torch.is_inference_mode_enabled(), device))
+        if seed is not None:
+            stack.enter_context(random_state(seed, device))
+        if dtype is not None and dtype != torch.get_default_dtype():
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(dtype)
+        if device is not None and device.type != "cpu":
+            stack.enter_context(device)
+        stack.enter_context(one_switch())
+        stack.enter_context(pyro.validation_enabled(validate))
+        stack.enter_context(_no_handlers())
+        if sizes:
+            stack.enter_context(_sized(sizes))
+        stack.enter_context(quiet_fallbacks())
+        modules = modules or {}
+        stack.enter_context(_buffers(modules.values()))
+        if not training:
+            stack.enter_context(evaluating(modules.values()))
+        lender = _Lender(params or {})
+        for tensor in bystanders:
+            lender.set_aside(tensor)
+        for name, module in modules.items():
+            _fill(name, module, lender.values_wanted)
+        saved = (store._params, store._param_to_name, store._constraints)
+        own_clear = store.__dict__.get("clear")
+
+        def clear() -> None:
+            # As Pyro's, but in place: a program that clears or scopes the store must not lose what was lent.
+            lender.clear()
+            store._param_to_name, store._constraints = {}, {}
+
+        store._params, store._param_to_name, store._constraints = lender, {}, {}
+        store.clear = clear  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            if own_clear is None:
+                del store.clear
+            else:
+                store.clear = own_clear  # type: ignore[method-assign]
+            store._params, store._param_to_name, store._constraints = saved
+            lender.give_back()
+
+
+@contextmanager
+def undisturbed(gradients: bool = True, device: torch.device | None = None) -> Iterator[None]:
+    """Keeps contexts that are open around a call out of it: inference mode, autocast, a default device, and ``no_grad``.
+
+    Args:
+        gradients: whether gradients are recorded inside.
+        device: where tensors are made inside, if not on the CPU.
+    """
+    wanted = device or torch.device("cpu")
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.is_grad_enabled() != gradients:
+            stack.enter_context(torch.set_grad_enabled(gradients))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != wanted.type:
+            stack.enter_context(wanted)
+        yield
+
+
+def set_aside_gradients(tensors: Iterable[Tensor]) -> None:
+    """Gives tensors that are no parameters their gradients back at the end of the session, whatever is added to them until then."""
+    store: Any = pyro.get_param_store()._params
+    if isinstance(store, _Lender):
+        for tensor in apart_from_parameters(tensors):
+            store.set_aside(tensor)
+
+
+def apart_from_parameters(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Those tensors that are not the session's parameters, nor share memory with one."""
+    held = {_memory(value) for value in parameters().values()}
+    return [tensor for tensor in tensors if _memory(tensor) not in held]
+
+
+def _memory(tensor: Tensor) -> int:
+    """A number of its memory; of itself where it has none of its own, as inside ``torch.func.grad``."""
+    try:
+        return storage_key(tensor)
+    except NotImplementedError:
+        return id(tensor)
+
+
+@contextmanager
+def _buffers(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Gives buffers their old values back."""
+    parts = [part for module in modules for part in module.modules()]
+    kept = [
+        (part._buffers, name, buffer, buffer.detach().clone())
+        for part in parts
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for home, name, buffer, value in kept:
+            with torch.no_grad():
+                home[name] = buffer.copy_(value)
+
+
+def buffers(modules: Mapping[str, torch.nn.Module]) -> dict[str, Tensor]:
+    """Copies of the buffers of modules, under the names by which a session fills them again."""
+    return {
+        f"{BUFFER}{name}.{key}": value.detach().clone()
+        for name, module in modules.items()
+        for key, value in module.named_buffers()
+    }
+
+
+def fill_buffers(name: str, module: torch.nn.Module) -> None:
+    """Gives the buffers of a module that was made inside a session the values that the session was opened with."""
+    store: Any = pyro.get_param_store()._params
+    _fill(name, module, getattr(store, "values_wanted", {}))
+
+
+def _fill(name: str, module: torch.nn.Module, values: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for key, buffer in module.named_buffers():
+            wanted = values.get(f"{BUFFER}{name}.{key}")
+            if wanted is None:
+                continue
+            if wanted.shape != buffer.shape:
+                raise StoreError(
+                    f"buffer {key!r} of module {name!r} has shape {tuple(buffer.shape)} here, {tuple(wanted.shape)} in the fitted "
+                    "one. Fix: use the model, guide and data of the fit."
+                )
+            buffer.copy_(wanted)
+
+
+@contextmanager
+def evaluating(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Puts modules into evaluation mode, without dropout, for a block."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def _no_handlers() -> Iterator[None]:
+    """Keeps handlers and plates that are open around a session out of it."""
+    lists: tuple[list[Any], ...] = (pyro_runtime._PYRO_STACK, pyro_runtime._DIM_ALLOCATOR._stack)
+    outer = [list(entries) for entries in lists]
+    for entries in lists:
+        entries.clear()
+    try:
+        yield
+    finally:
+        for entries, saved in zip(lists, outer, strict=True):
+            entries[:] = saved
+
+
+@contextmanager
+def random_state(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seeds torch, NumPy and Python's ``random`` for a block, and gives all three their old state back."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        _seed(seed, bool(cuda))
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def folded(seed: int) -> int:
+    """A seed for generators that take 32 bits: the same number up to there, and a hash of a larger one."""
+    return seed if 0 <= seed < 2**32 else int(np.random.SeedSequence(abs(seed)).generate_state(1)[0]) >> 1
+
+
+def _seed(seed: int, cuda: bool) -> None:
+    """As :func:`pyro.set_rng_seed`, but for devices in use alone: torch keeps a traceback of each seeding of one that is not."""
+    seed = folded(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if cuda:
+        torch.cuda.manual_seed_all(seed)
+
+
+def random_states() -> dict[str, Any]:
+    """Where the random numbers of torch, NumPy and Python's ``random`` are."""
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if cuda else [],
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Puts them back to where :func:`random_states` found them."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def parameters() -> dict[str, Tensor]:
+    """The session's learnable parameters: unconstrained leaf tensors by store name."""
+    return dict(pyro.get_param_store().named_parameters())
+
+
+@contextmanager
+def validation(enabled: bool) -> Iterator[None]:
+    """Switches Pyro's and torch's checks on or off for a part of a session."""
+    with pyro.validation_enabled(enabled):
+        yield
+
+
+# --- plates -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subsample:
+    """What a plate of one name stands for during a run: ``indices`` out of ``size`` rows."""
+
+    size: int
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class PlateCall:
+    """How the program itself declared a plate: its size (``None`` if it leaves it open), and the subsample it asked for, if any."""
+
+    name: str
+    size: int | None
+    subsample_size: int | None
+    indices: Tensor | None
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether the program asks for a part of the rows."""
+        if self.size is None:
+            return False
+        return self.indices is not None or (self.subsample_size is not None and self.subsample_size < self.size)
+
+    @property
+    def rows(self) -> int:
+        """How many rows a run takes."""
+        return len(self.indices) if self.indices is not None else int(self.subsample_size or self.size or 0)
+
+
+_SubsampleFn = Callable[..., tuple[int, int, Tensor | None]]
+
+
+@contextmanager
+def _plate_hook(
+    hook: Callable[[_SubsampleFn, PlateCall, dict[str, Any]], tuple[int, int, Tensor | None]],
+) -> Iterator[None]:
+    """Puts ``hook`` where a plate decides on its size and indices.
+
+    Pyro lets a handler set a plate's indices but not its full size, and refuses indices whose number differs from the
+    declared ``subsample_size``. Both must change for one model function to serve full data and minibatches alike, so
+    the decision itself is replaced while the context lasts.
+    """
+    inner = SubsampleMessenger._subsample
+
+    def decide(
+        name: str,
+        size: int | None = None,
+        subsample_size: int | None = None,
+        subsample: Tensor | None = None,
+        use_cuda: bool | None = None,
+        device: str | None = None,
+    ) -> tuple[int, int, Tensor | None]:
+        rest: dict[str, Any] = {"use_cuda": use_cuda, "device": device}
+        return hook(inner, PlateCall(name, None if size is None else int(size), subsample_size, subsample), rest)
+
+    with _LOCK:
+        SubsampleMessenger._subsample = staticmethod(decide)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            SubsampleMessenger._subsample = staticmethod(inner)  # type: ignore[method-assign]
+
+
+@contextmanager
+def plates(policy: Mapping[str, Subsample]) -> Iterator[None]:
+    """Makes every plate named in ``policy`` mean that subsample, in model and guide alike.
+
+    A plate that was sized by a slice of the data (``pyro.plate("data", len(x))``) gets the size of the whole, so that
+    its sites are scaled by ``size / len(indices)``; one that subsamples by itself gets the policy's indices.
+    """
+
+    def hook(inner: _SubsampleFn, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+        wanted = policy.get(call.name)
+        if wanted is None:
+            return inner(call.name, call.size, call.subsample_size, call.indices, **rest)
+        # Registering the indices as Pyro does keeps them visible in traces.
+        return inner(call.name, wanted.size, len(wanted.indices), wanted.indices, **rest)
+
+    with _plate_hook(hook):
+        yield
+
+
+@contextmanager
+def _sized(sizes: Mapping[str, int]) -> Iterator[None]:
+    """Gives plates that are declared without a size, ``pyro.plate("data")``, the sizes that they are known to have."""
+
+    def hook(inner: _SubsampleFn, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+        size = sizes.get(call.name) if call.size is None else call.size
+        return inner(call.name, size, call.subsample_size, call.indices, **rest)
+
+    with _plate_hook(hook):
+        yield
+
+
+@contextmanager
+def record_plates() -> Iterator[dict[str, PlateCall]]:
+    """Yields a dictionary that fills with every plate the program declares."""
+    calls: dict[str, PlateCall] = {}
+
+    def hook(inner: _SubsampleFn, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+        calls.setdefault(call.name, call)
+        return inner(call.name, call.size, call.subsample_size, call.indices, **rest)
+
+    with _plate_hook(hook):
+        yield calls
+
+
+# --- enumeration under vmap -------------------------------------------------------------------------------------------
+
+
+def _safe_log(x: Tensor) -> Tensor:
+    """Takes log x with a finite gradient at zero, as Pyro's, but made of operations that ``vmap`` can batch."""
+    tiny = torch.finfo(x.dtype).tiny
+    return torch.where(x > 0, x.clamp(min=tiny).log(), x.new_tensor(-float("inf")))
+
+
+@contextmanager
+def batchable_enumeration() -> Iterator[None]:
+    """Lets ``vmap`` pass through the sums over discrete latents: Pyro's own logarithm there is a custom autograd function."""
+    from pyro.ops.einsum import torch_log as backend
+
+    torch_log: Any = backend
+
+    with _LOCK:
+        inner = torch_log.safe_log
+        torch_log.safe_log = _safe_log
+        try:
+            yield
+        finally:
+            torch_log.safe_log = inner

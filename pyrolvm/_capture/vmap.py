@@ -1,0 +1,103 @@
+"""``torch.func.vmap`` over Pyro programs.
+
+Pyro vectorises by broadcasting, which every model must be written for (``x @ beta`` is not). ``vmap`` needs nothing from
+the model but that it neither reads values (``.item()``, ``if tau > 1``) nor fills tensors in place.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.overrides import TorchFunctionMode
+
+from pyrolvm._base import runtime
+from pyrolvm._compat.functorch import is_lane
+
+__all__ = ["VmapFriendly", "vmapped"]
+
+_DISTRIBUTIONS = ("torch.distributions", "pyro.distributions")
+
+
+def _uniform(x: Tensor) -> Tensor:
+    return torch.rand(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes < 0:
+        return torch.nn.functional.one_hot(index, num_classes)
+    return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).to(index.dtype)
+
+
+# What vmap refuses: the function, the modules it is replaced in, and what takes its place.
+_REPLACED: dict[Any, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
+    torch.Tensor.normal_: (
+        _DISTRIBUTIONS,
+        lambda x, mean=0.0, std=1.0, **_: mean + std * torch.randn(x.shape, dtype=x.dtype, device=x.device),
+    ),
+    torch.Tensor.uniform_: (_DISTRIBUTIONS, lambda x, a=0.0, b=1.0, **_: a + (b - a) * _uniform(x)),
+    torch.Tensor.exponential_: (_DISTRIBUTIONS, lambda x, lambd=1.0, **_: -torch.log1p(-_uniform(x)) / lambd),
+    torch.Tensor.cauchy_: (
+        _DISTRIBUTIONS,
+        lambda x, median=0.0, sigma=1.0, **_: median + sigma * torch.tan(torch.pi * (_uniform(x) - 0.5)),
+    ),
+    # This one vmap runs, lane by lane and with a warning.
+    torch.Tensor.clamp_: (
+        ("torch.distributions",),
+        lambda x, min=None, max=None: x.copy_(x.clone().clamp(min, max)),
+    ),
+    # Of a count or a probability that is the same in every lane it makes too small an output, and warns.
+    torch.binomial: (
+        _DISTRIBUTIONS,
+        lambda count, prob, **_: torch.binomial(count + torch.zeros_like(prob), prob + torch.zeros_like(count)),
+    ),
+    # `.data` goes past every mode.
+    torch.Tensor.data.__get__: (("",), lambda x, *_: x.detach()),  # type: ignore[attr-defined]
+    # This one reads values, to check them.
+    torch.nn.functional.one_hot: (("",), _one_hot),
+}
+
+
+class VmapFriendly(TorchFunctionMode):
+    """Replaces, inside Pyro's and torch's distributions, the few operations that ``vmap`` refuses.
+
+    Distributions draw by ``torch.empty(shape).normal_()``; here each lane gets numbers of its own. Only calls from those
+    libraries are replaced: a model that fills a tensor in place may use the tensor afterwards, and must find it filled.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        replaced = _REPLACED.get(func)
+        # The frame below is the caller's: this method is entered from C.
+        if replaced is not None and sys._getframe(1).f_globals.get("__name__", "").startswith(replaced[0]):
+            return replaced[1](*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _Items(TorchFunctionMode):
+    """Has ``.item()`` of a lane give a tensor without a gradient, with which a program can reckon as with the number."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.item and is_lane(args[0]):
+            return args[0].reshape(()).detach()
+        return func(*args, **(kwargs or {}))
+
+
+def vmapped(function: Callable[..., Any], *, items: bool = False) -> Callable[..., Any]:
+    """``function`` over a leading dimension of its arguments, with independent randomness in each lane.
+
+    With ``items``, it may also take single numbers out of tensors by ``.item()``; whether it then still does the same must be
+    checked, since a program can tell such a tensor from a number.
+    """
+    mapped = vmap(function, randomness="different")
+
+    def call(*args: Any) -> Any:
+        # The innermost handler sees a call first, and VmapFriendly asks where it comes from.
+        with _Items() if items else nullcontext(), VmapFriendly(), runtime.batchable_enumeration():
+            return mapped(*args)
+
+    return call

@@ -1,0 +1,30 @@
+"""Calibrations as they are written: netCDF and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyrolvm import _runs as runs
+from pyrolvm._check.calibrate.ranks import Ranks
+from pyrolvm._results.saving import write_tree
+
+__all__ = ["FORM", "META"]
+
+META: dict[str, type] = {
+    "method": str, "problem": str, "draws": int, "simulations": int, "seed": int, "notes": list, "interrupted": bool,
+}  # fmt: skip
+
+
+def _parts(calibration: Ranks) -> Mapping[str, runs.Part]:
+    meta: dict[str, Any] = {"kind": "Calibration", "name": calibration.method}
+    for name in META:
+        value = getattr(calibration, name)
+        meta[name] = list(value) if name == "notes" else value
+    return {
+        "data": (".nc", lambda file: write_tree(calibration.data, file)),
+        "meta": (".json", runs.as_json(meta)),
+    }
+
+
+FORM: runs.Form[Ranks] = runs.Form("Calibration", _parts, lambda calibration: calibration.interrupted)

@@ -1,0 +1,291 @@
+"""A comparison as one HTML page that opens anywhere: styles and pictures inside, no scripts, nothing fetched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from pyrolvm._base.verdict import badge
+from pyrolvm._check.compare.compared import Compared
+from pyrolvm._check.compare.table import COLUMNS
+from pyrolvm._report.webpage import document, picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["fragment", "page"]
+
+_STYLE = """
+:root{color-scheme:light}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#2b2f36;background:#fff;
+max-width:1180px;margin:2em auto;padding:0 1.5em}
+h1{font-size:1.7em;margin:0 0 .2em}
+h2{font-size:1.15em;margin:2em 0 .6em;padding-bottom:.25em;border-bottom:1px solid #e3e6ea}
+.lead{color:#6a707a;margin:0 0 1.5em}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+th{font-weight:600;color:#6a707a;text-align:right;padding:.3em .7em;border-bottom:1px solid #c9cdd3;
+vertical-align:bottom;background:#fff;position:sticky;top:0}
+td{text-align:right;padding:.25em .7em;border-bottom:1px solid #f0f1f4;white-space:nowrap}
+th:first-child,td:first-child,td.text,th.text{text-align:left}
+td.note{white-space:normal;text-align:left;color:#6a707a;min-width:12em}
+.se{color:#8a9099;font-size:.88em}
+.agrees{color:#1b7f5c}.unclear{color:#b36b00}.differs{color:#b3261e}
+td.agrees{background:#e8f3ef}td.unclear{background:#faf1e3}td.differs{background:#f9e8e7}
+.card{border:1px solid #e3e6ea;border-radius:10px;padding:.8em 1.1em;margin:.6em 0}
+.card h3{display:inline;font-size:1.02em;margin:0 .6em 0 0}
+.card ul{list-style:none;padding-left:.2em;margin:.4em 0}
+.warn{border:2px solid #b3261e;background:#fdf3f2;border-radius:10px;padding:.8em 1.1em;margin:1em 0;font-weight:600}
+.advice li{margin:.35em 0}
+img{max-width:100%;height:auto;display:block;margin:.6em 0 1.4em}
+details{margin:.4em 0}summary{cursor:pointer;color:#3b5bdb}
+dl{display:grid;grid-template-columns:auto 1fr;gap:.15em 1.2em;font-size:13px}
+dt{font-weight:600;font-family:ui-monospace,Menlo,Consolas,monospace}dd{margin:0}
+.small{color:#6a707a;font-size:13px}
+"""
+
+_READ = """
+Each row holds one scalar quantity of one method against the reference. <b>mean off</b> says by how many
+reference standard deviations the mean lies from the reference's, <b>sd ratio</b> how wide the method is (0.7
+means 30% too sure of itself), <b>W1</b> how far the two distributions are apart as a whole, and <b>in 50%</b>
+and <b>in 90%</b> what share of the method's draws falls into the reference's central intervals. The grey figure
+after &plusmn; is one Monte Carlo standard error. A quantity <span class=differs>differs</span> only where it is
+beyond its bound (0.1 sd, 10%) by more than three of these errors, <span class=agrees>agrees</span> where it is
+within the bound and the error is small enough to say so, and is <span class=unclear>unclear</span> where only
+more draws would tell. The comparison is as good as its reference, and it looks at quantities one at a time:
+correlations are in the pairs plot.
+"""
+
+
+def fragment(comparison: Compared) -> str:
+    """Returns advice, methods and the worst quantities for a notebook cell, with its own styles."""
+    return (
+        f"<style scoped>{_notebook_style()}</style><div class='pyrolvm'>{_advice(comparison)}"
+        f"<div class=wide>{_methods(comparison)}</div><div class=wide>{_quantities(comparison, 25)}</div></div>"
+    )
+
+
+def _notebook_style() -> str:
+    """The page's rules, confined to a block of the class pyrolvm."""
+    rules = [rule for rule in _STYLE.replace("\n", "").split("}") if rule and not rule.startswith((":root", "body"))]
+    scoped = []
+    for rule in rules:
+        selectors, body = rule.split("{")
+        scoped.append(",".join(f".pyrolvm {selector}" for selector in selectors.split(",")) + "{" + body + "}")
+    return "".join(scoped)
+
+
+def page(comparison: Compared, plot: Callable[[str], Figure] | None) -> str:
+    """Returns the whole page.
+
+    Args:
+        comparison: what to show.
+        plot: draws the picture of a kind; ``None`` for a page without pictures.
+    """
+    title = f"{', '.join(comparison.pairs)} against {comparison.reference}"
+    rows = len(comparison.table)
+    sections = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p class=lead>{len(comparison.pairs) + 1} posteriors, {comparison.table['quantity'].nunique()} quantities, "
+        f"reference <b>{escape(comparison.reference)}</b></p>",
+        _advice(comparison),
+        "<h2>Verdicts</h2>",
+        *(_card(comparison, name) for name in comparison.methods.index),
+        f"<h2>Methods</h2><div class=wide>{_methods(comparison)}</div>",
+        *(_plots(comparison, plot) if plot is not None else ()),
+        f"<h2>Quantities</h2><div class=wide>{_quantities(comparison, 2000)}</div>",
+        f"<p class=small>The first 2000 of {rows} rows.</p>" if rows > 2000 else "",
+        _notes(comparison),
+        f"<h2>How to read this</h2><p>{_READ}</p>{_glossary()}",
+        "<h2>Each posterior by itself</h2>",
+        *(_diagnosis(comparison, name) for name in comparison.methods.index),
+        f"<h2>Versions</h2><p class=small>{escape(_versions())}</p>",
+    ]
+    return document(title, _STYLE, sections)
+
+
+def _advice(comparison: Compared) -> str:
+    loud = [line for line in comparison.advice if line.startswith("WARNING")]
+    rest = [line for line in comparison.advice if not line.startswith("WARNING")]
+    warning = "".join(f"<div class=warn>{escape(line)}</div>" for line in loud)
+    return f"{warning}<ul class=advice>{''.join(f'<li>{_ticks(line)}</li>' for line in rest)}</ul>"
+
+
+def _ticks(text: str) -> str:
+    """Escapes text and sets what stands between backticks as code."""
+    parts = escape(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
+
+
+def _card(comparison: Compared, name: str) -> str:
+    verdict = comparison.diagnoses[name].verdict
+    role = " <span class=small>reference</span>" if name == comparison.reference else ""
+    reasons = "".join(f"<li>{_mark(reason.status)} {_ticks(reason.text)}</li>" for reason in verdict.reasons)
+    steps = "".join(f"<li>{_ticks(step)}</li>" for step in verdict.next_steps)
+    todo = f"<p style='margin:.3em 0'><b>What to do next</b></p><ul>{steps}</ul>" if steps else ""
+    return f"<div class=card><h3>{escape(name)}</h3>{badge(verdict.status)}{role}<ul>{reasons}</ul>{todo}</div>"
+
+
+def _mark(status: str) -> str:
+    shade, sign = {"trusted": ("agrees", "&#10003;"), "doubtful": ("unclear", "?")}.get(status, ("differs", "&#10007;"))
+    return f"<b class={shade}>{sign}</b>"
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    if value is None or isinstance(value, str):
+        return escape(str(value or ""))
+    number = float(value)
+    if math.isnan(number):
+        return "&ndash;"
+    return f"{number:.0f}" if abs(number) >= 1000 and math.isfinite(number) else f"{number:.{digits}g}"
+
+
+def _with_error(value: float, error: float, form: str) -> str:
+    if math.isnan(value):
+        return "&ndash;"
+    size = f"{value:{form}}" if abs(value) < 1e5 else f"{value:.3g}"
+    return size if math.isnan(error) else f"{size} <span class=se>&plusmn; {error:.2g}</span>"
+
+
+def _methods(comparison: Compared) -> str:
+    columns: list[tuple[str, Callable[[Any], str]]] = [
+        ("", lambda row: f"<b>{escape(str(row.name))}</b>"),
+        ("verdict", lambda row: badge(row["verdict"])),
+        ("agree", lambda row: _number(row["agrees"])),
+        ("differ", lambda row: _number(row["differs"])),
+        ("unclear", lambda row: _number(row["unclear"])),
+        ("worst mean", lambda row: _number(row["worst_mean_diff"], 2)),
+        ("worst sd ratio", lambda row: _number(row["worst_sd_ratio"], 2)),
+        ("k-hat", lambda row: _number(row["khat"], 2)),
+        ("ELBO", lambda row: _with_error(row["elbo"], row["elbo_error"], ".2f")),
+        ("evidence", lambda row: _with_error(row["evidence"], row["evidence_error"], ".2f")),
+        ("R-hat", lambda row: _number(row["rhat"], 4)),
+        ("ESS bulk", lambda row: _number(row["ess_bulk"])),
+        ("ESS / s", lambda row: _number(row["ess_per_second"])),
+        ("seconds", lambda row: _number(row["seconds_total"])),
+        ("of which compile", lambda row: _number(row["seconds_compile"])),
+        ("engine", lambda row: escape(str(row["engine"]))),
+    ]
+    rows = [[cell(row) for _, cell in columns] for _, row in comparison.methods.iterrows()]
+    shown = [i for i in range(len(columns)) if i < 2 or any(row[i] not in ("", "&ndash;") for row in rows)]
+    head = "".join(f"<th>{columns[i][0]}</th>" for i in shown)
+    body = "".join("<tr>" + "".join(f"<td>{row[i]}</td>" for i in shown) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _quantities(comparison: Compared, limit: int) -> str:
+    rank = comparison.table["status"].map({"differs": 0, "unclear": 1, "agrees": 2}).sort_values(kind="stable")
+    rows = comparison.table.loc[rank.index].head(limit)
+    heads = (
+        "method",
+        "quantity",
+        "status",
+        "mean",
+        "reference",
+        "mean off",
+        "sd ratio",
+        "W1",
+        "in 50%",
+        "in 90%",
+        "note",
+    )
+    head = "".join(
+        f"<th class=text>{name}</th>" if place < 3 else f"<th>{name}</th>" for place, name in enumerate(heads)
+    )
+    noted = bool((rows["note"] != "").any())
+    body = "".join(_row(row, noted) for row in rows.to_dict(orient="records"))
+    head = head if noted else head.removesuffix("<th>note</th>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row(row: dict[str, Any], noted: bool) -> str:
+    cells = [
+        f"<td>{escape(str(row['method']))}</td>",
+        f"<td class=text>{escape(str(row['quantity']))}</td>",
+        f"<td class='text {row['status']}'>{row['status']}</td>",
+        f"<td>{_number(row['mean'])} <span class=se>sd {_number(row['sd'])}</span></td>",
+        f"<td>{_number(row['ref_mean'])} <span class=se>sd {_number(row['ref_sd'])}</span></td>",
+        f"<td class={row['mean_status']}>{_with_error(row['mean_diff'], row['mean_diff_error'], '+.2f')}</td>",
+        f"<td class={row['sd_status']}>{_with_error(row['sd_ratio'], row['sd_ratio_error'], '.2f')}</td>",
+        f"<td class={row['shape_status']}>{_with_error(row['w1'], math.nan, '.2f')}"
+        f" <span class=se>noise {_number(row['w1_noise'], 2)}</span></td>",
+        f"<td>{_share(0.5, row['mass50'], row['mass50_error'])}</td>",
+        f"<td>{_share(0.9, row['mass90'], row['mass90_error'])}</td>",
+    ]
+    note = f"<td class=note>{escape(str(row['note']))}</td>" if noted else ""
+    return f"<tr>{''.join(cells)}{note}</tr>"
+
+
+def _share(nominal: float, excess: float, error: float) -> str:
+    if math.isnan(excess):
+        return "&ndash;"
+    return f"{min(max(nominal + excess, 0), 1):.0%} <span class=se>&plusmn; {error:.1%}</span>"
+
+
+def _plots(comparison: Compared, plot: Callable[[str], Figure]) -> Iterable[str]:
+    titles = {
+        "overview": "Marginals",
+        "accuracy": "Means and sds against the bounds",
+        "forest": "Intervals",
+        "pairs": "Pairs",
+        "losses": "Optimisation",
+        "energy": "Energy of the samplers",
+    }
+    yield "<h2>Plots</h2>"
+    for kind, title in titles.items():
+        if _has(comparison, kind):
+            yield f"<h3>{title}</h3>{picture(title, plot(kind))}"
+
+
+def _has(comparison: Compared, kind: str) -> bool:
+    trees = comparison.trees.values()
+    if kind == "losses":
+        return any("optimization" in data.children and "loss" in data["optimization"].data_vars for data in trees)
+    if kind == "energy":
+        return any("sample_stats" in data.children and "energy" in data["sample_stats"].data_vars for data in trees)
+    return kind != "pairs" or comparison.table["quantity"].nunique() > 1
+
+
+def _notes(comparison: Compared) -> str:
+    if not comparison.notes:
+        return ""
+    items = "".join(f"<li>{_ticks(note)}</li>" for note in comparison.notes)
+    return f"<p class=small><b>Left out or paired with care</b></p><ul class=small>{items}</ul>"
+
+
+def _glossary() -> str:
+    items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in COLUMNS.items())
+    return f"<details><summary>Every column of the table</summary><dl>{items}</dl></details>"
+
+
+def _diagnosis(comparison: Compared, name: str) -> str:
+    diagnosis = comparison.diagnoses[name]
+    figures = ", ".join(f"{escape(key)} {_number(value, 4)}" for key, value in diagnosis.figures.items())
+    table: pd.DataFrame = diagnosis.table.head(200).reset_index()
+    rows = (
+        table.to_html(float_format=lambda value: f"{value:.4g}", border=0, escape=True, na_rep="-", index=False)
+        if len(table)
+        else ""
+    )
+    hidden = len(diagnosis.table) - len(table) + diagnosis.left_out
+    more = f"<p class=small>{hidden} quantities more are not shown.</p>" if hidden else ""
+    summary = f"<summary>{escape(name)}: {figures}</summary>"
+    return f"<details>{summary}<div class=wide>{rows}</div>{more}</details>"
+
+
+def _versions() -> str:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = [f"Python {platform.python_version()}"]
+    for name in ("pyrolvm", "pyro-ppl", "torch", "numpyro", "jax", "arviz-base", "arviz-stats", "xarray", "numpy"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)

@@ -1,0 +1,239 @@
+"""The data that a fit is evaluated on, as a problem, and the plate whose rows are its data points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrolvm._base import runtime
+from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, positive_int
+from pyrolvm._program.batching import slice_rows
+from pyrolvm._program.problem import Problem
+from pyrolvm._results import Fit
+
+__all__ = ["held_out", "part", "row_plate", "some_rows", "split"]
+
+
+def row_plate(problem: Problem, name: str | None = None) -> str:
+    """The plate whose rows are data points: all latents and all data are in it.
+
+    Args:
+        problem: the problem.
+        name: the plate, where several could be meant.
+
+    Raises:
+        ArgumentError: if there is no such plate.
+        ProblemError: if rows have no density of their own, naming the site that is in the way.
+    """
+    factor = next((site.name for site in problem.sites.values() if site.kind == "factor"), None)
+    if factor is not None:
+        raise ProblemError(
+            f"{problem.name} has a factor, {factor!r}, of which nothing says to which row it belongs. Fix: make it a site."
+        )
+    if not problem.observed:
+        raise ProblemError(f"{problem.name} observes nothing, so there is no log p(x). Fix: give it data (obs=).")
+    around = [plate for plate in problem.observed[0].plates if plate in problem.plates]
+    shared = [plate for plate in around if all(plate in site.plates for site in problem.observed)]
+    if name is not None:
+        if name not in shared:
+            raise ArgumentError(
+                f"plate {name!r} does not hold all observed sites of {problem.name}. "
+                f"Fix: use one of {', '.join(map(repr, shared)) or 'none: no plate does'}."
+            )
+        shared = [name]
+    if not shared:
+        raise ProblemError(
+            f"no plate of {problem.name} holds all that it observes ({', '.join(site.name for site in problem.observed)}), so data "
+            'have no rows. Fix: put the observations into one `with pyro.plate("data", len(x)):`.'
+        )
+    inside = [plate for plate in shared if all(plate in site.plates for site in problem.latents)]
+    if not inside:
+        outside = next(site.name for site in problem.latents if shared[0] not in site.plates)
+        raise ProblemError(
+            f"site {outside!r} is outside plate {shared[0]!r}: all rows share it, so that no row has a log p(x) of its own. Fix: make "
+            "what rows share a learnable parameter (pyro.param, pyro.module), or use lvm.evidence, which takes the data as a whole."
+        )
+    # The outermost: plates within it are of the parts of one row.
+    chosen = inside[0]
+    if problem.plates[chosen].dim is None:
+        raise ProblemError(
+            f"plate {chosen!r} of {problem.name} is a loop, so that rows do not run at once. "
+            f'Fix: write it as `with pyro.plate("{chosen}", n):`.'
+        )
+    return chosen
+
+
+def part(problem: Problem, rows: Tensor, plate: str) -> Problem:
+    """Those rows as a problem of their own."""
+    batch = slice_rows(problem, problem.plates[plate], rows)
+    if problem.plates[plate].subsampled:
+        raise ProblemError(
+            f"{problem.name} subsamples plate {plate!r} by itself, so that its rows cannot be taken apart. "
+            f'Fix: write `pyro.plate("{plate}", len(x))`, and pass batch_size= to lvm.fit.'
+        )
+    made = Problem(problem.program, *batch.args, **batch.kwargs)
+    made._set("info", problem.info)
+    return made.renamed(problem.name)
+
+
+def split(problem: Problem, share: float, *, seed: int = 0, plate: str | None = None) -> tuple[Problem, Problem]:
+    """A problem as two, the second of them of a share of the rows, chosen at random, to be held out of a fit.
+
+    Args:
+        problem: the whole.
+        share: of the rows, above 0 and below 1.
+        seed: makes it repeatable.
+        plate: the plate of the rows, where several could be meant.
+
+    Raises:
+        ArgumentError: if a part would be empty.
+        ProblemError: if rows cannot be taken apart.
+    """
+    chosen = row_plate(problem, plate)
+    size = problem.plates[chosen].size
+    count = round(share * size) if 0 < share < 1 else 0
+    if not 0 < count < size:
+        raise ArgumentError(f"a share of {share!r} of {size} rows leaves a part empty. Fix: pass for example 0.25.")
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(runtime.folded(seed))).to(problem.device)
+    return part(problem, order[count:].sort().values, chosen), part(problem, order[:count].sort().values, chosen)
+
+
+def held_out(fit: Fit, data: Any, plate: str, what: str = "data") -> Problem:
+    """Held-out data as a problem with the fit's model.
+
+    Args:
+        fit: the fit.
+        data: a problem; the model's arguments by name, those left out being the fit's; a tuple of those that have a row for each data
+            point, in the model's order; or the one such argument.
+        plate: the plate of the rows.
+        what: the argument's name, for messages.
+
+    Raises:
+        DataError: if the data are not of the fit's model, or not finite.
+        ArgumentError: if it is none of these.
+    """
+    problem = fit.attached
+    if data is None:
+        return problem
+    if isinstance(data, Problem):
+        rows = _by_row(data, plate)
+        if rows and set(rows) == set(_by_row(problem, plate)):
+            # Under the fit's own model: its modules are the ones that the fitted parameters go into.
+            return held_out(fit, {name: data.arguments[name] for name in rows}, plate, what)
+        made = data.to(dtype=problem.dtype, device=problem.device)
+    else:
+        named = _named(problem, data, plate, what)
+        kept = {name: named.get(name, value) for name, value in problem.arguments.items()}
+        values = list(kept.values())[: len(problem.args)]
+        rest = {name: kept[name] for name in problem.kwargs}
+        try:
+            made = Problem(problem.program, *values, **rest)
+        except DataError:
+            raise
+        except ProblemError as error:
+            raise DataError(
+                f"{problem.name} does not run on {what}=: {error} Data: {_shapes(named)}; "
+                f"the fit was made on {_shapes({name: problem.arguments[name] for name in named})}."
+            ) from error
+        made._set("info", problem.info)
+        made = made.renamed(problem.name).to(dtype=problem.dtype, device=problem.device)
+    _check_same(problem, made, plate, what)
+    return made
+
+
+def _by_row(problem: Problem, plate: str) -> list[str]:
+    """The arguments that have a row for each data point."""
+    if plate not in problem.plates:
+        return []
+    size = problem.plates[plate].size
+    return [
+        n for n, value in problem.arguments.items() if isinstance(value, Tensor) and value.dim() and len(value) == size
+    ]
+
+
+def _named(problem: Problem, data: Any, plate: str, what: str) -> dict[str, Any]:
+    by_row = _by_row(problem, plate)
+    if isinstance(data, Mapping):
+        unknown = [str(name) for name in data if name not in problem.arguments]
+        if unknown:
+            raise ArgumentError(
+                f"{what} has {unknown[0]!r}, which is no argument of {problem.name}. "
+                f"Fix: use one of {', '.join(problem.arguments)}."
+            )
+        missing = [name for name in by_row if name not in data]
+        if missing:
+            raise ArgumentError(
+                f"{what} lacks {missing[0]!r}, of which {problem.name} takes a row for each data point. Fix: give it too."
+            )
+        return dict(data)
+    if isinstance(data, str) or callable(data):
+        raise ArgumentError(
+            f"{what} must be arrays or a Problem, got {data!r}. Fix: pass what the model takes, by name or in order."
+        )
+    values = list(data) if isinstance(data, tuple) else [data]
+    if len(values) != len(by_row):
+        raise ArgumentError(
+            f"{what} has {len(values)} arrays, and {problem.name} takes {len(by_row)} with a row for each data point "
+            f"({', '.join(by_row) or 'none'}). Fix: pass a dictionary of the model's arguments by name."
+        )
+    return dict(zip(by_row, values, strict=True))
+
+
+def _shapes(values: Mapping[str, Any]) -> str:
+    parts = [f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in values.items()]
+    return ", ".join(parts) or "nothing"
+
+
+def _check_same(problem: Problem, made: Problem, plate: str, what: str) -> None:
+    """Refuses data under which the model is another one."""
+    if plate not in made.plates:
+        raise DataError(
+            f"{what} is of a problem without plate {plate!r}, whose rows the fit has. Fix: pass the fit's model."
+        )
+    for mine in (*problem.latents, *problem.observed):
+        other = made.sites.get(mine.name)
+        if other is None or other.kind != mine.kind:
+            raise DataError(
+                f"{what} is of a problem in which {mine.name!r} is {'not there' if other is None else other.kind}; in the fit's it is "
+                f"{mine.kind}. Fix: pass data for the model that was fitted."
+            )
+        ours, theirs = (_row_shape(p, p.sites[mine.name], plate) for p in (problem, made))
+        if ours != theirs:
+            raise DataError(
+                f"a row of {mine.name!r} has shape {theirs} in {what}, {ours} in the fit. Fix: pass data of the same shape."
+            )
+    extra = next((site.name for site in (*made.latents, *made.observed) if site.name not in problem.sites), None)
+    if extra is not None:
+        raise DataError(
+            f"{what} is of a problem with a site {extra!r}, which the fit's lacks. Fix: pass the fit's model."
+        )
+
+
+def _row_shape(problem: Problem, site: Any, plate: str) -> tuple[int, ...]:
+    dim = problem.plates[plate].dim
+    assert dim is not None
+    axis = len(site.shape) - site.event_dim + dim
+    return tuple(n for i, n in enumerate(site.shape) if i != axis)
+
+
+def some_rows(rows: int | Sequence[int] | Tensor | None, size: int, what: str = "rows") -> Tensor:
+    """Indices of the rows that are meant: all, so many evenly spread, or those.
+
+    Raises:
+        ArgumentError: if there are no such rows.
+    """
+    if rows is None:
+        return torch.arange(size)
+    if isinstance(rows, int) and not isinstance(rows, bool):
+        count = min(positive_int(what, rows), size)
+        return torch.linspace(0, size - 1, count).round().long().unique()
+    chosen = torch.as_tensor(rows)
+    fine = chosen.dim() == 1 and len(chosen) and not chosen.is_floating_point() and chosen.dtype != torch.bool
+    if not fine or int(chosen.min()) < 0 or int(chosen.max()) >= size:
+        raise ArgumentError(
+            f"{what} must be a number of rows or indices from 0 to {size - 1}, got {rows!r}. Fix: pass for example {what}=100."
+        )
+    return chosen.long().cpu()

@@ -1,0 +1,124 @@
+"""An evaluation as one HTML page that opens anywhere: styles and pictures inside, no scripts, nothing fetched."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from pyrolvm._check.evaluate.evaluated import Evaluated
+from pyrolvm._check.evaluate.plots import CAPTIONS, drawn
+from pyrolvm._report.webpage import document, picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["fragment", "page"]
+
+_STYLE = """
+:root{color-scheme:light}
+body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#2b2f36;background:#fff;
+max-width:1080px;margin:2em auto;padding:0 1.5em}
+h1{font-size:1.7em;margin:0 0 .2em}
+h2{font-size:1.15em;margin:2em 0 .6em;padding-bottom:.25em;border-bottom:1px solid #e3e6ea}
+.lead,.small{color:#6a707a}.small{font-size:13px}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+th{font-weight:600;color:#6a707a;text-align:right;padding:.3em .7em;border-bottom:1px solid #c9cdd3}
+td{text-align:right;padding:.25em .7em;border-bottom:1px solid #f0f1f4}
+th:first-child,td:first-child,td.text{text-align:left}
+.se{color:#8a9099;font-size:.88em}
+img{max-width:100%;height:auto;display:block;margin:.4em 0 1.2em}
+dl{display:grid;grid-template-columns:auto 1fr;gap:.15em 1.2em;font-size:13px}
+dt{font-weight:600}dd{margin:0}
+ul{padding-left:1.1em}
+"""
+
+_READ = """
+<b>log p(x)</b> is the log density of a row under the fitted model, latents integrated out: exact without latents, else by importance
+sampling from the guide, which on average is too low, the less the more draws. The first error is that of sampling; the one of rows is
+how far the mean over another sample of rows would be. <b>ELBO</b> = reconstruction - KL. A <b>unit</b> is active where its posterior
+mean varies over rows by more than 0.01 of the prior variance. <b>AUROC</b> is the probability that a row of another data set has a
+higher score than a held-out one: 0.5 is chance, and below it the score prefers the other data.
+"""
+
+
+def fragment(evaluation: Evaluated) -> str:
+    """Returns the figures and the verdict for a notebook cell."""
+    return f"<p><b>{escape(_title(evaluation))}</b> {_lead(evaluation)}</p>{_figures(evaluation)}{evaluation.verdict._repr_html_()}"
+
+
+def page(evaluation: Evaluated) -> str:
+    """Returns the whole page."""
+    title = _title(evaluation)
+    pictures = drawn(evaluation)
+    sections = [
+        f"<h1>{escape(title)}</h1><p class=lead>{_lead(evaluation)}</p>",
+        evaluation.verdict._repr_html_(),
+        f"<h2>Figures</h2><div class=wide>{_figures(evaluation)}</div>",
+        _picture("figures", pictures.pop("figures")),
+    ]
+    if evaluation.auroc is not None:
+        sections.append(f"<h2>Scores for outliers, AUROC</h2><div class=wide>{_plain_table(evaluation.auroc)}</div>")
+    sections += [f"<h2>{escape(name.capitalize())}</h2>{_picture(name, figure)}" for name, figure in pictures.items()]
+    if evaluation.notes:
+        sections.append(f"<p class=small>{escape('; '.join(evaluation.notes))}.</p>")
+    if evaluation.left_out:
+        items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(why)}</dd>" for name, why in evaluation.left_out.items())
+        sections.append(f"<h2>Left out</h2><dl>{items}</dl>")
+    if evaluation.units is not None:
+        sections.append(f"<h2>Units</h2><div class=wide>{_plain_table(evaluation.units.head(200))}</div>")
+    sections.append(f"<h2>How to read this</h2><p>{_READ}</p>")
+    return document(title, _STYLE, sections)
+
+
+def _title(evaluation: Evaluated) -> str:
+    return f"{evaluation.name} on {evaluation.problem}"
+
+
+def _lead(evaluation: Evaluated) -> str:
+    rows = int(evaluation.data["rows"].sizes["row"])
+    how = "log p(x) exact" if evaluation.exact else f"log p(x) by importance sampling, K = {evaluation.draws:,}"
+    text = f"{rows:,} rows; {how}; {evaluation.engine}, {evaluation.seconds:.1f} s, seed {evaluation.seed}"
+    return escape(text)
+
+
+def _figures(evaluation: Evaluated) -> str:
+    head = "".join(
+        f"<th>{name}</th>" for name in ("", "mean", "&plusmn; sampling", "&plusmn; rows", "training rows", "unit")
+    )
+    body = []
+    for name, row in evaluation.table.iterrows():
+        value = f"{row['value']:.0f}" if "active units" in str(name) else f"{row['value']:.4f}"
+        body.append(
+            f"<tr><td>{escape(str(name))}</td><td><b>{value}</b></td><td class=se>{_number(row['error'])}</td>"
+            f"<td class=se>{_number(row['row_error'])}</td><td>{_number(row['train'], 4)}</td>"
+            f"<td class=text>{escape(str(row['unit']))}</td></tr>"
+        )
+    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
+
+
+def _plain_table(frame: pd.DataFrame) -> str:
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in (frame.index.name or "", *frame.columns))
+    body = "".join(
+        f"<tr><td>{escape(str(label))}</td>{''.join(f'<td>{_cell(value)}</td>' for value in values)}</tr>"
+        for label, *values in frame.itertuples(name=None)
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "" if not math.isfinite(value) else f"{value:.{digits}g}"
+
+
+def _picture(name: str, figure: Any) -> str:
+    caption = CAPTIONS.get(
+        name, "One row with a unit moved from -3 to 3 sds of its prior." if name.startswith("traversals") else ""
+    )
+    return f"<p class=small>{escape(caption)}</p>{picture(name, figure)}"

@@ -1,0 +1,99 @@
+"""What :func:`pyrolvm.evaluate` gives: a table of figures, a row for each data point, pictures, a verdict."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyrolvm import _runs as runs
+from pyrolvm._check.evaluate.evaluated import Evaluated
+from pyrolvm._check.evaluate.saving import FORM
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Evaluation"]
+
+
+class Evaluation(Evaluated):
+    """What a fitted model is worth on data; its attributes are those of :class:`~pyrolvm._check.evaluate.evaluated.Evaluated`."""
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Shows densities of rows, the bound against the number of draws, units and scores.
+
+        Args:
+            path: where to write the picture as well.
+
+        Returns:
+            A matplotlib Figure.
+        """
+        from pyrolvm._check.evaluate.plots import draw
+
+        figure = draw(self)
+        if path is not None:
+            figure.savefig(path, dpi=160)
+        return figure
+
+    def pictures(self, folder: str | Path) -> list[Path]:
+        """Writes every picture to a folder as PNG: figures, reconstructions, samples, interpolations, traversals.
+
+        Returns:
+            The files.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        files = []
+        for name, figure in self.drawn().items():
+            files.append(target / name)
+            figure.savefig(files[-1], dpi=130)
+        return files
+
+    def drawn(self) -> dict[str, Figure]:
+        """Its pictures, by the names of their files."""
+        from pyrolvm._check.evaluate.plots import drawn
+
+        return {f"{_file_name(name)}.png": figure for name, figure in drawn(self).items()}
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with all figures and pictures, which opens anywhere and fetches nothing."""
+        from pyrolvm._check.evaluate.html import page
+
+        target = Path(path)
+        target.write_text(page(self), encoding="utf-8")
+        return target
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes it to a folder, which :func:`pyrolvm.load` reads.
+
+        Raises:
+            StoreError: if the folder holds something already and ``overwrite`` is false.
+        """
+        return runs.save(FORM, self, path, overwrite=overwrite)
+
+    def __str__(self) -> str:
+        count = int(self.data["rows"].sizes["row"])
+        how = "log p(x) exact" if self.exact else f"log p(x) by importance sampling, K = {self.draws:,}"
+        width = max(len(str(name)) for name in self.table.index)
+        lines = [f"{self.name} on {self.problem}: {count:,} rows; {how}; {self.engine}; {self.seconds:.1f} s"]
+        for name, row in self.table.iterrows():
+            error = "" if not math.isfinite(row["error"]) or row["error"] == 0 else f" +- {row['error']:.2g}"
+            rows = "" if not math.isfinite(row["row_error"]) else f" (rows +- {row['row_error']:.2g})"
+            train = "" if not math.isfinite(row["train"]) else f"; training rows {row['train']:.4g}"
+            value = f"{row['value']:.0f}" if "active units" in str(name) else f"{row['value']:.4f}"
+            lines.append(f"{name!s:<{width}} {value:>10}{error} {row['unit']}{rows}{train}")
+        if self.auroc is not None:
+            lines += ["AUROC of scores for outliers:", self.auroc.round(3).to_string()]
+        lines += [f"left out: {name}: {why}" for name, why in self.left_out.items()]
+        return "\n".join([*lines, str(self.verdict)])
+
+    def _repr_html_(self) -> str:
+        from pyrolvm._check.evaluate.html import fragment
+
+        return fragment(self)
+
+
+def _file_name(name: str) -> str:
+    return (
+        "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:80].lstrip(".") or "picture"
+    )

@@ -1,0 +1,88 @@
+"""The words of ``evaluate`` and ``sample``: what is done with a fitted model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pyrolvm._cli.options import count, seed, share, sides
+from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, add_data, add_keeping, add_optimisation, command
+
+__all__ = ["add_evaluate", "add_sample"]
+
+
+def add_evaluate(commands: Any) -> None:
+    """``pyrolvm evaluate``."""
+    parser = command(
+        commands,
+        "evaluate",
+        "evaluating",
+        "Evaluate a fitted model on held-out data: log p(x), bound, bits, units, pictures, outliers; a table and a page.",
+        "RUN is a folder that pyrolvm fit wrote. A TARGET in its place is fitted first, as by pyrolvm fit.\n\n"
+        f"{TARGET}\n{DATA}\n{GUIDE}\nexamples:\n"
+        "  pyrolvm evaluate runs/a --held-out test.npz --shape 28x28 --out runs/a-test\n"
+        "  pyrolvm evaluate runs/a --problem my_model.py:vae --data train.npz --guide my_model.py:encoder --held-out test.npz\n"
+        "  pyrolvm evaluate vae --batch-size 100 --hold-out 0.25 --draws 1000 --out runs/vae-test\n\n"
+        f"{CODES}",
+    )
+    _fitted(parser, "RUN or TARGET", "a folder written by pyrolvm fit, or what to fit")
+    parser.add_argument(
+        "--hold-out", metavar="SHARE", type=share, help="of a TARGET: fit to the other rows, evaluate on these"
+    )
+    add_optimisation(parser)
+    group = parser.add_argument_group("the evaluation")
+    group.add_argument("--held-out", metavar="FILE", help="the model's arguments on new rows: .npz, .json or .csv")
+    group.add_argument("--draws", metavar="K", type=count, help="draws of a row for log p(x) (default: 5000)")
+    group.add_argument("--rows", metavar="N", type=count, help="how many rows to look at (default: all)")
+    group.add_argument("--labels", metavar="NAME", help="the array of --held-out (and --data) that holds classes")
+    group.add_argument(
+        "--outliers",
+        metavar="[NAME=]FILE",
+        action="append",
+        default=[],
+        help="another data set to tell from; repeatable",
+    )
+    group.add_argument("--shape", metavar="HxW", type=sides, help="a row is an image, such as 28x28, or 32x32x3")
+    group.add_argument("--levels", metavar="N", type=count, help="levels of dequantised values, such as 256")
+    group.add_argument("--seed", metavar="N", type=seed, help="the same seed gives the same figures (default: 0)")
+    add_keeping(group, what="where figures, page and pictures go (default: runs/, numbered)")
+
+
+def add_sample(commands: Any) -> None:
+    """``pyrolvm sample``."""
+    parser = command(
+        commands,
+        "sample",
+        "sampling",
+        "Draw from a saved result: new data from the model, latents of the data, or data given those latents.",
+        f"examples:\n"
+        "  pyrolvm sample runs/a --draws 100 --shape 28x28 --out new.png\n"
+        "  pyrolvm sample runs/a --of latents --draws 1000 --out latents.nc\n"
+        "  pyrolvm sample runs/a --problem my_model.py:model --data data.npz --out new.csv\n\n"
+        f"{CODES}",
+    )
+    _fitted(parser, "RUN", "a folder written by fit, nuts, exact or infer")
+    group = parser.add_argument_group("the draws")
+    group.add_argument(
+        "--of", metavar="WHAT", default="new",
+        help="new (rows: latents from the prior, data from the likelihood), latents (of the data's posterior), or predictive (data "
+        "given those, as stored) (default: new)",
+    )  # fmt: skip
+    group.add_argument("--draws", metavar="N", type=count, default=100, help="how many (default: 100)")
+    group.add_argument("--shape", metavar="HxW", type=sides, help="for a .png: a row is an image, such as 28x28")
+    group.add_argument(
+        "--seed", metavar="N", type=seed, default=0, help="the same seed gives the same draws (default: 0)"
+    )
+    group.add_argument("--out", metavar="FILE", required=True, help="a .nc (ArviZ), .csv or .png file")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
+def _fitted(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
+    """A run, and what it takes to attach a model of the user's own to it."""
+    parser.add_argument("target", metavar=metavar, help=what)
+    group = parser.add_argument_group("the model of a RUN, where it is not a registered one")
+    group.add_argument("--problem", metavar="TARGET", help="path/file.py:name of the model that the run was made with")
+    group.add_argument(
+        "--guide", metavar="GUIDE", help="the guide that it was made with, or that a TARGET is fitted with"
+    )
+    add_data(group)

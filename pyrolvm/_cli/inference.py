@@ -1,0 +1,111 @@
+"""``pyrolvm fit``, ``nuts``, ``exact`` and ``infer``: one posterior, saved and judged."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pyrolvm as lvm
+from pyrolvm._cli.output import Output
+from pyrolvm._cli.runs import choose_folder, kept
+from pyrolvm._cli.signals import Stopped
+from pyrolvm._cli.target import load_guide, load_problem, target_name
+
+__all__ = ["given", "outcome", "run", "show"]
+
+FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
+EXACT_WORDS = ("draws", "seed", "device")
+INFER_WORDS = ("budget", "draws", "restarts", "seed", "device")
+NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "kernel", "seed", "engine", "device")
+
+
+def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments that were given on the command line; the rest keep the defaults of the Python functions."""
+    return {word: value for word in words if (value := getattr(args, word)) is not None}
+
+
+def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
+    """Runs ``fit``, ``nuts``, ``exact`` or ``infer``; returns 1 where the verdict is ``failed``."""
+    method = (args.guide or "auto") if args.command == "fit" else args.command
+    folder = choose_folder(args, f"{target_name(args.target)}-{method}")
+    guide = load_guide(method) if args.command == "fit" else None
+    problem = load_problem(args)
+    out.note(f"{problem!r}")
+    words: dict[str, Any] = {"progress": out.progress, **kept(args, folder)}
+    posterior: lvm.Posterior
+    if args.command == "nuts":
+        posterior = lvm.nuts(problem, **given(args, NUTS_WORDS), **words)
+    elif args.command == "exact":
+        posterior = lvm.exact(problem, **given(args, EXACT_WORDS), **words)
+    elif args.command == "infer":
+        posterior = lvm.infer(problem, methods=_methods(args.methods), **given(args, INFER_WORDS), **words)
+    else:
+        posterior = lvm.fit(problem, guide, **given(args, FIT_WORDS), **words)
+    if stopped:
+        out.log.print(f"stopped; what was reached is saved in {folder}")
+    diagnosis = lvm.diagnose(posterior)
+    verdict = diagnosis.verdict.and_also(posterior.verdict)
+    show(posterior, diagnosis, verdict, out)
+    out.line(f"saved in {folder}")
+    out.next(
+        [
+            f"pyrolvm compare {args.target}{_again(args)}    this and other methods against NUTS",
+            f"lvm.load({str(folder)!r}).data    its draws, as ArviZ takes them",
+        ]
+    )
+    out.write_json(
+        {"command": args.command, "target": args.target, "saved": str(folder), **outcome(posterior, diagnosis, verdict)}
+    )
+    return 1 if verdict.status == "failed" else 0
+
+
+def _methods(text: str | None) -> Any:
+    """The methods of a ladder: a word of its own, or guides, ``exact`` and ``nuts`` with commas between them."""
+    if text is None or text in ("auto", "vi"):
+        return text or "auto"
+    return [name if name in ("exact", "nuts") else load_guide(name) for name in text.split(",")]
+
+
+def _again(args: argparse.Namespace) -> str:
+    return f" --data {args.data}" if args.data else ""
+
+
+def show(posterior: lvm.Posterior, diagnosis: lvm.Diagnosis, verdict: lvm.Verdict, out: Output) -> None:
+    """Prints a posterior: how it was made, its quantities, its verdict."""
+    out.line(f"{diagnosis.name}, {timing(posterior)}", style="bold")
+    figures = "   ".join(f"{name} {value:.4g}" for name, value in diagnosis.figures.items())
+    if figures:
+        out.line(figures)
+    if len(diagnosis.table):
+        out.frame(diagnosis.table)
+    for rung in posterior.ladder:
+        khat = "" if rung["khat"] is None else f", k-hat {rung['khat']:.2f}"
+        out.line(f"{rung['method']}: {rung['status']}{khat}, {rung['seconds']:.1f} s")
+    out.verdict(verdict)
+
+
+def timing(posterior: lvm.Posterior) -> str:
+    """How long it took and what ran it."""
+    phases = {phase: seconds for phase, seconds in posterior.seconds.items() if phase != "total"}
+    parts = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in phases.items())
+    reason = f" ({posterior.engine_reason})" if posterior.engine_reason else ""
+    frame = posterior.data["posterior"].attrs.get("frame_engine", "")
+    reason += f", frame by {frame}" if frame else ""
+    return f"{sum(phases.values()):.1f} s ({parts}), engine {posterior.engine}{reason}, seed {posterior.seed}"
+
+
+def outcome(posterior: lvm.Posterior, diagnosis: lvm.Diagnosis, verdict: lvm.Verdict) -> dict[str, Any]:
+    """A posterior's outcome for ``--json``."""
+    evidence = posterior.evidence
+    return {
+        **diagnosis.as_dict(),
+        "verdict": verdict.as_dict(),
+        "evidence": None
+        if evidence is None
+        else {"value": evidence.value, "error": evidence.error, "method": evidence.method},
+        "seconds": dict(posterior.seconds),
+        "engine": posterior.engine,
+        "engine_reason": posterior.engine_reason,
+        "seed": posterior.seed,
+        "ladder": posterior.ladder,
+    }

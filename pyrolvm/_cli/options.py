@@ -1,0 +1,82 @@
+"""The values of options, each checked as it is read, with a message that says what was meant."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+__all__ = ["count", "dtype", "key_value", "positive", "seed", "share", "sides"]
+
+_MAX_SEED = 2**64
+
+
+def _integer(text: str, least: int, most: int | None, example: int) -> int:
+    value = int(text) if re.fullmatch(r"[+-]?\d+", text) else None
+    if value is None or value < least or (most is not None and value > most):
+        span = f"an integer of at least {least}" + (f" and at most {most}" if most is not None else "")
+        raise argparse.ArgumentTypeError(f"must be {span}, got {text!r}. Fix: pass for example {example}.")
+    return value
+
+
+def count(text: str) -> int:
+    """An integer of at least one."""
+    return _integer(text, 1, None, 4)
+
+
+def none_or_more(text: str) -> int:
+    """An integer of at least 0."""
+    return _integer(text, 0, None, 1)
+
+
+def seed(text: str) -> int:
+    """A seed."""
+    return _integer(text, 0, _MAX_SEED, 0)
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text!r}. Fix: pass for example 0.9.")
+    return value
+
+
+def positive(text: str) -> float:
+    """A positive finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive finite number, got {text!r}. Fix: pass for example 0.01.")
+    return value
+
+
+def dtype(text: str) -> str:
+    """A floating dtype by its name."""
+    if text not in ("float32", "float64"):
+        raise argparse.ArgumentTypeError(f"must be float32 or float64, got {text!r}. Fix: pass --dtype float64.")
+    return text
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE``."""
+    from pyrolvm._cli import values
+
+    try:
+        return values.key_value(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def sides(text: str) -> tuple[int, ...]:
+    """Height and width as in ``28x28``, or with channels ``32x32x3``."""
+    if not re.fullmatch(r"\d+x\d+(x[13])?", text):
+        raise argparse.ArgumentTypeError(
+            f"must be height and width as in 28x28, or 32x32x3 with channels, got {text!r}. Fix: pass --shape 28x28."
+        )
+    return tuple(int(part) for part in text.split("x"))

@@ -1,0 +1,398 @@
+"""The words of the command line. Imports nothing heavy, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from typing import Any, NoReturn
+
+from pyrolvm._cli.evaluate_words import add_evaluate as _add_evaluate
+from pyrolvm._cli.evaluate_words import add_sample as _add_sample
+from pyrolvm._cli.options import count as _count
+from pyrolvm._cli.options import none_or_more as _none_or_more
+from pyrolvm._cli.options import positive as _positive
+from pyrolvm._cli.options import seed as _seed
+from pyrolvm._cli.words import CODES as _CODES
+from pyrolvm._cli.words import DATA as _DATA
+from pyrolvm._cli.words import GUIDE as _GUIDE
+from pyrolvm._cli.words import TARGET as _TARGET
+from pyrolvm._cli.words import add_keeping as _add_keeping
+from pyrolvm._cli.words import add_optimisation as _add_optimisation
+from pyrolvm._cli.words import add_picture as _add_picture
+from pyrolvm._cli.words import add_problem as _add_problem
+from pyrolvm._cli.words import add_run as _add_run
+from pyrolvm._cli.words import add_sampling as _add_sampling
+from pyrolvm._cli.words import command as _command
+
+__all__ = ["build_parser"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors say what was probably meant."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**kwargs)
+        self.known: set[str] = set()
+
+    def error(self, message: str) -> NoReturn:
+        if "Fix:" not in message:
+            message = f"{message}. Fix: {self._remedy(message)}"
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def _remedy(self, message: str) -> str:
+        wrong = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
+        if wrong:
+            near = difflib.get_close_matches((wrong[1] or wrong[2]).split("=")[0], sorted(self.known), n=1)
+            if near:
+                return f"did you mean {near[0]}?"
+        return f"{self.prog} --help shows what it takes."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser of all commands."""
+    parser = _Parser(
+        prog="pyrolvm",
+        description="Bayesian latent variable models on Pyro: posteriors you can trust, and the evidence that you can.",
+        epilog=(
+            "examples:\n"
+            "  pyrolvm list\n"
+            "  pyrolvm fit eight_schools --guide full_rank\n"
+            "  pyrolvm compare eight_schools\n"
+            "  pyrolvm compare my_model.py:model --data data.csv --guide full_rank --guide my_guides.py:guide\n"
+            "  pyrolvm COMMAND --help\n"
+        ),
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    _add_list(commands)
+    _add_fit(commands)
+    _add_nuts(commands)
+    _add_exact(commands)
+    _add_infer(commands)
+    _add_compare(commands)
+    _add_calibrate(commands)
+    _add_sweep(commands)
+    _add_evidence(commands)
+    _add_gaps(commands)
+    _add_evaluate(commands)
+    _add_sample(commands)
+    _add_diagnose(commands)
+    _add_report(commands)
+    _add_doctor(commands)
+    parser.known.update(commands.choices)
+    for command in commands.choices.values():
+        parser.known.update(command._option_string_actions)
+    return parser
+
+
+def _version() -> str:
+    from pyrolvm import __version__
+
+    return f"pyrolvm {__version__}"
+
+
+def _add_list(commands: Any) -> None:
+    _command(
+        commands,
+        "list",
+        "catalogue",
+        "List the registered problems and guides, with the distribution each comes from.",
+        "examples:\n  pyrolvm list\n  pyrolvm list --json - | jq '.guides[].name'\n",
+    )
+
+
+def _add_fit(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "fit",
+        "inference",
+        "Fit a guide to a problem by variational inference and judge the result.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
+        "  pyrolvm fit eight_schools --guide full_rank --seed 5 --out runs/a\n"
+        "  pyrolvm fit ppca --option k=3 --guide mean_field --max-steps 20000\n"
+        "  pyrolvm fit my_model.py:model --data data.npz --guide my_guides.py:guide --json -\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    parser.add_argument("--guide", metavar="GUIDE", help="the variational family (default: chosen for the problem)")
+    _add_optimisation(parser)
+    _add_run(parser)
+
+
+def _add_nuts(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "nuts",
+        "inference",
+        "Draw from the posterior with the No-U-Turn sampler: the baseline for every guide.",
+        f"{_TARGET}\n{_DATA}\nexamples:\n"
+        "  pyrolvm nuts eight_schools --chains 4 --draws 2000 --target-accept 0.95\n"
+        "  pyrolvm nuts my_model.py:model --data data.csv --out runs/nuts\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    _add_sampling(parser)
+    _add_run(parser)
+
+
+def _add_exact(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "exact",
+        "inference",
+        "Draw from the posterior itself, with the evidence, where the model's structure gives it; or say why it does not.",
+        f"{_TARGET}\n{_DATA}\nexamples:\n"
+        "  pyrolvm exact my_model.py:regression --data data.csv\n"
+        "  pyrolvm exact my_model.py:hmm --data data.npz --draws 10000 --out runs/exact\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    group = parser.add_argument_group("the draws")
+    group.add_argument("--draws", metavar="N", type=_count, help="independent draws to keep (default: 4000)")
+    _add_run(parser, engine=False, checkpoints=False)
+
+
+def _add_infer(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "infer",
+        "inference",
+        "Climb from cheap methods to dear ones until the posterior can be trusted.",
+        f"{_TARGET}\n{_DATA}\nexamples:\n"
+        "  pyrolvm infer eight_schools\n"
+        "  pyrolvm infer my_model.py:model --data data.csv --methods vi --out runs/a\n"
+        "  pyrolvm infer eight_schools --methods student,flow,nuts --budget 60\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    group = parser.add_argument_group("the ladder")
+    group.add_argument(
+        "--methods",
+        metavar="NAMES",
+        help="auto, vi (guides alone), or guides, exact and nuts in order, with commas (default: auto)",
+    )
+    group.add_argument(
+        "--budget",
+        metavar="SECONDS",
+        type=_positive,
+        help="after this time end the method that runs, begin no other",
+    )
+    group.add_argument(
+        "--draws", metavar="N", type=_count, help="posterior draws to keep (default: 8000, exact ones 4000)"
+    )
+    group.add_argument(
+        "--restarts",
+        metavar="N",
+        type=_count,
+        help="runs with other seeds that a trusted guide must agree with (default: 0)",
+    )
+    _add_run(parser, engine=False)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "compare",
+        "comparing",
+        "Fit several guides, run NUTS, and hold them against each other in a table, a figure and an HTML page.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}"
+        "Without --guide every registered guide that suits the problem is fitted; the others are named, with why.\n\n"
+        "examples:\n"
+        "  pyrolvm compare eight_schools\n"
+        "  pyrolvm compare my_model.py:model --data data.csv --guide full_rank --guide flow:transforms=4\n"
+        "  pyrolvm compare vae --guide amortized --guide mean_field --no-nuts --out runs/vae\n\n"
+        "exit codes: 0 done; 1 the reference failed its verdict, or every other method did; 2 cannot be done as\n"
+        "asked, or a guide you named cannot; 130 stopped by Ctrl-C (and saved)\n",
+    )
+    _add_problem(parser)
+    parser.add_argument(
+        "--guide", metavar="GUIDE", action="append", help="a guide to compare; repeatable (default: all)"
+    )
+    parser.add_argument(
+        "--nuts", action=argparse.BooleanOptionalAction, default=True, help="run NUTS too (default: yes)"
+    )
+    parser.add_argument("--reference", metavar="NAME", help="the method to hold the others against (default: nuts)")
+    _add_optimisation(parser)
+    _add_sampling(parser)
+    _add_run(parser)
+
+
+def _add_calibrate(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "calibrate",
+        "calibrating",
+        "Try a method on data simulated from the model, where the truth is known: are its posteriors right?",
+        f"{_TARGET}\n{_DATA}\nexamples:\n"
+        "  pyrolvm calibrate eight_schools --method nuts --simulations 1000 --workers 2 --out runs/c\n"
+        "  pyrolvm calibrate eight_schools --method mean_field --simulations 200\n"
+        "  pyrolvm calibrate my_model.py:model --data data.csv --method my_guides.py:guide --out runs/c --resume\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    group = parser.add_argument_group("the calibration")
+    group.add_argument(
+        "--method",
+        metavar="NAME",
+        default="auto",
+        help="auto (infer), infer, nuts, exact, a guide with or without options, or path/file.py:guide (default: auto)",
+    )
+    group.add_argument("--simulations", metavar="N", type=_count, help="how many data sets (default: 200)")
+    group.add_argument("--ranked", metavar="N", type=_count, help="draws that a truth is ranked among (default: 127)")
+    group.add_argument(
+        "--workers", metavar="N", type=_count, help="processes (default: one for each processor, if that pays)"
+    )
+    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same ranks (default: 0)")
+    _add_keeping(group, what="where each simulation is kept (default: runs/, under the target's name)")
+
+
+def _add_sweep(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "sweep",
+        "sweeping",
+        "Run every guide or method on every problem with every seed, in several processes or on a cluster.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
+        "  pyrolvm sweep eight_schools_noncentered funnel --guide mean_field --guide flow --guide nuts --seeds 5 --out runs/s\n"
+        "  pyrolvm sweep my_model.py:model --data data.csv --guide full_rank --seeds 10 --jobs 2 --out runs/s --resume\n"
+        "  pyrolvm sweep ppca --guide mean_field --seeds 20 --backend tcp://scheduler:8786\n\n"
+        "exit codes: 0 every cell is done; 1 some are not, see the table; 2 cannot be done as asked; 130 stopped by\n"
+        "Ctrl-C (and what is done is kept)\n",
+    )
+    _add_problem(parser, several=True)
+    group = parser.add_argument_group("the sweep")
+    group.add_argument(
+        "--guide",
+        metavar="GUIDE",
+        action="append",
+        help="a guide, or auto, nuts, infer or exact; repeatable (default: auto)",
+    )
+    group.add_argument("--seeds", metavar="N", default="1", help="how many seeds, or which, with commas (default: 1)")
+    group.add_argument("--jobs", metavar="N", type=_count, help="processes (default: one for each processor)")
+    group.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="local, here, dask, ray, or the address of a Dask or Ray cluster (default: local)",
+    )
+    group.add_argument(
+        "--retries",
+        metavar="N",
+        type=_none_or_more,
+        help="how often a cell whose process died is begun again (default: 1)",
+    )
+    group.add_argument(
+        "--reference", metavar="GUIDE", help="what accuracy is measured against (default: exact, or else nuts)"
+    )
+    group.add_argument(
+        "--keep", action=argparse.BooleanOptionalAction, default=True, help="save posteriors too (default: yes)"
+    )
+    _add_optimisation(parser)
+    _add_sampling(parser)
+    group = parser.add_argument_group("the run")
+    group.add_argument(
+        "--engine", metavar="NAME", help="what runs models: auto, c, jax, torch (guides only) or pyro (default: auto)"
+    )
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: auto)")
+    _add_keeping(group, what="where each cell is kept (default: runs/, under the target's name)")
+    group.add_argument(
+        "--retry-failed", action="store_true", help="with --resume: run cells again that raised an error"
+    )
+
+
+def _add_evidence(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "evidence",
+        "evidencing",
+        "Estimate the log marginal likelihood of the data, with its error, by one method or several.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
+        "  pyrolvm evidence eight_schools --method ais\n"
+        "  pyrolvm evidence eight_schools --method prior,ais,bridge --plot evidence.png\n"
+        "  pyrolvm evidence my_model.py:model --data data.csv --guide my_guides.py:guide --method iw_bound\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    group = parser.add_argument_group("the evidence")
+    group.add_argument(
+        "--method",
+        metavar="NAMES",
+        default="auto",
+        help="auto, or of exact, prior, importance, iw_bound, ais, bidirectional and bridge, with commas (default: auto)",
+    )
+    group.add_argument("--guide", metavar="GUIDE", help="fit this guide first, and draw or anneal from it")
+    group.add_argument(
+        "--draws", metavar="N", type=_count, help="draws, or annealed particles (default: by the method)"
+    )
+    group.add_argument("--schedule", metavar="N", type=_count, help="rungs of annealing (default: by a pilot run)")
+    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same estimate (default: 0)")
+    _add_picture(group, "draw estimates and errors against densities evaluated")
+    _add_keeping(parser.add_argument_group("the run"), what="where to save (default: nowhere)", overwrite=False)
+
+
+def _add_gaps(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "gaps",
+        "gapping",
+        "Fit a guide with local latents, and say what its family, its encoder and collapsed units lose.",
+        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
+        "  pyrolvm gaps vae --option images=500 --batch-size 100 --rows 200\n"
+        "  pyrolvm gaps my_model.py:model --data data.npz --guide my_guides.py:encoder --plot gaps.png\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    parser.add_argument("--guide", metavar="GUIDE", default="amortized", help="the guide (default: amortized)")
+    _add_optimisation(parser)
+    group = parser.add_argument_group("the gaps")
+    group.add_argument("--rows", metavar="N", type=_count, help="how many rows to look at (default: all)")
+    group.add_argument(
+        "--method", metavar="NAME", help="the rows' evidence: auto, exact, importance or ais (default: auto)"
+    )
+    group.add_argument("--draws", metavar="N", type=_count, help="draws of a row (default: 1000)")
+    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
+    _add_picture(group, "draw evidence, bounds, refinement and units")
+    _add_keeping(parser.add_argument_group("the run"), what="where to save (default: nowhere)", overwrite=False)
+
+
+def _add_diagnose(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "diagnose",
+        "saved",
+        "Judge a saved run: k-hat and evidence of a fit, R-hat and divergences of chains, and what to do next.",
+        "examples:\n"
+        "  pyrolvm diagnose runs/a\n"
+        "  pyrolvm diagnose runs/eight_schools-1    (a comparison: every method)\n\n"
+        f"{_CODES}",
+    )
+    parser.add_argument("run", metavar="RUN", help="a folder written by fit, nuts, compare or result.save()")
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "report",
+        "saved",
+        "Build the HTML comparison again from saved runs, without fitting anything.",
+        "examples:\n"
+        "  pyrolvm report runs/eight_schools-1\n"
+        "  pyrolvm report runs/a runs/b runs/nuts --reference nuts --out report.html\n\n"
+        "exit codes: 0 done; 1 the reference failed its verdict, or every method did; 2 cannot be done as asked\n",
+    )
+    parser.add_argument("run", metavar="RUN", nargs="+", help="folders written by fit, nuts, compare or result.save()")
+    parser.add_argument("--reference", metavar="NAME", help="the method to hold the others against (default: nuts)")
+    parser.add_argument("--out", metavar="FILE", default="report.html", help="where to write it (default: report.html)")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
+def _add_doctor(commands: Any) -> None:
+    _command(
+        commands,
+        "doctor",
+        "doctor",
+        "Check this installation: versions, devices, processors, compilers, ArviZ, plugins.",
+        "examples:\n  pyrolvm doctor\n  pyrolvm doctor --json doctor.json\n\n"
+        "exit codes: 0 everything required works; 1 something required is broken\n",
+    )

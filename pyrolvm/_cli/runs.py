@@ -1,0 +1,199 @@
+"""Run folders on the command line: where they are, what may be written there, and what they hold."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pyrolvm import _runs as runs
+from pyrolvm._base.errors import ArgumentError, StoreError
+from pyrolvm._cli.output import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "choose_folder",
+    "choose_picture",
+    "in_force",
+    "kept",
+    "kind_of",
+    "picture",
+    "posteriors_in",
+    "slug",
+    "write_picture",
+]
+
+ROOT = Path("runs")
+POSTERIORS = "posteriors.json"
+"""The file of a comparison that names its posteriors."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+def slug(text: str) -> str:
+    """``text`` as a run name: letters, digits, dots, dashes and underscores, at most 100, and no hidden file."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")[:100] or "run"
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.startswith(".")
+
+
+def choose_picture(plot: str | None, *, overwrite: bool) -> Path | None:
+    """Returns the file that ``--plot`` names, or ``None``.
+
+    Raises:
+        ArgumentError: if it is there and may not be replaced.
+    """
+    picture = None if plot is None else Path(plot)
+    if picture is not None and os.path.lexists(picture) and not overwrite:
+        raise ArgumentError(f"--plot {plot} exists already. Fix: add --overwrite, or use another name.")
+    return picture
+
+
+def choose_folder(args: argparse.Namespace, default: str) -> Path:
+    """Returns the folder a run is saved in, without making it.
+
+    Args:
+        args: what ``--out``, ``--resume`` and ``--overwrite`` say; without ``--out``, the next free ``runs/<default>-<n>``.
+        default: the name to number.
+
+    Raises:
+        ArgumentError: if the path leaves its root or is no run name, or if something is there that may not be replaced.
+    """
+    if args.any_version and not args.resume:
+        raise ArgumentError("--any-version says how to --resume. Fix: add --resume and --out DIR, or leave it out.")
+    out = args.out
+    if out is None:
+        if args.resume:
+            raise ArgumentError("--resume goes on with the run in --out. Fix: add --out DIR.")
+        name = slug(default)[:90]
+        return next(path for n in range(1, 10**6) if not (path := ROOT / f"{name}-{n}").exists())
+    path = Path(out)
+    if ".." in path.parts or not _is_name(path.name):
+        raise ArgumentError(
+            f"--out {out!r} is no place for a run: its last part must be letters, digits, '.', '_' or '-' "
+            "(100 at most), and '..' is not followed. Fix: use for example --out runs/a, or an absolute path."
+        )
+    if runs.is_free(path):
+        return path
+    if not runs.is_run(path):
+        raise ArgumentError(
+            f"--out {out}: what is there is no run of pyrolvm, and is left as it is. "
+            "Fix: use another --out, or move it away."
+        )
+    there = runs.Manifest.read(path) is not None
+    if (there or runs.unfinished(path) is not None) and not (args.overwrite or args.resume):
+        what = "something is saved there already" if there else "a run that did not end is there"
+        raise ArgumentError(
+            f"--out {out}: {what}. Fix: add --resume to go on with it or use it, --overwrite to replace it, or use another --out."
+        )
+    return path
+
+
+def kept(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The arguments of a call that is kept in a folder."""
+    words = {
+        "out": folder,
+        "overwrite": args.overwrite,
+        "resume": runs.ANY_VERSION if args.any_version else args.resume,
+    }
+    every = getattr(args, "checkpoint_every", None)
+    return words if every is None else words | {"checkpoint_every": every}
+
+
+def in_force(folder: Path, *, stopped: bool) -> bool:
+    """Whether the result that a folder holds is of the run that has just been made there: one that was stopped replaces none."""
+    manifest = runs.Manifest.read(folder)
+    return manifest is not None and manifest.finished is not stopped
+
+
+def picture(figure: Figure) -> runs.Write:
+    """What writes a figure as PNG, and clears it."""
+
+    def write(file: BinaryIO) -> None:
+        figure.savefig(file, format="png", dpi=160)
+        figure.clear()
+
+    return write
+
+
+def write_picture(file: Path, figure: Figure) -> None:
+    """Writes a figure to the file that the user names, whole or not at all; its ending says how."""
+    kind = file.suffix.removeprefix(".").lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ArgumentError(f"--plot {file} must end in .png, .pdf or .svg. Fix: use for example --plot picture.png.")
+    replace_file(file, lambda opened: figure.savefig(opened, format=kind, dpi=160))
+
+
+def kind_of(path: Path) -> str | None:
+    """What a folder holds, finished or begun: ``"Posterior"``, ``"Comparison"``, ...; ``None`` if it is none of ours."""
+    manifest = runs.Manifest.read(path)
+    if manifest is not None:
+        return manifest.kind
+    begun = runs.unfinished(path)
+    return None if begun is None else _KINDS.get(begun.command, "Posterior")
+
+
+_KINDS = {
+    "compare": "Comparison",
+    "calibrate": "Calibration",
+    "sweep": "Sweep",
+    "evaluate": "Evaluation",
+    "evidence": "Evidence",
+    "gaps": "Gaps",
+}
+
+
+def posteriors_in(paths: Iterable[str]) -> dict[str, Path]:
+    """The saved posteriors in run folders, by name: each folder is one posterior, or a comparison with several.
+
+    Raises:
+        StoreError: if a folder holds neither.
+    """
+    found: dict[str, Path] = {}
+    for given in paths:
+        path = Path(given)
+        kind = kind_of(path)
+        if kind == "Comparison":
+            parts = _parts(path)
+        elif kind == "Sweep":
+            raise StoreError(
+                f"{given!r} is a sweep, with a posterior in each of its cells. Fix: pyrolvm diagnose {given} shows it; name a "
+                "folder .../cells/.../result for one of them."
+            )
+        elif kind in ("Calibration", "Evidence", "Gaps"):
+            raise StoreError(
+                f"{given!r} is of kind {kind}, which has no posterior of its own. Fix: pyrolvm diagnose {given} shows it."
+            )
+        elif kind is not None:
+            parts = {path.name: path}
+        elif not path.exists():
+            raise StoreError(f"there is no run at {given!r}. Fix: check the path; `ls runs` shows what is saved.")
+        else:
+            raise StoreError(f"{given!r} is no saved run. Fix: pass a folder that fit, nuts, compare or save() wrote.")
+        for label, folder in parts.items():
+            name, n = label, 1
+            while name in found:
+                n += 1
+                name = f"{label} ({n})"
+            found[name] = folder
+    return found
+
+
+def _parts(path: Path) -> dict[str, Path]:
+    manifest = runs.Manifest.read(path)
+    begun = runs.unfinished(path) if manifest is None else None
+    inside = path / manifest.generation if manifest is not None else begun.folder if begun is not None else path
+    labels = runs.read_object(inside / POSTERIORS) if (inside / POSTERIORS).is_file() else {}
+    # The names come from a file: they may not lead out of the run.
+    parts = {str(label): inside / "posteriors" / str(name) for label, name in labels.items() if _is_name(name)}
+    parts = {label: folder for label, folder in parts.items() if runs.Manifest.read(folder) is not None}
+    if not parts:
+        raise StoreError(f"{path} holds no finished posterior. Fix: run the comparison again with --resume.")
+    return parts

@@ -1,0 +1,90 @@
+"""``pyrolvm diagnose`` and ``pyrolvm report``: saved runs, read again."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import pyrolvm as lvm
+from pyrolvm._base.errors import ArgumentError, unknown_name
+from pyrolvm._cli.calibrating import show as show_calibration
+from pyrolvm._cli.comparing import compared, drawn, judge
+from pyrolvm._cli.inference import outcome, show
+from pyrolvm._cli.output import Output, replace_file
+from pyrolvm._cli.runs import kind_of, posteriors_in
+from pyrolvm._cli.signals import Stopped
+from pyrolvm._cli.sweeping import show as show_sweep
+
+__all__ = ["run"]
+
+
+def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
+    """Runs ``diagnose`` or ``report``."""
+    return _diagnose(args, out) if args.command == "diagnose" else _report(args, out)
+
+
+def _diagnose(args: argparse.Namespace, out: Output) -> int:
+    kind = kind_of(Path(args.run))
+    if kind in ("Evidence", "Gaps", "Calibration"):
+        result = lvm.load(args.run)
+        if kind == "Calibration":
+            show_calibration(result, out)
+        else:
+            out.line(str(result))
+        out.write_json({"command": "diagnose", "run": args.run, **result.as_dict()})
+        judged = result.found.values() if isinstance(result, lvm.Evidences) else [result]
+        return int(all(one.verdict.status == "failed" for one in judged))
+    if kind == "Sweep":
+        sweep = lvm.load(args.run)
+        show_sweep(sweep, out)
+        out.write_json({"command": "diagnose", "run": args.run, **sweep.as_dict()})
+        return int(set(sweep.counts) != {"done"})
+    found, failed = {}, 0
+    for name, path in posteriors_in([args.run]).items():
+        posterior = lvm.load(path)
+        if isinstance(posterior, lvm.Evaluation):
+            out.line(str(posterior))
+            found[name] = posterior.as_dict()
+            failed += posterior.verdict.status == "failed"
+            continue
+        diagnosis = lvm.diagnose(posterior)
+        verdict = diagnosis.verdict.and_also(posterior.verdict)
+        show(posterior, diagnosis, verdict, out)
+        out.line()
+        found[name] = outcome(posterior, diagnosis, verdict)
+        failed += verdict.status == "failed"
+    if len(found) > 1:
+        out.next([f"pyrolvm report {args.run}    all of them on one page"])
+    out.write_json({"command": "diagnose", "run": args.run, "posteriors": found})
+    return int(failed > 0)
+
+
+def _report(args: argparse.Namespace, out: Output) -> int:
+    page = Path(args.out)
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ArgumentError(f"--out {args.out!r} must end in .html. Fix: use for example --out report.html.")
+    files = (page, page.with_suffix(".png"), page.with_suffix(".json"))
+    there = [file for file in files if os.path.lexists(file)]
+    if there and not args.overwrite:
+        raise ArgumentError(
+            f"--out {args.out}: {there[0]} exists already. Fix: add --overwrite to replace {page.name}, its .png and its .json, or use "
+            "another --out."
+        )
+    paths = posteriors_in(args.run)
+    if args.reference is not None and args.reference not in paths:
+        raise unknown_name("saved posterior", args.reference, paths)
+    if len(paths) < 2:
+        raise ArgumentError(
+            f"a report compares at least two posteriors, found {', '.join(paths)}. "
+            f"Fix: name more runs, or use pyrolvm diagnose {args.run[0]}."
+        )
+    comparison = compared({name: lvm.load(path) for name, path in paths.items()}, args.reference)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    names = (files[0].name, files[1].name, files[2].name)
+    for name, write in drawn(comparison, names, {}).items():
+        replace_file(page.with_name(name), write)
+    out.line(str(comparison))
+    out.line(f"written: {page}, {names[1]} and {names[2]}")
+    out.write_json({"command": "report", "runs": args.run, "page": str(page), **comparison.as_dict()})
+    return judge(comparison)

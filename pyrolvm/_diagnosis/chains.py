@@ -1,0 +1,224 @@
+"""Checks of Markov chains: mixing of every quantity, and what the sampler said about itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrolvm._base.numerics import Array, array_stats
+from pyrolvm._base.verdict import Reason
+from pyrolvm._base.wording import told
+from pyrolvm._results.moments import cheap_screen, is_constant, moments
+from pyrolvm._results.reading import Block, blocks, keep_worst, stat
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["judge_mixing", "judge_sampler", "mixing_table"]
+
+RHAT_DOUBTFUL, RHAT_FAILED = 1.01, 1.1
+ESS_DOUBTFUL, ESS_FAILED = 100, 10
+"""Effective draws for each chain: below the first, error bars are rough; below the second, there are none."""
+BFMI_DOUBTFUL = 0.3
+DIVERGENT_FAILED = 0.1
+DEPTH_DOUBTFUL = 0.1
+
+
+def worst_first(parts: list[Block], limit: int) -> tuple[list[Block], int]:
+    """Keeps the quantities that a cheap screen finds worst, in order of declaration, and counts those left out."""
+    total = sum(len(part.labels) for part in parts)
+    if total <= limit:
+        return parts, 0
+    indices = keep_worst([cheap_screen(part.draws) for part in parts], limit)
+    return [part.take(index) for part, index in zip(parts, indices, strict=True) if index.size], total - limit
+
+
+def mixing_table(data: xr.DataTree, limit: int) -> tuple[pd.DataFrame, int]:
+    """Tabulates R-hat, ESS and MCSE for each quantity and for ``lp``.
+
+    Args:
+        data: a DataTree of Markov chains.
+        limit: how many quantities to examine closely, worst first.
+
+    Returns:
+        A table indexed by quantity with columns ``mean``, ``sd``, ``q5``, ``median``, ``q95``, ``mcse_mean``,
+        ``mcse_sd``, ``ess_bulk``, ``ess_tail``, ``rhat`` and ``state`` (``"moving"``, ``"constant"``, ``"stuck"`` or
+        ``"not finite"``), and the number of quantities left out.
+    """
+    import pandas as pd
+
+    parts = list(blocks(data))
+    density = stat(data, "lp")
+    if density is not None:
+        parts.append(Block("lp", ["lp"], density[:, :, None].astype(np.float64), False))
+    parts, left_out = worst_first(parts, limit)
+    tables = [_rows(part) for part in parts]
+    return (pd.concat(tables) if tables else pd.DataFrame()), left_out
+
+
+def _rows(part: Block) -> pd.DataFrame:
+    import pandas as pd
+
+    draws, count = part.draws, len(part.labels)
+    finite = np.isfinite(draws).all(axis=(0, 1))
+    constant = np.zeros(count, dtype=bool)
+    stuck = np.zeros(count, dtype=bool)
+    constant[finite] = is_constant(draws[:, :, finite])
+    frozen = np.array([is_constant(chain[None]) for chain in draws])  # (chain, n)
+    if not part.discrete:
+        stuck = finite & ~constant & frozen.any(axis=0)
+    moving = finite & ~constant
+    nan = np.full(count, math.nan)
+    columns: dict[str, Array] = {name: nan.copy() for name in ("mean", "sd", "q5", "median", "q95")}
+    columns |= {name: nan.copy() for name in ("mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "rhat")}
+    if finite.any():
+        known = draws[:, :, finite]
+        columns["mean"][finite], columns["sd"][finite] = known.mean(axis=(0, 1)), 0.0
+        for name, level in (("q5", 0.05), ("median", 0.5), ("q95", 0.95)):
+            columns[name][finite] = np.quantile(known, level, axis=(0, 1))
+    if moving.any():
+        chosen = draws[:, :, moving].astype(np.float64, copy=False)
+        figures = moments(chosen, independent=False)
+        columns["mean"][moving], columns["sd"][moving] = figures.mean, figures.sd
+        columns["mcse_mean"][moving], columns["mcse_sd"][moving] = figures.mean_error, figures.sd_error
+        if draws.shape[1] >= 4:
+            stacked = np.moveaxis(chosen, -1, 0)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                columns["ess_bulk"][moving] = array_stats().ess(stacked, chain_axis=-2, draw_axis=-1, method="bulk")
+                columns["ess_tail"][moving] = array_stats().ess(
+                    stacked, chain_axis=-2, draw_axis=-1, method="tail", prob=0.9
+                )
+                if draws.shape[0] > 1:
+                    columns["rhat"][moving] = array_stats().rhat(stacked, chain_axis=-2, draw_axis=-1, method="rank")
+    columns["rhat"][stuck] = math.inf
+    columns["ess_bulk"][stuck] = 0.0
+    columns["ess_tail"][stuck] = 0.0
+    state = np.select([~finite, stuck, constant], ["not finite", "stuck", "constant"], default="moving")
+    return pd.DataFrame(columns | {"state": state}, index=pd.Index(part.labels, name="quantity"))
+
+
+def _names(index: Any, at_most: int = 3) -> str:
+    names = [f"`{name}`" for name in index]
+    rest = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + rest
+
+
+def judge_mixing(table: pd.DataFrame, chains: int, draws: int) -> Iterator[Reason]:
+    """Yields what the table of quantities says: finite draws, moving chains, R-hat, effective draws.
+
+    R-hat above 1.01 is doubtful and above 1.1 failed. Bulk or tail ESS below 100 for each chain is doubtful and below
+    10 failed. One chain is doubtful whatever it shows, because nothing says that another start would agree.
+
+    References:
+        Vehtari, Gelman, Simpson, Carpenter, Buerkner (2021), "Rank-normalization, folding, and localization: an
+        improved R-hat", https://arxiv.org/abs/1903.08008
+    """
+    if chains == 1:
+        text = "There is one chain, so R-hat cannot tell whether chains from other starts would agree."
+        yield Reason("doubtful", text, {"chains": 1})
+    if not len(table):
+        yield Reason("doubtful", "The posterior has no numeric quantity that could be checked.", {"quantities": 0})
+        return
+    for state, text in (
+        ("not finite", "has draws that are not finite"),
+        ("stuck", "has a chain that never moves while others do, or sits elsewhere"),
+    ):
+        bad = table.index[table["state"] == state]
+        if len(bad):
+            yield Reason("failed", f"{_names(bad)} {text}.", {f"quantities {state}": len(bad)})
+    moving = table[table["state"] == "moving"]
+    if not len(moving):
+        if (table["state"] == "constant").all():
+            yield Reason("failed", "Every quantity is constant: the sampler never moved.", {"quantities moving": 0})
+        return
+    if draws < 4:
+        yield Reason("doubtful", f"{draws} draws a chain are too few to check mixing.", {"draws": draws})
+        return
+    if chains > 1:
+        yield _judge_rhat(moving["rhat"])
+    yield _judge_ess(moving, chains)
+
+
+def _judge_rhat(rhat: pd.Series[float]) -> Reason:
+    rhat = rhat.dropna().sort_values(ascending=False)
+    if not len(rhat):
+        return Reason("doubtful", "R-hat could not be computed for any quantity.")
+    high, figures = float(rhat.iloc[0]), {"rhat": float(rhat.iloc[0])}
+    over = rhat.index[rhat > RHAT_DOUBTFUL]
+    if not len(over):
+        return Reason("trusted", f"R-hat is at most {told(high, RHAT_DOUBTFUL, 3)} (bound {RHAT_DOUBTFUL}).", figures)
+    failed = high > RHAT_FAILED
+    bound = RHAT_FAILED if failed else RHAT_DOUBTFUL
+    text = f"R-hat is up to {told(high, bound, 2)}, above {bound}, for {_names(over)}: the chains disagree."
+    return Reason("failed" if failed else "doubtful", text, figures | {"quantities over": len(over)})
+
+
+def _judge_ess(table: pd.DataFrame, chains: int) -> Reason:
+    smallest = table[["ess_bulk", "ess_tail"]].min(axis=1).sort_values()
+    low = float(smallest.iloc[0])
+    figures = {"ess_bulk": float(table["ess_bulk"].min()), "ess_tail": float(table["ess_tail"].min())}
+    bound = ESS_DOUBTFUL * chains
+    if math.isnan(low):
+        return Reason("doubtful", "The effective number of draws could not be computed.", figures)
+    if low >= bound:
+        return Reason("trusted", f"Bulk and tail ESS are at least {math.floor(low):,} (bound {bound}).", figures)
+    under = smallest.index[smallest < bound]
+    text = (
+        f"ESS is down to {told(low, bound, 0)}, below {bound}, for {_names(under)}: error bars and quantiles are rough."
+    )
+    return Reason("failed" if low < ESS_FAILED * chains else "doubtful", text, figures)
+
+
+def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:
+    """Yields what the sampler recorded about itself: whether it came to its end, divergences, E-BFMI and saturated trees.
+
+    Any divergence is doubtful, more than 10% of draws failed. E-BFMI below 0.3 in a chain is doubtful. A saturated tree
+    costs time rather than truth, so it is doubtful only in more than 10% of draws.
+
+    References:
+        Betancourt (2017), "A conceptual introduction to Hamiltonian Monte Carlo", https://arxiv.org/abs/1701.02434;
+        Stan Development Team, "Runtime warnings and convergence problems", https://mc-stan.org/misc/warnings.html
+    """
+    diverging = stat(data, "diverging")
+    attrs = data["sample_stats"].attrs if "sample_stats" in data.children else {}
+    if (attrs.get("interrupted") or attrs.get("stopped_by")) and diverging is not None:
+        had, asked = diverging.shape[1], int(attrs.get("draws_asked", 0))
+        text = f"The run was stopped before its end: each chain has {had:,} of {asked:,} draws, which are judged as they are."
+        yield Reason("trusted", text, {"draws": float(had), "draws asked for": float(asked)})
+    if attrs.get("divergences_before"):
+        accept, before = attrs["target_accept"], attrs["divergences_before"]
+        text = f"These chains were run at target_accept {accept:g}, since others with larger steps diverged: {before}."
+        yield Reason("trusted", text, {"target_accept": float(accept)})
+    if diverging is not None:
+        number, share = int(diverging.sum()), float(diverging.mean())
+        figures = {"divergences": number, "share of draws": share}
+        if number:
+            percent = told(100 * share, 100 * DIVERGENT_FAILED if share > DIVERGENT_FAILED else 0.0, 1)
+            text = f"{number} of {diverging.size} draws diverged ({percent}%): part of the posterior was not explored."
+            yield Reason("failed" if share > DIVERGENT_FAILED else "doubtful", text, figures)
+        else:
+            yield Reason("trusted", "No draw diverged.", figures)
+    energy = stat(data, "energy")
+    if energy is not None and energy.shape[1] >= 4 and np.isfinite(energy).all():
+        moving = ~is_constant(np.moveaxis(energy[:, :, None], 0, 2))  # as (1, draw, chain)
+        if moving.any():
+            low = float(np.min(array_stats().bfmi(energy[moving].astype(np.float64), chain_axis=-2, draw_axis=-1)))
+            shown = told(low, BFMI_DOUBTFUL, 2)
+            if low < BFMI_DOUBTFUL:
+                text = f"E-BFMI is {shown}, below {BFMI_DOUBTFUL}: momentum resampling explores the energy too slowly."
+                yield Reason("doubtful", text, {"bfmi": low})
+            else:
+                yield Reason(
+                    "trusted",
+                    f"E-BFMI is at least {shown} (bound {BFMI_DOUBTFUL}).",
+                    {"bfmi": low},
+                )
+    saturated = stat(data, "reached_max_treedepth")
+    if saturated is not None and saturated.any():
+        share = float(saturated.mean())
+        text = f"Trajectories hit their longest allowed length in {share:.1%} of draws: sampling could be faster."
+        yield Reason("doubtful" if share > DEPTH_DOUBTFUL else "trusted", text, {"saturated": share})

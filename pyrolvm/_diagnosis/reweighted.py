@@ -1,0 +1,160 @@
+"""What reweighting would change: moments of a guide's draws against the same draws with importance weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyrolvm._base.importance import Weights
+from pyrolvm._base.numerics import Array
+from pyrolvm._base.verdict import Reason
+from pyrolvm._base.wording import told
+from pyrolvm._results.moments import moments
+from pyrolvm._results.reading import Block, blocks, keep_worst
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["MEAN_BOUND", "SD_BOUND", "SIGMAS", "corrected_table", "judge_reweighted", "reweighted_table"]
+
+MEAN_BOUND = 0.1
+"""A mean that is off by this many sds is wrong."""
+SD_BOUND = 0.1
+"""An sd that is off by this share is wrong."""
+SIGMAS = 3.0
+"""How many standard errors a difference beyond its bound must be to be called one."""
+
+
+def reweighted_table(data: xr.DataTree, weights: Array, limit: int) -> tuple[pd.DataFrame, int]:
+    r"""Tabulates every quantity before and after reweighting.
+
+    With weights :math:`w_s` and weighted mean :math:`m` and sd :math:`\sigma`, the shift
+    :math:`(\bar x - m)/\sigma` has the error :math:`\sqrt{\sum_s (w_s - 1/S)^2 (x_s - m)^2}/\sigma`, and likewise for
+    the variance with :math:`(x_s - m)^2 - \sigma^2` in place of :math:`x_s - m`.
+
+    Args:
+        data: a DataTree whose draws have importance weights.
+        weights: normalised weights, (S,).
+        limit: how many quantities to keep: those which reweighting would change most.
+
+    Returns:
+        The table that ``diagnose`` describes, and the number of quantities left out.
+    """
+    import pandas as pd
+
+    parts = list(blocks(data))
+    indices = keep_worst([_change(part, weights) for part in parts], limit)
+    tables = [_rows(part.take(index), weights) for part, index in zip(parts, indices, strict=True) if index.size]
+    total = sum(len(part.labels) for part in parts)
+    return (pd.concat(tables) if tables else pd.DataFrame()), max(total - limit, 0)
+
+
+def corrected_table(data: xr.DataTree, ess: float, limit: int) -> tuple[pd.DataFrame, int]:
+    """Tabulates every quantity of draws that were chosen by weights: moments, quantiles, and the error that ``ess`` leaves.
+
+    Returns:
+        The table, and the number of quantities left out, those at the end.
+    """
+    import pandas as pd
+
+    tables, total = [], 0
+    for part in blocks(data):
+        room = max(limit - total, 0)
+        total += len(part.labels)
+        if not room:
+            continue
+        kept = part.take(np.arange(min(room, len(part.labels))))
+        flat = kept.draws.astype(np.float64).reshape(-1, kept.draws.shape[2])
+        with np.errstate(invalid="ignore", over="ignore"):
+            low, middle, high = np.quantile(flat, (0.05, 0.5, 0.95), axis=0)
+            sd = flat.std(axis=0, ddof=1)
+        columns = {
+            "mean": flat.mean(axis=0),
+            "sd": sd,
+            "mcse_mean": sd / np.sqrt(ess),
+            "q5": low,
+            "median": middle,
+            "q95": high,
+        }
+        tables.append(pd.DataFrame(columns, index=pd.Index(kept.labels, name="quantity")))
+    return (pd.concat(tables) if tables else pd.DataFrame()), max(total - limit, 0)
+
+
+def _rows(part: Block, weights: Array) -> pd.DataFrame:
+    import pandas as pd
+
+    draws = part.draws.astype(np.float64)
+    flat = draws.reshape(-1, draws.shape[2])
+    with np.errstate(invalid="ignore", over="ignore"):
+        figures = moments(draws, independent=True)
+        low, middle, high = np.quantile(flat, (0.05, 0.5, 0.95), axis=0)
+        mean = weights @ flat
+        centred = flat - mean
+        variance = weights @ centred**2
+        sd = np.sqrt(variance)
+        excess = ((weights - 1.0 / weights.size) ** 2)[:, None]
+        shift_error = np.sqrt(np.sum(excess * centred**2, axis=0))
+        ratio_error = np.sqrt(np.sum(excess * (centred**2 - variance) ** 2, axis=0)) / 2
+        fixed = ~((sd > 0) & (figures.sd > 0))
+        scale = np.where(fixed, 1.0, sd)
+        ratio = np.where(fixed, 1.0, figures.sd / scale)
+        columns = {
+            "mean": figures.mean,
+            "sd": figures.sd,
+            "mcse_mean": figures.mean_error,
+            "q5": low,
+            "median": middle,
+            "q95": high,
+            "psis_mean": mean,
+            "psis_sd": sd,
+            "psis_shift": np.where(fixed, 0.0, (figures.mean - mean) / scale),
+            "psis_shift_error": np.where(fixed, 0.0, shift_error / scale),
+            "psis_sd_ratio": ratio,
+            "psis_sd_ratio_error": np.where(fixed, 0.0, ratio_error / scale**2 * ratio),
+        }
+    return pd.DataFrame(columns, index=pd.Index(part.labels, name="quantity"))
+
+
+def _change(part: Block, weights: Array) -> Array:
+    """Returns roughly how much reweighting changes each mean and sd, (n,), infinite where draws are not finite."""
+    flat = part.draws.reshape(-1, part.draws.shape[2])
+    weights = weights.astype(flat.dtype)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        mean, sd = flat.mean(axis=0), flat.std(axis=0)
+        centred = flat - mean
+        move = weights @ centred
+        after = np.sqrt(weights @ centred**2 - move**2)
+        change = np.maximum(np.abs(move) / sd, np.abs(np.log(after / sd)))
+    change = np.where(np.isfinite(change), change, 0.0)
+    return np.where(np.isfinite(mean), change, np.inf)
+
+
+def judge_reweighted(table: pd.DataFrame, weights: Weights) -> Iterator[Reason]:
+    """Yields whether the draws as they are agree with the same draws reweighted, where the weights can be relied on.
+
+    k-hat alone says that reweighting works, not that it is needless: a guide with sds 20% too small has a fine k-hat.
+    """
+    if not weights.reliable or not len(table):
+        return
+    shift, ratio = table["psis_shift"], table["psis_sd_ratio"]
+    # A verdict may err towards doubt: a change beyond the bound counts unless noise alone could make it.
+    far = shift.abs() > np.maximum(MEAN_BOUND, SIGMAS * table["psis_shift_error"])
+    wide = (ratio - 1.0).abs() > np.maximum(SD_BOUND, SIGMAS * table["psis_sd_ratio_error"])
+    figures = {"largest shift": float(shift.abs().max()), "largest sd change": float((ratio - 1.0).abs().max())}
+    if far.any():
+        name = shift.abs().where(far).idxmax()
+        more = f" ({int(far.sum())} quantities in all)" if far.sum() > 1 else ""
+        sign = "+" if shift[name] > 0 else "-"
+        text = f"The mean of `{name}` is {sign}{told(abs(shift[name]), MEAN_BOUND, 2)} sd from where reweighting puts it{more}."
+        yield Reason("doubtful", text, figures)
+    if wide.any():
+        name = (ratio - 1.0).abs().where(wide).idxmax()
+        more = f" ({int(wide.sum())} quantities in all)" if wide.sum() > 1 else ""
+        side = "smaller" if ratio[name] < 1 else "larger"
+        text = f"The sd of `{name}` is {told(100 * abs(1 - ratio[name]), 100 * SD_BOUND, 0)}% {side} than reweighting makes it{more}."
+        yield Reason("doubtful", text, figures)
+    if not far.any() and not wide.any():
+        yield Reason("trusted", "Reweighting moves no mean by 0.1 sd and no sd by 10% beyond the noise.", figures)

@@ -1,0 +1,1 @@
+"""Ways to a posterior or to its evidence, a folder each."""

@@ -1,0 +1,501 @@
+"""``lvm.fit``: from a problem and a guide to a variational posterior."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from pyrolvm import _runs as runs
+from pyrolvm._base import budget, runtime
+from pyrolvm._base.errors import (
+    ArgumentError,
+    FitError,
+    GuideError,
+    ProblemError,
+    checked_seed,
+    positive_float,
+    positive_int,
+    unknown_name,
+)
+from pyrolvm._base.explain import at_the_door, told
+from pyrolvm._base.habits import verb
+from pyrolvm._base.machine import require_memory
+from pyrolvm._base.progress import Progress, shown
+from pyrolvm._methods.fit.checkpoint import Keeper
+from pyrolvm._methods.fit.engines import ENGINES, Work, begin
+from pyrolvm._methods.fit.loop import AT_ONCE, Step, blame, search
+from pyrolvm._methods.fit.modules import buffers_of, changed_buffers, modules_of, settle
+from pyrolvm._methods.fit.objectives import ParticleELBO, choose_objective
+from pyrolvm._methods.fit.optimizer import Stepper
+from pyrolvm._methods.fit.schedules import NAMED
+from pyrolvm._methods.fit.stopping import Plateau, Schedule
+from pyrolvm._methods.fit.validation import HeldOut, Validation, check, held_out
+from pyrolvm._program.agreement import check_guide, guide_sites
+from pyrolvm._program.batching import Batch, Minibatches, check_minibatches, minibatch_plate
+from pyrolvm._program.density import with_digits
+from pyrolvm._program.problem import Problem, check_problem
+from pyrolvm._program.steady import changes
+from pyrolvm._program.streamed import Streamed
+from pyrolvm._program.transforming import Transform
+from pyrolvm._results import Fit, store
+from pyrolvm._results.afresh import check_afresh
+from pyrolvm._results.build import CHANGES, variational_tree
+from pyrolvm._results.draws import finalized, registered
+from pyrolvm._results.history import History
+from pyrolvm._results.likelihood import likelihood_tree
+from pyrolvm.family import Solution, frame_engine
+from pyrolvm.family.choice import resolve
+from pyrolvm.family.guide import Guide
+
+__all__ = ["fit"]
+
+MAX_STEPS = 20_000
+
+SHARE, LEAST_SECONDS = 2.0, 2.0
+"""What evaluating draws one by one may cost, in units of what was spent before, and in seconds if that is more."""
+
+
+@verb
+@at_the_door
+def fit(
+    problem: Problem,
+    guide: Any = "auto",
+    *,
+    objective: str | ELBO | type[ELBO] = "auto",
+    optimizer: Any = None,
+    learning_rate: float | None = None,
+    schedule: str | Callable[[int], float] = "decay",
+    clip_norm: float | None = None,
+    max_steps: int | None = None,
+    tolerance: float | None = None,
+    num_particles: int | None = None,
+    batch_size: int | None = None,
+    batch_plate: str | None = None,
+    transform: Callable[..., Mapping[str, Any]] | None = None,
+    validation: Mapping[str, Any] | Problem | None = None,
+    validate_every: int | None = None,
+    patience: int | None = 10,
+    draws: int | None = None,
+    callbacks: Sequence[Callable[[Step], Any]] = (),
+    engine: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    progress: bool | Callable[[int, int, str], None] = True,
+    out: str | Path | None = None,
+    resume: bool | str = False,
+    overwrite: bool = False,
+    checkpoint_every: float | None = None,
+) -> Fit:
+    """Fits a guide to a problem by stochastic variational inference.
+
+    The ELBO is maximised at a constant learning rate until the parameters circle around a point or the ELBO is measurably flat;
+    then their average over the last half of the steps is kept. Parameters of networks are too many for that: for them the rate
+    decays. The rate also decays where the budget ends first. Whether the fit got there is part of the result. The fit has
+    parameters, random numbers and a Pyro parameter store of its own: nothing that ran
+    before influences it, and modules of the model hold their old values afterwards.
+
+    A model without latents is fitted by maximum likelihood of its parameters, the same way: the ELBO then is log p(data). The result
+    has it by row, ``fit.sample(n)`` are new data, and ``fit.module("net")`` is the trained module. So is one whose latents are all
+    discrete and summed out, as in a hidden Markov model with parameters: that is marginal maximum likelihood, and the result's
+    draws of the latents are from their exact posterior given the parameters.
+
+    Args:
+        problem: a model with its data.
+        guide: a registered name (``lvm.guides()``), ``lvm.guide(name, **options)``, a Pyro guide function, an AutoGuide
+            class or instance; ``"auto"`` chooses by the problem's size and structure.
+        objective: ``"auto"`` (analytic KL where the guide factorises, discrete latents summed out), ``"Trace_ELBO"``,
+            ``"TraceMeanField_ELBO"``, ``"TraceEnum_ELBO"``, ``"StickingTheLanding_ELBO"`` (without the guide's score, which adds noise:
+            what ``"auto"`` takes for Gaussian guides), or any Pyro ELBO class or instance.
+        optimizer: ``None`` for Adam; a torch optimiser class or function of parameters; or a Pyro optimiser, whose
+            schedule is then its own.
+        learning_rate: the rate before the decay; by default 0.02 for Adam.
+        schedule: ``"decay"`` lowers the rate where no average is taken, ``"constant"`` never; ``"cosine"``, ``"linear"``,
+            ``"warmup"`` and ``"warmup_cosine"`` follow the whole budget, whatever the ELBO does; or a function from the step to
+            a multiple of the rate.
+        clip_norm: bound on the gradient's norm.
+        max_steps: the budget; by default 20,000. ``tolerance=0`` takes them all.
+        tolerance: how many nats of ELBO the plateau test may miss, by default 0.03 and 1e-4 of the ELBO's size (1e-3 with
+            minibatches); 0 switches the test off.
+        num_particles: draws a step; by default 16 where they run at once, 1 where they do not.
+        batch_size: rows of the data a step takes; the density is scaled to the whole. ``None`` for all.
+        batch_plate: which plate's rows, where several could be meant.
+        transform: changes data in every step before guide and model see them, such as noise drawn anew: called with the model's
+            arguments, those of the batch, it returns the new values of some of them by name. The result, and held-out data, are
+            of the arguments as they are.
+        validation: held-out data: a mapping from names of the model's arguments, or a problem of the same model. The parameters that
+            do best on them are kept, and the course is in group ``optimization``.
+        validate_every: steps between two looks at held-out data; by default a pass over the data, or 2% of the budget.
+        patience: looks without improvement that end the fit; ``None`` to take all steps.
+        draws: posterior draws to keep; by default 4,000, fewer where they would fill the memory.
+        callbacks: functions of a ``Step``; one that returns ``True`` ends the search. One with an attribute
+            ``every`` is called every so many steps. :mod:`pyrolvm.callbacks` has some.
+        engine: ``"auto"`` chooses by problem and device: the captured program compiled from C (``"c"``), by XLA (``"jax"``) or
+            by torch (``"torch"``), or stock Pyro (``"pyro"``), which runs what cannot be captured. The result says which, and why.
+        device: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` leaves small problems where their data are and takes a GPU, where
+            there is one, for models with learnable networks.
+        dtype: a floating dtype to run in; by default the data's.
+        seed: makes the fit repeatable.
+        progress: whether to show a bar; or a function of ``(done, total, text)``.
+        out: a folder to save the result in, and checkpoints on the way.
+        resume: with ``out``: return the finished result that is there, or go on from the last checkpoint, if it is of the same model,
+            data, guide, options, seed and versions. What is reached is then what it would have been without the interruption, to the
+            last bit, on a processor. ``"any-version"`` goes on under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this run is finished.
+        checkpoint_every: seconds between checkpoints; by default 60, or more where they would take over 1% of the time.
+
+    Returns:
+        The fitted posterior. An unconverged fit is a result with a verdict, not an error.
+
+    Raises:
+        ArgumentError: if an argument is out of range.
+        GuideError: if guide and model do not fit.
+        FitError: if the loss is not finite at the start.
+        StoreError: if ``out`` holds another run, or another process writes to it.
+
+    References:
+        Hoffman et al., Stochastic Variational Inference, https://arxiv.org/abs/1206.7051
+        Kucukelbir et al., Automatic Differentiation Variational Inference, https://arxiv.org/abs/1603.00788
+    """
+    check_problem(problem, streams=True)
+    asked = runs.order(out, resume, overwrite, checkpoint_every)
+    _check_arguments(engine, max_steps, num_particles, batch_size, draws, learning_rate, clip_norm, tolerance)
+    seed = checked_seed(seed)
+    if batch_plate is not None and batch_size is None:
+        raise ArgumentError(
+            f"batch_plate={batch_plate!r} is given without batch_size, so no rows are chosen. Fix: pass batch_size too."
+        )
+    check(validate_every, patience, validation)
+    if not problem.latents and not problem.parameters:
+        raise ProblemError(
+            f"{problem.name} has neither latent sites nor learnable parameters, so there is nothing to fit. "
+            "Fix: give its unknowns priors with pyro.sample, or make them parameters by pyro.param or pyro.module."
+        )
+    if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
+        raise ArgumentError(
+            f"callbacks must be a list of functions of a Step, got {callbacks!r}. Fix: pass callbacks=[my_function]."
+        )
+    recipe = resolve(guide, problem)
+    latents = sum(site.numel for site in problem.latents)
+    require_memory(
+        f"{draws or 0:,} draws of {latents:,} latent values take, on both scales and in the result",
+        3.0 * (draws or 0) * latents * problem.dtype.itemsize,
+        "ask for fewer draws; lvm.Fit.sample gives more of them later, so many at a time.",
+    )
+    problem = problem.to(dtype=dtype, device=choose_device(device, problem))
+    problem = problem if dtype is not None else with_digits(problem)
+    evaluated = None if validation is None else held_out(problem, validation, batch_plate)
+    stepper = Stepper(optimizer, learning_rate, clip_norm)
+    rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)
+
+    def work(run: runs.Run | None) -> Fit:
+        keeper = None if run is None else Keeper(run)
+        return _run(
+            problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
+            batch_plate=batch_plate, transform=transform, evaluated=evaluated, looks=(validate_every, patience),
+            draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress, keeper=keeper,
+        )  # fmt: skip
+
+    if asked.out is None:
+        return work(None)
+    options = {
+        "objective": objective, "optimizer": optimizer, "learning_rate": learning_rate, "schedule": schedule, "clip_norm": clip_norm,
+        "max_steps": max_steps, "tolerance": tolerance, "num_particles": num_particles, "batch_size": batch_size,
+        "batch_plate": batch_plate, "transform": transform, "validation": None if evaluated is None else evaluated.fingerprint,
+        "validate_every": validate_every, "patience": patience, "draws": draws, "engine": engine, "device": problem.device,
+    }  # fmt: skip
+    about = store.identity("Fit", problem, recipe, seed, options)
+    return runs.run(asked, "fit", about, store.codec(problem, recipe, about), work)
+
+
+def _run(
+    problem: Problem,
+    recipe: Guide,
+    objective: Any,
+    stepper: Stepper,
+    rates: Schedule,
+    *,
+    tolerance: float | None,
+    num_particles: int | None,
+    batch_size: int | None,
+    batch_plate: str | None,
+    transform: Callable[..., Mapping[str, Any]] | None,
+    evaluated: HeldOut | None,
+    looks: tuple[int | None, int | None],
+    draws: int | None,
+    callbacks: Sequence[Callable[[Step], Any]],
+    engine: str,
+    seed: int,
+    progress: bool | Callable[[int, int, str], None],
+    keeper: Keeper | None,
+) -> Fit:
+    clock = _Clock()
+    minibatches = _minibatches(problem, batch_size, batch_plate)
+    change = None if transform is None else Transform(problem, transform)
+    with problem.session(seed=seed, training=True):
+        guide = registered(recipe.build(problem), recipe.name, None if recipe.registered else problem)
+        before = buffers_of(problem, guide)
+        prepare = getattr(guide, "prepare", None)
+        if prepare is not None:
+            prepare(problem, seed=seed)
+        trial = problem.whole if minibatches is None else next(iter(minibatches))
+        check_guide(problem, guide, recipe.name, trial)
+        if change is not None:
+            change.check(trial)
+            trial = change.apply(trial)
+        solve = getattr(guide, "solve", None)
+        if solve is not None:
+            return _solved(
+                problem, recipe, guide, solve, minibatches, draws=draws, seed=seed, clock=clock, progress=progress
+            )
+        _check_trainable(problem, recipe)
+        likelihood = not problem.latents or (bool(problem.parameters) and _draws_nothing(problem, guide))
+        if problem.latents:
+            elbo, why = choose_objective(objective, problem, guide, trial, 1 if likelihood else num_particles)
+        else:
+            elbo, why = ParticleELBO(vectorize=False), "log p(data): the model has no latents"
+        _check_start(problem, guide, elbo, trial)
+        clock.lap("setup")
+        used, reason = "pyro", "nothing to optimise"
+        if runtime.parameters():
+            work = Work(problem, guide, elbo, stepper, minibatches, seed, change)
+            if keeper is not None:
+                keeper.hold(work)
+            watch = None if evaluated is None else Validation.of(work, evaluated, *looks, rates.max_steps)
+            most = min([AT_ONCE, *(int(getattr(callback, "every", 1)) for callback in callbacks)])
+            runner, reason = begin(engine, work, most, rates.max_steps)
+            used = runner.name
+            clock.lap("compile")
+            with Progress(f"{recipe.name} on {problem.name}", rates.max_steps, progress) as bar:
+                history = search(
+                    work, runner,
+                    plateau=_plateau(tolerance, minibatches is not None, rates), schedule=rates, callbacks=callbacks,
+                    progress=bar, keeper=keeper, validation=watch,
+                )  # fmt: skip
+            if used != "pyro" or watch is not None:
+                settle(work)
+            buffers = changed_buffers(work, before)
+        else:
+            history = History(converged=True, reason="nothing to optimise: model and guide have no parameters")
+            buffers = {}
+        if likelihood:
+            history.reason = history.reason.replace("the ELBO", "log p(data)").replace("The ELBO", "Log p(data)")
+        changed = "" if not runtime.parameters() else getattr(runner, "changes", "") or _changed(problem, guide)
+        guide = finalized(problem, guide)
+        params = {name: value.detach().clone() for name, value in runtime.parameters().items()} | buffers
+        clock.lap("run")
+        attrs = {
+            "inference_method": "maximum_likelihood" if likelihood else "svi", "pyrolvm_guide": str(recipe),
+            "objective": why, "engine": used, "seed": seed, "frame_engine": _frame_engine(problem),
+            "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0), 
+            "model_parameters": len(problem.parameters), **({CHANGES: changed} if changed else {}),
+        }  # fmt: skip
+        rows = batch_size if problem.stream is None else problem.stream.stream.batch_size
+        allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
+        with (
+            runtime.evaluating(modules_of(problem, guide).values()),
+            budget.finishing(allowed),
+            shown(progress),
+        ):
+            if problem.latents:
+                tree = variational_tree(
+                    problem, guide, history,
+                    draws=draws, num_particles=getattr(elbo, "num_particles", 1), batch_size=rows, attrs=attrs,
+                )  # fmt: skip
+            else:
+                tree = likelihood_tree(problem, history, batch_size=rows, attrs=attrs)
+    if problem.latents:
+        check_afresh(tree, problem, params, seed=seed)
+    clock.lap("draws")
+    return Fit(
+        name=recipe.name,
+        data=tree,
+        problem=problem,
+        guide=recipe,
+        params=params,
+        seconds=clock.laps,
+        engine=used,
+        engine_reason=reason,
+        seed=seed,
+    )
+
+
+def _changed(problem: Problem, guide: Callable[..., Any]) -> str:
+    """What of guide and model is not the same in every run at the parameters that were reached; empty where everything is."""
+    try:
+        found = changes(problem, guide)
+    except Exception as error:  # said in its place
+        return f"It fails in some runs: {told(error)}"
+    return "" if found is None else f"Of the {found[0]}, {found[1]}"
+
+
+def _solved(
+    problem: Problem,
+    recipe: Guide,
+    guide: Callable[..., Any],
+    solve: Callable[..., Solution],
+    minibatches: Minibatches | Streamed | None,
+    *,
+    draws: int | None,
+    seed: int,
+    clock: _Clock,
+    progress: bool | Callable[[int, int, str], None],
+) -> Fit:
+    """The fit of a guide that has an algorithm of its own."""
+    if minibatches is not None:
+        raise ArgumentError(
+            f"guide {recipe.name!r} has an algorithm of its own, which takes all rows at once. "
+            "Fix: leave batch_size out, or use a guide that is trained by gradients, such as mean_field."
+        )
+    clock.lap("setup")
+    with Progress(f"{recipe.name} on {problem.name}", 1, progress) as bar:
+        solution = solve(problem, seed=seed)
+        bar.update(1, lambda: f"ELBO {solution.elbos[-1]:.2f}")
+    history = History.of(solution.elbos, converged=solution.converged, reason=solution.reason)
+    params = {name: value.detach().clone() for name, value in runtime.parameters().items()}
+    clock.lap("run")
+    attrs = {
+        "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": "ELBO, by the guide's own algorithm",
+        "engine": solution.engine, "frame_engine": _frame_engine(problem), "seed": seed,
+        "sampling_time": clock.laps["run"], "evaluations": solution.evaluations,
+    }  # fmt: skip
+    allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
+    with budget.finishing(allowed), shown(progress):
+        tree = variational_tree(problem, guide, history, draws=draws, num_particles=1, batch_size=None, attrs=attrs)
+    check_afresh(tree, problem, params, seed=seed)
+    clock.lap("draws")
+    return Fit(
+        name=recipe.name, data=tree, problem=problem, guide=recipe, params=params, seconds=clock.laps,
+        engine=solution.engine, engine_reason=solution.engine_reason, seed=seed,
+    )  # fmt: skip
+
+
+def _frame_engine(problem: Problem) -> str:
+    """What the density of the frame ran on, and why not on a faster engine; empty without one."""
+    if "_frames" not in problem.__dict__:
+        return ""
+    return frame_engine(problem)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def _plateau(tolerance: float | None, parts: bool, rates: Schedule) -> Plateau | None:
+    if tolerance is None and rates.whole:
+        return None
+    if tolerance is None:
+        # The choice of rows adds noise in proportion to the ELBO, which no number of steps worth taking averages out.
+        return Plateau(relative=1e-3) if parts else Plateau()
+    return Plateau(absolute=tolerance, relative=0.0) if tolerance else None
+
+
+def _schedule(schedule: str | Callable[[int], float], max_steps: int, stepper: Stepper) -> Schedule:
+    if callable(schedule):
+        return Schedule(max_steps, constant=True, custom=schedule)
+    if schedule in NAMED:
+        return Schedule(max_steps, constant=True, custom=NAMED[schedule](max_steps), whole=True)
+    if schedule not in ("decay", "constant"):
+        raise unknown_name("schedule", str(schedule), ("decay", "constant", *NAMED))
+    return Schedule(max_steps, constant=schedule == "constant" or stepper.scheduled_by_caller)
+
+
+def _check_arguments(
+    engine: str,
+    max_steps: int | None,
+    num_particles: int | None,
+    batch_size: int | None,
+    draws: int | None,
+    learning_rate: float | None,
+    clip_norm: float | None,
+    tolerance: float | None,
+) -> None:
+    if engine not in ("auto", *ENGINES):
+        raise unknown_name("engine", engine, ("auto", *ENGINES))
+    for name, value in (("max_steps", max_steps), ("num_particles", num_particles), ("batch_size", batch_size)):
+        if value is not None:
+            positive_int(name, value)
+    if draws is not None:
+        positive_int("draws", draws, minimum=2)
+    for name, rate in (("learning_rate", learning_rate), ("clip_norm", clip_norm)):
+        if rate is not None:
+            positive_float(name, rate)
+    if tolerance is not None and tolerance != 0:
+        positive_float("tolerance", tolerance)
+
+
+def choose_device(device: str | torch.device, problem: Problem) -> str | torch.device:
+    """The device to run on: as asked, or a GPU for models with learnable networks where there is one."""
+    if str(device) != "auto":
+        return device
+    return "cuda" if problem.parameters and torch.cuda.is_available() else problem.device
+
+
+def _minibatches(problem: Problem, batch_size: int | None, plate: str | None) -> Minibatches | Streamed | None:
+    """Shuffled minibatches, as asked for or as the model itself subsamples, or a stream's; ``None`` for all rows each step."""
+    if problem.stream is not None:
+        if batch_size is not None:
+            raise ArgumentError(
+                f"batch_size={batch_size} is given, but the data of {problem.name!r} are a stream, whose batches have "
+                f"{problem.stream.stream.batch_size} rows. Fix: give it to lvm.stream."
+            )
+        return Streamed.of(problem, plate)
+    if batch_size is None:
+        own = next((plate for plate in problem.plates.values() if plate.subsampled), None)
+        return None if own is None else Minibatches(problem, own, own.rows)
+    chosen = minibatch_plate(problem, plate)
+    if batch_size > chosen.size:
+        raise ArgumentError(
+            f"batch_size={batch_size} is larger than plate {chosen.name!r}, which has {chosen.size} rows. "
+            f"Fix: use at most {chosen.size}, or leave batch_size out."
+        )
+    check_minibatches(problem, chosen, batch_size)
+    return Minibatches(problem, chosen, batch_size)
+
+
+def _draws_nothing(problem: Problem, guide: Callable[..., Any]) -> bool:
+    """Whether a guide leaves all latents to be summed out, so that the ELBO is log p(data) itself."""
+    if problem.continuous:
+        return False
+    with problem.whole.active(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return not guide_sites(poutine.trace(guide).get_trace(*problem.args, **problem.kwargs))
+
+
+def _check_trainable(problem: Problem, recipe: Guide) -> None:
+    if problem.continuous and not runtime.parameters():
+        raise GuideError(
+            f"guide {recipe.name!r} has no learnable parameters, so there is nothing to fit. "
+            "Fix: declare them by pyro.param(name, initial value), or use a registered guide."
+        )
+
+
+def _check_start(problem: Problem, guide: Callable[..., Any], elbo: ELBO, batch: Batch) -> None:
+    """A start that is nowhere finite is an error of model and data, with the table that shows where."""
+    trial: Any = elbo  # Pyro's base class does not declare the methods that all its ELBOs have
+    for _ in range(10):
+        try:
+            with batch.active(), torch.no_grad():
+                loss = float(trial.loss(problem.model, guide, *batch.args, **batch.kwargs))
+        except LinAlgError:  # no density there; the table below says where
+            continue
+        if math.isfinite(loss):
+            return
+    raise FitError(
+        f"the density of {problem.name!r} is not finite at any of 10 starts. {blame(problem, guide, batch)} "
+        "Fix: check the data against the likelihood's support and scale, or the prior's bounds."
+    )

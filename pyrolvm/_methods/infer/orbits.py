@@ -1,0 +1,206 @@
+r"""Posteriors that consist of copies of one mode: draws and density of a guide averaged over the group that maps copies to each other.
+
+With :math:`p(g x) = p(x)` for all actions :math:`g` of a group G, the averaged guide draws :math:`x \sim q` and maps it by an
+action chosen at random. Its density is :math:`\bar q(x) = |G|^{-1} \sum_g q(g x)`, which is nearer to p in every divergence,
+covers all copies equally, and makes weights :math:`p / \bar q` that count all of them in the evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyrolvm._program.density import Joint
+from pyrolvm._program.density.target import Points, Target
+from pyrolvm._program.problem import Problem
+from pyrolvm._program.symmetry import Block, Symmetries, find_symmetries
+from pyrolvm._program.symmetry.action import Action
+from pyrolvm._program.symmetry.orbit import Alignment, elements, scattered, separated
+from pyrolvm._results import Chains
+from pyrolvm._results.build import chains_tree
+from pyrolvm.family import known_frame
+
+__all__ = ["Law", "Orbits", "average", "complete"]
+
+MOST_IMAGES = 120
+"""Up to so many images of each draw a density is averaged over."""
+
+
+@dataclass(frozen=True)
+class Orbits:
+    """The groups whose copies lie apart in a posterior.
+
+    Attributes:
+        symmetries: all that is known of it.
+        blocks: those of its groups.
+        alignment: what tells its copies apart.
+        counted: whether weights count all copies.
+    """
+
+    symmetries: Symmetries
+    blocks: tuple[Block, ...]
+    alignment: Alignment
+    counted: bool = True
+
+    @classmethod
+    def of(cls, symmetries: Symmetries, flat: Points) -> Orbits | None:
+        """The copies that draws ``(n, size)`` tell apart; ``None`` where there are none."""
+        blocks = separated(symmetries, flat)
+        return cls(symmetries, blocks, Alignment.of(blocks, flat)) if blocks else None
+
+    @property
+    def how_many(self) -> str:
+        """The number of copies in words."""
+        return " times ".join(block.how_many for block in self.blocks)
+
+    @property
+    def record(self) -> str:
+        """What a result keeps."""
+        return self.symmetries.only(self.blocks).dumps(complete=True, counted=self.counted)
+
+    def flat(self, values: Mapping[str, Tensor]) -> Points:
+        """Draws as flat vectors."""
+        return self.symmetries.layout.join({name: value.detach().cpu().numpy() for name, value in values.items()})
+
+    def spread(self, values: Mapping[str, Tensor], seed: int, *, evenly: bool = False) -> dict[str, Tensor]:
+        """Draws by site, each mapped to a copy chosen at random; evenly, from one copy, so that all have the same number."""
+        flat = self.flat(values)
+        parts = self.symmetries.layout.split(scattered(self.blocks, self.alignment(flat) if evenly else flat, seed))
+        return {
+            name: torch.as_tensor(parts[name]).to(value) if name in parts else value for name, value in values.items()
+        }
+
+    def hidden(self, values: Mapping[str, Tensor]) -> float | None:
+        r"""The nats that averaging takes from a density whose draws all lie in one copy, :math:`\log |G|`; of others ``None``."""
+        labels = self.alignment.labelled(self.flat(values))[1]
+        alone = all(label is not None and len(np.unique(label)) == 1 for label in labels)
+        return sum(math.log(block.copies) for block in self.blocks) if alone else None
+
+
+def complete(chains: Chains, seed: int) -> Chains:
+    """The chains with each draw mapped to a copy chosen at random; as they are where no copies lie apart."""
+    problem = chains.attached
+    group = chains.data["posterior"].to_dataset()
+    symmetries = find_symmetries(problem)
+    if not symmetries.blocks:
+        return chains
+    like = torch.zeros((), dtype=problem.dtype, device=problem.device)
+    values = {
+        site.name: torch.as_tensor(np.asarray(group[site.name.replace("/", ".")].values)).to(like).flatten(0, 1)
+        for site in problem.continuous
+    }
+    flat = symmetries.layout.join({name: value.cpu().numpy() for name, value in values.items()})
+    orbits = Orbits.of(symmetries, flat) if np.isfinite(flat).all() else None
+    if orbits is None:
+        return chains
+    stats = chains.data["sample_stats"]
+    kept = {str(name): np.asarray(part.values) for name, part in stats.data_vars.items() if name != "lp"}
+    with problem.session(seed=seed, params=chains.params):
+        tree = chains_tree(
+            problem,
+            orbits.spread(values, seed, evenly=True),
+            group.sizes["chain"],
+            kept,
+            {str(k): v for k, v in stats.attrs.items()},
+            orbits,
+        )
+    return replace(chains, data=tree)
+
+
+def average(orbits: Orbits, values: Mapping[str, Tensor], log_q: Points, law: Law) -> Points | None:
+    """Log densities of draws under the averaged guide, on the scale of those given; must be called inside a session.
+
+    ``None`` where the group is too large.
+    """
+    every = _products(orbits.blocks)
+    if every is None:
+        return None
+    flat = orbits.flat(values)
+    layout = orbits.symmetries.layout
+    terms = [law(layout.split(action(flat))) for action in every]
+    gained = np.logaddexp.reduce(np.stack(terms), axis=0) - math.log(len(every)) - terms[0]
+    return log_q + np.where(np.isfinite(gained), gained, 0.0)
+
+
+def _products(blocks: Sequence[Block]) -> list[Action] | None:
+    """One action of each block after the other, in all combinations; ``None`` if there are too many."""
+    found: list[Action] = []
+    for block in blocks:
+        every = elements(block)
+        if every is None or len(every) * max(len(found), 1) > MOST_IMAGES:
+            return None
+        found = [other.after(one) for one in found for other in every] if found else every
+    return found
+
+
+@dataclass(frozen=True)
+class Law:
+    """The density of a guide at any draw, up to what all images of a draw have in common.
+
+    Attributes:
+        target: the model's density in the coordinates that the guide's is of.
+        log_q: the guide's log density at points of these coordinates.
+        plain: whether they are each site's own unconstrained values, so that no model need be run.
+    """
+
+    target: Target
+    log_q: Callable[[Points], Points]
+    plain: bool
+
+    @classmethod
+    def of(cls, guide: object, problem: Problem) -> Law | None:
+        """The density of a guide over all unknowns together; ``None`` of any other."""
+        law = getattr(guide, "law", None)
+        centring = getattr(guide, "centring", None)
+        if law is None or centring is None:
+            return None
+        frame = known_frame(problem, centring())
+        target = frame.target if frame is not None else Target.of(Joint(problem, centring=centring()))
+        like = torch.zeros((), dtype=problem.dtype, device=problem.device)
+
+        def log_q(points: Points) -> Points:
+            with torch.no_grad():
+                found: Points = law().log_prob(torch.as_tensor(points).to(like)).cpu().double().numpy()
+            return found
+
+        return cls(target, log_q, _is_plain(target))
+
+    def __call__(self, values: Mapping[str, Points]) -> Points:
+        """Log densities of draws by site; minus infinity where they cannot be told."""
+        if self.plain:
+            points, jacobian = _unconstrained(self.target.joint.problem, values)
+        else:  # all images of a draw have the same density, so that the target's there differs by the Jacobian alone
+            like = self.target.tensor(np.zeros(0))
+            points = self.target.points({name: torch.as_tensor(value).to(like) for name, value in values.items()})
+            jacobian = self.target.values(points)
+        fine = np.isfinite(points).all(axis=1) & np.isfinite(jacobian)
+        density = self.log_q(np.where(fine[:, None], points, 0.0)) - np.where(fine, jacobian, 0.0)
+        return np.where(fine & np.isfinite(density), density, -np.inf)
+
+
+def _is_plain(target: Target) -> bool:
+    """Whether coordinates are each site's own unconstrained values, as four draws show."""
+    if target.joint.centring:
+        return False
+    points = np.random.default_rng(3).normal(size=(4, target.size))
+    values = {name: value.cpu().double().numpy() for name, value in target.draws(points).items()}
+    return np.allclose(_unconstrained(target.joint.problem, values)[0], points, rtol=1e-3, atol=1e-3)
+
+
+def _unconstrained(problem: Problem, values: Mapping[str, Points]) -> tuple[Points, Points]:
+    """Unconstrained values ``(count, size)`` of draws by site, and the log Jacobians of the way back."""
+    points: list[Points] = []
+    jacobian: Points = np.zeros(len(next(iter(values.values()))))
+    for site in problem.continuous:
+        transform = biject_to(site.support)
+        value = torch.as_tensor(values[site.name])
+        real = transform.inv(value)
+        points.append(real.reshape(len(real), -1).numpy())
+        jacobian = jacobian + transform.log_abs_det_jacobian(real, value).reshape(len(real), -1).sum(1).numpy()
+    return np.concatenate(points, axis=1), jacobian

@@ -1,0 +1,5 @@
+"""Markov chain Monte Carlo."""
+
+from pyrolvm._methods.nuts.inference import nuts
+
+__all__ = ["nuts"]

@@ -1,0 +1,78 @@
+"""What every NUTS kernel is given and gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pyrolvm._base.machine import available
+from pyrolvm._base.progress import Progress
+from pyrolvm._methods.nuts.checkpoint import ChainKeeper
+
+__all__ = ["Raw", "Settings", "depths", "workers"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run the chains.
+
+    Attributes:
+        warmup: transitions of adaptation.
+        draws: transitions to keep.
+        target_accept: the acceptance probability that the step size is adapted to.
+        max_tree_depth: the bound on doublings.
+        dense: whether the mass matrix has all entries or its diagonal only.
+        mean: the posterior mean to begin with, on the unconstrained scale, shape ``(unconstrained_size,)``; ``None`` where
+            nothing is known.
+        covariance: the posterior covariance to begin with, the first inverse mass matrix: shape ``(unconstrained_size,)``
+            or, where ``dense``, square; ``None`` for the identity.
+        progress: told of transitions done.
+        keeper: where checkpoints go, and come from; ``None`` for none.
+    """
+
+    warmup: int
+    draws: int
+    target_accept: float
+    max_tree_depth: int
+    progress: Progress
+    dense: bool = False
+    mean: Tensor | None = None
+    covariance: Tensor | None = None
+    keeper: ChainKeeper | None = None
+
+
+@dataclass
+class Raw:
+    """What a NUTS kernel returns.
+
+    Attributes:
+        draws: unconstrained draws, shape ``(chains, draws, unconstrained_size)``.
+        stats: sampler statistics by ArviZ name, each of shape ``(chains, draws)``.
+        warmup_steps: leapfrog steps of each chain's warmup, shape ``(chains,)``.
+        interrupted: whether the user stopped it before it was done.
+        potential: the potential energy of each draw as the kernel computed it, shape ``(chains, draws)``; ``None`` where it
+            ran the model by Pyro itself.
+        seconds: wall time of phases before the first transition.
+        note: how it was run.
+    """
+
+    draws: Tensor
+    stats: dict[str, np.ndarray[Any, Any]]
+    warmup_steps: np.ndarray[Any, Any]
+    interrupted: bool = False
+    potential: np.ndarray[Any, Any] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+def depths(steps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The doublings that gave trajectories of so many steps."""
+    return np.ceil(np.log2(steps + 1)).astype(int)
+
+
+def workers(chains: int) -> int:
+    """How many chains to run at a time: one for each processor that this process may use."""
+    return max(1, min(chains, available()))

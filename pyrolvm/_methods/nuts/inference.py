@@ -1,0 +1,349 @@
+"""``lvm.nuts``: the No-U-Turn sampler on the same problem, without rewriting the model."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyrolvm import _runs as runs
+from pyrolvm._base import budget
+from pyrolvm._base.errors import (
+    ArgumentError,
+    CaptureError,
+    FitError,
+    ProblemError,
+    PyrolvmWarning,
+    checked_seed,
+    positive_int,
+    unknown_name,
+)
+from pyrolvm._base.explain import at_the_door
+from pyrolvm._base.habits import verb
+from pyrolvm._base.machine import require_memory
+from pyrolvm._base.progress import Progress, shown
+from pyrolvm._methods.nuts import engines
+from pyrolvm._methods.nuts.base import Raw, Settings
+from pyrolvm._methods.nuts.checkpoint import ChainKeeper
+from pyrolvm._methods.nuts.starts import find_starts, moments
+from pyrolvm._program.density import Joint, constrained, with_digits
+from pyrolvm._program.problem import Problem, check_problem
+from pyrolvm._program.steady import check_steady_model
+from pyrolvm._results import Chains, Fit, store
+from pyrolvm._results.afresh import check_afresh
+from pyrolvm._results.build import chains_tree
+from pyrolvm.family import Frame, find_frame, frame_pays
+
+__all__ = ["nuts"]
+
+SHARE, LEAST_SECONDS = 2.0, 2.0
+"""What evaluating draws one by one may cost, in units of what was spent before, and in seconds if that is more."""
+
+PRECONDITIONS = ("auto", "frame", "none")
+
+ACCEPTS = (0.8, 0.95, 0.99)
+"""Acceptance probabilities of ``target_accept="auto"``: of the first run, and of others as long as the last diverged."""
+
+AGAIN_SECONDS = 30.0
+"""Seconds that a run may have taken for another to be no matter."""
+
+AGAIN_SHARE = 0.1
+"""The share of draws that diverge from which on smaller steps are not what is missing."""
+
+
+@verb
+@at_the_door
+def nuts(
+    problem: Problem,
+    *,
+    chains: int = 4,
+    warmup: int = 1000,
+    draws: int = 1000,
+    target_accept: float | str = "auto",
+    max_tree_depth: int = 10,
+    init: Fit | Mapping[str, Any] | None = None,
+    dense_mass: bool | str = "auto",
+    precondition: str = "auto",
+    engine: str = "auto",
+    kernel: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    progress: bool | Callable[[int, int, str], None] = True,
+    out: str | Path | None = None,
+    resume: bool | str = False,
+    overwrite: bool = False,
+    checkpoint_every: float | None = None,
+) -> Chains:
+    """Samples a problem's posterior with NUTS, several chains.
+
+    Discrete latents with finitely many values are summed out, and drawn afterwards given the rest. A model that
+    subsamples by itself is run on all its rows. An interrupt (Ctrl-C) keeps the draws that all chains have.
+
+    Args:
+        problem: a model with its data.
+        chains: number of chains; at least two are needed for a trusted verdict.
+        warmup: transitions of each chain that adapt step size and mass matrix, and are dropped.
+        draws: transitions of each chain that are kept.
+        target_accept: mean acceptance probability to adapt to, between 0 and 1; nearer to 1 is slower and diverges less. ``"auto"``
+            is 0.8; where a few draws of chains in a frame diverge and they took at most 30 seconds, all chains are run again at 0.95,
+            then 0.99, from the same starts, and the verdict says so.
+        max_tree_depth: bound on the doublings of a trajectory.
+        init: where to start: a :class:`~pyrolvm._results.Fit`, or values by site; by default draws of the frame, or without one
+            uniform in (-2, 2) on the unconstrained scale. Of a fit, chains take starts from its draws, the first mass matrix from
+            their covariance where there is no frame, and learnable model parameters; a warmup of 100 to 300 transitions is
+            then usually enough.
+        dense_mass: whether the mass matrix has all entries (``True``) or its diagonal only (``False``); ``"auto"`` takes all
+            where few unknowns are strongly correlated in the frame or the fit.
+        precondition: ``"frame"`` samples in coordinates in which the posterior is nearly standard normal, found by ascents and
+            natural gradients before the first transition; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame
+            up to 500 unknowns and 50,000 observed numbers. Draws are of the model's own sites all the same, and of the same
+            posterior: the coordinates change how fast chains move, not where to.
+        engine: ``"c"`` compiles the captured model's gradient from C, ``"jax"`` by XLA, ``"pyro"`` runs the model as it is;
+            ``"auto"`` takes the first that can. ``engine_reason`` of the result tells which and why.
+        kernel: ``"nutpie"`` runs on engine ``"c"``, and on ``"jax"`` with a call into
+            Python for each gradient; ``"numpyro"`` on ``"jax"``. ``"auto"`` is nutpie where the gradient
+            can be compiled from C, else NumPyro's.
+        device: as in :func:`pyrolvm.fit`; ``"auto"`` leaves the problem where its data are.
+        dtype: a floating dtype to run in; by default the data's.
+        seed: makes the run repeatable.
+        progress: whether to show a bar; or a function of ``(done, total, text)``.
+        out: a folder to save the result in, and checkpoints on the way: where each chain is, and its draws as they come.
+        resume: with ``out``: return the finished result that is there, or go on from the last checkpoint, if it is of the same model,
+            data, options, seed and versions. The draws are then what they would have been without the interruption, to the last
+            bit, on a processor; chains of nutpie, which cannot be taken up in the middle, are run again from their start unless they
+            were done. ``"any-version"`` goes on under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this run is finished.
+        checkpoint_every: seconds between checkpoints; by default 60, or more where they would take over 1% of the time.
+
+    Raises:
+        ArgumentError: if an argument is out of range.
+        CaptureError: if engine ``"c"`` or ``"jax"`` or a kernel is asked for and the model cannot be captured.
+        ProblemError: if there is nothing continuous to sample, or a parameter without a prior and without a fit.
+        FitError: if no start has a finite density, or the run is interrupted before the first kept draw.
+        StoreError: if ``out`` holds another run, or another process writes to it.
+
+    References:
+        Hoffman and Gelman, The No-U-Turn Sampler, https://arxiv.org/abs/1111.4246
+        Betancourt, A Conceptual Introduction to Hamiltonian Monte Carlo, https://arxiv.org/abs/1701.02434
+    """
+    check_problem(problem)
+    asked = runs.order(out, resume, overwrite, checkpoint_every)
+    engines.check(engine, kernel, warmup)
+    if not isinstance(dense_mass, bool) and dense_mass != "auto":
+        raise ArgumentError(
+            f'dense_mass must be True, False or "auto", got {dense_mass!r}. Fix: use dense_mass="auto".'
+        )
+    for name, value in (("chains", chains), ("draws", draws), ("max_tree_depth", max_tree_depth)):
+        positive_int(name, value)
+    positive_int("warmup", warmup, minimum=0)
+    seed = checked_seed(seed)
+    _check_accept(target_accept)
+    if precondition not in PRECONDITIONS:
+        raise unknown_name("precondition", str(precondition), PRECONDITIONS)
+    _check_problem(problem, init)
+    problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
+    problem = problem if dtype is not None else with_digits(problem)
+    _check_memory(problem, chains, draws, dense_mass)
+
+    accept = ACCEPTS[0] if isinstance(target_accept, str) else float(target_accept)
+
+    def work(run: runs.Run | None) -> Chains:
+        keeper = None if run is None else ChainKeeper(run)
+        return _run(
+            problem, chains, Settings(warmup, draws, accept, max_tree_depth, Progress("", 0, False), keeper=keeper), init,
+            again=target_accept == "auto", dense_mass=dense_mass, precondition=precondition,
+            engine=engine, kernel=kernel, seed=seed, progress=progress,
+        )  # fmt: skip
+
+    if asked.out is None:
+        return work(None)
+    options = {
+        "chains": chains, "warmup": warmup, "draws": draws, "target_accept": target_accept, "max_tree_depth": max_tree_depth,
+        "init": _described(init), "dense_mass": dense_mass, "precondition": precondition, "engine": engine, "kernel": kernel,
+        "device": problem.device,
+    }  # fmt: skip
+    about = store.identity("Chains", problem, None, seed, options)
+    return runs.run(asked, "nuts", about, store.codec(problem, None, about), work)
+
+
+def _check_accept(target_accept: Any) -> None:
+    """Refuses what is no acceptance probability.
+
+    Raises:
+        ArgumentError: if it is neither ``"auto"`` nor a number between 0 and 1.
+    """
+    number = isinstance(target_accept, int | float) and not isinstance(target_accept, bool)
+    if not (number and 0 < target_accept < 1) and target_accept != "auto":
+        raise ArgumentError(
+            f'target_accept must be "auto" or lie between 0 and 1, got {target_accept!r}. '
+            "Fix: use 0.8, or 0.95 to diverge less."
+        )
+
+
+def _check_memory(problem: Problem, chains: int, draws: int, dense_mass: bool | str) -> None:
+    """Refuses more draws, or a larger mass matrix, than there is room for.
+
+    Raises:
+        ArgumentError: with what they take and what is free.
+    """
+    size, item = problem.unconstrained_size, problem.dtype.itemsize
+    require_memory(
+        f"{chains} chains of {draws:,} draws of {size:,} unknowns take, as the kernel keeps them, on both scales and in the result",
+        4.0 * chains * draws * size * item,
+        "ask for fewer draws or chains, or pass dtype=torch.float32.",
+    )
+    if dense_mass is True:
+        require_memory(
+            f"dense mass matrices of {size:,} unknowns with their roots take, for {chains} chains",
+            3.0 * chains * size**2 * item,
+            'leave dense_mass at "auto", which takes the diagonal here.',
+        )
+
+
+def _described(init: Any) -> Any:
+    """What chains start from, as a run's identity holds it."""
+    return {"fit": init.seed, **init.params} if isinstance(init, Fit) else init
+
+
+def _run(
+    problem: Problem,
+    chains: int,
+    settings: Settings,
+    init: Any,
+    *,
+    again: bool,
+    dense_mass: bool | str,
+    precondition: str,
+    engine: str,
+    kernel: str,
+    seed: int,
+    progress: bool | Callable[[int, int, str], None],
+) -> Chains:
+    warmup, draws = settings.warmup, settings.draws
+    started = time.perf_counter()
+    params = dict(init.params) if isinstance(init, Fit) else {}
+    check_steady_model(problem)
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(chains)]
+    with problem.session(seed=seed, params=params):
+        frame, coordinates = _frame(problem, precondition, engine, seed)
+        joint = Joint(problem) if frame is None else frame.target.joint
+        starts = find_starts(joint, init, chains, seed, frame)
+        mean, covariance, dense = moments(joint, init, dense_mass, frame)
+        set_up = time.perf_counter()
+        target = None if frame is None else frame.target
+
+        def ran(settings: Settings, what: str) -> engines.Outcome:
+            with Progress(what, chains * (warmup + draws), progress) as bar:
+                return engines.run(
+                    joint, starts, seeds, replace(settings, progress=bar), engine=engine, kernel=kernel,
+                    native=target.native if target else None, doubt=target.disowned.get("c", "") if target else "",
+                )  # fmt: skip
+
+        settings = replace(settings, dense=dense, mean=mean, covariance=covariance)
+        if settings.keeper is not None:
+            settings.keeper.set_up(starts, mean, covariance)
+        outcome, before = ran(settings, f"nuts on {problem.name}"), []
+        for accept in ACCEPTS[1:] if again and frame is not None else ():
+            if not _diverged_a_little(outcome.raw, time.perf_counter() - set_up):
+                break
+            careful = replace(settings, target_accept=accept, keeper=None)
+            another = ran(careful, f"nuts on {problem.name} again, with smaller steps")
+            if another.raw.interrupted:
+                break
+            before += [f"{int(outcome.raw.stats['diverging'].sum()):,} at {settings.target_accept:g}"]
+            outcome, settings = another, careful
+        raw = outcome.raw
+        if not raw.draws.shape[1] and budget.spent():
+            raise budget.Spent(
+                "the seconds of the budget were over before every chain had a draw after warmup. Fix: raise budget."
+            )
+        if not raw.draws.shape[1]:
+            raise FitError(
+                "interrupted before every chain had a draw after warmup. Fix: run again: with out= and resume=True it goes on from "
+                "its checkpoint, otherwise with a smaller warmup."
+            )
+        sampled = time.perf_counter()
+        flat = raw.draws.reshape(-1, problem.unconstrained_size)
+        with torch.no_grad():
+            values = constrained(joint, flat)
+        compiling = raw.seconds.get("compile", 0.0)
+        attrs = {
+            "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
+            "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": settings.target_accept, "dense_mass": int(dense),
+            "sampled_in": coordinates, "frame_engine": _frame_engine(frame), "interrupted": int(raw.interrupted and not budget.spent()),
+            "draws_asked": draws,
+            "sampling_time": sampled - set_up - compiling,
+            **({"divergences_before": ", ".join(before)} if before else {}),
+        }  # fmt: skip
+        if raw.interrupted and budget.spent():
+            attrs["stopped_by"] = "budget"
+        allowed = max(SHARE * (sampled - started), LEAST_SECONDS)
+        with budget.finishing(allowed), shown(progress):
+            tree = chains_tree(problem, values, chains, raw.stats, attrs)
+    check_afresh(tree, problem, params, seed=seed)
+    seconds = {
+        "setup": set_up - started, "compile": compiling, "run": sampled - set_up - compiling,
+        "draws": time.perf_counter() - sampled,
+    }  # fmt: skip
+    return Chains(
+        name="nuts", data=tree, problem=problem, params=params, seconds=seconds,
+        engine=outcome.engine, engine_reason=outcome.reason, seed=seed,
+    )  # fmt: skip
+
+
+def _diverged_a_little(raw: Raw, seconds: float) -> bool:
+    """Whether to run chains again with smaller steps: they came to their end soon, and a few of their draws diverged."""
+    share = float(raw.stats["diverging"].mean()) if raw.draws.shape[1] else 0.0
+    done = not raw.interrupted and not budget.spent() and 2 * seconds < budget.left()
+    return done and 0 < share <= AGAIN_SHARE and seconds <= AGAIN_SECONDS
+
+
+def _frame(problem: Problem, precondition: str, engine: str, seed: int) -> tuple[Frame | None, str]:
+    """The frame to sample in, if any, and what the coordinates are, or why they are the plain ones."""
+    if precondition == "none" or (precondition == "auto" and engine == "pyro"):
+        return None, "unconstrained"
+    if precondition == "auto" and not frame_pays(problem):
+        return None, "unconstrained: too many unknowns or data for a frame"
+    try:
+        return find_frame(problem, seed=seed), "frame"
+    except (CaptureError, FitError) as error:
+        if precondition == "frame":
+            raise
+        return None, f"unconstrained: {error}"
+
+
+def _frame_engine(frame: Frame | None) -> str:
+    """What the density of the frame ran on, and why not on a faster engine."""
+    if frame is None:
+        return ""
+    return f"{frame.target.engine}: {frame.target.reason}".removesuffix(": ")
+
+
+def _check_problem(problem: Problem, init: Any) -> None:
+    if not problem.continuous:
+        method = "lvm.fit, which learns its parameters by maximum likelihood" if problem.parameters else "lvm.exact"
+        method = method if problem.latents or problem.parameters else "lvm.fit"
+        raise ProblemError(
+            f"{problem.name} has no continuous latent site, so there is nothing for NUTS to sample. "
+            f"Fix: use {method}, or give its unknowns priors."
+        )
+    if problem.parameters and not isinstance(init, Fit):
+        raise ProblemError(
+            f"{problem.name} has learnable parameters without priors ({', '.join(list(problem.parameters)[:3])}, ...), which NUTS "
+            "does not sample. Fix: give them priors with pyro.sample, or pass init=fit to hold them at fitted values."
+        )
+    for plate in problem.plates.values():
+        if plate.subsampled:
+            warnings.warn(
+                f"plate {plate.name!r} subsamples its {plate.size} rows; NUTS on subsamples does not target the posterior, so all "
+                f"rows are used. Fix: write pyro.plate({plate.name!r}, {plate.size}) to make this explicit.",
+                PyrolvmWarning,
+                stacklevel=5,
+            )

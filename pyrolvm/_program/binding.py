@@ -1,0 +1,92 @@
+"""Which data are which arguments of a model, and the function that its author wrote."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pyrolvm._base.errors import ProblemError
+
+__all__ = ["bind", "function_of", "is_filled"]
+
+
+def _without_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The model under Pyro's handlers, as in ``poutine.reparam(model, config)``, which take the same arguments."""
+    while True:
+        if isinstance(model, functools.partial) and _is_handler(model.func):
+            model = model.args[-1]
+        elif _is_handler(type(model)) and hasattr(model, "fn"):
+            model = model.fn
+        else:
+            return model
+
+
+def _is_handler(kind: Any) -> bool:
+    return str(getattr(kind, "__module__", "")).startswith("pyro.poutine")
+
+
+def function_of(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that the user wrote, which has a name and what it says about itself."""
+    model = _without_handlers(model)
+    return function_of(model.func) if isinstance(model, functools.partial) else model
+
+
+def bind(model: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Maps the model's arguments to their names.
+
+    Raises:
+        ProblemError: if the model cannot be called with them.
+    """
+    called = _without_handlers(model)
+    called = called.forward if isinstance(called, torch.nn.Module) else called
+    try:
+        signature = inspect.signature(called)
+    except (TypeError, ValueError):
+        return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        hint = next((text for text in map(_table_hint, args) if text), "")
+        plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+        shown = signature.replace(parameters=plain, return_annotation=signature.empty)
+        raise ProblemError(
+            f"{name}{shown} cannot be called with the given data: {error}. "
+            f"Fix: lvm.Problem({name}, ...) takes exactly the arguments of the model.{hint}"
+        ) from None
+    return {**dict(zip(_positional_names(signature, len(args)), args, strict=True)), **kwargs}
+
+
+def _table_hint(value: Any) -> str:
+    """What to do with a value that holds several arguments."""
+    if isinstance(value, DataLoader | Dataset):
+        return " The batches of a loader are the columns of a stream: lvm.Problem(model, *lvm.stream(loader))."
+    columns = getattr(value, "columns", None)
+    if columns is None or callable(columns):
+        return ""
+    picked = ", ".join(f"data[{column!r}]" for column in list(columns)[:2])
+    return f" A {type(value).__name__} is one argument: pass its columns, lvm.Problem(model, {picked}, ...)."
+
+
+def _positional_names(signature: inspect.Signature, count: int) -> Iterable[str]:
+    names: list[str] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}{i}" for i in range(count - len(names))]
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+    return names[:count]
+
+
+def is_filled(cell: types.CellType) -> bool:
+    """Whether a variable of an enclosing function has a value yet."""
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True

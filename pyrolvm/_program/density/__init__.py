@@ -1,0 +1,24 @@
+"""The joint density of a problem, evaluated at draws: one run of the program each, all draws at once where that works."""
+
+from pyrolvm._program.density.coordinates import constrained, flattened, unconstrained
+from pyrolvm._program.density.joint import Joint, decentred
+from pyrolvm._program.density.marginals import marginals
+from pyrolvm._program.density.precision import rounding, with_digits
+from pyrolvm._program.density.vectorize import Evaluator, map_draws, repeat
+from pyrolvm._program.density.watch import Evaluation, watched
+
+__all__ = [
+    "Evaluation",
+    "Evaluator",
+    "Joint",
+    "constrained",
+    "decentred",
+    "flattened",
+    "map_draws",
+    "marginals",
+    "repeat",
+    "rounding",
+    "unconstrained",
+    "watched",
+    "with_digits",
+]

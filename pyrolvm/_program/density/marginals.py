@@ -1,0 +1,49 @@
+"""Probabilities of the values of discrete latents, all others summed out."""
+
+from __future__ import annotations
+
+import torch
+from pyro.ops.contract import contract_to_tensor
+from torch import Tensor
+
+from pyrolvm._program.density.joint import Joint, _Given
+from pyrolvm._program.sites import is_deterministic, is_random
+
+__all__ = ["marginals"]
+
+
+def marginals(joint: Joint) -> dict[str, Tensor]:
+    """The posterior probabilities of each discrete latent's values, shape ``(*batch, K)``, in a problem without continuous ones.
+
+    The derivative of the log of the sum with respect to one factor of it is the probability of what that factor is of.
+    """
+    trace = joint._trace(_Given({}))
+    names = joint._summed(trace)
+    trace.compute_log_prob()
+    trace.pack_tensors()
+    leaves = {}
+    for name in names:
+        node = trace.nodes[name]["packed"]
+        leaves[name] = node["unscaled_log_prob"].detach().requires_grad_()
+        leaves[name]._pyro_dims = node["unscaled_log_prob"]._pyro_dims
+        node["unscaled_log_prob"] = leaves[name]
+    hidden = [name for name, node in trace.nodes.items() if is_random(node) and not is_deterministic(node)]
+    with torch.enable_grad():
+        total = contract_to_tensor(joint._factors(trace, hidden), joint._sum_dims(trace))
+        found = torch.autograd.grad(total, list(leaves.values()))
+    out = {}
+    for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
+        node, site = trace.nodes[name], joint.problem.sites[name]
+        own = node["infer"]["_enumerate_symbol"]
+        plates = {
+            frame.dim: trace.plate_to_symbol[frame.name] for frame in node["cond_indep_stack"] if frame.vectorized
+        }
+        # Packing has dropped dimensions of length one.
+        kept = [symbol for _, symbol in sorted(plates.items()) if symbol in leaf._pyro_dims]
+        kept += [own] if own in leaf._pyro_dims else []
+        others = [i for i, symbol in enumerate(leaf._pyro_dims) if symbol not in kept]
+        part = gradient.sum(others) if others else gradient
+        order = [symbol for symbol in leaf._pyro_dims if symbol in kept]
+        part = part.permute([order.index(symbol) for symbol in kept])
+        out[name] = part.reshape(*site.shape[: len(site.shape) - site.event_dim], -1)
+    return out

@@ -1,0 +1,101 @@
+"""The prior of a problem by itself: its density, its draws, and whether it is a distribution at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyrolvm._base.errors import ProblemError
+from pyrolvm._program.density.vectorize import repeat
+from pyrolvm._program.problem import Problem
+from pyrolvm._program.sites import is_deterministic, is_random
+
+__all__ = ["check_proper", "prior_draws", "without_data"]
+
+
+class _Silence(Messenger):
+    """Takes the density of data and factors out of a run."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and not is_deterministic(msg):
+            msg["mask"] = False
+
+
+class _Watch(Messenger):
+    """Remembers which site is being drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.site = ""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.site = msg["name"]
+
+
+def without_data(problem: Problem) -> Problem:
+    """The problem with a joint density that is the prior of its latents: what is observed has a density of one."""
+    silent = problem.renamed(f"the prior of {problem.name}")
+    silent.__dict__.pop("_frames", None)
+    silent.__dict__.pop("_frameless", None)
+    silent._set("model", _Silence()(problem.model))
+    return silent
+
+
+def check_proper(problem: Problem) -> None:
+    """Refuses a prior that does not integrate to one, so that there is no marginal likelihood; inside a session.
+
+    Raises:
+        ProblemError: naming the site.
+    """
+    trace = problem.whole.trace(problem)
+    for site in problem.latents:
+        node = trace.nodes[site.name]
+        fn, masked = node["fn"], _masks(node["mask"])
+        while isinstance(fn, dist.Independent | torch.distributions.Independent | dist.MaskedDistribution):
+            masked = masked or _masks(getattr(fn, "_mask", None))
+            fn = fn.base_dist
+        if isinstance(fn, dist.ImproperUniform) or (masked and not site.is_discrete):
+            why = "a flat prior, which" if isinstance(fn, dist.ImproperUniform) else "a prior that is masked out, which"
+            raise ProblemError(
+                f"site {site.name!r} of {problem.name} has {why} has no integral, so the marginal likelihood of the data is not "
+                f"defined. Fix: give {site.name!r} a proper prior, for example a wide Normal."
+            )
+        scale = torch.as_tensor(node["scale"])
+        if not bool((scale == 1).all()):
+            raise ProblemError(
+                f"the prior of site {site.name!r} of {problem.name} is scaled by {float(scale.reshape(-1)[0]):.4g}, so it does not "
+                "integrate to one and the marginal likelihood of the data is not defined. Fix: leave poutine.scale out."
+            )
+
+
+def prior_draws(problem: Problem, count: int) -> dict[str, Tensor]:
+    """Draws of all latents from the prior, each of shape ``(count, ...)``; inside a session.
+
+    Raises:
+        ProblemError: if a site cannot be sampled.
+    """
+    watch = _Watch()
+
+    def one() -> dict[str, Tensor]:
+        with poutine.block(), poutine.trace() as tracer, watch, problem.whole.active():
+            problem.model(*problem.whole.args, **problem.whole.kwargs)
+        nodes: dict[str, Any] = {name: node for name, node in tracer.trace.nodes.items() if is_random(node)}
+        return {site.name: nodes[site.name]["value"] for site in problem.latents}
+
+    try:
+        with torch.no_grad():
+            return repeat(one, count, like=torch.zeros((), dtype=problem.dtype, device=problem.device))
+    except NotImplementedError as error:
+        raise ProblemError(
+            f"site {watch.site!r} of {problem.name} cannot be sampled, so its prior cannot be drawn from "
+            f"({error or 'not implemented'}). Fix: give its distribution a sample method, or use method='bridge'."
+        ) from None
+
+
+def _masks(mask: Any) -> bool:
+    return mask is not None and mask is not True and not bool(torch.as_tensor(mask).all())

@@ -1,0 +1,339 @@
+"""Reads a model by running it once: its sites, supports, plates and learnable parameters.
+
+The run has validation on and latent values at the centre of their unconstrained space, so that reading a model draws
+nothing from improper priors and never fails by an unlucky draw.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+
+from pyrolvm._base import runtime
+from pyrolvm._base.errors import DataError, ProblemError
+from pyrolvm._base.explain import explained, reason, remedy
+from pyrolvm._base.habits import belongs_to
+from pyrolvm._program.data import first_non_finite
+from pyrolvm._program.program import Program
+from pyrolvm._program.sites import Parameter, Plate, Site, is_deterministic, is_random
+from pyrolvm._program.starting import Start, around, centre, support_of
+from pyrolvm._program.usage import Watch, surroundings
+
+__all__ = [
+    "Reading",
+    "outside_support",
+    "read",
+]
+
+STARTS = 10
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a run of a model shows."""
+
+    sites: dict[str, Site]
+    plates: dict[str, Plate]
+    parameters: dict[str, Parameter]
+    bystanders: list[Tensor]
+    lossy: str
+    one_by_one: bool
+
+
+def read(problem: Program) -> Reading:
+    """Runs the model of ``problem`` once and describes what it does.
+
+    Raises:
+        ProblemError: if the model does not run, repeats a name, or broadcasts an observation.
+        DataError: if observations or other data are not finite.
+    """
+    reading, left_open = _read(problem, {})
+    sizes = _row_counts(left_open, reading.nodes)
+    return (_read(problem, sizes)[0] if sizes else reading).described()
+
+
+def _read(problem: Program, sizes: Mapping[str, int]) -> tuple[_Run, list[str]]:
+    """One run, with plates that the model declares without a size at ``sizes``, and the names of such plates."""
+    with (
+        problem.session(seed=0, validate=True, sizes=sizes),
+        runtime.record_plates() as calls,
+    ):
+        watch = Watch(f"model {problem.name!r}", problem.arguments, surroundings(problem.function))
+        try:
+            with torch.no_grad(), watch:
+                trace = _trace(problem)
+            watch.finish()
+        except ProblemError as error:
+            _check_plate_sizes(calls)
+            if _ABOUT_VALUES.search(str(error)):
+                _check_arguments_finite(problem)
+            raise
+        _check_plate_sizes(calls)
+        nodes = {name: node for name, node in trace.nodes.items() if is_random(node)}
+        _check_finite(problem, nodes)
+        _check_broadcasting(nodes)
+        parameters = {
+            name: Parameter(name, tuple(node["value"].shape))
+            for name, node in trace.nodes.items()
+            if node["type"] == "param" and not _is_coordinate(name, trace)
+        }
+        bystanders = runtime.apart_from_parameters(watch.bystanders)
+    run = _Run(nodes, calls, parameters, sizes, bystanders, next(iter(watch.lossy.values()), ""))
+    return run, [name for name, call in calls.items() if call.size is None]
+
+
+def _is_coordinate(name: str, trace: Any) -> bool:
+    """Whether a parameter is how centred ``LocScaleReparam`` writes a site: it moves coordinates, not the posterior."""
+    site = name.removesuffix("_centered")
+    return site != name and f"{site}_decentered" in trace.nodes
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run of a model showed."""
+
+    nodes: dict[str, Mapping[str, Any]]
+    calls: Mapping[str, runtime.PlateCall]
+    parameters: dict[str, Parameter]
+    sizes: Mapping[str, int]
+    bystanders: list[Tensor]
+    lossy: str
+
+    def described(self) -> Reading:
+        """The same without the run itself."""
+        sites = {name: _site(name, node) for name, node in self.nodes.items()}
+        plates = _plates(self.calls, self.nodes, self.sizes)
+        one_by_one = any(node["infer"].get("enumerate") == "sequential" for node in self.nodes.values())
+        return Reading(sites, plates, self.parameters, self.bystanders, self.lossy, one_by_one)
+
+
+def _row_counts(names: Sequence[str], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many rows plates without a size have: as many as every site inside has along their dimension.
+
+    One whose sites differ is no plate of rows, but a name for whatever shapes its sites have, and stays that.
+    """
+    found: dict[str, set[int]] = {}
+    for node in nodes.values():
+        if is_deterministic(node) or isinstance(node["fn"], dist.Unit):
+            continue
+        shape = tuple(node["fn"].batch_shape)
+        if node["is_observed"]:
+            value = node["value"]
+            shape = torch.broadcast_shapes(shape, value.shape[: value.dim() - node["fn"].event_dim])
+        for frame in node["cond_indep_stack"]:
+            if frame.name in names and frame.dim is not None:
+                found.setdefault(frame.name, set()).add(shape[frame.dim] if len(shape) >= -frame.dim else 1)
+    return {name: next(iter(sizes)) for name, sizes in found.items() if len(sizes) == 1 and 0 not in sizes}
+
+
+class _PyroAlone(Messenger):
+    """Refuses distributions of other libraries by name, before they fail somewhere."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        hint = belongs_to(msg["fn"])
+        if hint and not isinstance(msg["fn"], torch.distributions.Distribution):
+            raise ProblemError(
+                f"site {msg['name']!r} has a {type(msg['fn']).__name__} that is no distribution of Pyro; {hint}. "
+                f"Fix: use pyro.distributions.{type(msg['fn']).__name__}."
+            )
+
+
+_ABOUT_VALUES = re.compile(r"support|invalid values|constraint|\bnan\b|\binf\b", re.IGNORECASE)
+
+
+def outside_support(error: Exception) -> bool:
+    """Whether a value lies outside a support, or a matrix is not positive definite, which another draw of the latents may mend."""
+    told = ("to be within the support", "the constraint PositiveDefinite")
+    return any(text in str(error) for text in told) or isinstance(error.__cause__, LinAlgError)
+
+
+def _trace(problem: Program) -> Any:
+    """A scored run of the model, with latents at the centre or, where data lie outside their support then, near it."""
+    for start in range(STARTS):
+        try:
+            with explained(f"model {problem.name!r}"):
+                model = Start(around if start else centre)(_PyroAlone()(problem.model))
+                trace = poutine.trace(model).get_trace(*problem.args, **problem.kwargs)
+                _score(problem, trace)
+            return trace
+        except ProblemError as error:
+            if not outside_support(error) or start == STARTS - 1:
+                raise
+
+
+def _score(problem: Program, trace: Any) -> None:
+    """Computes log densities; an error names its site."""
+    try:
+        trace.compute_log_prob()
+    except (RuntimeError, TypeError) as error:  # Pyro names the site in a ValueError only
+        for name, node in trace.nodes.items():
+            if not is_random(node):
+                continue
+            try:
+                node["fn"].log_prob(node["value"])
+            except (RuntimeError, TypeError):
+                raise ProblemError(
+                    f"model {problem.name!r} fails in the density of site {name!r}, whose value has shape "
+                    f"{_shape(node['value'])} and whose distribution {tuple(node['fn'].shape())}: {reason(error)} "
+                    f"Fix: {remedy(reason(error))}"
+                ) from error
+        raise
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"of a {type(value).__name__}"
+
+
+def _full_shape(shape: Sequence[int], event_dim: int, frames: Sequence[Any]) -> tuple[int, ...]:
+    """``shape`` with every subsampled plate dimension at its full length."""
+    full = list(shape)
+    for frame in frames:
+        if not frame.vectorized:
+            continue
+        axis = len(full) - event_dim + frame.dim
+        if 0 <= axis < len(full) and full[axis] == frame.size:
+            full[axis] = frame.full_size or frame.size
+    return tuple(full)
+
+
+def _event_dim(value: Tensor, fn: Any, frames: Sequence[Any]) -> int:
+    """The event dimensions of a deterministic value: as declared, or else what the plates around it leave over."""
+    if fn.event_dim < value.dim():
+        return int(fn.event_dim)
+    vectorized = [frame for frame in frames if frame.vectorized]
+    depth = max((-frame.dim for frame in vectorized), default=value.dim() + 1)
+    for event_dim in range(value.dim() - depth, -1, -1):
+        if all(value.shape[value.dim() - event_dim + frame.dim] == frame.size for frame in vectorized):
+            return event_dim
+    return value.dim()
+
+
+def _site(name: str, node: Mapping[str, Any]) -> Site:
+    fn, frames = node["fn"], [frame for frame in node["cond_indep_stack"] if frame.size != -1]
+    plates = tuple(frame.name for frame in frames)
+    base = fn
+    while hasattr(base, "base_dist") and type(base).__name__ in (
+        "Independent",
+        "MaskedDistribution",
+        "ExpandedDistribution",
+    ):
+        base = base.base_dist
+    label = type(base).__name__
+    if is_deterministic(node):
+        shape, event_dim = tuple(node["value"].shape), _event_dim(node["value"], fn, frames)
+        return Site(
+            name,
+            "deterministic",
+            _full_shape(shape, event_dim, frames),
+            event_dim,
+            None,
+            plates,
+            False,
+            False,
+            label,
+            None,
+        )
+    if isinstance(base, dist.Unit):
+        return Site(name, "factor", tuple(fn.batch_shape), 0, None, plates, False, False, "factor", None)
+    support = support_of(fn)
+    shape = _full_shape(fn.shape(), fn.event_dim, frames)
+    if node["is_observed"]:
+        return Site(name, "observed", shape, fn.event_dim, support, plates, False, False, label, None)
+    discrete = support is not None and bool(support.is_discrete)
+    unconstrained: tuple[int, ...] | None = None
+    if not discrete and support is not None:
+        try:
+            unconstrained = tuple(biject_to(support).inverse_shape(torch.Size(shape)))
+        except NotImplementedError:
+            raise ProblemError(
+                f"latent site {name!r} has support {support}, which no transform maps to the real line. "
+                "Fix: use a distribution whose support biject_to knows, or write the constraint as a transform."
+            ) from None
+    enumerable = discrete and _has_finite_support(fn)
+    return Site(name, "latent", shape, fn.event_dim, support, plates, discrete, enumerable, label, unconstrained)
+
+
+def _has_finite_support(fn: Any) -> bool:
+    """Whether a distribution's values can be listed: those of a Binomial only where its counts are all alike."""
+    if not getattr(fn, "has_enumerate_support", False):
+        return False
+    try:
+        fn.enumerate_support(expand=False)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _plates(
+    calls: Mapping[str, runtime.PlateCall], nodes: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]
+) -> dict[str, Plate]:
+    dims = {frame.name: frame.dim for node in nodes.values() for frame in node["cond_indep_stack"]}
+    found = {}
+    for name, call in calls.items():
+        size = sizes.get(name) if call.size is None else call.size
+        if name in dims and size is not None:
+            found[name] = Plate(name, size, dims[name], call.subsampled, call.rows or size, open=call.size is None)
+    return found
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _check_plate_sizes(calls: Mapping[str, runtime.PlateCall]) -> None:
+    for call in calls.values():
+        if call.size is not None and call.size <= 0:
+            raise ProblemError(
+                f"plate {call.name!r} has size {call.size}, expected at least 1. "
+                "Fix: size the plate by its data, pyro.plate(name, len(y)), and pass at least one row."
+            )
+
+
+def _check_arguments_finite(problem: Program) -> None:
+    for name, value in problem.arguments.items():
+        where = first_non_finite(value) if isinstance(value, Tensor) else None
+        if where:
+            raise DataError(
+                f"argument {name!r} has {where}. Fix: drop or impute those rows, or mask them in the model with "
+                "poutine.mask and a finite placeholder."
+            )
+
+
+def _check_finite(problem: Program, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Non-finite data are an error where they reach the density; masked out, they are the model's business."""
+    for name, node in nodes.items():
+        if not node["is_observed"] or is_deterministic(node) or torch.isfinite(node["log_prob"]).all():
+            continue
+        where = first_non_finite(node["value"])
+        if where:
+            argument = next((key for key, value in problem.arguments.items() if value is node["value"]), None)
+            given = f" (argument {argument!r})" if argument and argument != name else ""
+            raise DataError(
+                f"observed site {name!r}{given} has {where}. Fix: drop or impute those rows, or mask them in the model "
+                "with poutine.mask and a finite placeholder."
+            )
+        _check_arguments_finite(problem)
+
+
+def _check_broadcasting(nodes: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, node in nodes.items():
+        fn, value = node["fn"], node["value"]
+        if not node["is_observed"] or is_deterministic(node) or isinstance(fn, dist.Unit) or value.numel() <= 1:
+            continue
+        terms = tuple(torch.broadcast_shapes(fn.shape(), value.shape))
+        if math.prod(terms) > value.numel():
+            raise ProblemError(
+                f"observed site {name!r} broadcasts: its value has shape {tuple(value.shape)}, its distribution "
+                f"{tuple(fn.shape())}, so that {math.prod(terms)} terms of shape {terms} would be counted instead of "
+                f"{value.numel()}. Fix: give location and scale the shape of the data, for example loc.squeeze(-1)."
+            )

@@ -1,0 +1,161 @@
+"""Missing values, as the containers of data mark them: masks, nulls, ``None``, fill values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyrolvm._base.errors import DataError
+
+__all__ = ["check_present", "missing_error"]
+
+Array = np.ndarray[Any, Any]
+
+UNWRITTEN = 9.969209968386869e36
+"""What netCDF libraries write where no value was given; the same number in single precision."""
+
+_REMEDY = (
+    "drop or impute those rows, or mask them in the model with poutine.mask and a finite placeholder; "
+    "a model that masks NaN itself takes NaN in a plain float array."
+)
+
+
+def missing_error(name: str, count: int, index: tuple[int, ...], how: str) -> DataError:
+    """The error for an argument with ``count`` missing values, the first at ``index``.
+
+    Args:
+        name: the argument's name.
+        count: how many there are.
+        index: where the first one is; empty for a single value.
+        how: how the container says so.
+    """
+    where = f"the first at {list(index)}" if index else "its only one"
+    plural = "s" if count != 1 else ""
+    return DataError(f"argument {name!r} has {count} missing value{plural} ({how}), {where}. Fix: {_REMEDY}")
+
+
+def check_present(name: str, value: Any) -> None:
+    """Refuses data whose container says that values are missing, whatever lies in their place.
+
+    Raises:
+        DataError: with their number and the first position.
+    """
+    for mask, how in _masks(value):
+        mask = np.asarray(mask, dtype=bool)
+        if mask.any():
+            first = tuple(int(i) for i in np.argwhere(mask)[0]) if mask.ndim else ()
+            raise missing_error(name, int(mask.sum()), first, how)
+    _check_packed(name, value)
+
+
+def _masks(value: Any) -> Iterator[tuple[Any, str]]:
+    """Masks that are true where a value is missing, each with how the container says so."""
+    root = type(value).__module__.partition(".")[0]
+    if isinstance(value, np.ma.MaskedArray):
+        yield np.ma.getmaskarray(value), "masked"
+    elif isinstance(value, torch.Tensor) and hasattr(value, "get_mask"):
+        yield ~value.get_mask().numpy(), "masked"
+    elif isinstance(value, list):
+        yield _in_rows(value), "None or NA"
+    elif root == "pandas":
+        yield _of_pandas(value), "NA"
+    elif root == "pyarrow":
+        columns = value.columns if hasattr(value, "column_names") else [value]
+        marks = [np.asarray(column.is_null().to_numpy(zero_copy_only=False), dtype=bool) for column in columns]
+        yield np.column_stack(marks) if hasattr(value, "column_names") else marks[0], "null"
+    elif root == "polars":
+        columns = value.get_columns() if hasattr(value, "get_columns") else [value]
+        marks = [np.asarray(column.is_null().to_numpy(), dtype=bool) for column in columns]
+        yield np.column_stack(marks) if hasattr(value, "get_columns") else marks[0], "null"
+    if (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind == "f"
+        and value.dtype.itemsize >= 4
+        and value.size
+        and np.nanmax(np.asarray(value), initial=0.0) > 9e36
+    ):
+        yield np.asarray(value) == UNWRITTEN, f"{UNWRITTEN:.6g}, where netCDF has no value"
+    yield from _fills(value)
+
+
+def _of_pandas(value: Any) -> Any:
+    """Where a column has pandas' own missing value. NaN in plain NumPy columns is a number that a model may mask."""
+    if not hasattr(value, "isna"):
+        return False
+    columns = (
+        [value.iloc[:, i] for i in range(value.shape[1])] if hasattr(value, "iloc") and value.ndim == 2 else [value]
+    )
+    marks = [
+        np.asarray(column.isna(), dtype=bool)
+        if not isinstance(column.dtype, np.dtype) or column.dtype == object
+        else np.zeros(len(column), dtype=bool)
+        for column in columns
+    ]
+    return np.column_stack(marks) if getattr(value, "ndim", 1) == 2 and marks else marks[0] if marks else False
+
+
+def _in_rows(rows: list[Any]) -> Any:
+    """Where nested lists hold ``None``, ``pandas.NA`` or a masked value; a scalar false where they hold none."""
+    places: list[tuple[int, ...]] = list(_places(rows, ()))
+    if not places:
+        return False
+    shape = tuple(max(place[d] for place in places) + 1 for d in range(min(len(place) for place in places)))
+    mask = np.zeros(shape, dtype=bool)
+    for place in places:
+        mask[place[: len(shape)]] = True
+    return mask
+
+
+def _places(rows: Any, at: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for i, item in enumerate(rows):
+        if item is None or item is np.ma.masked or type(item).__name__ in ("NAType", "NaTType"):
+            yield (*at, i)
+        elif isinstance(item, np.ma.MaskedArray):
+            yield from ((*at, i, *map(int, place)) for place in np.argwhere(np.ma.getmaskarray(item)))
+        elif isinstance(item, list | tuple):
+            yield from _places(item, (*at, i))
+        elif isinstance(item, np.ndarray) and item.dtype == object:
+            yield from _places(item.tolist() if item.ndim else [item.item()], (*at, i))
+
+
+def _attributes(value: Any) -> Mapping[str, Any]:
+    """The attributes that a netCDF or HDF5 variable carries; empty for anything else."""
+    for attribute in ("attrs", "_attributes"):
+        found = getattr(value, attribute, None)
+        if isinstance(found, Mapping):
+            return found
+    return {}
+
+
+def _fills(value: Any) -> Iterator[tuple[Any, str]]:
+    """Values that the attributes of a netCDF or HDF5 variable declare to be missing. Decoded ones no longer have them."""
+    attributes = _attributes(value)
+    for key in ("_FillValue", "missing_value"):
+        if key in attributes:
+            held = _content(value)
+            codes = np.asarray(attributes[key]).reshape(-1)
+            found = np.isin(held, codes)
+            # NaN as fill value is NaN in the data, which a model may mask.
+            yield found, f"{key} {', '.join(str(code) for code in codes.tolist())}"
+    if attributes and _content(value).dtype.kind == "f":
+        yield _content(value) == UNWRITTEN, f"{UNWRITTEN:.6g}, where netCDF has no value"
+
+
+def _content(value: Any) -> Array:
+    if hasattr(value, "to_numpy"):
+        return np.asarray(value.to_numpy())
+    return np.asarray(value[...] if hasattr(value, "__getitem__") else value)
+
+
+def _check_packed(name: str, value: Any) -> None:
+    """Refuses a variable whose numbers stand for others."""
+    attributes = _attributes(value)
+    packing = [key for key in ("scale_factor", "add_offset") if key in attributes]
+    if packing:
+        raise DataError(
+            f"argument {name!r} is packed: its attributes {', '.join(packing)} say that its numbers stand for others. "
+            "Fix: open the file with mask_and_scale=True, or compute scale_factor * x + add_offset."
+        )

@@ -1,0 +1,341 @@
+"""A model together with its data: one joint density, read once, checked, and never changed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from pyrolvm._base import runtime
+from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, PyrolvmWarning
+from pyrolvm._base.habits import belongs_to
+from pyrolvm._compat.torch import forked_after_cuda
+from pyrolvm._program import data
+from pyrolvm._program.batching import Batch
+from pyrolvm._program.binding import bind, function_of
+from pyrolvm._program.image import Image
+from pyrolvm._program.inspection import Reading, read
+from pyrolvm._program.moving import move_info, move_program
+from pyrolvm._program.names import check_storable
+from pyrolvm._program.prediction import AtOnce, Hide, predicted
+from pyrolvm._program.program import ModelInfo, Program, Quantity
+from pyrolvm._program.streaming import heads
+
+__all__ = ["Problem", "check_problem", "model"]
+
+_Model = TypeVar("_Model", bound=Callable[..., Any])
+
+_ATTRIBUTE = "__pyrolvm_model__"
+
+
+def model(
+    *,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    quantities: Mapping[str, Quantity] | None = None,
+    guide: Any = None,
+    images: Mapping[str, Image | Sequence[int]] | None = None,
+) -> Callable[[_Model], _Model]:
+    """Names a model's dimensions, its identified quantities and its guide. The model stays the Pyro function it was.
+
+    Args:
+        dims: for a site or quantity, the names of its dimensions: of all of them, or of its event dimensions alone
+            (batch dimensions are named by their plates).
+        coords: for a dimension, the labels along it.
+        quantities: functions of one draw (a mapping from site name to tensor) that are identified where the sites
+            themselves are not, such as a covariance for loadings that are free to rotate. Comparisons look at these.
+        guide: what ``guide="auto"`` takes for this model: whatever :func:`pyrolvm.fit` takes as a guide.
+        images: for an observed site, that a row of it is an image: ``(height, width)``, ``(height, width, channels)``, or an
+            :class:`~pyrolvm.Image`. Evaluations draw it as one.
+
+    Example:
+        >>> @lvm.model(dims={"theta": ["school"]})
+        ... def eight_schools(sigma, y): ...
+    """
+
+    def decorate(function: _Model) -> _Model:
+        pictures = {site: Image.of(image) for site, image in (images or {}).items()}
+        info = ModelInfo(dict(dims or {}), dict(coords or {}), dict(quantities or {}), guide, pictures)
+        setattr(function, _ATTRIBUTE, info)
+        return function
+
+    return decorate
+
+
+class Problem(Program):
+    """A joint density with its data fixed; immutable.
+
+    ``Problem(model, *args, **kwargs)`` takes what ``model(*args, **kwargs)`` would. The model is run once, with
+    validation on, to read its sites, supports and plates, so that what is wrong with model or data is said here and
+    not after an hour of inference.
+
+    Args:
+        model: a Pyro function, or an ``nn.Module`` that is called like one.
+        *args: the model's positional arguments. Lists, NumPy arrays and pandas objects become tensors; floats take
+            torch's default dtype, or the dtype of floating tensors among the arguments. Where float32 would lose something of
+            floats of 64 bits, or of integers that the model uses as floats, all floats are float64: where distinct values would
+            become equal, or values move by more than a thousandth of their column's standard deviation.
+        **kwargs: the model's keyword arguments, converted likewise.
+
+    Raises:
+        DataError: if data are ragged, empty, not numeric, non-finite, missing, or of mixed dtype or device; or if the model takes a
+            negative number among them for an index.
+        ProblemError: if the model does not run, or its density is not what its author can have meant.
+    """
+
+    def __init__(self, model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        if isinstance(model, Problem):
+            raise ProblemError("model is a Problem already. Fix: use it as it is, or pass its function, problem.model.")
+        if not callable(model):
+            hint = belongs_to(model)
+            raise ProblemError(
+                f"model must be a function, got {type(model).__name__}{'; ' + hint if hint else ''}. Fix: pass the Pyro "
+                "function itself, "
+                "lvm.Problem(model, *data)."
+            )
+        inner = function_of(model)
+        name = str(getattr(inner, "__name__", type(inner).__name__))
+        self._set("name", name)
+        self._set("model", model)
+        self._set("program", model)
+        self._set("info", getattr(inner, _ATTRIBUTE, None) or ModelInfo())
+        self._set("source", None)
+        with runtime.undisturbed():
+            bound, stream = heads(bind(model, name, args, kwargs))
+            self._set("stream", stream)
+            self._settle(bound, len(args), None)
+
+    def _settle(self, bound: Mapping[str, Any], count: int, dtype: torch.dtype | None) -> None:
+        """Takes data in, ``count`` of them positional, and reads the model: in ``dtype``, or in one that loses nothing that matters."""
+        converted = data.convert(bound, dtype=dtype)
+        reading = self._reading(converted, count)
+        if reading.lossy and dtype is None and converted.dtype == torch.float32:
+            data.check_no_module(bound, reading.lossy)
+            lost, converted = reading.lossy, data.convert(bound, dtype=torch.float64)
+            reading = self._reading(converted, count)
+            if not reading.lossy:
+                warnings.warn(f"{lost}. The problem is in float64 instead.", PyrolvmWarning, stacklevel=3)
+        if reading.lossy and dtype is None:
+            raise DataError(
+                f"{reading.lossy}. Fix: subtract an origin before, or keep the values in float64 in the model."
+            )
+        if reading.lossy:
+            warnings.warn(
+                f"{reading.lossy}. Fix: subtract an origin before, or use float64.", PyrolvmWarning, stacklevel=3
+            )
+        self._set("_sizes", {plate.name: plate.size for plate in reading.plates.values() if plate.open})
+        after = predicted(self, reading.sites)
+        sites = {n: replace(site, kind="predicted") if n in after else site for n, site in reading.sites.items()}
+        self._set("hidden", MappingProxyType(after))
+        runs = AtOnce()(self.program) if reading.one_by_one else self.program
+        self._set("model", Hide(after)(runs) if after else runs)
+        self._set("sites", MappingProxyType(sites))
+        self._set("plates", MappingProxyType(reading.plates))
+        self._set("parameters", MappingProxyType(reading.parameters))
+        self._set("bystanders", tuple(reading.bystanders))
+        self._check_names()
+
+    def _reading(self, converted: data.Converted, count: int) -> Reading:
+        """Holds converted data, and reads the model with them; an error says what was made of the data where that may matter."""
+        for name in ("dtype", "device", "modules", "fingerprint"):
+            self.__dict__.pop(name, None)
+        named = list(converted.values.items())
+        self._set("args", tuple(value for _, value in named[:count]))
+        self._set("kwargs", MappingProxyType(dict(named[count:])))
+        self._set("_arguments", converted.values)
+        self._set("_originals", converted.originals)
+        self._set("_dtype", converted.dtype)
+        self._set("bystanders", ())
+        self._set("_sizes", {})
+        self._set("model", self.program)
+        try:
+            return read(self)
+        except ProblemError as error:
+            notes = list(converted.notes.values()) + (
+                [f"{converted.widened}, so all floats are float64"] if converted.widened else []
+            )
+            if error.__cause__ is None or not notes:
+                raise
+            raise type(error)(f"{error} Note: {'; '.join(notes)}.") from error.__cause__
+
+    def __repr__(self) -> str:
+        latent = ", ".join(f"{site.name}{list(site.shape) or ''}" for site in self.latents)
+        observed = ", ".join(f"{site.name}{list(site.shape) or ''}" for site in self.observed)
+        after = "".join(f"; predicted {site.name}{list(site.shape) or ''}" for site in self.predicted)
+        known = f"latent {latent or 'none'}; observed {observed or 'none'}{after}"
+        return f"Problem({self.name}: {known}; {self.unconstrained_size} unknowns)"
+
+    # --- other views of it --------------------------------------------------------------------------------------------
+
+    def to(self, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> Problem:
+        """The same problem in another floating dtype or on another device.
+
+        A model that is a module is copied there, and so is what a function refers to: the tensors and modules of its closure, its
+        defaults and its globals. Nothing of the caller's is moved.
+
+        Data are converted from what was given, so that float64 has the digits that float32 lost.
+
+        Raises:
+            ArgumentError: if there is no such dtype or device, or a dtype has too few digits.
+        """
+        where = _device(device)
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ArgumentError(
+                f"dtype must be a floating torch dtype, got {dtype!r}. Fix: pass for example torch.float64."
+            )
+        if dtype is not None and dtype not in data.FLOATING:
+            raise ArgumentError(
+                f"dtype {dtype} has too few digits for densities. Fix: pass torch.float32 or torch.float64."
+            )
+        if (dtype in (None, self.dtype)) and (where in (None, self.device)):
+            return self
+        bound = {
+            name: data.cast(value, dtype=None, device=where, modules=False) for name, value in self._originals.items()
+        }
+        moved = object.__new__(Problem)
+        for name in ("name", "source", "stream"):
+            moved._set(name, getattr(self, name))
+        moved._set("info", move_info(self.info, dtype=dtype, device=where))
+        moved._set("program", move_program(self.program, dtype=dtype, device=where))
+        with runtime.undisturbed(), _default_dtype(dtype):
+            bound = {name: data.cast_modules(value, dtype=dtype, device=where) for name, value in bound.items()}
+            moved._settle(bound, len(self.args), dtype or self.dtype)
+        return moved
+
+    def renamed(self, name: str, *, source: Mapping[str, Any] | None = None) -> Problem:
+        """The same problem under another name, and with a note of where it can be had again."""
+        copy: Problem = self.__copy__()
+        copy._set("name", name)
+        copy._set("source", source)
+        return copy
+
+    def batch(self, indices: Tensor | None = None, *, plate: str | None = None) -> Batch:
+        """The problem on a subset of the rows of one plate, scaled so that its density estimates the whole.
+
+        Args:
+            indices: rows, shape ``(b,)``, integers; ``None`` for all.
+            plate: the plate that is subsampled; needed only where several could be.
+        """
+        return self.whole if indices is None else Batch.of(self, indices, plate=plate)
+
+    @cached_property
+    def whole(self) -> Batch:
+        """The problem on all its rows, also where the model subsamples by itself."""
+        return Batch.of(self, None)
+
+    def _check_names(self) -> None:
+        check_storable(self.name, self.sites, self.plates, self.quantities)
+        known = set(self.sites) | set(self.quantities)
+        for name in self.info.dims:
+            if name not in known:
+                raise ProblemError(
+                    f"dims names {name!r}, which is no site and no quantity of {self.name}. "
+                    f"Fix: use one of {', '.join(sorted(known))}."
+                )
+        for name, image in self.info.images.items():
+            seen = self.sites.get(name)
+            if seen is None or seen.kind != "observed":
+                raise ProblemError(
+                    f"images names {name!r}, which is no observed site of {self.name}. "
+                    f"Fix: use one of {', '.join(site.name for site in self.observed) or 'none: it observes nothing'}."
+                )
+            event = seen.shape[len(seen.shape) - seen.event_dim :]
+            if math.prod(event) != image.size:
+                raise ProblemError(
+                    f"images says that a row of {name!r} has {image} pixels, but it has {math.prod(event)} values "
+                    f"(event shape {tuple(event)}). Fix: give the height and width of one row, and put its pixels into .to_event()."
+                )
+        for site, names in self.dims.items():
+            for dim, length in zip(names, self.sites[site].shape, strict=True):
+                labels = self.coords.get(dim)
+                if labels is not None and len(labels) != length:
+                    raise ProblemError(
+                        f"coords gives {len(labels)} labels for dimension {dim!r}, but site {site!r} has length {length} "
+                        f"along it. Fix: give {length} labels."
+                    )
+
+
+class _default_dtype:
+    """Sets torch's default dtype for a block, where one is given."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+
+    def __enter__(self) -> None:
+        self.before = torch.get_default_dtype()
+        if self.dtype is not None:
+            torch.set_default_dtype(self.dtype)
+
+    def __exit__(self, *exc: object) -> None:
+        torch.set_default_dtype(self.before)
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    """The device of that name.
+
+    Raises:
+        ArgumentError: if torch has none such.
+    """
+    if device is None:
+        return None
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ArgumentError(f"device {device!r} is not one of torch's. Fix: use 'cpu' or 'cuda'.") from None
+    if chosen.type not in ("cpu", "cuda") and not _present(chosen):
+        raise ArgumentError(f"device {str(device)!r} is not available here. Fix: use device='cpu'.")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(
+            f"device {str(device)!r} is not available: torch sees no CUDA device. Fix: use device='cpu'."
+        )
+    if chosen.type == "cuda" and forked_after_cuda():
+        raise ArgumentError(
+            f"device {str(device)!r} cannot be used here: this process was forked from one that had used CUDA. "
+            "Fix: start processes by multiprocessing's 'spawn', or let lvm.sweep start them."
+        )
+    return chosen
+
+
+def _present(device: torch.device) -> bool:
+    """Whether this installation of torch holds tensors with values on a device."""
+    try:
+        return torch.zeros(1, device=device).cpu().numel() == 1 and device.type != "meta"
+    except Exception:  # of the many kinds that a backend that is not there raises; the device's name is what matters
+        return False
+
+
+def check_problem(value: Any, *, streams: bool = False) -> Problem:
+    """Returns ``value`` if it is a problem.
+
+    Args:
+        value: what was given as a problem.
+        streams: whether its data may be a stream.
+
+    Raises:
+        ArgumentError: if it is something else, such as the bare model, or has a stream where none may be.
+    """
+    if isinstance(value, Problem):
+        if value.stream is not None and not streams:
+            raise ArgumentError(
+                f"the data of {value.name!r} are a stream of {value.stream.size:,} rows, which only lvm.fit can read. "
+                "Fix: build a Problem of rows that fit in memory."
+            )
+        return value
+    if callable(value):
+        name = getattr(value, "__name__", "model")
+        raise ArgumentError(
+            f"expected a Problem, got the function {name!r}. Fix: pass lvm.Problem({name}, *data), "
+            "the model together with its data."
+        )
+    hint = belongs_to(value)
+    raise ArgumentError(
+        f"expected a Problem, got {type(value).__name__}{'; ' + hint if hint else ''}. Fix: pass lvm.Problem(model, *data), or "
+        "lvm.problem(name)."
+    )

@@ -1,0 +1,194 @@
+"""A model together with its data, as it was read: what everything that runs the program works on."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrolvm._base import runtime
+from pyrolvm._base.pickling import Portable
+from pyrolvm._program import data
+from pyrolvm._program.binding import function_of, is_filled
+from pyrolvm._program.image import Image
+from pyrolvm._program.sites import Parameter, Plate, Site
+from pyrolvm._program.streaming import Source
+
+__all__ = ["ModelInfo", "Program", "Quantity"]
+
+Draw = Mapping[str, Tensor]
+Quantity = Callable[[Draw], Tensor]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model says about itself besides its density."""
+
+    dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    quantities: Mapping[str, Quantity] = field(default_factory=dict)
+    guide: Any = None
+    images: Mapping[str, Image] = field(default_factory=dict)
+
+
+class Program(Portable):
+    """A joint density with its data fixed; immutable. Built by :class:`~pyrolvm.Problem`.
+
+    Attributes:
+        name: the model's name.
+        program: the model as it was given.
+        model: what inference runs: the same, without predicted sites where it has any, and discrete ones enumerated at once.
+        args: positional arguments, as tensors.
+        kwargs: keyword arguments, as tensors.
+        sites: every sample and deterministic site by name, in the order of the program, with its shape on full data.
+        plates: every plate by name.
+        parameters: the learnable parameters (``pyro.param``, ``pyro.module``) of the model, by store name.
+        info: dims, coords and quantities given by :func:`model`.
+        source: the registered name and options it was built from; ``None`` for any other.
+        hidden: the value that each predicted site holds in runs of ``model``.
+        bystanders: tensors of the program's own with a gradient that are no parameters of the model.
+        stream: where rows come from that are not all in memory, see :func:`pyrolvm.stream`; ``None`` if all are.
+    """
+
+    name: str
+    program: Callable[..., Any]
+    model: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    sites: Mapping[str, Site]
+    plates: Mapping[str, Plate]
+    parameters: Mapping[str, Parameter]
+    info: ModelInfo
+    source: Mapping[str, Any] | None
+    stream: Source | None
+    hidden: Mapping[str, Tensor]
+    bystanders: tuple[Tensor, ...]
+    _arguments: Mapping[str, Any]
+    _sizes: Mapping[str, int]
+    _originals: Mapping[str, Any]
+    _dtype: torch.dtype
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Problem is immutable, cannot set {name!r}. Fix: build a new Problem.")
+
+    def _attributes(self) -> dict[str, Any]:
+        """What it is; what has been computed of it is not copied."""
+        return {name: self.__dict__[name] for name in Program.__annotations__ if name in self.__dict__}
+
+    # --- what it holds ------------------------------------------------------------------------------------------------
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """The model's arguments by name, ``*args`` and ``**kwargs`` alike."""
+        return MappingProxyType(self._arguments)
+
+    @property
+    def doc(self) -> str:
+        """What the model says about itself."""
+        return inspect.getdoc(self.program) or ""
+
+    @property
+    def latents(self) -> tuple[Site, ...]:
+        """The unobserved sample sites."""
+        return tuple(site for site in self.sites.values() if site.kind == "latent")
+
+    @property
+    def observed(self) -> tuple[Site, ...]:
+        """The observed sample sites."""
+        return tuple(site for site in self.sites.values() if site.kind == "observed")
+
+    @property
+    def continuous(self) -> tuple[Site, ...]:
+        """The latent sites that a guide or NUTS works on."""
+        return tuple(site for site in self.latents if not site.is_discrete)
+
+    @property
+    def discrete(self) -> tuple[Site, ...]:
+        """The latent sites that are summed out."""
+        return tuple(site for site in self.latents if site.is_discrete)
+
+    @property
+    def predicted(self) -> tuple[Site, ...]:
+        """The sites that are drawn after inference: discrete ones that no observation depends on, and what depends on them."""
+        return tuple(site for site in self.sites.values() if site.kind == "predicted")
+
+    @property
+    def unconstrained_size(self) -> int:
+        """The number of continuous unknowns once every support is mapped to the real line."""
+        return sum(site.unconstrained_numel for site in self.continuous)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The floating dtype of its data; torch's default where there are none."""
+        return self._dtype
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device of its data."""
+        return next((v.device for v in data.leaves(self._arguments) if isinstance(v, Tensor)), torch.device("cpu"))
+
+    @property
+    def quantities(self) -> Mapping[str, Quantity]:
+        """Identified functions of a draw, by name."""
+        return self.info.quantities
+
+    @cached_property
+    def dims(self) -> dict[str, list[str]]:
+        """The names of every dimension of every site: plates by name, then event dimensions."""
+        return {name: site.dim_names(self.plates, self.info.dims.get(name)) for name, site in self.sites.items()}
+
+    @cached_property
+    def coords(self) -> dict[str, list[Any]]:
+        """Labels along named dimensions."""
+        return {name: list(labels) for name, labels in self.info.coords.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A sha256 of the data."""
+        return data.fingerprint(self.arguments.values())
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The model without the handlers and fixed arguments around it: the function that its author wrote."""
+        return function_of(self.program)
+
+    @cached_property
+    def modules(self) -> Mapping[str, torch.nn.Module]:
+        """The modules that the model is or holds: itself, its arguments, and those of the function it was defined in, by name."""
+        inner = function_of(self.program)
+        cells = (
+            zip(inner.__code__.co_freevars, inner.__closure__ or (), strict=True) if hasattr(inner, "__code__") else ()
+        )
+        held = {name: cell.cell_contents for name, cell in cells if is_filled(cell)}
+        held |= {"model": inner, **self.arguments}
+        owner = getattr(inner, "__self__", None)
+        held |= {"model": owner} if isinstance(owner, torch.nn.Module) else {}
+        return {name: value for name, value in held.items() if isinstance(value, torch.nn.Module)}
+
+    def session(
+        self,
+        *,
+        seed: int | None = None,
+        params: Mapping[str, Tensor] | None = None,
+        validate: bool = False,
+        training: bool = False,
+        sizes: Mapping[str, int] | None = None,
+    ) -> AbstractContextManager[None]:
+        """A :func:`pyrolvm._base.runtime.session` in the dtype and on the device of the data; modules are lent, not given.
+
+        They are in evaluation mode, without dropout, unless ``training`` leaves them in the modes that they are in.
+        """
+        return runtime.session(
+            seed=seed, params=params, dtype=self.dtype, device=self.device, validate=validate, modules=self.modules,
+            training=training, sizes=self._sizes if sizes is None else sizes, bystanders=self.bystanders,
+        )  # fmt: skip

@@ -1,0 +1,139 @@
+"""What a program is made of: sample sites, plates and parameters, with their shapes on the full data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.subsample_messenger import _Subsample
+from torch.distributions import constraints
+
+from pyrolvm._base.errors import ProblemError
+
+__all__ = ["Parameter", "Plate", "Site", "is_deterministic", "is_random", "name_dims"]
+
+_UNBOUNDED = type(constraints.nonnegative_integer)
+
+Kind = Literal["latent", "observed", "deterministic", "factor", "predicted"]
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A plate: ``size`` conditionally independent rows along batch dimension ``dim`` (negative; ``None``: a loop).
+
+    ``subsampled`` says that the model itself asks for a part of the rows: ``rows`` of them, otherwise all. ``open`` says that the
+    model declares it without a size, which then follows from the sites inside.
+    """
+
+    name: str
+    size: int
+    dim: int | None
+    subsampled: bool = False
+    rows: int = 0
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A learnable parameter of a model: a value without a prior."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample, deterministic or factor statement, with its shape on the full data.
+
+    Attributes:
+        name: the site's name.
+        kind: latent, observed, deterministic or factor; or predicted: a latent that no observation depends on and that cannot be
+            summed out, which is drawn after inference.
+        shape: batch shape followed by event shape.
+        event_dim: the number of rightmost dimensions that belong to one event.
+        support: the constraint that values satisfy; ``None`` for deterministic sites and factors.
+        plates: the plates around it, outermost first.
+        is_discrete: whether it is a latent with a discrete support.
+        enumerable: whether its support is finite, so that it can be summed out.
+        distribution: the name of its distribution.
+        unconstrained_shape: the shape on the real line; ``None`` unless latent and continuous.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    event_dim: int
+    support: Any
+    plates: tuple[str, ...]
+    is_discrete: bool
+    enumerable: bool
+    distribution: str
+    unconstrained_shape: tuple[int, ...] | None
+
+    @property
+    def numel(self) -> int:
+        """The number of values on the full data."""
+        return math.prod(self.shape)
+
+    @property
+    def unconstrained_numel(self) -> int:
+        """The number of unknowns on the real line; 0 unless latent and continuous."""
+        return math.prod(self.unconstrained_shape) if self.unconstrained_shape is not None else 0
+
+    @property
+    def why_not_listed(self) -> str:
+        """What keeps the values of a discrete latent that is not enumerable from being summed over."""
+        base = getattr(self.support, "base_constraint", self.support)
+        if isinstance(base, _UNBOUNDED):
+            return "discrete with infinitely many values"
+        if base is not self.support:
+            return "discrete in dimensions declared by .to_event, whose values Pyro does not list (in a plate it would)"
+        return "discrete with values that Pyro does not list"
+
+    def dim_names(self, plates: Mapping[str, Plate], given: Sequence[str] | None) -> list[str]:
+        """Names for all dimensions of ``shape``: plates for the batch part, ``given`` or ``{site}_dim_{i}`` elsewhere.
+
+        Raises:
+            ProblemError: if ``given`` names neither all dimensions nor the event dimensions.
+        """
+        return name_dims(self.name, self.shape, self.event_dim, [plates[p] for p in self.plates if p in plates], given)
+
+
+def name_dims(
+    name: str, shape: Sequence[int], event_dim: int, plates: Sequence[Plate], given: Sequence[str] | None
+) -> list[str]:
+    """Names the dimensions of one array; see :meth:`Site.dim_names`."""
+    by_axis = {len(shape) - event_dim + plate.dim: plate for plate in plates if plate.dim is not None}
+    names = [
+        by_axis[i].name if i in by_axis and by_axis[i].size == n else f"{name}_dim_{i}" for i, n in enumerate(shape)
+    ]
+    if given is None:
+        return names
+    if len(given) == len(shape):
+        return list(given)
+    if len(given) == event_dim:
+        return names[: len(shape) - event_dim] + list(given)
+    raise ProblemError(
+        f"dims for {name!r} has {len(given)} names, but the site has shape {tuple(shape)} with {event_dim} event "
+        f"dimensions. Fix: give {len(shape)} names, or {event_dim} for the event dimensions alone."
+    )
+
+
+def is_random(node: Mapping[str, Any]) -> bool:
+    """Whether a trace node is a sample statement proper, not a plate's subsample."""
+    return node["type"] == "sample" and not isinstance(node["fn"], _Subsample)
+
+
+def is_deterministic(node: Mapping[str, Any]) -> bool:
+    """Whether a trace node records a deterministic value: what ``pyro.deterministic`` makes, and a site that is reparameterised."""
+    if node["infer"].get("_deterministic"):
+        return True
+    fn = node["fn"]
+    while isinstance(fn, torch.distributions.Independent):
+        fn = fn.base_dist
+    masked_out = isinstance(fn, dist.MaskedDistribution) and fn._mask is False
+    return masked_out and bool(node["is_observed"]) and isinstance(fn.base_dist, dist.Delta)

@@ -1,0 +1,83 @@
+"""Batches of a problem whose data are a stream, as runs of its model take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrolvm._base import runtime
+from pyrolvm._base.errors import ArgumentError
+from pyrolvm._program import data
+from pyrolvm._program.batching import Batch, full_plates, minibatch_plate
+from pyrolvm._program.program import Program
+from pyrolvm._program.sites import Plate
+from pyrolvm._program.streaming import Passes, Source
+
+__all__ = ["Streamed"]
+
+
+@dataclass
+class Streamed:
+    """Batches of a problem whose data are a stream, scaled to all its rows.
+
+    Attributes:
+        problem: the problem, which holds the first batch.
+        plate: the plate of the rows.
+        source: where they come from.
+    """
+
+    problem: Program
+    plate: Plate
+    source: Source
+
+    @classmethod
+    def of(cls, problem: Program, plate: str | None = None) -> Streamed:
+        """The batches of a problem with a stream.
+
+        Raises:
+            ArgumentError: if no plate has its rows, or latents are outside of it.
+        """
+        assert problem.stream is not None
+        chosen = minibatch_plate(problem, plate)
+        outside = next((site.name for site in problem.latents if chosen.name not in site.plates), None)
+        if outside is not None:
+            raise ArgumentError(
+                f"latent {outside!r} is of all {problem.stream.size:,} rows of the stream, of which the result sees one batch, so "
+                "its posterior could not be judged. Fix: take rows that fit in memory, with batch_size=, or make it a parameter."
+            )
+        return cls(problem, chosen, problem.stream)
+
+    @property
+    def size(self) -> int:
+        """Rows of a batch."""
+        return self.source.stream.batch_size
+
+    @property
+    def total(self) -> int:
+        """Rows that a batch stands for."""
+        return self.source.size
+
+    def rows(self) -> Passes:
+        """The tensors of one batch after another, in the dtype and on the device of the problem."""
+        wanted = sorted(set(self.source.columns.values()))
+
+        def moved(columns: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(data.cast(columns[i], dtype=self.problem.dtype, device=self.problem.device) for i in wanted)
+
+        return Passes(self.source.stream, moved)
+
+    def batch(self, *tensors: Tensor) -> Batch:
+        """The batch of those tensors."""
+        order = sorted(set(self.source.columns.values()))
+        given = {name: tensors[order.index(i)] for name, i in self.source.columns.items()}
+        names = list(self.problem.arguments)
+        args = tuple(given.get(n, v) for n, v in zip(names, self.problem.args, strict=False))
+        kwargs = {name: given.get(name, value) for name, value in self.problem.kwargs.items()}
+        rows = torch.arange(self.size, device=self.problem.device)
+        return Batch(args, kwargs, {**full_plates(self.problem), self.plate.name: runtime.Subsample(self.total, rows)})
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.batch(*tensors) for tensors in self.rows())

@@ -1,0 +1,1 @@
+"""How results are shown: pictures in one style, and pages by one template."""

@@ -1,0 +1,93 @@
+"""One look for all plots: colours that colour-blind readers can tell apart, thin axes, the reference in grey."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pyrolvm._base.numerics import Array, array_stats
+
+__all__ = ["BAD", "INK", "PALETTE", "REFERENCE", "STATUS", "Sheet", "colours", "density", "legend", "tidy"]
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#5B5B5B")
+"""Okabe and Ito's colours, those that carry on white."""
+REFERENCE = "#C9CDD3"
+INK = "#2B2F36"
+FAINT = "#8A9099"
+BAD = "#B3261E"
+STATUS = {"agrees": "#1B7F5C", "unclear": "#B36B00", "differs": "#B3261E", "trusted": "#1B7F5C", "doubtful": "#B36B00"}
+STATUS["failed"] = BAD
+MARK = {"agrees": "\u2713", "unclear": "?", "differs": "\u2717"}
+_STYLES = ("-", (0, (5, 1.5)), "-", (0, (2, 1)), "-", (0, (5, 1, 1, 1)), "-", "-")
+
+
+class Sheet(Figure):
+    """A Figure without pyplot's global state, which notebooks can show by themselves."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
+def sheet(width: float, height: float) -> Sheet:
+    """Returns an empty white figure, size in inches."""
+    figure = Sheet(figsize=(width, height), facecolor="white", layout="constrained")
+    figure.set_layout_engine("constrained", wspace=0.04, hspace=0.05)
+    return figure
+
+
+def colours(methods: list[str]) -> dict[str, tuple[str, Any]]:
+    """Returns a colour and a line style for each method."""
+    return {
+        name: (PALETTE[i % len(PALETTE)], _STYLES[(i + i // len(PALETTE)) % len(_STYLES)])
+        for i, name in enumerate(methods)
+    }
+
+
+def plain(text: str, width: int = 28) -> str:
+    """Returns a label that matplotlib draws as it is: no mathematics, not too long."""
+    short = text if len(text) <= width else text[: width - 1] + "\u2026"
+    return short.replace("$", r"\$")
+
+
+def tidy(axes: Axes, *, left: bool = True, grid: bool = False) -> None:
+    """Takes away what is not needed to read the axes."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.spines[["left", "bottom"]].set_linewidth(0.8)
+    axes.tick_params(colors=INK, labelsize=8, length=3, width=0.8)
+    if not left:
+        axes.spines["left"].set_visible(False)
+        axes.set_yticks([])
+    if grid:
+        axes.grid(color="#ECEEF1", linewidth=0.8)
+        axes.set_axisbelow(True)
+
+
+def density(values: Array, low: float, high: float) -> tuple[Array, Array]:
+    """Returns a kernel density of draws on [low, high], scaled to the share of draws that lie there."""
+    inside = values[(values >= low) & (values <= high)]
+    if inside.size < 10 or np.ptp(inside) == 0:
+        return np.array([low, high]), np.zeros(2)
+    grid, height, _ = array_stats().kde(inside, circular=False, grid_len=256, bw_fct=1.25)
+    return np.asarray(grid), np.asarray(height) * inside.size / values.size
+
+
+def legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
+    """Puts one legend above everything, in as many rows as its width asks for."""
+    labels = [plain(name, 40) for name in names]
+    widest = 0.5 + 0.085 * max(len(label) for label in labels)  # inches: the handle, and letters at size 9
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=max(1, min(len(names), 6, int(figure.get_figwidth() / widest))),
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+    )

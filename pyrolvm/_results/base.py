@@ -1,0 +1,355 @@
+"""The result types: a posterior, whichever method made it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrolvm._base.errors import ArgumentError, StoreError, positive_int
+from pyrolvm._base.face import public
+from pyrolvm._base.pickling import Portable
+from pyrolvm._base.verdict import Verdict
+from pyrolvm._laws.recognition import recognised
+from pyrolvm._program.problem import Problem
+from pyrolvm._results.build import lanes, latent_dataset
+from pyrolvm._results.draws import draw_guide, rebuild
+from pyrolvm._results.evidence import Evidence
+from pyrolvm._results.likelihood import generated_dataset
+from pyrolvm._results.modules import trained
+from pyrolvm._results.points import read_points
+from pyrolvm._results.saving import save
+from pyrolvm._results.weights import from_weights
+from pyrolvm.family.guide import Guide
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Chains", "Exact", "Fit", "Posterior"]
+
+
+@dataclass(eq=False, repr=False)
+class Posterior(Portable):
+    """Draws from an approximation of a posterior, with what is known about them.
+
+    Attributes:
+        name: the method's name in tables.
+        data: an ``xarray.DataTree`` that every ArviZ function takes.
+        problem: the problem; ``None`` for a result loaded without it.
+        params: learnable parameters, unconstrained, by store name: the guide's, and those of the model.
+        seconds: wall time by phase.
+        engine: what ran the model.
+        engine_reason: why that engine.
+        seed: the seed it was made with.
+    """
+
+    name: str
+    data: xr.DataTree
+    problem: Problem | None
+    params: Mapping[str, Tensor] = field(repr=False)
+    seconds: Mapping[str, float]
+    engine: str
+    engine_reason: str
+    seed: int
+
+    @property
+    def log_p(self) -> np.ndarray[Any, Any]:
+        """The log density log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``(chain, draw)``."""
+        return np.asarray(self.data["sample_stats"]["lp"].values)
+
+    @property
+    def log_q(self) -> np.ndarray[Any, Any] | None:
+        """The normalised log density log q(draw) that draws are from; ``None`` for MCMC. Shape ``(chain, draw)``."""
+        stats = self.data["sample_stats"]
+        return np.asarray(stats["log_q"].values) if "log_q" in stats else None
+
+    @property
+    def num_draws(self) -> int:
+        """Draws in all, over all chains."""
+        sizes = self.data["posterior"].sizes
+        return int(sizes["chain"] * sizes["draw"])
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """The log marginal likelihood; ``None`` where the method does not give it."""
+        return None
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether to trust it, with reasons and next steps."""
+        verdict: Verdict = public("diagnose")(self).verdict
+        return verdict
+
+    def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
+        """``n`` draws of the latents, dims ``(chain=1, draw=n, ...)``."""
+        raise NotImplementedError
+
+    @property
+    def ladder(self) -> list[dict[str, Any]]:
+        """What :func:`pyrolvm.infer` tried, in order, and why it went on; empty for a result of one method."""
+        record = self.data.attrs.get("pyrolvm_ladder")
+        return list(json.loads(record)) if record else []
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes the result to a folder, which :func:`pyrolvm.load` reads.
+
+        Raises:
+            StoreError: if the folder holds something already and ``overwrite`` is false.
+        """
+        return save(self, path, overwrite=overwrite)
+
+    def __str__(self) -> str:
+        problem = self.data["posterior"].attrs.get("pyrolvm_problem", "")
+        seconds = sum(self.seconds.values())
+        if self.data["posterior"].attrs.get("inference_method") == "maximum_likelihood":
+            log_p = float(self.log_p.mean())
+            return f"{type(self).__name__} of {problem}: log p(data) {log_p:,.2f} in {seconds:.1f} s, {self.verdict.status}"
+        return f"{type(self).__name__} {self.name} of {problem}: {self.num_draws} draws in {seconds:.1f} s, {self.verdict.status}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p><b>{escape(str(self))}</b></p>{self.data._repr_html_()}"
+
+    def _session(self, seed: int) -> Any:
+        problem = self.attached
+        return problem.session(seed=seed, params=self.params)
+
+    @property
+    def attached(self) -> Problem:
+        """The problem.
+
+        Raises:
+            StoreError: if the result was loaded without it.
+        """
+        if self.problem is None:
+            raise StoreError(
+                f"{self.name} was loaded without its problem, so it cannot run the model. "
+                "Fix: lvm.load(path, problem=lvm.Problem(model, *data))."
+            )
+        return self.problem
+
+
+@dataclass(eq=False, repr=False)
+class Fit(Posterior):
+    """A variational posterior.
+
+    Attributes:
+        guide: the recipe of the fitted guide; ``None`` for a result loaded without it.
+    """
+
+    guide: Guide | None = None
+
+    @property
+    def losses(self) -> np.ndarray[Any, Any]:
+        """The loss, minus the ELBO, at each step."""
+        return np.asarray(self.data["optimization"]["loss"].values)
+
+    @property
+    def validation_losses(self) -> xr.DataArray | None:
+        """The loss of held-out data at each look, dim ``validation_step``; ``None`` if there were none."""
+        group = self.data["optimization"]
+        return group.to_dataset()["validation_loss"] if "validation_loss" in group else None
+
+    @property
+    def converged(self) -> bool:
+        """Whether the ELBO was measurably flat at the end."""
+        return bool(self.data["optimization"].attrs["converged"])
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the optimisation ended."""
+        return str(self.data["optimization"].attrs["stop_reason"])
+
+    @property
+    def maximum_likelihood(self) -> bool:
+        """Whether the fit is of parameters alone, the model having no latents, or discrete ones that are summed out."""
+        return str(self.data["posterior"].attrs.get("inference_method")) == "maximum_likelihood"
+
+    def module(self, name: str | None = None) -> torch.nn.Module:
+        """A trained module of the model or of the guide: a copy, in evaluation mode.
+
+        Args:
+            name: what the model calls it in ``pyro.module(name, ...)``, or the argument that it is; may be left out if there is one.
+
+        Raises:
+            ArgumentError: if there is no module of that name.
+            StoreError: if the result was loaded without its problem.
+        """
+        problem = self.attached
+        with self._session(0):
+            return trained(problem, self.guide, name)
+
+    @property
+    def point_estimate(self) -> bool:
+        """Whether the guide has no density for some of the unknowns, so that there are no weights, ELBO or evidence."""
+        return bool(read_points(self.data))
+
+    def check_density(self, what: str) -> None:
+        """Refuses a point estimate where weights are needed.
+
+        Raises:
+            ArgumentError: if this is one; ``what`` names what needs them.
+        """
+        if self.point_estimate:
+            raise ArgumentError(
+                f"{self.name} is a point estimate: its draws have no density, so {what} has no weights to work with. "
+                'Fix: fit a guide with a density, such as "laplace" or "full_rank", or use lvm.nuts.'
+            )
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the draws were chosen by importance weights; the guide's own are then in ``uncorrected_posterior``."""
+        return "proposal_stats" in self.data.children
+
+    @property
+    def _weighed(self) -> Any:
+        return self.data["proposal_stats" if self.corrected else "sample_stats"]
+
+    @property
+    def log_weight(self) -> np.ndarray[Any, Any]:
+        """The log importance weight log p - log q of each draw of the guide. Shape ``(draw,)``."""
+        return np.asarray(self._weighed["log_weight"].values).reshape(-1)
+
+    @property
+    def elbo(self) -> float:
+        """The evidence lower bound, from the posterior draws, in nats; of a model without latents log p(data).
+
+        NaN of a point estimate, whose density is infinite: :attr:`log_p` is the log joint density there.
+        """
+        if self.maximum_likelihood:
+            return float(self.log_p.mean())
+        return float("nan") if self.point_estimate else float(np.mean(self.log_weight))
+
+    @property
+    def elbo_error(self) -> float:
+        """The standard error of :attr:`elbo`."""
+        if self.maximum_likelihood:
+            return 0.0
+        if self.point_estimate:
+            return float("nan")
+        return float(np.std(self.log_weight, ddof=1) / np.sqrt(len(self.log_weight)))
+
+    @property
+    def khat(self) -> float:
+        """The Pareto k of the importance weights; see :func:`pyrolvm.diagnose`.
+
+        NaN of a point estimate and of a model without latents, which have none.
+        """
+        if self.maximum_likelihood or self.point_estimate:
+            return float("nan")
+        return float(self._weighed["khat"])
+
+    @cached_property
+    def evidence(self) -> Evidence | None:
+        """By importance sampling from the guide, with Pareto smoothed weights of the draws that it has.
+
+        ``None`` for a model without latents: its log p(data), :attr:`log_p`, is at parameters that were fitted to the data. ``None``
+        for a point estimate, which has no weights.
+        """
+        if self.maximum_likelihood or self.point_estimate:
+            return None
+        return from_weights(self.log_weight, "importance sampling")
+
+    def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
+        """Fresh draws from the guide; of a corrected result, stored draws chosen at random.
+
+        Of a model without latents, new observations: rows of the data, or whole data sets where these have no rows. Of one whose
+        latents are all summed out, draws of these from their posterior given the data and the parameters.
+
+        Raises:
+            StoreError: if the result was loaded without its problem or guide.
+        """
+        positive_int("n", n)
+        if self.corrected:
+            return _chosen(self.data, n, seed)
+        problem = self.attached
+        if self.maximum_likelihood and problem.latents:
+            with self._session(seed):
+                return latent_dataset(problem, lanes(problem, n))
+        if self.maximum_likelihood:
+            with self._session(seed):
+                return generated_dataset(problem, n)
+        if self.guide is None:
+            raise StoreError(
+                f"{self.name} was loaded without its guide. Fix: lvm.load(path, problem=problem, guide=the guide function)."
+            )
+        with self._session(seed):
+            values, _ = draw_guide(problem, rebuild(problem, self.guide), n)
+            return latent_dataset(problem, values or lanes(problem, n))
+
+
+@dataclass(eq=False, repr=False)
+class Chains(Posterior):
+    """Draws from MCMC chains."""
+
+    @property
+    def divergences(self) -> int:
+        """The number of divergent transitions after warmup."""
+        return int(self.data["sample_stats"]["diverging"].sum())
+
+    def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
+        """``n`` of the stored draws, chosen at random, without repetition as long as there are enough."""
+        positive_int("n", n)
+        return _chosen(self.data, n, seed)
+
+
+@dataclass(eq=False, repr=False)
+class Exact(Posterior):
+    """The posterior itself: independent draws, their log posterior density in ``log_q``, and the evidence.
+
+    Where all latents are discrete, ``log_p`` and ``log_q`` are of their values; else discrete latents are summed out of both.
+    """
+
+    @property
+    def family(self) -> str:
+        """What the posterior is, such as ``"Gaussian, 4 unknowns"``."""
+        return str(self.data["posterior"].attrs["family"])
+
+    @property
+    def because(self) -> str:
+        """How it is known to be that."""
+        return str(self.data["posterior"].attrs["because"])
+
+    @property
+    def evidence(self) -> Evidence:
+        """The log marginal likelihood; its error is the largest rounding error of log p - log q over all draws."""
+        value = float(self.data["sample_stats"]["log_evidence"])
+        error = float(np.max(np.abs(np.asarray(self.data["sample_stats"]["log_weight"].values) - value)))
+        return Evidence(value, error, "exact inference")
+
+    @property
+    def marginals(self) -> xr.Dataset | None:
+        """The posterior probabilities of every discrete latent's values, dims of the site and ``<site>_value``; or ``None``."""
+        return self.data["marginals"].to_dataset() if "marginals" in self.data.children else None
+
+    def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
+        """Fresh draws from the posterior.
+
+        Raises:
+            StoreError: if the result was loaded without its problem.
+        """
+        positive_int("n", n)
+        problem = self.attached
+        with self._session(seed):
+            values, _ = recognised(problem).draw(n)
+            return latent_dataset(problem, values)
+
+
+def _chosen(data: xr.DataTree, n: int, seed: int) -> xr.Dataset:
+    """``n`` stored draws, without repetition as long as there are enough."""
+    stacked = data["posterior"].to_dataset().stack(sample=("chain", "draw"))
+    total = stacked.sizes["sample"]
+    chosen = np.random.default_rng(seed).choice(total, size=n, replace=n > total)
+    picked = stacked.isel(sample=chosen).drop_vars(["sample", "chain", "draw"]).rename(sample="draw")
+    return picked.expand_dims("chain").transpose("chain", "draw", ...).assign_coords(chain=[0], draw=np.arange(n))

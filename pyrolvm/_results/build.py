@@ -1,0 +1,616 @@
+"""Builds the ArviZ object of a result: the one converter from draws of a Pyro model to ``xarray.DataTree``.
+
+Groups, dims and names are those of the ArviZ schema; dimensions come from plates by name, then from the model's
+``dims``. Groups that would fill the memory keep every k-th draw, and say so in their attribute ``thinned_by``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrolvm._base import budget
+from pyrolvm._base.importance import weigh
+from pyrolvm._program.density import Evaluator, Joint, map_draws, rounding, unconstrained
+from pyrolvm._program.names import Dimensions, dump_names, variable
+from pyrolvm._program.problem import Problem
+from pyrolvm._program.sites import name_dims
+from pyrolvm._program.symmetry import SYMMETRY, Layout, Symmetries, find_symmetries
+from pyrolvm._program.symmetry.orbit import separated
+from pyrolvm._results.afresh import GIVEN
+from pyrolvm._results.attempts import Attempts
+from pyrolvm._results.divergence import site_divergences
+from pyrolvm._results.draws import draw_guide, numpy
+from pyrolvm._results.evaluating import LOOPED, affordable, deterministic_sites, evaluated, every, log_p, quantities_of
+from pyrolvm._results.history import History
+from pyrolvm._results.points import PointMass, all_one_value, point_mass
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "CHANGES",
+    "OUTSIDE",
+    "chains_tree",
+    "corrected_tree",
+    "data_groups",
+    "default_draws",
+    "exact_tree",
+    "lanes",
+    "latent_dataset",
+    "lean",
+    "named_dims",
+    "noted",
+    "optimization_dataset",
+    "ordered",
+    "passed_on",
+    "site_dataset",
+    "storable",
+    "variational_tree",
+]
+
+MAX_ELEMENTS = 20_000_000
+"""A group's variables may hold this many numbers each, 80 MB in float32, before draws are thinned."""
+
+PRIOR_DRAWS, PRIOR_LOOPED = 500, 200
+"""Draws of the prior, and where the program runs them one by one."""
+
+LANE = "_lane"
+"""Stands for the latents in draws of none."""
+
+CHANGES = "program_changes"
+"""The attribute that says what of guide and model was not the same in every run, where anything was not."""
+
+OUTSIDE = "outside_support"
+"""The attribute that holds the share of draws outside the model's support, where there are any."""
+
+FEW = 256
+"""Draws by which to tell a point from a density."""
+
+Draws = dict[str, Tensor]
+
+_LEAN: ContextVar[bool] = ContextVar("lean", default=False)
+_PASSED_ON: ContextVar[bool] = ContextVar("passed_on", default=False)
+
+
+@contextmanager
+def lean() -> Iterator[None]:
+    """Results made inside have draws, densities and what a verdict reads, and no group more: for thousands, looked at once."""
+    token = _LEAN.set(True)
+    try:
+        yield
+    finally:
+        _LEAN.reset(token)
+
+
+@contextmanager
+def passed_on() -> Iterator[None]:
+    """Fits made inside go to a correction, which makes all groups afresh of other draws: they are lean.
+
+    Not those that nothing corrects: point estimates and maximum likelihood.
+    """
+    token = _PASSED_ON.set(True)
+    try:
+        yield
+    finally:
+        _PASSED_ON.reset(token)
+
+
+def default_draws(problem: Problem) -> int:
+    """4,000 draws, or as many as keep the latents within memory."""
+    latents = sum(site.numel for site in problem.latents)
+    return max(200, min(4000, MAX_ELEMENTS // max(4 * latents, 1)))
+
+
+def variational_tree(
+    problem: Problem,
+    guide: Any,
+    history: History,
+    *,
+    draws: int | None,
+    num_particles: int,
+    batch_size: int | None,
+    attrs: Mapping[str, Any],
+) -> xr.DataTree:
+    """Draws from the guide and everything that follows from them; must be called inside the fit's session."""
+    import xarray as xr
+
+    values, log_q = draw_guide(problem, guide, draws or default_draws(problem), looped=None if draws else LOOPED)
+    values, log_q, attrs = affordable(problem, values, log_q, draws, attrs, inside=_rows(problem))
+    attempts = Attempts()
+    point = _point(problem, guide, values) if problem.continuous else PointMass()
+    outside = np.isposinf(log_q.detach().cpu().numpy()).reshape(1, -1)
+    attrs = {**attrs, **point.attrs(), **({OUTSIDE: float(outside.mean())} if outside.any() else {})}
+    likelihood = attrs["inference_method"] == "maximum_likelihood"
+    with lean() if _PASSED_ON.get() and not point and not likelihood else nullcontext():
+        groups = _groups(problem, values or lanes(problem, len(log_q)), attempts, chains=1, attrs=attrs)
+    lp = groups.pop("lp")
+    if likelihood:
+        groups["sample_stats"] = site_dataset({"lp": lp}, {}, attrs=attrs)
+        groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
+        return attempts.note(xr.DataTree.from_dict(ordered(groups)))
+    with np.errstate(invalid="ignore"):
+        log_weight = lp - log_q.detach().cpu().numpy().astype(float).reshape(1, -1)
+    lp[outside], log_weight[outside] = -np.inf, -np.inf
+    if point:  # which has no density
+        log_weight = np.full_like(log_weight, np.nan)
+    with np.errstate(invalid="ignore"):
+        stats = {"lp": lp, "log_q": np.where(outside, np.inf, lp - log_weight), "log_weight": log_weight}
+    groups["sample_stats"] = site_dataset(stats, {}, attrs=attrs)
+    groups["sample_stats"]["khat"] = xr.DataArray(math.nan if point else _khat(log_weight))
+    if problem.parameters and not hasattr(guide, "weighed") and not point:
+        apart = attempts("sample_stats/site_kl", lambda: site_divergences(problem, guide, inside=_rows(problem)))
+        if apart:
+            groups["sample_stats"]["site_kl"] = xr.DataArray(
+                list(apart.values()), dims="site", coords={"site": list(apart)}
+            )
+    groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
+    return noted(problem, attempts.note(xr.DataTree.from_dict(ordered(groups))), values)
+
+
+def _point(problem: Problem, guide: Any, values: Draws) -> PointMass:
+    """What the guide has no density for. Values that are constant by the support itself, as zeros of a triangle, are no unknowns."""
+    few = {site.name: values[site.name][:FEW] for site in problem.continuous}
+    with torch.no_grad():
+        if few and any(all_one_value(value.detach().cpu().numpy()) for value in few.values()):
+            few = unconstrained(Joint(problem), few)
+        return point_mass(problem, guide, few)
+
+
+def corrected_tree(
+    problem: Problem,
+    raw: xr.DataTree,
+    draws: Draws,
+    weighed: Mapping[str, np.ndarray[Any, Any]],
+    attrs: Mapping[str, Any],
+    khats: Mapping[str, float],
+    copies: Copies | None = None,
+) -> xr.DataTree:
+    """A variational result whose draws were corrected by their importance weights; must be called inside a session.
+
+    Args:
+        problem: the problem.
+        raw: the fit's own tree, whose draws are kept in group ``uncorrected_posterior``.
+        draws: the corrected draws by latent site, each of shape ``(draws, ...)``.
+        weighed: ``lp``, ``log_q`` and ``log_weight`` of the draws they were chosen from, kept in group ``proposal_stats``.
+        attrs: attributes of the groups.
+        khats: the k-hat of single unknowns' variances, by name.
+        copies: the symmetries by which the draws were mapped to all copies alike, if they were.
+    """
+    import xarray as xr
+
+    kept = {**raw["posterior"].attrs, **attrs}
+    attempts = Attempts()
+    groups = _groups(problem, draws, attempts, chains=1, attrs=kept)
+    groups["sample_stats"] = site_dataset({"lp": groups.pop("lp")}, {}, attrs=kept)
+    groups["uncorrected_posterior"] = raw["posterior"].to_dataset()
+    stats = {name: np.asarray(values, dtype=float).reshape(1, -1) for name, values in weighed.items()}
+    groups["proposal_stats"] = site_dataset(stats, {}, attrs=kept)
+    groups["proposal_stats"]["khat"] = xr.DataArray(_khat(stats["log_weight"]))
+    if khats:
+        groups["proposal_stats"]["quantity_khat"] = xr.DataArray(
+            list(khats.values()), dims="quantity", coords={"quantity": list(khats)}
+        )
+    groups["optimization"] = raw["optimization"].to_dataset()
+    return noted(problem, attempts.note(xr.DataTree.from_dict(ordered(groups))), draws, copies)
+
+
+def exact_tree(
+    problem: Problem, draws: Draws, log_q: Tensor, evidence: float, marginals: Draws, attrs: Mapping[str, Any]
+) -> xr.DataTree:
+    """Everything that follows from draws of the posterior itself; must be called inside a session.
+
+    Args:
+        problem: the problem.
+        draws: values by latent site, each of shape ``(draws, ...)``.
+        log_q: their log posterior density, shape ``(draws,)``.
+        evidence: log p(data).
+        marginals: probabilities of discrete latents' values, shape ``(*batch, K)``.
+        attrs: attributes of the groups.
+    """
+    import xarray as xr
+
+    attempts = Attempts()
+    groups = _groups(problem, draws, attempts, chains=1, attrs=attrs)
+    lp, density = groups.pop("lp"), log_q.detach().cpu().numpy().reshape(1, -1)
+    groups["sample_stats"] = site_dataset({"lp": lp, "log_q": density, "log_weight": lp - density}, {}, attrs=attrs)
+    groups["sample_stats"]["log_evidence"] = xr.DataArray(evidence)
+    if marginals:
+        names = named_dims(problem)
+        shown = Dimensions(problem)
+        dims = {n: [*names[n][: value.dim() - 1], shown(f"{n}_value")] for n, value in marginals.items()}
+        groups["marginals"] = site_dataset(
+            numpy(marginals), dims, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
+        )
+    return attempts.note(xr.DataTree.from_dict(ordered(groups)))
+
+
+def chains_tree(
+    problem: Problem,
+    draws: Draws,
+    chains: int,
+    stats: Mapping[str, np.ndarray[Any, Any]],
+    attrs: Mapping[str, Any],
+    copies: Copies | None = None,
+) -> xr.DataTree:
+    """Everything that follows from MCMC draws; must be called inside a session.
+
+    Args:
+        problem: the problem.
+        draws: values by continuous latent site, each of shape ``(chains * draws, ...)``, chain after chain.
+        chains: number of chains.
+        stats: sampler statistics, each of shape ``(chains, draws)``.
+        attrs: attributes of the groups.
+        copies: the symmetries by which the draws were mapped to all copies alike, if they were.
+    """
+    import xarray as xr
+
+    attempts = Attempts()
+    groups = _groups(problem, draws, attempts, chains=chains, attrs=attrs)
+    groups["sample_stats"] = site_dataset({"lp": groups.pop("lp"), **stats}, {}, attrs=attrs)
+    return noted(problem, attempts.note(xr.DataTree.from_dict(ordered(groups))), draws, copies)
+
+
+class Copies(Protocol):
+    """Copies of one mode that draws were spread over."""
+
+    @property
+    def record(self) -> str:
+        """What a tree keeps of them."""
+
+
+def noted(problem: Problem, tree: xr.DataTree, draws: Draws, copies: Copies | None = None) -> xr.DataTree:
+    """The tree, with a record of the symmetries whose copies lie apart at its draws, or by which these were spread."""
+    if copies is not None:
+        tree.attrs[SYMMETRY] = copies.record
+        return tree
+    symmetries = Symmetries(Layout(())) if _LEAN.get() else find_symmetries(problem)
+    blocks = separated(symmetries, symmetries.layout.join(numpy(draws))) if symmetries.blocks else ()
+    if blocks:
+        tree.attrs[SYMMETRY] = symmetries.only(blocks).dumps(complete=False)
+    return tree
+
+
+def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
+    """Draws of the latents alone, deterministic sites included; must be called inside a session."""
+    joint = Joint(problem)
+    with torch.no_grad():
+        draws = _completed(joint, draws, Attempts())
+        shown = {site.name: draws[site.name] for site in (*problem.latents, *problem.predicted)}
+        shown = shown | deterministic_sites(joint, draws, {}, inside=_rows(problem))
+    values = {name: value[None] for name, value in numpy(shown).items()}
+    return site_dataset(
+        values, named_dims(problem), attrs={"pyrolvm_problem": problem.name}, coords=Dimensions(problem).coords()
+    )
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+_ORDER = (
+    "posterior", "quantities", "unconstrained_posterior", "sample_stats", "log_likelihood", "log_prior",
+    "posterior_predictive", "prior", "prior_predictive", "observed_data", "constant_data", "optimization",
+    "uncorrected_posterior", "proposal_stats", "marginals",
+)  # fmt: skip
+
+
+def ordered(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Groups in the order of the schema."""
+    return {name: groups[name] for name in _ORDER if name in groups}
+
+
+def _groups(
+    problem: Problem, draws: Draws, attempts: Attempts, *, chains: int, attrs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All groups that follow from draws of the latents and can be made, and ``lp``, an array of shape ``(chain, draw)``."""
+    joint, dims = Joint(problem), named_dims(problem)
+    count = len(next(iter(draws.values()))) // chains if draws else 0
+    ways: dict[str, str] = {}
+    with torch.no_grad():
+        continuous = {site.name: draws[site.name] for site in problem.continuous}
+        only = _LEAN.get()
+        rows = _rows(problem)
+        few, by = _thin(draws, chains, rows)
+        terms: Draws = {}
+        if not only:
+            terms, by = attempts.thinned(
+                "log_likelihood", lambda: evaluated(ways, "terms", joint.terms, few, chains, by), by
+            )
+        if by > 1 or "log_p" not in terms:
+            terms |= attempts.log_p(lambda: log_p(ways, joint, draws, inside=rows), joint.log_p, draws)
+        given = dump_names(site.name for site in problem.discrete if site.name in draws)
+        draws = _completed(joint, draws, attempts)
+        drawn = draws
+        make = partial(deterministic_sites, joint, drawn, ways, inside=rows)
+        found = attempts.by_name("posterior", make, joint.deterministic, drawn)
+        deterministic = {name: value for name, value in found.items() if name in problem.sites}
+        sites = (*problem.latents, *problem.predicted)
+        shown = {site.name: draws[site.name] for site in sites if site.name in draws} | deterministic
+        quantities, each = _quantities(problem, shown, chains, ways, attempts)
+        reals: Draws = {}
+        if continuous and not only:
+            reals = attempts("unconstrained_posterior", partial(unconstrained, joint, continuous))
+        predictive: Draws = {}
+        step = 1
+        if not only:
+            kept, step = _thin(draws, chains, rows)
+            predictive, step = attempts.thinned(
+                "posterior_predictive",
+                lambda: evaluated(ways, "predictive", joint.predictive, kept, chains, step),
+                step,
+            )
+        digits = {} if only else rounding(problem, continuous)
+
+    def by_chain(values: Draws) -> dict[str, Any]:
+        return {n: v.reshape(chains, len(v) // chains, *v.shape[1:]) for n, v in numpy(values).items()}
+
+    base = {**attrs, "pyrolvm_problem": problem.name, **({GIVEN: given} if given else {})}
+    coords = Dimensions(problem).coords()
+
+    def dataset(values: Draws, names: Mapping[str, list[str]], by: int = 1, how: str = "") -> Any:
+        extra = {"thinned_by": by} if by > 1 else {}
+        told = {"evaluated_by": ways[how]} if how in ways else {}
+        return site_dataset(
+            by_chain(values), names, attrs={**base, **extra, **told}, coords=coords, draws=np.arange(0, count, by)
+        )
+
+    def add(
+        group: str, values: Draws, names: Callable[[], Mapping[str, list[str]]], by: int = 1, how: str = ""
+    ) -> None:
+        if values:
+            groups.update(attempts(group, lambda: {group: dataset(values, names(), by, how)}))
+
+    groups: dict[str, Any] = {"lp": by_chain({"lp": terms.pop("log_p")})["lp"].astype(float)}
+    groups["posterior"] = dataset(shown, dims, how="deterministic").assign_attrs(digits)
+    add(
+        "quantities",
+        quantities,
+        lambda: {n: _quantity_dims(problem, n, v) for n, v in quantities.items()},
+        each,
+        "quantities",
+    )
+    add("unconstrained_posterior", reals, lambda: _unconstrained_dims(problem, dims))
+    for group in ("log_likelihood", "log_prior"):
+        found = {n.removeprefix(f"{group}/"): v for n, v in terms.items() if n.startswith(f"{group}/")}
+        add(group, found, partial(_row_dims, found, dims), by, "terms")
+    add("posterior_predictive", predictive, lambda: dims, step, "predictive")
+    if only:
+        return groups
+    groups |= attempts("prior", lambda: _prior_groups(problem, joint, dims, base))
+    return groups | attempts("observed_data", lambda: data_groups(problem, dims, base))
+
+
+def lanes(problem: Problem, count: int) -> Draws:
+    """As many draws of nothing: where discrete latents alone are unknown, all that follows from a draw follows from one of these."""
+    return {LANE: torch.zeros(count, dtype=problem.dtype, device=problem.device)}
+
+
+def _completed(joint: Joint, draws: Draws, attempts: Attempts) -> Draws:
+    """Draws of all sites: discrete latents from their exact posterior given the others, then what is predicted from all of them."""
+    problem, rows = joint.problem, _rows(joint.problem)
+    if any(site.name not in draws for site in problem.discrete):
+        given = {name: value for name, value in draws.items() if name not in {s.name for s in problem.discrete}}
+        make = partial(map_draws, joint.discrete, given, inside=rows, what="discrete")
+        draws = draws | attempts.by_name("posterior", make, joint.discrete, given)
+    if problem.predicted:
+        make = partial(map_draws, joint.predicted, draws, inside=rows, what="predicted")
+        draws = draws | attempts.by_name("posterior", make, joint.predicted, draws)
+    return draws
+
+
+def _rows(problem: Problem) -> int:
+    """How many numbers a model computes for its data, at least."""
+    return max((site.numel for site in problem.observed), default=1)
+
+
+def _thin(values: Draws, chains: int, elements: int) -> tuple[Draws, int]:
+    """Every k-th draw of each chain, so that ``elements`` numbers a draw (or the values' own size) fit."""
+    if not values:
+        return values, 1
+    total = len(next(iter(values.values())))
+    size = max(elements, max(math.prod(v.shape[1:]) for v in values.values()))
+    step = max(1, math.ceil(total * size / MAX_ELEMENTS))
+    return every(values, chains, step), step
+
+
+def _row_dims(values: Draws, dims: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    return {name: dims[name][: value.dim() - 1] for name, value in values.items()}
+
+
+def _quantities(
+    problem: Problem, draws: Draws, chains: int, ways: dict[str, str], attempts: Attempts
+) -> tuple[Draws, int]:
+    """The model's quantities, those that can be computed, and of every how-manieth draw."""
+    try:
+        return quantities_of(problem, draws, chains, ways)
+    except Exception:  # found again below, by name
+        found: Draws = {}
+        for name, function in problem.quantities.items():
+            found |= attempts(f"quantities/{name}", partial(map_draws, partial(_quantity, name, function), draws))
+        return found, 1
+
+
+def _quantity(name: str, function: Callable[..., Any], draw: Mapping[str, Tensor]) -> Draws:
+    return {name: torch.as_tensor(function(draw))}
+
+
+def _prior_groups(
+    problem: Problem, joint: Joint, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Prior draws, unless the prior is improper or even two draws would fill the memory."""
+    observed = [site.name for site in problem.observed]
+    size = max((site.numel for site in problem.sites.values()), default=1)
+    count = min(PRIOR_DRAWS, MAX_ELEMENTS // max(4 * size, 1))
+    if count < 2:
+        return {}
+    try:
+        with torch.no_grad():
+            many = Evaluator(lambda _: joint.predictive({}), lanes(problem, count), what="prior")
+            if many.way == "loop":
+                count = budget.affordable(many.cost, min(count, PRIOR_LOOPED))
+            found = numpy(many(lanes(problem, count)))
+    except NotImplementedError:
+        return {}
+    by_chain = {n: v[None] for n, v in found.items()}
+    prior = {n: v for n, v in by_chain.items() if n not in observed}
+    predictive = {n: v for n, v in by_chain.items() if n in observed}
+    groups = {"prior": prior, "prior_predictive": predictive}
+    return {g: site_dataset(v, dims, attrs=attrs, coords=Dimensions(problem).coords()) for g, v in groups.items() if v}
+
+
+def data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The observed values, and the arguments of the model that are not observed themselves."""
+    with problem.session(seed=0), torch.no_grad():
+        observed = numpy(Joint(problem).observations())
+    values = {n: v.detach().cpu().numpy() for n, v in problem.arguments.items() if isinstance(v, Tensor)}
+    constant = {n: v for n, v in values.items() if not any(v is o or _same(v, o) for o in observed.values())}
+    named = {n: _argument_dims(problem, n, v.shape) for n, v in constant.items()}
+    groups = {}
+    if observed:
+        groups["observed_data"] = site_dataset(
+            observed, dims, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
+        )
+    if constant:
+        groups["constant_data"] = site_dataset(
+            constant, named, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
+        )
+    return groups
+
+
+def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    return a.shape == b.shape and bool(np.array_equal(a, b))
+
+
+def optimization_dataset(history: History, num_particles: int, batch_size: int | None) -> Any:
+    """The course of the optimisation: group ``optimization``."""
+    import xarray as xr
+
+    loss = np.asarray(history.losses, dtype=float)
+    variables = {"loss": loss, "elbo": -loss, "learning_rate": np.asarray(history.rates, dtype=float)}
+    errors = np.asarray(history.errors, dtype=float)
+    looks = np.asarray(history.validation, dtype=float).reshape(-1, 2)
+    if len(errors) and np.isfinite(errors).any():
+        variables["elbo_mcse"] = errors
+    attrs = {
+        "converged": int(history.converged),
+        "interrupted": int(history.interrupted),
+        "stop_reason": history.reason,
+        "num_particles": num_particles,
+        "batch_size": batch_size or 0,
+        "skipped_steps": history.skipped,
+    }
+    columns: dict[str, Any] = {n: ("step", v) for n, v in variables.items()}
+    coords: dict[str, Any] = {"step": np.arange(len(loss))}
+    if len(looks):
+        columns["validation_loss"], coords["validation_step"] = (
+            ("validation_step", looks[:, 1]),
+            looks[:, 0].astype(int),
+        )
+    return xr.Dataset(columns, coords=coords, attrs=attrs | history.attrs)
+
+
+def _khat(log_weight: np.ndarray[Any, Any]) -> float:
+    return float(weigh(log_weight.reshape(-1))[0].khat)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def named_dims(problem: Problem) -> dict[str, list[str]]:
+    """Dimension names by site; a plate called like a variable is renamed, since xarray has one name space for both."""
+    shown = Dimensions(problem)
+    return {site: [shown(dim) for dim in names] for site, names in problem.dims.items()}
+
+
+def _quantity_dims(problem: Problem, name: str, values: Tensor) -> list[str]:
+    shape = tuple(values.shape[1:])
+    return [*map(Dimensions(problem), name_dims(name, shape, len(shape), [], problem.info.dims.get(name)))]
+
+
+def _unconstrained_dims(problem: Problem, dims: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """A site's own names where unconstraining keeps its shape, and names of its own where it does not."""
+    named, shown = {}, Dimensions(problem)
+    for site in problem.continuous:
+        shape = site.unconstrained_shape or ()
+        if shape == site.shape:
+            named[site.name] = dims[site.name]
+        else:
+            kept = [d for d, a, b in zip(dims[site.name], site.shape, shape, strict=False) if a == b]
+            lost = len(shape) - len(kept)
+            named[site.name] = kept[: len(shape)] + [
+                shown(f"{site.name}_unconstrained_dim_{i}") for i in range(max(lost, 0))
+            ]
+    return named
+
+
+def _argument_dims(problem: Problem, name: str, shape: tuple[int, ...]) -> list[str]:
+    """Names a data argument's rows by the one plate of that length."""
+    given, shown = problem.info.dims.get(name), Dimensions(problem)
+    if given is not None and len(given) == len(shape):
+        return [*map(shown, given)]
+    plates = [plate.name for plate in problem.plates.values() if shape and plate.size == shape[0]]
+    names = [f"{name}_dim_{i}" for i in range(len(shape))]
+    return [*map(shown, plates + names[1:] if len(plates) == 1 else names)]
+
+
+def storable(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as a file takes them: an integer beyond 63 bits, such as a seed may be, as text."""
+    return {key: str(value) if type(value) is int and value >= 2**63 else value for key, value in attrs.items()}
+
+
+def site_dataset(
+    values: Mapping[str, Any],
+    dims: Mapping[str, list[str]],
+    *,
+    attrs: Mapping[str, Any],
+    coords: Mapping[str, Any] | None = None,
+    draws: np.ndarray[Any, Any] | None = None,
+    sample_dims: tuple[str, ...] = ("chain", "draw"),
+) -> xr.Dataset:
+    """A dataset by arviz-base, which adds its own attributes."""
+    from arviz_base import dict_to_dataset
+
+    # Copies: what is given may be a view of parameters that are put back, or of the user's own tensors.
+    values = {variable(name): np.array(value) for name, value in values.items()}
+    dims = {variable(name): names for name, names in dims.items()}
+    named = _fitting(values, dims, len(sample_dims))
+    sizes = {
+        dim: size
+        for name, fit in named.items()
+        for dim, size in zip(fit, values[name].shape[len(sample_dims) :], strict=False)
+    }
+    labels = {dim: label for dim, label in (coords or {}).items() if sizes.get(dim) == len(label)}
+    if draws is not None:
+        labels = labels | {"draw": draws}
+    bare = [name for name in values if name in dims and name not in named]
+    return dict_to_dataset(
+        dict(values),
+        attrs={"inference_library": "pyrolvm", **storable(attrs), **({"unlabelled": ", ".join(bare)} if bare else {})},
+        dims={name: list(fit) for name, fit in named.items()},
+        coords=labels,
+        sample_dims=list(sample_dims),
+        check_conventions=False,  # it warns of more chains than draws, which an interrupted run may well have
+    )
+
+
+def _fitting(
+    values: Mapping[str, np.ndarray[Any, Any]], dims: Mapping[str, list[str]], leading: int
+) -> dict[str, list[str]]:
+    """The names of dimensions that values have: those of a value with another number of them, or another length, are left out."""
+    sizes: dict[str, int] = {}
+    named = {}
+    for name, value in values.items():
+        names, shape = dims.get(name), value.shape[leading:]
+        if names is None or len(names) > len(shape) or len(set(names)) != len(names):
+            continue
+        if all(sizes.get(dim, size) == size for dim, size in zip(names, shape, strict=False)):
+            sizes |= dict(zip(names, shape, strict=False))
+            named[name] = list(names)
+    return named

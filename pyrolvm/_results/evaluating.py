@@ -1,0 +1,99 @@
+"""What a result evaluates at its draws: all of them where they are taken together, fewer where the program runs them one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrolvm._base import budget
+from pyrolvm._program.density import Evaluator, Joint
+from pyrolvm._program.problem import Problem
+
+__all__ = ["LOOPED", "affordable", "deterministic_sites", "evaluated", "every", "log_p", "quantities_of"]
+
+LOOPED, LOOPED_GROUP = 1_000, 500
+"""Draws of a fit, and of a group, where the program runs them one by one."""
+
+Draws = dict[str, Tensor]
+Ways = dict[str, str]
+"""What evaluated each function, as results say it."""
+
+
+def evaluated(
+    ways: Ways, what: str, function: Callable[[Draws], Draws], draws: Draws, chains: int, by: int
+) -> tuple[Draws, int]:
+    """A function of the draws, and every how manieth of all draws they are: of fewer where they run one by one.
+
+    Args:
+        ways: takes note of what evaluated it.
+        what: its name.
+        function: of one draw.
+        draws: every ``by``-th draw of each chain, chain after chain.
+        chains: how many chains.
+        by: how they were thinned before.
+    """
+    many = Evaluator(function, draws, what=what)
+    if many.way == "loop":
+        total = len(next(iter(draws.values())))
+        step = math.ceil(total / budget.affordable(many.cost, LOOPED_GROUP))
+        draws, by = every(draws, chains, step), by * step
+    ways[what] = _told(many)
+    return many(draws), by
+
+
+def every(values: Draws, chains: int, step: int) -> Draws:
+    """Every ``step``-th draw of each chain."""
+    if step == 1:
+        return values
+    return {n: v.unflatten(0, (chains, -1))[:, ::step].flatten(0, 1) for n, v in values.items()}
+
+
+def affordable(
+    problem: Problem, values: Draws, log_q: Tensor, asked: int | None, attrs: Mapping[str, Any], *, inside: int
+) -> tuple[Draws, Tensor, Mapping[str, Any]]:
+    """Fewer draws, where their number is left to us and the model runs them one by one, and attributes that say so."""
+    if asked is not None or not values:
+        return values, log_q, attrs
+    with torch.no_grad():
+        joint = Joint(problem)
+        many = Evaluator(lambda one: {"log_p": joint.log_p(one)}, values, inside=inside, what="log_p")
+    count = budget.affordable(many.cost, LOOPED) if many.way == "loop" else len(log_q)
+    if count >= len(log_q):
+        return values, log_q, attrs
+    why = f"the model runs one draw at a time, {1e3 * many.cost:.2g} ms each: {many.reason}"
+    return {n: v[:count] for n, v in values.items()}, log_q[:count], {**attrs, "fewer_draws": why}
+
+
+def log_p(ways: Ways, joint: Joint, draws: Draws, *, inside: int) -> Draws:
+    """The log joint density of all draws, ``log_p``."""
+    many = Evaluator(lambda one: {"log_p": joint.log_p(one)}, draws, inside=inside, what="log_p")
+    ways["log_p"] = _told(many)
+    return many(draws)
+
+
+def deterministic_sites(joint: Joint, draws: Draws, ways: Ways, *, inside: int) -> Draws:
+    """The deterministic sites of all draws; no run of the model where it has none."""
+    if not any(site.kind == "deterministic" for site in joint.problem.sites.values()):
+        return {}
+    many = Evaluator(joint.deterministic, draws, inside=inside, what="deterministic")
+    ways["deterministic"] = _told(many)
+    return {n: v for n, v in many(draws).items() if n in joint.problem.sites}
+
+
+def quantities_of(problem: Problem, draws: Draws, chains: int, ways: Ways) -> tuple[Draws, int]:
+    """The model's identified quantities, and every how manieth draw they are of."""
+    if not problem.quantities:
+        return {}, 1
+
+    def one(draw: Mapping[str, Tensor]) -> Draws:
+        return {name: torch.as_tensor(function(draw)) for name, function in problem.quantities.items()}
+
+    return evaluated(ways, "quantities", one, draws, chains, 1)
+
+
+def _told(many: Evaluator) -> str:
+    return f"loop: {many.reason}" if many.way == "loop" else many.way

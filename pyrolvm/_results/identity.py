@@ -1,0 +1,86 @@
+"""What the numbers of a run depend on: its method, model, data, guide, options, seed and versions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyrolvm._program import data
+from pyrolvm._program.code import fingerprint
+from pyrolvm._program.problem import Problem
+from pyrolvm._runs.identity import VERSION, versions
+from pyrolvm.family.guide import Guide
+
+__all__ = ["describe", "identity"]
+
+
+def identity(
+    method: str | None, problem: Problem, guide: Guide | None, seed: int, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Which run it is: what must be the same for another run to continue it, as JSON holds it.
+
+    Args:
+        method: the type of its result; ``None`` where which method and guide it ends with is the result's to say.
+        problem: the problem, in the dtype that it runs in.
+        guide: its guide, if it has one.
+        seed: its seed.
+        options: the arguments that its numbers depend on.
+    """
+    found: dict[str, Any] = {
+        "method": method, "problem": problem.name, "model code": fingerprint(problem.program), "data": problem.fingerprint,
+        "dtype": str(problem.dtype).removeprefix("torch."),
+        "guide": str(guide) if guide else None, "guide code": fingerprint(guide.construct) if guide else None, "seed": seed,
+    }  # fmt: skip
+    if method is None:
+        found = {what: value for what, value in found.items() if what not in ("method", "guide", "guide code")}
+    found |= {name: describe(value) for name, value in (options or {}).items()}
+    return found | {f"{VERSION}{name}": value for name, value in versions().items()}
+
+
+def describe(value: Any) -> Any:
+    """An argument as JSON holds it: values as they are, functions by their code, objects by their type and settings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.device | torch.dtype):
+        return str(value)
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, Mapping):
+        return {str(key): describe(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(one) for one in value]
+    if isinstance(value, torch.Tensor):
+        return data.fingerprint([value])
+    if isinstance(value, Problem):
+        return {"problem": value.name, "code": fingerprint(value.program), "data": value.fingerprint}
+    if isinstance(getattr(value, "data", None), _tree_type()):
+        drawn = value.data["posterior"].to_dataset().data_vars.values()
+        return {
+            "result": value.name,
+            "params": describe(value.params),
+            "draws": [describe(one.values) for one in drawn],
+        }
+    if hasattr(value, "__array__"):
+        array = np.asarray(value)
+        plain = array.dtype.kind in "biuf"
+        return data.fingerprint([torch.from_numpy(np.array(array, order="C")) if plain else repr(array.tolist())])
+    if isinstance(value, Callable) and hasattr(value, "__code__"):  # type: ignore[arg-type]
+        return fingerprint(value)
+    settings = {
+        name: describe(one)
+        for name, one in sorted(getattr(value, "__dict__", {}).items())
+        if isinstance(one, bool | int | float | str | type | Mapping | type(None))
+    }
+    return {"type": f"{type(value).__module__}.{type(value).__qualname__}", **settings}
+
+
+def _tree_type() -> type:
+    import xarray as xr
+
+    return xr.DataTree

@@ -1,0 +1,153 @@
+"""What is on disk of a result: which files, and how each is written and read.
+
+Nothing is unpickled, and no file names anything to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyrolvm import _runs as runs
+from pyrolvm._base.errors import PyrolvmError, StoreError
+from pyrolvm._program.problem import Problem
+from pyrolvm._results.base import Chains, Exact, Fit, Posterior
+from pyrolvm._results.identity import describe, identity
+from pyrolvm._results.saving import KIND, bundle, form, is_partial, save, write_tree
+from pyrolvm._runs.identity import warn_of
+from pyrolvm._runs.readers import parsing
+from pyrolvm.family import registry
+from pyrolvm.family.choice import resolve
+from pyrolvm.family.guide import Guide
+
+__all__ = ["KIND", "bundle", "check_types", "codec", "describe", "identity", "is_partial", "read", "save", "write_tree"]
+
+_FILES = ("data", "params", "meta")
+_KINDS: dict[str, type[Posterior]] = {"Fit": Fit, "Chains": Chains, "Exact": Exact}
+
+
+def codec(problem: Problem | None = None, guide: Any = None, about: Mapping[str, Any] | None = None) -> runs.Codec[Any]:
+    """How posteriors are written and read.
+
+    Args:
+        problem: what they are of, to read them with.
+        guide: their guide, to read them with.
+        about: the identity of the run that makes them.
+    """
+    written = form(about)
+    return runs.Codec(written.kind, written.parts, lambda folder: read(folder, problem, guide), written.partial)
+
+
+def read(folder: Path, problem: Problem | None, guide: Any) -> Posterior:
+    """The posterior in force in a folder.
+
+    Raises:
+        StoreError: if there is none, a file is damaged, or the problem is another one.
+    """
+    paths = runs.verified(folder, _FILES)
+    meta = paths["meta"].json()
+    check_types(paths["meta"].path, meta, _META)
+    with parsing(paths["meta"].path):  # values of other types than they should be
+        return _made(folder, paths, meta, problem, guide)
+
+
+def _made(
+    folder: Path, paths: Mapping[str, runs.Stored], meta: Mapping[str, Any], problem: Problem | None, guide: Any
+) -> Posterior:
+    kind = _KINDS.get(str(meta.get("kind")))
+    if kind is None:
+        raise StoreError(
+            f"{folder} holds a {meta.get('kind')!r}, expected one of {', '.join(_KINDS)}. Fix: update pyrolvm."
+        )
+    attached = _attach(folder, meta, problem)
+    fields: dict[str, Any] = {
+        "name": meta["name"],
+        "data": paths["data"].tree(),
+        "problem": attached,
+        "params": paths["params"].tensors(),
+        "seconds": meta["seconds"],
+        "engine": meta["engine"],
+        "engine_reason": meta["engine_reason"],
+        "seed": meta["seed"],
+    }
+    if kind is Fit:
+        fields["guide"] = _attach_guide(meta["guide"], guide, attached)
+    if attached is not None:
+        now = identity(str(meta["kind"]), attached, fields.get("guide"), meta["seed"])
+        warn_of(folder, meta.get("run") or {}, {what: now[what] for what in _SPOKEN_OF if now[what] is not None})
+    return kind(**fields)
+
+
+_SPOKEN_OF = ("model code", "guide code", *(f"version of {name}" for name in ("pyrolvm", "torch", "pyro-ppl")))
+"""What a result that is loaded may differ in from the program as it is now, and is warned of."""
+
+
+_META = {
+    "kind": str, "name": str, "problem": dict, "guide": dict | None, "seconds": dict, "engine": str, "engine_reason": str, "seed": int,
+}  # fmt: skip
+
+
+def check_types(path: Path, meta: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Checks that a file says what it should.
+
+    Raises:
+        StoreError: with the first name that is missing or of another type.
+    """
+    for key, expected in types.items():
+        if key not in meta or not isinstance(meta[key], expected):
+            raise StoreError(
+                f"{path} is damaged: {key!r} is missing or of a wrong type. Fix: restore it, or run again."
+            )
+
+
+def _attach(folder: Path, meta: Mapping[str, Any], problem: Problem | None) -> Problem | None:
+    """The result's problem: as given, or by its registered name."""
+    saved = meta["problem"]
+    if problem is not None:
+        problem = _in_dtype(problem, saved)
+        if saved.get("fingerprint") not in (None, problem.fingerprint):
+            raise StoreError(
+                f"{folder} is of {saved['name']!r} with other data (sha256 {_short(saved['fingerprint'])}) than the given problem "
+                f"{problem.name!r} ({_short(problem.fingerprint)}). Fix: pass the problem it was made from."
+            )
+        return problem
+    source = saved.get("source")
+    if not source:
+        return None
+    try:
+        found = _in_dtype(registry.problem(source["name"], **source["options"]), saved)
+    except (PyrolvmError, TypeError, KeyError):
+        return None
+    return found if found.fingerprint == saved["fingerprint"] else None
+
+
+def _in_dtype(problem: Problem, saved: Mapping[str, Any]) -> Problem:
+    """The problem in the dtype that the result was made in."""
+    known = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+    dtype = known.get(str(saved.get("dtype")))
+    return problem if dtype is None else problem.to(dtype=dtype)
+
+
+def _attach_guide(saved: Mapping[str, Any] | None, guide: Any, problem: Problem | None) -> Guide | None:
+    if guide is not None and problem is not None:
+        return resolve(guide, problem)
+    if not saved:
+        return None
+    if problem is not None and problem.info.guide is not None:  # the one that the model names need not be registered
+        named = resolve("auto", problem)
+        if str(named) == saved["text"]:
+            return named
+    if saved.get("options") is None:
+        return None
+    try:
+        return registry.guide(saved["name"], **saved["options"])
+    except PyrolvmError:
+        return None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

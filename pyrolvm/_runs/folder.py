@@ -1,0 +1,328 @@
+"""A run's folder while somebody writes to it: claimed, with runs in it, one of which is in force."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pyrolvm._base.errors import StoreError
+from pyrolvm._runs.directory import PART, Directory, Write, writing
+from pyrolvm._runs.generation import Generation
+from pyrolvm._runs.layout import MANIFEST, MARKER, Manifest, Marker, Unfinished, generations, is_unwritten, unfinished
+from pyrolvm._runs.removal import remove_run
+
+__all__ = ["RunFolder", "is_free", "is_run"]
+
+_MARKER = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder has the marker of a run's folder."""
+    try:
+        with Directory.opened(path) as directory:
+            return Marker.of(directory) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is there: no such path, an empty folder, or one whose marker was not written yet when its process was killed."""
+    try:
+        if not os.path.lexists(path):
+            return True
+        with Directory.opened(path) as directory:
+            return not directory.names() or is_unwritten(directory)
+    except (OSError, ValueError):
+        return False
+
+
+class RunFolder:
+    """A folder that is ours, whose lock we hold.
+
+    Attributes:
+        path: where it is.
+        marker: what its marker says.
+        manifest: which result is in force; ``None`` if there is none yet.
+    """
+
+    def __init__(self, directory: Directory, marker: Marker) -> None:
+        self._directory, self.marker, self.path = directory, marker, directory.path
+        self.manifest = Manifest.read(self.path)
+        if self.manifest is not None and self.manifest.run != marker.id:
+            raise StoreError(
+                f"{self.path / MANIFEST} is not of the run whose folder it is in, and is left as it is. "
+                "Fix: move it away, or name another folder."
+            )
+        directory.remove(marker.part)  # of a process that was killed
+        self._clear()
+
+    @classmethod
+    @contextmanager
+    def claimed(cls, path: Path, command: str, about: Mapping[str, Any]) -> Iterator[RunFolder]:
+        """Makes a folder ours, or takes one that is; nothing else is written before its marker is, and its lock is held.
+
+        Raises:
+            StoreError: if it is somebody else's, another process writes there, or it cannot be written to.
+        """
+        path = Path(path)
+        with writing(path):
+            if "\0" in str(path):
+                raise OSError("it has a null character")
+            if os.path.lexists(path) and not path.is_dir():
+                raise StoreError(f"{path} is a file, expected a folder. Fix: name another path.")
+            path.mkdir(parents=True, exist_ok=True)
+            directory = Directory.opened(path)
+        with directory, _locked(directory, Marker.new(command, about)) as marker:
+            yield cls(directory, marker)
+
+    # --- runs -------------------------------------------------------------------------------------------------------------
+
+    def pending(self) -> Unfinished | None:
+        """The run that has begun and is not finished."""
+        return unfinished(self.path)
+
+    def abandon(self, generation: Generation, *, anyway: bool = False) -> None:
+        """Forgets a run that ended in an error, and the folder if there is nothing else.
+
+        Args:
+            generation: the run.
+            anyway: whether it is forgotten even if there is something that it could go on from.
+        """
+        generation.close()
+        if anyway or generation.barren:
+            remove_run(self._directory, generation.name)
+        if self._directory.names() == [MARKER] and self.manifest is None:
+            self._directory.remove(MARKER)
+            with suppress(OSError):
+                self.path.rmdir()
+
+    @contextmanager
+    def generation(self, number: int) -> Iterator[Generation]:
+        """The folder of a run, to go on with it."""
+        with writing(self.path):
+            opened = Generation(self._directory.folder(self.marker.generation(number)))
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    @contextmanager
+    def begin(self, command: str, about: Mapping[str, Any] | None) -> Iterator[Generation]:
+        """A folder for a new run. Others that are not in force are removed.
+
+        Args:
+            command: what it is for.
+            about: its identity; ``None`` for what is written at once, and cannot be gone on with.
+        """
+        with writing(self.path):
+            used = generations(self._directory, self.marker)
+            in_force = 0 if self.manifest is None else self.manifest.number
+            for number in used:
+                if number != in_force:
+                    remove_run(self._directory, self.marker.generation(number))
+            number = max([in_force, *used]) + 1
+            opened = Generation(self._directory.make(self.marker.generation(number)))
+            if about is not None:
+                opened.begin(command, about)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    # --- results ----------------------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        generation: Generation,
+        kind: str,
+        files: Mapping[str, Mapping[str, Any]],
+        *,
+        command: str,
+        about: Mapping[str, Any],
+        partial: bool = False,
+    ) -> None:
+        """Puts a run's result in force. What was in force before is removed afterwards.
+
+        Args:
+            generation: the run.
+            kind: the type of the result.
+            files: entries of its files, as :meth:`Generation.write_part` returns them.
+            command: what made it.
+            about: the run's identity.
+            partial: whether it was stopped before its end: then the run stays, to be gone on with.
+
+        Raises:
+            OSError: if the disk does not take it; then what was in force still is.
+        """
+        before = self.manifest
+        entries = {what: {**entry, "name": f"{generation.name}/{entry['name']}"} for what, entry in files.items()}
+        number = int(generation.name.partition("-")[0])
+        status = "partial" if partial else "finished"
+        pages = () if before is None else before.pages
+        self._put(Manifest(kind, entries, self.marker.id, number, status, command, about, pages))
+        if before is not None and before.number == number:
+            kept = {entry["name"] for entry in entries.values()}
+            for entry in before.files.values():
+                if entry.get("name") not in kept:
+                    generation.remove(str(entry.get("name")).partition("/")[2])
+        self._clear()
+
+    def check_pages(self, names: tuple[str, ...]) -> None:
+        """Refuses pages under names that something foreign has.
+
+        Raises:
+            StoreError: if that is so.
+        """
+        ours = () if self.manifest is None else self.manifest.pages
+        for name in names:
+            first, _, second = name.partition("/")
+            foreign = self._directory.has(first) and not (second and self._directory.is_folder(first))
+            if second and self._directory.is_folder(first):
+                with self._directory.folder(first) as inside:
+                    foreign = inside.has(second)
+            if foreign and name not in ours:
+                raise StoreError(
+                    f"{self.path / name} was not written by pyrolvm, and is left as it is. Fix: move it away, or name another folder."
+                )
+
+    def write_pages(self, pages: Mapping[str, Write | str]) -> None:
+        """Writes pages and figures beside the result; the manifest lists them before they are there.
+
+        Args:
+            pages: what writes each; or the name of a folder of the run in force, to which a link is made.
+
+        Raises:
+            StoreError: if something foreign has the name of one, or there is no result.
+            OSError: if the disk does not take them.
+        """
+        if self.manifest is None:
+            raise StoreError(f"{self.path} holds no result to write pages of. Fix: run it again with resume=True.")
+        self.check_pages(tuple(pages))
+        before = self.manifest.pages
+        self._put(replace(self.manifest, pages=tuple(sorted({*before, *pages}))))
+        for name, write in pages.items():
+            first, _, second = name.partition("/")
+            if isinstance(write, str):
+                self._directory.link(first, f"{self.manifest.generation}/{write}", part=self.marker.part)
+            elif second:
+                with self._directory.make(first) as inside:
+                    inside.replace(second, write, part=f"{PART}-{self.marker.id}")
+            else:
+                self._directory.replace(first, write, part=self.marker.part)
+        for name in set(before) - set(pages):
+            self._forget(name)
+        self._put(replace(self.manifest, pages=tuple(sorted(pages))))
+
+    def _forget(self, name: str) -> None:
+        """Removes a page that the manifest lists."""
+        first, _, second = name.partition("/")
+        with suppress(OSError):
+            if not second:
+                if self._directory.is_file(first) or self._directory.is_link(first):
+                    self._directory.remove(first)
+                return
+            with self._directory.folder(first) as inside:
+                if inside.is_file(second):
+                    inside.remove(second)
+            self._directory.remove_folder(first)
+
+    def _put(self, manifest: Manifest) -> None:
+        self._directory.replace(MANIFEST, lambda file: file.write(manifest.content), part=self.marker.part)
+        self.manifest = manifest
+
+    def _clear(self) -> None:
+        """Removes the folders of runs before the one in force."""
+        if self.manifest is not None:
+            for number in generations(self._directory, self.marker):
+                if number < self.manifest.number:
+                    remove_run(self._directory, self.marker.generation(number))
+
+
+@contextmanager
+def _locked(directory: Directory, new: Marker) -> Iterator[Marker]:
+    """The lock of a folder, which the system takes back when this process ends, however it ends; makes the marker where there is none.
+
+    It is an advisory lock of the marker. It holds on one host: two hosts that share a file system may both get it.
+
+    Raises:
+        StoreError: if another process, or another run of this one, writes there; if the folder is somebody else's.
+    """
+    with writing(directory.path):
+        while True:
+            handle = _marker(directory)
+            try:
+                _lock(handle, directory.path)
+                if _is_at(handle, directory):
+                    marker = _written(handle, directory, new)
+                    length = len(os.pread(handle, 1 << 20, 0).partition(b"\n")[0]) + 1
+                    os.ftruncate(handle, length)
+                    os.pwrite(handle, f"{os.getpid()} on {socket.gethostname()}\n".encode(), length)
+                    break
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)  # the holder before removed the file between our opening and locking it
+    try:
+        yield marker
+    finally:
+        with suppress(OSError):
+            os.ftruncate(handle, length)
+        os.close(handle)
+
+
+def _marker(directory: Directory) -> int:
+    """The marker's descriptor; the file is made only in a folder that is empty.
+
+    Raises:
+        StoreError: if the folder is somebody else's.
+    """
+    while True:
+        if directory.is_file(MARKER):
+            with suppress(FileNotFoundError):
+                return os.open(MARKER, _MARKER, dir_fd=directory.handle)
+        if directory.names():
+            raise _foreign(directory.path)
+        with suppress(FileExistsError):
+            return os.open(MARKER, _MARKER | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=directory.handle)
+
+
+def _lock(handle: int, path: Path) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(handle, 1 << 20, 0).partition(b"\n")[2].decode(errors="replace").strip() or "another"
+        raise StoreError(f"process {holder} is writing to {path}. Fix: wait for it, or name another folder.") from None
+
+
+def _is_at(handle: int, directory: Directory) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(MARKER, dir_fd=directory.handle, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _written(handle: int, directory: Directory, new: Marker) -> Marker:
+    """What the marker says, which is written now if it is empty and nothing is there but it."""
+    found = Marker.of(directory)
+    if found is not None:
+        return found
+    if os.fstat(handle).st_size or directory.names() != [MARKER]:
+        raise _foreign(directory.path)
+    os.pwrite(handle, new.line, 0)
+    os.fsync(handle)
+    directory.sync()
+    return new
+
+
+def _foreign(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is not empty and was not made by pyrolvm (it has no {MARKER} of its own); what is in it is left as it is. "
+        "Fix: name a new folder, or an empty one."
+    )

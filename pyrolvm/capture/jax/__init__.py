@@ -1,6 +1,0 @@
-"""Captured graphs on JAX: an interpreter, and one small rule for each operation."""
-
-from pyrolvm.capture.jax.interpreter import Lowered, array, lower, tensor
-from pyrolvm.capture.jax.isolation import device_of, precision
-
-__all__ = ["Lowered", "array", "device_of", "lower", "precision", "tensor"]

@@ -1,0 +1,461 @@
+r"""The frame of a posterior: coordinates in which it is nearly standard normal, found before any family is fitted.
+
+Sites are made independent of their parents as far as the data leave them so (:mod:`pyrolvm._program.density.centring`), ascents from
+several starts find the mass, and natural gradients find the Gaussian that fits best. In the coordinates that it
+makes standard, what is left to learn has the scale one in every direction, whatever the units of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from pyrolvm._base import budget
+from pyrolvm._base.errors import FitError
+from pyrolvm._base.machine import require_memory
+from pyrolvm._program.batching import Batch
+from pyrolvm._program.density import Joint, flattened, map_draws
+from pyrolvm._program.density.target import Points, Target
+from pyrolvm._program.problem import Problem
+from pyrolvm.family.climb import Path, climb, elbo, local_gaussians
+from pyrolvm.family.natural import Fitted, batch_and_match, natural_gradient
+from pyrolvm.family.student import Student
+
+__all__ = [
+    "METHODS",
+    "Found",
+    "Frame",
+    "Solution",
+    "find_frame",
+    "frame_engine",
+    "frame_pays",
+    "gradient_seconds",
+    "known_frame",
+    "pathfinder_family",
+    "plain_moments",
+]
+
+STARTS, MORE_STARTS = 4, 16
+"""Ascents; more of them once two have ended at different heights."""
+
+CENTRED_FROM = 0.1
+"""The mean share that data have in the precision of a site's elements from which on coordinates are worth informing by them."""
+
+LEAST_SHARE = 0.05
+"""The share that data must have in the precision of an element, or they have none."""
+
+ALONE = 0.01
+"""The largest correlation of what the data say of a vector's elements at which each may be taken by itself."""
+
+EXPANDED_ROWS = 512
+"""Densities at a time by which a site's likelihood is expanded; the more draws, the fewer elements it has."""
+
+SAME_TOP = 0.1
+"""Nats within which two ascents have ended at one mode."""
+
+APART = 3.0
+"""Sds between modes from which on they are modes of their own."""
+
+NEGLIGIBLE = 12.0
+"""Nats of local evidence below the best from which on a mode is left out."""
+
+MOST_UNKNOWNS = 1_000
+"""Up to so many unknowns a covariance matrix is affordable."""
+
+PAYS_UNKNOWNS = 500
+"""Up to so many unknowns it costs little beside what is done in it."""
+
+PAYS_DATA = 50_000
+"""Up to so many observed numbers the thousands of densities of all rows that a frame takes are a matter of seconds."""
+
+SAVES_SECONDS = 60.0
+"""Seconds of densities and gradients after which the search for a frame has cost what it can save, and ends without one.
+
+A frame takes thousands of gradients and saves the tens of thousands that chains and guides lose to scales that they must
+learn; where its own take a minute, what evaluates it is slower than the samplers' engines.
+"""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Coordinates, and the Gaussian of each mode in them.
+
+    Attributes:
+        target: the log density of these coordinates.
+        centring: what the data say of each dependent site in them, by name.
+        modes: the best Gaussian at each mode, the one with the most mass first.
+        evidence: the local log evidence of each mode by importance sampling, for weights.
+        paths: how many ascents there were.
+        distinct: at how many places they ended.
+        evaluations: how many densities it took.
+    """
+
+    target: Target
+    centring: Mapping[str, Tensor]
+    modes: tuple[Fitted, ...]
+    evidence: Points
+    paths: int
+    distinct: int
+    evaluations: int
+
+    @property
+    def best(self) -> Fitted:
+        """The Gaussian with the most mass."""
+        return self.modes[0]
+
+    @property
+    def family(self) -> Student:
+        """All modes, weighted by their evidence."""
+        return _joined([mode.family for mode in self.modes], self.evidence)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """How a guide that has an algorithm of its own was fitted.
+
+    Attributes:
+        elbos: the ELBO at each iteration.
+        converged: whether the algorithm says so.
+        reason: why it ended.
+        evaluations: how many densities it took.
+        engine: what evaluated them, as of a target.
+        engine_reason: why not a faster one.
+    """
+
+    elbos: Points
+    converged: bool
+    reason: str
+    evaluations: int
+    engine: str
+    engine_reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What Pathfinder found.
+
+    Attributes:
+        family: a Gaussian for each mode.
+        elbos: their ELBOs.
+        paths: how many ascents there were.
+        target: the density.
+    """
+
+    family: Student
+    elbos: Points
+    paths: int
+    target: Target
+
+
+def pathfinder_family(problem: Problem, *, seed: int, most: int) -> Found:
+    """A Gaussian for each of at most ``most`` modes, in plain unconstrained space; must be called inside a session.
+
+    Raises:
+        FitError: if the density is finite nowhere.
+    """
+    target = Target.of(Joint(problem))
+    with threadpool_limits(1, user_api="blas"):
+        return _pathfinder(target, seed, most)
+
+
+def _pathfinder(target: Target, seed: int, most: int) -> Found:
+    paths = _ascents(target, seed)
+    kept: list[tuple[float, Student]] = []
+    for bound, gaussian in sorted(_starts(target, _heights(paths)), key=lambda pair: -pair[0]):
+        if len(kept) < most and bound > max([b for b, _ in kept], default=bound) - NEGLIGIBLE:
+            if not any(_inside(gaussian, other) for _, other in kept):
+                kept.append((bound, gaussian))
+    if not kept:
+        raise _nowhere(target.joint.problem, len(paths))
+    elbos = np.array([bound for bound, _ in kept])
+    return Found(_joined([gaussian for _, gaussian in kept], elbos), elbos, len(paths), target)
+
+
+def _joined(parts: list[Student], log_weights: Points) -> Student:
+    weights = np.maximum(np.exp(log_weights - log_weights.max()), 1e-3)
+    return Student(
+        weights / weights.sum(),
+        np.concatenate([part.means for part in parts]),
+        np.concatenate([part.trils for part in parts]),
+        np.concatenate([part.freedoms for part in parts]),
+    )
+
+
+def _nowhere(problem: Problem, paths: int) -> FitError:
+    return FitError(
+        f"no Gaussian fits {problem.name!r} anywhere on {paths} ascents: its density or curvature is not finite there. "
+        'Fix: bound scales away from zero, or use guide="mean_field".'
+    )
+
+
+def _ascents(target: Target, seed: int) -> list[Path]:
+    target.at_once("use a guide that is trained step by step")
+    if target.size > MOST_UNKNOWNS:
+        raise FitError(
+            f"{target.joint.problem.name} has {target.size:,} unknowns; a covariance matrix is affordable up to {MOST_UNKNOWNS:,}. "
+            'Fix: use guide="mean_field" or "low_rank".'
+        )
+    paths = climb(target, starts=STARTS, seed=seed)
+    if len(_heights(paths)) > 1:
+        paths += climb(target, starts=MORE_STARTS - STARTS + 1, seed=seed + 1)[1:]
+    return paths
+
+
+METHODS: dict[str, Callable[..., Fitted]] = {"natural_gradient": natural_gradient, "batch_and_match": batch_and_match}
+"""How the Gaussian of a mode may be fitted."""
+
+
+def frame_pays(problem: Problem) -> bool:
+    """Whether to seek the frame of a problem by default: all its rows are quickly run, and it has no parameters to learn."""
+    data = sum(site.numel for site in problem.observed)
+    return not problem.parameters and 0 < problem.unconstrained_size <= PAYS_UNKNOWNS and data <= PAYS_DATA
+
+
+def find_frame(
+    problem: Problem, *, seed: int = 0, method: str = "natural_gradient", batch: Batch | None = None
+) -> Frame:
+    """Finds the frame of a problem; must be called inside a session of it.
+
+    The result follows from the problem, the seed and the method alone, and is kept with the problem, as is that there is none.
+
+    Args:
+        problem: the model with its data.
+        seed: makes it repeatable.
+        method: ``"natural_gradient"`` for the Gaussian of the highest ELBO, ``"batch_and_match"`` for the one that matches scores.
+        batch: the rows that it is the frame of; by default all, and only that is kept.
+
+    Raises:
+        FitError: if the density is finite nowhere, is Gaussian nowhere, or takes more seconds than a frame can save.
+    """
+    size = problem.unconstrained_size
+    require_memory(
+        f"the frame of {problem.name} with {size:,} unknowns takes, for curvatures and Gaussians of {size:,} x {size:,} numbers",
+        6.0 * 8 * size**2,
+        'pass precondition="none", or a guide with fewer parameters such as mean_field.',
+    )
+    if batch is not None:
+        with threadpool_limits(1, user_api="blas"):
+            return _find(Joint(problem, batch), seed, METHODS[method])
+    kept: dict[tuple[int, str], Frame] = problem.__dict__.setdefault("_frames", {})
+    failed: dict[tuple[int, str], FitError] = problem.__dict__.setdefault("_frameless", {})
+    key = (seed, method)
+    if key in failed:
+        raise FitError(str(failed[key]))
+    if key not in kept:
+        try:
+            with threadpool_limits(1, user_api="blas"):  # threads cost more than such matrices do
+                frame = _find(Joint(problem), seed, METHODS[method])
+        except FitError as error:
+            if not budget.spent():  # the next method need not search again for what is not there
+                failed[key] = error
+            raise
+        if budget.spent():  # and it may be half done
+            return frame
+        kept[key] = frame
+    return kept[key]
+
+
+def plain_moments(frame: Frame, *, draws: int = 4_000, seed: int = 0) -> tuple[Points, Points]:
+    """Mean and covariance of a frame's best Gaussian in plain unconstrained space, whatever its coordinates are.
+
+    Must be called inside a session.
+    """
+    family = frame.best.family
+    if not frame.centring:
+        return family.means[0], family.trils[0] @ family.trils[0].T
+    values = frame.target.draws(family.sample(draws, seed))
+    plain = frame.target.joint.recentred({})
+    with torch.no_grad():
+        reals = flattened(plain, values).cpu().double().numpy()
+    return reals.mean(axis=0), np.cov(reals.T).reshape(frame.target.size, -1)
+
+
+def frame_engine(problem: Problem) -> str:
+    """What evaluates the density of a problem's frame, and why not a faster engine; empty where no frame was sought."""
+    kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
+    targets = [frame.target for frame in kept.values()][-1:]
+    return "; ".join(f"{target.engine}: {target.reason}" if target.reason else target.engine for target in targets)
+
+
+def gradient_seconds(problem: Problem) -> float | None:
+    """What one density with its gradient takes in C, by those that the problem's frame took; ``None`` where there is none in C."""
+    kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
+    targets = [frame.target for frame in kept.values() if frame.target.native is not None and frame.target.evaluations]
+    return targets[-1].seconds / targets[-1].evaluations if targets else None
+
+
+def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | None:
+    """A frame of a problem that was found before and has these coordinates, so that its target need not be compiled again."""
+    kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
+    for frame in kept.values():
+        if frame.centring.keys() == centring.keys() and all(
+            torch.equal(value.reshape(-1), centring[name].reshape(-1)) for name, value in frame.centring.items()
+        ):
+            return frame
+    return None
+
+
+def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
+    frame = _with(joint.non_centred(), seed, fit)
+    if not frame.centring:
+        return frame
+    better, share = _said_by_data(frame, seed)
+    if share < CENTRED_FROM:
+        return frame
+    try:
+        second = _with(joint.recentred(better), seed, fit, SAVES_SECONDS - frame.target.seconds)
+    except (
+        FitError
+    ):  # of other coordinates, which may have no Gaussian or cost more than they save: there is a frame already
+        return frame
+    chosen = second if second.best.elbos[-1] > frame.best.elbos[-1] else frame
+    return replace(chosen, evaluations=frame.evaluations + second.evaluations)
+
+
+def _said_by_data(frame: Frame, seed: int) -> tuple[dict[str, Tensor], float]:
+    """What the data say of each dependent site, and the largest mean share that they have in a site's precision.
+
+    Site by site, the density of all else is expanded to second order in the site's value, or in each of its vectors whose elements
+    have a scale together, at draws of the frame's Gaussian; its descendants are held in coordinates that move with it.
+    """
+    found: dict[str, Tensor] = {}
+    largest = 0.0
+    for name, before in frame.centring.items():
+        blocks, shift, share = _expanded(frame, name, seed, len(before) - 1)
+        keep = np.where(share > LEAST_SHARE, 1.0, 0.0).reshape(shift.shape)
+        rows = np.moveaxis(_decoupled(blocks * keep[:, :, None] * keep[:, None, :]), 1, 0)
+        held = torch.as_tensor(np.stack([*rows, keep * shift]))
+        found[name] = held.reshape(before.shape).to(before)
+        largest = max(largest, float(share.mean()))
+    return found, largest
+
+
+def _decoupled(blocks: Points) -> Points:
+    """Precision matrices without what they hold beside the diagonal, where that is next to nothing."""
+    diagonal = np.sqrt(np.diagonal(blocks, axis1=1, axis2=2))
+    scale = diagonal[:, :, None] * diagonal[:, None, :]
+    beside = np.abs(blocks) * (1 - np.eye(blocks.shape[1]))
+    return blocks if (beside > ALONE * scale).any() else blocks * np.eye(blocks.shape[1])
+
+
+def _expanded(frame: Frame, name: str, seed: int, length: int) -> tuple[Points, Points, Points]:
+    """What the data say of a site's elements, and the share that they have in the precision of each.
+
+    Args:
+        frame: what draws of all else are taken from.
+        name: the site.
+        seed: of these draws.
+        length: of the vectors that the site consists of.
+
+    Returns:
+        The precision of each vector, shape ``(vectors, length, length)``; its product with the value, shape ``(vectors, length)``;
+        and the shares, shape ``(vectors * length,)``.
+    """
+    joint, family = frame.target.joint, frame.best.family
+    here = joint.recentred({other: held for other, held in frame.centring.items() if other != name})
+    own = joint.split(torch.arange(frame.target.size, device="cpu"))[name].reshape(-1).numpy()
+    size = len(own)
+    count = max(EXPANDED_ROWS // (2 * size), 1)
+    points = family.sample(count, seed) if count > 1 else family.means[:1].copy()
+    there = map_draws(lambda one: joint.spread(one["u"], name), {"u": frame.target.tensor(points)})
+    points[:, own], variances = (
+        there[part].cpu().double().numpy().reshape(count, size) for part in ("real", "variance")
+    )
+    rest = Target.eager(here, lambda flat: here.rest(flat, name))
+    _, slopes = rest(points)
+    step = 1e-4 * np.maximum(1.0, np.abs(points[:, own]))
+    moved = np.zeros((count, size, frame.target.size))
+    moved[:, np.arange(size), own] = step
+    ends = [rest((points[:, None] + sign * moved).reshape(-1, points.shape[1]))[1] for sign in (1, -1)]
+    up, down = (end.reshape(moved.shape)[:, :, own] for end in ends)
+    of = np.arange(size).reshape(-1, length)  # the elements of each vector
+    curvature = ((down - up) / (2 * step[:, :, None]))[:, of[:, :, None], of[:, None, :]]
+    fine = np.isfinite(curvature).all(axis=(1, 2, 3)) & np.isfinite(slopes).all(axis=1)
+    if not fine.any():
+        return np.zeros((len(of), length, length)), np.zeros(of.shape), np.zeros(size)
+    blocks = _positive(curvature[fine].mean(axis=0))
+    pulled = np.einsum("vij,dvj->dvi", blocks, points[fine][:, own].reshape(-1, *of.shape))
+    shift = (slopes[fine][:, own].reshape(pulled.shape) + pulled).mean(axis=0)
+    weight = np.diagonal(blocks, axis1=1, axis2=2).reshape(-1) * np.median(variances[fine], axis=0)
+    return blocks, shift, weight / (1 + weight)
+
+
+def _positive(blocks: Points) -> Points:
+    """The nearest matrices that are precisions."""
+    values, vectors = np.linalg.eigh((blocks + np.moveaxis(blocks, 1, 2)) / 2)
+    return (vectors * np.maximum(values, 0.0)[:, None, :]) @ np.moveaxis(vectors, 1, 2)
+
+
+def _with(joint: Joint, seed: int, fit: Callable[..., Fitted], seconds: float = SAVES_SECONDS) -> Frame:
+    """The frame in the coordinates of a density.
+
+    Raises:
+        FitError: if there is no Gaussian, or the search takes more than so many seconds.
+    """
+    target = Target.of(joint)
+    target.allowance = seconds
+    paths = _ascents(target, seed)
+    found: list[tuple[float, Fitted]] = []
+    starts = sorted(_starts(target, _heights(paths)), key=lambda pair: -pair[0])
+    for bound, start in starts:
+        if bound < starts[0][0] - NEGLIGIBLE or any(_inside(start, fitted.family) for _, fitted in found):
+            continue
+        fitted = fit(target, start, seed=seed)
+        if any(_near(fitted, other) for _, other in found):
+            continue
+        found.append((_local_evidence(target, fitted.family, seed), fitted))
+    if not found:
+        raise _nowhere(joint.problem, len(paths))
+    found.sort(key=lambda pair: -pair[0])
+    kept = [pair for pair in found if pair[0] > found[0][0] - NEGLIGIBLE]
+    evidence = np.array([value for value, _ in kept])
+    modes = tuple(fitted for _, fitted in kept)
+    target.allowance = np.inf
+    return Frame(target, joint.centring, modes, evidence, len(paths), len(_heights(paths)), target.evaluations)
+
+
+def _heights(paths: list[Path]) -> list[Path]:
+    """One path for each height at which paths ended, the highest first."""
+    chosen: list[Path] = []
+    for path in sorted(paths, key=lambda path: -path.top):
+        ends = [other.points[-1] for other in chosen if abs(other.top - path.top) < SAME_TOP]
+        scale = 1 + np.abs(path.points[-1])
+        if all(np.max(np.abs(end - path.points[-1]) / scale) > 0.5 for end in ends):
+            chosen.append(path)
+    return chosen[:8]
+
+
+def _starts(target: Target, paths: list[Path]) -> Iterator[tuple[float, Student]]:
+    """The best Gaussian on each path, with its ELBO."""
+    for path in paths:
+        scored = [(elbo(target, gaussian), gaussian) for gaussian in local_gaussians(target, path)]
+        best = max(scored, key=lambda pair: pair[0], default=None)
+        if best is not None and np.isfinite(best[0]):
+            yield best
+
+
+def _inside(start: Student, mode: Student) -> bool:
+    """Whether a Gaussian's middle lies where that of a mode found already has its mass."""
+    gap = np.linalg.solve(mode.trils[0], start.means[0] - mode.means[0])
+    return bool(np.linalg.norm(gap) < APART + np.sqrt(len(gap)))
+
+
+def _near(one: Fitted, other: Fitted) -> bool:
+    """Whether two Gaussians are of one mode."""
+    gap = one.family.means[0] - other.family.means[0]
+    lengths = [np.linalg.norm(np.linalg.solve(fit.family.trils[0], gap)) for fit in (one, other)]
+    return bool(min(lengths) < APART)
+
+
+def _local_evidence(target: Target, family: Student, seed: int) -> float:
+    proposal = family.with_freedom(10.0)
+    points = proposal.sample(2048, seed)
+    values = target.values(points)
+    log_weight = values - proposal.log_density(points)
+    top = log_weight.max()
+    return float(top + np.log(np.mean(np.exp(log_weight - top)))) if np.isfinite(top) else -np.inf

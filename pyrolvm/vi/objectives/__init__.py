@@ -1,9 +1,0 @@
-"""Objectives and their gradient estimators, as Pyro ELBOs."""
-
-from pyrolvm.vi.objectives.annealed import Beta_ELBO, Warmup
-from pyrolvm.vi.objectives.base import PureELBO
-from pyrolvm.vi.objectives.choice import choose_objective
-from pyrolvm.vi.objectives.particles import ParticleELBO
-from pyrolvm.vi.objectives.weighted import ImportanceWeighted_ELBO
-
-__all__ = ["Beta_ELBO", "ImportanceWeighted_ELBO", "ParticleELBO", "PureELBO", "Warmup", "choose_objective"]
