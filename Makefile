@@ -22,7 +22,7 @@ help:
 	@echo "make coverage   the same, which lines they reach, and failure below 85%"
 	@echo "make test-slow  the statistical and packaging tests that take minutes"
 	@echo "make test-faults  bad input, kills, full disks, damaged files: the reliability scorecard, line by line"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff, import-linter and mypy"
 	@echo "make format     let ruff rewrite the sources"
 	@echo "make clean      remove .venv, $(NEWEST), caches and build outputs (runs/ stays)"
 
@@ -80,6 +80,7 @@ test-faults: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-dev
@@ -87,5 +88,5 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,13 +20,21 @@ from torch import Tensor
 from pyrolvm._base import budget
 from pyrolvm._base.importance import weigh
 from pyrolvm._program.density import Evaluator, Joint, map_draws, rounding, unconstrained
-from pyrolvm._program.names import Dimensions, dump_names, variable
+from pyrolvm._program.names import Dimensions, dump_names
 from pyrolvm._program.problem import Problem
-from pyrolvm._program.sites import name_dims
 from pyrolvm._program.symmetry import SYMMETRY, Layout, Symmetries, find_symmetries
 from pyrolvm._program.symmetry.orbit import separated
 from pyrolvm._results.afresh import GIVEN
 from pyrolvm._results.attempts import Attempts
+from pyrolvm._results.datasets import (
+    data_groups,
+    named_dims,
+    optimization_dataset,
+    ordered,
+    quantity_dims,
+    site_dataset,
+    unconstrained_dims,
+)
 from pyrolvm._results.divergence import site_divergences
 from pyrolvm._results.draws import draw_guide, numpy
 from pyrolvm._results.evaluating import LOOPED, affordable, deterministic_sites, evaluated, every, log_p, quantities_of
@@ -41,19 +49,13 @@ __all__ = [
     "OUTSIDE",
     "chains_tree",
     "corrected_tree",
-    "data_groups",
     "default_draws",
     "exact_tree",
     "lanes",
     "latent_dataset",
     "lean",
-    "named_dims",
     "noted",
-    "optimization_dataset",
-    "ordered",
     "passed_on",
-    "site_dataset",
-    "storable",
     "variational_tree",
 ]
 
@@ -294,17 +296,6 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
 
 # --- groups -----------------------------------------------------------------------------------------------------------
 
-_ORDER = (
-    "posterior", "quantities", "unconstrained_posterior", "sample_stats", "log_likelihood", "log_prior",
-    "posterior_predictive", "prior", "prior_predictive", "observed_data", "constant_data", "optimization",
-    "uncorrected_posterior", "proposal_stats", "marginals",
-)  # fmt: skip
-
-
-def ordered(groups: Mapping[str, Any]) -> dict[str, Any]:
-    """Groups in the order of the schema."""
-    return {name: groups[name] for name in _ORDER if name in groups}
-
 
 def _groups(
     problem: Problem, draws: Draws, attempts: Attempts, *, chains: int, attrs: Mapping[str, Any]
@@ -372,11 +363,11 @@ def _groups(
     add(
         "quantities",
         quantities,
-        lambda: {n: _quantity_dims(problem, n, v) for n, v in quantities.items()},
+        lambda: {n: quantity_dims(problem, n, v) for n, v in quantities.items()},
         each,
         "quantities",
     )
-    add("unconstrained_posterior", reals, lambda: _unconstrained_dims(problem, dims))
+    add("unconstrained_posterior", reals, lambda: unconstrained_dims(problem, dims))
     for group in ("log_likelihood", "log_prior"):
         found = {n.removeprefix(f"{group}/"): v for n, v in terms.items() if n.startswith(f"{group}/")}
         add(group, found, partial(_row_dims, found, dims), by, "terms")
@@ -465,152 +456,5 @@ def _prior_groups(
     return {g: site_dataset(v, dims, attrs=attrs, coords=Dimensions(problem).coords()) for g, v in groups.items() if v}
 
 
-def data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """The observed values, and the arguments of the model that are not observed themselves."""
-    with problem.session(seed=0), torch.no_grad():
-        observed = numpy(Joint(problem).observations())
-    values = {n: v.detach().cpu().numpy() for n, v in problem.arguments.items() if isinstance(v, Tensor)}
-    constant = {n: v for n, v in values.items() if not any(v is o or _same(v, o) for o in observed.values())}
-    named = {n: _argument_dims(problem, n, v.shape) for n, v in constant.items()}
-    groups = {}
-    if observed:
-        groups["observed_data"] = site_dataset(
-            observed, dims, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
-        )
-    if constant:
-        groups["constant_data"] = site_dataset(
-            constant, named, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
-        )
-    return groups
-
-
-def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
-    return a.shape == b.shape and bool(np.array_equal(a, b))
-
-
-def optimization_dataset(history: History, num_particles: int, batch_size: int | None) -> Any:
-    """The course of the optimisation: group ``optimization``."""
-    import xarray as xr
-
-    loss = np.asarray(history.losses, dtype=float)
-    variables = {"loss": loss, "elbo": -loss, "learning_rate": np.asarray(history.rates, dtype=float)}
-    errors = np.asarray(history.errors, dtype=float)
-    looks = np.asarray(history.validation, dtype=float).reshape(-1, 2)
-    if len(errors) and np.isfinite(errors).any():
-        variables["elbo_mcse"] = errors
-    attrs = {
-        "converged": int(history.converged),
-        "interrupted": int(history.interrupted),
-        "stop_reason": history.reason,
-        "num_particles": num_particles,
-        "batch_size": batch_size or 0,
-        "skipped_steps": history.skipped,
-    }
-    columns: dict[str, Any] = {n: ("step", v) for n, v in variables.items()}
-    coords: dict[str, Any] = {"step": np.arange(len(loss))}
-    if len(looks):
-        columns["validation_loss"], coords["validation_step"] = (
-            ("validation_step", looks[:, 1]),
-            looks[:, 0].astype(int),
-        )
-    return xr.Dataset(columns, coords=coords, attrs=attrs | history.attrs)
-
-
 def _khat(log_weight: np.ndarray[Any, Any]) -> float:
     return float(weigh(log_weight.reshape(-1))[0].khat)
-
-
-# --- names ------------------------------------------------------------------------------------------------------------
-
-
-def named_dims(problem: Problem) -> dict[str, list[str]]:
-    """Dimension names by site; a plate called like a variable is renamed, since xarray has one name space for both."""
-    shown = Dimensions(problem)
-    return {site: [shown(dim) for dim in names] for site, names in problem.dims.items()}
-
-
-def _quantity_dims(problem: Problem, name: str, values: Tensor) -> list[str]:
-    shape = tuple(values.shape[1:])
-    return [*map(Dimensions(problem), name_dims(name, shape, len(shape), [], problem.info.dims.get(name)))]
-
-
-def _unconstrained_dims(problem: Problem, dims: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """A site's own names where unconstraining keeps its shape, and names of its own where it does not."""
-    named, shown = {}, Dimensions(problem)
-    for site in problem.continuous:
-        shape = site.unconstrained_shape or ()
-        if shape == site.shape:
-            named[site.name] = dims[site.name]
-        else:
-            kept = [d for d, a, b in zip(dims[site.name], site.shape, shape, strict=False) if a == b]
-            lost = len(shape) - len(kept)
-            named[site.name] = kept[: len(shape)] + [
-                shown(f"{site.name}_unconstrained_dim_{i}") for i in range(max(lost, 0))
-            ]
-    return named
-
-
-def _argument_dims(problem: Problem, name: str, shape: tuple[int, ...]) -> list[str]:
-    """Names a data argument's rows by the one plate of that length."""
-    given, shown = problem.info.dims.get(name), Dimensions(problem)
-    if given is not None and len(given) == len(shape):
-        return [*map(shown, given)]
-    plates = [plate.name for plate in problem.plates.values() if shape and plate.size == shape[0]]
-    names = [f"{name}_dim_{i}" for i in range(len(shape))]
-    return [*map(shown, plates + names[1:] if len(plates) == 1 else names)]
-
-
-def storable(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes as a file takes them: an integer beyond 63 bits, such as a seed may be, as text."""
-    return {key: str(value) if type(value) is int and value >= 2**63 else value for key, value in attrs.items()}
-
-
-def site_dataset(
-    values: Mapping[str, Any],
-    dims: Mapping[str, list[str]],
-    *,
-    attrs: Mapping[str, Any],
-    coords: Mapping[str, Any] | None = None,
-    draws: np.ndarray[Any, Any] | None = None,
-    sample_dims: tuple[str, ...] = ("chain", "draw"),
-) -> xr.Dataset:
-    """A dataset by arviz-base, which adds its own attributes."""
-    from arviz_base import dict_to_dataset
-
-    # Copies: what is given may be a view of parameters that are put back, or of the user's own tensors.
-    values = {variable(name): np.array(value) for name, value in values.items()}
-    dims = {variable(name): names for name, names in dims.items()}
-    named = _fitting(values, dims, len(sample_dims))
-    sizes = {
-        dim: size
-        for name, fit in named.items()
-        for dim, size in zip(fit, values[name].shape[len(sample_dims) :], strict=False)
-    }
-    labels = {dim: label for dim, label in (coords or {}).items() if sizes.get(dim) == len(label)}
-    if draws is not None:
-        labels = labels | {"draw": draws}
-    bare = [name for name in values if name in dims and name not in named]
-    return dict_to_dataset(
-        dict(values),
-        attrs={"inference_library": "pyrolvm", **storable(attrs), **({"unlabelled": ", ".join(bare)} if bare else {})},
-        dims={name: list(fit) for name, fit in named.items()},
-        coords=labels,
-        sample_dims=list(sample_dims),
-        check_conventions=False,  # it warns of more chains than draws, which an interrupted run may well have
-    )
-
-
-def _fitting(
-    values: Mapping[str, np.ndarray[Any, Any]], dims: Mapping[str, list[str]], leading: int
-) -> dict[str, list[str]]:
-    """The names of dimensions that values have: those of a value with another number of them, or another length, are left out."""
-    sizes: dict[str, int] = {}
-    named = {}
-    for name, value in values.items():
-        names, shape = dims.get(name), value.shape[leading:]
-        if names is None or len(names) > len(shape) or len(set(names)) != len(names):
-            continue
-        if all(sizes.get(dim, size) == size for dim, size in zip(names, shape, strict=False)):
-            sizes |= dict(zip(names, shape, strict=False))
-            named[name] = list(names)
-    return named

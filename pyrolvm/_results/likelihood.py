@@ -17,7 +17,7 @@ from pyrolvm._program.density import Joint, repeat
 from pyrolvm._program.names import Dimensions
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import Plate, is_deterministic, is_random
-from pyrolvm._results.build import data_groups, named_dims, optimization_dataset, ordered, site_dataset
+from pyrolvm._results.datasets import data_groups, named_dims, optimization_dataset, ordered, site_dataset
 from pyrolvm._results.history import History
 
 if TYPE_CHECKING:

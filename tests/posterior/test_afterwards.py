@@ -101,7 +101,7 @@ def test_one_value_observed_in_a_plate_costs_its_label(value):
 
 
 def test_labels_of_another_length_are_left_out():
-    from pyrolvm._results.build import site_dataset
+    from pyrolvm._results.datasets import site_dataset
 
     values = {"a": np.zeros((1, 5, 3)), "b": np.zeros((1, 5, 4)), "c": np.zeros((1, 5))}
     found = site_dataset(values, {"a": ["row"], "b": ["row"], "c": ["row"]}, attrs={}, coords={"row": list("xyz")})

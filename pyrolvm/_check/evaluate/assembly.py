@@ -26,7 +26,7 @@ from pyrolvm._program.image import Image
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._results import Fit
-from pyrolvm._results.build import storable
+from pyrolvm._results.datasets import storable
 
 if TYPE_CHECKING:
     import pandas as pd

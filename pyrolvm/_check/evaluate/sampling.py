@@ -16,7 +16,7 @@ from pyrolvm._program.batching import slice_rows
 from pyrolvm._program.density import Joint
 from pyrolvm._program.names import variable
 from pyrolvm._results import Posterior
-from pyrolvm._results.build import storable
+from pyrolvm._results.datasets import storable
 
 if TYPE_CHECKING:
     import xarray as xr
