@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     _have_streams()
     try:
-        args = build_parser().parse_args(argv)
+        args = build_parser(_wanted(argv)).parse_args(argv)
     except SystemExit as stop:  # how argparse says that help was printed, or that the usage was wrong
         return int(stop.code or 0)
 
@@ -108,3 +108,9 @@ def _plainly(show: Callable[..., Any]) -> Callable[..., Any]:
             show(message, category, *where, **more)
 
     return show_plainly
+
+
+def _wanted(argv: Sequence[str] | None) -> str:
+    """The command that is asked for; empty if there is none."""
+    given = sys.argv[1:] if argv is None else argv
+    return next((word for word in given if not word.startswith("-")), "")

@@ -11,17 +11,17 @@ from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import choose_folder, in_force, kept, picture
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
+from pyrolvm._methods.table import by_name
 
 __all__ = ["run", "show"]
 
 COLUMNS = ["ks", "bias", "sd_ratio", "cover50", "cover90", "p_adjusted", "status"]
-CALLS = ("auto", "infer", "nuts", "exact")
 
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``calibrate``; returns 1 where the verdict is ``failed``."""
     folder = choose_folder(args, f"{target_name(args.target)}-calibrate")
-    method = args.method if args.method in CALLS else load_guide(args.method)
+    method = args.method if args.method in ("auto", *by_name()) else load_guide(args.method)
     problem = load_problem(args)
     out.note(f"{problem!r}")
     words: dict[str, Any] = {

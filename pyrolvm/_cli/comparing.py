@@ -12,11 +12,13 @@ from typing import Any
 import pyrolvm as lvm
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import unknown_name
-from pyrolvm._cli.inference import FIT_WORDS, NUTS_WORDS, given, show
+from pyrolvm._cli.inference import given, show
 from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import POSTERIORS, choose_folder, in_force, kept, picture, slug
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
+from pyrolvm._cli.words import plain_words
+from pyrolvm._methods.table import METHODS
 from pyrolvm._program.code import fingerprint
 from pyrolvm._results import store
 from pyrolvm.family.choice import resolve
@@ -24,6 +26,9 @@ from pyrolvm.family.choice import resolve
 __all__ = ["compared", "drawn", "judge", "run"]
 
 NUTS = "nuts"
+NUTS_WORDS = plain_words(METHODS[NUTS])
+FIT_WORDS = plain_words(METHODS["fit"], but=("draws",))
+"""Without the draws, which are those of each chain."""
 PAGES = ("report.html", "overview.png", "comparison.json")
 PARTS = "posteriors"
 """Where the posteriors are, and the link to them beside the pages."""

@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from pyrolvm._cli.options import count, seed, share, sides
-from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, add_data, add_keeping, add_optimisation, command
+from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, add_data, add_keeping, add_method, command
+from pyrolvm._methods.table import METHODS
 
 __all__ = ["add_evaluate", "add_sample"]
 
@@ -29,7 +30,7 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--hold-out", metavar="SHARE", type=share, help="of a TARGET: fit to the other rows, evaluate on these"
     )
-    add_optimisation(parser)
+    add_method(parser, METHODS["fit"], but=("draws",))
     group = parser.add_argument_group("the evaluation")
     group.add_argument("--held-out", metavar="FILE", help="the model's arguments on new rows: .npz, .json or .csv")
     group.add_argument("--draws", metavar="K", type=count, help="draws of a row for log p(x) (default: 5000)")

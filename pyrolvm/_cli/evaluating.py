@@ -22,12 +22,14 @@ from pyrolvm._cli.runs import choose_folder, kept, picture
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.sources import checked, load_data
 from pyrolvm._cli.target import load_guide, load_problem, target_name
+from pyrolvm._cli.words import plain_words
+from pyrolvm._methods.table import METHODS
 from pyrolvm._results import store
 from pyrolvm.family.choice import resolve
 
 __all__ = ["run"]
 
-FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed")
+FIT_WORDS = plain_words(METHODS["fit"], but=("draws", "engine", "device"))
 WORDS = ("draws", "rows", "shape", "levels", "seed")
 PAGE, PICTURES = "report.html", "pictures"
 

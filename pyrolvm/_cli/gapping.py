@@ -13,12 +13,14 @@ from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import choose_folder, choose_picture, kept, write_picture
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem
+from pyrolvm._cli.words import plain_words
+from pyrolvm._methods.table import METHODS
 from pyrolvm._results import store
 from pyrolvm.family.choice import resolve
 
 __all__ = ["run"]
 
-FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed")
+FIT_WORDS = plain_words(METHODS["fit"], but=("draws", "engine", "device"))
 GAP_WORDS = ("rows", "method", "draws", "seed")
 SHOWN = ("evidence", "best", "elbo", "approximation_gap", "amortization_gap")
 

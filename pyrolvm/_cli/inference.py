@@ -1,4 +1,4 @@
-"""``pyrolvm fit``, ``nuts``, ``exact`` and ``infer``: one posterior, saved and judged."""
+"""``pyrolvm fit``, ``nuts`` and every other method of the table: one posterior, saved and judged."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import choose_folder, kept
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
+from pyrolvm._cli.words import plain_words
+from pyrolvm._methods.table import by_name, method
 
-__all__ = ["given", "outcome", "run", "show"]
-
-FIT_WORDS = ("objective", "learning_rate", "max_steps", "num_particles", "batch_size", "seed", "engine", "device")
-EXACT_WORDS = ("draws", "seed", "device")
-INFER_WORDS = ("budget", "draws", "restarts", "seed", "device")
-NUTS_WORDS = ("chains", "warmup", "draws", "target_accept", "kernel", "seed", "engine", "device")
+__all__ = ["given", "ladder", "outcome", "run", "show"]
 
 
 def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:
@@ -25,22 +22,17 @@ def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
-    """Runs ``fit``, ``nuts``, ``exact`` or ``infer``; returns 1 where the verdict is ``failed``."""
-    method = (args.guide or "auto") if args.command == "fit" else args.command
-    folder = choose_folder(args, f"{target_name(args.target)}-{method}")
-    guide = load_guide(method) if args.command == "fit" else None
+    """Runs a method; returns 1 where the verdict is ``failed``."""
+    row = method(args.command)
+    label = (args.guide or "auto") if row.guided else row.name
+    folder = choose_folder(args, f"{target_name(args.target)}-{label}")
+    guide = (load_guide(label),) if row.guided else ()
     problem = load_problem(args)
     out.note(f"{problem!r}")
-    words: dict[str, Any] = {"progress": out.progress, **kept(args, folder)}
-    posterior: lvm.Posterior
-    if args.command == "nuts":
-        posterior = lvm.nuts(problem, **given(args, NUTS_WORDS), **words)
-    elif args.command == "exact":
-        posterior = lvm.exact(problem, **given(args, EXACT_WORDS), **words)
-    elif args.command == "infer":
-        posterior = lvm.infer(problem, methods=_methods(args.methods), **given(args, INFER_WORDS), **words)
-    else:
-        posterior = lvm.fit(problem, guide, **given(args, FIT_WORDS), **words)
+    words = given(args, plain_words(row))
+    if "methods" in words:
+        words["methods"] = ladder(words["methods"])
+    posterior: lvm.Posterior = row.call(problem, *guide, progress=out.progress, **kept(args, folder), **words)
     if stopped:
         out.log.print(f"stopped; what was reached is saved in {folder}")
     diagnosis = lvm.diagnose(posterior)
@@ -59,11 +51,11 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     return 1 if verdict.status == "failed" else 0
 
 
-def _methods(text: str | None) -> Any:
-    """The methods of a ladder: a word of its own, or guides, ``exact`` and ``nuts`` with commas between them."""
-    if text is None or text in ("auto", "vi"):
-        return text or "auto"
-    return [name if name in ("exact", "nuts") else load_guide(name) for name in text.split(",")]
+def ladder(text: str) -> Any:
+    """The methods of a ladder: a word of its own, or guides and names of methods with commas between them."""
+    if text in ("auto", "vi"):
+        return text
+    return [name if name in by_name() else load_guide(name) for name in text.split(",")]
 
 
 def _again(args: argparse.Namespace) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["count", "dtype", "key_value", "positive", "seed", "share", "sides"]
+from pyrolvm._methods.options import Option
+
+__all__ = ["count", "dtype", "key_value", "metavar", "positive", "read_by", "seed", "share", "sides"]
 
 _MAX_SEED = 2**64
 
@@ -80,3 +83,35 @@ def sides(text: str) -> tuple[int, ...]:
             f"must be height and width as in 28x28, or 32x32x3 with channels, got {text!r}. Fix: pass --shape 28x28."
         )
     return tuple(int(part) for part in text.split("x"))
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    return 0.0 if re.fullmatch(r"\+?0+(\.0*)?", text) else positive(text)
+
+
+def switch(text: str) -> bool | str:
+    """``true``, ``false``, or a word."""
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+_BY_NAME: dict[str, Callable[[str], Any]] = {"seed": seed, "target_accept": share, "tolerance": not_negative}
+_METAVARS = {"budget": "SECONDS", "methods": "NAMES", "target_accept": "P"}
+
+
+def read_by(option: Option) -> Callable[[str], Any]:
+    """What reads the value of a method's option."""
+    if option.name in _BY_NAME:
+        return _BY_NAME[option.name]
+    if "bool" in option.kinds:
+        return switch
+    if "int" in option.kinds:
+        return none_or_more if option.default == 0 else count
+    return positive if "float" in option.kinds else str
+
+
+def metavar(option: Option) -> str:
+    """What stands for the value of a method's option in help."""
+    if option.name in _METAVARS:
+        return _METAVARS[option.name]
+    return "N" if "int" in option.kinds else "X" if "float" in option.kinds else "NAME"

@@ -11,19 +11,18 @@ from pyrolvm._cli.evaluate_words import add_evaluate as _add_evaluate
 from pyrolvm._cli.evaluate_words import add_sample as _add_sample
 from pyrolvm._cli.options import count as _count
 from pyrolvm._cli.options import none_or_more as _none_or_more
-from pyrolvm._cli.options import positive as _positive
 from pyrolvm._cli.options import seed as _seed
 from pyrolvm._cli.words import CODES as _CODES
 from pyrolvm._cli.words import DATA as _DATA
 from pyrolvm._cli.words import GUIDE as _GUIDE
 from pyrolvm._cli.words import TARGET as _TARGET
 from pyrolvm._cli.words import add_keeping as _add_keeping
-from pyrolvm._cli.words import add_optimisation as _add_optimisation
+from pyrolvm._cli.words import add_method as _add_method_options
 from pyrolvm._cli.words import add_picture as _add_picture
 from pyrolvm._cli.words import add_problem as _add_problem
 from pyrolvm._cli.words import add_run as _add_run
-from pyrolvm._cli.words import add_sampling as _add_sampling
 from pyrolvm._cli.words import command as _command
+from pyrolvm._methods.table import METHODS, Method, methods
 
 __all__ = ["build_parser"]
 
@@ -35,6 +34,7 @@ class _Parser(argparse.ArgumentParser):
         kwargs |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
         super().__init__(**kwargs)
         self.known: set[str] = set()
+        self.wanted = True
 
     def error(self, message: str) -> NoReturn:
         if "Fix:" not in message:
@@ -50,8 +50,12 @@ class _Parser(argparse.ArgumentParser):
         return f"{self.prog} --help shows what it takes."
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Builds the parser of all commands."""
+def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """Builds the parser of all commands.
+
+    Args:
+        wanted: the command that is to be read; the others are listed, and may lack options. ``None`` for all of them in full.
+    """
     parser = _Parser(
         prog="pyrolvm",
         description="Bayesian latent variable models on Pyro: posteriors you can trust, and the evidence that you can.",
@@ -66,11 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    commands.wanted = wanted  # type: ignore[attr-defined]
     _add_list(commands)
-    _add_fit(commands)
-    _add_nuts(commands)
-    _add_exact(commands)
-    _add_infer(commands)
+    for row in METHODS.values() if not wanted or wanted in _OURS else methods().values():
+        _add_method(commands, row)
     _add_compare(commands)
     _add_calibrate(commands)
     _add_sweep(commands)
@@ -85,6 +88,14 @@ def build_parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         parser.known.update(command._option_string_actions)
     return parser
+
+
+_OURS = frozenset(
+    {
+        *METHODS, "list", "compare", "calibrate", "sweep", "evidence", "gaps", "evaluate", "sample", "diagnose", "report", "doctor",
+    }
+)  # fmt: skip
+"""Commands for which methods of other distributions need not be looked for, which takes longer than all else that help needs."""
 
 
 def _version() -> str:
@@ -103,92 +114,18 @@ def _add_list(commands: Any) -> None:
     )
 
 
-def _add_fit(commands: Any) -> None:
+def _add_method(commands: Any, row: Method) -> None:
+    guide = _GUIDE if row.guided else ""
+    examples = "".join(f"  {line}\n" for line in row.examples)
     parser = _command(
-        commands,
-        "fit",
-        "inference",
-        "Fit a guide to a problem by variational inference and judge the result.",
-        f"{_TARGET}\n{_DATA}\n{_GUIDE}\nexamples:\n"
-        "  pyrolvm fit eight_schools --guide full_rank --seed 5 --out runs/a\n"
-        "  pyrolvm fit ppca --option k=3 --guide mean_field --max-steps 20000\n"
-        "  pyrolvm fit my_model.py:model --data data.npz --guide my_guides.py:guide --json -\n\n"
-        f"{_CODES}",
+        commands, row.name, "inference", row.does, f"{_TARGET}\n{_DATA}\n{guide}\nexamples:\n{examples}\n{_CODES}"
     )
     _add_problem(parser)
-    parser.add_argument("--guide", metavar="GUIDE", help="the variational family (default: chosen for the problem)")
-    _add_optimisation(parser)
-    _add_run(parser)
-
-
-def _add_nuts(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "nuts",
-        "inference",
-        "Draw from the posterior with the No-U-Turn sampler: the baseline for every guide.",
-        f"{_TARGET}\n{_DATA}\nexamples:\n"
-        "  pyrolvm nuts eight_schools --chains 4 --draws 2000 --target-accept 0.95\n"
-        "  pyrolvm nuts my_model.py:model --data data.csv --out runs/nuts\n\n"
-        f"{_CODES}",
-    )
-    _add_problem(parser)
-    _add_sampling(parser)
-    _add_run(parser)
-
-
-def _add_exact(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "exact",
-        "inference",
-        "Draw from the posterior itself, with the evidence, where the model's structure gives it; or say why it does not.",
-        f"{_TARGET}\n{_DATA}\nexamples:\n"
-        "  pyrolvm exact my_model.py:regression --data data.csv\n"
-        "  pyrolvm exact my_model.py:hmm --data data.npz --draws 10000 --out runs/exact\n\n"
-        f"{_CODES}",
-    )
-    _add_problem(parser)
-    group = parser.add_argument_group("the draws")
-    group.add_argument("--draws", metavar="N", type=_count, help="independent draws to keep (default: 4000)")
-    _add_run(parser, engine=False, checkpoints=False)
-
-
-def _add_infer(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "infer",
-        "inference",
-        "Climb from cheap methods to dear ones until the posterior can be trusted.",
-        f"{_TARGET}\n{_DATA}\nexamples:\n"
-        "  pyrolvm infer eight_schools\n"
-        "  pyrolvm infer my_model.py:model --data data.csv --methods vi --out runs/a\n"
-        "  pyrolvm infer eight_schools --methods student,flow,nuts --budget 60\n\n"
-        f"{_CODES}",
-    )
-    _add_problem(parser)
-    group = parser.add_argument_group("the ladder")
-    group.add_argument(
-        "--methods",
-        metavar="NAMES",
-        help="auto, vi (guides alone), or guides, exact and nuts in order, with commas (default: auto)",
-    )
-    group.add_argument(
-        "--budget",
-        metavar="SECONDS",
-        type=_positive,
-        help="after this time end the method that runs, begin no other",
-    )
-    group.add_argument(
-        "--draws", metavar="N", type=_count, help="posterior draws to keep (default: 8000, exact ones 4000)"
-    )
-    group.add_argument(
-        "--restarts",
-        metavar="N",
-        type=_count,
-        help="runs with other seeds that a trusted guide must agree with (default: 0)",
-    )
-    _add_run(parser, engine=False)
+    if row.guided:
+        parser.add_argument("--guide", metavar="GUIDE", help="the variational family (default: chosen for the problem)")
+    _add_method_options(parser, row)
+    if parser.wanted:  # type: ignore[attr-defined]
+        _add_run(parser, engine="engine" in row.options, checkpoints=row.keeps)
 
 
 def _add_compare(commands: Any) -> None:
@@ -214,8 +151,9 @@ def _add_compare(commands: Any) -> None:
         "--nuts", action=argparse.BooleanOptionalAction, default=True, help="run NUTS too (default: yes)"
     )
     parser.add_argument("--reference", metavar="NAME", help="the method to hold the others against (default: nuts)")
-    _add_optimisation(parser)
-    _add_sampling(parser)
+    nuts = METHODS["nuts"]
+    _add_method_options(parser, METHODS["fit"], but=nuts.options if parser.wanted else ())  # type: ignore[attr-defined]
+    _add_method_options(parser, nuts)
     _add_run(parser)
 
 
@@ -237,7 +175,8 @@ def _add_calibrate(commands: Any) -> None:
         "--method",
         metavar="NAME",
         default="auto",
-        help="auto (infer), infer, nuts, exact, a guide with or without options, or path/file.py:guide (default: auto)",
+        help=f"auto (infer), {', '.join(name for name in METHODS if name != 'fit')}, a guide with or without options, or "
+        "path/file.py:guide (default: auto)",
     )
     group.add_argument("--simulations", metavar="N", type=_count, help="how many data sets (default: 200)")
     group.add_argument("--ranked", metavar="N", type=_count, help="draws that a truth is ranked among (default: 127)")
@@ -267,7 +206,7 @@ def _add_sweep(commands: Any) -> None:
         "--guide",
         metavar="GUIDE",
         action="append",
-        help="a guide, or auto, nuts, infer or exact; repeatable (default: auto)",
+        help=f"a guide, or auto, {', '.join(name for name in METHODS if name != 'fit')}; repeatable (default: auto)",
     )
     group.add_argument("--seeds", metavar="N", default="1", help="how many seeds, or which, with commas (default: 1)")
     group.add_argument("--jobs", metavar="N", type=_count, help="processes (default: one for each processor)")
@@ -288,8 +227,10 @@ def _add_sweep(commands: Any) -> None:
     group.add_argument(
         "--keep", action=argparse.BooleanOptionalAction, default=True, help="save posteriors too (default: yes)"
     )
-    _add_optimisation(parser)
-    _add_sampling(parser)
+    taken: set[str] = set()
+    for row in methods().values() if parser.wanted else ():  # type: ignore[attr-defined]
+        _add_method_options(parser, row, but=taken)
+        taken |= set(row.options)
     group = parser.add_argument_group("the run")
     group.add_argument(
         "--engine", metavar="NAME", help="what runs models: auto, c, jax, torch (guides only) or pyro (default: auto)"
@@ -344,7 +285,7 @@ def _add_gaps(commands: Any) -> None:
     )
     _add_problem(parser)
     parser.add_argument("--guide", metavar="GUIDE", default="amortized", help="the guide (default: amortized)")
-    _add_optimisation(parser)
+    _add_method_options(parser, METHODS["fit"], but=("draws",))
     group = parser.add_argument_group("the gaps")
     group.add_argument("--rows", metavar="N", type=_count, help="how many rows to look at (default: all)")
     group.add_argument(

@@ -7,41 +7,33 @@ from typing import Any
 
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError
+from pyrolvm._cli.inference import given, ladder
 from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import choose_folder, kept
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
+from pyrolvm._cli.words import plain_words
+from pyrolvm._methods.table import by_name, methods
 
 __all__ = ["run", "show"]
 
-CALLS = ("auto", "infer", "nuts", "exact")
-SHARED = (
-    "objective",
-    "learning_rate",
-    "max_steps",
-    "num_particles",
-    "batch_size",
-    "warmup",
-    "chains",
-    "draws",
-    "target_accept",
-    "engine",
-    "device",
-)
 COLUMNS = ["done", "trusted", "elbo", "elbo_spread", "khat", "mean_diff", "sd_ratio", "seconds"]
 
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``sweep``; returns 1 where a cell is not done."""
     folder = choose_folder(args, f"{target_name(args.targets[0])}-sweep")
-    guides = {text: text if text in CALLS else load_guide(text) for text in args.guide or ["auto"]}
+    guides = {text: text if text in ("auto", *by_name()) else load_guide(text) for text in args.guide or ["auto"]}
     problems = {}
     for target in args.targets:
         args.target = target
         problems[target_name(target)] = load_problem(args)
     if len(problems) < len(args.targets):
         raise ArgumentError("two TARGETs have one name. Fix: name each problem once, or rename a function.")
-    options = {name: value for name in SHARED if (value := getattr(args, name)) is not None}
+    shared = dict.fromkeys(name for row in methods().values() for name in plain_words(row, but=("seed",)))
+    options = given(args, tuple(shared))
+    if "methods" in options:
+        options["methods"] = ladder(options["methods"])
     words: dict[str, Any] = {
         "jobs": args.jobs,
         "backend": args.backend,

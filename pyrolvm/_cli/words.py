@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any
 
-from pyrolvm._cli.options import count, dtype, key_value, positive, seed, share
+from pyrolvm._cli.options import dtype, key_value, metavar, positive, read_by, seed
+from pyrolvm._methods.options import Option
+from pyrolvm._methods.table import Method
 
 __all__ = [
     "CODES",
@@ -13,12 +16,12 @@ __all__ = [
     "GUIDE",
     "TARGET",
     "add_data",
-    "add_optimisation",
+    "add_method",
     "add_picture",
     "add_problem",
     "add_run",
-    "add_sampling",
     "command",
+    "plain_words",
 ]
 
 TARGET = """\
@@ -48,6 +51,7 @@ def command(commands: Any, name: str, module: str, does: str, epilog: str) -> ar
     """A command with what all of them take."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does, epilog=epilog)
     parser.set_defaults(module=module)
+    parser.wanted = commands.wanted in (None, name)  # type: ignore[attr-defined]
     parser.add_argument("--json", metavar="FILE", help="also write the outcome as JSON; '-' for stdout")
     parser.add_argument("--quiet", action="store_true", help="print errors only, and what --json asks for")
     return parser
@@ -78,24 +82,35 @@ def add_data(group: Any) -> None:
     group.add_argument("--dtype", type=dtype, help="float32 or float64 (default: as the problem has it)")
 
 
-def add_optimisation(parser: argparse.ArgumentParser) -> None:
-    """What a fit takes."""
-    group = parser.add_argument_group("variational inference")
-    group.add_argument("--objective", metavar="NAME", help="what is maximised (default: chosen for guide and problem)")
-    group.add_argument("--learning-rate", metavar="X", type=positive, help="the rate before it decays")
-    group.add_argument("--max-steps", metavar="N", type=count, help="the most optimisation steps to take")
-    group.add_argument("--num-particles", metavar="N", type=count, help="draws per gradient estimate")
-    group.add_argument("--batch-size", metavar="N", type=count, help="rows per step (default: all)")
+RUN = ("seed", "engine", "device")
+"""Options that all methods have in common, in a group of their own."""
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """What NUTS takes."""
-    group = parser.add_argument_group("NUTS")
-    group.add_argument("--chains", metavar="N", type=count, help="independent chains (default: 4)")
-    group.add_argument("--warmup", metavar="N", type=count, help="adaptation steps per chain (default: 1000)")
-    group.add_argument("--draws", metavar="N", type=count, help="draws per chain (default: 1000)")
-    group.add_argument("--target-accept", metavar="P", type=share, help="acceptance rate to adapt to (default: 0.8)")
-    group.add_argument("--kernel", metavar="NAME", help="the sampler: auto, numpyro or nutpie (default: auto)")
+def add_method(parser: argparse.ArgumentParser, row: Method, *, but: Collection[str] = ()) -> None:
+    """The options of a method that can be given as text.
+
+    Args:
+        parser: the command's parser.
+        row: the method.
+        but: options that the command has already, or means otherwise.
+    """
+    if not getattr(parser, "wanted", True):
+        return  # what a method takes is read off its source, which takes a while
+    group = parser.add_argument_group(row.name)
+    for option in row.options.values():
+        if option.is_plain and option.name not in (*RUN, *but):
+            word = f"--{option.name.replace('_', '-')}"
+            group.add_argument(word, metavar=metavar(option), type=read_by(option), help=_help(option))
+
+
+def _help(option: Option) -> str:
+    told = "" if option.default in (None, "") else f" (default: {option.default})"
+    return f"{option.sentence}{told}".replace("%", "%%")
+
+
+def plain_words(row: Method, *, but: Collection[str] = ()) -> tuple[str, ...]:
+    """The options of a method that a command may have been given."""
+    return tuple(option.name for option in row.options.values() if option.is_plain and option.name not in but)
 
 
 def add_picture(group: Any, what: str) -> None:

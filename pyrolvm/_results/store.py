@@ -14,7 +14,7 @@ import torch
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import PyrolvmError, StoreError
 from pyrolvm._program.problem import Problem
-from pyrolvm._results.base import Chains, Exact, Fit, Posterior
+from pyrolvm._results.base import Fit, Posterior
 from pyrolvm._results.identity import describe, identity
 from pyrolvm._results.saving import KIND, bundle, form, is_partial, save, write_tree
 from pyrolvm._runs.identity import warn_of
@@ -26,7 +26,6 @@ from pyrolvm.family.guide import Guide
 __all__ = ["KIND", "bundle", "check_types", "codec", "describe", "identity", "is_partial", "read", "save", "write_tree"]
 
 _FILES = ("data", "params", "meta")
-_KINDS: dict[str, type[Posterior]] = {"Fit": Fit, "Chains": Chains, "Exact": Exact}
 
 
 def codec(problem: Problem | None = None, guide: Any = None, about: Mapping[str, Any] | None = None) -> runs.Codec[Any]:
@@ -57,10 +56,10 @@ def read(folder: Path, problem: Problem | None, guide: Any) -> Posterior:
 def _made(
     folder: Path, paths: Mapping[str, runs.Stored], meta: Mapping[str, Any], problem: Problem | None, guide: Any
 ) -> Posterior:
-    kind = _KINDS.get(str(meta.get("kind")))
+    kind = Posterior.kinds.get(str(meta.get("kind")))
     if kind is None:
         raise StoreError(
-            f"{folder} holds a {meta.get('kind')!r}, expected one of {', '.join(_KINDS)}. Fix: update pyrolvm."
+            f"{folder} holds a {meta.get('kind')!r}, expected one of {', '.join(Posterior.kinds)}. Fix: update pyrolvm."
         )
     attached = _attach(folder, meta, problem)
     fields: dict[str, Any] = {

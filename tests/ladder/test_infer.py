@@ -412,7 +412,7 @@ def test_chains_come_before_a_flow_where_they_are_quicker(
         tried.append(method)
         yield None, inference.Rung(method, "error", None, None, None, 0.0, "not run")
 
-    monkeypatch.setattr("pyrolvm.family.gradient_seconds", lambda _: seconds)
+    monkeypatch.setattr(inference, "gradient_seconds", lambda _: seconds)
     monkeypatch.setattr(inference, "_exactly", lambda *_: None)
     monkeypatch.setattr(inference, "_tried", attempted)
     monkeypatch.setattr(

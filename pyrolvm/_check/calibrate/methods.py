@@ -15,6 +15,8 @@ from torch import Tensor
 
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError, FitError, unknown_name
+from pyrolvm._methods import table
+from pyrolvm._methods.table import by_name
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._results import store
@@ -25,9 +27,6 @@ from pyrolvm.family.choice import resolve
 from pyrolvm.family.guide import Guide
 
 __all__ = ["Method", "Outcome"]
-
-CALLS = ("infer", "nuts", "exact")
-"""Methods that are functions of this package, besides ``fit`` with a guide."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Method:
 
     Attributes:
         name: what it is called.
-        kind: ``"fit"``, one of :data:`CALLS`, or ``"function"``.
+        kind: the name of a row of the table of methods, or ``"function"``.
         subject: the guide of a fit, or the user's function.
         options: passed to the call.
     """
@@ -77,10 +76,10 @@ class Method:
                     f"{name} is an argument of {caller}, not of single fits. Fix: leave it out of the options."
                 )
         method = "infer" if isinstance(method, str) and method == "auto" else method
-        if isinstance(method, str) and method in CALLS:
+        if isinstance(method, str) and method in by_name():
             found = cls(method, method, None, options)
         elif isinstance(method, str) and method not in registry.guides():
-            raise unknown_name("method", method, [*CALLS, *registry.guides()])
+            raise unknown_name("method", method, [*by_name(), *registry.guides()])
         elif _takes_problem(method, problem):
             found = cls(str(getattr(method, "__name__", type(method).__name__)), "function", method, options)
         else:
@@ -127,8 +126,7 @@ class Method:
             with runtime.random_state(seed, problem.device):
                 return self.subject(problem, **self._seeded(seed))
         given = (self.subject,) if self.kind == "fit" else ()
-        words = self._seeded(seed) if self.kind == "exact" else {"progress": False, "seed": seed}
-        return self._call()(problem, *given, **{**self.options, **words})
+        return self._call()(problem, *given, **self.options, progress=False, seed=seed)
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
@@ -136,20 +134,12 @@ class Method:
         return _parameters(self.subject if self.kind == "function" else self._call())
 
     def _call(self) -> Callable[..., Any]:
-        import pyrolvm
-
-        name = "fit" if self.kind == "fit" else self.kind
-        call: Callable[..., Any] | None = getattr(pyrolvm, name, None)
-        if call is None:
-            raise ArgumentError(
-                f"this version of pyrolvm has no method {name!r}. Fix: use one of infer, nuts, or a guide."
-            )
-        return call
+        return table.method(self.kind).call
 
     def _seeded(self, seed: int) -> dict[str, Any]:
-        call = self.subject if self.kind == "function" else self._call()
-        words = dict(self.options) if self.kind == "function" else {}
-        return {**words, **{n: v for n, v in (("seed", seed), ("progress", False)) if n in _parameters(call)}}
+        """The options of the user's function, with the seed where it takes one."""
+        words = {"seed": seed, "progress": False}
+        return {**self.options, **{name: value for name, value in words.items() if name in _parameters(self.subject)}}
 
     def _check_options(self) -> None:
         known = self.parameters

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int, unknown_name
-from pyrolvm._check.calibrate.methods import CALLS, Method
+from pyrolvm._check.calibrate.methods import Method
+from pyrolvm._methods.table import by_name
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm.family import registry
 from pyrolvm.family.choice import resolve
@@ -126,8 +127,8 @@ def _method(given: Any, problem: Problem, label: str, own: Mapping[str, Any], sh
     """A method with its own options, and those of the shared ones that it takes."""
     if isinstance(given, str) and given == "auto":  # what fit calls so; calibrate means infer
         given = resolve("auto", problem)
-    if isinstance(given, str) and given not in (*CALLS, *registry.guides()):
-        raise unknown_name("guide or method", given, [*CALLS, *registry.guides()])
+    if isinstance(given, str) and given not in (*by_name(), *registry.guides()):
+        raise unknown_name("guide or method", given, [*by_name(), *registry.guides()])
     for name in (*own, *shared):
         if name in ("out", "resume", "seed", "progress", "callbacks"):
             raise ArgumentError(f"{name} cannot be set for the cells of a sweep. Fix: leave it out.")

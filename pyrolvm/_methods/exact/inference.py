@@ -56,8 +56,8 @@ def exact(
         draws: independent draws to keep; by default 4,000, fewer where they would fill the memory.
         params: values at which learnable model parameters are held: a result that was fitted, or unconstrained values by store
             name; by default the values that they have now.
-        device: as in :func:`pyrolvm.fit`; ``"auto"`` leaves the problem where its data are.
-        seed: makes the draws repeatable.
+        device: where to run, as in :func:`pyrolvm.fit`; ``"auto"`` leaves the problem where its data are.
+        seed: the same seed gives the same draws.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
         out: a folder to save the result in.
         resume: with ``out``: return the finished result that is there, if it is of the same problem, parameters, draws and seed; a run

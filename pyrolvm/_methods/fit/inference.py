@@ -112,17 +112,17 @@ def fit(
         problem: a model with its data.
         guide: a registered name (``lvm.guides()``), ``lvm.guide(name, **options)``, a Pyro guide function, an AutoGuide
             class or instance; ``"auto"`` chooses by the problem's size and structure.
-        objective: ``"auto"`` (analytic KL where the guide factorises, discrete latents summed out), ``"Trace_ELBO"``,
-            ``"TraceMeanField_ELBO"``, ``"TraceEnum_ELBO"``, ``"StickingTheLanding_ELBO"`` (without the guide's score, which adds noise:
-            what ``"auto"`` takes for Gaussian guides), or any Pyro ELBO class or instance.
+        objective: what is maximised: ``"auto"`` (analytic KL where the guide factorises, discrete latents summed out),
+            ``"Trace_ELBO"``, ``"TraceMeanField_ELBO"``, ``"TraceEnum_ELBO"``, ``"StickingTheLanding_ELBO"`` (without the guide's
+            score, which adds noise: what ``"auto"`` takes for Gaussian guides), or any Pyro ELBO class or instance.
         optimizer: ``None`` for Adam; a torch optimiser class or function of parameters; or a Pyro optimiser, whose
             schedule is then its own.
         learning_rate: the rate before the decay; by default 0.02 for Adam.
-        schedule: ``"decay"`` lowers the rate where no average is taken, ``"constant"`` never; ``"cosine"``, ``"linear"``,
-            ``"warmup"`` and ``"warmup_cosine"`` follow the whole budget, whatever the ELBO does; or a function from the step to
-            a multiple of the rate.
+        schedule: how the rate changes: ``"decay"`` lowers it where no average is taken, ``"constant"`` never; ``"cosine"``,
+            ``"linear"``, ``"warmup"`` and ``"warmup_cosine"`` follow the whole budget, whatever the ELBO does; or a function from
+            the step to a multiple of the rate.
         clip_norm: bound on the gradient's norm.
-        max_steps: the budget; by default 20,000. ``tolerance=0`` takes them all.
+        max_steps: the most steps to take; by default 20,000. ``tolerance=0`` takes them all.
         tolerance: how many nats of ELBO the plateau test may miss, by default 0.03 and 1e-4 of the ELBO's size (1e-3 with
             minibatches); 0 switches the test off.
         num_particles: draws a step; by default 16 where they run at once, 1 where they do not.
@@ -138,12 +138,13 @@ def fit(
         draws: posterior draws to keep; by default 4,000, fewer where they would fill the memory.
         callbacks: functions of a ``Step``; one that returns ``True`` ends the search. One with an attribute
             ``every`` is called every so many steps. :mod:`pyrolvm.callbacks` has some.
-        engine: ``"auto"`` chooses by problem and device: the captured program compiled from C (``"c"``), by XLA (``"jax"``) or
-            by torch (``"torch"``), or stock Pyro (``"pyro"``), which runs what cannot be captured. The result says which, and why.
-        device: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` leaves small problems where their data are and takes a GPU, where
+        engine: what runs guide and model: ``"auto"`` chooses by problem and device: the captured program compiled from C (``"c"``),
+            by XLA (``"jax"``) or by torch (``"torch"``), or stock Pyro (``"pyro"``), which runs what cannot be captured. The result
+            says which, and why.
+        device: where to run: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` leaves small problems where their data are and takes a GPU, where
             there is one, for models with learnable networks.
         dtype: a floating dtype to run in; by default the data's.
-        seed: makes the fit repeatable.
+        seed: the same seed gives the same result.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
         out: a folder to save the result in, and checkpoints on the way.
         resume: with ``out``: return the finished result that is there, or go on from the last checkpoint, if it is of the same model,

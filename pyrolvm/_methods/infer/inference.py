@@ -25,6 +25,9 @@ from pyrolvm._methods.infer.correction import correct
 from pyrolvm._methods.infer.orbits import complete
 from pyrolvm._methods.infer.restarts import with_restarts
 from pyrolvm._methods.nuts import nuts
+from pyrolvm._methods.table import Method, by_name
+from pyrolvm._methods.table import method as method_of
+from pyrolvm._methods.table import methods as all_methods
 from pyrolvm._program.code import fingerprint
 from pyrolvm._program.density import with_digits
 from pyrolvm._program.problem import Problem, check_problem
@@ -152,20 +155,20 @@ def infer(
 
     Args:
         problem: a model with its data.
-        methods: ``"auto"``: the exact posterior if there is one, else the guides that suit the size of the problem, then NUTS started
-            from the best of them, before a flow where its gradients in C are quicker than a flow's steps; ``"vi"``: the guides
-            alone; or a list of guides (names, recipes, Pyro guides), ``"exact"`` and
-            ``"nuts"``, in order.
-        budget: seconds. A method that runs then ends as at an interrupt, with the steps or draws that it has, and is judged by
-            them; no other is begun. What runs in one piece, such as a compilation, and the making of the result may take some
-            seconds more.
+        methods: what to try: ``"auto"``, the exact posterior if there is one, else the guides that suit the size of the problem,
+            then NUTS started from the best of them, before a flow where its gradients in C are quicker than a flow's steps, then
+            methods that say so (the field ``rung`` of the table of methods); ``"vi"``, the guides alone; or a list of guides
+            (names, recipes, Pyro guides) and of names of other methods (``"exact"``, ``"nuts"``, ...), in order.
+        budget: the seconds that it may take. A method that runs then ends as at an interrupt, with the steps or draws that it has,
+            and is judged by them; no other is begun. What runs in one piece, such as a compilation, and the making of the result
+            may take some seconds more.
         draws: posterior draws to keep; by default 8,000 (4,000 where they are exact), fewer where they would fill the memory, and
             1,000 of each of 4 chains; 4,000 of each where 1,000 were nearly enough for R-hat and ESS, and quickly drawn.
-        restarts: how often to run a guide that is trusted again, with other seeds, which must find the same means and sds for it to
-            stay so. Weights cannot see a mode that no draw reached; another start may.
-        device: as in :func:`pyrolvm.fit`.
+        restarts: how often to run a guide that is trusted again; these runs, with other seeds, must find the same means and sds for
+            it to stay so. Weights cannot see a mode that no draw reached; another start may.
+        device: where to run, as in :func:`pyrolvm.fit`.
         dtype: a floating dtype to run in; by default the data's, and float64 where that turns out to have too few digits.
-        seed: makes it repeatable.
+        seed: the same seed gives the same result.
         progress: whether to show bars; or a function of ``(done, total, text)``.
         out: a folder to save the result in, and on the way what each method has reached.
         resume: with ``out``: return the finished result that is there, or go on with the run, if it is of the same problem, options,
@@ -217,10 +220,15 @@ def infer(
 
 def _described(method: Any, problem: Problem) -> str:
     """A method as a run's identity holds it."""
-    if method in ("exact", "nuts"):
+    if _row(method) is not None:
         return str(method)
     recipe = resolve(method, problem)
     return f"{recipe} {fingerprint(recipe.construct)}"
+
+
+def _row(method: Any) -> Method | None:
+    """The row of a method that is asked for by its name; ``None`` for a guide."""
+    return method_of(method) if isinstance(method, str) and method in by_name() and method != "infer" else None
 
 
 def _found(climb: _Climb, methods: str | Sequence[Any], chosen: list[Any]) -> Posterior:
@@ -248,16 +256,15 @@ def _methods(methods: str | Sequence[Any], problem: Problem) -> list[Any]:
     if isinstance(methods, str):
         if methods not in ("auto", "vi"):
             raise ArgumentError(
-                f'methods must be "auto", "vi" or a list of guides, "exact" and "nuts", got {methods!r}. '
+                f'methods must be "auto", "vi" or a list of guides and methods, got {methods!r}. '
                 f"Fix: pass methods=[{methods!r}]."
             )
-        return [*_guides(problem), *(["nuts"] if methods == "auto" and _can_sample(problem) else [])]
+        further = ["nuts", *(name for name, row in all_methods().items() if row.rung)]
+        return [*_guides(problem), *(further if methods == "auto" and _can_sample(problem) else [])]
     if not isinstance(methods, Sequence) or not methods:
-        raise ArgumentError(
-            f'methods must be a list of guides, "exact" and "nuts", got {methods!r}. Fix: use methods="auto".'
-        )
+        raise ArgumentError(f'methods must be a list of guides and methods, got {methods!r}. Fix: use methods="auto".')
     for method in methods:
-        if method not in ("exact", "nuts"):
+        if _row(method) is None:
             resolve(method, problem)
     return list(methods)
 
@@ -326,16 +333,12 @@ def _recorded(result: Posterior, rungs: list[Rung]) -> Posterior:
 
 def _tried(climb: _Climb, method: Any, found: list[Posterior]) -> Iterator[tuple[Posterior | None, Rung]]:
     """What a method gives, each attempt of it."""
-    if method == "exact":
-        yield _attempt(
-            "exact", lambda: exact(climb.problem, draws=climb.draws, seed=climb.seed, progress=climb.progress)
-        )
+    row = _row(method)
+    if row is None:
+        yield _attempt(str(getattr(method, "__name__", method)), lambda: _confirmed(climb, method))
         return
-    if method != "nuts":
-        yield _attempt(
-            str(getattr(method, "__name__", method)),
-            lambda: _confirmed(climb, method),
-        )
+    if row.name != "nuts":
+        yield _attempt(row.name, lambda: _asked(climb, row))
         return
     for accept in CAREFUL:
         name = "nuts" if accept == CAREFUL[0] else f"nuts, target_accept={accept}"
@@ -351,6 +354,17 @@ def _tried(climb: _Climb, method: Any, found: list[Posterior]) -> Iterator[tuple
             yield result, rung
         if result is None or spent() or not any("divergences" in r.figures for r in _doubts(result)):
             return
+
+
+def _asked(climb: _Climb, row: Method) -> Posterior:
+    """What a method gives that takes a problem alone."""
+    words: dict[str, Any] = {"seed": climb.seed, "progress": climb.progress}
+    if climb.draws is not None and "draws" in row.options:
+        words["draws"] = climb.draws
+    if row.keeps:
+        words |= climb.kept(row.name)
+    result: Posterior = row.call(climb.problem, **words)
+    return result
 
 
 def _doubts(result: Posterior) -> list[Reason]:

@@ -88,7 +88,7 @@ def nuts(
 
     Args:
         problem: a model with its data.
-        chains: number of chains; at least two are needed for a trusted verdict.
+        chains: independent chains; at least two are needed for a trusted verdict.
         warmup: transitions of each chain that adapt step size and mass matrix, and are dropped.
         draws: transitions of each chain that are kept.
         target_accept: mean acceptance probability to adapt to, between 0 and 1; nearer to 1 is slower and diverges less. ``"auto"``
@@ -99,20 +99,20 @@ def nuts(
             uniform in (-2, 2) on the unconstrained scale. Of a fit, chains take starts from its draws, the first mass matrix from
             their covariance where there is no frame, and learnable model parameters; a warmup of 100 to 300 transitions is
             then usually enough.
-        dense_mass: whether the mass matrix has all entries (``True``) or its diagonal only (``False``); ``"auto"`` takes all
+        dense_mass: whether the mass matrix has all entries: ``True``, or its diagonal only, ``False``; ``"auto"`` takes all
             where few unknowns are strongly correlated in the frame or the fit.
-        precondition: ``"frame"`` samples in coordinates in which the posterior is nearly standard normal, found by ascents and
-            natural gradients before the first transition; ``"none"`` in plain unconstrained space; ``"auto"`` takes the frame
-            up to 500 unknowns and 50,000 observed numbers. Draws are of the model's own sites all the same, and of the same
-            posterior: the coordinates change how fast chains move, not where to.
-        engine: ``"c"`` compiles the captured model's gradient from C, ``"jax"`` by XLA, ``"pyro"`` runs the model as it is;
-            ``"auto"`` takes the first that can. ``engine_reason`` of the result tells which and why.
-        kernel: ``"nutpie"`` runs on engine ``"c"``, and on ``"jax"`` with a call into
+        precondition: the coordinates to sample in: ``"frame"`` samples in coordinates in which the posterior is nearly standard
+            normal, found by ascents and natural gradients before the first transition; ``"none"`` in plain unconstrained space;
+            ``"auto"`` takes the frame up to 500 unknowns and 50,000 observed numbers. Draws are of the model's own sites all the
+            same, and of the same posterior: the coordinates change how fast chains move, not where to.
+        engine: what runs the model: ``"c"`` compiles the captured model's gradient from C, ``"jax"`` by XLA, ``"pyro"`` runs the
+            model as it is; ``"auto"`` takes the first that can. ``engine_reason`` of the result tells which and why.
+        kernel: the sampler: ``"nutpie"`` runs on engine ``"c"``, and on ``"jax"`` with a call into
             Python for each gradient; ``"numpyro"`` on ``"jax"``. ``"auto"`` is nutpie where the gradient
             can be compiled from C, else NumPyro's.
-        device: as in :func:`pyrolvm.fit`; ``"auto"`` leaves the problem where its data are.
+        device: where to run, as in :func:`pyrolvm.fit`; ``"auto"`` leaves the problem where its data are.
         dtype: a floating dtype to run in; by default the data's.
-        seed: makes the run repeatable.
+        seed: the same seed gives the same result.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
         out: a folder to save the result in, and checkpoints on the way: where each chain is, and its draws as they come.
         resume: with ``out``: return the finished result that is there, or go on from the last checkpoint, if it is of the same model,

@@ -1,0 +1,173 @@
+"""The table of methods: each way from a problem to a posterior is a row, and whoever runs methods by name reads it here.
+
+The command line has a command for each row, with the options of its function; :func:`pyrolvm.calibrate` and :func:`pyrolvm.sweep` run
+rows by name; :func:`pyrolvm.infer` climbs those that are rungs; :func:`pyrolvm.load` knows their results.
+
+Another distribution adds a row by an entry point of the group ``pyrolvm.methods``: its name, and ``module:row`` where ``row`` is a
+:class:`Method`. Nothing is imported before its name is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from pyrolvm._base.errors import PluginError, unknown_name
+from pyrolvm._methods.options import Option, options_of
+
+__all__ = ["METHODS", "Method", "by_name", "method", "methods"]
+
+GROUP = "pyrolvm.methods"
+
+
+class Method(NamedTuple):
+    """A way from a problem to a posterior.
+
+    Attributes:
+        name: what it is called everywhere.
+        home: its function, as ``module:function`` where it is written. It takes a problem (and a guide, where ``guided``) and
+            keywords, ``seed`` and ``progress`` among them, and returns a :class:`pyrolvm.Posterior`.
+        result: the class of what it returns, as ``module:class``.
+        does: one sentence for the list of commands.
+        examples: lines that show its command.
+        guided: whether its second argument is a guide. There is one such method; the others are asked for by their names.
+        rung: whether :func:`pyrolvm.infer` tries it by itself after NUTS, where no method before could be trusted.
+    """
+
+    name: str
+    home: str
+    result: str
+    does: str
+    examples: tuple[str, ...] = ()
+    guided: bool = False
+    rung: bool = False
+
+    @property
+    def call(self) -> Callable[..., Any]:
+        """Its function.
+
+        Raises:
+            PluginError: if it cannot be imported.
+        """
+        return _imported(self.name, self.home)
+
+    @property
+    def returns(self) -> type:
+        """The class of its results.
+
+        Raises:
+            PluginError: if it cannot be imported.
+        """
+        return _imported(self.name, self.result)
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """Its options by name, but for those that say where a run is kept or how it is shown; nothing is imported for it."""
+        return {name: option for name, option in options_of(self.home).items() if option.counts}
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps what it reaches on the way, and goes on from there."""
+        return "checkpoint_every" in options_of(self.home)
+
+
+def _imported(name: str, home: str) -> Any:
+    module, _, attribute = home.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise PluginError(
+            f"method {name!r} ({home}) cannot be imported: {type(error).__name__}: {error}. "
+            "Fix: repair or uninstall the distribution that it comes from."
+        ) from error
+
+
+_ROWS = (
+    Method(
+        "fit",
+        "pyrolvm._methods.fit.inference:fit",
+        "pyrolvm._results:Fit",
+        "Fit a guide to a problem by variational inference and judge the result.",
+        (
+            "pyrolvm fit eight_schools --guide full_rank --seed 5 --out runs/a",
+            "pyrolvm fit ppca --option k=3 --guide mean_field --max-steps 20000",
+            "pyrolvm fit my_model.py:model --data data.npz --guide my_guides.py:guide --json -",
+        ),
+        guided=True,
+    ),
+    Method(
+        "nuts",
+        "pyrolvm._methods.nuts.inference:nuts",
+        "pyrolvm._results:Chains",
+        "Draw from the posterior with the No-U-Turn sampler: the baseline for every guide.",
+        (
+            "pyrolvm nuts eight_schools --chains 4 --draws 2000 --target-accept 0.95",
+            "pyrolvm nuts my_model.py:model --data data.csv --out runs/nuts",
+        ),
+    ),
+    Method(
+        "exact",
+        "pyrolvm._methods.exact.inference:exact",
+        "pyrolvm._results:Exact",
+        "Draw from the posterior itself, with the evidence, where the model's structure gives it; or say why it does not.",
+        (
+            "pyrolvm exact my_model.py:regression --data data.csv",
+            "pyrolvm exact my_model.py:hmm --data data.npz --draws 10000 --out runs/exact",
+        ),
+    ),
+    Method(
+        "infer",
+        "pyrolvm._methods.infer.inference:infer",
+        "pyrolvm._results:Posterior",
+        "Climb from cheap methods to dear ones until the posterior can be trusted.",
+        (
+            "pyrolvm infer eight_schools",
+            "pyrolvm infer my_model.py:model --data data.csv --methods vi --out runs/a",
+            "pyrolvm infer eight_schools --methods student,flow,nuts --budget 60",
+        ),
+    ),
+)
+
+METHODS: Mapping[str, Method] = {row.name: row for row in _ROWS}
+"""The rows of this distribution, by name."""
+
+
+def methods() -> dict[str, Method]:
+    """All rows by name: ours, then those of other distributions, which cannot take our names.
+
+    Raises:
+        PluginError: if an entry point of :data:`GROUP` cannot be imported or is no :class:`Method`.
+    """
+    from importlib.metadata import entry_points  # which takes a while to import
+
+    found = dict(METHODS)
+    for point in entry_points(group=GROUP):
+        if point.name in found:
+            continue
+        row = _imported(point.name, point.value)
+        if not isinstance(row, Method):
+            raise PluginError(
+                f"method {point.name!r} ({point.value}) is a {type(row).__name__}, expected a Method. "
+                "Fix: point the entry point at the row, see docs/write-a-plugin.md."
+            )
+        found[point.name] = row
+    return found
+
+
+def by_name() -> list[str]:
+    """The names of the methods that are asked for by name alone, without a guide."""
+    return [name for name, row in methods().items() if not row.guided]
+
+
+def method(name: str) -> Method:
+    """A row.
+
+    Raises:
+        UnknownNameError: if there is none of that name.
+        PluginError: if it cannot be imported.
+    """
+    found = methods()
+    if name not in found:
+        raise unknown_name("method", name, found)
+    return found[name]
