@@ -82,7 +82,7 @@ def test_engines_that_are_not_there_leave_it_to_the_next(monkeypatch: pytest.Mon
         raise lvm.CaptureError("not here.")
 
     with lvm.Problem(plain, Y).session(seed=0):
-        monkeypatch.setattr("pyrolvm._capture.native.compile_gradient", refuses)
+        monkeypatch.setattr("pyrolvm._program.density.target.compile_gradient", refuses)
         assert target_of(plain).engine == "jax"
         monkeypatch.setattr(module, "by_xla", refuses)
         target = target_of(plain)

@@ -270,7 +270,7 @@ def test_an_unfinished_run_is_not_begun_anew_unasked(begun: Path) -> None:
 )
 def test_arguments_that_say_nothing_are_refused(options: dict[str, Any], message: str) -> None:
     for call in (lvm.fit, lvm.nuts):
-        with pytest.raises(lvm.errors.ArgumentError, match=message):
+        with pytest.raises(lvm.ArgumentError, match=message):
             call(lvm.Problem(model, Y), progress=False, **options)
 
 
