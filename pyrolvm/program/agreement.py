@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyrolvm import runtime
+from pyrolvm._compat.pyro import is_subsample
 from pyrolvm.errors import GuideError, PyrolvmWarning
 from pyrolvm.program.batching import Batch
 from pyrolvm.program.explain import explained
@@ -56,7 +56,7 @@ def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: B
     guide_trace = _guide_run(problem, guide, name, batch)
     _check_shapes(name, guide_trace, _shapes_on(problem, batch), " in a minibatch")
     model_trace = _model_run(problem, guide, name, batch, guide_trace)
-    rows = {n: node["value"] for n, node in model_trace.nodes.items() if isinstance(node.get("fn"), _Subsample)}
+    rows = {n: node["value"] for n, node in model_trace.nodes.items() if is_subsample(node.get("fn"))}
     _check_rows(problem, name, guide_trace, rows)
 
 
@@ -285,7 +285,7 @@ def _suggestion(values: tuple[float, float]) -> str:
 
 def _check_rows(problem: Problem, name: str, guide_trace: Any, rows: Mapping[str, Tensor]) -> None:
     for plate, node in guide_trace.nodes.items():
-        if not isinstance(node.get("fn"), _Subsample):
+        if not is_subsample(node.get("fn")):
             continue
         here = node["value"]
         if plate not in rows and len(here) < node["fn"].size:

@@ -14,6 +14,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoGuide, AutoGuideList, AutoLaplaceApproximation
 from pyro.poutine.guide import GuideMessenger
 
+from pyrolvm._compat.pyro import autoguide_model, give_autoguide_model
 from pyrolvm.errors import ArgumentError, GuideError, PyrolvmError
 from pyrolvm.program.agreement import guide_sites
 from pyrolvm.program.explain import told
@@ -238,12 +239,13 @@ def _copy_module(guide: torch.nn.Module) -> torch.nn.Module:
     """A copy of a module guide with parameters of its own."""
     parts = [m for m in guide.modules() if isinstance(m, AutoGuide)]
     # AutoGuide drops its model and its master when it is copied, in the original too: put both back.
-    kept = [(part._model, part.master) for part in parts]
+    kept = [(autoguide_model(part), part.master) for part in parts]
     try:
         clone = copy.deepcopy(guide)
     finally:
         for part, (model, master) in zip(parts, kept, strict=True):
-            part._model, part.master = model, master
+            part.master = master
+            give_autoguide_model(part, model)
     for part, (model, _) in zip((m for m in clone.modules() if isinstance(m, AutoGuide)), kept, strict=True):
-        part._model = model
+        give_autoguide_model(part, model)
     return clone

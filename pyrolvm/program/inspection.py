@@ -16,12 +16,12 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyrolvm import runtime
+from pyrolvm._compat.pyro import is_marked_deterministic, is_subsample, mask_of
 from pyrolvm.errors import DataError, ProblemError
 from pyrolvm.habits import belongs_to
 from pyrolvm.program.data import first_non_finite
@@ -167,17 +167,17 @@ class Reading:
 
 def is_random(node: Mapping[str, Any]) -> bool:
     """Whether a trace node is a sample statement proper, not a plate's subsample."""
-    return node["type"] == "sample" and not isinstance(node["fn"], _Subsample)
+    return node["type"] == "sample" and not is_subsample(node["fn"])
 
 
 def is_deterministic(node: Mapping[str, Any]) -> bool:
     """Whether a trace node records a deterministic value: what ``pyro.deterministic`` makes, and a site that is reparameterised."""
-    if node["infer"].get("_deterministic"):
+    if is_marked_deterministic(node):
         return True
     fn = node["fn"]
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
-    masked_out = isinstance(fn, dist.MaskedDistribution) and fn._mask is False
+    masked_out = mask_of(fn) is False
     return masked_out and bool(node["is_observed"]) and isinstance(fn.base_dist, dist.Delta)
 
 
@@ -198,7 +198,7 @@ class Start(Messenger):
         self.choose = choose
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["value"] is None and not isinstance(msg["fn"], _Subsample):
+        if msg["value"] is None and not is_subsample(msg["fn"]):
             with torch.no_grad():
                 msg["value"] = self.choose(msg)
 
