@@ -23,7 +23,7 @@ from torch import Tensor
 from pyrolvm._compat.distributions import one_switch
 from pyrolvm._compat.functorch import quiet_fallbacks
 from pyrolvm._compat.pyro import PlateRows, lent_store, open_handlers, plates_decided_by, stored
-from pyrolvm._compat.torch import storage_key
+from pyrolvm._compat.torch import buffers_of, memory_key
 from pyrolvm.errors import StoreError
 from pyrolvm.forks import check_whole, inside_session
 
@@ -196,16 +196,8 @@ def set_aside_gradients(tensors: Iterable[Tensor]) -> None:
 
 def apart_from_parameters(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Those tensors that are not the session's parameters, nor share memory with one."""
-    held = {_memory(value) for value in parameters().values()}
-    return [tensor for tensor in tensors if _memory(tensor) not in held]
-
-
-def _memory(tensor: Tensor) -> int:
-    """A number of its memory; of itself where it has none of its own, as inside ``torch.func.grad``."""
-    try:
-        return storage_key(tensor)
-    except NotImplementedError:
-        return id(tensor)
+    held = {memory_key(value) for value in parameters().values()}
+    return [tensor for tensor in tensors if memory_key(tensor) not in held]
 
 
 @contextmanager
@@ -213,9 +205,9 @@ def _buffers(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     """Gives buffers their old values back."""
     parts = [part for module in modules for part in module.modules()]
     kept = [
-        (part._buffers, name, buffer, buffer.detach().clone())
-        for part in parts
-        for name, buffer in part._buffers.items()
+        (home, name, buffer, buffer.detach().clone())
+        for home in map(buffers_of, parts)
+        for name, buffer in home.items()
         if buffer is not None
     ]
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrolvm._compat.notebooks import html
 from pyrolvm.errors import unknown_name
 from pyrolvm.program.names import variable
 
@@ -248,7 +249,7 @@ class Calibration:
             table = self.statistics.sort_values("p", kind="stable")[list(SHOWN)].head(50)
             rows = table.to_html(float_format=lambda value: f"{value:.3g}", border=0, escape=True)
         head = escape(f"{self.method} on {self.problem}: {self.simulations} simulations")
-        return f"<div><b>{head}</b> {self.verdict._repr_html_()}{rows}</div>"
+        return f"<div><b>{head}</b> {html(self.verdict)}{rows}</div>"
 
 
 SHOWN = ("ks", "bias", "sd_ratio", "cover50", "cover90", "p_adjusted", "status")

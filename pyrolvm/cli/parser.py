@@ -7,6 +7,7 @@ import difflib
 import re
 from typing import Any, NoReturn
 
+from pyrolvm._compat.python import options_of
 from pyrolvm.cli.evaluate_words import add_evaluate as _add_evaluate
 from pyrolvm.cli.evaluate_words import add_sample as _add_sample
 from pyrolvm.cli.options import count as _count
@@ -83,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     parser.known.update(commands.choices)
     for command in commands.choices.values():
-        parser.known.update(command._option_string_actions)
+        parser.known.update(options_of(command))
     return parser
 
 

@@ -6,6 +6,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from pyrolvm._compat.notebooks import html
 from pyrolvm.evaluation.plots import CAPTIONS, drawn
 from pyrolvm.webpage import document, picture
 
@@ -46,7 +47,7 @@ higher score than a held-out one: 0.5 is chance, and below it the score prefers 
 
 def fragment(evaluation: Evaluation) -> str:
     """Returns the figures and the verdict for a notebook cell."""
-    return f"<p><b>{escape(_title(evaluation))}</b> {_lead(evaluation)}</p>{_figures(evaluation)}{evaluation.verdict._repr_html_()}"
+    return f"<p><b>{escape(_title(evaluation))}</b> {_lead(evaluation)}</p>{_figures(evaluation)}{html(evaluation.verdict)}"
 
 
 def page(evaluation: Evaluation) -> str:
@@ -55,7 +56,7 @@ def page(evaluation: Evaluation) -> str:
     pictures = drawn(evaluation)
     sections = [
         f"<h1>{escape(title)}</h1><p class=lead>{_lead(evaluation)}</p>",
-        evaluation.verdict._repr_html_(),
+        html(evaluation.verdict),
         f"<h2>Figures</h2><div class=wide>{_figures(evaluation)}</div>",
         _picture("figures", pictures.pop("figures")),
     ]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm._compat.notebooks import html
 from pyrolvm.errors import ArgumentError, StoreError, positive_int
 from pyrolvm.pickling import Portable
 from pyrolvm.posterior.draws import draw_guide, rebuild
@@ -115,7 +116,7 @@ class Posterior(Portable):
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"<p><b>{escape(str(self))}</b></p>{self.data._repr_html_()}"
+        return f"<p><b>{escape(str(self))}</b></p>{html(self.data)}"
 
     def _session(self, seed: int) -> Any:
         problem = self.attached

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyrolvm._compat.notebooks import html
 from pyrolvm.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -109,4 +110,4 @@ class Evidence:
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"<p><b>{escape(str(self))}</b></p>{self.verdict._repr_html_()}"
+        return f"<p><b>{escape(str(self))}</b></p>{html(self.verdict)}"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrolvm import runtime
 from pyrolvm._compat.pyro import is_subsample
@@ -251,15 +252,12 @@ def _range(support: Any, fn: Any) -> tuple[float, float] | None:
     """
     if type(innermost(fn)).__name__ == "TransformedDistribution":
         return None
-    while type(support).__name__ in ("_IndependentConstraint", "independent"):
+    while isinstance(support, constraints.independent):
         support = support.base_constraint
-    label = type(support).__name__
     infinity = float("inf")
-    if label in ("_Real", "_RealVector"):
+    if isinstance(support, type(constraints.real)):
         return (-infinity, infinity)
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-    if label in ("_SoftplusPositive", "_SoftplusLowerCholesky"):
-        return (0.0, infinity) if label == "_SoftplusPositive" else None
     if low is None and high is None:
         return None
     try:
