@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem
-from pyrolvm._program.sites import is_deterministic
+from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm_guides._layout import Latent, Layout, Rows, argument_shapes, bijection
 from pyrolvm_guides._start import StartMessenger, is_discrete
 
@@ -45,7 +45,7 @@ def read_layout(problem: Problem, *, init: Mapping[str, Any] | None = None) -> L
     starts: list[Tensor] = []
     spreads: list[Tensor] = []
     for name, site in trace.nodes.items():
-        if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
+        if not is_random(site):
             continue
         frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.size != -1]
         for frame in frames:

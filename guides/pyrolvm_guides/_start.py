@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyrolvm import GuideError
+from pyrolvm._program.sites import is_random
 from pyrolvm_guides._layout import bijection
 
 __all__ = ["StartMessenger", "is_discrete"]
@@ -49,7 +50,7 @@ class StartMessenger(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         fn = msg["fn"]
-        if msg["done"] or msg["is_observed"] or type(fn).__name__ == "_Subsample" or is_discrete(fn):
+        if msg["done"] or msg["is_observed"] or not is_random(msg) or is_discrete(fn):
             return
         transform = _bijection(msg["name"], fn)
         shape = torch.Size(transform.inverse_shape(torch.Size(fn.shape())))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError, PyrolvmWarning
+from pyrolvm._compat.torch import writes_into
 
 __all__ = ["KeywordError", "belongs_to", "verb"]
 
@@ -100,7 +101,7 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
         with runtime.undisturbed():
             found = function(*args, **kwargs)
         for name, (tensor, version) in data.items():
-            if tensor._version != version:
+            if writes_into(tensor) != version:
                 warnings.warn(
                     f"argument {name!r} was changed in place while {function.__name__} ran, so that the density was not the same "
                     "throughout. Fix: let the model work on a copy, such as x = x.clone().",
@@ -209,4 +210,6 @@ def _versions(problem: Any) -> dict[str, tuple[Tensor, int]]:
     arguments = getattr(problem, "arguments", None)
     if not isinstance(arguments, Mapping):
         return {}
-    return {name: (v, v._version) for name, v in arguments.items() if isinstance(v, Tensor) and not v.is_inference()}
+    return {
+        name: (v, writes_into(v)) for name, v in arguments.items() if isinstance(v, Tensor) and not v.is_inference()
+    }

@@ -18,15 +18,14 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from pyro.poutine import runtime as pyro_runtime
-from pyro.poutine.subsample_messenger import SubsampleMessenger
 from torch import Tensor
 
 from pyrolvm._base.errors import StoreError
 from pyrolvm._base.forks import check_whole, inside_session
 from pyrolvm._compat.distributions import one_switch
 from pyrolvm._compat.functorch import quiet_fallbacks
-from pyrolvm._compat.torch import storage_key
+from pyrolvm._compat.pyro import PlateRows, lent_store, open_handlers, plates_decided_by, stored
+from pyrolvm._compat.torch import buffers_of, memory_key
 
 __all__ = [
     "BUFFER",
@@ -135,7 +134,6 @@ def session(
     Contexts that are open around it, such as inference mode, autocast or another default device, do not reach inside.
     Sessions nest. Threads take turns: Pyro's globals leave no other way.
     """
-    store = pyro.get_param_store()
     check_whole()
     with _LOCK, inside_session(), ExitStack() as stack:
         stack.enter_context(undisturbed(torch.is_grad_enabled() or torch.is_inference_mode_enabled(), device))
@@ -157,29 +155,13 @@ def session(
         if not training:
             stack.enter_context(evaluating(modules.values()))
         lender = _Lender(params or {})
+        stack.callback(lender.give_back)
         for tensor in bystanders:
             lender.set_aside(tensor)
         for name, module in modules.items():
             _fill(name, module, lender.values_wanted)
-        saved = (store._params, store._param_to_name, store._constraints)
-        own_clear = store.__dict__.get("clear")
-
-        def clear() -> None:
-            # As Pyro's, but in place: a program that clears or scopes the store must not lose what was lent.
-            lender.clear()
-            store._param_to_name, store._constraints = {}, {}
-
-        store._params, store._param_to_name, store._constraints = lender, {}, {}
-        store.clear = clear  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            if own_clear is None:
-                del store.clear
-            else:
-                store.clear = own_clear  # type: ignore[method-assign]
-            store._params, store._param_to_name, store._constraints = saved
-            lender.give_back()
+        stack.enter_context(lent_store(lender))
+        yield
 
 
 @contextmanager
@@ -206,7 +188,7 @@ def undisturbed(gradients: bool = True, device: torch.device | None = None) -> I
 
 def set_aside_gradients(tensors: Iterable[Tensor]) -> None:
     """Gives tensors that are no parameters their gradients back at the end of the session, whatever is added to them until then."""
-    store: Any = pyro.get_param_store()._params
+    store = stored()
     if isinstance(store, _Lender):
         for tensor in apart_from_parameters(tensors):
             store.set_aside(tensor)
@@ -214,16 +196,8 @@ def set_aside_gradients(tensors: Iterable[Tensor]) -> None:
 
 def apart_from_parameters(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Those tensors that are not the session's parameters, nor share memory with one."""
-    held = {_memory(value) for value in parameters().values()}
-    return [tensor for tensor in tensors if _memory(tensor) not in held]
-
-
-def _memory(tensor: Tensor) -> int:
-    """A number of its memory; of itself where it has none of its own, as inside ``torch.func.grad``."""
-    try:
-        return storage_key(tensor)
-    except NotImplementedError:
-        return id(tensor)
+    held = {memory_key(value) for value in parameters().values()}
+    return [tensor for tensor in tensors if memory_key(tensor) not in held]
 
 
 @contextmanager
@@ -231,9 +205,9 @@ def _buffers(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     """Gives buffers their old values back."""
     parts = [part for module in modules for part in module.modules()]
     kept = [
-        (part._buffers, name, buffer, buffer.detach().clone())
-        for part in parts
-        for name, buffer in part._buffers.items()
+        (home, name, buffer, buffer.detach().clone())
+        for home in map(buffers_of, parts)
+        for name, buffer in home.items()
         if buffer is not None
     ]
     try:
@@ -255,8 +229,8 @@ def buffers(modules: Mapping[str, torch.nn.Module]) -> dict[str, Tensor]:
 
 def fill_buffers(name: str, module: torch.nn.Module) -> None:
     """Gives the buffers of a module that was made inside a session the values that the session was opened with."""
-    store: Any = pyro.get_param_store()._params
-    _fill(name, module, getattr(store, "values_wanted", {}))
+    store = stored()
+    _fill(name, module, store.values_wanted if isinstance(store, _Lender) else {})
 
 
 def _fill(name: str, module: torch.nn.Module, values: Mapping[str, Tensor]) -> None:
@@ -289,7 +263,7 @@ def evaluating(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 @contextmanager
 def _no_handlers() -> Iterator[None]:
     """Keeps handlers and plates that are open around a session out of it."""
-    lists: tuple[list[Any], ...] = (pyro_runtime._PYRO_STACK, pyro_runtime._DIM_ALLOCATOR._stack)
+    lists = open_handlers()
     outer = [list(entries) for entries in lists]
     for entries in lists:
         entries.clear()
@@ -394,38 +368,25 @@ class PlateCall:
         return len(self.indices) if self.indices is not None else int(self.subsample_size or self.size or 0)
 
 
-_SubsampleFn = Callable[..., tuple[int, int, Tensor | None]]
+_Hook = Callable[[PlateRows, PlateCall, dict[str, Any]], tuple[int, int, Tensor | None]]
 
 
 @contextmanager
-def _plate_hook(
-    hook: Callable[[_SubsampleFn, PlateCall, dict[str, Any]], tuple[int, int, Tensor | None]],
-) -> Iterator[None]:
+def _plate_hook(hook: _Hook) -> Iterator[None]:
     """Puts ``hook`` where a plate decides on its size and indices.
 
     Pyro lets a handler set a plate's indices but not its full size, and refuses indices whose number differs from the
     declared ``subsample_size``. Both must change for one model function to serve full data and minibatches alike, so
     the decision itself is replaced while the context lasts.
     """
-    inner = SubsampleMessenger._subsample
 
     def decide(
-        name: str,
-        size: int | None = None,
-        subsample_size: int | None = None,
-        subsample: Tensor | None = None,
-        use_cuda: bool | None = None,
-        device: str | None = None,
+        inner: PlateRows, name: str, size: Any, subsample_size: int | None, subsample: Tensor | None, **rest: Any
     ) -> tuple[int, int, Tensor | None]:
-        rest: dict[str, Any] = {"use_cuda": use_cuda, "device": device}
         return hook(inner, PlateCall(name, None if size is None else int(size), subsample_size, subsample), rest)
 
-    with _LOCK:
-        SubsampleMessenger._subsample = staticmethod(decide)  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            SubsampleMessenger._subsample = staticmethod(inner)  # type: ignore[method-assign]
+    with _LOCK, plates_decided_by(decide):
+        yield
 
 
 @contextmanager
@@ -436,7 +397,7 @@ def plates(policy: Mapping[str, Subsample]) -> Iterator[None]:
     its sites are scaled by ``size / len(indices)``; one that subsamples by itself gets the policy's indices.
     """
 
-    def hook(inner: _SubsampleFn, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+    def hook(inner: PlateRows, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
         wanted = policy.get(call.name)
         if wanted is None:
             return inner(call.name, call.size, call.subsample_size, call.indices, **rest)
@@ -451,7 +412,7 @@ def plates(policy: Mapping[str, Subsample]) -> Iterator[None]:
 def _sized(sizes: Mapping[str, int]) -> Iterator[None]:
     """Gives plates that are declared without a size, ``pyro.plate("data")``, the sizes that they are known to have."""
 
-    def hook(inner: _SubsampleFn, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+    def hook(inner: PlateRows, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
         size = sizes.get(call.name) if call.size is None else call.size
         return inner(call.name, size, call.subsample_size, call.indices, **rest)
 
@@ -464,7 +425,7 @@ def record_plates() -> Iterator[dict[str, PlateCall]]:
     """Yields a dictionary that fills with every plate the program declares."""
     calls: dict[str, PlateCall] = {}
 
-    def hook(inner: _SubsampleFn, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+    def hook(inner: PlateRows, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
         calls.setdefault(call.name, call)
         return inner(call.name, call.size, call.subsample_size, call.indices, **rest)
 

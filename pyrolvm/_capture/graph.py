@@ -25,7 +25,7 @@ from pyrolvm._capture.functions import own_gradients
 from pyrolvm._capture.products import joined
 from pyrolvm._capture.recorder import Reading, operation, record
 from pyrolvm._capture.vmap import VmapFriendly
-from pyrolvm._compat.torch import is_operation, pytree, writes
+from pyrolvm._compat.torch import TO_COPY, is_operation, pytree, writes
 
 __all__ = [
     "Captured",
@@ -246,7 +246,7 @@ def _without_copies(module: fx.GraphModule) -> fx.GraphModule:
         with module.graph.inserting_before(node):
             if source.meta["val"].dtype != val.dtype or source.meta["device"] != node.meta["device"]:
                 shape, how = source.meta["val"].shape, {"dtype": val.dtype, "device": node.meta["device"]}
-                source = module.graph.call_function(aten._to_copy.default, (source,), how)
+                source = module.graph.call_function(TO_COPY, (source,), how)
                 source.meta.update(val=torch.empty(shape, dtype=val.dtype, device="meta"), device=node.meta["device"])
             whole = module.graph.call_function(aten.expand.default, (source, list(val.shape)))
         whole.meta.update(node.meta)

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from pyrolvm._compat.torch import UNSAFE_VIEW
+
 __all__ = ["joined"]
 
 aten = torch.ops.aten
-_VIEWS = (aten.view.default, aten._unsafe_view.default, aten.alias.default)
+_VIEWS = (aten.view.default, UNSAFE_VIEW, aten.alias.default)
 
 
 def joined(module: fx.GraphModule) -> fx.GraphModule:

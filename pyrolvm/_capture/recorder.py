@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
-from pyrolvm._compat.torch import DispatchMode, argument_names, pytree, storage_key, writes, written_arguments
+from pyrolvm._compat.torch import (
+    INDEX_PUT_IMPL,
+    ITEM,
+    DispatchMode,
+    argument_names,
+    pytree,
+    storage_key,
+    writes,
+    written_arguments,
+)
 
 __all__ = ["Reading", "operation", "record"]
 
@@ -32,9 +41,9 @@ _BLIND = {
     aten.new_empty,
 }
 """Operations that look at a tensor's shape alone."""
-_INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+_INDEXING = {aten.index, aten.index_put, aten.index_put_, INDEX_PUT_IMPL}
 _PUTTING = _INDEXING - {aten.index}
-_READS = {aten._local_scalar_dense.default, aten.equal.default}
+_READS = {ITEM, aten.equal.default}
 _NOTED = {*_READS, aten.nonzero.default, aten.masked_select.default}
 _NUMPY = {torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__}
 
@@ -156,7 +165,7 @@ class _Recorder(DispatchMode):
         """
         if self._reads is None or func not in _NOTED:
             raise Reading(_REFUSAL)
-        if func is aten._local_scalar_dense.default:
+        if func is ITEM:
             self._note(args[0])
             return func(*args)
         if func is aten.equal.default:

@@ -7,6 +7,7 @@ engine is therefore tried on a trivial program; if that fails too, the cause is 
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import subprocess
@@ -227,7 +228,7 @@ _OWN = {"pyrolvm", "pyrolvm_guides", "pyrolvm_models", "contextlib", "pyro", "to
 
 def _outside() -> int:
     """How many frames above :func:`_say` the caller's own line is."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OWN:
+    level, frame = 0, inspect.currentframe()
+    while frame and frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _OWN:
         level, frame = level + 1, frame.f_back
     return level

@@ -6,7 +6,6 @@ the model but that it neither reads values (``.item()``, ``if tau > 1``) nor fil
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -18,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyrolvm._base import runtime
 from pyrolvm._compat.functorch import is_lane
+from pyrolvm._compat.python import caller_module
 
 __all__ = ["VmapFriendly", "vmapped"]
 
@@ -73,7 +73,7 @@ class VmapFriendly(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         replaced = _REPLACED.get(func)
         # The frame below is the caller's: this method is entered from C.
-        if replaced is not None and sys._getframe(1).f_globals.get("__name__", "").startswith(replaced[0]):
+        if replaced is not None and caller_module().startswith(replaced[0]):
             return replaced[1](*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 

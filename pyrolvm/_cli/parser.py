@@ -22,6 +22,7 @@ from pyrolvm._cli.words import add_picture as _add_picture
 from pyrolvm._cli.words import add_problem as _add_problem
 from pyrolvm._cli.words import add_run as _add_run
 from pyrolvm._cli.words import command as _command
+from pyrolvm._compat.python import options_of
 from pyrolvm._methods.table import METHODS, Method, methods
 
 __all__ = ["build_parser"]
@@ -86,7 +87,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     _add_doctor(commands)
     parser.known.update(commands.choices)
     for command in commands.choices.values():
-        parser.known.update(command._option_string_actions)
+        parser.known.update(options_of(command))
     return parser
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pyrolvm._compat.python import end_at_once
+
 __all__ = ["Stopped", "listening"]
 
 
@@ -40,7 +42,7 @@ def _leave(code: int) -> None:
     """Ends the process whatever its threads are at: files are whole at any moment, so that there is nothing to wait for."""
     show_cursor = "\x1b[?25h" if sys.stderr is not None and sys.stderr.isatty() else ""
     os.write(2, f"{show_cursor}stopped at once; what was saved before is whole.\n".encode())
-    os._exit(code)
+    end_at_once(code)
 
 
 @contextmanager

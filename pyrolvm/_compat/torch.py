@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from inspect import getattr_static
-from typing import Any, Literal, TypeGuard
+from typing import Any, Final, Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -15,9 +15,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
+    "INDEX_PUT_IMPL",
+    "ITEM",
+    "TO_COPY",
+    "UNSAFE_VIEW",
     "WANTED",
     "DispatchMode",
     "argument_names",
+    "buffers_of",
     "core_decompositions",
     "decompositions",
     "forked_after_cuda",
@@ -25,6 +30,7 @@ __all__ = [
     "is_operation",
     "is_registered",
     "keeps_address",
+    "memory_key",
     "pytree",
     "share_at_tie",
     "shares_memory",
@@ -33,6 +39,7 @@ __all__ = [
     "without_compiler",
     "without_modes",
     "writes",
+    "writes_into",
     "written_arguments",
 ]
 
@@ -115,6 +122,15 @@ def share_at_tie(choice: Literal["clamp", "clamp by a tensor", "fmax"]) -> float
 
 # --- operations -------------------------------------------------------------------------------------------------------
 
+TO_COPY: Final = torch.ops.aten._to_copy.default
+"""What ``.to`` is recorded as where it copies (torch 2.13.0 to 2.15.0)."""
+UNSAFE_VIEW: Final = torch.ops.aten._unsafe_view.default
+"""What ``.reshape`` and ``matmul`` are recorded as where they return memory that is nobody else's (torch 2.13.0 to 2.15.0)."""
+ITEM: Final = torch.ops.aten._local_scalar_dense.default
+"""What ``.item()`` is recorded as (torch 2.13.0 to 2.15.0)."""
+INDEX_PUT_IMPL: Final = torch.ops.aten._index_put_impl_
+"""What derivatives of an index are recorded as, in all its forms (torch 2.13.0 to 2.15.0)."""
+
 
 def is_operation(target: Any) -> TypeGuard[torch._ops.OpOverload]:
     """Whether the target of a node is an operation of ATen or of a library (torch 2.13.0 to 2.15.0)."""
@@ -147,6 +163,24 @@ def shares_memory(operation: Any) -> bool:
 def storage_key(tensor: Tensor) -> int:
     """A number that tensors share which share their memory (torch 2.13.0 to 2.15.0)."""
     return int(tensor.untyped_storage()._cdata)
+
+
+def memory_key(tensor: Tensor) -> int:
+    """Where a tensor's values lie; its own number where that has no place, as inside ``torch.func.grad`` (torch 2.13.0 to 2.15.0)."""
+    try:
+        return tensor.untyped_storage().data_ptr() or id(tensor)
+    except (NotImplementedError, RuntimeError):  # of tensors without memory, such as fake ones
+        return id(tensor)
+
+
+def writes_into(tensor: Tensor) -> int:
+    """How often something was written into a tensor or a view of it (torch 2.13.0 to 2.15.0)."""
+    return int(tensor._version)
+
+
+def buffers_of(module: torch.nn.Module) -> dict[str, Tensor | None]:
+    """The very dictionary in which a module keeps its own buffers (torch 2.13.0 to 2.15.0)."""
+    return module._buffers
 
 
 # --- decompositions ---------------------------------------------------------------------------------------------------

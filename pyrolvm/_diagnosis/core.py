@@ -15,6 +15,7 @@ from pyrolvm._base.habits import verb
 from pyrolvm._base.importance import FEW_DRAWS, Weights, weigh
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._compat.notebooks import html
 from pyrolvm._diagnosis.chains import judge_mixing, judge_sampler, mixing_table
 from pyrolvm._diagnosis.collapse import collapse_steps, judge_collapse
 from pyrolvm._diagnosis.exactness import exact_figures, judge_exact
@@ -73,7 +74,7 @@ class Diagnosis:
     def _repr_html_(self) -> str:
         figures = " &nbsp; ".join(f"{escape(name)} <b>{value:.4g}</b>" for name, value in self.figures.items())
         rows = self.table.head(50).to_html(float_format=lambda value: f"{value:.4g}", border=0, escape=True)
-        return f"<div><b>{escape(self.name)}</b> {self.verdict._repr_html_()}<p>{figures}</p>{rows}</div>"
+        return f"<div><b>{escape(self.name)}</b> {html(self.verdict)}<p>{figures}</p>{rows}</div>"
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the diagnosis as JSON types, with None for figures that do not exist."""

@@ -18,8 +18,8 @@ __all__ = ["degree_reason", "refusal", "why_not_gaussian"]
 
 GAUSSIAN: dict[type, tuple[str, ...]] = {
     dist.Normal: ("scale",),
-    dist.MultivariateNormal: ("_unbroadcasted_scale_tril",),
-    dist.LowRankMultivariateNormal: ("_unbroadcasted_cov_factor", "_unbroadcasted_cov_diag"),
+    dist.MultivariateNormal: ("scale_tril",),
+    dist.LowRankMultivariateNormal: ("cov_factor", "cov_diag"),
 }
 """Families whose log density is quadratic in value and location, and what must be fixed for it."""
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import GuideError, PyrolvmWarning
 from pyrolvm._base.explain import explained
+from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.inspection import STARTS, outside_support
 from pyrolvm._program.problem import Problem
@@ -57,7 +58,7 @@ def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: B
     guide_trace = _guide_run(problem, guide, name, batch)
     _check_shapes(name, guide_trace, _shapes_on(problem, batch), " in a minibatch")
     model_trace = _model_run(problem, guide, name, batch, guide_trace)
-    rows = {n: node["value"] for n, node in model_trace.nodes.items() if isinstance(node.get("fn"), _Subsample)}
+    rows = {n: node["value"] for n, node in model_trace.nodes.items() if is_subsample(node.get("fn"))}
     _check_rows(problem, name, guide_trace, rows)
 
 
@@ -252,15 +253,12 @@ def _range(support: Any, fn: Any) -> tuple[float, float] | None:
     """
     if type(innermost(fn)).__name__ == "TransformedDistribution":
         return None
-    while type(support).__name__ in ("_IndependentConstraint", "independent"):
+    while isinstance(support, constraints.independent):
         support = support.base_constraint
-    label = type(support).__name__
     infinity = float("inf")
-    if label in ("_Real", "_RealVector"):
+    if isinstance(support, type(constraints.real)):
         return (-infinity, infinity)
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-    if label in ("_SoftplusPositive", "_SoftplusLowerCholesky"):
-        return (0.0, infinity) if label == "_SoftplusPositive" else None
     if low is None and high is None:
         return None
     try:
@@ -286,7 +284,7 @@ def _suggestion(values: tuple[float, float]) -> str:
 
 def _check_rows(problem: Problem, name: str, guide_trace: Any, rows: Mapping[str, Tensor]) -> None:
     for plate, node in guide_trace.nodes.items():
-        if not isinstance(node.get("fn"), _Subsample):
+        if not is_subsample(node.get("fn")):
             continue
         here = node["value"]
         if plate not in rows and len(here) < node["fn"].size:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import DataError
+from pyrolvm._compat.python import is_named_tuple
 from pyrolvm._program.arrays import as_array, kept_as_is, numbers_of
 from pyrolvm._program.missing import check_present
 from pyrolvm._program.rounding import loss
@@ -177,7 +178,7 @@ def mapped(value: Any, label: str, function: Callable[[str, Any], Any]) -> Any:
         items = [mapped(item, f"{label}[{i}]", function) for i, item in enumerate(value)]
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return type(value)(*items) if is_named_tuple(value) else type(value)(items)
     found = function(label, value)
     if found is value and isinstance(value, list):
         items = [mapped(item, f"{label}[{i}]", function) for i, item in enumerate(value)]

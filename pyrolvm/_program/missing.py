@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pyrolvm._base.errors import DataError
+from pyrolvm._compat.scipy import netcdf_attributes
 
 __all__ = ["check_present", "missing_error"]
 
@@ -123,11 +124,8 @@ def _places(rows: Any, at: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 def _attributes(value: Any) -> Mapping[str, Any]:
     """The attributes that a netCDF or HDF5 variable carries; empty for anything else."""
-    for attribute in ("attrs", "_attributes"):
-        found = getattr(value, attribute, None)
-        if isinstance(found, Mapping):
-            return found
-    return {}
+    found = getattr(value, "attrs", None)
+    return found if isinstance(found, Mapping) else netcdf_attributes(value)
 
 
 def _fills(value: Any) -> Iterator[tuple[Any, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrolvm._compat.python import is_named_tuple
 from pyrolvm._program.binding import is_filled
 from pyrolvm._program.program import ModelInfo
 
@@ -86,7 +87,7 @@ class _Mover:
         parts = self._several(tuple(value))
         if all(new is old for new, old in zip(parts, value, strict=True)):
             return value
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        return type(value)(*parts) if is_named_tuple(value) else type(value)(parts)
 
     def _owner(self, owner: Any) -> Any:
         """An object with what it holds moved: itself where there is nothing, else a shallow copy."""

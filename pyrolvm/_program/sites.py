@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
-from pyro.poutine.subsample_messenger import _Subsample
 from torch.distributions import constraints
 
 from pyrolvm._base.errors import ProblemError
+from pyrolvm._compat.pyro import is_marked_deterministic, is_subsample, mask_of
 
 __all__ = ["Parameter", "Plate", "Site", "is_deterministic", "is_random", "name_dims"]
 
@@ -125,15 +125,15 @@ def name_dims(
 
 def is_random(node: Mapping[str, Any]) -> bool:
     """Whether a trace node is a sample statement proper, not a plate's subsample."""
-    return node["type"] == "sample" and not isinstance(node["fn"], _Subsample)
+    return node["type"] == "sample" and not is_subsample(node["fn"])
 
 
 def is_deterministic(node: Mapping[str, Any]) -> bool:
     """Whether a trace node records a deterministic value: what ``pyro.deterministic`` makes, and a site that is reparameterised."""
-    if node["infer"].get("_deterministic"):
+    if is_marked_deterministic(node):
         return True
     fn = node["fn"]
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
-    masked_out = isinstance(fn, dist.MaskedDistribution) and fn._mask is False
+    masked_out = mask_of(fn) is False
     return masked_out and bool(node["is_observed"]) and isinstance(fn.base_dist, dist.Delta)

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to, transform_to
+
+from pyrolvm._compat.pyro import is_subsample
 
 __all__ = ["Start", "around", "centre", "support_of"]
 
@@ -31,7 +32,7 @@ class Start(Messenger):
         self.choose = choose
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["value"] is None and not isinstance(msg["fn"], _Subsample):
+        if msg["value"] is None and not is_subsample(msg["fn"]):
             with torch.no_grad():
                 msg["value"] = self.choose(msg)
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import GuideError, ProblemError
+from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.starting import Start, centre
@@ -144,7 +144,7 @@ def _model_run(problem: Problem, values: Any) -> Seen:
 def _described(trace: Any) -> dict[str, str]:
     found = {}
     for name, node in trace.nodes.items():
-        if isinstance(node.get("fn"), _Subsample):
+        if is_subsample(node.get("fn")):
             found[f"plate {name!r}"] = f"of {node['fn'].size} rows"
         elif is_random(node) and not is_deterministic(node):
             kind = "observed" if node["is_observed"] else "drawn"

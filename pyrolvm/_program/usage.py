@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyrolvm._base.errors import DataError, ProblemError
 from pyrolvm._base.explain import current_line
+from pyrolvm._compat.torch import memory_key
 from pyrolvm._program.data import leaves
 from pyrolvm._program.rounding import loss
 
@@ -65,7 +66,7 @@ class Leaves(TorchFunctionMode):
 
     def _check_leaf(self, tensor: Tensor) -> None:
         if tensor.is_inference():
-            name = self._named.get(_memory(tensor), f"a tensor of shape {tuple(tensor.shape)}")
+            name = self._named.get(memory_key(tensor), f"a tensor of shape {tuple(tensor.shape)}")
             raise ProblemError(
                 f"{self.what} uses {name}, which was made in torch.inference_mode and can have no part in a gradient"
                 f"{_at(current_line())}. Fix: make it outside, or take a copy outside, tensor.clone()."
@@ -99,11 +100,11 @@ class Watch(Leaves):
         self._read: dict[int, str] = {}
         self._copies: list[tuple[str, Tensor, Tensor]] = []
         for name, tensor in surroundings.items():
-            self._named[_memory(tensor)] = f"tensor {name!r} of the scope around it"
+            self._named[memory_key(tensor)] = f"tensor {name!r} of the scope around it"
         for name, tensors in self._given.items():
             for tensor in tensors:
-                self._named[_memory(tensor)] = f"argument {name!r}"
-                self._memories[_memory(tensor)] = name
+                self._named[memory_key(tensor)] = f"argument {name!r}"
+                self._memories[memory_key(tensor)] = name
                 self._mark(tensor, name)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -168,7 +169,7 @@ class Watch(Leaves):
     def _note_read(self, name: str, tensor: Tensor, origin: str, found: Any) -> None:
         """Remembers negative integers that the program takes out of its data, and what NumPy can write to."""
         if name in ("numpy", "__array__"):
-            if _memory(tensor) in self._named:
+            if memory_key(tensor) in self._named:
                 self._copies.append(
                     (origin, tensor, tensor.nan_to_num() if tensor.is_floating_point() else tensor.clone())
                 )
@@ -184,9 +185,9 @@ class Watch(Leaves):
         if (writes or sets_data or kwargs.get("inplace") is True) and args and isinstance(args[0], Tensor):
             targets.append(args[0])
         for target in targets:
-            if _memory(target) in self._named:
+            if memory_key(target) in self._named:
                 raise self._changed(
-                    self._named[_memory(target)], f"by {name.strip('_') if name != '__setitem__' else 'assignment'}"
+                    self._named[memory_key(target)], f"by {name.strip('_') if name != '__setitem__' else 'assignment'}"
                 )
 
     def _changed(self, named: str, how: str) -> ProblemError:
@@ -206,7 +207,7 @@ class Watch(Leaves):
             return
         for index in indices:
             if isinstance(index, Tensor):
-                origin = self._origin(index) or (self._memories.get(_memory(index)) if _is_integer(index) else None)
+                origin = self._origin(index) or (self._memories.get(memory_key(index)) if _is_integer(index) else None)
                 if origin is not None and _is_integer(index) and bool((index < 0).any()):
                     raise self._negative(origin, index)
             elif (
@@ -258,14 +259,6 @@ def _at(line: str | None) -> str:
 
 def _is_integer(value: Tensor) -> bool:
     return value.dtype in (torch.int64, torch.int32, torch.int16, torch.int8)
-
-
-def _memory(tensor: Tensor) -> int:
-    """Where a tensor's values lie; views of one tensor have one place."""
-    try:
-        return tensor.untyped_storage().data_ptr() or id(tensor)
-    except (NotImplementedError, RuntimeError):  # of tensors without memory, such as fake ones
-        return id(tensor)
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

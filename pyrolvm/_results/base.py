@@ -17,6 +17,7 @@ from pyrolvm._base.errors import ArgumentError, StoreError, positive_int
 from pyrolvm._base.face import public
 from pyrolvm._base.pickling import Portable
 from pyrolvm._base.verdict import Verdict
+from pyrolvm._compat.notebooks import html
 from pyrolvm._laws.recognition import recognised
 from pyrolvm._program.problem import Problem
 from pyrolvm._results.build import lanes, latent_dataset
@@ -127,7 +128,7 @@ class Posterior(Portable):
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"<p><b>{escape(str(self))}</b></p>{self.data._repr_html_()}"
+        return f"<p><b>{escape(str(self))}</b></p>{html(self.data)}"
 
     def _session(self, seed: int) -> Any:
         problem = self.attached

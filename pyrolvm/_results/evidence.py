@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrolvm._base.numerics import NORMAL95
 from pyrolvm._base.verdict import Verdict
+from pyrolvm._compat.notebooks import html
 from pyrolvm._program.problem import Problem
 
 if TYPE_CHECKING:
@@ -109,4 +110,4 @@ class Evidence:
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"<p><b>{escape(str(self))}</b></p>{self.verdict._repr_html_()}"
+        return f"<p><b>{escape(str(self))}</b></p>{html(self.verdict)}"

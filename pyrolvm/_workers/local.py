@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from pyrolvm._compat.python import end_at_once
+
 __all__ = ["Local"]
 
 ONE_THREAD = dict.fromkeys(
@@ -90,4 +92,4 @@ def _settle(parent: int) -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_PATROL)
-    os._exit(1)
+    end_at_once(1)

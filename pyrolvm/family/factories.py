@@ -16,6 +16,7 @@ from pyro.poutine.guide import GuideMessenger
 
 from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError
 from pyrolvm._base.explain import told
+from pyrolvm._compat.pyro import autoguide_model, give_autoguide_model
 from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.problem import Problem
 from pyrolvm.family.guide import Guide
@@ -236,12 +237,13 @@ def _copy_module(guide: torch.nn.Module) -> torch.nn.Module:
     """A copy of a module guide with parameters of its own."""
     parts = [m for m in guide.modules() if isinstance(m, AutoGuide)]
     # AutoGuide drops its model and its master when it is copied, in the original too: put both back.
-    kept = [(part._model, part.master) for part in parts]
+    kept = [(autoguide_model(part), part.master) for part in parts]
     try:
         clone = copy.deepcopy(guide)
     finally:
         for part, (model, master) in zip(parts, kept, strict=True):
-            part._model, part.master = model, master
+            part.master = master
+            give_autoguide_model(part, model)
     for part, (model, _) in zip((m for m in clone.modules() if isinstance(m, AutoGuide)), kept, strict=True):
-        part._model = model
+        give_autoguide_model(part, model)
     return clone

@@ -202,3 +202,51 @@ def test_the_share_at_a_tie_is_that_of_both_choices_everywhere(choice: Any, larg
         x, y = (torch.full((3,), 0.5, requires_grad=True) for _ in range(2))
         (found,) = torch.autograd.grad(function(x, y).sum(), x)
         assert found.tolist() == [share] * 3
+
+
+def test_operations_with_private_names_are_those_that_are_recorded() -> None:
+    seen: list[Any] = []
+
+    class Seen(private.DispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.ones(2, 3, requires_grad=True)
+    with Seen():
+        x.detach().to(torch.float64)
+        x.t().reshape(6)
+        x.detach().sum().item()
+        x[torch.tensor([0, 0])].sum().backward()
+    assert private.TO_COPY in seen and private.UNSAFE_VIEW in seen and private.ITEM in seen
+    assert any(getattr(func, "overloadpacket", None) in (private.INDEX_PUT_IMPL, aten.index_put) for func in seen)
+    assert private.INDEX_PUT_IMPL(torch.zeros(2), [torch.tensor([1])], torch.ones(1)).tolist() == [0.0, 1.0]
+
+
+def test_tensors_that_share_values_have_one_place_and_those_without_have_their_own() -> None:
+    x, empty = torch.zeros(4), torch.zeros(0)
+    assert private.memory_key(x) == private.memory_key(x[1:]) == private.memory_key(torch.from_numpy(x.numpy()))
+    assert private.memory_key(x) != private.memory_key(x.clone())
+    assert private.memory_key(empty) == id(empty) and private.memory_key(x.to("meta")) != private.memory_key(x)
+    inside: list[bool] = []
+
+    def function(y: Tensor) -> Tensor:
+        inside.append(private.memory_key(y) == id(y))
+        return y.sum()
+
+    torch.func.grad(function)(x)
+    assert inside == [True]
+
+
+def test_writes_into_a_tensor_are_counted_in_its_views_too() -> None:
+    x = torch.zeros(4)
+    before, view = private.writes_into(x), x[1:]
+    view.add_(1)
+    assert private.writes_into(x) == private.writes_into(view) == before + 1
+
+
+def test_the_buffers_of_a_module_are_the_dictionary_that_it_reads() -> None:
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(2))
+    assert private.buffers_of(module) == {}
+    private.buffers_of(module[0])["running_mean"] = torch.ones(2)
+    assert module[0].running_mean.tolist() == [1.0, 1.0]

@@ -140,7 +140,9 @@ def test_values_alone_that_are_not_finite_where_pyros_are_are_disowned() -> None
 
 
 def test_a_program_of_values_that_are_others_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrolvm._program.density.target.compile_density", lambda _: lambda points: np.full(len(points), -3.0))
+    monkeypatch.setattr(
+        "pyrolvm._program.density.target.compile_density", lambda _: lambda points: np.full(len(points), -3.0)
+    )
     with lvm.Problem(scaled, Y).session(seed=0):
         target = target_of(scaled)
         at = np.random.default_rng(0).normal(size=(4, 2))

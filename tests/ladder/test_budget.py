@@ -108,9 +108,7 @@ def test_a_fit_keeps_the_steps_that_it_has_and_is_not_trusted(engine: str) -> No
 
 def test_a_fit_whose_budget_is_over_before_it_begins_has_a_step() -> None:
     with looks(1):
-        fit = lvm.fit(
-            problem(), lvm.guide("mean_field", precondition="none"), engine="pyro", draws=50, progress=False
-        )
+        fit = lvm.fit(problem(), lvm.guide("mean_field", precondition="none"), engine="pyro", draws=50, progress=False)
     assert fit.data["optimization"].sizes["step"] > 0
 
 

@@ -14,6 +14,7 @@ from pyrolvm._base.verdict import Verdict
 from pyrolvm._check.calibrate.judge import judge
 from pyrolvm._check.calibrate.ranks import Ranks
 from pyrolvm._check.calibrate.saving import FORM
+from pyrolvm._compat.notebooks import html
 from pyrolvm._diagnosis.core import jsonable
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Calibration(Ranks):
             table = self.statistics.sort_values("p", kind="stable")[list(SHOWN)].head(50)
             rows = table.to_html(float_format=lambda value: f"{value:.3g}", border=0, escape=True)
         head = escape(f"{self.method} on {self.problem}: {self.simulations} simulations")
-        return f"<div><b>{head}</b> {self.verdict._repr_html_()}{rows}</div>"
+        return f"<div><b>{head}</b> {html(self.verdict)}{rows}</div>"
 
 
 SHOWN = ("ks", "bias", "sd_ratio", "cover50", "cover90", "p_adjusted", "status")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrolvm._check.evaluate.evaluated import Evaluated
 from pyrolvm._check.evaluate.plots import CAPTIONS, drawn
+from pyrolvm._compat.notebooks import html
 from pyrolvm._report.webpage import document, picture
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ higher score than a held-out one: 0.5 is chance, and below it the score prefers 
 
 def fragment(evaluation: Evaluated) -> str:
     """Returns the figures and the verdict for a notebook cell."""
-    return f"<p><b>{escape(_title(evaluation))}</b> {_lead(evaluation)}</p>{_figures(evaluation)}{evaluation.verdict._repr_html_()}"
+    return f"<p><b>{escape(_title(evaluation))}</b> {_lead(evaluation)}</p>{_figures(evaluation)}{html(evaluation.verdict)}"
 
 
 def page(evaluation: Evaluated) -> str:
@@ -54,7 +55,7 @@ def page(evaluation: Evaluated) -> str:
     pictures = drawn(evaluation)
     sections = [
         f"<h1>{escape(title)}</h1><p class=lead>{_lead(evaluation)}</p>",
-        evaluation.verdict._repr_html_(),
+        html(evaluation.verdict),
         f"<h2>Figures</h2><div class=wide>{_figures(evaluation)}</div>",
         _picture("figures", pictures.pop("figures")),
     ]

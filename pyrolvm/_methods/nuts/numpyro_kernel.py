@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.interrupts import held
+from pyrolvm._compat.python import replaced
 from pyrolvm._methods.nuts.base import Raw, Settings, depths, workers
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
 from pyrolvm._methods.nuts.potential import Program, check_starts, numpy_dtype
@@ -236,11 +237,11 @@ def _state(shape: Any, z: Array, key: Any, settings: Settings) -> Any:
     blank = jax.tree.map(zero, shape)
     one = np.ones((), z.dtype)
     inverse, root, root_inverse = _mass(settings, z)
-    adapt = blank.adapt_state._replace(
-        step_size=one, inverse_mass_matrix=inverse, mass_matrix_sqrt=root, mass_matrix_sqrt_inv=root_inverse,
+    adapt = replaced(
+        blank.adapt_state, step_size=one, inverse_mass_matrix=inverse, mass_matrix_sqrt=root, mass_matrix_sqrt_inv=root_inverse,
         ss_state=(*blank.adapt_state.ss_state[:-1], one * math.log(10)),
     )  # fmt: skip
-    return blank._replace(z=z, trajectory_length=one * 2 * math.pi, adapt_state=adapt)
+    return replaced(blank, z=z, trajectory_length=one * 2 * math.pi, adapt_state=adapt)
 
 
 def _moments(settings: Settings, program: Program) -> Any:
@@ -261,7 +262,7 @@ def _remember(known: Any, before: Any, after: Any) -> Any:
 
     opened = after.adapt_state.window_idx != before.adapt_state.window_idx
     moments = jax.tree.map(lambda old, new: jnp.where(opened, old, new), known, after.adapt_state.mm_state)
-    return after._replace(adapt_state=after.adapt_state._replace(mm_state=moments))
+    return replaced(after, adapt_state=replaced(after.adapt_state, mm_state=moments))
 
 
 def _mass(settings: Settings, z: Array) -> tuple[Array, Array, Array]:
@@ -286,8 +287,8 @@ def _probe(advance: Callable[..., Any], states: list[Any], *, together: bool) ->
     found = []
     for state in states:
         adapt = state.adapt_state
-        still = adapt._replace(step_size=adapt.step_size * 0, mass_matrix_sqrt=adapt.mass_matrix_sqrt * 0)
-        after, _ = advance(state._replace(potential_energy=state.potential_energy + np.inf, adapt_state=still), 1)
+        still = replaced(adapt, step_size=adapt.step_size * 0, mass_matrix_sqrt=adapt.mass_matrix_sqrt * 0)
+        after, _ = advance(replaced(state, potential_energy=state.potential_energy + np.inf, adapt_state=still), 1)
         found.append((np.asarray(after.potential_energy), np.asarray(after.z_grad)))
     if together:
         return found[0]
@@ -295,7 +296,7 @@ def _probe(advance: Callable[..., Any], states: list[Any], *, together: bool) ->
 
 
 def _at(state: Any, value: Array, gradient: Array) -> Any:
-    return state._replace(potential_energy=value, z_grad=gradient)
+    return replaced(state, potential_energy=value, z_grad=gradient)
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------

@@ -6,18 +6,17 @@ and an interrupt finds every chain equally far; and a chain's draws depend on it
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
-from pyro.infer.mcmc import NUTS
 from torch import Tensor
 
 from pyrolvm._base.interrupts import Held, held
+from pyrolvm._compat.pyro_mcmc import RecordingNUTS
 from pyrolvm._methods.nuts.base import Raw, Settings, depths
 from pyrolvm._methods.nuts.checkpoint import attributes, restore_attributes
 from pyrolvm._program.density import Joint
@@ -27,36 +26,9 @@ __all__ = ["run"]
 BLOCK = 20
 
 
-class _Kernel(NUTS):
-    """Pyro's NUTS, which keeps what Pyro computes and throws away: energy and the number of leapfrog steps."""
-
-    def __init__(self, potential: Callable[[Tensor], Tensor], **options: Any) -> None:
-        super().__init__(potential_fn=self._count(potential), **options)
-        self.evaluations = 0
-        self.energy = math.nan
-
-    def _count(self, potential: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], Tensor]:
-        def counted(z: dict[str, Tensor]) -> Tensor:
-            self.evaluations += 1
-            return potential(z["z"])
-
-        return counted
-
-    def sample(self, params: Any) -> Any:
-        self._fresh = True
-        return super().sample(params)
-
-    def _kinetic_energy(self, r_unscaled: Any) -> Any:
-        kinetic = super()._kinetic_energy(r_unscaled)
-        if getattr(self, "_fresh", False):  # the first call of a transition: momentum just drawn, position current
-            self.energy = float(kinetic + self._potential_energy_last)
-            self._fresh = False
-        return kinetic
-
-
 @dataclass
 class _Chain:
-    kernel: _Kernel
+    kernel: RecordingNUTS
     position: dict[str, Tensor]
     state: Tensor
     warmup: int
@@ -96,7 +68,7 @@ class _Chain:
 
     def _transition(self) -> None:
         kernel = self.kernel
-        before, mean, divergences = kernel.evaluations, kernel._mean_accept_prob, len(kernel._divergences)
+        before, mean, divergences = kernel.evaluations, kernel.mean_accept_prob, kernel.divergences
         step_size = float(kernel.step_size)
         self.position = kernel.sample(self.position)
         self.done += 1
@@ -105,10 +77,10 @@ class _Chain:
             self.warmup_steps += steps
             return
         count = self.done - self.warmup
-        accepted = mean + (kernel._mean_accept_prob - mean) * count if count > 1 else kernel._mean_accept_prob
+        accepted = mean + (kernel.mean_accept_prob - mean) * count if count > 1 else kernel.mean_accept_prob
         accepted = min(max(accepted, 0.0), 1.0)  # the difference of running means leaves the interval by rounding
         self.draws.append(self.position["z"].detach().clone())
-        self.stats.append((len(kernel._divergences) > divergences, accepted, step_size, steps, kernel.energy))
+        self.stats.append((kernel.divergences > divergences, accepted, step_size, steps, kernel.energy))
 
 
 def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings) -> Raw:
@@ -178,7 +150,7 @@ def _drive(chains: list[_Chain], settings: Settings) -> bool:
 
 def _start(joint: Joint, z: Tensor, seed: int, settings: Settings) -> _Chain:
     pyro.set_rng_seed(seed)
-    kernel = _Kernel(
+    kernel = RecordingNUTS(
         joint.potential, target_accept_prob=settings.target_accept, max_tree_depth=settings.max_tree_depth,
         full_mass=settings.dense,
     )  # fmt: skip
@@ -186,13 +158,13 @@ def _start(joint: Joint, z: Tensor, seed: int, settings: Settings) -> _Chain:
     kernel.setup(settings.warmup)
     if settings.covariance is not None:
         kernel.mass_matrix_adapter.inverse_mass_matrix = {("z",): settings.covariance.to(z)}
-        kernel._adapter.reset_step_size_adaptation({"z": z})
+        kernel.restart_step_size({"z": z})
     return _Chain(kernel, {"z": z}, torch.get_rng_state(), settings.warmup)
 
 
 def _line(chains: Sequence[_Chain]) -> str:
     slowest = min(chain.done for chain in chains)
     phase = "warmup" if slowest < chains[0].warmup else "sampling"
-    divergences = sum(len(chain.kernel._divergences) for chain in chains)
+    divergences = sum(chain.kernel.divergences for chain in chains)
     sizes = ", ".join(f"{float(chain.kernel.step_size):.2g}" for chain in chains)
     return f"{phase}  step size {sizes}  divergences {divergences}"

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyrolvm._base.errors import ProblemError
+from pyrolvm._compat.pyro import is_enumerated, packed_dims
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.density.centring import Centring, Spread, conditional, non_centred
 from pyrolvm._program.problem import Problem
@@ -155,7 +156,7 @@ def decentred(
 def _factor(node: Any, scaled: bool) -> Tensor:
     """The log density of a site in packed form; what is summed out is not masked, so that it sums to one where data are not seen."""
     values = node["packed"]
-    summed = node["infer"].get("_enumerate_dim") is not None
+    summed = is_enumerated(node)
     if scaled and (values["mask"] is None or not summed):
         term: Tensor = values["log_prob"]
         return term
@@ -396,7 +397,7 @@ class Joint:
 
     def _summed(self, trace: Any) -> list[str]:
         """The discrete latents that this run enumerated."""
-        return [site.name for site in self.problem.discrete if "_enumerate_dim" in trace.nodes[site.name]["infer"]]
+        return [site.name for site in self.problem.discrete if is_enumerated(trace.nodes[site.name])]
 
     def _log_prob_sum(self, trace: Any) -> Tensor:
         trace.compute_log_prob()
@@ -411,7 +412,7 @@ class Joint:
         mixed = []
         for name, node in trace.nodes.items():
             if is_random(node) and not is_deterministic(node):
-                if sum_dims.isdisjoint(node["packed"]["log_prob"]._pyro_dims):
+                if sum_dims.isdisjoint(packed_dims(node["packed"]["log_prob"])):
                     total = total + node["log_prob_sum"]
                 else:
                     mixed.append(name)
@@ -444,7 +445,7 @@ class Joint:
         mixed = [
             site.name
             for site in self.problem.continuous
-            if not sum_dims.isdisjoint(trace.nodes[site.name]["packed"]["log_prob"]._pyro_dims)
+            if not sum_dims.isdisjoint(packed_dims(trace.nodes[site.name]["packed"]["log_prob"]))
         ]
         out: dict[str, Tensor] = {}
         for site in self.problem.continuous:
@@ -472,5 +473,5 @@ class Joint:
             return None
         terms = tree[contexts[0]]
         order = sorted(contexts[0], key=lambda symbol: trace.symbol_to_dim[symbol])
-        rows = [term.permute([term._pyro_dims.index(symbol) for symbol in order]) for term in terms]
+        rows = [term.permute([packed_dims(term).index(symbol) for symbol in order]) for term in terms]
         return contexts[0], torch.stack(rows).sum(0)

@@ -6,6 +6,7 @@ import torch
 from pyro.ops.contract import contract_to_tensor
 from torch import Tensor
 
+from pyrolvm._compat.pyro import packed_dims, symbol, with_packed_dims
 from pyrolvm._program.density.joint import Joint, _Given
 from pyrolvm._program.sites import is_deterministic, is_random
 
@@ -24,8 +25,8 @@ def marginals(joint: Joint) -> dict[str, Tensor]:
     leaves = {}
     for name in names:
         node = trace.nodes[name]["packed"]
-        leaves[name] = node["unscaled_log_prob"].detach().requires_grad_()
-        leaves[name]._pyro_dims = node["unscaled_log_prob"]._pyro_dims
+        dims = packed_dims(node["unscaled_log_prob"])
+        leaves[name] = with_packed_dims(node["unscaled_log_prob"].detach().requires_grad_(), dims)
         node["unscaled_log_prob"] = leaves[name]
     hidden = [name for name, node in trace.nodes.items() if is_random(node) and not is_deterministic(node)]
     with torch.enable_grad():
@@ -34,16 +35,16 @@ def marginals(joint: Joint) -> dict[str, Tensor]:
     out = {}
     for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
         node, site = trace.nodes[name], joint.problem.sites[name]
-        own = node["infer"]["_enumerate_symbol"]
+        own, dims = symbol(node), packed_dims(leaf)
         plates = {
             frame.dim: trace.plate_to_symbol[frame.name] for frame in node["cond_indep_stack"] if frame.vectorized
         }
         # Packing has dropped dimensions of length one.
-        kept = [symbol for _, symbol in sorted(plates.items()) if symbol in leaf._pyro_dims]
-        kept += [own] if own in leaf._pyro_dims else []
-        others = [i for i, symbol in enumerate(leaf._pyro_dims) if symbol not in kept]
+        kept = [plate for _, plate in sorted(plates.items()) if plate in dims]
+        kept += [own] if own in dims else []
+        others = [i for i, one in enumerate(dims) if one not in kept]
         part = gradient.sum(others) if others else gradient
-        order = [symbol for symbol in leaf._pyro_dims if symbol in kept]
-        part = part.permute([order.index(symbol) for symbol in kept])
+        order = [one for one in dims if one in kept]
+        part = part.permute([order.index(one) for one in kept])
         out[name] = part.reshape(*site.shape[: len(site.shape) - site.event_dim], -1)
     return out

@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrolvm._base.errors import ProblemError
+from pyrolvm._compat.pyro import mask_of
 from pyrolvm._program.density.vectorize import repeat
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
@@ -57,7 +58,7 @@ def check_proper(problem: Problem) -> None:
         node = trace.nodes[site.name]
         fn, masked = node["fn"], _masks(node["mask"])
         while isinstance(fn, dist.Independent | torch.distributions.Independent | dist.MaskedDistribution):
-            masked = masked or _masks(getattr(fn, "_mask", None))
+            masked = masked or _masks(mask_of(fn))
             fn = fn.base_dist
         if isinstance(fn, dist.ImproperUniform) or (masked and not site.is_discrete):
             why = "a flat prior, which" if isinstance(fn, dist.ImproperUniform) else "a prior that is masked out, which"

@@ -9,13 +9,13 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import config_enumerate
-from pyro.infer.traceenum_elbo import TraceEnum_ELBO, _compute_model_factors
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyrolvm._base.errors import unknown_name
+from pyrolvm._compat.pyro import enumerated_run, is_enumerated, packed_dims, symbol, with_packed_dims
 from pyrolvm._methods.fit.objectives.base import (
     PureELBO,
     held_run,
@@ -90,21 +90,19 @@ class ParticleELBO(PureELBO):
         return surrogate(values, scores * (values - others).detach())
 
     def _enumerated_elbo(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
-        inner = TraceEnum_ELBO(max_plate_nesting=self.max_plate_nesting)
         # This is what Pyro's ELBO does before each run: dimensions left of the plates belong to enumeration, the guide's first.
         summed = poutine.enum(guide, first_available_dim=-1 - self.max_plate_nesting)
         enumerated = poutine.enum(config_enumerate(model, "parallel"))
-        model_trace, guide_trace = inner._get_trace(enumerated, summed, args, kwargs)
-        plain, factors, _, sum_dims, scale = _compute_model_factors(model_trace, guide_trace)
-        terms = [term for found in plain.values() for term in found]
-        for found in contract_tensor_tree(factors, sum_dims).values() if factors else ():
-            terms += [packed.scale_and_mask(term, scale=scale) for term in found]
-        weights = _weights(guide_trace)
+        run = enumerated_run(enumerated, summed, args, kwargs, max_plate_nesting=self.max_plate_nesting)
+        terms = [term for found in run.plain.values() for term in found]
+        for found in contract_tensor_tree(run.factors, run.sum_dims).values() if run.factors else ():
+            terms += [packed.scale_and_mask(term, scale=run.scale) for term in found]
+        weights = _weights(run.guide)
         if weights:
-            terms += [packed.neg(node["packed"]["log_prob"]) for node in guide_trace.nodes.values() if is_random(node)]
+            terms += [packed.neg(node["packed"]["log_prob"]) for node in run.guide.nodes.values() if is_random(node)]
             elbo = torch.stack([_expected(term, weights) for term in terms]).sum()
             return elbo, torch.zeros_like(elbo)
-        log_q, score = log_q_and_score(guide_trace)
+        log_q, score = log_q_and_score(run.guide)
         return torch.stack([torch.as_tensor(term).sum() for term in terms]).sum() - log_q, score
 
 
@@ -112,23 +110,21 @@ def _weights(guide_trace: Any) -> dict[str, Any]:
     """The probability of each value of the sites that the guide sums over, packed, by the name of the value's dimension."""
     found = {}
     for node in guide_trace.nodes.values():
-        if is_random(node) and node["infer"].get("_enumerate_dim") is not None:
+        if is_random(node) and is_enumerated(node):
             log_prob = node["packed"]["unscaled_log_prob"]
-            weight = log_prob.exp()
-            weight._pyro_dims = log_prob._pyro_dims
-            found[node["infer"]["_enumerate_symbol"]] = weight
+            found[symbol(node)] = with_packed_dims(log_prob.exp(), packed_dims(log_prob))
     return found
 
 
 def _expected(term: Any, weights: Mapping[str, Any]) -> Tensor:
     """The sum of a packed term, each value of a dimension that is summed over weighed by its probability."""
-    dims = term._pyro_dims
+    dims = packed_dims(term)
     chosen: dict[str, Any] = {}
-    while wanted := set(dims).union(*(w._pyro_dims for w in chosen.values())) & (weights.keys() - chosen.keys()):
-        chosen |= {symbol: weights[symbol] for symbol in wanted}
+    while wanted := set(dims).union(*(packed_dims(w) for w in chosen.values())) & (weights.keys() - chosen.keys()):
+        chosen |= {name: weights[name] for name in wanted}
     if not chosen:
         return torch.as_tensor(term.sum())
-    inputs = ",".join([dims, *(weight._pyro_dims for weight in chosen.values())])
+    inputs = ",".join([dims, *(packed_dims(weight) for weight in chosen.values())])
     return torch.einsum(f"{inputs}->", term, *chosen.values())
 
 

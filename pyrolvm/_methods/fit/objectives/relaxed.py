@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrolvm._base.errors import GuideError, positive_float
+from pyrolvm._compat.pyro import is_marked_deterministic, mask_of
 
 __all__ = ["relax"]
 
@@ -54,7 +55,7 @@ class _Relaxed(Messenger):
         self.temperature = temperature
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not msg["infer"].get("_deterministic"):
+        if not msg["is_observed"] and not is_marked_deterministic(msg):
             msg["fn"] = self._continuous(msg["name"], msg["fn"])
 
     def _continuous(self, name: str, fn: Any) -> Any:
@@ -64,7 +65,7 @@ class _Relaxed(Messenger):
         if support is None or not getattr(support, "is_discrete", False):
             return fn
         if isinstance(fn, dist.MaskedDistribution):
-            return self._continuous(name, fn.base_dist).mask(fn._mask)
+            return self._continuous(name, fn.base_dist).mask(mask_of(fn))
         if isinstance(fn, torch.distributions.Bernoulli):
             return dist.RelaxedBernoulli(self._temperature(fn.logits), logits=fn.logits)
         if isinstance(fn, torch.distributions.OneHotCategorical):

@@ -10,10 +10,10 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
-from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, GuideError, ProblemError
+from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._methods.fit.objectives.base import traces
 from pyrolvm._program.sites import is_deterministic, is_random
 
@@ -103,7 +103,7 @@ def _picked(guide: Any, trace: Any, args: Any, kwargs: Any) -> set[str]:
     """Plates that pick their rows at random, which must be the same ones in every draw."""
 
     def picks(trace: Any) -> dict[str, Tensor]:
-        found = {n: node for n, node in trace.nodes.items() if isinstance(node.get("fn"), _Subsample)}
+        found = {n: node for n, node in trace.nodes.items() if is_subsample(node.get("fn"))}
         return {
             n: node["value"]
             for n, node in found.items()
