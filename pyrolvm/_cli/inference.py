@@ -32,7 +32,8 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     words = given(args, plain_words(row))
     if "methods" in words:
         words["methods"] = ladder(words["methods"])
-    posterior: lvm.Posterior = row.call(problem, *guide, progress=out.progress, **kept(args, folder), **words)
+    call = getattr(lvm, row.name) if row.name in lvm.__all__ else row.call
+    posterior: lvm.Posterior = call(problem, *guide, progress=out.progress, **kept(args, folder), **words)
     if stopped:
         out.log.print(f"stopped; what was reached is saved in {folder}")
     diagnosis = lvm.diagnose(posterior)
