@@ -185,7 +185,8 @@ class Fit(Posterior):
         """
         from pyrolvm.posterior.modules import trained
 
-        return trained(self, name)
+        with self._session(0):
+            return trained(self, name)
 
     @property
     def point_estimate(self) -> bool:

@@ -22,11 +22,14 @@ __all__ = ["trained"]
 
 
 def trained(fit: Fit, name: str | None) -> torch.nn.Module:
-    """A copy of a module with the parameters and buffers of a fit; see :meth:`pyrolvm.Fit.module`."""
+    """A copy of a module with the parameters and buffers of a fit; see :meth:`pyrolvm.Fit.module`.
+
+    Must be called inside a session with them.
+    """
     problem = fit.attached
     plate = row_plate(problem)
     batch = problem.whole if plate is None else problem.batch(torch.arange(1), plate=plate.name)
-    with fit._session(0), _registrations() as found, torch.no_grad():
+    with _registrations() as found, torch.no_grad():
         batch.trace(problem)
         if fit.guide is not None and fit.guide.name != NO_LATENTS:
             guide: Any = rebuild(problem, fit.guide)
