@@ -120,7 +120,7 @@ class Mixed(dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Mixed:
         """The same distribution for each element of a batch; the matrix is inverted once."""
         new = Mixed(self.mixing, self.source, validate_args=False)
-        new._batch_shape = torch.Size(batch_shape)
+        super(Mixed, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:

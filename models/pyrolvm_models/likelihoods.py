@@ -52,7 +52,7 @@ class ModuleDensity(dist.TorchDistribution):
         """The same distribution, for as many rows."""
         batch = torch.Size(batch_shape)
         found = ModuleDensity(self.module, self.event_shape, math.prod(batch), support=self._support.base_constraint)
-        found._batch_shape = batch
+        super(ModuleDensity, found).__init__(batch, self.event_shape, validate_args=False)
         return found
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -102,14 +102,11 @@ class Problem(Program):
             )
         inner = function_of(model)
         name = str(getattr(inner, "__name__", type(inner).__name__))
-        self._set("name", name)
-        self._set("model", model)
-        self._set("program", model)
-        self._set("info", getattr(inner, _ATTRIBUTE, None) or ModelInfo())
-        self._set("source", None)
+        info = getattr(inner, _ATTRIBUTE, None) or ModelInfo()
+        _hold(self, name=name, model=model, program=model, info=info, source=None)
         with runtime.undisturbed():
             bound, stream = heads(bind(model, name, args, kwargs))
-            self._set("stream", stream)
+            _hold(self, stream=stream)
             self._settle(bound, len(args), None)
 
     def _settle(self, bound: Mapping[str, Any], count: int, dtype: torch.dtype | None) -> None:
@@ -130,16 +127,15 @@ class Problem(Program):
             warnings.warn(
                 f"{reading.lossy}. Fix: subtract an origin before, or use float64.", PyrolvmWarning, stacklevel=3
             )
-        self._set("_sizes", {plate.name: plate.size for plate in reading.plates.values() if plate.open})
+        _hold(self, _sizes={plate.name: plate.size for plate in reading.plates.values() if plate.open})
         after = predicted(self, reading.sites)
         sites = {n: replace(site, kind="predicted") if n in after else site for n, site in reading.sites.items()}
-        self._set("hidden", MappingProxyType(after))
         runs = AtOnce()(self.program) if reading.one_by_one else self.program
-        self._set("model", Hide(after)(runs) if after else runs)
-        self._set("sites", MappingProxyType(sites))
-        self._set("plates", MappingProxyType(reading.plates))
-        self._set("parameters", MappingProxyType(reading.parameters))
-        self._set("bystanders", tuple(reading.bystanders))
+        _hold(
+            self, hidden=MappingProxyType(after), model=Hide(after)(runs) if after else runs, sites=MappingProxyType(sites),
+            plates=MappingProxyType(reading.plates), parameters=MappingProxyType(reading.parameters),
+            bystanders=tuple(reading.bystanders),
+        )  # fmt: skip
         self._check_names()
 
     def _reading(self, converted: data.Converted, count: int) -> Reading:
@@ -147,14 +143,11 @@ class Problem(Program):
         for name in ("dtype", "device", "modules", "fingerprint"):
             self.__dict__.pop(name, None)
         named = list(converted.values.items())
-        self._set("args", tuple(value for _, value in named[:count]))
-        self._set("kwargs", MappingProxyType(dict(named[count:])))
-        self._set("_arguments", converted.values)
-        self._set("_originals", converted.originals)
-        self._set("_dtype", converted.dtype)
-        self._set("bystanders", ())
-        self._set("_sizes", {})
-        self._set("model", self.program)
+        _hold(
+            self, args=tuple(value for _, value in named[:count]), kwargs=MappingProxyType(dict(named[count:])),
+            _arguments=converted.values, _originals=converted.originals, _dtype=converted.dtype, bystanders=(), _sizes={},
+            model=self.program,
+        )  # fmt: skip
         try:
             return read(self)
         except ProblemError as error:
@@ -199,11 +192,11 @@ class Problem(Program):
         bound = {
             name: data.cast(value, dtype=None, device=where, modules=False) for name, value in self._originals.items()
         }
-        moved = object.__new__(Problem)
-        for name in ("name", "source", "stream"):
-            moved._set(name, getattr(self, name))
-        moved._set("info", move_info(self.info, dtype=dtype, device=where))
-        moved._set("program", move_program(self.program, dtype=dtype, device=where))
+        moved = _hold(
+            object.__new__(Problem), name=self.name, source=self.source, stream=self.stream,
+            info=move_info(self.info, dtype=dtype, device=where),
+            program=move_program(self.program, dtype=dtype, device=where),
+        )  # fmt: skip
         with runtime.undisturbed(), _default_dtype(dtype):
             bound = {name: data.cast_modules(value, dtype=dtype, device=where) for name, value in bound.items()}
             moved._settle(bound, len(self.args), dtype or self.dtype)
@@ -211,10 +204,23 @@ class Problem(Program):
 
     def renamed(self, name: str, *, source: Mapping[str, Any] | None = None) -> Problem:
         """The same problem under another name, and with a note of where it can be had again."""
-        copy: Problem = self.__copy__()
-        copy._set("name", name)
-        copy._set("source", source)
-        return copy
+        return _hold(self.__copy__(), name=name, source=source)
+
+    def replace(
+        self, *, name: str | None = None, info: ModelInfo | None = None, model: Callable[..., Any] | None = None
+    ) -> Problem:
+        """The same problem with something else in the place of what is given; nothing is read or checked again.
+
+        Args:
+            name: its name.
+            info: what its model says about itself.
+            model: what inference runs, on the same sites.
+        """
+        given = {"name": name, "info": info, "model": model}
+        changed = _hold(self.__copy__(), **{key: value for key, value in given.items() if value is not None})
+        for computed in ("dims", "coords", "kept") if info is not None or model is not None else ():
+            changed.__dict__.pop(computed, None)
+        return changed
 
     def batch(self, indices: Tensor | None = None, *, plate: str | None = None) -> Batch:
         """The problem on a subset of the rows of one plate, scaled so that its density estimates the whole.
@@ -260,6 +266,13 @@ class Problem(Program):
                         f"coords gives {len(labels)} labels for dimension {dim!r}, but site {site!r} has length {length} "
                         f"along it. Fix: give {length} labels."
                     )
+
+
+def _hold(problem: Problem, **fields: Any) -> Problem:
+    """Gives a problem that is being made its attributes."""
+    for name, value in fields.items():
+        object.__setattr__(problem, name, value)
+    return problem
 
 
 class _default_dtype:

@@ -75,9 +75,6 @@ class Program(Portable):
     _originals: Mapping[str, Any]
     _dtype: torch.dtype
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"a Problem is immutable, cannot set {name!r}. Fix: build a new Problem.")
 
@@ -156,6 +153,11 @@ class Program(Portable):
     def fingerprint(self) -> str:
         """A sha256 of the data."""
         return data.fingerprint(self.arguments.values())
+
+    @cached_property
+    def kept(self) -> dict[str, Any]:
+        """What others have found out about it and need not find again, such as frames and symmetries; no part of it."""
+        return {}
 
     @property
     def function(self) -> Callable[..., Any]:

@@ -169,9 +169,7 @@ class Simulator:
         args = list(new.values())[: len(problem.args)]
         kwargs = dict(list(new.items())[len(problem.args) :])
         model = problem.program if self.by_arguments else _Observed(problem, observed)
-        made = Problem(model, *args, **kwargs)
-        made._set("info", problem.info)
-        return made.renamed(problem.name)
+        return Problem(model, *args, **kwargs).replace(name=problem.name, info=problem.info)
 
 
 def _check(problem: Problem) -> None:

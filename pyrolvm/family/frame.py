@@ -241,8 +241,8 @@ def find_frame(
     if batch is not None:
         with threadpool_limits(1, user_api="blas"):
             return _find(Joint(problem, batch), seed, METHODS[method])
-    kept: dict[tuple[int, str], Frame] = problem.__dict__.setdefault("_frames", {})
-    failed: dict[tuple[int, str], FitError] = problem.__dict__.setdefault("_frameless", {})
+    kept: dict[tuple[int, str], Frame] = problem.kept.setdefault("frames", {})
+    failed: dict[tuple[int, str], FitError] = problem.kept.setdefault("frameless", {})
     key = (seed, method)
     if key in failed:
         raise FitError(str(failed[key]))
@@ -277,21 +277,21 @@ def plain_moments(frame: Frame, *, draws: int = 4_000, seed: int = 0) -> tuple[P
 
 def frame_engine(problem: Problem) -> str:
     """What evaluates the density of a problem's frame, and why not a faster engine; empty where no frame was sought."""
-    kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
+    kept: dict[tuple[int, str], Frame] = problem.kept.get("frames", {})
     targets = [frame.target for frame in kept.values()][-1:]
     return "; ".join(f"{target.engine}: {target.reason}" if target.reason else target.engine for target in targets)
 
 
 def gradient_seconds(problem: Problem) -> float | None:
     """What one density with its gradient takes in C, by those that the problem's frame took; ``None`` where there is none in C."""
-    kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
+    kept: dict[tuple[int, str], Frame] = problem.kept.get("frames", {})
     targets = [frame.target for frame in kept.values() if frame.target.native is not None and frame.target.evaluations]
     return targets[-1].seconds / targets[-1].evaluations if targets else None
 
 
 def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | None:
     """A frame of a problem that was found before and has these coordinates, so that its target need not be compiled again."""
-    kept: dict[tuple[int, str], Frame] = problem.__dict__.get("_frames", {})
+    kept: dict[tuple[int, str], Frame] = problem.kept.get("frames", {})
     for frame in kept.values():
         if frame.centring.keys() == centring.keys() and all(
             torch.equal(value.reshape(-1), centring[name].reshape(-1)) for name, value in frame.centring.items()

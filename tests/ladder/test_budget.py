@@ -145,7 +145,7 @@ def test_a_frame_that_a_budget_cuts_short_is_used_and_not_kept() -> None:
     cut = problem()
     with looks(8):
         fit = lvm.fit(cut, "student", draws=100, progress=False)
-    assert whole.__dict__["_frames"] and not cut.__dict__["_frames"]
+    assert whole.kept["frames"] and not cut.kept["frames"]
     assert fit.data["posterior"].attrs["evaluations"] < 20_000
     assert np.isfinite(fit.log_p).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pyro
@@ -267,3 +268,17 @@ def test_a_density_that_fails_names_its_site_and_shapes() -> None:
         lvm.ProblemError, match=r"site 'y', whose value has shape \(6,\) and whose distribution \(2, 6\)"
     ):
         lvm.Problem(model, Y)
+
+
+def test_a_part_is_replaced_in_another_problem_that_keeps_nothing_of_what_depends_on_it() -> None:
+    problem = lvm.Problem(line, torch.ones(3), torch.zeros(3))
+    problem.kept["frames"] = {}
+    info = dataclasses.replace(problem.info, dims={"y": ["row"]}, coords={"row": ["a", "b", "c"]})
+    before = problem.dims
+    other = problem.replace(name="other", info=info)
+    assert (other.name, other.dims["y"], other.coords) == ("other", ["row"], {"row": ["a", "b", "c"]})
+    assert other.kept == {} and problem.kept == {"frames": {}}
+    assert (problem.name, problem.dims, problem.coords) == ("line", before, {})
+    assert problem.replace(name="other").kept is problem.kept
+    with pytest.raises(AttributeError, match="immutable"):
+        other.name = "line"

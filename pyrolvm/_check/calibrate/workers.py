@@ -95,9 +95,8 @@ def _job(content: Content) -> Job:
     default, model, args, kwargs, info, name, method, quantities, draws, seed = unpacked(content.content)
     torch.set_default_dtype(getattr(torch, default))
     try:
-        problem = Problem(model, *args, **kwargs)
-        problem._set("info", info)
-        return Job.of(problem.renamed(name), method, quantities, draws, seed)
+        problem = Problem(model, *args, **kwargs).replace(name=name, info=info)
+        return Job.of(problem, method, quantities, draws, seed)
     except PyrolvmError:
         raise
     except Exception as error:

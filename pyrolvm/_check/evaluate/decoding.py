@@ -79,7 +79,7 @@ class Decoder:
         Where a likelihood knows no mean, a draw of it; ``sampled`` then says so.
         """
         with _Middle(given), torch.no_grad():
-            trace = self._trace(rows)
+            trace = self.trace(rows)
         fn = trace.nodes[self.site]["fn"]
         middle = mean_or_none(fn)
         if middle is None:
@@ -92,7 +92,7 @@ class Decoder:
         """New rows: the likelihood's mean given latents from the prior, and draws of the data themselves."""
         rows = self.rows(count)
         with torch.no_grad(), poutine.block():
-            trace = self._trace(rows)
+            trace = self.trace(rows)
             fn = trace.nodes[self.site]["fn"]
             drawn = fn.sample()
         middle = mean_or_none(fn) if self.problem.latents else None
@@ -135,7 +135,8 @@ class Decoder:
     def _batch(self, rows: Tensor) -> Any:
         return slice_rows(self.problem, self.plate, rows)
 
-    def _trace(self, rows: Tensor) -> Any:
+    def trace(self, rows: Tensor) -> Any:
+        """The trace of a run of the model on those rows."""
         batch = self._batch(rows)
         with batch.active():
             return poutine.trace(self.problem.model).get_trace(*batch.args, **batch.kwargs)

@@ -74,9 +74,7 @@ def part(problem: Problem, rows: Tensor, plate: str) -> Problem:
             f"{problem.name} subsamples plate {plate!r} by itself, so that its rows cannot be taken apart. "
             f'Fix: write `pyro.plate("{plate}", len(x))`, and pass batch_size= to lvm.fit.'
         )
-    made = Problem(problem.program, *batch.args, **batch.kwargs)
-    made._set("info", problem.info)
-    return made.renamed(problem.name)
+    return Problem(problem.program, *batch.args, **batch.kwargs).replace(name=problem.name, info=problem.info)
 
 
 def split(problem: Problem, share: float, *, seed: int = 0, plate: str | None = None) -> tuple[Problem, Problem]:
@@ -138,8 +136,7 @@ def held_out(fit: Fit, data: Any, plate: str, what: str = "data") -> Problem:
                 f"{problem.name} does not run on {what}=: {error} Data: {_shapes(named)}; "
                 f"the fit was made on {_shapes({name: problem.arguments[name] for name in named})}."
             ) from error
-        made._set("info", problem.info)
-        made = made.renamed(problem.name).to(dtype=problem.dtype, device=problem.device)
+        made = made.replace(name=problem.name, info=problem.info).to(dtype=problem.dtype, device=problem.device)
     _check_same(problem, made, plate, what)
     return made
 

@@ -165,7 +165,7 @@ def prior_of(fit: Fit, problem: Problem, plate: str, site: str, seed: int) -> di
         rows = decoder.rows(min(problem.plates[plate].size, 500))
         with torch.no_grad():
             for _ in range(-(-PRIOR_ROWS // len(rows))):
-                trace = decoder._trace(rows)
+                trace = decoder.trace(rows)
                 for name, draws in found.items():
                     draws.append(_units(problem, plate, name, trace.nodes[name]["value"]))
     drawn = {name: np.concatenate(draws) for name, draws in found.items()}

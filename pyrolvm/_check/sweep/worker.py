@@ -91,8 +91,7 @@ def _unpacked(content: Content) -> tuple[Problem, torch.dtype]:
         raise Unfit(f"{type(error).__name__}: {error}") from None
     finally:
         torch.set_default_dtype(before)
-    problem._set("info", info)
-    return problem.renamed(label, source=source), dtype
+    return problem.replace(info=info).renamed(label, source=source), dtype
 
 
 def execute(problem: Problem, method: Method, cell: Mapping[str, Any], keep: bool) -> Reply:

@@ -381,7 +381,7 @@ def _solved(
 
 def _frame_engine(problem: Problem) -> str:
     """What the density of the frame ran on, and why not on a faster engine; empty without one."""
-    if "_frames" not in problem.__dict__:
+    if "frames" not in problem.kept:
         return ""
     return frame_engine(problem)
 

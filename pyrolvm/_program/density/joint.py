@@ -229,7 +229,7 @@ class Joint:
         """
         trace = self._trace(_Given(draw))
         out = {"log_p": self._log_prob_sum(trace)}
-        if self._summed(trace):
+        if self.summed(trace):
             return out | self._marginal_terms(trace)
         for name, node in trace.nodes.items():
             if not is_random(node):
@@ -374,6 +374,10 @@ class Joint:
         with self.batch.active():
             (model or self.problem.model)(*self.batch.args, **self.batch.kwargs)
 
+    def enumerated(self) -> Any:
+        """The trace of a run with all values of the discrete latents at once, in a problem without continuous ones."""
+        return self._trace(_Given({}))
+
     def _prior(self, handler: _Given) -> Any:
         """The trace of a run that ends at the last of the handler's sites."""
         handler.stops = True
@@ -395,19 +399,19 @@ class Joint:
             self._run(model)
         return tracer.trace
 
-    def _summed(self, trace: Any) -> list[str]:
+    def summed(self, trace: Any) -> list[str]:
         """The discrete latents that this run enumerated."""
         return [site.name for site in self.problem.discrete if is_enumerated(trace.nodes[site.name])]
 
     def _log_prob_sum(self, trace: Any) -> Tensor:
         trace.compute_log_prob()
-        if not self._summed(trace):
+        if not self.summed(trace):
             terms = [
                 node["log_prob_sum"] for node in trace.nodes.values() if is_random(node) and not is_deterministic(node)
             ]
             return torch.stack([torch.as_tensor(term) for term in terms]).sum()
         trace.pack_tensors()
-        sum_dims = self._sum_dims(trace)
+        sum_dims = self.sum_dims(trace)
         total = torch.zeros((), dtype=self.problem.dtype, device=self.problem.device)
         mixed = []
         for name, node in trace.nodes.items():
@@ -419,14 +423,14 @@ class Joint:
         # log p(rows) is scaled where rows stand for others, not log p(row, z): a common scale belongs outside the sum over z.
         scales = [trace.nodes[name]["scale"] for name in mixed]
         common = all(not isinstance(scale, Tensor) for scale in scales) and len(set(scales)) == 1
-        factors = self._factors(trace, mixed, scaled=not common)
+        factors = self.factors(trace, mixed, scaled=not common)
         return total + (scales[0] if common else 1.0) * contract_to_tensor(factors, sum_dims)
 
-    def _sum_dims(self, trace: Any) -> set[str]:
+    def sum_dims(self, trace: Any) -> set[str]:
         """The symbols of the enumerated dimensions."""
         return set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
 
-    def _factors(self, trace: Any, names: Iterable[str], *, scaled: bool = False) -> _Factors:
+    def factors(self, trace: Any, names: Iterable[str], *, scaled: bool = False) -> _Factors:
         """The log densities of sites by plate context, in Pyro's packed form."""
         factors: _Factors = OrderedDict()
         for name in names:
@@ -441,7 +445,7 @@ class Joint:
         Where a continuous latent depends on a discrete one, z, its prior is the marginal sum_z p(z) p(x | z), and the
         likelihood of a row is sum_z p(z) p(x | z) p(y | x, z) divided by that.
         """
-        sum_dims = self._sum_dims(trace)
+        sum_dims = self.sum_dims(trace)
         mixed = [
             site.name
             for site in self.problem.continuous
@@ -453,7 +457,7 @@ class Joint:
                 node = trace.nodes[site.name]
                 out[f"log_prior/{site.name}"] = scale_and_mask(node["unscaled_log_prob"], 1.0, node["mask"])
         observed = [site.name for site in self.problem.observed]
-        hidden = [*self._summed(trace), *mixed]
+        hidden = [*self.summed(trace), *mixed]
         prior = self._contracted(trace, hidden) if mixed else None
         if len(mixed) == 1 and prior is not None:
             out[f"log_prior/{mixed[0]}"] = prior[1]
@@ -467,7 +471,7 @@ class Joint:
 
     def _contracted(self, trace: Any, names: list[str]) -> tuple[frozenset[str], Tensor] | None:
         """The sites' log density, discrete latents summed out, by row; ``None`` if it is not all of the same rows."""
-        tree = contract_tensor_tree(self._factors(trace, names), self._sum_dims(trace))
+        tree = contract_tensor_tree(self.factors(trace, names), self.sum_dims(trace))
         contexts = [context for context, terms in tree.items() if terms]
         if len(contexts) != 1:
             return None

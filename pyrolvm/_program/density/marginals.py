@@ -7,7 +7,7 @@ from pyro.ops.contract import contract_to_tensor
 from torch import Tensor
 
 from pyrolvm._compat.pyro import packed_dims, symbol, with_packed_dims
-from pyrolvm._program.density.joint import Joint, _Given
+from pyrolvm._program.density.joint import Joint
 from pyrolvm._program.sites import is_deterministic, is_random
 
 __all__ = ["marginals"]
@@ -18,8 +18,8 @@ def marginals(joint: Joint) -> dict[str, Tensor]:
 
     The derivative of the log of the sum with respect to one factor of it is the probability of what that factor is of.
     """
-    trace = joint._trace(_Given({}))
-    names = joint._summed(trace)
+    trace = joint.enumerated()
+    names = joint.summed(trace)
     trace.compute_log_prob()
     trace.pack_tensors()
     leaves = {}
@@ -30,7 +30,7 @@ def marginals(joint: Joint) -> dict[str, Tensor]:
         node["unscaled_log_prob"] = leaves[name]
     hidden = [name for name, node in trace.nodes.items() if is_random(node) and not is_deterministic(node)]
     with torch.enable_grad():
-        total = contract_to_tensor(joint._factors(trace, hidden), joint._sum_dims(trace))
+        total = contract_to_tensor(joint.factors(trace, hidden), joint.sum_dims(trace))
         found = torch.autograd.grad(total, list(leaves.values()))
     out = {}
     for (name, leaf), gradient in zip(leaves.items(), found, strict=True):

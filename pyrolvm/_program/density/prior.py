@@ -40,11 +40,7 @@ class _Watch(Messenger):
 
 def without_data(problem: Problem) -> Problem:
     """The problem with a joint density that is the prior of its latents: what is observed has a density of one."""
-    silent = problem.renamed(f"the prior of {problem.name}")
-    silent.__dict__.pop("_frames", None)
-    silent.__dict__.pop("_frameless", None)
-    silent._set("model", _Silence()(problem.model))
-    return silent
+    return problem.replace(name=f"the prior of {problem.name}", model=_Silence()(problem.model))
 
 
 def check_proper(problem: Problem) -> None:

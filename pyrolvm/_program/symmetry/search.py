@@ -58,10 +58,10 @@ def find_symmetries(problem: Problem) -> Symmetries:
     of sites alike, changes of sign, alone and together, mirrored and turned intervals, and rotations; not of models with
     learnable parameters, streams, or more than 2,000 unknowns.
     """
-    kept: Symmetries | None = problem.__dict__.get("_symmetries")
+    kept: Symmetries | None = problem.kept.get("symmetries")
     if kept is None:
         kept = _find(problem)
-        problem.__dict__["_symmetries"] = kept
+        problem.kept["symmetries"] = kept
     return kept
 
 
