@@ -12,8 +12,7 @@ from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
 from pyrolvm import ArgumentError, Problem, PyrolvmError
-from pyrolvm._program.density.target import Points
-from pyrolvm.family import plain_moments, starting_frame, starting_frame_pays
+from pyrolvm.family import Points, plain_moments, starting_frame, starting_frame_pays
 
 __all__ = ["Framed", "best_gaussian", "wants_frame"]
 

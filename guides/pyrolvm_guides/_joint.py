@@ -12,9 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm import Problem, PyrolvmError
-from pyrolvm._program.density import Joint, decentred
-from pyrolvm._program.density.centring import centred
-from pyrolvm.family import starting_frame
+from pyrolvm.family import Joint, centred, decentred, starting_frame
 from pyrolvm_guides._checks import refuse_other_sizes, refuse_subsampling
 from pyrolvm_guides._frame import Framed
 from pyrolvm_guides._layout import Layout, inside

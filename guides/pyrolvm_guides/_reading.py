@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem
-from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm.family import is_deterministic, is_random
 from pyrolvm_guides._layout import Latent, Layout, Rows, argument_shapes, bijection
 from pyrolvm_guides._start import StartMessenger, is_discrete
 

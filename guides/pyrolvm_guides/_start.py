@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyrolvm import GuideError
-from pyrolvm._program.sites import is_random
+from pyrolvm.family import is_random
 from pyrolvm_guides._layout import bijection
 
 __all__ = ["StartMessenger", "is_discrete"]

@@ -13,9 +13,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyrolvm import Problem
-from pyrolvm._program.density import Joint
-from pyrolvm._program.density.target import Target
-from pyrolvm.family import Student, Weighed, draw_weighed, known_frame
+from pyrolvm.family import Joint, Student, Target, Weighed, draw_weighed, known_frame
 from pyrolvm_guides._joint import JointGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._params import learnable

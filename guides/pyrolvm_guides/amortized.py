@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem
+from pyrolvm.family import traits
 from pyrolvm_guides._checks import at_least, choice, hidden_sizes, positive, refuse_subsampling
 from pyrolvm_guides._encoders import ENCODERS, encoder
 from pyrolvm_guides._features import Features, row_plates
@@ -195,6 +196,7 @@ def _without(layout: Layout, plate: str) -> Layout:
     return replace(layout, plates={**layout.plates, plate: replace(rows, subsample_size=rows.size)})
 
 
+@traits(richer="")
 def amortized(
     problem: Problem,
     *,

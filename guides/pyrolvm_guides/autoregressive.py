@@ -9,6 +9,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
+from pyrolvm.family import traits
 from pyrolvm_guides._bijections import Affine, Bijection, Chain, InverseAutoregressive
 from pyrolvm_guides._checks import at_least, hidden_sizes, positive
 from pyrolvm_guides._frame import wants_frame
@@ -39,6 +40,7 @@ class _Autoregressive(JointGuide):
         return PushForward(self.chain, self.layout.size, self.start)
 
 
+@traits(one_mode=True)
 def autoregressive(
     problem: Problem,
     *,

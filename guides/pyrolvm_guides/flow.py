@@ -9,6 +9,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
+from pyrolvm.family import traits
 from pyrolvm_guides._bijections import Affine, Bijection, Chain, Spline, SplineAutoregressive, SplineCoupling
 from pyrolvm_guides._checks import at_least, degrees, hidden_sizes, positive
 from pyrolvm_guides._frame import wants_frame
@@ -43,6 +44,7 @@ def _halves(dim: int, count: int) -> list[tuple[list[int], list[int]]]:
     return [cycle[i % 4] for i in range(count)]
 
 
+@traits(one_mode=True)
 def flow(
     problem: Problem,
     *,

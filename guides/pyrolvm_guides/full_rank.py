@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
-from pyrolvm._base.machine import require_memory
+from pyrolvm.family import require_memory, traits
 from pyrolvm_guides._bijections import Affine
 from pyrolvm_guides._checks import positive
 from pyrolvm_guides._frame import wants_frame
@@ -39,6 +39,7 @@ class FullRank(JointGuide):
         return dist.MultivariateNormal(self.affine.loc, scale_tril=self.affine.scale_tril())
 
 
+@traits(one_mode=True)
 def full_rank(
     problem: Problem, *, init_scale: float = 0.1, precondition: str = "auto", init: Mapping[str, Any] | None = None
 ) -> PyroModule:

@@ -12,6 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm import Problem
+from pyrolvm.family import traits
 from pyrolvm_guides._checks import at_least
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
@@ -68,6 +69,7 @@ class _Laplace(JointGuide):
         return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
 
 
+@traits(one_mode=True, richer="full_rank")
 def laplace(
     problem: Problem, *, polish: int = 200, repair: bool = True, init: Mapping[str, Any] | None = None
 ) -> PyroModule:

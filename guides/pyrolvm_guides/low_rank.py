@@ -11,6 +11,7 @@ import torch
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
+from pyrolvm.family import traits
 from pyrolvm_guides._checks import at_least, positive
 from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
@@ -37,6 +38,7 @@ class _LowRank(JointGuide):
         return dist.LowRankMultivariateNormal(self.loc, scale[:, None] * self.factor, scale * scale)
 
 
+@traits(one_mode=True, richer="full_rank")
 def low_rank(
     problem: Problem,
     *,

@@ -12,6 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem
+from pyrolvm.family import traits
 from pyrolvm_guides._checks import positive
 from pyrolvm_guides._frame import best_gaussian, wants_frame
 from pyrolvm_guides._joint import EmptyGuide
@@ -107,6 +108,7 @@ def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
+@traits(one_mode=True, richer="full_rank")
 def mean_field(
     problem: Problem, *, init_scale: float = 0.1, precondition: str = "auto", init: Mapping[str, Any] | None = None
 ) -> PyroModule:

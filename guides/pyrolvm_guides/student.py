@@ -5,8 +5,7 @@ from __future__ import annotations
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
-from pyrolvm._base.errors import unknown_name
-from pyrolvm.family import METHODS, Solution, adapt, find_frame
+from pyrolvm.family import METHODS, Solution, adapt, find_frame, unknown_name
 from pyrolvm_guides._joint import EmptyGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._reading import read_layout

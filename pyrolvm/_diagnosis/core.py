@@ -33,6 +33,7 @@ from pyrolvm._results.build import OUTSIDE
 from pyrolvm._results.copies import copies
 from pyrolvm._results.points import PointMass, read_points
 from pyrolvm._results.reading import PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
+from pyrolvm.family.protocol import traits_said
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -323,19 +324,13 @@ def _judge_finite(data: xr.DataTree) -> Iterator[Reason]:
         )
 
 
-_ONE_MODE = ("mean_field", "full_rank", "low_rank", "laplace", "autoregressive", "flow")
-
-
 def _judge_modes(data: xr.DataTree) -> Iterator[Reason]:
     """Judges guides of one mode by what the ascents before them saw; weights are blind to a mode without draws."""
     attrs = data["posterior"].attrs
     modes, guide = int(attrs.get("modes", 0)), str(attrs.get("pyrolvm_guide", "")).split("(")[0]
-    if modes > max(copies(data), 1) and guide in _ONE_MODE and draws_group(data) == "posterior":
+    if modes > max(copies(data), 1) and traits_said(attrs).one_mode and draws_group(data) == "posterior":
         text = f"Ascents from several starts ended at {modes} modes apart; `{guide}` may cover one of them only."
         yield Reason("doubtful", text, {"modes": float(modes)})
-
-
-_RICHER = {"mean_field": "full_rank", "laplace": "full_rank", "low_rank": "full_rank", "": "flow"}
 
 
 def _blames_guide(reason: Reason) -> bool:
@@ -366,13 +361,13 @@ def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str, data: xr
         need = max(10 ** (1 / (1 - weights.khat)) if weights.khat < 0.7 else 0, 1000)
         yield f"Take more draws of the fitted guide: about {math.ceil(need / 100) * 100}."
     elif any(reason.status != "trusted" and _blames_guide(reason) for reason in reasons):
-        if guide == "amortized":
+        richer = traits_said(data["posterior"].attrs).richer
+        if not richer:
             yield (
                 "k-hat judges the latents of all rows at once, and is large with many rows even where each is close: look at "
                 'the rows you need, or try guide="mean_field", which has parameters of its own for each row.'
             )
             return
-        richer = _RICHER.get(guide, "flow")
         found = [f'Try guide="{richer}".'] if guide != richer else []
         yield from left_to_try([*found, NUTS], tried(data))
 

@@ -40,6 +40,7 @@ from pyrolvm._results.draws import draw_guide, numpy
 from pyrolvm._results.evaluating import LOOPED, affordable, deterministic_sites, evaluated, every, log_p, quantities_of
 from pyrolvm._results.history import History
 from pyrolvm._results.points import PointMass, all_one_value, point_mass
+from pyrolvm.family.protocol import Hooks
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -148,7 +149,7 @@ def variational_tree(
         stats = {"lp": lp, "log_q": np.where(outside, np.inf, lp - log_weight), "log_weight": log_weight}
     groups["sample_stats"] = site_dataset(stats, {}, attrs=attrs)
     groups["sample_stats"]["khat"] = xr.DataArray(math.nan if point else _khat(log_weight))
-    if problem.parameters and not hasattr(guide, "weighed") and not point:
+    if problem.parameters and Hooks(guide).weighed is None and not point:
         apart = attempts("sample_stats/site_kl", lambda: site_divergences(problem, guide, inside=_rows(problem)))
         if apart:
             groups["sample_stats"]["site_kl"] = xr.DataArray(

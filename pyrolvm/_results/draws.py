@@ -20,6 +20,7 @@ from pyrolvm._program.prediction import Hide
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
 from pyrolvm.family.guide import Guide
+from pyrolvm.family.protocol import Hooks
 
 __all__ = ["draw_guide", "rebuild", "registered"]
 
@@ -53,12 +54,12 @@ class _Without:
 class _Registered:
     def __init__(self, guide: torch.nn.Module, name: str) -> None:
         self.guide, self.name = guide, name
-        for hook in ("finalize", "prepare", "solve", "held"):
-            if hasattr(guide, hook):
-                setattr(self, hook, getattr(guide, hook))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return pyro.module(self.name, self.guide)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["guide"], name)
 
 
 def rebuild(problem: Problem, recipe: Guide) -> Callable[..., Any]:
@@ -75,7 +76,7 @@ def rebuild(problem: Problem, recipe: Guide) -> Callable[..., Any]:
 
 def finalized(problem: Problem, guide: Callable[..., Any]) -> Callable[..., Any]:
     """What the guide becomes once its optimisation is over: itself, unless it says otherwise."""
-    finalize = getattr(guide, "finalize", None)
+    finalize = Hooks(guide).finalize
     if finalize is None:
         return guide
     with problem.whole.active():
@@ -102,7 +103,7 @@ def draw_guide(
         GuideError: if a site comes and goes from draw to draw.
         FitError: if the guide fails, or its log density is not finite at its own draws.
     """
-    weighed = getattr(guide, "weighed", None)
+    weighed = Hooks(guide).weighed
     if weighed is not None:
         return _weighed_draws(problem, weighed, count)
 

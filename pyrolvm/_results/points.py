@@ -16,6 +16,7 @@ from pyrolvm._program.names import dump_names, read_names
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
 from pyrolvm._results.reading import Block, blocks, log_weights
+from pyrolvm.family.protocol import Hooks
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -65,7 +66,7 @@ def point_mass(problem: Problem, guide: Callable[..., Any], unconstrained: Mappi
         unconstrained: its draws by continuous latent site, each of shape ``(draws, ...)``.
     """
     constant = tuple(name for name, values in unconstrained.items() if all_one_value(values.detach().cpu().numpy()))
-    if hasattr(guide, "weighed"):  # a density of its own over all unknowns at once
+    if Hooks(guide).weighed is not None:  # a density of its own over all unknowns at once
         return PointMass(constant)
     with torch.no_grad(), problem.whole.active():
         trace: Any = poutine.trace(guide).get_trace(*problem.args, **problem.kwargs)

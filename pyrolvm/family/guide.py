@@ -11,6 +11,7 @@ from pyrolvm._base.errors import GuideError
 from pyrolvm._base.explain import explained
 from pyrolvm._base.pickling import Portable
 from pyrolvm._program.problem import Problem
+from pyrolvm.family.protocol import Traits, traits_of
 
 __all__ = ["NO_LATENTS", "Guide"]
 
@@ -27,8 +28,8 @@ class Guide(Portable):
     Attributes:
         name: what the family is called in tables.
         construct: a function of a problem and of ``options`` that returns a Pyro guide: anything that is called as
-            ``guide(*args, **kwargs)`` with the model's arguments and samples its latent sites. A guide may have a method
-            ``finalize(*args, **kwargs)``, called once after the optimisation, that returns the guide to draw from.
+            ``guide(*args, **kwargs)`` with the model's arguments and samples its latent sites. What it may have besides is in
+            :class:`~pyrolvm.family.protocol.Hooks`.
         options: keyword arguments for ``construct``.
         registered: whether ``name`` and ``options`` are enough to find it again.
     """
@@ -52,6 +53,11 @@ class Guide(Portable):
                 "Fix: return the Pyro guide, a function or module that takes the model's arguments."
             )
         return built
+
+    @property
+    def traits(self) -> Traits:
+        """What is known of the family."""
+        return traits_of(self.construct)
 
     @property
     def doc(self) -> str:

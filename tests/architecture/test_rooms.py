@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,3 +116,10 @@ def test_every_room_says_what_it_is_for(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_is_long(name: str) -> None:
     assert len(MODULES[name].read_text().splitlines()) <= 520
+
+
+@pytest.mark.parametrize("package", ["pyrolvm_guides", "pyrolvm_models"])
+def test_the_zoo_is_built_on_what_is_public(package: str) -> None:
+    root = Path(importlib.import_module(package).__file__ or "").parent
+    used = [f"{path.name}: {name}" for path in root.rglob("*.py") for name, _ in _imports(path) if "._" in name]
+    assert not used

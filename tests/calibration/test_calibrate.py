@@ -260,7 +260,9 @@ def test_chains_are_thinned_over_all_of_them(problem):
 def test_results_are_asked_for_no_more_than_is_ranked(problem, monkeypatch):
     kept = []
     fit = lvm.fit
-    monkeypatch.setitem(lvm.__dict__, "fit", lambda *args, **options: kept.append(fit(*args, **options)) or kept[-1])
+    monkeypatch.setattr(
+        "pyrolvm._methods.fit.inference.fit", lambda *args, **options: kept.append(fit(*args, **options)) or kept[-1]
+    )
     run(problem, "mean_field", 1, max_steps=60)
     assert set(kept[0].data.children) == {"posterior", "sample_stats", "optimization"}
     assert "posterior_predictive" in fit(problem, "mean_field", max_steps=60, progress=False).data.children
@@ -286,15 +288,6 @@ def test_bad_input_is_said_before_the_work(problem, method, options, error, says
     with pytest.raises(error, match=rf"(?s){says}") as raised:
         lvm.calibrate(problem, method, **{"simulations": 3, "workers": 1, "progress": False, **options})
     assert "Fix:" in str(raised.value)
-
-
-def test_exact_is_looked_up(problem, monkeypatch):
-    monkeypatch.delitem(lvm.__dict__, "exact", raising=False)
-    monkeypatch.delitem(lvm._HOME, "exact", raising=False)
-    with pytest.raises(lvm.ArgumentError, match="no method 'exact'"):
-        run(problem, "exact", 2)
-    monkeypatch.setitem(lvm.__dict__, "exact", lambda problem: exact(problem))
-    assert run(problem, "exact", 2).method == "exact"
 
 
 # --- processes, folders, interrupts -----------------------------------------------------------------------------------

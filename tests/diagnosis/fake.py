@@ -10,6 +10,9 @@ import arviz_base
 import numpy as np
 import xarray as xr
 
+import pyrolvm as lvm
+from pyrolvm.family.protocol import Traits
+
 SCHOOLS = ["Choate", "Deerfield", "Phillips Andover", "Exeter"]
 
 
@@ -50,7 +53,10 @@ def fit(
     weights = np.full(shape, -3.0) if log_weight is None else np.reshape(log_weight, shape)
     stats = {"lp": log_q + weights, "log_q": log_q, "log_weight": weights}
     data = draw_tree(sites, stats, dims, coords, **groups)
-    data["posterior"].attrs["pyrolvm_guide"] = guide
+    data["posterior"].attrs |= {
+        "pyrolvm_guide": guide,
+        **(lvm.guide(guide).traits if guide in lvm.guides() else Traits()).attrs(),
+    }
     if converged is not None:
         trace = 50 * np.exp(-np.arange(300) / 40) + 3 if loss is None else loss
         group = xr.Dataset({"loss": ("step", np.asarray(trace, float))})

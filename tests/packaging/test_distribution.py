@@ -46,7 +46,7 @@ def test_every_entry_point_of_the_wheel_is_a_function_in_it(wheel):
         points = configparser.ConfigParser(delimiters="=")
         points.optionxform = str  # type: ignore[assignment]
         points.read_string(archive.read(name).decode())
-        assert points["console_scripts"]["pyrolvm"] == "pyrolvm._cli:main"
+        assert points["console_scripts"]["pyrolvm"] == "pyrolvm.__main__:main"
         assert points["pyrolvm.models"] and points["pyrolvm.guides"]
         for group in ("pyrolvm.models", "pyrolvm.guides"):
             for target in points[group].values():

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._diagnosis.reweighted import MEAN_BOUND
+from pyrolvm.family.protocol import Traits
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["advise", "warn_of_reference"]
 
-_RICHER = {"mean_field": "full_rank", "laplace": "full_rank", "low_rank": "full_rank", "full_rank": "flow"}
 _AT_MOST = 5
 
 
@@ -32,7 +32,11 @@ def warn_of_reference(reference: str, verdict: Verdict) -> list[str]:
 
 
 def advise(
-    table: pd.DataFrame, verdicts: Mapping[str, Verdict], guides: Mapping[str, str], there: Iterable[str] = ()
+    table: pd.DataFrame,
+    verdicts: Mapping[str, Verdict],
+    guides: Mapping[str, str],
+    there: Iterable[str] = (),
+    families: Mapping[str, Traits] | None = None,
 ) -> Iterator[str]:
     """Yields one piece of advice for each method.
 
@@ -40,6 +44,7 @@ def advise(
         table: the table of a comparison.
         verdicts: each method's own verdict.
         guides: name of the guide of each method, empty for methods without one.
+        families: what is known of the guides' families.
         there: the guides that are compared, and ``"nuts"`` where chains are, which need not be tried any more.
     """
     for method, rows in table.groupby("method", sort=False):
@@ -64,10 +69,13 @@ def advise(
             text += " Its own verdict, trusted, does not see this."
         elif not verdict.trusted:
             text += f" Its own verdict is {verdict.status}."
-        yield text + "".join(f" {step}" for step in _next(rows, differs, verdict, guides.get(name, ""), there))
+        family = (families or {}).get(name, Traits())
+        yield text + "".join(f" {step}" for step in _next(rows, differs, verdict, guides.get(name, ""), there, family))
 
 
-def _next(rows: pd.DataFrame, differs: int, verdict: Verdict, guide: str, there: Iterable[str]) -> Iterator[str]:
+def _next(
+    rows: pd.DataFrame, differs: int, verdict: Verdict, guide: str, there: Iterable[str], family: Traits
+) -> Iterator[str]:
     if any("points" in reason.figures for reason in verdict.reasons):
         yield 'It is a point estimate, whose sds are none: use guide="laplace" or lvm.nuts for a posterior.'
         return
@@ -75,7 +83,7 @@ def _next(rows: pd.DataFrame, differs: int, verdict: Verdict, guide: str, there:
     if differs and unfinished:
         yield "Let the optimisation run on first (max_steps=)."
     elif differs and guide:
-        richer = _RICHER.get(guide, "flow")
+        richer = family.richer or "mean_field"
         if richer not in {guide, *there}:
             yield f'Try guide="{richer}".'
         elif guide.startswith("flow"):

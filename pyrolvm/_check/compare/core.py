@@ -22,6 +22,7 @@ from pyrolvm._check.compare.text import as_text
 from pyrolvm._diagnosis.core import Diagnosis, diagnose, jsonable
 from pyrolvm._diagnosis.trying import left_to_try
 from pyrolvm._results.reading import PosteriorLike, is_exact, log_weights, stat, tree
+from pyrolvm.family.protocol import traits_said
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +167,8 @@ def compare(
     methods = _methods(table, names, diagnoses, chosen)
     verdicts = {name: item.verdict for name, item in diagnoses.items()}
     guides = {name: str(data["posterior"].attrs.get("pyrolvm_guide", "") or "") for name, data in trees.items()}
-    advice = [*warn_of_reference(chosen, verdicts[chosen]), *advise(table, verdicts, guides, there)]
+    families = {name: traits_said(data["posterior"].attrs) for name, data in trees.items()}
+    advice = [*warn_of_reference(chosen, verdicts[chosen]), *advise(table, verdicts, guides, there, families)]
     return Comparison(chosen, table, methods, advice, diagnoses, notes, trees, pairs)
 
 

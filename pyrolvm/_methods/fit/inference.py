@@ -54,6 +54,7 @@ from pyrolvm._results.likelihood import likelihood_tree
 from pyrolvm.family import Solution, frame_engine
 from pyrolvm.family.choice import resolve
 from pyrolvm.family.guide import Guide
+from pyrolvm.family.protocol import Hooks
 
 __all__ = ["fit"]
 
@@ -244,7 +245,7 @@ def _run(
     with problem.session(seed=seed, training=True):
         guide = registered(recipe.build(problem), recipe.name, None if recipe.registered else problem)
         before = buffers_of(problem, guide)
-        prepare = getattr(guide, "prepare", None)
+        prepare = Hooks(guide).prepare
         if prepare is not None:
             prepare(problem, seed=seed)
         trial = problem.whole if minibatches is None else next(iter(minibatches))
@@ -252,7 +253,7 @@ def _run(
         if change is not None:
             change.check(trial)
             trial = change.apply(trial)
-        solve = getattr(guide, "solve", None)
+        solve = Hooks(guide).solve
         if solve is not None:
             return _solved(
                 problem, recipe, guide, solve, minibatches, draws=draws, seed=seed, clock=clock, progress=progress
@@ -294,9 +295,9 @@ def _run(
         params = {name: value.detach().clone() for name, value in runtime.parameters().items()} | buffers
         clock.lap("run")
         attrs = {
-            "inference_method": "maximum_likelihood" if likelihood else "svi", "pyrolvm_guide": str(recipe),
+            "inference_method": "maximum_likelihood" if likelihood else "svi", "pyrolvm_guide": str(recipe), **recipe.traits.attrs(),
             "objective": why, "engine": used, "seed": seed, "frame_engine": _frame_engine(problem),
-            "sampling_time": clock.laps["run"], "modes": getattr(guide, "modes", 0), 
+            "sampling_time": clock.laps["run"], "modes": Hooks(guide).modes,
             "model_parameters": len(problem.parameters), **({CHANGES: changed} if changed else {}),
         }  # fmt: skip
         rows = batch_size if problem.stream is None else problem.stream.stream.batch_size
@@ -364,7 +365,8 @@ def _solved(
     params = {name: value.detach().clone() for name, value in runtime.parameters().items()}
     clock.lap("run")
     attrs = {
-        "inference_method": "svi", "pyrolvm_guide": str(recipe), "objective": "ELBO, by the guide's own algorithm",
+        "inference_method": "svi", "pyrolvm_guide": str(recipe), **recipe.traits.attrs(),
+        "objective": "ELBO, by the guide's own algorithm",
         "engine": solution.engine, "frame_engine": _frame_engine(problem), "seed": seed,
         "sampling_time": clock.laps["run"], "evaluations": solution.evaluations,
     }  # fmt: skip

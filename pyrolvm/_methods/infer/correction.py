@@ -24,6 +24,7 @@ from pyrolvm._results.afresh import check_afresh
 from pyrolvm._results.build import corrected_tree, default_draws
 from pyrolvm._results.draws import draw_guide, rebuild
 from pyrolvm.family import known_frame, resample
+from pyrolvm.family.protocol import Hooks
 
 __all__ = ["correct"]
 
@@ -275,7 +276,7 @@ def _source(guide: Any, joint: Joint, until: float) -> Draw:
             many.way == "loop" or len(log_q) < asked,
         )
 
-    own = getattr(guide, "weighed", None)
+    own = Hooks(guide).weighed
     if own is None:
         return draw
 

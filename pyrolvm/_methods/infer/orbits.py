@@ -25,6 +25,7 @@ from pyrolvm._program.symmetry.orbit import Alignment, elements, scattered, sepa
 from pyrolvm._results import Chains
 from pyrolvm._results.build import chains_tree
 from pyrolvm.family import known_frame
+from pyrolvm.family.protocol import Hooks
 
 __all__ = ["Law", "Orbits", "average", "complete"]
 
@@ -156,8 +157,7 @@ class Law:
     @classmethod
     def of(cls, guide: object, problem: Problem) -> Law | None:
         """The density of a guide over all unknowns together; ``None`` of any other."""
-        law = getattr(guide, "law", None)
-        centring = getattr(guide, "centring", None)
+        law, centring = Hooks(guide).law, Hooks(guide).centring
         if law is None or centring is None:
             return None
         frame = known_frame(problem, centring())

@@ -19,6 +19,7 @@ from pyrolvm._program.streamed import Streamed
 from pyrolvm._program.streaming import Passes
 from pyrolvm._program.transforming import Transform
 from pyrolvm._results.history import Taken
+from pyrolvm.family.protocol import Hooks
 
 __all__ = ["Engine", "Work"]
 
@@ -78,7 +79,7 @@ class Work:
 
     def parameters(self) -> list[Tensor]:
         """The unconstrained parameters that the steps move, in the order of the store; one with two names comes once."""
-        held = tuple(f".{name}" for name in getattr(self.guide, "held", ()))
+        held = tuple(f".{name}" for name in Hooks(self.guide).held)
         named = runtime.parameters().items()
         return list({id(value): value for name, value in named if not (held and name.endswith(held))}.values())
 

@@ -19,6 +19,7 @@ from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
+from pyrolvm.family.protocol import Hooks
 
 __all__ = ["choose_objective"]
 
@@ -95,7 +96,7 @@ def choose_objective(
         kind, why = objective, "given by the caller"
     elif factorises(trace) and _any_analytic(problem, guide, batch):
         kind, why = "TraceMeanField_ELBO", "the guide factorises and has analytic KL terms"
-    elif getattr(guide, "scores_cheaply", False):
+    elif Hooks(guide).scores_cheaply:
         kind, why = "StickingTheLanding_ELBO", "the guide scores values that it did not draw as fast as its own"
     else:
         kind, why = "Trace_ELBO", "the guide is reparameterised"

@@ -16,6 +16,7 @@ from pyrolvm._base.errors import ArgumentError, GuideError, ProblemError
 from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._methods.fit.objectives.base import traces
 from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm.family.protocol import Hooks
 
 __all__ = ["Structure", "read_structure", "row_densities", "row_scores", "sites"]
 
@@ -90,7 +91,7 @@ def read_structure(model: Any, guide: Any, args: Any, kwargs: Any, bound: str) -
         shared=frozenset(shared),
         outside=plate is not None and any(plate not in _frames(node) for _, node in sites(model_trace)),
         scored=next((name for name, node in drawn.items() if not node["fn"].has_rsample), ""),
-        cheap=all(_scores_cheaply(node["fn"]) for node in drawn.values()) or getattr(guide, "scores_cheaply", False),
+        cheap=all(_scores_cheaply(node["fn"]) for node in drawn.values()) or Hooks(guide).scores_cheaply,
         coupled="" if plate else (why[0] if why else ""),
     )
 
