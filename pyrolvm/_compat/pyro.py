@@ -26,6 +26,7 @@ __all__ = [
     "open_handlers",
     "packed_dims",
     "plates_decided_by",
+    "returned",
     "stored",
     "symbol",
     "with_packed_dims",
@@ -82,6 +83,11 @@ def open_handlers() -> tuple[list[Any], ...]:
 def is_marked_deterministic(node: Mapping[str, Any]) -> bool:
     """Whether Pyro has marked a site as a deterministic value. Seen in pyro-ppl 1.9.1 and 1.9.2."""
     return bool(node["infer"].get("_deterministic"))
+
+
+def returned(trace: Any) -> Any:
+    """What the program of a trace returned. Seen in pyro-ppl 1.9.1 and 1.9.2."""
+    return trace.nodes["_RETURN"]["value"]
 
 
 # --- plates -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pyro.poutine.guide import GuideMessenger
 
 from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError
 from pyrolvm._base.explain import told
-from pyrolvm._compat.pyro import autoguide_model, give_autoguide_model
+from pyrolvm._compat.pyro import autoguide_model, give_autoguide_model, returned
 from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.problem import Problem
 from pyrolvm.family.guide import Guide
@@ -174,7 +174,7 @@ def _makes_guides(function: Callable[..., Any], problem: Problem) -> bool:
         except Exception:  # no guide, or a wrong one, which the check of guides explains
             trace = None
     if trace is not None:
-        return not guide_sites(trace) and _is_guide(trace.nodes["_RETURN"]["value"])
+        return not guide_sites(trace) and _is_guide(returned(trace))
     if _required(function) > 1:
         return False
     with problem.session(seed=0):

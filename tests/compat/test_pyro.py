@@ -98,6 +98,10 @@ def test_deterministic_values_are_marked() -> None:
     assert private.is_marked_deterministic(nodes["twice"]) and not private.is_marked_deterministic(nodes["x"])
 
 
+def test_a_trace_tells_what_its_program_returned() -> None:
+    assert private.returned(poutine.trace(lambda: 7).get_trace()) == 7
+
+
 def test_enumerated_sites_and_the_dimensions_of_packed_tensors_are_named() -> None:
     trace = enumerated()
     z, y = trace.nodes["z"], trace.nodes["y"]
