@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyrolvm as lvm
-from pyrolvm._methods.table import Method
+from pyrolvm.plugins import Method
 
 ROW = Method(
     "prior_weighted",
