@@ -1,9 +1,9 @@
 """Entries of continuous latents that a mask takes out of the density, and that nothing depends on.
 
-Pyro's ``obs_mask=`` makes a latent of the whole shape of the data, of which only the entries that are not seen have a density; a mask
-around a latent does the same. What is left has no posterior: its density is flat. Inference draws such entries from a reference of their
-own, standard normal on the unconstrained scale and independent of everything, in model and guide alike; ``lp`` and ``log_q`` of a result
-are without it, as Pyro's.
+Pyro's ``obs_mask=`` makes a latent of the whole shape of the data, of which only the entries that are not seen have a density; a
+mask around a latent does the same. What is left has no posterior: its density is flat. Inference draws such entries from a reference
+of their own, standard normal on the unconstrained scale and independent of everything, in model and guide alike; ``lp`` and ``log_q``
+of a result are without it, as Pyro's.
 """
 
 from __future__ import annotations
