@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.distributions import Distribution
 
 __all__ = ["one_switch"]
+
+NOTHING = torch.Size()
 
 
 @contextmanager
@@ -21,7 +24,9 @@ def one_switch() -> Iterator[None]:
     kind: Any = Distribution
     begin, check = kind.__init__, kind._validate_sample
 
-    def init(self: Any, batch_shape: Any = (), event_shape: Any = (), validate_args: bool | None = None) -> None:
+    def init(
+        self: Any, batch_shape: Any = NOTHING, event_shape: Any = NOTHING, validate_args: bool | None = None
+    ) -> None:
         asked = validate_args if kind._validate_args or not validate_args else None
         begin(self, batch_shape, event_shape, asked)
 

@@ -158,7 +158,8 @@ def trace(sampler: Any, names: Sequence[str]) -> dict[str, Array]:
     table = {name: np.asarray(stats.column(name).to_numpy()) for name in names}
     if "energy" in table:
         table["energy"] = table["energy"] - _energy_shift(stats)
-    table["x"] = np.asarray(draws.column("x").to_pylist(), float).reshape(draws.num_rows, -1)
+    points = np.asarray(draws.column("x").to_pylist(), float)
+    table["x"] = points.reshape(draws.num_rows, -1) if draws.num_rows else np.empty((0, 0))
     return table
 
 

@@ -114,7 +114,7 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     log weights                                                                   any NaN or infinite
     k-hat                     <= threshold          up to 1, or S < 100           > 1 (a)
     effective draws                                                               under 0.5%, if k-hat is high
-    reweighted moments        within 0.1 sd, 10%    further, beyond the noise
+    reweighted moments        within 0.1 sd, 10%    further (1.5 errors or more)
     optimisation              converged             stopped before it converged   loss ended non-finite
     draws                                           one chain without weights     any non-finite, stuck
     R-hat (largest)           <= 1.01               up to 1.1                     > 1.1
@@ -360,6 +360,8 @@ def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str, data: xr
     elif weights.num_draws < FEW_DRAWS or weights.threshold < weights.khat <= 0.7:
         need = max(10 ** (1 / (1 - weights.khat)) if weights.khat < 0.7 else 0, 1000)
         yield f"Take more draws of the fitted guide: about {math.ceil(need / 100) * 100}."
+    elif any("unclear" in key for reason in reasons for key in reason.figures):
+        yield f"Take more draws of the fitted guide: about {4 * weights.num_draws}."
     elif any(reason.status != "trusted" and _blames_guide(reason) for reason in reasons):
         richer = traits_said(data["posterior"].attrs).richer
         if not richer:

@@ -26,6 +26,9 @@ SD_BOUND = 0.1
 """An sd that is off by this share is wrong."""
 SIGMAS = 3.0
 """How many standard errors a difference beyond its bound must be to be called one."""
+UNCLEAR = 1.5
+"""How many make it doubtful whether there is one, so that it takes more draws to say."""
+TOO_FEW = "these draws are too few to tell whether that is noise"
 
 
 def reweighted_table(data: xr.DataTree, weights: Array, limit: int) -> tuple[pd.DataFrame, int]:
@@ -156,5 +159,27 @@ def judge_reweighted(table: pd.DataFrame, weights: Weights) -> Iterator[Reason]:
         side = "smaller" if ratio[name] < 1 else "larger"
         text = f"The sd of `{name}` is {told(100 * abs(1 - ratio[name]), 100 * SD_BOUND, 0)}% {side} than reweighting makes it{more}."
         yield Reason("doubtful", text, figures)
-    if not far.any() and not wide.any():
+    unclear = [] if far.any() or wide.any() else list(_unclear(table))
+    yield from unclear
+    if not far.any() and not wide.any() and not unclear:
         yield Reason("trusted", "Reweighting moves no mean by 0.1 sd and no sd by 10% beyond the noise.", figures)
+
+
+def _unclear(table: pd.DataFrame) -> Iterator[Reason]:
+    """Yields changes beyond their bounds that noise makes of few, and less than what it cannot make."""
+    shift, error = table["psis_shift"], table["psis_shift_error"]
+    beyond = shift.abs() > np.maximum(MEAN_BOUND, UNCLEAR * error)
+    if beyond.any():
+        name = shift.abs().where(beyond).idxmax()
+        figure = f"{told(abs(shift[name]), MEAN_BOUND, 2)} +- {error[name]:.2g}"
+        text = f"The mean of `{name}` is {figure} sd from where reweighting puts it; {TOO_FEW}."
+        yield Reason("doubtful", text, {"unclear shift": float(shift[name]), "unclear shift error": float(error[name])})
+    change, error = table["psis_sd_ratio"] - 1.0, table["psis_sd_ratio_error"]
+    beyond = change.abs() > np.maximum(SD_BOUND, UNCLEAR * error)
+    if beyond.any():
+        name = change.abs().where(beyond).idxmax()
+        figure = f"{told(100 * abs(change[name]), 100 * SD_BOUND, 0)}% +- {100 * error[name]:.2g}%"
+        side = "smaller" if change[name] < 0 else "larger"
+        text = f"The sd of `{name}` is {figure} {side} than reweighting makes it; {TOO_FEW}."
+        figures = {"unclear sd change": float(change[name]), "unclear sd error": float(error[name])}
+        yield Reason("doubtful", text, figures)

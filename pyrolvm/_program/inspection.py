@@ -49,6 +49,7 @@ class Reading:
     bystanders: list[Tensor]
     lossy: str
     one_by_one: bool
+    masked: bool
 
 
 def read(problem: Program) -> Reading:
@@ -115,7 +116,12 @@ class _Run:
         sites = {name: _site(name, node) for name, node in self.nodes.items()}
         plates = _plates(self.calls, self.nodes, self.sizes)
         one_by_one = any(node["infer"].get("enumerate") == "sequential" for node in self.nodes.values())
-        return Reading(sites, plates, self.parameters, self.bystanders, self.lossy, one_by_one)
+        masked = any(
+            sites[name].kind == "latent"
+            and (node["mask"] is not None or isinstance(node["fn"], dist.MaskedDistribution))
+            for name, node in self.nodes.items()
+        )
+        return Reading(sites, plates, self.parameters, self.bystanders, self.lossy, one_by_one, masked)
 
 
 def _row_counts(names: Sequence[str], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

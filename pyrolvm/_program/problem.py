@@ -27,6 +27,7 @@ from pyrolvm._program.names import check_storable
 from pyrolvm._program.prediction import AtOnce, Hide, predicted
 from pyrolvm._program.program import ModelInfo, Program, Quantity
 from pyrolvm._program.streaming import heads
+from pyrolvm._program.unused import Fill, unused
 
 __all__ = ["Problem", "check_problem", "model"]
 
@@ -136,6 +137,9 @@ class Problem(Program):
             plates=MappingProxyType(reading.plates), parameters=MappingProxyType(reading.parameters),
             bystanders=tuple(reading.bystanders),
         )  # fmt: skip
+        _hold(self, unused=MappingProxyType(unused(self, sites) if reading.masked else {}))
+        if self.unused:
+            _hold(self, model=Fill(self.unused)(self.model))
         self._check_names()
 
     def _reading(self, converted: data.Converted, count: int) -> Reading:
@@ -146,7 +150,7 @@ class Problem(Program):
         _hold(
             self, args=tuple(value for _, value in named[:count]), kwargs=MappingProxyType(dict(named[count:])),
             _arguments=converted.values, _originals=converted.originals, _dtype=converted.dtype, bystanders=(), _sizes={},
-            model=self.program,
+            unused=MappingProxyType({}), model=self.program,
         )  # fmt: skip
         try:
             return read(self)

@@ -53,6 +53,7 @@ class Program(Portable):
         info: dims, coords and quantities given by :func:`model`.
         source: the registered name and options it was built from; ``None`` for any other.
         hidden: the value that each predicted site holds in runs of ``model``.
+        unused: the entries of masked latents that have no density and that nothing depends on, by site, as masks of their batch.
         bystanders: tensors of the program's own with a gradient that are no parameters of the model.
         stream: where rows come from that are not all in memory, see :func:`pyrolvm.stream`; ``None`` if all are.
     """
@@ -69,6 +70,7 @@ class Program(Portable):
     source: Mapping[str, Any] | None
     stream: Source | None
     hidden: Mapping[str, Tensor]
+    unused: Mapping[str, Tensor]
     bystanders: tuple[Tensor, ...]
     _arguments: Mapping[str, Any]
     _sizes: Mapping[str, int]

@@ -14,6 +14,7 @@ from pyrolvm._base.explain import told
 from pyrolvm._program.density import Joint
 from pyrolvm._program.names import read_names, variable
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.unused import reference
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -89,7 +90,8 @@ def check_afresh(tree: xr.DataTree, problem: Problem, params: Mapping[str, Tenso
 
 def _log_p(problem: Problem, params: Mapping[str, Tensor], draw: Mapping[str, Tensor], seed: int) -> float:
     with problem.session(seed=seed, params=params), torch.no_grad():
-        return float(Joint(problem).log_p(draw))
+        alone = {name: value[None] for name, value in draw.items()}
+        return float(Joint(problem).log_p(draw) - reference(problem, alone))
 
 
 def _gap(one: float, other: float) -> float:

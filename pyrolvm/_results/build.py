@@ -24,6 +24,7 @@ from pyrolvm._program.names import Dimensions, dump_names
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import SYMMETRY, Layout, Symmetries, find_symmetries
 from pyrolvm._program.symmetry.orbit import separated
+from pyrolvm._program.unused import reference
 from pyrolvm._results.afresh import GIVEN
 from pyrolvm._results.attempts import Attempts
 from pyrolvm._results.datasets import (
@@ -78,6 +79,7 @@ OUTSIDE = "outside_support"
 FEW = 256
 """Draws by which to tell a point from a density."""
 
+Array = np.ndarray[Any, Any]
 Draws = dict[str, Tensor]
 
 _LEAN: ContextVar[bool] = ContextVar("lean", default=False)
@@ -145,6 +147,7 @@ def variational_tree(
     lp[outside], log_weight[outside] = -np.inf, -np.inf
     if point:  # which has no density
         log_weight = np.full_like(log_weight, np.nan)
+    lp = _as_written(problem, values, lp)
     with np.errstate(invalid="ignore"):
         stats = {"lp": lp, "log_q": np.where(outside, np.inf, lp - log_weight), "log_weight": log_weight}
     groups["sample_stats"] = site_dataset(stats, {}, attrs=attrs)
@@ -157,6 +160,13 @@ def variational_tree(
             )
     groups["optimization"] = optimization_dataset(history, num_particles, batch_size)
     return noted(problem, attempts.note(xr.DataTree.from_dict(ordered(groups))), values)
+
+
+def _as_written(problem: Problem, draws: Draws, lp: Array) -> Array:
+    """``lp``, shape ``(chains, draws)``, as the program has it: without the reference of entries that it has no density for."""
+    if not problem.unused:
+        return lp
+    return lp - np.asarray(reference(problem, draws), dtype=float).reshape(lp.shape)
 
 
 def _point(problem: Problem, guide: Any, values: Draws) -> PointMass:
@@ -193,7 +203,7 @@ def corrected_tree(
     kept = {**raw["posterior"].attrs, **attrs}
     attempts = Attempts()
     groups = _groups(problem, draws, attempts, chains=1, attrs=kept)
-    groups["sample_stats"] = site_dataset({"lp": groups.pop("lp")}, {}, attrs=kept)
+    groups["sample_stats"] = site_dataset({"lp": _as_written(problem, draws, groups.pop("lp"))}, {}, attrs=kept)
     groups["uncorrected_posterior"] = raw["posterior"].to_dataset()
     stats = {name: np.asarray(values, dtype=float).reshape(1, -1) for name, values in weighed.items()}
     groups["proposal_stats"] = site_dataset(stats, {}, attrs=kept)
@@ -223,8 +233,11 @@ def exact_tree(
 
     attempts = Attempts()
     groups = _groups(problem, draws, attempts, chains=1, attrs=attrs)
-    lp, density = groups.pop("lp"), log_q.detach().cpu().numpy().reshape(1, -1)
-    groups["sample_stats"] = site_dataset({"lp": lp, "log_q": density, "log_weight": lp - density}, {}, attrs=attrs)
+    lp = groups.pop("lp")
+    log_weight = lp - log_q.detach().cpu().numpy().reshape(1, -1)
+    lp = _as_written(problem, draws, lp)
+    stats = {"lp": lp, "log_q": lp - log_weight, "log_weight": log_weight}
+    groups["sample_stats"] = site_dataset(stats, {}, attrs=attrs)
     groups["sample_stats"]["log_evidence"] = xr.DataArray(evidence)
     if marginals:
         names = named_dims(problem)
@@ -258,7 +271,8 @@ def chains_tree(
 
     attempts = Attempts()
     groups = _groups(problem, draws, attempts, chains=chains, attrs=attrs)
-    groups["sample_stats"] = site_dataset({"lp": groups.pop("lp"), **stats}, {}, attrs=attrs)
+    lp = _as_written(problem, draws, groups.pop("lp"))
+    groups["sample_stats"] = site_dataset({"lp": lp, **stats}, {}, attrs=attrs)
     return noted(problem, attempts.note(xr.DataTree.from_dict(ordered(groups))), draws, copies)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrolvm._base import budget, runtime
@@ -19,6 +21,7 @@ from pyrolvm._program.density import Evaluator, Joint, map_draws
 from pyrolvm._program.prediction import Hide
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
+from pyrolvm._program.unused import Given
 from pyrolvm.family.guide import Guide
 from pyrolvm.family.protocol import Hooks
 
@@ -28,23 +31,25 @@ __all__ = ["draw_guide", "rebuild", "registered"]
 def registered(guide: Callable[..., Any], name: str, problem: Problem | None = None) -> Callable[..., Any]:
     """Makes Pyro know the parameters of a plain ``nn.Module`` guide, which it would otherwise never train.
 
-    Sites of ``problem`` that are drawn after inference are taken out of the guide.
+    Sites of ``problem`` that are drawn after inference are taken out of the guide, and entries that have no density are not its own.
     """
-    if problem is not None and problem.predicted:
-        return _Without(registered(guide, name), problem.hidden)
+    if problem is not None and (problem.predicted or problem.unused):
+        return _Changed(registered(guide, name), [Hide(problem.hidden), Given(problem.unused)])
     if not isinstance(guide, torch.nn.Module) or isinstance(guide, pyro.nn.PyroModule):
         return guide
     return _Registered(guide, name)
 
 
-class _Without:
-    """A guide without some of its sites."""
+class _Changed:
+    """A guide whose sites are changed by handlers."""
 
-    def __init__(self, guide: Callable[..., Any], values: Mapping[str, Tensor]) -> None:
-        self.guide, self._hide = guide, Hide(values)
+    def __init__(self, guide: Callable[..., Any], handlers: Sequence[Messenger]) -> None:
+        self.guide, self._handlers = guide, tuple(handlers)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._hide:
+        with ExitStack() as stack:
+            for handler in self._handlers:
+                stack.enter_context(handler)
             return self.guide(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -37,3 +37,10 @@ def test_torch_is_as_it_was_afterwards():
     with one_switch(), one_switch():
         pass
     assert (Distribution.__init__, Distribution._validate_sample) == before
+
+
+def test_shapes_that_nobody_gives_are_torchs():
+    with one_switch():
+        for made in (dist.Normal(0, 1), dist.Normal(torch.zeros(2), 1.0), dist.Poisson(torch.tensor(1.0))):
+            assert made.event_shape.numel() == 1
+            assert made.batch_shape.numel() in (1, 2)

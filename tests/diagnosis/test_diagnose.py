@@ -2,8 +2,10 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -12,6 +14,7 @@ import torch
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._diagnosis import diagnose
+from pyrolvm._diagnosis.reweighted import judge_reweighted
 
 
 def gaussian_fit(fake, rng, scale, size=4000, **options):
@@ -59,6 +62,28 @@ def test_reweighting_recovers_the_posterior(fake, rng):
     assert row["psis_sd"] == pytest.approx(1.0, abs=0.03)
     assert row["psis_sd_ratio"] == pytest.approx(1.5, abs=4 * row["psis_sd_ratio_error"])
     assert abs(row["psis_shift"]) < 4 * row["psis_shift_error"]
+
+
+def test_a_change_that_may_be_noise_is_no_reason_to_trust():
+    table = pd.DataFrame(
+        {
+            "psis_shift": [0.0, 0.16, 0.05], "psis_shift_error": [0.01, 0.09, 0.04],
+            "psis_sd_ratio": [0.86, 1.0, 0.95], "psis_sd_ratio_error": [0.07, 0.01, 0.04],
+        },
+        index=["tight", "moved", "fine"],
+    )  # fmt: skip
+    reasons = list(judge_reweighted(table, SimpleNamespace(reliable=True)))
+    assert [reason.status for reason in reasons] == ["doubtful", "doubtful"]
+    assert "`moved` is 0.16 +- 0.09 sd" in reasons[0].text and "`tight` is 14% +- 7% smaller" in reasons[1].text
+    assert [r.status for r in judge_reweighted(table.loc[["fine"]], SimpleNamespace(reliable=True))] == ["trusted"]
+
+
+def test_more_draws_tell_what_is_noise(fake):
+    rng = np.random.default_rng(0)
+    z = 0.87 * rng.normal(size=(1, 400))
+    weights = -0.5 * z**2 + 0.5 * (z / 0.87) ** 2 + 1.1 * rng.normal(size=z.shape)
+    verdict = diagnose(fake.fit(rng, {"z": z}, log_weight=weights)).verdict
+    assert verdict.status == "doubtful" and "Take more draws of the fitted guide: about" in str(verdict)
 
 
 def test_hopeless_weights_fail(fake, rng):
