@@ -18,10 +18,11 @@ from pyrolvm._base.errors import CaptureError
 from pyrolvm._capture import Captured, capture
 from pyrolvm._laws.degrees import Degree, branch, degrees
 from pyrolvm._program.density import Joint
+from pyrolvm._program.peeling import innermost
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.starting import Start, centre
 
-__all__ = ["Program", "base_of"]
+__all__ = ["Program"]
 
 Values = Mapping[str, Tensor]
 
@@ -189,7 +190,7 @@ class Program:
         """
         sites, captured = self._recorded
         # A uniform latent's density looks whether its value is inside.
-        uniform = [n for n in self.continuous if isinstance(base_of(self.centre.nodes[n]["fn"]), dist.Uniform)]
+        uniform = [n for n in self.continuous if isinstance(innermost(self.centre.nodes[n]["fn"]), dist.Uniform)]
         return branch(captured, [name not in uniform for name in sites])
 
     @cached_property
@@ -207,12 +208,3 @@ class Program:
         if captured.random:
             raise CaptureError(f"model {self.problem.name!r} draws random numbers of its own.")
         return sites, captured
-
-
-def base_of(fn: Any) -> Any:
-    """A distribution without the wrappers that change its shape or its mask alone."""
-    while isinstance(
-        fn, dist.Independent | torch.distributions.Independent | dist.MaskedDistribution | dist.ExpandedDistribution
-    ):
-        fn = fn.base_dist
-    return fn

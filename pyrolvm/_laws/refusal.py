@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._laws.degrees import Degree
-from pyrolvm._laws.program import Program, base_of
+from pyrolvm._laws.program import Program
+from pyrolvm._program.peeling import innermost
 from pyrolvm._program.sites import is_deterministic, is_random
 
 __all__ = ["degree_reason", "refusal", "why_not_gaussian"]
@@ -44,14 +45,14 @@ def why_not_gaussian(program: Program) -> str:
     with torch.enable_grad():
         nodes = {n: m for n, m in program.trace(values).nodes.items() if is_random(m) and not is_deterministic(m)}
         for name, node in nodes.items():
-            fn = base_of(node["fn"])
+            fn = innermost(node["fn"])
             for parameter in GAUSSIAN.get(type(fn), ()):
                 found = _sources(getattr(fn, parameter), values, program)
                 if found:
                     what = "scale" if type(fn) is dist.Normal else "covariance"
                     return f"{_sites(found)} the {what} of {name!r}, so the joint is not Gaussian"
         for name, node in nodes.items():
-            fn = base_of(node["fn"])
+            fn = innermost(node["fn"])
             if type(fn) in GAUSSIAN or isinstance(fn, dist.Unit):
                 continue
             site = program.problem.sites[name]

@@ -18,12 +18,13 @@ from pyrolvm._base.explain import explained
 from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.inspection import STARTS, outside_support
+from pyrolvm._program.peeling import innermost
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
 from pyrolvm._program.steady import check_steady
 from pyrolvm._program.usage import Leaves
 
-__all__ = ["check_guide", "guide_sites", "innermost", "wide_sites"]
+__all__ = ["check_guide", "guide_sites", "wide_sites"]
 
 MOST_OUTSIDE = 0.05
 """The share of a guide's mass outside the model's support with which steps can still be taken: a step with a draw there is skipped."""
@@ -236,13 +237,6 @@ def _check_range(site_name: str, name: str, guide_support: Any, model_support: A
         PyrolvmWarning,
         stacklevel=2,
     )
-
-
-def innermost(fn: Any) -> Any:
-    """The distribution without what declares its shape or masks it."""
-    while type(fn).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
-        fn = fn.base_dist
-    return fn
 
 
 def _range(support: Any, fn: Any) -> tuple[float, float] | None:

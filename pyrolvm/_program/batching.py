@@ -15,10 +15,11 @@ from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError, ProblemError
 from pyrolvm._base.explain import explained
 from pyrolvm._program.program import Program
+from pyrolvm._program.rows import minibatch_plate
 from pyrolvm._program.sites import Plate, is_deterministic
 from pyrolvm._program.starting import Start, centre
 
-__all__ = ["Batch", "Minibatches", "Rows", "check_minibatches", "full_plates", "minibatch_plate"]
+__all__ = ["Batch", "Minibatches", "Rows", "check_minibatches", "full_plates"]
 
 
 @dataclass(frozen=True)
@@ -86,38 +87,6 @@ def full_plates(problem: Program) -> dict[str, runtime.Subsample]:
         for plate in problem.plates.values()
         if plate.subsampled
     }
-
-
-def minibatch_plate(problem: Program, name: str | None = None) -> Plate:
-    """The plate whose rows a minibatch takes.
-
-    Raises:
-        ArgumentError: if there is none, several, or none of that name.
-    """
-    around_data = {p for site in problem.observed for p in site.plates}
-    candidates = {
-        plate.name: plate
-        for plate in problem.plates.values()
-        if plate.name in around_data and (plate.subsampled or _has_rows(problem, plate.size))
-    }
-    if name is not None:
-        if name not in candidates:
-            raise ArgumentError(
-                f"plate {name!r} cannot be subsampled: no observed site with rows of its own is in it. "
-                f"Fix: use one of {', '.join(candidates) or 'none: this model has no such plate'}."
-            )
-        return candidates[name]
-    if len(candidates) == 1:
-        return next(iter(candidates.values()))
-    if not candidates:
-        raise ArgumentError(
-            f"batch_size needs a plate over the rows of the data around an observed site; {problem.name} has none. "
-            'Fix: put the observation into `with pyro.plate("data", len(y)):`, or leave batch_size out.'
-        )
-    raise ArgumentError(
-        f"batch_size could mean the rows of {' or '.join(repr(p) for p in candidates)}. "
-        f"Fix: name one, for example batch_plate={next(iter(candidates))!r}."
-    )
 
 
 def check_minibatches(problem: Program, plate: Plate, size: int) -> None:
@@ -215,10 +184,6 @@ class Minibatches:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.batch(*rows) for rows in self.rows())
-
-
-def _has_rows(problem: Program, size: int) -> bool:
-    return any(isinstance(value, Tensor) and value.dim() and len(value) == size for value in problem.arguments.values())
 
 
 def _rows(value: Any, size: int, indices: Tensor) -> Any:

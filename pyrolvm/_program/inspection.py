@@ -25,6 +25,7 @@ from pyrolvm._base.errors import DataError, ProblemError
 from pyrolvm._base.explain import explained, reason, remedy
 from pyrolvm._base.habits import belongs_to
 from pyrolvm._program.data import first_non_finite
+from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Parameter, Plate, Site, is_deterministic, is_random
 from pyrolvm._program.starting import Start, around, centre, support_of
@@ -117,8 +118,7 @@ class _Run:
         plates = _plates(self.calls, self.nodes, self.sizes)
         one_by_one = any(node["infer"].get("enumerate") == "sequential" for node in self.nodes.values())
         masked = any(
-            sites[name].kind == "latent"
-            and (node["mask"] is not None or isinstance(node["fn"], dist.MaskedDistribution))
+            sites[name].kind == "latent" and (node["mask"] is not None or bool(own_masks(node["fn"])))
             for name, node in self.nodes.items()
         )
         return Reading(sites, plates, self.parameters, self.bystanders, self.lossy, one_by_one, masked)
@@ -228,13 +228,7 @@ def _event_dim(value: Tensor, fn: Any, frames: Sequence[Any]) -> int:
 def _site(name: str, node: Mapping[str, Any]) -> Site:
     fn, frames = node["fn"], [frame for frame in node["cond_indep_stack"] if frame.size != -1]
     plates = tuple(frame.name for frame in frames)
-    base = fn
-    while hasattr(base, "base_dist") and type(base).__name__ in (
-        "Independent",
-        "MaskedDistribution",
-        "ExpandedDistribution",
-    ):
-        base = base.base_dist
+    base = innermost(fn)
     label = type(base).__name__
     if is_deterministic(node):
         shape, event_dim = tuple(node["value"].shape), _event_dim(node["value"], fn, frames)

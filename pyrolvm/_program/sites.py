@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyro.distributions as dist
-import torch
 from torch.distributions import constraints
 
 from pyrolvm._base.errors import ProblemError
-from pyrolvm._compat.pyro import is_marked_deterministic, is_subsample, mask_of
+from pyrolvm._compat.pyro import is_marked_deterministic, is_subsample
+from pyrolvm._program.peeling import innermost, own_masks
 
 __all__ = ["Parameter", "Plate", "Site", "is_deterministic", "is_random", "name_dims"]
 
@@ -133,7 +133,5 @@ def is_deterministic(node: Mapping[str, Any]) -> bool:
     if is_marked_deterministic(node):
         return True
     fn = node["fn"]
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
-    masked_out = mask_of(fn) is False
-    return masked_out and bool(node["is_observed"]) and isinstance(fn.base_dist, dist.Delta)
+    masked_out = any(mask is False for mask in own_masks(fn))
+    return masked_out and bool(node["is_observed"]) and isinstance(innermost(fn), dist.Delta)

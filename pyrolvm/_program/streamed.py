@@ -11,8 +11,9 @@ from torch import Tensor
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._program import data
-from pyrolvm._program.batching import Batch, full_plates, minibatch_plate
+from pyrolvm._program.batching import Batch, full_plates
 from pyrolvm._program.program import Program
+from pyrolvm._program.rows import minibatch_plate
 from pyrolvm._program.sites import Plate
 from pyrolvm._program.streaming import Passes, Source
 

@@ -18,7 +18,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyrolvm._compat.pyro import mask_of
+from pyrolvm._program.peeling import unmasked
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Site, is_deterministic, is_random
 from pyrolvm._program.starting import Start, around
@@ -29,7 +29,7 @@ RUNS = 3
 """Points at which nothing may depend on the entries."""
 
 
-class _Filled(dist.MaskedMixture):  # type: ignore[misc]
+class _Filled(dist.MaskedMixture):
     """A distribution with the reference in some of its batch; both have one support."""
 
     @constraints.dependent_property
@@ -70,8 +70,8 @@ class Given(Fill):
 
 def _left_out(fn: Any, mask: Any) -> tuple[Any, Tensor | None]:
     """A distribution without its own mask, and which entries of its batch no density is asked of; ``None`` if of all."""
-    while isinstance(fn, dist.MaskedDistribution):
-        own, fn = mask_of(fn), fn.base_dist
+    fn, masks = unmasked(fn)
+    for own in masks:
         mask = own if mask is None else mask & own
     if mask is None or mask is True:
         return fn, None

@@ -11,19 +11,18 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from pyrolvm._base.errors import ArgumentError
-from pyrolvm._program.batching import minibatch_plate
 from pyrolvm._program.density import Joint, repeat
 from pyrolvm._program.names import Dimensions
 from pyrolvm._program.problem import Problem
-from pyrolvm._program.sites import Plate, is_deterministic, is_random
+from pyrolvm._program.rows import plate_of_rows
+from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._results.datasets import data_groups, named_dims, optimization_dataset, ordered, site_dataset
 from pyrolvm._results.history import History
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["generated", "likelihood_tree", "row_plate"]
+__all__ = ["generated", "likelihood_tree"]
 
 AT_ONCE = 500_000
 """Observed numbers whose density is computed at once."""
@@ -57,21 +56,13 @@ def likelihood_tree(
     return xr.DataTree.from_dict(ordered(groups))
 
 
-def row_plate(problem: Problem, name: str | None = None) -> Plate | None:
-    """The plate of the data's rows, that of the name if one is given; ``None`` if there is none, or several could be meant."""
-    try:
-        return minibatch_plate(problem, name)
-    except ArgumentError:
-        return None
-
-
 def generated(problem: Problem, count: int) -> dict[str, Tensor]:
     """New observations of a model, latents from the prior, each of shape ``(count, ...)``; inside a session.
 
     In a model with a plate of rows a draw is a row, given the other arguments of the rows in turn; in another one it is a whole
     data set.
     """
-    plate = row_plate(problem)
+    plate = plate_of_rows(problem)
     names = [site.name for site in problem.observed]
     with torch.no_grad():
         if plate is None:
@@ -88,7 +79,7 @@ def generated(problem: Problem, count: int) -> dict[str, Tensor]:
 
 def _densities(problem: Problem) -> tuple[float, dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]:
     """Log p(data), the log density of each observation by site, and deterministic values, a part of the rows at a time."""
-    plate = row_plate(problem)
+    plate = plate_of_rows(problem)
     size = sum(site.numel for site in problem.observed)
     chunk = None if plate is None else max(1, AT_ONCE * plate.size // max(size, 1))
     if plate is None or plate.subsampled or chunk is None or chunk >= plate.size:

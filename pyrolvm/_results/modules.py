@@ -12,8 +12,8 @@ import torch
 
 from pyrolvm._base.errors import ArgumentError, unknown_name
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.rows import plate_of_rows
 from pyrolvm._results.draws import rebuild
-from pyrolvm._results.likelihood import row_plate
 from pyrolvm.family.guide import NO_LATENTS, Guide
 
 __all__ = ["trained"]
@@ -21,7 +21,7 @@ __all__ = ["trained"]
 
 def trained(problem: Problem, fitted: Guide | None, name: str | None) -> torch.nn.Module:
     """A copy of a module with the parameters and buffers of a fit, inside its session; see :meth:`pyrolvm.Fit.module`."""
-    plate = row_plate(problem)
+    plate = plate_of_rows(problem)
     batch = problem.whole if plate is None else problem.batch(torch.arange(1), plate=plate.name)
     with _registrations() as found, torch.no_grad():
         batch.trace(problem)

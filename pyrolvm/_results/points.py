@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.names import dump_names, read_names
+from pyrolvm._program.peeling import untransformed
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
 from pyrolvm._results.reading import Block, blocks, log_weights
@@ -28,8 +30,6 @@ POINTS, FOLLOWING = "point_estimates", "sites_that_follow"
 
 ROUNDING = 16
 """Draws whose range is at most so many units in the last place of their size are all one value."""
-
-_WRAPPERS = ("Independent", "MaskedDistribution", "ExpandedDistribution", "TransformedDistribution")
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,7 @@ def _is_point(part: Block, *, every: bool = False) -> bool:
 
 
 def _is_delta(fn: Any) -> bool:
-    while type(fn).__name__ in _WRAPPERS:
-        fn = fn.base_dist
-    return type(fn).__name__ == "Delta"
+    return isinstance(untransformed(fn)[0], dist.Delta)
 
 
 def _is_continuous(fn: Any) -> bool:

@@ -9,10 +9,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from pyrolvm._base.errors import ArgumentError
-from pyrolvm._program.batching import minibatch_plate, slice_rows
+from pyrolvm._program.batching import slice_rows
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.rows import has_latents, minibatch_plate, plate_of_rows
 from pyrolvm._program.sites import Plate
 from pyrolvm.family.frame import PAYS_DATA, PAYS_UNKNOWNS, Frame, find_frame, frame_pays
 
@@ -44,8 +45,7 @@ def starting_frame_pays(problem: Problem) -> bool:
 
     Rows that a model shows only some of must have no latent sites of their own.
     """
-    shown = {plate.name for plate in problem.plates.values() if plate.subsampled}
-    if any(shown & set(site.plates) for site in problem.latents):
+    if any(plate.subsampled and has_latents(problem, plate.name) for plate in problem.plates.values()):
         return False
     return frame_pays(problem) or _sampled(problem) is not None
 
@@ -57,12 +57,10 @@ def _sampled(problem: Problem) -> Plate | None:
         return None
     if sum(site.numel for site in problem.observed) <= PAYS_DATA:
         return None
-    try:
-        plate = minibatch_plate(problem)
-    except ArgumentError:  # there is none, or it is not clear which
+    plate = plate_of_rows(problem)
+    if plate is None or has_latents(problem, plate.name) or plate.size < 2 * _rows(problem):
         return None
-    inside = any(plate.name in site.plates for site in problem.latents)
-    return None if inside or plate.size < 2 * _rows(problem) else plate
+    return plate
 
 
 def _rows(problem: Problem) -> int:
@@ -81,7 +79,7 @@ def find_pilot(problem: Problem, *, seed: int) -> Frame:
         FitError: if the density is finite nowhere, or is Gaussian nowhere.
     """
     plate = minibatch_plate(problem)
-    if any(plate.name in site.plates for site in problem.latents):
+    if has_latents(problem, plate.name):
         raise ArgumentError(
             f"rows of plate {plate.name!r} have latent sites of their own, so that some of them cannot stand for all. "
             'Fix: use guide="structured" or "amortized".'

@@ -283,7 +283,7 @@ def nested_guide(x):
 def test_what_has_no_gaps_is_refused_with_the_site(fit):
     x = torch.linspace(-1, 1, 12)
     quick = {"max_steps": 15, "draws": 50, "engine": "pyro", **QUIET}
-    with pytest.raises(lvm.ProblemError, match="'mu' is in no plate"):
+    with pytest.raises(lvm.ProblemError, match="'mu' is outside plate"):
         lvm.gaps(lvm.fit(lvm.Problem(shared, x), "mean_field", **quick), **QUIET)
     plain = lvm.guide("mean_field", precondition="none")
     with pytest.raises(lvm.ProblemError, match="changes with the latents of row 0"):

@@ -123,3 +123,18 @@ def test_the_zoo_is_built_on_what_is_public(package: str) -> None:
     root = Path(importlib.import_module(package).__file__ or "").parent
     used = [f"{path.name}: {name}" for path in root.rglob("*.py") for name, _ in _imports(path) if "._" in name]
     assert not used
+
+
+PEELING = {"peeling.py", "annealed.py"}
+"""Where wrappers of distributions are taken off: in one place, and where two distributions are unwrapped side by side."""
+
+
+def test_distributions_are_peeled_in_one_place() -> None:
+    loops = [
+        f"{path.name}:{node.lineno}"
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.While)
+        and any(isinstance(n, ast.Attribute) and n.attr == "base_dist" for n in ast.walk(node))
+    ]
+    assert {place.split(":")[0] for place in loops} == PEELING, loops

@@ -12,58 +12,10 @@ from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, positive_int
 from pyrolvm._program.batching import slice_rows
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.rows import plate_of_independent_rows
 from pyrolvm._results import Fit
 
-__all__ = ["held_out", "part", "row_plate", "some_rows", "split"]
-
-
-def row_plate(problem: Problem, name: str | None = None) -> str:
-    """The plate whose rows are data points: all latents and all data are in it.
-
-    Args:
-        problem: the problem.
-        name: the plate, where several could be meant.
-
-    Raises:
-        ArgumentError: if there is no such plate.
-        ProblemError: if rows have no density of their own, naming the site that is in the way.
-    """
-    factor = next((site.name for site in problem.sites.values() if site.kind == "factor"), None)
-    if factor is not None:
-        raise ProblemError(
-            f"{problem.name} has a factor, {factor!r}, of which nothing says to which row it belongs. Fix: make it a site."
-        )
-    if not problem.observed:
-        raise ProblemError(f"{problem.name} observes nothing, so there is no log p(x). Fix: give it data (obs=).")
-    around = [plate for plate in problem.observed[0].plates if plate in problem.plates]
-    shared = [plate for plate in around if all(plate in site.plates for site in problem.observed)]
-    if name is not None:
-        if name not in shared:
-            raise ArgumentError(
-                f"plate {name!r} does not hold all observed sites of {problem.name}. "
-                f"Fix: use one of {', '.join(map(repr, shared)) or 'none: no plate does'}."
-            )
-        shared = [name]
-    if not shared:
-        raise ProblemError(
-            f"no plate of {problem.name} holds all that it observes ({', '.join(site.name for site in problem.observed)}), so data "
-            'have no rows. Fix: put the observations into one `with pyro.plate("data", len(x)):`.'
-        )
-    inside = [plate for plate in shared if all(plate in site.plates for site in problem.latents)]
-    if not inside:
-        outside = next(site.name for site in problem.latents if shared[0] not in site.plates)
-        raise ProblemError(
-            f"site {outside!r} is outside plate {shared[0]!r}: all rows share it, so that no row has a log p(x) of its own. Fix: make "
-            "what rows share a learnable parameter (pyro.param, pyro.module), or use lvm.evidence, which takes the data as a whole."
-        )
-    # The outermost: plates within it are of the parts of one row.
-    chosen = inside[0]
-    if problem.plates[chosen].dim is None:
-        raise ProblemError(
-            f"plate {chosen!r} of {problem.name} is a loop, so that rows do not run at once. "
-            f'Fix: write it as `with pyro.plate("{chosen}", n):`.'
-        )
-    return chosen
+__all__ = ["held_out", "part", "some_rows", "split"]
 
 
 def part(problem: Problem, rows: Tensor, plate: str) -> Problem:
@@ -90,7 +42,7 @@ def split(problem: Problem, share: float, *, seed: int = 0, plate: str | None = 
         ArgumentError: if a part would be empty.
         ProblemError: if rows cannot be taken apart.
     """
-    chosen = row_plate(problem, plate)
+    chosen = plate_of_independent_rows(problem, plate)
     size = problem.plates[chosen].size
     count = round(share * size) if 0 < share < 1 else 0
     if not 0 < count < size:

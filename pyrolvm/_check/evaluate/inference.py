@@ -15,13 +15,14 @@ from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress
 from pyrolvm._check.evaluate.assembly import Gathered, assemble
-from pyrolvm._check.evaluate.held import held_out, row_plate, some_rows
+from pyrolvm._check.evaluate.held import held_out, some_rows
 from pyrolvm._check.evaluate.measure import Scored, choose_image, score
 from pyrolvm._check.evaluate.outliers import plain_rows
 from pyrolvm._check.evaluate.probe import check_labels
 from pyrolvm._check.evaluate.result import Evaluation
 from pyrolvm._check.evaluate.storage import CODEC, COMMAND
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.rows import plate_of_independent_rows
 from pyrolvm._results import Fit, store
 
 __all__ = ["evaluate"]
@@ -140,7 +141,7 @@ def _evaluated(
         raise ArgumentError(
             f'outliers must be data sets by name, got {type(outliers).__name__}. Fix: pass outliers={{"other": data}}.'
         )
-    chosen = row_plate(problem, plate)
+    chosen = plate_of_independent_rows(problem, plate)
     held = held_out(fit, data, chosen)
     size = held.plates[chosen].size
     indices = some_rows(rows, size)

@@ -11,10 +11,10 @@ from pyro import poutine
 from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm._base.habits import verb
 from pyrolvm._check.evaluate.decoding import mean_or_none
-from pyrolvm._check.evaluate.held import row_plate
 from pyrolvm._program.batching import slice_rows
 from pyrolvm._program.density import Joint
 from pyrolvm._program.names import variable
+from pyrolvm._program.rows import plate_of_independent_rows
 from pyrolvm._results import Posterior
 from pyrolvm._results.datasets import storable
 
@@ -54,7 +54,7 @@ def generate(fit: Posterior, rows: int = 100, *, seed: int = 0) -> xr.DataTree:
     rows = positive_int("rows", rows)
     seed = checked_seed(seed)
     problem = fit.attached
-    plate = problem.plates[row_plate(problem)]
+    plate = problem.plates[plate_of_independent_rows(problem)]
     names = [site.name for site in (*problem.latents, *problem.observed)]
     drawn: dict[str, list[Any]] = {name: [] for name in names}
     means: dict[str, list[Any]] = {site.name: [] for site in problem.observed}

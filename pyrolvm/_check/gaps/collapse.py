@@ -23,7 +23,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm._check.gaps.result import ACTIVE, Collapse
-from pyrolvm._check.gaps.rows import Gaussians, Rows, untransformed
+from pyrolvm._check.gaps.rows import Gaussians, Rows
+from pyrolvm._program.peeling import untransformed
 
 __all__ = ["collapse", "mutual_information"]
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -18,7 +17,9 @@ from pyrolvm._capture.vmap import vmapped
 from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.density import Joint
+from pyrolvm._program.peeling import untransformed
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.rows import plate_of_independent_rows
 from pyrolvm._results import Fit
 from pyrolvm._results.draws import rebuild
 
@@ -145,28 +146,11 @@ def row_plate(problem: Problem) -> str:
             f"site {problem.discrete[0].name!r} of {problem.name} is discrete; gaps are those of continuous local latents. "
             "Fix: sum it out in the model."
         )
-    factors = [site.name for site in problem.sites.values() if site.kind == "factor"]
-    if factors:
+    if not problem.latents:
         raise ProblemError(
-            f"{problem.name} has a factor, {factors[0]!r}, of which nothing says to which row it belongs. Fix: make it a site."
+            f"{problem.name} has no latents, so that its rows have no evidence beside their density. Fix: use lvm.evaluate."
         )
-    around = {name for site in problem.observed for name in site.plates}
-    shared = [name for name in problem.plates if name in around and all(name in s.plates for s in problem.latents)]
-    if not problem.latents or not shared:
-        outside = next((s.name for s in problem.latents if not around & set(s.plates)), None)
-        what = f"site {outside!r} is in no plate with data" if outside else "no plate holds all latents and data"
-        raise ProblemError(
-            f"{problem.name} has no evidence for each row: {what}. Fix: make what all rows share a learnable parameter "
-            "(pyro.param), or a constant; lvm.evidence takes the data as a whole."
-        )
-    chosen = max(shared, key=lambda name: problem.plates[name].size)
-    stray = [site.name for site in problem.observed if chosen not in site.plates]
-    if stray:
-        raise ProblemError(
-            f"observed site {stray[0]!r} of {problem.name} is outside plate {chosen!r}, so it belongs to no row. "
-            "Fix: put it into the plate."
-        )
-    return chosen
+    return plate_of_independent_rows(problem)
 
 
 def _sites(problem: Problem, guide: Callable[..., Any], batch: Batch) -> Mapping[str, Any]:
@@ -187,19 +171,6 @@ def _sites(problem: Problem, guide: Callable[..., Any], batch: Batch) -> Mapping
     if missing:
         raise GuideError(f"guide has no sample site {missing[0]!r}. Fix: add pyro.sample({missing[0]!r}, ...) to it.")
     return first
-
-
-def untransformed(fn: Any) -> tuple[Any, list[Any]]:
-    """What a distribution is of a transform of, and the transforms, without masks and reinterpretations."""
-    transforms: list[Any] = []
-    while True:
-        if isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
-            fn = fn.base_dist
-        elif isinstance(fn, torch.distributions.TransformedDistribution):
-            transforms = [*fn.transforms, *transforms]
-            fn = fn.base_dist
-        else:
-            return fn, transforms
 
 
 def _parameters(name: str, fn: Any) -> tuple[Tensor, Tensor]:

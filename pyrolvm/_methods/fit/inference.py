@@ -39,9 +39,10 @@ from pyrolvm._methods.fit.schedules import NAMED
 from pyrolvm._methods.fit.stopping import Plateau, Schedule
 from pyrolvm._methods.fit.validation import HeldOut, Validation, check, held_out
 from pyrolvm._program.agreement import check_guide, guide_sites
-from pyrolvm._program.batching import Batch, Minibatches, check_minibatches, minibatch_plate
+from pyrolvm._program.batching import Batch, Minibatches, check_minibatches
 from pyrolvm._program.density import with_digits
 from pyrolvm._program.problem import Problem, check_problem
+from pyrolvm._program.rows import minibatch_plate
 from pyrolvm._program.steady import changes
 from pyrolvm._program.streamed import Streamed
 from pyrolvm._program.transforming import Transform

@@ -26,8 +26,8 @@ from pyrolvm._methods.fit.modules import settle
 from pyrolvm._methods.fit.rescue import Rescue
 from pyrolvm._methods.fit.stopping import STILL, Plateau, Schedule, improvement
 from pyrolvm._methods.fit.validation import Validation
-from pyrolvm._program.agreement import innermost
 from pyrolvm._program.batching import Batch
+from pyrolvm._program.peeling import innermost
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._results.history import History

@@ -21,9 +21,9 @@ from pyrolvm._program import data
 from pyrolvm._program.batching import Batch, full_plates
 from pyrolvm._program.data import first_non_finite
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.rows import has_latents, plate_of_rows
 from pyrolvm._program.sites import Plate
 from pyrolvm._results.history import History
-from pyrolvm._results.likelihood import row_plate
 
 __all__ = ["HeldOut", "Validation", "check", "held_out"]
 
@@ -90,7 +90,7 @@ def held_out(problem: Problem, given: Any, plate: str | None) -> HeldOut:
         where = first_non_finite(value) if isinstance(value, Tensor) else None
         if where:
             raise DataError(f"validation argument {name!r} has {where}. Fix: drop or impute those rows.")
-    chosen = row_plate(problem, plate)
+    chosen = plate_of_rows(problem, plate)
     rows = _rows(problem, values, chosen)
     args = tuple(values.get(n, v) for n, v in zip(problem.arguments, problem.args, strict=False))
     kwargs = {name: values.get(name, value) for name, value in problem.kwargs.items()}
@@ -249,7 +249,7 @@ class Validation:
     def _check_rows(self) -> None:
         """Refuses guides that know the rows they were fitted to, and no others."""
         problem, plate = self.work.problem, self.data.plate
-        if plate is None or not any(plate.name in site.plates for site in problem.latents):
+        if plate is None or not has_latents(problem, plate.name):
             return
         mine = set(problem.parameters)
         for name, value in runtime.parameters().items():

@@ -30,6 +30,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pyrolvm._program.peeling import innermost
+
 __all__ = ["Centring", "Spread", "centred", "conditional", "non_centred"]
 
 Centring = Mapping[str, Tensor]
@@ -186,8 +188,7 @@ def conditional(fn: Any, shape: torch.Size) -> Spread | None:
         fn: the distribution.
         shape: the shape of the site's unconstrained value.
     """
-    while isinstance(fn, dist.Independent | torch.distributions.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
+    fn = innermost(fn)
     rule = SPREADS.get(type(fn))
     if rule is None:
         return None

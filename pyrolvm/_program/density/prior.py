@@ -11,8 +11,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrolvm._base.errors import ProblemError
-from pyrolvm._compat.pyro import mask_of
 from pyrolvm._program.density.vectorize import repeat
+from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 
@@ -52,10 +52,7 @@ def check_proper(problem: Problem) -> None:
     trace = problem.whole.trace(problem)
     for site in problem.latents:
         node = trace.nodes[site.name]
-        fn, masked = node["fn"], _masks(node["mask"])
-        while isinstance(fn, dist.Independent | torch.distributions.Independent | dist.MaskedDistribution):
-            masked = masked or _masks(mask_of(fn))
-            fn = fn.base_dist
+        fn, masked = innermost(node["fn"]), any(_masks(mask) for mask in (node["mask"], *own_masks(node["fn"])))
         if isinstance(fn, dist.ImproperUniform) or (masked and not site.is_discrete):
             why = "a flat prior, which" if isinstance(fn, dist.ImproperUniform) else "a prior that is masked out, which"
             raise ProblemError(

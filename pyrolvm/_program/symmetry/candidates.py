@@ -13,6 +13,7 @@ import numpy as np
 from torch.distributions import constraints
 
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.rows import data_plates
 from pyrolvm._program.sites import Site
 from pyrolvm._program.symmetry.action import Action, Values, reflection, sign_flip, swap, turn
 from pyrolvm._program.symmetry.layout import Layout
@@ -118,7 +119,7 @@ def bounds(site: Site) -> tuple[Values, Values] | None:
 
 def units(problem: Problem) -> list[Unit]:
     """Everything in a program whose members might be exchanged; rows of data have members of their own."""
-    rows = {plate for site in problem.observed for plate in site.plates}
+    rows = data_plates(problem)
     places = Layout.of(problem).places()
     found = []
     for site in problem.continuous:

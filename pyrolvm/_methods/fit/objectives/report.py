@@ -20,6 +20,7 @@ from pyrolvm._methods.fit.objectives.sampling import Gradients, sample_gradients
 from pyrolvm._methods.fit.objectives.structure import sites
 from pyrolvm._methods.fit.objectives.weighted import ImportanceWeighted_ELBO
 from pyrolvm._program.agreement import check_guide
+from pyrolvm._program.peeling import untransformed
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._results.base import Fit
 from pyrolvm._results.draws import registered
@@ -189,9 +190,7 @@ def _candidates(problem: Problem, guide: Any, k: int, temperature: float) -> lis
 
 
 def _kind(fn: Any) -> str:
-    while isinstance(fn, torch.distributions.Independent | torch.distributions.TransformedDistribution):
-        fn = fn.base_dist
-    return type(fn).__name__
+    return type(untransformed(fn)[0]).__name__
 
 
 def _references(measured: list[tuple[_Candidate, Gradients]], problem: Problem, draws: int) -> dict[str, Gradients]:

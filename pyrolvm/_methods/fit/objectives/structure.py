@@ -15,6 +15,7 @@ from torch import Tensor
 from pyrolvm._base.errors import ArgumentError, GuideError, ProblemError
 from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._methods.fit.objectives.base import traces
+from pyrolvm._program.peeling import innermost
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm.family.protocol import Hooks
 
@@ -153,18 +154,12 @@ def _first_after(trace: Any, plate: str) -> str:
     return ""
 
 
-def _base(fn: Any) -> Any:
-    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
 def _is_point(fn: Any) -> bool:
-    return isinstance(_base(fn), dist.Delta)
+    return isinstance(innermost(fn), dist.Delta)
 
 
 def _scores_cheaply(fn: Any) -> bool:
-    base = _base(fn)
+    base = innermost(fn)
     if isinstance(base, torch.distributions.TransformedDistribution):
         learned = (torch.nn.Module,)
         return not any(isinstance(t, learned) for t in base.transforms) and _scores_cheaply(base.base_dist)
