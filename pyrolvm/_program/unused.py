@@ -29,7 +29,7 @@ RUNS = 3
 """Points at which nothing may depend on the entries."""
 
 
-class _Filled(dist.MaskedMixture):  # type: ignore[misc]
+class _Filled(dist.MaskedMixture):
     """A distribution with the reference in some of its batch; both have one support."""
 
     @constraints.dependent_property
