@@ -6,7 +6,6 @@ what it can rightly be or than memory has room for, or changes on the way. What 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "STORED", "Manner", "as_object", "check_json_size", "check_room", "digest", "opened", "parse_json", "parse_tensors", "parsing",
-    "read_bytes", "read_json", "read_object", "read_tensors",
+    "STORED", "Manner", "as_object", "check_json_size", "check_room", "opened", "parse_json", "parse_tensors", "parsing",
+    "read_bytes", "read_json", "read_object",
 ]  # fmt: skip
 
 JSON_BYTES = 64_000_000
@@ -81,7 +80,7 @@ STORED = Manner(StoreError, "", "restore it, or run again", follow=False, fault=
 
 
 @contextmanager
-def opened(path: Path, manner: Manner = STORED, *, folder: int | None = None) -> Iterator[BinaryIO]:
+def opened(path: Path, manner: Manner = STORED) -> Iterator[BinaryIO]:
     """A regular file, open for reading, that is on leaving what it was on entering.
 
     Nothing is waited for: a pipe, a device or a socket is not opened as such. What the system says becomes the manner's error.
@@ -89,13 +88,12 @@ def opened(path: Path, manner: Manner = STORED, *, folder: int | None = None) ->
     Args:
         path: the file.
         manner: how it is taken.
-        folder: a descriptor that ``path`` is relative to.
 
     Raises:
         PyrolvmError: of the manner, if there is no such file, or it changes meanwhile.
     """
     try:
-        with os.fdopen(_descriptor(path, manner, folder), "rb") as file:
+        with os.fdopen(_descriptor(path, manner), "rb") as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 raise manner.refusal(path, f"is {_what(before.st_mode)}, expected a file")
@@ -107,10 +105,10 @@ def opened(path: Path, manner: Manner = STORED, *, folder: int | None = None) ->
         raise manner.refusal(path, "changed while it was read")
 
 
-def _descriptor(path: Path, manner: Manner, folder: int | None) -> int:
+def _descriptor(path: Path, manner: Manner) -> int:
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if manner.follow else os.O_NOFOLLOW)
     try:
-        return os.open(path, flags, dir_fd=folder)
+        return os.open(path, flags)
     except ValueError as error:  # a null character
         raise manner.refusal(ascii(str(path)), f"cannot be read: {error}") from None
     except OSError:
@@ -139,20 +137,6 @@ def read_bytes(path: Path, manner: Manner = STORED, *, limit: int | None = None,
         if len(content) != size or file.read(1):
             raise manner.refusal(path, f"changed while it was read: it had {size:,} bytes")
     return content
-
-
-def digest(path: Path, manner: Manner = STORED) -> str:
-    """The sha256 of a file.
-
-    Raises:
-        PyrolvmError: of the manner, if it cannot be read or changes meanwhile.
-    """
-    with opened(path, manner) as file:
-        left, found = os.fstat(file.fileno()).st_size, hashlib.sha256()
-        while left > 0 and (piece := file.read(min(left, PIECE))):
-            found.update(piece)
-            left -= len(piece)
-    return found.hexdigest()
 
 
 def check_room(path: object, size: float, manner: Manner = STORED) -> None:
@@ -279,15 +263,6 @@ _NO_BRACKETS = bytes(code for code in range(256) if code not in b"[]{}")
 
 
 # --- safetensors ------------------------------------------------------------------------------------------------------
-
-
-def read_tensors(path: Path, manner: Manner = STORED) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the processor.
-
-    Raises:
-        PyrolvmError: of the manner, if they cannot be read.
-    """
-    return parse_tensors(read_bytes(path, manner, growth=3.0), path, manner)
 
 
 def parse_tensors(content: bytes, path: object, manner: Manner = STORED) -> dict[str, Tensor]:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyrolvm._base.errors import PyrolvmError
-from pyrolvm._runs.readers import STORED, Manner, check_room, parsing, read_bytes
+from pyrolvm._runs.readers import STORED, Manner, check_room, parsing
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["parse_tree", "read_tree"]
+__all__ = ["parse_tree"]
 
 DEPTH = 16
 """How deeply groups may be nested."""
@@ -39,15 +38,6 @@ _REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
 """How an array of texts refers to each."""
 _REFERENCES = (b"DIMENSION_LIST", b"REFERENCE_LIST")
 """What netCDF says about dimensions by reference."""
-
-
-def read_tree(path: Path, manner: Manner = STORED) -> xr.DataTree:
-    """Reads a tree into memory.
-
-    Raises:
-        PyrolvmError: of the manner, if it is damaged, holds what is never written, or memory has no room for it.
-    """
-    return parse_tree(read_bytes(path, manner), path, manner)
 
 
 def parse_tree(content: bytes, path: object, manner: Manner = STORED) -> xr.DataTree:

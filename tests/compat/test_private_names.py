@@ -185,6 +185,27 @@ def test_the_parts_that_are_borrowed_are_still_there() -> None:
     assert not BORROWED.keys() - {f"{place}: {name}" for place, _, name, _ in every_use()}
 
 
+def functions_of_compat() -> list[str]:
+    return [
+        f"{path.stem}.{node.name}"
+        for path in sorted((ROOT / "pyrolvm" / "_compat").glob("*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not is_private(node.name)
+        and "NamedTuple" not in map(ast.unparse, getattr(node, "bases", ()))
+    ]
+
+
+@pytest.mark.parametrize("name", functions_of_compat())
+def test_each_function_of_compat_says_where_it_was_seen_and_is_tried(name: str) -> None:
+    module, _, function = name.partition(".")
+    found = getattr(importlib.import_module(f"pyrolvm._compat.{module}"), function)
+    assert re.search(r"\b\d+\.\d+", found.__doc__ or ""), "Fix: name the releases that it was seen in."
+    here = Path(__file__).parent
+    tried = [path for path in here.glob("test_*.py") if re.search(rf"\b{function}\b", path.read_text(encoding="utf-8"))]
+    assert tried, f"Fix: try {function} in {here}."
+
+
 def derived() -> Iterator[type]:
     """The classes with private attributes of their own that derive from those of other libraries."""
     for path, tree in files().items():

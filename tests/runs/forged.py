@@ -374,14 +374,18 @@ def main(folder: Path, flips: int) -> None:
     """Reads everything in the folder that :func:`write` filled, and files with random damage."""
     from pyrolvm._cli.sources import checked, load_data
     from pyrolvm._runs import readers, trees
+    from pyrolvm._runs.files import GROWTH, Stored
+
+    def stored(path: Path) -> Stored:
+        return Stored(path, readers.read_bytes(path, growth=GROWTH))
 
     warnings.simplefilter("ignore")
-    readers.read_tensors(_file(folder / "one.safetensors", tensors({"x": _tensor([1], 0, 8)}, EIGHT)))
+    stored(_file(folder / "one.safetensors", tensors({"x": _tensor([1], 0, 8)}, EIGHT))).tensors()
     load_data(_file(folder / "one.csv", b"x\n1\n"))
     trees.parse_tree(whole(), "one.nc")
     limit()
     readers_of: dict[str, Callable[[Path], Any]] = {
-        "tree": trees.read_tree, "tensors": readers.read_tensors, "json": readers.read_json,
+        "tree": lambda path: stored(path).tree(), "tensors": lambda path: stored(path).tensors(), "json": readers.read_json,
         "data": lambda path: {name: checked(value) for name, value in load_data(path).items()},
     }  # fmt: skip
     for kind, read in readers_of.items():

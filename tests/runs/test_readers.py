@@ -23,10 +23,10 @@ from pyrolvm._base.errors import DataError, StoreError
 from pyrolvm._cli.data_files import DATA
 from pyrolvm._cli.sources import checked, load_data
 from pyrolvm._results.store import write_tree
-from pyrolvm._runs import readers, trees
+from pyrolvm._runs import readers
 from pyrolvm._runs.checkpoints import SCHEMA, newest
+from pyrolvm._runs.files import GROWTH, Stored
 from pyrolvm._runs.sealing import sealed
-from pyrolvm._runs.trees import read_tree
 
 SCRIPT = Path(__file__).with_name("forged.py")
 MEGABYTES_GROWN = 500
@@ -42,6 +42,11 @@ def _load_script() -> ModuleType:
 
 
 forged = _load_script()
+
+
+def _stored(path: Path) -> Stored:
+    """A file of a result, as it is read after its manifest."""
+    return Stored(path, readers.read_bytes(path, growth=GROWTH))
 
 
 def _read_all(folder: Path, flips: int) -> tuple[int, list[list[Any]]]:
@@ -115,9 +120,9 @@ def odd(tmp_path: Path) -> Iterator[dict[str, Path]]:
 
 @pytest.mark.parametrize("name", ["folder", "pipe", "socket", "link", "nowhere", "dangling", "device", "long", "null"])
 def test_what_is_no_file_is_refused_without_waiting(name: str, odd: dict[str, Path]) -> None:
-    for read in (readers.read_json, readers.read_tensors, readers.digest, trees.read_tree):
+    for read in (readers.read_json, readers.read_object, _stored):
         with pytest.raises(StoreError, match="Fix: "):
-            read(odd[name])  # type: ignore[operator]
+            read(odd[name])
 
 
 @pytest.mark.parametrize("name", ["folder", "pipe", "socket", "nowhere", "dangling", "long", "null"])
@@ -164,16 +169,6 @@ def test_a_file_that_vanishes_while_it_is_read_is_read_as_it_was(tmp_path: Path)
         assert file.read() == b"content"
 
 
-def test_a_file_is_opened_in_a_folder_that_is_open(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(b"{}")
-    folder = os.open(tmp_path, os.O_RDONLY)
-    try:
-        with readers.opened(Path("a.json"), folder=folder) as file:
-            assert file.read() == b"{}"
-    finally:
-        os.close(folder)
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -200,11 +195,11 @@ def test_values_that_came_from_a_compressed_file_are_saved_plainly_and_read(tmp_
         tmp_path / "a.nc", engine="h5netcdf", encoding={"x": {"compression": "gzip", "chunksizes": (2,)}}
     )
     with pytest.raises(StoreError, match="compressed"):
-        read_tree(tmp_path / "a.nc")
+        _stored(tmp_path / "a.nc").tree()
     tree = xr.DataTree.from_dict({"/posterior": xr.load_dataset(tmp_path / "a.nc", engine="h5netcdf")})
     with (tmp_path / "b.nc").open("wb") as file:
         write_tree(tree, file)
-    np.testing.assert_array_equal(read_tree(tmp_path / "b.nc")["posterior"]["x"], values)
+    np.testing.assert_array_equal(_stored(tmp_path / "b.nc").tree()["posterior"]["x"], values)
 
 
 def test_all_kinds_of_values_that_a_result_has_are_read(tmp_path: Path) -> None:
@@ -219,7 +214,7 @@ def test_all_kinds_of_values_that_a_result_has_are_read(tmp_path: Path) -> None:
     )  # fmt: skip
     with (tmp_path / "a.nc").open("wb") as file:
         write_tree(xr.DataTree.from_dict({"/a/b": dataset}), file)
-    found = read_tree(tmp_path / "a.nc")["a/b"].to_dataset()
+    found = _stored(tmp_path / "a.nc").tree()["a/b"].to_dataset()
     xr.testing.assert_equal(found, dataset)
     assert found.attrs["long"] == "x" * 100_000 and found.attrs["words"] == ["a", "b"]
 
@@ -230,6 +225,6 @@ def test_tensors_of_every_kind_are_read(tmp_path: Path) -> None:
     kinds = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float64, torch.complex64]
     tensors = {str(kind): torch.ones(2, 3, dtype=kind) for kind in kinds} | {"empty": torch.zeros(0, 3)}
     save_file(tensors, tmp_path / "a.safetensors", metadata={"a": "b"})
-    found = readers.read_tensors(tmp_path / "a.safetensors")
+    found = _stored(tmp_path / "a.safetensors").tensors()
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in tensors.items())
