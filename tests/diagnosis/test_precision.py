@@ -35,6 +35,28 @@ def origin(t: Tensor) -> None:
         pyro.sample("y", dist.Normal(far - 1.7e9, 0.01), obs=t)
 
 
+def far_prior(t: Tensor) -> None:
+    """A latent whose prior lies where float32 has values one apart."""
+    m = pyro.sample("m", dist.Normal(1e7, 1.0))
+    with pyro.plate("rows", 60):
+        pyro.sample("y", dist.Normal(m - 1e7, 0.5), obs=t)
+
+
+def far_interval(t: Tensor) -> None:
+    """The same as an interval, of a vector."""
+    m = pyro.sample("m", dist.Uniform(torch.tensor([0.0, 2e6]), torch.tensor([1.0, 2e6 + 1])).to_event(1))
+    with pyro.plate("rows", 60):
+        pyro.sample("y", dist.Normal(m[0] + (m[1] - 2e6), 5.0), obs=t)
+
+
+def wide_prior(t: Tensor) -> None:
+    """Large values that are spread as widely, and a unit vector's constant."""
+    m = pyro.sample("m", dist.LogNormal(14.0, 2.0))
+    pyro.sample("factor", dist.LKJCholesky(2, 1.0))
+    with pyro.plate("rows", 60):
+        pyro.sample("y", dist.Normal(m / 1e6, 50.0), obs=t)
+
+
 def difference(t: Tensor) -> None:
     """A small scale as the difference of large numbers."""
     m = pyro.sample("m", dist.Normal(0.0, 1.0))
@@ -97,3 +119,14 @@ def test_what_rounding_does_to_a_plain_program_is_no_reason() -> None:
     fit = lvm.fit(lvm.Problem(plain, T), AutoNormal, max_steps=5, draws=50, engine="pyro", progress=False)
     assert fit.data["posterior"].attrs["precision_error"] < 1e-3
     assert "precision" not in fit.verdict.figures
+
+
+@pytest.mark.parametrize("model", [far_prior, far_interval], ids=lambda model: model.__name__)
+def test_a_latent_that_float32_cannot_tell_apart_is_run_in_float64(model: Any) -> None:
+    with pytest.warns(lvm.PyrolvmWarning, match="values of 'm' in float32 are .* apart"):
+        assert with_digits(lvm.Problem(model, T)).dtype == torch.float64
+
+
+def test_a_wide_prior_of_large_values_stays_in_float32() -> None:
+    problem = lvm.Problem(wide_prior, T)
+    assert with_digits(problem) is problem

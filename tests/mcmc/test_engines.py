@@ -492,3 +492,26 @@ def test_data_are_arguments_of_the_compiled_function(monkeypatch: pytest.MonkeyP
     assert chains.engine == "jax"
     assert seen
     assert max(seen) < 400_000
+
+
+def nearly_singular(x: Tensor) -> None:
+    length = pyro.sample("length", dist.LogNormal(0.0, 0.5))
+    covariance = torch.exp(-0.5 * (x[:, None] - x).square() / length**2) + 5e-7 * torch.eye(len(x))
+    pyro.sample("y", dist.MultivariateNormal(torch.zeros(len(x)), covariance), obs=torch.sin(x))
+
+
+def test_energies_whose_digits_single_precision_has_not_are_no_disagreement() -> None:
+    problem = lvm.Problem(nearly_singular, torch.linspace(0, 3, 12))
+    points = torch.linspace(-0.5, 0.6, 8).reshape(1, 8, 1)
+    wide = problem.to(dtype=torch.float64)
+    with wide.session(seed=0):
+        exact = np.array([float(Joint(wide).potential(point.double())) for point in points[0]])
+    with problem.session(seed=0):
+        joint = Joint(problem)
+        narrow = np.array([float(joint.potential(point)) for point in points[0]])
+        off = np.abs(narrow - exact).max()
+        assert (np.abs(narrow - exact) > 1e-3 * (1 + np.abs(exact))).any()
+        potential.check_draws(joint, points, exact[None])
+        potential.check_draws(joint, points, exact[None] + 0.5 * off)
+        with pytest.raises(potential.Disagreement, match="where Pyro gives"):
+            potential.check_draws(joint, points, exact[None] + 10 * off)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrolvm._base.errors import PyrolvmWarning
@@ -28,6 +29,9 @@ SUMS = 16
 
 MUCH = 5.0
 """Nats beyond these from which on the rounded density is another one."""
+
+PRIOR, COARSE, TINY = 8, 1e-2, 1e-12
+"""Draws of the prior; the share of its spread that float32 values may be apart; the share of the values that is rounding."""
 
 POINTS, POINTS_SEED = 4, 11
 """Points at which a problem is looked at before it is run, and the seed that draws them."""
@@ -83,6 +87,15 @@ def with_digits(problem: Problem) -> Problem:
         or problem.modules
     ):
         return problem
+    coarse = _coarse(problem)
+    if coarse:
+        warnings.warn(
+            f"{coarse}, so {problem.name!r} is run in float64. Fix: subtract large offsets from priors, data and constants, or pass "
+            "dtype=torch.float64.",
+            PyrolvmWarning,
+            stacklevel=5,
+        )
+        return problem.to(dtype=torch.float64)
     with problem.session(seed=POINTS_SEED):
         joint, size = Joint(problem), problem.unconstrained_size
         try:
@@ -102,6 +115,29 @@ def with_digits(problem: Problem) -> Problem:
         stacklevel=5,
     )
     return problem.to(dtype=torch.float64)
+
+
+def _coarse(problem: Problem) -> str:
+    """Which latent lies so far from zero for its prior's spread that float32 has few values to tell apart; empty if none does."""
+    draws: dict[str, list[np.ndarray[Any, Any]]] = {site.name: [] for site in problem.continuous}
+    try:
+        wide = problem.to(dtype=torch.float64)
+        with wide.session(seed=POINTS_SEED), torch.no_grad():
+            for _ in range(PRIOR):
+                nodes = poutine.trace(wide.model).get_trace(*wide.args, **wide.kwargs).nodes
+                for name, values in draws.items():
+                    values.append(nodes[name]["value"].detach().cpu().numpy())
+        found = {name: np.stack(values) for name, values in draws.items()}
+    except Exception:  # of a prior without draws, or a program of float32 alone: densities are looked at next
+        return ""
+    for name, values in found.items():
+        spread, size = values.std(axis=0), np.abs(values).min(axis=0)
+        apart = np.spacing(size.astype(np.float32)).astype(float)
+        far = (apart > COARSE * spread) & (spread > TINY * size)
+        if far.any():
+            at = np.argmax(np.where(far, apart, 0.0))
+            return f"values of {name!r} in float32 are {apart.flat[at]:.3g} apart, and its prior has a spread of {spread.flat[at]:.3g}"
+    return ""
 
 
 def _out_of_bounds(problem: Problem, points: list[dict[str, Tensor]]) -> bool:
