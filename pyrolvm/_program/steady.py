@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ RUNS = 8
 
 FEW, MANY = 2, 500_000
 """So few runs of programs that observe so many numbers, which take long."""
+
+PLACES = 3
+"""Values of the latents at which the sites of a model are compared."""
 
 ROUNDING = 1e-4
 """Share of a log density by which runs of one program may differ: sums in another order, no more."""
@@ -101,28 +105,30 @@ def changes(problem: Problem, guide: Callable[..., Any]) -> tuple[str, str] | No
         text = _difference([Seen(_described(trace)) for trace in traces])
         if text is not None:
             return "guide", text
-        usable = [trace for trace in traces if _runs_at(problem, trace)][:3]
+        ran = ((trace, _run_at(problem, trace)) for trace in traces)
+        usable = list(islice(((trace, run) for trace, run in ran if run is not None), PLACES))
         if not usable:
             return None
-        text = _model_changes(problem, usable[0])
+        text = _model_changes(problem, *usable[0])
         if text is not None:
             return "model", text
-        text = _difference([Seen(_model_run(problem, trace).sites) for trace in usable])
+        text = _difference([Seen(run.sites) for _, run in usable])
         return None if text is None else ("model", f"with other values of its latents, {text}")
 
 
-def _runs_at(problem: Problem, values: Any) -> bool:
-    """Whether the model has a density at these values of its latents; a matrix without a factor, for one, has none."""
+def _run_at(problem: Problem, values: Any) -> Seen | None:
+    """A run of the model at these values of its latents; ``None`` where it has no density, as of a matrix without a factor."""
     try:
-        _model_run(problem, values)
+        return _model_run(problem, values)
     except Exception:  # whether it runs at all is checked elsewhere, and explained there
-        return False
-    return True
+        return None
 
 
-def _model_changes(problem: Problem, values: Any) -> str | None:
+def _model_changes(problem: Problem, values: Any, first: Seen | None = None) -> str | None:
+    """What is not the same in several runs at one place, of which one may have been made."""
     with torch.no_grad(), runtime.evaluating(problem.modules.values()), runtime.validation(False):
-        return _difference([_model_run(problem, values) for _ in range(_runs(problem))])
+        runs = [] if first is None else [first]
+        return _difference(runs + [_model_run(problem, values) for _ in range(_runs(problem) - len(runs))])
 
 
 def _runs(problem: Problem) -> int:

@@ -16,25 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["fragment", "page"]
 
-_STYLE = """
-:root{color-scheme:light}
-body{font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#2b2f36;background:#fff;
-max-width:1080px;margin:2em auto;padding:0 1.5em}
-h1{font-size:1.7em;margin:0 0 .2em}
-h2{font-size:1.15em;margin:2em 0 .6em;padding-bottom:.25em;border-bottom:1px solid #e3e6ea}
-.lead,.small{color:#6a707a}.small{font-size:13px}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-th{font-weight:600;color:#6a707a;text-align:right;padding:.3em .7em;border-bottom:1px solid #c9cdd3}
-td{text-align:right;padding:.25em .7em;border-bottom:1px solid #f0f1f4}
-th:first-child,td:first-child,td.text{text-align:left}
-.se{color:#8a9099;font-size:.88em}
-img{max-width:100%;height:auto;display:block;margin:.4em 0 1.2em}
-dl{display:grid;grid-template-columns:auto 1fr;gap:.15em 1.2em;font-size:13px}
-dt{font-weight:600}dd{margin:0}
-ul{padding-left:1.1em}
-"""
-
 _READ = """
 <b>log p(x)</b> is the log density of a row under the fitted model, latents integrated out: exact without latents, else by importance
 sampling from the guide, which on average is too low, the less the more draws. The first error is that of sampling; the one of rows is
@@ -70,7 +51,7 @@ def page(evaluation: Evaluated) -> str:
     if evaluation.units is not None:
         sections.append(f"<h2>Units</h2><div class=wide>{_plain_table(evaluation.units.head(200))}</div>")
     sections.append(f"<h2>How to read this</h2><p>{_READ}</p>")
-    return document(title, _STYLE, sections)
+    return document(title, sections)
 
 
 def _title(evaluation: Evaluated) -> str:
