@@ -64,6 +64,7 @@ _HOME = {
     "load": "_check.saved",
     "model": "_program.problem",
     "nuts": "_methods.nuts",
+    "predict": "_check.predict",
     "problem": "family.registry",
     "problems": "family.registry",
     "relax": "_methods.fit.objectives.relaxed",
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from pyrolvm._check.evaluate import generate as generate
     from pyrolvm._check.gaps import Gaps as Gaps
     from pyrolvm._check.gaps import gaps as gaps
+    from pyrolvm._check.predict import predict as predict
     from pyrolvm._check.saved import load as load
     from pyrolvm._check.sweep import Sweep as Sweep
     from pyrolvm._check.sweep import sweep as sweep

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pyrolvm._cli.options import count, seed, share, sides
+from pyrolvm._cli.options import count, key_value, seed, share, sides
 from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, add_data, add_keeping, add_method, command
 from pyrolvm._methods.table import METHODS
 
-__all__ = ["add_evaluate", "add_sample"]
+__all__ = ["add_evaluate", "add_predict", "add_sample"]
 
 
 def add_evaluate(commands: Any) -> None:
@@ -75,6 +75,42 @@ def add_sample(commands: Any) -> None:
         "--seed", metavar="N", type=seed, default=0, help="the same seed gives the same draws (default: 0)"
     )
     group.add_argument("--out", metavar="FILE", required=True, help="a .nc (ArviZ), .csv or .png file")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
+def add_predict(commands: Any) -> None:
+    """``pyrolvm predict``."""
+    parser = command(
+        commands,
+        "predict",
+        "predicting",
+        "Predict new data from a saved posterior, or score new data that are known.",
+        "--new gives new values of the model's arguments by name, as --data does; observations that it lacks are predicted,\n"
+        "those that it has are scored.\n\nexamples:\n"
+        "  pyrolvm predict runs/a --new new.csv --out predictions.csv\n"
+        "  pyrolvm predict runs/a --problem my_model.py:model --data data.csv --new new.csv --out predictions.nc\n"
+        "  pyrolvm predict runs/a --new new.npz --members school=new --kind mean --out predictions.csv\n\n"
+        f"{CODES}",
+    )
+    _fitted(parser, "RUN", "a folder written by fit, nuts, exact or infer")
+    group = parser.add_argument_group("what is predicted")
+    group.add_argument("--new", metavar="FILE", help="new arguments: .npz, .json or .csv (default: the fit's own)")
+    group.add_argument("--rows", metavar="N", type=count, help="how many rows, where no argument tells")
+    group.add_argument(
+        "--members", metavar="PLATE=WHO", action="append", type=key_value, default=[],
+        help="which member of the fit each member of a plate is: new, same, or a JSON list of numbers, null for new ones; repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--kind",
+        choices=("draws", "mean"),
+        default="draws",
+        help="draws of the data, or their mean given each draw (default: draws)",
+    )
+    group.add_argument("--draws", metavar="N", type=count, help="posterior draws to take (default: 1000)")
+    group.add_argument(
+        "--seed", metavar="N", type=seed, default=0, help="the same seed gives the same draws (default: 0)"
+    )
+    group.add_argument("--out", metavar="FILE", required=True, help="a .csv (summaries) or .nc (ArviZ, all draws) file")
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 

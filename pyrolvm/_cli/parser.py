@@ -8,6 +8,7 @@ import re
 from typing import Any, NoReturn
 
 from pyrolvm._cli.evaluate_words import add_evaluate as _add_evaluate
+from pyrolvm._cli.evaluate_words import add_predict as _add_predict
 from pyrolvm._cli.evaluate_words import add_sample as _add_sample
 from pyrolvm._cli.options import count as _count
 from pyrolvm._cli.options import none_or_more as _none_or_more
@@ -81,6 +82,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     _add_evidence(commands)
     _add_gaps(commands)
     _add_evaluate(commands)
+    _add_predict(commands)
     _add_sample(commands)
     _add_diagnose(commands)
     _add_report(commands)
@@ -93,7 +95,8 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
 _OURS = frozenset(
     {
-        *METHODS, "list", "compare", "calibrate", "sweep", "evidence", "gaps", "evaluate", "sample", "diagnose", "report", "doctor",
+        *METHODS, "list", "compare", "calibrate", "sweep", "evidence", "gaps", "evaluate", "predict", "sample", "diagnose", "report",
+        "doctor",
     }
 )  # fmt: skip
 """Commands for which methods of other distributions need not be looked for, which takes longer than all else that help needs."""

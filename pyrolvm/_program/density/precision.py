@@ -124,14 +124,14 @@ def _coarse(problem: Problem) -> str:
         wide = problem.to(dtype=torch.float64)
         with wide.session(seed=POINTS_SEED), torch.no_grad():
             for _ in range(PRIOR):
-                nodes = poutine.trace(wide.model).get_trace(*wide.args, **wide.kwargs).nodes
+                nodes: Any = poutine.trace(wide.model).get_trace(*wide.args, **wide.kwargs).nodes
                 for name, values in draws.items():
                     values.append(nodes[name]["value"].detach().cpu().numpy())
         found = {name: np.stack(values) for name, values in draws.items()}
     except Exception:  # of a prior without draws, or a program of float32 alone: densities are looked at next
         return ""
-    for name, values in found.items():
-        spread, size = values.std(axis=0), np.abs(values).min(axis=0)
+    for name, many in found.items():
+        spread, size = many.std(axis=0), np.abs(many).min(axis=0)
         apart = np.spacing(size.astype(np.float32)).astype(float)
         far = (apart > COARSE * spread) & (spread > TINY * size)
         if far.any():

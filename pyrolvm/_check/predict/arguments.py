@@ -1,0 +1,147 @@
+"""New arguments of a model: which are given, which are observations to be predicted, and what stands for those meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyrolvm._base.errors import ArgumentError, unknown_name
+from pyrolvm._program.problem import Problem
+from pyrolvm._program.sites import is_deterministic, is_random
+
+__all__ = ["Arguments", "arguments"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments for every parameter of the model.
+
+    Attributes:
+        values: by name, in the order of the problem's own.
+        other: the same with other stand-ins for what is left out, to find out what depends on them.
+        positional: how many are positional.
+        left_out: the names of observations that are to be predicted.
+        given: the names that were given anew.
+    """
+
+    values: Mapping[str, Any]
+    other: Mapping[str, Any]
+    positional: int
+    left_out: frozenset[str]
+    given: frozenset[str]
+
+
+def arguments(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any], rows: int | None) -> Arguments:
+    """Completes new arguments: observations that are left out get stand-ins of their shape, what carries no rows stays as it was.
+
+    Args:
+        problem: what was fitted.
+        args: new values by position.
+        kwargs: new values by name; ``None`` for an observation that is to be predicted.
+        rows: rows to predict, where no argument tells.
+
+    Raises:
+        ArgumentError: if there is no such argument, one with a value for each row is missing, or lengths do not go together.
+    """
+    names = list(problem.arguments)
+    positional = len(problem.args)
+    if len(args) > positional:
+        raise ArgumentError(
+            f"{problem.name} takes {positional} argument{'s' * (positional != 1)} by position, got {len(args)}. "
+            f"Fix: pass new values of {', '.join(names)}."
+        )
+    new = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in problem.arguments:
+            raise unknown_name(f"argument of {problem.name}", name, names)
+        if name in new:
+            raise ArgumentError(f"argument {name!r} is given twice. Fix: give it once.")
+        new[name] = value
+    given = {name: value for name, value in new.items() if value is not None}
+    seen = _observations(problem)
+    for name, value in new.items():
+        if value is None and name not in seen:
+            raise ArgumentError(
+                f"argument {name!r} is None, but it is no observation of {problem.name} "
+                f"(those are {', '.join(sorted(seen)) or 'none of its arguments'}). Fix: pass its new value."
+            )
+    lengths = _lengths(problem, given, rows)
+    values: dict[str, Any] = {}
+    other: dict[str, Any] = {}
+    for name, old in problem.arguments.items():
+        if name in given:
+            values[name] = other[name] = given[name]
+        elif name in seen:
+            values[name], other[name] = _stand_ins(old, lengths.get(_rows(old), rows or _rows(old)))
+        elif given and _rows(old) in lengths:
+            raise ArgumentError(
+                f"argument {name!r} of {problem.name} has a value for each of {_rows(old)} rows, as "
+                f"{_alike(problem, given, old)!r} has, and is not given. Fix: pass {name}=... for the new rows."
+            )
+        else:
+            values[name] = other[name] = old
+    return Arguments(values, other, positional, frozenset(seen - given.keys()), frozenset(given))
+
+
+def _rows(value: Any) -> int:
+    """The length of a tensor; 0 of anything that has none."""
+    return len(value) if isinstance(value, Tensor) and value.dim() else 0
+
+
+def _alike(problem: Problem, given: Mapping[str, Any], old: Any) -> str:
+    return next(name for name in given if _rows(problem.arguments[name]) == _rows(old))
+
+
+def _observations(problem: Problem) -> set[str]:
+    """The arguments that are values of observed sites as they are."""
+    with problem.session(seed=0):
+        nodes = problem.whole.trace(problem).nodes
+    values = [
+        node["value"]
+        for node in nodes.values()
+        if is_random(node) and node["is_observed"] and not is_deterministic(node) and isinstance(node["value"], Tensor)
+    ]
+    return {
+        name
+        for name, value in problem.arguments.items()
+        if isinstance(value, Tensor)
+        and any(value.shape == seen.shape and torch.equal(value.to(seen.dtype), seen) for seen in values)
+    }
+
+
+def _lengths(problem: Problem, given: Mapping[str, Any], rows: int | None) -> dict[int, int]:
+    """What became of each length of the old arguments.
+
+    Raises:
+        ArgumentError: if arguments of one length have several now.
+    """
+    found: dict[int, tuple[int, str]] = {}
+    for name, value in given.items():
+        before = _rows(problem.arguments[name])
+        try:
+            now = len(value) if before else 0
+        except TypeError:  # a number where a vector was
+            now = 1
+        if before and before in found and found[before][0] != now:
+            raise ArgumentError(
+                f"arguments {found[before][1]!r} and {name!r} had {before} rows both, and now have {found[before][0]} and {now}. "
+                "Fix: pass as many rows of each."
+            )
+        if before:
+            found[before] = now, name
+    if rows is not None and any(now != rows for now, _ in found.values()):
+        now, name = next((now, name) for now, name in found.values() if now != rows)
+        raise ArgumentError(f"rows={rows} is given beside {name!r}, which has {now}. Fix: leave rows out.")
+    return {before: now for before, (now, _) in found.items()}
+
+
+def _stand_ins(old: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Values for so many rows, of those that were observed, in two orders that differ wherever values do."""
+    if not old.dim():
+        return old, old
+    index = torch.arange(rows, device=old.device) % len(old)
+    return old[index], old.roll(1, 0)[index]

@@ -1,0 +1,88 @@
+"""``pyrolvm predict``: what a saved posterior says of new data, as a table or with all its draws."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pyrolvm as lvm
+from pyrolvm._base.errors import ArgumentError
+from pyrolvm._cli.fitted import attached
+from pyrolvm._cli.output import Output, replace_file
+from pyrolvm._cli.signals import Stopped
+from pyrolvm._cli.sources import checked, load_data
+from pyrolvm._results import store
+
+__all__ = ["run"]
+
+SUFFIXES = (".nc", ".csv")
+ENDS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
+
+
+def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
+    """Runs ``predict``."""
+    file = Path(args.out)
+    if file.suffix.lower() not in SUFFIXES:
+        raise ArgumentError(f"--out {args.out!r} must end in .csv or .nc. Fix: use for example --out predictions.csv.")
+    if os.path.lexists(file) and not args.overwrite:
+        raise ArgumentError(f"--out {args.out} exists already. Fix: add --overwrite, or use another --out.")
+    if not file.absolute().parent.is_dir():
+        raise ArgumentError(f"--out {args.out}: its folder does not exist. Fix: make the folder first.")
+    posterior = attached(args)
+    data = {} if args.new is None else {name: checked(value) for name, value in load_data(Path(args.new)).items()}
+    names = list(posterior.attached.arguments)
+    unknown = [name for name in data if name not in names]
+    new = {name: value for name, value in data.items() if name in names}
+    if data and not new:
+        raise ArgumentError(
+            f"--new {args.new} has {', '.join(data)}, none of which is an argument of {posterior.attached.name} ({', '.join(names)}). "
+            "Fix: name its columns like them."
+        )
+    words = {
+        "members": dict(args.members),
+        "rows": args.rows,
+        "kind": args.kind,
+        "draws": args.draws,
+        "seed": args.seed,
+    }
+    found = lvm.predict(posterior, **{name: value for name, value in words.items() if value}, **new)
+    if unknown:
+        out.note(f"left aside, since {posterior.attached.name} has no such argument: {', '.join(unknown)}")
+    if file.suffix.lower() == ".nc":
+        replace_file(file, lambda opened: store.write_tree(found, opened))
+    else:
+        text = _table(found).to_csv(index=False)
+        replace_file(file, lambda opened: opened.write(text.encode()))
+    shapes = {
+        f"{group}/{name}": list(v.shape) for group in found.children for name, v in found[group].data_vars.items()
+    }
+    out.line(f"{posterior.name} of {posterior.attached.name}, {args.kind}, seed {args.seed}", style="bold")
+    out.table([[name, " x ".join(map(str, shape))] for name, shape in shapes.items()], ["group/variable", "shape"])
+    out.line(f"written: {file}")
+    out.write_json({"command": "predict", "run": args.target, "file": str(file), "shapes": shapes})
+    return 0
+
+
+def _table(found: Any) -> Any:
+    """A line for each value: its mean, sd and quantiles over all draws, and the log density of what is given."""
+    import pandas as pd
+
+    lines = []
+    for group in ("predictions", "log_score"):
+        for name, values in found[group].data_vars.items() if group in found.children else ():
+            draws = values.to_numpy().astype(float)
+            flat = draws.reshape(draws.shape[0] * draws.shape[1], -1)
+            for place in range(flat.shape[1]):
+                line: dict[str, Any] = {"variable": str(name), "index": place}
+                if group == "log_score":
+                    top = flat[:, place].max()
+                    line["log_score"] = float(top + np.log(np.exp(flat[:, place] - top).mean()))
+                else:
+                    line |= {"mean": flat[:, place].mean(), "sd": flat[:, place].std()}
+                    line |= {word: float(np.quantile(flat[:, place], share)) for word, share in ENDS.items()}
+                lines.append(line)
+    return pd.DataFrame(lines)

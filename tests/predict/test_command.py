@@ -1,0 +1,64 @@
+"""``pyrolvm predict``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pyrolvm._cli import main
+
+MODEL = """
+import pyro
+import pyro.distributions as dist
+
+
+def line(x, y):
+    a = pyro.sample("a", dist.Normal(0.0, 5.0))
+    b = pyro.sample("b", dist.Normal(0.0, 5.0))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(a + b * x, 0.5), obs=y)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model.py").write_text(MODEL)
+    pd.DataFrame({"x": [0.0, 1.0, 2.0, 3.0], "y": [1.0, 3.1, 4.9, 7.0]}).to_csv("data.csv", index=False)
+    pd.DataFrame({"x": [10.0, 0.5], "patient": [7, 8]}).to_csv("new.csv", index=False)
+    assert main(["exact", "my_model.py:line", "--data", "data.csv", "--out", "runs/a", "--quiet"]) == 0
+    return tmp_path
+
+
+WORDS = ["predict", "runs/a", "--problem", "my_model.py:line", "--data", "data.csv", "--new", "new.csv"]
+
+
+def test_new_rows_are_predicted_into_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, "--out", "p.csv", "--json", "-", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["shapes"]["predictions/y"] == [1, 1000, 2]
+    table = pd.read_csv("p.csv")
+    assert list(table["variable"]) == ["y", "y"]
+    assert table["mean"].tolist() == pytest.approx([21.0, 2.0], abs=0.4)
+
+
+def test_known_rows_are_scored_and_draws_are_kept(run: Path) -> None:
+    pd.DataFrame({"x": [1.5], "y": [4.0]}).to_csv("new.csv", index=False)
+    assert main([*WORDS, "--out", "p.csv", "--quiet"]) == 0
+    assert pd.read_csv("p.csv")["log_score"][0] == pytest.approx(-0.4, abs=0.3)
+    assert main([*WORDS, "--out", "p.nc", "--quiet"]) == 0
+    assert Path("p.nc").stat().st_size > 1000
+
+
+def test_a_file_that_is_there_stays(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("p.csv").write_text("mine")
+    assert main([*WORDS, "--out", "p.csv"]) == 2
+    assert Path("p.csv").read_text() == "mine" and "--overwrite" in capsys.readouterr().err
+
+
+def test_a_file_of_other_names_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pd.DataFrame({"z": [1.5]}).to_csv("new.csv", index=False)
+    assert main([*WORDS, "--out", "p.csv"]) == 2
+    assert "none of which is an argument of line (x, y)" in capsys.readouterr().err

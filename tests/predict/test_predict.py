@@ -1,0 +1,226 @@
+"""Predictions at new data: what a posterior keeps, what is new, and what cannot be told is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+import pyrolvm as lvm
+
+QUIET = {"progress": False}
+
+
+def line(x: Tensor, y: Tensor) -> None:
+    a = pyro.sample("a", dist.Normal(0.0, 5.0))
+    b = pyro.sample("b", dist.Normal(0.0, 5.0))
+    with pyro.plate("rows", len(x)):
+        mean = pyro.deterministic("mean", a + b * x)
+        pyro.sample("y", dist.Normal(mean, 0.5), obs=y)
+
+
+def groups(g: Tensor, count: int, y: Tensor) -> None:
+    m = pyro.sample("m", dist.Normal(0.0, 5.0))
+    with pyro.plate("groups", count):
+        effect = pyro.sample("effect", dist.Normal(m, 2.0))
+    with pyro.plate("rows", len(g)):
+        pyro.sample("y", dist.Normal(effect[g], 1.0), obs=y)
+
+
+def by_row(x: Tensor) -> None:
+    scale = pyro.param("scale", torch.tensor(2.0), constraint=dist.constraints.positive)
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(scale * z, 1.0), obs=x)
+
+
+def walk(y: Tensor, steps: int) -> None:
+    x: Tensor = torch.tensor(0.0)
+    for t in pyro.markov(range(steps)):
+        x = pyro.sample(f"x_{t}", dist.Normal(x, 1.0))
+        if t < len(y):
+            pyro.sample(f"y_{t}", dist.Normal(x, 0.1), obs=y[t])
+
+
+def lagged(y: Tensor) -> None:
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    before = torch.cat([torch.zeros(1), y[:-1]])
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(a * before, 1.0), obs=y)
+
+
+X = torch.linspace(-1, 1, 40)
+Y = 1.0 + 2.0 * X + 0.5 * torch.sin(37.0 * torch.arange(40.0))
+
+
+@pytest.fixture(scope="module")
+def regression() -> lvm.Exact:
+    return lvm.exact(lvm.Problem(line, X, Y), draws=4000, **QUIET)
+
+
+@pytest.fixture(scope="module")
+def hierarchy() -> lvm.Exact:
+    g = torch.arange(5).repeat_interleave(8)
+    y = torch.tensor([3.0, -3.0, 0.0, 1.0, 6.0])[g] + torch.sin(11.0 * torch.arange(40.0))
+    return lvm.exact(lvm.Problem(groups, g, 5, y), draws=4000, **QUIET)
+
+
+def closed_form(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sd of y at new x, of the conjugate regression."""
+    design = np.stack([np.ones(40), X.numpy().astype(float)], 1)
+    precision = design.T @ design / 0.25 + np.eye(2) / 25
+    mean = np.linalg.solve(precision, design.T @ Y.numpy().astype(float) / 0.25)
+    new = np.stack([np.ones(len(x)), x], 1)
+    return new @ mean, np.sqrt(0.25 + np.einsum("ij,jk,ik->i", new, np.linalg.inv(precision), new))
+
+
+@pytest.mark.parametrize("x", [[0.0, 1.0, 5.0], [2.0], list(np.linspace(-3, 3, 90))], ids=["fewer", "one", "more"])
+def test_new_covariates_give_the_predictive_distribution(regression: lvm.Exact, x: list[float]) -> None:
+    found = lvm.predict(regression, np.array(x), draws=4000)["predictions"]["y"]
+    mean, sd = closed_form(np.array(x))
+    assert found.dims == ("chain", "draw", "rows") and found.shape == (1, 4000, len(x))
+    np.testing.assert_allclose(found.mean(("chain", "draw")), mean, atol=5 * sd.max() / np.sqrt(4000))
+    np.testing.assert_allclose(found.std(("chain", "draw")), sd, rtol=0.08)
+
+
+def test_an_observation_may_be_none_or_left_out_and_the_names_may_be_given(regression: lvm.Exact) -> None:
+    ways = [lvm.predict(regression, X[:3]), lvm.predict(regression, X[:3], None), lvm.predict(regression, x=X[:3])]
+    assert all(np.array_equal(way["predictions"]["y"], ways[0]["predictions"]["y"]) for way in ways)
+
+
+def test_means_have_no_noise_of_the_observation(regression: lvm.Exact) -> None:
+    found = lvm.predict(regression, [0.0, 3.0], kind="mean", draws=4000)["predictions"]["y"].std(("chain", "draw"))
+    _, sd = closed_form(np.array([0.0, 3.0]))
+    np.testing.assert_allclose(found, np.sqrt(sd**2 - 0.25), rtol=0.08)
+
+
+def test_what_is_given_is_scored(regression: lvm.Exact) -> None:
+    x, y = np.array([0.5, -2.0]), np.array([2.0, 0.0])
+    score = lvm.predict(regression, x, y, draws=4000)["log_score"]["y"].values.reshape(-1, 2)
+    mean, sd = closed_form(x)
+    wanted = -0.5 * ((y - mean) / sd) ** 2 - np.log(sd) - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(np.log(np.exp(score).mean(0)), wanted, atol=0.05)
+
+
+def test_with_nothing_new_it_is_the_predictive_of_the_data(regression: lvm.Exact) -> None:
+    found = lvm.predict(regression)
+    assert found["predictions"]["y"].sizes["rows"] == 40
+    np.testing.assert_array_equal(found["predictions_constant_data"]["x"], X)
+
+
+def test_known_groups_keep_their_draws_and_new_ones_are_drawn_from_their_prior(hierarchy: lvm.Exact) -> None:
+    found = lvm.predict(hierarchy, [0, 4, 6], 7, draws=4000)["predictions"]
+    drawn = hierarchy.data["posterior"]
+    assert np.array_equal(found["effect"][..., :5], drawn["effect"])
+    new = found["effect"][..., 5:].std(("chain", "draw"))
+    np.testing.assert_allclose(new, np.hypot(2.0, float(drawn["m"].std())), rtol=0.08)
+    mean = found["y"].mean(("chain", "draw"))
+    effect = drawn["effect"].mean(("chain", "draw"))
+    np.testing.assert_allclose(mean, [effect[0], effect[4], drawn["m"].mean()], atol=0.2)
+
+
+def test_members_may_be_said(hierarchy: lvm.Exact) -> None:
+    found = lvm.predict(hierarchy, [0, 1], 2, members={"groups": [4, None]}, draws=4000)["predictions"]
+    assert np.array_equal(found["effect"][..., 0], hierarchy.data["posterior"]["effect"][..., 4])
+    again = lvm.predict(hierarchy, [0, 1], 5, members={"groups": "new"}, draws=4000)["predictions"]["effect"]
+    np.testing.assert_allclose(again.mean(("chain", "draw")), hierarchy.data["posterior"]["m"].mean(), atol=0.25)
+
+
+def test_latents_of_new_rows_are_drawn_anew() -> None:
+    fit = lvm.fit(lvm.Problem(by_row, torch.randn(30, generator=torch.Generator().manual_seed(0))), "mean_field",
+                  max_steps=200, **QUIET)  # fmt: skip
+    found = lvm.predict(fit, rows=4, members={"rows": "new"}, draws=2000)["predictions"]
+    scale = float(fit.params["scale"].exp())
+    np.testing.assert_allclose(found["x"].std(("chain", "draw")), np.hypot(scale, 1.0), rtol=0.15)
+
+
+def test_rows_with_latents_of_their_own_that_may_be_the_same_ones_are_asked_for() -> None:
+    schools = lvm.exact(lvm.Problem(shrunk, torch.ones(4), torch.arange(4.0)), **QUIET)
+    with pytest.raises(lvm.ArgumentError, match=r"'school' .* nothing says whether they are the same.*members="):
+        lvm.predict(schools, torch.full((4,), 2.0))
+    same = lvm.predict(schools, torch.full((4,), 2.0), members={"school": "same"})["predictions"]
+    assert "theta" not in same and same["y"].sizes["school"] == 4
+    assert "theta" in lvm.predict(schools, torch.full((6,), 2.0))["predictions"]
+
+
+def shrunk(sigma: Tensor, y: Tensor) -> None:
+    with pyro.plate("school", len(sigma)):
+        theta = pyro.sample("theta", dist.Normal(0.0, 3.0))
+        pyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+
+def test_time_goes_on() -> None:
+    fit = lvm.fit(lvm.Problem(walk, torch.tensor([0.5, 1.0, 3.0]), 3), "full_rank", **QUIET)
+    found = lvm.predict(fit, steps=5, draws=4000)["predictions"]
+    np.testing.assert_allclose([found[f"x_{t}"].mean() for t in (3, 4)], [3.0, 3.0], atol=0.15)
+    np.testing.assert_allclose([found[f"x_{t}"].std() for t in (3, 4)], np.sqrt([1.01, 2.01]), rtol=0.1)
+
+
+def test_observations_that_are_read_otherwise_are_refused() -> None:
+    fit = lvm.exact(lvm.Problem(lagged, torch.tensor([0.3, 0.8, -0.2, 1.1])), **QUIET)
+    with pytest.raises(lvm.ProblemError, match=r"lagged reads y other than to observe it.*Fix:"):
+        lvm.predict(fit)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((X, Y, X), {}, r"2 arguments by position, got 3"),
+        ((X,), {"z": 1.0}, r"no argument of line is called 'z'"),
+        ((X,), {"x": X}, r"'x' is given twice"),
+        ((None,), {}, r"'x' is None, but it is no observation"),
+        ((X[:3], Y[:2]), {}, r"now have 3 and 2"),
+        ((), {"y": Y}, r"'x' of line has a value for each of 40 rows"),
+        ((X,), {"kind": "median"}, r"kind must be"),
+        ((X,), {"rows": 3}, r"rows=3 is given beside 'x', which has 40"),
+        ((X,), {"members": {"nobody": "new"}}, r"no plate of line is called 'nobody'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(regression: lvm.Exact, args: tuple, kwargs: dict, message: str) -> None:
+    with pytest.raises((lvm.ArgumentError, lvm.UnknownNameError), match=message):
+        lvm.predict(regression, *args, **kwargs)
+
+
+def test_a_latent_whose_values_nobody_can_tell_apart_is_named() -> None:
+    def weights(x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
+
+    fit = lvm.exact(lvm.Problem(weights, torch.randn(9, 2), torch.randn(9)), **QUIET)
+    assert lvm.predict(fit, torch.randn(3, 2))["predictions"]["y"].sizes["rows"] == 3
+    with pytest.raises(lvm.ProblemError, match=r"latent 'w' .* shape \(3,\) .* \(2,\) in the fit"):
+        lvm.predict(fit, torch.randn(3, 3))
+
+
+def test_results_of_every_method_and_saved_ones_predict(tmp_path: Path) -> None:
+    problem = lvm.Problem(line, X, Y)
+    for result in (
+        lvm.fit(problem, "mean_field", max_steps=60, **QUIET),
+        lvm.nuts(problem, chains=2, warmup=30, draws=30, **QUIET),
+        lvm.infer(problem, **QUIET),
+    ):
+        found = lvm.predict(result, [0.0, 1.0])["predictions"]["y"]
+        assert found.sizes["rows"] == 2
+        result.save(tmp_path / result.name)
+        saved = lvm.load(tmp_path / result.name, problem=problem)
+        assert np.array_equal(lvm.predict(saved, [0.0, 1.0])["predictions"]["y"], found)
+
+
+def test_the_same_seed_gives_the_same_predictions_and_data_stay_as_they_are(regression: lvm.Exact) -> None:
+    x = np.array([0.0, 1.0])
+    one, two = (lvm.predict(regression, x, seed=3)["predictions"]["y"] for _ in range(2))
+    assert np.array_equal(one, two) and np.array_equal(x, [0.0, 1.0])
+    assert not np.array_equal(one, lvm.predict(regression, x, seed=4)["predictions"]["y"])
+
+
+def test_labels_stay_where_lengths_do_and_go_where_they_do_not() -> None:
+    model = lvm.model(coords={"rows": [f"r{i}" for i in range(40)]})(lambda x, y: line(x, y))
+    fit = lvm.exact(lvm.Problem(model, X, Y), **QUIET)
+    assert list(lvm.predict(fit)["predictions"]["rows"].values[:2]) == ["r0", "r1"]
+    assert list(lvm.predict(fit, X[:2])["predictions"]["rows"].values) == [0, 1]
