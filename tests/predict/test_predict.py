@@ -224,3 +224,48 @@ def test_labels_stay_where_lengths_do_and_go_where_they_do_not() -> None:
     fit = lvm.exact(lvm.Problem(model, X, Y), **QUIET)
     assert list(lvm.predict(fit)["predictions"]["rows"].values[:2]) == ["r0", "r1"]
     assert list(lvm.predict(fit, X[:2])["predictions"]["rows"].values) == [0, 1]
+
+
+@pytest.mark.parametrize("x", [[2.0, 2.2, 2.4], [0.0, 0.5, 3.0]], ids=["shifted", "elsewhere"])
+def test_a_latent_whose_law_is_of_the_arguments_is_not_kept(x: list[float]) -> None:
+    def process(x: Tensor, y: Tensor) -> None:
+        kernel = torch.exp(-0.5 * (x[:, None] - x) ** 2) + 0.1 * torch.eye(len(x))
+        f = pyro.sample("f", dist.MultivariateNormal(torch.zeros(len(x)), kernel))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(f, 0.3), obs=y)
+
+    fit = lvm.exact(lvm.Problem(process, torch.tensor([0.0, 0.2, 0.4]), torch.tensor([1.0, 0.5, 0.0])), **QUIET)
+    with pytest.raises(lvm.ProblemError, match=r"latent 'f' of process depends on the new arguments.*Fix:"):
+        lvm.predict(fit, torch.tensor(x))
+
+
+def test_members_with_other_covariates_of_their_own_are_not_kept_unless_said() -> None:
+    def levels(u: Tensor, g: Tensor, y: Tensor) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("groups", len(u)):
+            effect = pyro.sample("effect", dist.Normal(slope * u, 1.0))
+        with pyro.plate("rows", len(g)):
+            pyro.sample("y", dist.Normal(effect[g], 1.0), obs=y)
+
+    u = torch.tensor([-1.0, 0.0, 1.0])
+    fit = lvm.exact(lvm.Problem(levels, u, torch.tensor([0, 0, 1, 2]), torch.arange(4.0)), **QUIET)
+    more = lvm.predict(fit, torch.tensor([-1.0, 0.0, 1.0, 2.0]), [3, 0])["predictions"]["effect"]
+    assert np.array_equal(more[0, :10, :3], fit.data["posterior"]["effect"][0, :40:4])
+    with pytest.raises(lvm.ProblemError, match=r"'effect' of levels depends .*members="):
+        lvm.predict(fit, u + 1.0, [0])
+    assert lvm.predict(fit, u + 1.0, [0], members={"groups": "same"})["predictions"]["y"].sizes["rows"] == 1
+
+
+def test_an_argument_that_the_fit_left_at_its_default_may_be_given() -> None:
+    def seen(y: Tensor, times: int = 1) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(times * m, 0.1), obs=y)
+
+    fit = lvm.exact(lvm.Problem(seen, torch.ones(9)), **QUIET)
+    assert float(lvm.predict(fit, times=3, rows=2)["predictions"]["y"].mean()) == pytest.approx(3.0, abs=0.1)
+
+
+def test_observations_in_pieces_are_known() -> None:
+    fit = lvm.fit(lvm.Problem(walk, torch.tensor([0.5, 1.0, 3.0]), 3), "full_rank", **QUIET)
+    assert set(lvm.predict(fit)["predictions"].data_vars) == {"y_0", "y_1", "y_2"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, unknown_name
+from pyrolvm._check.predict.running import observed_values
 from pyrolvm._program.problem import Problem
-from pyrolvm._program.sites import is_deterministic, is_random
 
 __all__ = ["Arguments", "arguments"]
 
@@ -55,9 +56,10 @@ def arguments(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any], 
             f"Fix: pass new values of {', '.join(names)}."
         )
     new = dict(zip(names, args, strict=False))
+    further = _defaults(problem)
     for name, value in kwargs.items():
-        if name not in problem.arguments:
-            raise unknown_name(f"argument of {problem.name}", name, names)
+        if name not in problem.arguments and name not in further:
+            raise unknown_name(f"argument of {problem.name}", name, [*names, *further])
         if name in new:
             raise ArgumentError(f"argument {name!r} is given twice. Fix: give it once.")
         new[name] = value
@@ -69,7 +71,7 @@ def arguments(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any], 
                 f"argument {name!r} is None, but it is no observation of {problem.name} "
                 f"(those are {', '.join(sorted(seen)) or 'none of its arguments'}). Fix: pass its new value."
             )
-    lengths = _lengths(problem, given, rows)
+    lengths = _lengths(problem, {name: value for name, value in given.items() if name in problem.arguments}, rows)
     values: dict[str, Any] = {}
     other: dict[str, Any] = {}
     for name, old in problem.arguments.items():
@@ -84,6 +86,8 @@ def arguments(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any], 
             )
         else:
             values[name] = other[name] = old
+    for name in given.keys() - problem.arguments.keys():
+        values[name] = other[name] = given[name]
     return Arguments(values, other, positional, frozenset(seen - given.keys()), frozenset(given))
 
 
@@ -93,24 +97,51 @@ def _rows(value: Any) -> int:
 
 
 def _alike(problem: Problem, given: Mapping[str, Any], old: Any) -> str:
-    return next(name for name in given if _rows(problem.arguments[name]) == _rows(old))
+    return next(name for name in given if _rows(problem.arguments.get(name)) == _rows(old))
+
+
+def _defaults(problem: Problem) -> list[str]:
+    """The model's arguments that the fit left at their defaults."""
+    try:
+        parameters = inspect.signature(problem.function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [
+        p.name
+        for p in parameters
+        if p.default is not p.empty and p.kind is not p.POSITIONAL_ONLY and p.name not in problem.arguments
+    ]
 
 
 def _observations(problem: Problem) -> set[str]:
-    """The arguments that are values of observed sites as they are."""
-    with problem.session(seed=0):
-        nodes = problem.whole.trace(problem).nodes
-    values = [
-        node["value"]
-        for node in nodes.values()
-        if is_random(node) and node["is_observed"] and not is_deterministic(node) and isinstance(node["value"], Tensor)
-    ]
-    return {
-        name
-        for name, value in problem.arguments.items()
-        if isinstance(value, Tensor)
-        and any(value.shape == seen.shape and torch.equal(value.to(seen.dtype), seen) for seen in values)
-    }
+    """The arguments by which observed values change: those that are observed, whole or in pieces."""
+    seen = observed_values(problem)
+    found = set()
+    for name, value in problem.arguments.items():
+        if not isinstance(value, Tensor) or not value.dim() or not len(value):
+            continue
+        if any(value.shape == one.shape and torch.equal(value.to(one.dtype), one) for one in seen.values()):
+            found.add(name)
+        elif not torch.equal(value, value.roll(1, 0)) and _moves(problem, name, value.roll(1, 0), seen):
+            found.add(name)
+    return found
+
+
+def _moves(problem: Problem, name: str, value: Tensor, seen: Mapping[str, Tensor]) -> bool:
+    """Whether an observed value is another one where an argument is."""
+    names = list(problem.arguments)
+    place = names.index(name)
+    args = tuple(value if i == place else one for i, one in enumerate(problem.args))
+    kwargs = {key: value if key == name else one for key, one in problem.kwargs.items()}
+    try:
+        there = observed_values(problem, args, kwargs)
+    except (RuntimeError, ValueError, IndexError, KeyError):  # such values are refused: they are not what is observed
+        return False
+    return any(
+        one.shape == there[site].shape and not torch.equal(one, there[site])
+        for site, one in seen.items()
+        if site in there
+    )
 
 
 def _lengths(problem: Problem, given: Mapping[str, Any], rows: int | None) -> dict[int, int]:

@@ -16,8 +16,9 @@ from pyrolvm._base import budget, runtime
 from pyrolvm._base.errors import ArgumentError, ProblemError, checked_seed, positive_int
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._check.predict.arguments import Arguments, arguments
-from pyrolvm._check.predict.members import kept_sites, memberships
-from pyrolvm._check.predict.running import Predicting, observed_values
+from pyrolvm._check.predict.members import Kept, kept_sites, known_terms, memberships
+from pyrolvm._check.predict.running import Predicting, observed_values, prior_terms
+from pyrolvm._program.batching import Batch
 from pyrolvm._program.data import cast
 from pyrolvm._program.density import Evaluator
 from pyrolvm._program.names import Dimensions, variable
@@ -122,9 +123,13 @@ def _predicted(
     asked = arguments(old, args, kwargs, rows)
     new, predicted = _problem(old, asked)
     fresh = bool(asked.given) or rows is not None
+    if not fresh:
+        predicted = frozenset(site.name for site in old.observed)
     who = memberships(old, new, members, fresh=fresh)
     kept = kept_sites(old, new, who)
     values, chains, step = _draws(posterior, new, set(kept), draws)
+    if fresh:
+        _check_priors(posterior, new, kept, values, set(members), asked.given)
     one = Predicting(new, kept, predicted, mean=kind == "mean")
     with new.session(seed=seed, params=posterior.params), torch.no_grad():
         many = Evaluator(one, values, what="predict")
@@ -220,6 +225,62 @@ def _check_only_observed(old: Problem, asked: Arguments, predicted: frozenset[st
                 f"{name.removeprefix('predictions/')!r} depends on its values. Fix: pass them as arguments "
                 "of their own, or write the next value as a site that follows from the sites before it."
             )
+
+
+def _check_priors(
+    posterior: Posterior,
+    new: Problem,
+    kept: Mapping[str, Kept],
+    values: Mapping[str, Tensor],
+    said: set[str],
+    given: frozenset[str],
+) -> None:
+    """Refuses to keep draws of a latent whose distribution the new arguments change: they are of another latent.
+
+    Raises:
+        ProblemError: naming it. Not of members of a plate that are said to be known.
+    """
+    old, draw = posterior.attached, {name: value[0] for name, value in values.items()}
+    as_before = {name: Kept({}) for name in kept}
+
+    def terms(problem: Problem, which: Mapping[str, Kept], batch: Batch | None = None) -> dict[str, Tensor]:
+        with problem.session(seed=0, params=posterior.params), torch.no_grad():
+            return prior_terms(problem, draw, which, batch)
+
+    before, now = terms(old, as_before), terms(new, kept)
+    try:  # a law may be the same at these arguments, as a stationary process is at shifted places, and still be one of them
+        moved = terms(old, as_before, _moved(old, given))
+    except (RuntimeError, ValueError, IndexError, KeyError):
+        moved = before
+    for name in before.keys() & now.keys():
+        site = new.sites[name]
+        was, is_ = known_terms(kept[name], site.event_dim, before[name], now[name])
+        same = _alike(was, is_) and (bool(site.plates) or _alike(before[name], moved.get(name, before[name])))
+        if not same and not said & set(site.plates):
+            plate = next((plate for plate in site.plates), "")
+            fix = "write the new values as sites of their own"
+            if plate:
+                fix = f'members={{"{plate}": "new"}} draws it anew, members={{"{plate}": "same"}} keeps it'
+            raise ProblemError(
+                f"the distribution of latent {name!r} of {new.name} depends on the new arguments, so that its draws are not of these. "
+                f"Fix: {fix}."
+            )
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def _moved(old: Problem, given: frozenset[str]) -> Batch:
+    """The fit's rows, with other values of the arguments that are given anew: in another order and on another scale."""
+    whole, names = Batch.of(old, None), list(old.arguments)
+
+    def other(name: str, value: Any) -> Any:
+        floats = isinstance(value, Tensor) and value.is_floating_point() and bool(value.dim())
+        return 1.5 * value.roll(1, 0) if name in given and floats else value
+
+    args = tuple(other(name, value) for name, value in zip(names, whole.args, strict=False))
+    return Batch(args, {name: other(name, value) for name, value in whole.kwargs.items()}, whole.plates)
 
 
 def _draws(

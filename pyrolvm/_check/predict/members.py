@@ -14,7 +14,7 @@ from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import data_plates, has_latents
 from pyrolvm._program.sites import Site
 
-__all__ = ["Kept", "kept_sites", "memberships"]
+__all__ = ["Kept", "kept_sites", "known_terms", "memberships"]
 
 Asked = Mapping[str, str | Sequence[int | None]]
 
@@ -140,3 +140,13 @@ def _shape(site: Site, axes: Mapping[int, Tensor]) -> tuple[int, ...]:
         if -axis <= len(shape):
             shape[axis] = len(members)
     return tuple(shape)
+
+
+def known_terms(kept: Kept, event_dim: int, before: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+    """Log densities of the members that are known, as they were and as they are."""
+    axes = {axis + event_dim: members for axis, members in kept.axes.items()}
+    inner = Kept(axes)
+    if inner.whole:
+        return before, now
+    mask = inner.mask(now.shape)
+    return inner.known(before)[mask], now[mask]

@@ -17,7 +17,7 @@ from pyrolvm._program.batching import Batch
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 
-__all__ = ["Predicting", "observed_values"]
+__all__ = ["Predicting", "observed_values", "prior_terms"]
 
 Tree = dict[str, Tensor]
 
@@ -86,12 +86,25 @@ def _mean(fn: Any) -> Tensor | None:
     return value if value.shape == fn.shape() else None
 
 
-def observed_values(problem: Problem) -> Tree:
-    """The values at observed sites."""
+def observed_values(
+    problem: Problem, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None
+) -> Tree:
+    """The values at observed sites, of the problem's own arguments or of others."""
+    whole = Batch.of(problem, None)
+    batch = whole if args is None else Batch(args, kwargs or {}, whole.plates)
     with problem.session(seed=0), torch.no_grad():
-        nodes = problem.whole.trace(problem).nodes
+        nodes = batch.trace(problem).nodes
     return {
         name: node["value"]
         for name, node in nodes.items()
         if is_random(node) and node["is_observed"] and not is_deterministic(node) and isinstance(node["value"], Tensor)
     }
+
+
+def prior_terms(problem: Problem, draw: Tree, kept: Mapping[str, Kept], batch: Batch | None = None) -> Tree:
+    """The log density of each latent of a draw given the others, by the dimensions of its batch; inside a session."""
+    batch = batch or Batch.of(problem, None)
+    with batch.active(), _Given(draw, kept, frozenset()), poutine.trace() as tracer:
+        problem.program(*batch.args, **batch.kwargs)
+    nodes: dict[str, Any] = dict(tracer.trace.nodes)
+    return {name: torch.as_tensor(nodes[name]["fn"].log_prob(nodes[name]["value"])) for name in kept if name in nodes}
