@@ -37,6 +37,7 @@ _HOME = {
     "Image": "_program.image",
     "ImportanceWeighted_ELBO": "_methods.fit.objectives",
     "ParticleELBO": "_methods.fit.objectives",
+    "Particles": "_methods.smc",
     "PluginError": "_base.errors",
     "Posterior": "_results",
     "Problem": "_program.problem",
@@ -68,6 +69,7 @@ _HOME = {
     "problem": "family.registry",
     "problems": "family.registry",
     "relax": "_methods.fit.objectives.relaxed",
+    "smc": "_methods.smc",
     "stream": "_program.streaming",
     "sweep": "_check.sweep",
 }
@@ -118,6 +120,8 @@ if TYPE_CHECKING:
     from pyrolvm._methods.fit.objectives.report import estimators as estimators
     from pyrolvm._methods.infer import infer as infer
     from pyrolvm._methods.nuts import nuts as nuts
+    from pyrolvm._methods.smc import Particles as Particles
+    from pyrolvm._methods.smc import smc as smc
     from pyrolvm._program.image import Image as Image
     from pyrolvm._program.problem import Problem as Problem
     from pyrolvm._program.problem import model as model

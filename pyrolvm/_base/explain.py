@@ -104,6 +104,22 @@ _REMEDIES = (
         "them out; they are then summed out.",
     ),
     (
+        re.compile(
+            r"tensors used as indices must be|Expected dtype int64 for index|Expected tensor for argument #\d 'indices'"
+        ),
+        "give the index as integers, for example g.long().",
+    ),
+    (
+        re.compile(
+            r"out of bounds for dimension|tried to access index|index out of range|Class values must be smaller"
+        ),
+        "number what is indexed from 0 to its length less one, and make its plate as long as there are values, g.max() + 1.",
+    ),
+    (
+        re.compile(r"value argument to log_prob must be a Tensor"),
+        "observe a tensor: pass the data as a list of numbers, an array or a tensor, or convert them in the model.",
+    ),
+    (
         re.compile(r"expected scalar type|dtype|Long|Double"),
         "convert the data to one floating dtype, for example with problem.to(dtype=torch.float64) or y.float().",
     ),

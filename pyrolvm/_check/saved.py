@@ -34,7 +34,7 @@ _BEGUN = {"calibrate": "Calibration", "sweep": "Sweep"}
 
 @verb
 def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
-    """Reads a saved ``Fit``, ``Chains``, ``Exact``, ``Evidence``, ``Calibration``, ``Evaluation``, ``Gaps`` or ``Sweep``.
+    """Reads a saved ``Evidence``, ``Calibration``, ``Evaluation``, ``Gaps``, ``Sweep`` or posterior (``Fit``, ``Chains``, ...).
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.

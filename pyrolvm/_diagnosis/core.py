@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from pyrolvm._diagnosis.outside import judge_outside
 from pyrolvm._diagnosis.points import judge_points, point_figures, point_steps
 from pyrolvm._diagnosis.precision import judged_for_precision
 from pyrolvm._diagnosis.program import judge_program
+from pyrolvm._diagnosis.recorded import recorded, remedies
 from pyrolvm._diagnosis.restarts import judge_restarts
 from pyrolvm._diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
 from pyrolvm._diagnosis.symmetry import judge_symmetry, symmetry_steps
@@ -179,6 +180,8 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     found = _diagnose(name, data, limit)
     program = judge_program(data)
     verdict = found.verdict.and_also(program) if program.reasons else found.verdict
+    own = recorded(data)
+    verdict = verdict.and_also(own) if own.reasons else verdict
     return replace(found, verdict=judged_for_precision(verdict, data))
 
 
@@ -379,7 +382,7 @@ def _diagnose_chains(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     chains, draws = sizes["chain"], sizes["draw"]
     table, left_out = mixing_table(data, limit)
     reasons = [*judge_mixing(table, chains, draws), *judge_sampler(data), *judge_symmetry(data)]
-    verdict = Verdict.of(reasons, [*_steps_for_chains(reasons, chains), *symmetry_steps(data)])
+    verdict = Verdict.of(reasons, [*_steps_for_chains(reasons, chains, remedies(data)), *symmetry_steps(data)])
     figures = {"chains": float(chains), "draws": float(chains * draws)}
     for column, reduce in (("rhat", "max"), ("ess_bulk", "min"), ("ess_tail", "min")):
         if len(table) and table[column].notna().any():
@@ -390,9 +393,13 @@ def _diagnose_chains(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     return Diagnosis(name, table, figures, verdict, left_out)
 
 
-def _steps_for_chains(reasons: list[Reason], chains: int) -> Iterator[str]:
+def _steps_for_chains(reasons: list[Reason], chains: int, own: Mapping[str, str]) -> Iterator[str]:
+    """What to do about chains; in the method's own words where it has some, since not all have the arguments of NUTS."""
     bad = [reason for reason in reasons if reason.status != "trusted"]
     names = {name for reason in bad for name in reason.figures}
+    if own:
+        yield from (step for name, step in own.items() if name in names)
+        return
     if "quantities stuck" in names or "quantities moving" in names:
         yield "Start elsewhere (init=) or warm up longer (warmup=): a chain never left its start."
     if "quantities not finite" in names:

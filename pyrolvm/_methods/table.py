@@ -107,6 +107,17 @@ _ROWS = (
         ),
     ),
     Method(
+        "smc",
+        "pyrolvm._methods.smc.inference:smc",
+        "pyrolvm._methods.smc.result:Particles",
+        "Carry particles from the prior to the posterior: several modes with their shares, and the evidence.",
+        (
+            "pyrolvm smc gaussian_mixture --particles 4096 --seed 1",
+            "pyrolvm smc my_model.py:model --data data.csv --out runs/smc",
+        ),
+        rung=True,
+    ),
+    Method(
         "exact",
         "pyrolvm._methods.exact.inference:exact",
         "pyrolvm._results:Exact",

@@ -88,7 +88,8 @@ def convert(named: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> Co
         for name, value in read.items():
             given = mapped(value, name, lambda _, leaf: _tensor(leaf, device))
             values[name] = cast(given, dtype=wanted, device=None, modules=False)
-            originals[name] = values[name] if _exact(given, values[name]) else given
+            originals[name] = owned(values[name] if _exact(given, values[name]) else given)
+            values[name] = owned(values[name])
     return Converted(values, originals, harmed, wanted, _notes(named, values))
 
 
@@ -184,6 +185,18 @@ def mapped(value: Any, label: str, function: Callable[[str, Any], Any]) -> Any:
         items = [mapped(item, f"{label}[{i}]", function) for i, item in enumerate(value)]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
     return found
+
+
+def owned(value: Any) -> Any:
+    """The same with dictionaries and lists of our own, so that a program that changes one changes nothing of the caller's."""
+    if isinstance(value, dict):
+        made = copy.copy(value)
+        made.update({key: owned(item) for key, item in value.items()})
+        return made
+    if isinstance(value, tuple):
+        items = [owned(item) for item in value]
+        return type(value)(*items) if is_named_tuple(value) else type(value)(items)
+    return [owned(item) for item in value] if type(value) is list else value
 
 
 def _named_leaves(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

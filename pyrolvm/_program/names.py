@@ -18,15 +18,15 @@ SAMPLE_DIMS = ("chain", "draw", "sample")
 def variable(site: str, *, beside: Iterable[str] = SAMPLE_DIMS) -> str:
     """The name of a site in a DataTree.
 
-    There ``/`` separates groups, and ``pyro.poutine.scope`` makes sites with it; a name that is a dot alone is the group itself
-    in a file; and a site that is called like a dimension of every variable would vanish in its place.
+    There ``/`` separates groups, and ``pyro.poutine.scope`` makes sites with it; names of dots alone are the group itself
+    and the one above in a file; and a site that is called like a dimension of every variable would vanish in its place.
 
     Args:
         site: the name in the program.
         beside: the dimensions that every variable has.
     """
     name = site.replace("/", ".")
-    return f"{name}_site" if name == "." or name in beside else name
+    return f"{name}_site" if not name.strip(".") or name in beside else name
 
 
 class Dimensions:

@@ -75,6 +75,20 @@ class Leaves(TorchFunctionMode):
             self.bystanders.append(tensor)
 
 
+def _parts(value: Any) -> Iterator[dict[Any, Any] | list[Any]]:
+    """The dictionaries and lists in a value, itself among them."""
+    if isinstance(value, dict | list | tuple):
+        if not isinstance(value, tuple):
+            yield value
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _parts(item)
+
+
+def _held(part: dict[Any, Any] | list[Any]) -> dict[Any, Any]:
+    """What a dictionary or a list holds, by key or place."""
+    return dict(part) if isinstance(part, dict) else dict(enumerate(part))
+
+
 class Watch(Leaves):
     """Watches one run of a model.
 
@@ -99,6 +113,7 @@ class Watch(Leaves):
         self._memories: dict[int, str] = {}
         self._read: dict[int, str] = {}
         self._copies: list[tuple[str, Tensor, Tensor]] = []
+        self._containers = [(name, part, _held(part)) for name, value in arguments.items() for part in _parts(value)]
         for name, tensor in surroundings.items():
             self._named[memory_key(tensor)] = f"tensor {name!r} of the scope around it"
         for name, tensors in self._given.items():
@@ -122,7 +137,7 @@ class Watch(Leaves):
         return found
 
     def finish(self) -> None:
-        """Looks for changes that went past torch, through NumPy's view of a tensor.
+        """Looks for changes that went past torch: through NumPy's view of a tensor, or of dictionaries and lists.
 
         Raises:
             ProblemError: if there are any.
@@ -130,6 +145,12 @@ class Watch(Leaves):
         for name, tensor, before in self._copies:
             if not torch.equal(tensor.nan_to_num() if tensor.is_floating_point() else tensor, before):
                 raise self._changed(f"argument {name!r}", "through its NumPy view")
+        for name, part, before in self._containers:
+            after = _held(part)
+            lost = [key for key, item in before.items() if after.get(key) is not item]
+            if lost or (isinstance(part, list) and len(after) > len(before)):
+                what = f"by taking out or replacing [{lost[0]!r}]" if lost else "by a longer list"
+                raise self._changed(f"argument {name!r}", what)
 
     # --- what comes from where ----------------------------------------------------------------------------------------
 

@@ -97,8 +97,12 @@ class Posterior(Portable):
         return verdict
 
     def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
-        """``n`` draws of the latents, dims ``(chain=1, draw=n, ...)``."""
-        raise NotImplementedError
+        """``n`` draws of the latents, dims ``(chain=1, draw=n, ...)``.
+
+        They are stored ones, chosen at random, without repetition as long as there are enough, where the method has no fresh ones.
+        """
+        positive_int("n", n)
+        return _chosen(self.data, n, seed)
 
     @property
     def ladder(self) -> list[dict[str, Any]]:
@@ -306,11 +310,6 @@ class Chains(Posterior):
     def divergences(self) -> int:
         """The number of divergent transitions after warmup."""
         return int(self.data["sample_stats"]["diverging"].sum())
-
-    def sample(self, n: int, *, seed: int = 0) -> xr.Dataset:
-        """``n`` of the stored draws, chosen at random, without repetition as long as there are enough."""
-        positive_int("n", n)
-        return _chosen(self.data, n, seed)
 
 
 @dataclass(eq=False, repr=False)

@@ -401,7 +401,11 @@ def test_what_is_no_problem_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "order"),
-    [(1e-5, ["student", "nuts", "flow"]), (1e-3, ["student", "flow", "nuts"]), (None, ["student", "flow", "nuts"])],
+    [
+        (1e-5, ["student", "nuts", "flow", "smc"]),
+        (1e-3, ["student", "flow", "nuts", "smc"]),
+        (None, ["student", "flow", "nuts", "smc"]),
+    ],
 )
 def test_chains_come_before_a_flow_where_they_are_quicker(
     monkeypatch: pytest.MonkeyPatch, seconds: float | None, order: list[str]

@@ -84,6 +84,15 @@ ODD = {
 }
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_names_that_are_places_of_a_file_are_not_taken_for_them(name: str, tmp_path: Path) -> None:
+    problem = lvm.Problem(_model(name, "rows"), Y)
+    fit = lvm.fit(problem, lvm.guide("mean_field", precondition="none"), max_steps=2, engine="pyro", **QUICK)
+    fit.save(tmp_path / "fit")
+    shown = lvm.load(tmp_path / "fit", problem=problem).data["posterior"].data_vars
+    assert set(shown) == {f"{name.replace('/', '.')}_site", "theta"}
+
+
 QUICKLY = ("slash", "dots", "script", "brackets", "group")
 
 
@@ -94,7 +103,7 @@ QUICKLY = ("slash", "dots", "script", "brackets", "group")
 def test_names_of_any_text_are_kept_saved_scored_and_compared(names: tuple[str, str], tmp_path: Path) -> None:
     site, plate = names
     fit = lvm.fit(lvm.Problem(_model(site, plate), Y), AutoNormal, max_steps=2, engine="pyro", **QUICK)
-    shown = "._site" if site == "." else site.replace("/", ".")
+    shown = site.replace("/", ".") + ("" if site.strip("./") else "_site")
     group = fit.data["posterior"]
     assert set(group.data_vars) == {shown, "theta"}
     assert group["theta"].dims[:2] == ("chain", "draw") and group[shown].dims == ("chain", "draw")

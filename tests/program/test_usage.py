@@ -164,3 +164,33 @@ def test_a_tensor_of_inference_mode_in_the_scope_around_a_model_is_named() -> No
 
     with pytest.raises(lvm.ProblemError, match=r"'scale' .*inference_mode.*Fix: "):
         lvm.Problem(model, Y)
+
+
+def test_dictionaries_and_lists_of_the_caller_stay_as_they_are() -> None:
+    def take(data: Any) -> None:
+        line(data.pop("y"))
+
+    def divide(data: Any) -> None:
+        data["y"] = data["y"] / 2
+        line(data["y"])
+
+    def append(data: Any) -> None:
+        data["parts"].append(data["y"])
+        line(data["y"])
+
+    def add(data: Any) -> None:
+        data["twice"] = 2 * data["y"]
+        line(data["y"])
+
+    def line(y: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    y = torch.ones(3)
+    given = {"y": y, "parts": [y, y]}
+    for model, word in ((take, r"\['y'\]"), (divide, r"\['y'\]"), (append, "longer list")):
+        with pytest.raises(lvm.ProblemError, match=f"changes argument 'data' in place, .*{word}.*Fix: work on a copy"):
+            lvm.Problem(model, given)
+    assert lvm.Problem(add, given).observed
+    assert given.keys() == {"y", "parts"} and len(given["parts"]) == 2 and given["y"] is y

@@ -14,11 +14,12 @@ from torch import Tensor
 from pyrolvm._base import budget
 from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm._base.importance import Weights, khat_of_variance, weigh
-from pyrolvm._methods.infer.orbits import Law, Orbits, average
+from pyrolvm._methods.infer.orbits import Law, average
 from pyrolvm._program.density import Evaluator, Joint, unconstrained
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import find_symmetries
+from pyrolvm._program.symmetry.orbits import Orbits
 from pyrolvm._results import Fit
 from pyrolvm._results.afresh import check_afresh
 from pyrolvm._results.build import corrected_tree, default_draws

@@ -71,7 +71,7 @@ def rounding(problem: Problem, draws: Mapping[str, Tensor]) -> dict[str, Any]:
     if finite.sum() < 2:
         return {}
     allowed = ALLOWED + SUMS * float(np.finfo(np.float32).eps) * float(np.abs(wide[finite]).max())
-    return {"precision_error": float(np.ptp((narrow - wide)[finite])), "precision_allowed": allowed}
+    return {"precision_error": float(np.ptp(narrow[finite] - wide[finite])), "precision_allowed": allowed}
 
 
 def with_digits(problem: Problem) -> Problem:

@@ -1,0 +1,44 @@
+"""What a method has found out about its own result, kept with it: reasons of the verdict, and what to do about figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pyrolvm._base.verdict import Reason, Verdict
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["RECORD", "record", "recorded", "remedies"]
+
+RECORD = "pyrolvm_findings"
+"""The attribute of a tree that has the record."""
+
+
+def record(data: xr.DataTree, verdict: Verdict, steps: Mapping[str, str]) -> None:
+    """Keeps what a method says of its own result.
+
+    Args:
+        data: the result's tree.
+        verdict: the method's own findings.
+        steps: what to do about figures of chains that a check finds wanting, by name, in the words of the method.
+    """
+    data.attrs[RECORD] = json.dumps({"verdict": verdict.as_dict(), "steps": dict(steps)})
+
+
+def recorded(data: xr.DataTree) -> Verdict:
+    """The method's own findings; ``trusted`` without reasons where it has none."""
+    text = data.attrs.get(RECORD)
+    if not text:
+        return Verdict("trusted")
+    found = json.loads(text)["verdict"]
+    reasons = [Reason(one["status"], one["text"], one["figures"]) for one in found["reasons"]]
+    return Verdict.of(reasons, found["next_steps"])
+
+
+def remedies(data: xr.DataTree) -> dict[str, str]:
+    """What to do about figures of chains, in the words of the method; empty where it has none of its own."""
+    text = data.attrs.get(RECORD)
+    return dict(json.loads(text)["steps"]) if text else {}

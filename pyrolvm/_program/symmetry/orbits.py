@@ -1,0 +1,68 @@
+"""Posteriors that consist of copies of one mode: the copies that lie apart, and draws spread over all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrolvm._program.symmetry.action import Values
+from pyrolvm._program.symmetry.orbit import Alignment, scattered, separated
+from pyrolvm._program.symmetry.record import Block, Symmetries
+
+__all__ = ["Orbits"]
+
+
+@dataclass(frozen=True)
+class Orbits:
+    """The groups whose copies lie apart in a posterior.
+
+    Attributes:
+        symmetries: all that is known of it.
+        blocks: those of its groups.
+        alignment: what tells its copies apart.
+        counted: whether weights count all copies.
+    """
+
+    symmetries: Symmetries
+    blocks: tuple[Block, ...]
+    alignment: Alignment
+    counted: bool = True
+
+    @classmethod
+    def of(cls, symmetries: Symmetries, flat: Values) -> Orbits | None:
+        """The copies that draws ``(n, size)`` tell apart; ``None`` where there are none."""
+        blocks = separated(symmetries, flat)
+        return cls(symmetries, blocks, Alignment.of(blocks, flat)) if blocks else None
+
+    @property
+    def how_many(self) -> str:
+        """The number of copies in words."""
+        return " times ".join(block.how_many for block in self.blocks)
+
+    @property
+    def record(self) -> str:
+        """What a result keeps."""
+        return self.symmetries.only(self.blocks).dumps(complete=True, counted=self.counted)
+
+    def flat(self, values: Mapping[str, Tensor]) -> Values:
+        """Draws as flat vectors."""
+        return self.symmetries.layout.join({name: value.detach().cpu().numpy() for name, value in values.items()})
+
+    def spread(self, values: Mapping[str, Tensor], seed: int, *, evenly: bool = False) -> dict[str, Tensor]:
+        """Draws by site, each mapped to a copy chosen at random; evenly, from one copy, so that all have the same number."""
+        flat = self.flat(values)
+        parts = self.symmetries.layout.split(scattered(self.blocks, self.alignment(flat) if evenly else flat, seed))
+        return {
+            name: torch.as_tensor(parts[name]).to(value) if name in parts else value for name, value in values.items()
+        }
+
+    def hidden(self, values: Mapping[str, Tensor]) -> float | None:
+        r"""The nats that averaging takes from a density whose draws all lie in one copy, :math:`\log |G|`; of others ``None``."""
+        labels = self.alignment.labelled(self.flat(values))[1]
+        alone = all(label is not None and len(np.unique(label)) == 1 for label in labels)
+        return sum(math.log(block.copies) for block in self.blocks) if alone else None
