@@ -145,10 +145,10 @@ class Watch(Leaves):
         for name, tensor, before in self._copies:
             if not torch.equal(tensor.nan_to_num() if tensor.is_floating_point() else tensor, before):
                 raise self._changed(f"argument {name!r}", "through its NumPy view")
-        for name, part, before in self._containers:
+        for name, part, items in self._containers:
             after = _held(part)
-            lost = [key for key, item in before.items() if after.get(key) is not item]
-            if lost or (isinstance(part, list) and len(after) > len(before)):
+            lost = [key for key, item in items.items() if after.get(key) is not item]
+            if lost or (isinstance(part, list) and len(after) > len(items)):
                 what = f"by taking out or replacing [{lost[0]!r}]" if lost else "by a longer list"
                 raise self._changed(f"argument {name!r}", what)
 
