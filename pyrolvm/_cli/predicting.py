@@ -20,6 +20,7 @@ from pyrolvm._results import store
 __all__ = ["run"]
 
 SUFFIXES = (".nc", ".csv")
+SCORES = ("lpd", "crps", "pit")
 ENDS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 
@@ -68,21 +69,20 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
 
 
 def _table(found: Any) -> Any:
-    """A line for each value: its mean, sd and quantiles over all draws, and the log density of what is given."""
+    """A line for each value: its mean, sd and quantiles over all draws; of what is given, its scores."""
     import pandas as pd
 
     lines = []
-    for group in ("predictions", "log_score"):
-        for name, values in found[group].data_vars.items() if group in found.children else ():
-            draws = values.to_numpy().astype(float)
-            flat = draws.reshape(draws.shape[0] * draws.shape[1], -1)
-            for place in range(flat.shape[1]):
-                line: dict[str, Any] = {"variable": str(name), "index": place}
-                if group == "log_score":
-                    top = flat[:, place].max()
-                    line["log_score"] = float(top + np.log(np.exp(flat[:, place] - top).mean()))
-                else:
-                    line |= {"mean": flat[:, place].mean(), "sd": flat[:, place].std()}
-                    line |= {word: float(np.quantile(flat[:, place], share)) for word, share in ENDS.items()}
-                lines.append(line)
+    scored = found["scores"].to_dataset() if "scores" in found.children else {}
+    for name, values in found["predictions"].data_vars.items():
+        draws = values.to_numpy().astype(float)
+        flat = draws.reshape(draws.shape[0] * draws.shape[1], -1)
+        marks = {
+            mark: np.asarray(scored[f"{name}_{mark}"]).reshape(-1) for mark in SCORES if f"{name}_{mark}" in scored
+        }
+        for place in range(flat.shape[1]):
+            line: dict[str, Any] = {"variable": str(name), "index": place}
+            line |= {"mean": flat[:, place].mean(), "sd": flat[:, place].std()}
+            line |= {word: float(np.quantile(flat[:, place], share)) for word, share in ENDS.items()}
+            lines.append(line | {mark: one[place] for mark, one in marks.items() if len(one) == flat.shape[1]})
     return pd.DataFrame(lines)

@@ -47,7 +47,7 @@ def test_new_rows_are_predicted_into_a_table(run: Path, capsys: pytest.CaptureFi
 def test_known_rows_are_scored_and_draws_are_kept(run: Path) -> None:
     pd.DataFrame({"x": [1.5], "y": [4.0]}).to_csv("new.csv", index=False)
     assert main([*WORDS, "--out", "p.csv", "--quiet"]) == 0
-    assert pd.read_csv("p.csv")["log_score"][0] == pytest.approx(-0.4, abs=0.3)
+    assert pd.read_csv("p.csv")["lpd"][0] == pytest.approx(-0.4, abs=0.3)
     assert main([*WORDS, "--out", "p.nc", "--quiet"]) == 0
     assert Path("p.nc").stat().st_size > 1000
 

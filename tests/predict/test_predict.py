@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +270,33 @@ def test_an_argument_that_the_fit_left_at_its_default_may_be_given() -> None:
 def test_observations_in_pieces_are_known() -> None:
     fit = lvm.fit(lvm.Problem(walk, torch.tensor([0.5, 1.0, 3.0]), 3), "full_rank", **QUIET)
     assert set(lvm.predict(fit)["predictions"].data_vars) == {"y_0", "y_1", "y_2"}
+
+
+def test_scores_are_those_of_the_predictive_distribution(regression: lvm.Exact) -> None:
+    x, y = np.linspace(-2, 2, 30), np.linspace(-3, 5, 30) + np.sin(np.arange(30.0))
+    found = lvm.predict(regression, x, y, draws=4000)["scores"]
+    mean, sd = closed_form(x)
+    z = (y - mean) / sd
+    density, below = (
+        np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi),
+        np.array([0.5 * (1 + math.erf(v / np.sqrt(2))) for v in z]),
+    )
+    np.testing.assert_allclose(
+        found["y_crps"], sd * (z * (2 * below - 1) + 2 * density - 1 / np.sqrt(np.pi)), atol=0.03
+    )
+    np.testing.assert_allclose(found["y_pit"], below, atol=0.04)
+    lpd = np.log(density) - np.log(sd)
+    assert np.all(np.abs(found["y_lpd"] - lpd) < 5 * found["y_lpd_error"] + 1e-3)
+    assert found.attrs["y_lpd"] == pytest.approx(lpd.sum(), abs=1.0)
+    assert found.attrs["y_inside_90"] == pytest.approx(np.mean(np.abs(below - 0.5) <= 0.45), abs=0.07)
+
+
+def test_values_without_an_order_have_a_density_alone() -> None:
+    def kinds(x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Categorical(logits=x[:, None] * w), obs=y)
+
+    fit = lvm.fit(lvm.Problem(kinds, torch.linspace(-1, 1, 9), torch.arange(9) % 3), "full_rank", **QUIET)
+    found = lvm.predict(fit, torch.ones(2), torch.tensor([0, 2]))
+    assert set(found["scores"].data_vars) == {"y_lpd", "y_lpd_error"}

@@ -18,6 +18,7 @@ from pyrolvm._base.explain import at_the_door
 from pyrolvm._check.predict.arguments import Arguments, arguments
 from pyrolvm._check.predict.members import Kept, kept_sites, known_terms, memberships
 from pyrolvm._check.predict.running import Predicting, observed_values, prior_terms
+from pyrolvm._check.predict.scores import scores, totals
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.data import cast
 from pyrolvm._program.density import Evaluator
@@ -43,6 +44,9 @@ MOST_NUMBERS = 20_000_000
 """Numbers that a group of the result may have."""
 
 KINDS = ("draws", "mean")
+
+UNORDERED = ("Categorical", "OneHotCategorical", "Multinomial")
+"""Distributions whose values have no order."""
 
 
 @at_the_door
@@ -85,7 +89,9 @@ def predict(
 
     Returns:
         A tree with groups ``predictions`` (dims ``(chain, draw, ...)``; deterministic sites and new members' latents too),
-        ``log_score`` (log densities of what is given, by draw and row), ``predictions_constant_data`` (the new arguments).
+        ``log_score`` (log densities of what is given, by draw and row), ``scores`` (of what is given, by row: log predictive density
+        ``<site>_lpd`` with its Monte Carlo error, ``<site>_crps`` and ``<site>_pit``; sums and coverages are its attributes), and
+        ``predictions_constant_data`` (the new arguments).
 
     Raises:
         ArgumentError: if arguments do not go with the model or with each other, or nothing says who the members of a plate are.
@@ -320,6 +326,9 @@ def _groups(
         if values:
             named = {name: dims[name][: value.ndim - 2] for name, value in values.items() if name in dims}
             groups[group] = site_dataset(values, named, attrs=attrs, coords=coords)
+    scored = _scores(new, found, attrs, drawn=attrs["kind"] == "draws")
+    if scored is not None:
+        groups["scores"] = scored
     constant = {
         name: value.cpu().numpy()
         for name, value in new.arguments.items()
@@ -328,3 +337,23 @@ def _groups(
     if constant:
         groups["predictions_constant_data"] = site_dataset(constant, {}, attrs=attrs, sample_dims=())
     return groups
+
+
+def _scores(new: Problem, found: Mapping[str, Tensor], attrs: Mapping[str, Any], *, drawn: bool) -> Any:
+    """The scores of what is given, by row; ``None`` where nothing is."""
+    seen, dims, told = observed_values(new), named_dims(new), dict(attrs)
+    values: dict[str, Any] = {}
+    named: dict[str, list[str]] = {}
+    for key, term in found.items():
+        if not key.startswith("log_score/"):
+            continue
+        name = key.removeprefix("log_score/")
+        ordered = drawn and new.sites[name].distribution not in UNORDERED
+        draws = found[f"predictions/{name}"].cpu().numpy() if ordered else None
+        each = scores(term.cpu().numpy(), draws, seen[name].cpu().numpy())
+        told |= totals(name, each)
+        for what, value in each.items():
+            values[f"{name}_{what}"], named[f"{name}_{what}"] = value, dims[name][: value.ndim]
+    if not values:
+        return None
+    return site_dataset(values, named, attrs=told, coords=Dimensions(new).coords(), sample_dims=())

@@ -58,7 +58,7 @@ class Predicting:
         self._batch = Batch.of(problem, None)
 
     def __call__(self, draw: Tree) -> Tree:
-        """Values under ``predictions/site``, and under ``log_score/site`` log densities of what is given, by row."""
+        """Values under ``predictions/site``; of what is given, which is predicted too, log densities by row under ``log_score/site``."""
         with self._batch.active(), _Given(draw, self.kept, self.predicted), poutine.trace() as tracer:
             self.problem.program(*self._batch.args, **self._batch.kwargs)
         found: Tree = {}
@@ -72,6 +72,8 @@ class Predicting:
             elif node["is_observed"]:
                 term = torch.as_tensor(node["fn"].log_prob(node["value"]))
                 found[f"log_score/{name}"] = torch.as_tensor(scale_and_mask(term, 1.0, node["mask"]))
+                middle = _mean(node["fn"]) if self.mean else None
+                found[f"predictions/{name}"] = node["fn"]() if middle is None else middle
             elif not self.kept[name].whole:
                 found[f"predictions/{name}"] = node["value"]
         return found

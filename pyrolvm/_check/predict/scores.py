@@ -1,0 +1,68 @@
+r"""How well draws predict what was seen: log predictive density, CRPS, and where in the predictive distribution each value lies.
+
+With draws :math:`x_1, \dots, x_S` of the predictive distribution and :math:`\theta_s` of the posterior,
+
+.. math::
+    \mathrm{lpd} = \log \frac1S \sum_s p(y \mid \theta_s), \qquad
+    \mathrm{CRPS} = \frac1S \sum_s |x_s - y| - \frac1{2 S^2} \sum_{s,t} |x_s - x_t|.
+
+References:
+    Gneiting and Raftery (2007), "Strictly proper scoring rules, prediction, and estimation",
+    https://doi.org/10.1198/016214506000001437; Gelman, Hwang and Vehtari (2014), "Understanding predictive information criteria",
+    https://arxiv.org/abs/1307.5928
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pyrolvm._base.numerics import Array
+
+__all__ = ["scores", "totals"]
+
+CENTRAL = (0.5, 0.9)
+"""Central intervals whose coverage is told."""
+
+
+def scores(log_score: Array, draws: Array | None, seen: Array) -> dict[str, Array]:
+    """The scores of each observed value.
+
+    Args:
+        log_score: log densities by draw, ``(S, ...)``, with the dimensions of the site's batch.
+        draws: draws of the value itself, ``(S, *seen.shape)``; ``None`` where an order of values means nothing.
+        seen: the values.
+
+    Returns:
+        ``lpd`` and its Monte Carlo standard error ``lpd_error`` in the shape of the batch; ``crps`` and ``pit`` (the share of draws
+        below, those equal counted by half) in that of the values.
+    """
+    top = log_score.max(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.exp(log_score - top)
+        mean = share.mean(axis=0)
+        found = {"lpd": top + np.log(mean), "lpd_error": share.std(axis=0) / mean / math.sqrt(len(share))}
+    if draws is not None:
+        ordered, size = np.sort(draws.astype(float), axis=0), len(draws)
+        rank = (np.arange(size) + 0.5).reshape(-1, *[1] * seen.ndim)
+        found["crps"] = 2.0 / size**2 * ((ordered - seen) * (size * (seen < ordered) - rank)).sum(axis=0)
+        found["pit"] = (draws < seen).mean(axis=0) + 0.5 * (draws == seen).mean(axis=0)
+    return found
+
+
+def totals(name: str, found: Mapping[str, Array]) -> dict[str, Any]:
+    """Sums and means over all values of a site, as attributes: each with its standard error as a sample of rows."""
+    lpd = found["lpd"].reshape(-1)
+    told: dict[str, Any] = {f"{name}_lpd": float(lpd.sum())}
+    if lpd.size > 1:
+        told[f"{name}_lpd_row_error"] = float(math.sqrt(lpd.size) * lpd.std(ddof=1))
+    told[f"{name}_lpd_error"] = float(np.sqrt((found["lpd_error"] ** 2).sum()))
+    if "crps" in found:
+        told[f"{name}_crps"] = float(found["crps"].mean())
+        for share in CENTRAL:
+            inside = np.abs(found["pit"] - 0.5) <= share / 2
+            told[f"{name}_inside_{round(100 * share)}"] = float(inside.mean())
+    return told
