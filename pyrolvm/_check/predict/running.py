@@ -58,7 +58,7 @@ class Predicting:
         self._batch = Batch.of(problem, None)
 
     def __call__(self, draw: Tree) -> Tree:
-        """Values under ``predictions/site``; of what is given, which is predicted too, log densities by row under ``log_score/site``."""
+        """Values under ``predictions/site``; of what is given, which is predicted too, log densities under ``log_score/site``."""
         with self._batch.active(), _Given(draw, self.kept, self.predicted), poutine.trace() as tracer:
             self.problem.program(*self._batch.args, **self._batch.kwargs)
         found: Tree = {}
