@@ -34,6 +34,7 @@ __all__ = [
     "apart_from_parameters",
     "batchable_enumeration",
     "buffers",
+    "default_dtype",
     "evaluating",
     "fill_buffers",
     "folded",
@@ -184,6 +185,21 @@ def undisturbed(gradients: bool = True, device: torch.device | None = None) -> I
         if torch.get_default_device().type != wanted.type:
             stack.enter_context(wanted)
         yield
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """Sets torch's default dtype for a block, where one is given; it is the whole process's, so that other threads' sessions wait."""
+    if dtype is None:
+        yield
+        return
+    with _LOCK:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def set_aside_gradients(tensors: Iterable[Tensor]) -> None:

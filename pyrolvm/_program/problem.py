@@ -201,7 +201,7 @@ class Problem(Program):
             info=move_info(self.info, dtype=dtype, device=where),
             program=move_program(self.program, dtype=dtype, device=where),
         )  # fmt: skip
-        with runtime.undisturbed(), _default_dtype(dtype):
+        with runtime.undisturbed(), runtime.default_dtype(dtype):
             bound = {name: data.cast_modules(value, dtype=dtype, device=where) for name, value in bound.items()}
             moved._settle(bound, len(self.args), dtype or self.dtype)
         return moved
@@ -277,21 +277,6 @@ def _hold(problem: Problem, **fields: Any) -> Problem:
     for name, value in fields.items():
         object.__setattr__(problem, name, value)
     return problem
-
-
-class _default_dtype:
-    """Sets torch's default dtype for a block, where one is given."""
-
-    def __init__(self, dtype: torch.dtype | None) -> None:
-        self.dtype = dtype
-
-    def __enter__(self) -> None:
-        self.before = torch.get_default_dtype()
-        if self.dtype is not None:
-            torch.set_default_dtype(self.dtype)
-
-    def __exit__(self, *exc: object) -> None:
-        torch.set_default_dtype(self.before)
 
 
 def _device(device: str | torch.device | None) -> torch.device | None:

@@ -232,7 +232,7 @@ def test_a_change_in_place_after_the_first_run_is_named() -> None:
     runs = iter(range(10**6))
 
     def model(y: Tensor) -> None:
-        if next(runs) == 2:
+        if next(runs) == 50:
             y.add_(1.0)
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
         with pyro.plate("rows", len(y)):

@@ -80,7 +80,7 @@ class Ranking:
             UnknownNameError: if there is no such site or quantity.
         """
         sites, functions = _chosen(problem, quantities)
-        masked = _masked(problem, truth, observed)
+        masked = _masked(problem, truth, observed) | problem.unused.keys()
         left_out = tuple(f"site {name!r}, part of which is masked out" for name in sites if name in masked)
         made = cls(problem, tuple(name for name in sites if name not in masked), functions, {}, left_out)
         latents = {site.name: truth[site.name] for site in problem.latents}
