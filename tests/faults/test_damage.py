@@ -189,6 +189,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(ask: Ask, whole: Any, small_di
     record_property("evidence", f"tmpfs: {said}")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F5")
 def test_files_that_may_not_grow_leave_the_checkpoint_before(
     ask: Ask, whole: Any, tmp_path: Path, record_property: Any
