@@ -399,10 +399,10 @@ def with_slices(captured: Captured) -> Captured:
     graph = changed.module.graph
     for node in graph.find_nodes(op="call_function", target=aten.select_scatter.default):
         base, value, dim, index = node.args
+        place = index % base.meta["val"].shape[dim]
         with graph.inserting_before(node):
             row = graph.call_function(aten.unsqueeze.default, (value, dim))
-            end = index + 1 if index != -1 else 2**63 - 1
-            new = graph.call_function(aten.slice_scatter.default, (base, row, dim, index, end, 1))
+            new = graph.call_function(aten.slice_scatter.default, (base, row, dim, place, place + 1, 1))
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
         graph.erase_node(node)

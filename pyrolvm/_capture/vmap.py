@@ -36,12 +36,13 @@ def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
 
 def _written(x: Tensor, value: Tensor, dim: int, index: int) -> Tensor:
     """``torch.select_scatter``, whose gradient through vmap is that of all lanes together in torch 2.13 to 2.15."""
-    return torch.slice_scatter(x, value.unsqueeze(dim), dim, index, index + 1 if index != -1 else None)
+    place = index % x.shape[dim]
+    return torch.slice_scatter(x, value.unsqueeze(dim), dim, place, place + 1)
 
 
 def _filled(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """``torch.index_fill``, whose gradient through vmap mixes the lanes' values."""
-    places = (torch.arange(x.shape[dim], device=x.device).unsqueeze(-1) == index.remainder(x.shape[dim])).any(-1)
+    places = (torch.arange(x.shape[dim], device=x.device).unsqueeze(-1) == index).any(-1)
     return torch.where(places.reshape(-1, *[1] * (x.dim() - 1 - dim % x.dim())), value, x)
 
 

@@ -414,7 +414,7 @@ def test_many_chunks_run_the_program_once_for_all() -> None:
     assert len(new.unique()) == new.numel()  # every chunk draws numbers of its own
 
 
-PLACE, BASE = torch.tensor([0, -1]), torch.zeros(3, 4, dtype=torch.float64)
+PLACE, BASE = torch.tensor([0, 2]), torch.zeros(3, 4, dtype=torch.float64)
 WRITES = {
     "select_scatter": lambda x: torch.select_scatter(BASE, x.expand(3), 1, 0),
     "select_scatter of the last": lambda x: BASE.select_scatter(x.expand(4), dim=0, index=-1),
