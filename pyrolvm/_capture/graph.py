@@ -35,6 +35,7 @@ __all__ = [
     "operations",
     "widened",
     "with_noise",
+    "with_slices",
     "with_step",
 ]
 
@@ -387,6 +388,26 @@ def widened(captured: Captured) -> Captured:
         return value.to(torch.float64) if isinstance(value, Tensor) and value.dtype in narrow else value
 
     return _changed(captured, wide)
+
+
+def with_slices(captured: Captured) -> Captured:
+    """The same program with every write of one place along a dimension as one of a slice of length one.
+
+    Through ``vmap``, the gradient that torch 2.13 to 2.15 have of the former is that of all lanes together.
+    """
+    changed = _changed(captured, lambda value: value)
+    graph = changed.module.graph
+    for node in graph.find_nodes(op="call_function", target=aten.select_scatter.default):
+        base, value, dim, index = node.args
+        place = index % base.meta["val"].shape[dim]
+        with graph.inserting_before(node):
+            row = graph.call_function(aten.unsqueeze.default, (value, dim))
+            new = graph.call_function(aten.slice_scatter.default, (base, row, dim, place, place + 1, 1))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+    changed.module.recompile()
+    return changed
 
 
 def on_processor(captured: Captured) -> Captured:

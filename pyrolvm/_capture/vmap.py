@@ -34,6 +34,18 @@ def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
     return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).to(index.dtype)
 
 
+def _written(x: Tensor, value: Tensor, dim: int, index: int) -> Tensor:
+    """``torch.select_scatter``, whose gradient through vmap is that of all lanes together in torch 2.13 to 2.15."""
+    place = index % x.shape[dim]
+    return torch.slice_scatter(x, value.unsqueeze(dim), dim, place, place + 1)
+
+
+def _filled(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """``torch.index_fill``, whose gradient through vmap mixes the lanes' values."""
+    places = (torch.arange(x.shape[dim], device=x.device).unsqueeze(-1) == index).any(-1)
+    return torch.where(places.reshape(-1, *[1] * (x.dim() - 1 - dim % x.dim())), value, x)
+
+
 # What vmap refuses: the function, the modules it is replaced in, and what takes its place.
 _REPLACED: dict[Any, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
     torch.Tensor.normal_: (
@@ -58,13 +70,19 @@ _REPLACED: dict[Any, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
     ),
     # `.data` goes past every mode.
     torch.Tensor.data.__get__: (("",), lambda x, *_: x.detach()),  # type: ignore[attr-defined]
+    # Of these vmap has another gradient, without a word.
+    torch.select_scatter: (("",), _written),
+    torch.Tensor.select_scatter: (("",), _written),
+    torch.index_fill: (("",), _filled),
+    torch.Tensor.index_fill: (("",), _filled),
+    torch.Tensor.index_fill_: (("",), lambda x, dim, index, value: x.copy_(_filled(x, dim, index, value))),
     # This one reads values, to check them.
     torch.nn.functional.one_hot: (("",), _one_hot),
 }
 
 
 class VmapFriendly(TorchFunctionMode):
-    """Replaces, inside Pyro's and torch's distributions, the few operations that ``vmap`` refuses.
+    """Replaces, inside Pyro's and torch's distributions, the few operations that ``vmap`` refuses, and anywhere those it gets wrong.
 
     Distributions draw by ``torch.empty(shape).normal_()``; here each lane gets numbers of its own. Only calls from those
     libraries are replaced: a model that fills a tensor in place may use the tensor afterwards, and must find it filled.

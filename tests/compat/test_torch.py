@@ -250,3 +250,22 @@ def test_the_buffers_of_a_module_are_the_dictionary_that_it_reads() -> None:
     assert private.buffers_of(module) == {}
     private.buffers_of(module[0])["running_mean"] = torch.ones(2)
     assert module[0].running_mean.tolist() == [1.0, 1.0]
+
+
+def test_gradients_of_places_that_are_written_mix_lanes_through_vmap_which_is_why_they_are_replaced():
+    base = torch.zeros(3, 4, dtype=torch.float64)
+
+    def place(x):
+        return torch.ops.aten.select_scatter.default(base, x.expand(3), 1, 0).sum()
+
+    def filled(x):
+        return torch.index_fill(base, 1, torch.tensor([0]), x).sum()
+
+    def piece(x):
+        return torch.ops.aten.slice_scatter.default(base, x.expand(3, 1), 1, 0, 1, 1).sum()
+
+    rows = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
+    right = torch.full_like(rows, 3.0)
+    wrong, found = (torch.autograd.grad(torch.func.vmap(function)(rows).sum(), rows)[0] for function in (place, piece))
+    assert torch.equal(found, right)
+    assert not torch.equal(wrong, right)

@@ -248,3 +248,33 @@ def test_what_is_not_compiled_takes_all_points_at_once_in_coordinates_of_its_own
         target = Target.eager(joint, joint.potential)
         assert target.together
         np.testing.assert_allclose(target(points)[0], Target.of(joint, engine="torch")(points)[0], rtol=1e-9)
+
+
+def ordinal(y: Tensor) -> None:
+    """Probabilities of categories are written into a tensor, place by place."""
+    slope = pyro.sample("slope", dist.Normal(0.0, 2.0))
+    start = dist.Normal(torch.zeros(3), 3.0).to_event(1)
+    cuts = pyro.sample("cuts", dist.TransformedDistribution(start, [dist.transforms.OrderedTransform()]))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.OrderedLogistic(slope * y, cuts), obs=torch.tensor([3, 2, 0, 1]))
+
+
+def written(y: Tensor) -> None:
+    """The same by the operation itself, which the recorder has no part in."""
+    mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+    mean = torch.select_scatter(torch.zeros(4, 2), mu.expand(4), 1, 0).sum(-1)
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(("model", "engine"), [(ordinal, "torch"), (written, "pyro"), (written, "torch")])
+def test_gradients_of_places_that_are_written_are_each_points_own(model: Callable[..., None], engine: str) -> None:
+    problem = lvm.Problem(model, Y)
+    points = np.random.default_rng(0).normal(size=(5, problem.unconstrained_size))
+    with problem.session(seed=0):
+        joint = Joint(problem)
+        _, gradients = Target.of(joint, engine=engine)(points)
+        for point, gradient in zip(points, gradients, strict=True):
+            flat = torch.as_tensor(point).requires_grad_()
+            (wanted,) = torch.autograd.grad(joint.potential(flat), flat)
+            assert gradient == pytest.approx(-wanted.numpy(), rel=1e-6)

@@ -412,3 +412,29 @@ def test_many_chunks_run_the_program_once_for_all() -> None:
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value)
     assert len(new.unique()) == new.numel()  # every chunk draws numbers of its own
+
+
+PLACE, BASE = torch.tensor([0, 2]), torch.zeros(3, 4, dtype=torch.float64)
+WRITES = {
+    "select_scatter": lambda x: torch.select_scatter(BASE, x.expand(3), 1, 0),
+    "select_scatter of the last": lambda x: BASE.select_scatter(x.expand(4), dim=0, index=-1),
+    "index_fill": lambda x: torch.index_fill(BASE, 1, PLACE, x),
+    "index_fill of rows": lambda x: BASE.index_fill(-2, PLACE, x),
+    "index_fill_": lambda x: (x * torch.ones_like(BASE)).index_fill_(1, PLACE, x * x),
+    "index_fill of a number": lambda x: (x * torch.ones_like(BASE)).index_fill(1, PLACE, 2.0),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_gradients_through_vmap_are_each_lanes_own(write):
+    def weighed(x):
+        return (WRITES[write](x) * torch.arange(12.0, dtype=torch.float64).reshape(3, 4).square()).sum()
+
+    rows = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
+    values = vmapped(weighed)(rows)
+    (found,) = torch.autograd.grad(values.sum(), rows)
+    for row, value, slope in zip(rows.detach(), values, found, strict=True):
+        alone = row.clone().requires_grad_()
+        (wanted,) = torch.autograd.grad(weighed(alone), alone)
+        assert float(value.detach()) == pytest.approx(float(weighed(row)))
+        assert float(slope) == pytest.approx(float(wanted))

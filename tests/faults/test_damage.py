@@ -88,9 +88,18 @@ def newest(folder: Path) -> tuple[Path, Path]:
     return path, path.parent / json.loads(path.read_text())["content"]["state"]["file"]["name"]
 
 
+def _one_of_each(*values: float) -> list[Any]:
+    """Both files of a checkpoint with every value; one of each for the quick tests."""
+    quick = {(0, values[1]), (1, values[-1])}
+    return [
+        pytest.param(part, value, marks=[] if (part, value) in quick else [pytest.mark.slow])
+        for part in (0, 1)
+        for value in values
+    ]
+
+
 @pytest.mark.fault("F3")
-@pytest.mark.parametrize("part", [0, 1])
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize(("part", "share"), _one_of_each(0.0, 0.5, 0.99))
 def test_a_truncated_checkpoint_is_named_and_the_one_before_serves(
     begun: Path, part: int, share: float, record_property: Any
 ) -> None:
@@ -105,8 +114,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_serves(
 
 
 @pytest.mark.fault("F4")
-@pytest.mark.parametrize("part", [0, 1])
-@pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize(("part", "where"), _one_of_each(0.1, 0.5, 0.9))
 def test_a_flipped_byte_in_a_checkpoint_is_found(begun: Path, part: int, where: float, record_property: Any) -> None:
     damaged = newest(begun)[part]
     content = bytearray(damaged.read_bytes())
@@ -181,6 +189,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(ask: Ask, whole: Any, small_di
     record_property("evidence", f"tmpfs: {said}")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F5")
 def test_files_that_may_not_grow_leave_the_checkpoint_before(
     ask: Ask, whole: Any, tmp_path: Path, record_property: Any

@@ -106,6 +106,10 @@ FOREIGN: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
+PLAIN = ("a web project", "names like ours", "a link for a marker", "a file")
+"""One of each sort for the quick tests."""
+
+
 def state(root: Path) -> dict[str, str]:
     """What there is under a folder: of each name what it is, and a checksum."""
     found = {}
@@ -120,7 +124,9 @@ def state(root: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("what", FOREIGN)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[] if what in PLAIN else [pytest.mark.slow]) for what in FOREIGN]
+)
 def test_what_is_not_ours_is_refused_and_left_as_it_is(what: str, tmp_path: Path) -> None:
     FOREIGN[what](tmp_path / "out")
     before = state(tmp_path)
@@ -202,14 +208,24 @@ ADDED: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
-QUICK = ("exact", "calibrate", "sweep", "save")
+REPLACED = (
+    ("exact", "links out of it"),
+    ("calibrate", "files in every folder"),
+    ("sweep", "a forged log"),
+    ("save", "links out of it"),
+)
+"""Each addition, and each sort of run, once for the quick tests."""
 
 
 @pytest.mark.parametrize(
-    "command",
-    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in CALLS if name != "infer"],
+    ("command", "what"),
+    [
+        pytest.param(name, what, marks=[] if (name, what) in REPLACED else [pytest.mark.slow])
+        for name in CALLS
+        for what in ADDED
+        if name != "infer"
+    ],
 )
-@pytest.mark.parametrize("what", ADDED)
 def test_what_was_put_into_a_run_stays_when_the_run_is_replaced(command: str, what: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     CALLS[command](out=out)

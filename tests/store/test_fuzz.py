@@ -155,6 +155,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return of
 
 
+QUICK = [
+    pytest.param(kind, marks=[] if kind in ("Fit", "Calibration", "Chains") else [pytest.mark.slow]) for kind in KINDS
+]
+"""Of results with draws, with chains, and of tables; all kinds, at every byte, are among the slow tests."""
+
+
 def _run(path: Path, tmp_path: Path, every: int, record_property: Any) -> Fuzz:
     fuzz = Fuzz(shutil.copytree(path, tmp_path / "run"))
     fuzz.run(every=every)
@@ -165,7 +171,7 @@ def _run(path: Path, tmp_path: Path, every: int, record_property: Any) -> Fuzz:
     return fuzz
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", QUICK)
 def test_damage_is_refused_or_harmless(kind: str, saved: Any, tmp_path: Path, record_property: Any) -> None:
     """A sample of all positions; the next test takes each."""
     path = saved(kind)

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrolvm._base import budget
 from pyrolvm._base.errors import CaptureError, FitError
 from pyrolvm._capture import Captured, capture
-from pyrolvm._capture.graph import on_processor, widened
+from pyrolvm._capture.graph import on_processor, widened, with_slices
 from pyrolvm._capture.native import NativeGradient, compile_density, compile_gradient
 from pyrolvm._program.density.coordinates import constrained, flattened
 from pyrolvm._program.density.joint import Joint
@@ -350,6 +350,7 @@ class Target:
 def _for_torch(captured: Captured, zero: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """A graph for torch to run, and what its points are like: in double precision, but on a device."""
     device = captured.module.graph.find_nodes(op="placeholder")[0].meta["device"]
+    captured = with_slices(captured)  # whose gradients are taken through vmap
     return (widened(captured), zero.to(device).double()) if device.type == "cpu" else (captured, zero)
 
 

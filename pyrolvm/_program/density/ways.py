@@ -133,6 +133,10 @@ def by_inductor(captured: Captured, like: Tensor) -> Evaluate:
     return evaluate
 
 
+APART = 1e-2
+"""The share of its length by which rounding may change a gradient where points are taken together."""
+
+
 def by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Evaluate, bool]:
     """Operation by operation: all points at once where vmap can, which is the second of what it returns, else one by one."""
 
@@ -160,11 +164,15 @@ def by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Evalu
             values[i], gradients[i] = -float(found.detach()), -gradient.cpu().double().numpy()
         return values, gradients
 
+    places = np.linspace(-0.3, 0.3, 2 * like.numel()).reshape(2, like.numel())
     try:
-        at_once(np.zeros((2, like.numel())))
+        found = at_once(places)[1]
     except Exception:  # whatever vmap cannot run; a real error shows in the plain loop
         return one_by_one, False
-    return at_once, True
+    # Torch has operations whose gradient through vmap is another one, without a word.
+    alone = one_by_one(places)[1]
+    apart = np.linalg.norm(found - alone) > APART * (1 + np.linalg.norm(alone))
+    return (one_by_one, False) if apart else (at_once, True)
 
 
 def values_by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> Values:
