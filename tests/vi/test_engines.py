@@ -18,6 +18,7 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm._base.errors import CaptureError, PyrolvmWarning
+from pyrolvm._capture.recorder import Reading
 from pyrolvm._methods.fit.engines import ENGINES, c_engine
 
 Short = Callable[..., lvm.Fit]
@@ -246,6 +247,18 @@ def test_an_engine_that_was_asked_for_and_cannot_is_replaced_with_a_warning(make
             lvm.Problem(reads, make_data()), "mean_field", engine="jax", max_steps=30, draws=50, progress=False
         )
     assert fit.engine == "pyro"
+
+
+def test_a_backward_pass_that_reads_values_is_another_engines(
+    normal_problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reads(*_: Any) -> Any:
+        raise Reading("it reads the value of a tensor that changes from run to run")
+
+    monkeypatch.setattr("pyrolvm._methods.fit.engines.torch_engine.record", reads)
+    with pytest.warns(PyrolvmWarning, match="engine 'torch' cannot run this fit.*cannot record a step: it reads.*Fix:"):
+        fit = lvm.fit(normal_problem, "mean_field", engine="torch", max_steps=30, draws=50, progress=False)
+    assert fit.engine in ("c", "jax")
 
 
 def test_stock_pyro_objectives_stay_on_stock_pyro(normal_problem: lvm.Problem) -> None:

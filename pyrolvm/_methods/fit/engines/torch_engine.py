@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrolvm._base.errors import CaptureError
 from pyrolvm._capture import Captured, selfcheck
-from pyrolvm._capture.recorder import record
+from pyrolvm._capture.recorder import Reading, record
 from pyrolvm._compat.torch import keeps_address
 from pyrolvm._methods.fit.engines.base import Work, columns, write
 from pyrolvm._methods.fit.optimizer import Adam
@@ -104,7 +105,11 @@ class TorchEngine:
         if self._adam is not None:
             inputs += [*self._moments, _settings(self._adam, 0.0, 1, self._values[0])]
         held = [tensor.clone() for tensor in (*self._values, *self._moments)]
-        plain = record(_program(self._captured, len(self._values), self._adam, self.work.stepper.clip_norm), inputs)
+        program = _program(self._captured, len(self._values), self._adam, self.work.stepper.clip_norm)
+        try:
+            plain = record(program, inputs)
+        except Reading as error:  # in the backward pass, which the captured objective did not run
+            raise CaptureError(f"engine 'torch' cannot record a step: {error}.") from error
         step = self._compiled(plain, inputs)
         for tensor, value in zip((*self._values, *self._moments), held, strict=True):
             tensor.copy_(value)
