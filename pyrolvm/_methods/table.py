@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrolvm._base.errors import PluginError, unknown_name
 from pyrolvm._methods.options import Option, options_of
 
-__all__ = ["METHODS", "Method", "by_name", "method", "methods"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["GROUP", "METHODS", "Method", "by_name", "method", "methods", "registered"]
 
 GROUP = "pyrolvm.methods"
 
@@ -154,16 +157,24 @@ def methods() -> dict[str, Method]:
 
     found = dict(METHODS)
     for point in entry_points(group=GROUP):
-        if point.name in found:
-            continue
-        row = _imported(point.name, point.value)
-        if not isinstance(row, Method):
-            raise PluginError(
-                f"method {point.name!r} ({point.value}) is a {type(row).__name__}, expected a Method. "
-                "Fix: point the entry point at the row, see docs/write-a-plugin.md."
-            )
-        found[point.name] = row
+        if point.name not in found:
+            found[point.name] = registered(point)
     return found
+
+
+def registered(point: EntryPoint) -> Method:
+    """The row that an entry point names.
+
+    Raises:
+        PluginError: if it cannot be imported or is no :class:`Method`.
+    """
+    row = _imported(point.name, point.value)
+    if not isinstance(row, Method):
+        raise PluginError(
+            f"method {point.name!r} ({point.value}) is a {type(row).__name__}, expected a Method. "
+            "Fix: point the entry point at the row, see docs/write-a-plugin.md."
+        )
+    return row
 
 
 def by_name() -> list[str]:
