@@ -53,4 +53,4 @@ def test_gaps_are_printed_drawn_and_written(call, tmp_path):
 
 def test_a_model_without_rows_is_exit_code_2(call):
     run = call("m.py:shared", "--data", "y.json", "--guide", "mean_field", "--max-steps", "5")
-    assert run.code == 2 and "'mu' is in no plate" in run.err
+    assert run.code == 2 and "'mu' is outside plate" in run.err
