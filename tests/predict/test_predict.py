@@ -300,3 +300,25 @@ def test_values_without_an_order_have_a_density_alone() -> None:
     fit = lvm.fit(lvm.Problem(kinds, torch.linspace(-1, 1, 9), torch.arange(9) % 3), "full_rank", **QUIET)
     found = lvm.predict(fit, torch.ones(2), torch.tensor([0, 2]))
     assert set(found["scores"].data_vars) == {"y_lpd", "y_lpd_error"}
+
+
+def both(x: Tensor, y: Tensor, n: Tensor) -> None:
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(b * x, 1.0), obs=y)
+        pyro.sample("n", dist.Poisson((b * x).exp()), obs=n)
+
+
+@pytest.mark.parametrize("n", [torch.arange(6.0), torch.zeros(6)], ids=["that differ", "that are all alike"])
+def test_of_two_observations_each_is_predicted_or_scored(n: Tensor) -> None:
+    fit = lvm.fit(lvm.Problem(both, torch.linspace(-1, 1, 6), torch.arange(6.0), n), "full_rank", **QUIET)
+    neither = lvm.predict(fit, torch.ones(3))
+    assert set(neither["predictions"].data_vars) == {"y", "n"} and "log_score" not in neither.children
+    one = lvm.predict(fit, torch.ones(3), torch.ones(3))
+    assert set(one["log_score"].data_vars) == {"y"} and "n_lpd" not in one["scores"]
+    assert not np.array_equal(one["predictions"]["n"][0, :, 0], one["predictions"]["n"][0, ::-1, 0])
+
+
+def test_pieces_of_observations_that_are_all_alike_are_known() -> None:
+    fit = lvm.fit(lvm.Problem(walk, torch.ones(3), 3), "full_rank", **QUIET)
+    assert set(lvm.predict(fit, None, 4)["predictions"].data_vars) == {"y_0", "y_1", "y_2", "x_3"}

@@ -122,7 +122,7 @@ def _observations(problem: Problem) -> set[str]:
             continue
         if any(value.shape == one.shape and torch.equal(value.to(one.dtype), one) for one in seen.values()):
             found.add(name)
-        elif not torch.equal(value, value.roll(1, 0)) and _moves(problem, name, value.roll(1, 0), seen):
+        elif _moves(problem, name, _changed(value), seen):
             found.add(name)
     return found
 
@@ -175,4 +175,12 @@ def _stand_ins(old: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     if not old.dim():
         return old, old
     index = torch.arange(rows, device=old.device) % len(old)
-    return old[index], old.roll(1, 0)[index]
+    return old[index], _changed(old)[index]
+
+
+def _changed(value: Tensor) -> Tensor:
+    """Other values of the same kind: in another order, or, where they are all alike, others."""
+    rolled = value.roll(1, 0)
+    if not torch.equal(rolled, value):
+        return rolled
+    return ~value if value.dtype == torch.bool else value + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import time
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base import budget, runtime
-from pyrolvm._base.errors import ArgumentError, ProblemError, checked_seed, positive_int
+from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, checked_seed, positive_int
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._check.predict.arguments import Arguments, arguments
 from pyrolvm._check.predict.members import Kept, kept_sites, known_terms, memberships
@@ -160,14 +159,33 @@ def _problem(old: Problem, asked: Arguments) -> tuple[Problem, frozenset[str]]:
     new = _made(old, asked.values, asked.positional)
     if not asked.left_out:
         return new, frozenset()
-    here, there = observed_values(new), observed_values(_made(old, asked.other, asked.positional))
-    predicted = frozenset(
-        name for name, value in here.items() if name not in there or not torch.equal(value, there[name])
-    )
-    if not predicted:  # all that was observed is one value
-        predicted = frozenset(here) if not set(old.arguments) - asked.left_out else _named(new, asked, here)
-    _check_only_observed(old, asked, predicted)
+    here = observed_values(new)
+    try:
+        other = _made(old, asked.other, asked.positional)
+    except (
+        DataError,
+        ProblemError,
+    ):  # values that the model does not take: what is observed is known by its value alone
+        return new, _told(old, asked, _named(new, asked, here))
+    there = observed_values(other)
+    moved = {name for name, value in here.items() if name not in there or not torch.equal(value, there[name])}
+    predicted = _told(old, asked, _named(new, asked, here) | moved)
+    _check_only_observed(old, asked, new, other, predicted)
     return new, predicted
+
+
+def _told(old: Problem, asked: Arguments, predicted: frozenset[str]) -> frozenset[str]:
+    """The sites, where there are any.
+
+    Raises:
+        ProblemError: if it is not known which sites observe what was left out.
+    """
+    if predicted:
+        return predicted
+    raise ProblemError(
+        f"nothing says which sites of {old.name} observe {', '.join(sorted(asked.left_out))}. "
+        "Fix: give the observed values as arguments of the model that are passed on as they are, obs=argument."
+    )
 
 
 def _named(new: Problem, asked: Arguments, seen: Mapping[str, Tensor]) -> frozenset[str]:
@@ -213,19 +231,20 @@ def _bare(program: Any) -> Any:
     return bare
 
 
-def _check_only_observed(old: Problem, asked: Arguments, predicted: frozenset[str]) -> None:
+def _check_only_observed(
+    old: Problem, asked: Arguments, new: Problem, other: Problem, predicted: frozenset[str]
+) -> None:
     """Refuses a model that reads observations other than to observe them: what stands for them would be taken for data."""
     seen = []
-    for values in (asked.values, asked.other):
-        made = _made(old, copy.copy(values), asked.positional)
+    for made in (new, other):
         one = Predicting(made, {}, predicted, mean=False)
         with made.session(seed=0), torch.no_grad():
             seen.append(one({}))
     for name, value in seen[0].items():
-        other = seen[1].get(name)
+        there = seen[1].get(name)
         if name.startswith("log_score/"):
             continue
-        if other is None or other.shape != value.shape or not torch.equal(value.nan_to_num(), other.nan_to_num()):
+        if there is None or there.shape != value.shape or not torch.equal(value.nan_to_num(), there.nan_to_num()):
             raise ProblemError(
                 f"{old.name} reads {', '.join(sorted(asked.left_out))} other than to observe it: site "
                 f"{name.removeprefix('predictions/')!r} depends on its values. Fix: pass them as arguments "
