@@ -17,13 +17,18 @@ HEAVY = ["jax", "numpyro", "matplotlib", "arviz", "arviz_base", "arviz_stats", "
 
 COST = """
 import json, sys, time
-import pyro
 before = time.process_time()
+import pyro
+between = time.process_time()
 import pyrolvm as lvm
 for name in lvm.__all__:
     getattr(lvm, name)
-print(json.dumps({"seconds": time.process_time() - before, "modules": [n for n in sys.modules if "." not in n]}))
+share = (time.process_time() - between) / (between - before)
+print(json.dumps({"share": share, "modules": [n for n in sys.modules if "." not in n]}))
 """
+
+SHARE = 0.7
+"""What all of pyrolvm may cost beside Pyro and torch: half is usual, on any machine."""
 
 
 def _python(code: str) -> str:
@@ -32,14 +37,16 @@ def _python(code: str) -> str:
     return done.stdout
 
 
-def test_importing_everything_costs_less_than_a_second_beyond_pyro():
-    """Processor time, so that a busy machine does not fail it; the whole public API, not the lazy shell alone."""
+def test_importing_everything_costs_little_beside_pyro():
+    """As a share of Pyro's own processor time, so that neither the machine nor its load counts; the whole public API."""
+    found = []
     for _ in range(3):  # what it costs is the least that it costs: caches and neighbours only add to it
         run = json.loads(_python(COST))
         assert not set(HEAVY) & set(run["modules"])
-        if run["seconds"] < 1.0:
+        found.append(run["share"])
+        if found[-1] < SHARE:
             return
-    pytest.fail(f"importing takes {run['seconds']:.2f} s of processor time, three times in a row more than one")
+    pytest.fail(f"importing takes {min(found):.2f} of what Pyro takes, expected at most {SHARE}")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["compare", "--help"], ["--version"], ["fit"]])
