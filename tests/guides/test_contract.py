@@ -91,7 +91,7 @@ REFUSES = {("amortized", name) for name in PROBLEMS if name not in ("local", "gr
     for name in PROBLEMS  # some have no rows, the others latents outside them
 }
 
-QUICK = ("simplex", "local", "grid")
+QUICK = ("simplex", "local")
 """Problems of which every family is tried among the quick tests; all turn supports alike, so that of the others one family is."""
 
 
