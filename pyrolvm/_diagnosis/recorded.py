@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._base.verdict import Verdict
+from pyrolvm._results.nested import read_verdict
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,11 +32,7 @@ def record(data: xr.DataTree, verdict: Verdict, steps: Mapping[str, str]) -> Non
 def recorded(data: xr.DataTree) -> Verdict:
     """The method's own findings; ``trusted`` without reasons where it has none."""
     text = data.attrs.get(RECORD)
-    if not text:
-        return Verdict("trusted")
-    found = json.loads(text)["verdict"]
-    reasons = [Reason(one["status"], one["text"], one["figures"]) for one in found["reasons"]]
-    return Verdict.of(reasons, found["next_steps"])
+    return read_verdict(json.loads(text)["verdict"]) if text else Verdict("trusted")
 
 
 def remedies(data: xr.DataTree) -> dict[str, str]:

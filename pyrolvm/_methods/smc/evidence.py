@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyrolvm._methods.smc.sampler import Swarm
-from pyrolvm._methods.smc.weights import Array, log_mean_exp
+from pyrolvm._methods.smc.weights import Array
+from pyrolvm._results.weights import log_mean_exp
 
 __all__ = ["Estimate", "estimate"]
 
@@ -54,7 +55,7 @@ def estimate(swarm: Swarm, more: float = 0.0) -> Estimate:
     """
     each = swarm.log_evidence
     count = swarm.islands
-    value = log_mean_exp(each)
+    value = float(log_mean_exp(each))
     share = np.exp(each - value)  # of mean one
     size = len(swarm.ancestor) // count
     kin = 1 / swarm.stages[-1].ancestors - 1 / size

@@ -30,7 +30,8 @@ from pyrolvm._base.errors import FitError
 from pyrolvm._methods.evidence.annealing import Cloud, Path
 from pyrolvm._methods.smc.moves import Inside
 from pyrolvm._methods.smc.walk import Settings, moved
-from pyrolvm._methods.smc.weights import Array, Index, effective_share, log_mean_exp, next_beta, systematic
+from pyrolvm._methods.smc.weights import Array, Index, effective_share, next_beta, systematic
+from pyrolvm._results.weights import log_mean_exp
 
 __all__ = ["Folding", "Stage", "Swarm", "begin", "climb"]
 
@@ -181,7 +182,7 @@ def _stage(path: Path, swarm: Swarm, settings: Settings, random: np.random.Gener
     size = by_island.shape[1]
     if not np.isfinite(by_island).any(axis=1).all():
         raise FitError("an island has lost all its particles. Fix: take more particles.")
-    gained = np.array([log_mean_exp(one) for one in by_island])
+    gained = log_mean_exp(by_island, axis=1)
     noise = np.array([1 / effective_share(one) - 1 for one in by_island])
     chosen = np.concatenate([systematic(one, random) + k * size for k, one in enumerate(by_island)])
     cloud, inside = folding.settle(path, swarm.cloud.take(chosen))

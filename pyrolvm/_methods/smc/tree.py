@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pyrolvm._methods.smc.evidence import Estimate
@@ -17,7 +16,7 @@ from pyrolvm._methods.smc.weights import Array, Index
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import Symmetries
 from pyrolvm._program.symmetry.orbit import scattered
-from pyrolvm._program.symmetry.orbits import Orbits
+from pyrolvm._program.symmetry.orbits import Orbits, replaced
 from pyrolvm._results.build import chains_tree
 
 if TYPE_CHECKING:
@@ -82,18 +81,13 @@ def spread(values: dict[str, Tensor], symmetries: Symmetries, seed: int, *, ever
     if not symmetries.blocks or not np.isfinite(flat).all():
         return Spread(values, None)
     if everywhere and blocks:  # they are in one copy, even where copies overlap
-        values = _replaced(values, symmetries, scattered(blocks, flat, seed))
+        values = replaced(symmetries, values, scattered(blocks, flat, seed))
         flat = symmetries.layout.join({name: value.cpu().numpy() for name, value in values.items()})
     orbits = Orbits.of(symmetries, flat)
     if orbits is None:
         return Spread(values, None)
     hidden = 0.0 if everywhere else orbits.hidden(values)
     return Spread(orbits.spread(values, seed, evenly=True), orbits, hidden)
-
-
-def _replaced(values: Mapping[str, Tensor], symmetries: Symmetries, flat: Array) -> dict[str, Tensor]:
-    parts = symmetries.layout.split(flat)
-    return {name: torch.as_tensor(parts[name]).to(value) if name in parts else value for name, value in values.items()}
 
 
 def particles_tree(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Index", "effective_share", "log_mean_exp", "next_beta", "systematic"]
+__all__ = ["Array", "Index", "effective_share", "next_beta", "systematic"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -54,9 +54,3 @@ def systematic(log_weight: Array, random: np.random.Generator) -> Index:
     ends = np.cumsum(weights)
     places = (np.arange(len(weights)) + random.random()) * (ends[-1] / len(weights))
     return np.minimum(np.searchsorted(ends, places, side="right"), len(weights) - 1).astype(np.int64)
-
-
-def log_mean_exp(values: Array) -> float:
-    """The logarithm of the mean of exponentials."""
-    top = float(np.max(values))
-    return top + float(np.log(np.mean(np.exp(values - top)))) if np.isfinite(top) else top

@@ -14,7 +14,13 @@ from pyrolvm._program.symmetry.action import Values
 from pyrolvm._program.symmetry.orbit import Alignment, scattered, separated
 from pyrolvm._program.symmetry.record import Block, Symmetries
 
-__all__ = ["Orbits"]
+__all__ = ["Orbits", "replaced"]
+
+
+def replaced(symmetries: Symmetries, values: Mapping[str, Tensor], flat: Values) -> dict[str, Tensor]:
+    """Draws by site with those of flat vectors ``(n, size)`` in place; sites that are not in these stay."""
+    parts = symmetries.layout.split(flat)
+    return {name: torch.as_tensor(parts[name]).to(value) if name in parts else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,7 @@ class Orbits:
     def spread(self, values: Mapping[str, Tensor], seed: int, *, evenly: bool = False) -> dict[str, Tensor]:
         """Draws by site, each mapped to a copy chosen at random; evenly, from one copy, so that all have the same number."""
         flat = self.flat(values)
-        parts = self.symmetries.layout.split(scattered(self.blocks, self.alignment(flat) if evenly else flat, seed))
-        return {
-            name: torch.as_tensor(parts[name]).to(value) if name in parts else value for name, value in values.items()
-        }
+        return replaced(self.symmetries, values, scattered(self.blocks, self.alignment(flat) if evenly else flat, seed))
 
     def hidden(self, values: Mapping[str, Tensor]) -> float | None:
         r"""The nats that averaging takes from a density whose draws all lie in one copy, :math:`\log |G|`; of others ``None``."""
