@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(_wanted(argv)).parse_args(argv)
     except SystemExit as stop:  # how argparse says that help was printed, or that the usage was wrong
         return int(stop.code or 0)
+    except PyrolvmError as error:  # a command of another distribution that is broken
+        print(f"pyrolvm: {error}", file=sys.stderr)
+        return 2
 
     from pyrolvm._cli.output import Output
     from pyrolvm._cli.signals import listening

@@ -4,51 +4,85 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from importlib.metadata import entry_points
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
+from pyrolvm._base.commands import COMMANDS
+from pyrolvm._base.entries import OWN, Kind
 from pyrolvm._base.errors import PluginError
 from pyrolvm._cli.output import Output
 from pyrolvm._cli.signals import Stopped
-from pyrolvm._methods.table import GROUP, METHODS, registered
-from pyrolvm.family.registry import GUIDES, MODELS, entries
+from pyrolvm._diagnosis.registered import DIAGNOSTICS
+from pyrolvm._methods.fit.engines import ENGINE_WORDS
+from pyrolvm._methods.fit.engines import REGISTERED as ENGINES
+from pyrolvm._methods.fit.objectives import OBJECTIVE_WORDS, OBJECTIVES
+from pyrolvm._methods.table import METHODS
+from pyrolvm._methods.table import REGISTERED as OTHER_METHODS
+from pyrolvm.family.registry import GUIDES, MODELS
 
-__all__ = ["catalogue", "run"]
-
-
-def catalogue(group: str) -> list[dict[str, Any]]:
-    """Every registered name of a group: what it is, where it comes from, and why it is broken if it is."""
-    rows = []
-    for name, entry in entries(group).items():
-        row: dict[str, Any] = {"name": name, "distribution": entry.distribution, "does": "", "broken": None}
-        try:
-            row["does"] = (inspect.getdoc(entry.load()) or "").partition("\n")[0]
-        except PluginError as error:
-            row["broken"] = str(error)
-        rows.append(row)
-    return rows
+__all__ = ["SHELVES", "Shelf", "run"]
 
 
-def _methods() -> list[dict[str, Any]]:
-    """Every method, in the same form."""
-    rows: list[dict[str, Any]] = [
-        {"name": name, "distribution": "pyrolvm", "does": row.does, "broken": None} for name, row in METHODS.items()
-    ]
-    for point in entry_points(group=GROUP):
-        origin = point.dist.name if point.dist is not None else "unknown"
-        row: dict[str, Any] = {"name": point.name, "distribution": origin, "does": "", "broken": None}
-        try:
-            row["does"] = registered(point).does
-        except PluginError as error:
-            row["broken"] = str(error)
-        rows.append(row)
-    return rows
+class Shelf(NamedTuple):
+    """All of one kind that there is to choose from.
+
+    Attributes:
+        kind: how it is registered.
+        ours: those that this distribution has without entry points, and what each is.
+        does: says what a registered one is.
+    """
+
+    kind: Kind[object]
+    ours: Mapping[str, str]
+    does: Callable[[object], str]
+
+    def rows(self) -> list[dict[str, str | None]]:
+        """Each by name: what it is, where it comes from, and why it is broken if it is."""
+        rows: list[dict[str, str | None]] = [_row(name, OWN, does) for name, does in self.ours.items()]
+        for entry in self.kind.entries().values():
+            if entry.name in self.ours:
+                continue
+            row = _row(entry.name, entry.distribution, "")
+            try:
+                row["does"] = self.does(self.kind.load(entry))
+            except PluginError as error:
+                row["broken"] = str(error)
+            rows.append(row)
+        return rows
+
+
+def _row(name: str, distribution: str, does: str) -> dict[str, str | None]:
+    return {"name": name, "distribution": distribution, "does": does, "broken": None}
+
+
+def _documented(thing: object) -> str:
+    """The first line of its docstring."""
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _said(row: object) -> str:
+    """The sentence that a row has for what it does."""
+    return str(getattr(row, "does", ""))
+
+
+SHELVES = (
+    Shelf(MODELS, {}, _documented),
+    Shelf(GUIDES, {}, _documented),
+    Shelf(OTHER_METHODS, {name: row.does for name, row in METHODS.items()}, _said),
+    Shelf(OBJECTIVES, OBJECTIVE_WORDS, _documented),
+    Shelf(ENGINES, ENGINE_WORDS, _documented),
+    Shelf(DIAGNOSTICS, {}, _documented),
+    Shelf(COMMANDS, {}, _said),
+)
+"""What can be registered."""
 
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``list``."""
-    found = {"problems": catalogue(MODELS), "guides": catalogue(GUIDES), "methods": _methods()}
+    found = {f"{shelf.kind.word}s": shelf.rows() for shelf in SHELVES}
     for kind, rows in found.items():
+        if not rows:
+            continue
         shown = [[row["name"], "BROKEN" if row["broken"] else row["does"], row["distribution"]] for row in rows]
         out.table(shown, [kind[:-1], "what it is", "from"])
         out.line()

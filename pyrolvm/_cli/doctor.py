@@ -14,15 +14,16 @@ from importlib import import_module, metadata
 
 from pyrolvm._base.machine import available
 from pyrolvm._capture import selfcheck
-from pyrolvm._cli.catalogue import catalogue
+from pyrolvm._cli.catalogue import SHELVES
 from pyrolvm._cli.output import Output
 from pyrolvm._cli.signals import Stopped
-from pyrolvm.family.registry import GUIDES, MODELS
 
 __all__ = ["Check", "run"]
 
 _MODULES = {"pyro-ppl": "pyro", "scikit-learn": "sklearn"}
 _OWN = "pyrolvm"
+_OURS = ("problem", "guide")
+"""What this distribution registers itself."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,12 @@ def _arviz_api() -> str:
 
 
 def _plugins() -> Iterator[Check]:
-    for kind, group in (("problem", MODELS), ("guide", GUIDES)):
-        rows = catalogue(group)
+    for shelf in SHELVES:
+        kind, rows = shelf.kind.word, shelf.rows()
         for row in rows:
             if row["broken"]:
                 # A stranger's plugin may be broken without harm to anything else; our own may not.
                 yield Check(f"{kind} {row['name']}", "broken" if row["distribution"] == _OWN else "note", row["broken"])
-        origins = sorted({row["distribution"] for row in rows})
-        yield Check(f"{kind}s", "ok" if rows else "broken", f"{len(rows)} from {', '.join(origins) or 'nowhere'}")
+        origins = sorted({str(row["distribution"]) for row in rows})
+        missing = not rows and kind in _OURS
+        yield Check(f"{kind}s", "broken" if missing else "ok", f"{len(rows)} from {', '.join(origins) or 'nowhere'}")

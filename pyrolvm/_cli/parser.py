@@ -7,6 +7,7 @@ import difflib
 import re
 from typing import Any, NoReturn
 
+from pyrolvm._base.commands import COMMANDS, Command
 from pyrolvm._cli.evaluate_words import add_evaluate as _add_evaluate
 from pyrolvm._cli.evaluate_words import add_predict as _add_predict
 from pyrolvm._cli.evaluate_words import add_sample as _add_sample
@@ -24,7 +25,7 @@ from pyrolvm._cli.words import add_problem as _add_problem
 from pyrolvm._cli.words import add_run as _add_run
 from pyrolvm._cli.words import command as _command
 from pyrolvm._compat.python import options_of
-from pyrolvm._methods.table import METHODS, Method, methods
+from pyrolvm._methods.table import METHODS, REGISTERED, Method, methods
 
 __all__ = ["build_parser"]
 
@@ -57,6 +58,9 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
     Args:
         wanted: the command that is to be read; the others are listed, and may lack options. ``None`` for all of them in full.
+
+    Raises:
+        PluginError: if it is one of another distribution, and broken.
     """
     parser = _Parser(
         prog="pyrolvm",
@@ -74,7 +78,8 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     commands.wanted = wanted  # type: ignore[attr-defined]
     _add_list(commands)
-    for row in METHODS.values() if not wanted or wanted in _OURS else methods().values():
+    others = bool(wanted) and wanted not in _OURS
+    for row in methods().values() if others else METHODS.values():
         _add_method(commands, row)
     _add_compare(commands)
     _add_calibrate(commands)
@@ -87,6 +92,13 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     _add_diagnose(commands)
     _add_report(commands)
     _add_doctor(commands)
+    for name, registered in COMMANDS.sound() if others else ():
+        if name not in commands.choices:
+            _add_registered(commands, name, registered)
+    if others and wanted not in commands.choices:
+        for kind in (REGISTERED, COMMANDS):
+            if wanted in kind.entries():
+                kind.named(wanted)  # which says what is wrong with it
     parser.known.update(commands.choices)
     for command in commands.choices.values():
         parser.known.update(options_of(command))
@@ -99,7 +111,7 @@ _OURS = frozenset(
         "doctor",
     }
 )  # fmt: skip
-"""Commands for which methods of other distributions need not be looked for, which takes longer than all else that help needs."""
+"""Commands for which those of other distributions need not be looked for, which takes longer than all else that help needs."""
 
 
 def _version() -> str:
@@ -130,6 +142,15 @@ def _add_method(commands: Any, row: Method) -> None:
     _add_method_options(parser, row)
     if parser.wanted:  # type: ignore[attr-defined]
         _add_run(parser, engine="engine" in row.options, checkpoints=row.keeps)
+
+
+def _add_registered(commands: Any, name: str, row: Command) -> None:
+    examples = "".join(f"  {line}\n" for line in row.examples)
+    about = f"{_TARGET}\n{_DATA}\n" if row.problem else ""
+    parser = _command(commands, name, "registered", row.does, f"{about}examples:\n{examples}" if examples else about)
+    if row.problem:
+        _add_problem(parser)
+    row.arguments(parser)
 
 
 def _add_compare(commands: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from pyrolvm._diagnosis.points import judge_points, point_figures, point_steps
 from pyrolvm._diagnosis.precision import judged_for_precision
 from pyrolvm._diagnosis.program import judge_program
 from pyrolvm._diagnosis.recorded import recorded, remedies
+from pyrolvm._diagnosis.registered import Diagnostic, judge_by_others, judge_by_own
 from pyrolvm._diagnosis.restarts import judge_restarts
 from pyrolvm._diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
 from pyrolvm._diagnosis.symmetry import judge_symmetry, symmetry_steps
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 __all__ = ["Diagnosis", "diagnose"]
 
 LONGER = "Look at the loss trace; run the fit longer (max_steps=) or with a smaller learning_rate."
+NOTHING = Verdict("trusted")
+"""What a check says that finds nothing."""
+
 NO_DENSITY = 0.01
 """Draws of a heavy tail that may have no density, as far as it can be computed, which is a weight of zero."""
 
@@ -102,7 +106,9 @@ def jsonable(value: Any) -> Any:
 
 
 @verb
-def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 500) -> Diagnosis:
+def diagnose(
+    posterior: PosteriorLike | xr.DataTree, *, checks: Sequence[Diagnostic] = (), max_quantities: int = 500
+) -> Diagnosis:
     """Judges one posterior by its own draws.
 
     Where draws carry importance weights (variational fits), the checks are Pareto k-hat, evidence, ELBO, importance ESS
@@ -158,6 +164,8 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
 
     Args:
         posterior: a result of ``fit``, ``nuts``, ``infer`` or ``exact``, or an ArviZ DataTree with dims (chain, draw).
+        checks: further checks, each a function of the result's tree that returns an ``lvm.Verdict``, such as one of what only you know
+            of your data. Those of installed distributions are made in any case.
         max_quantities: how many scalar quantities to tabulate; a cheap screen finds the most suspicious ones.
 
     Returns:
@@ -168,7 +176,7 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
         ``median``, ``q95``, ``mcse_mean``, ``mcse_sd``, ``ess_bulk``, ``ess_tail``, ``rhat`` and ``state``.
 
     Raises:
-        ArgumentError: if the posterior has no draws to judge.
+        ArgumentError: if the posterior has no draws to judge, or a check is none.
 
     References:
         Vehtari et al. (2024), https://arxiv.org/abs/1507.02646; Vehtari et al. (2021), https://arxiv.org/abs/1903.08008;
@@ -178,10 +186,9 @@ def diagnose(posterior: PosteriorLike | xr.DataTree, *, max_quantities: int = 50
     data = tree(posterior)
     name = str(getattr(posterior, "name", None) or data.name or "posterior")
     found = _diagnose(name, data, limit)
-    program = judge_program(data)
-    verdict = found.verdict.and_also(program) if program.reasons else found.verdict
-    own = recorded(data)
-    verdict = verdict.and_also(own) if own.reasons else verdict
+    verdict = found.verdict
+    for more in (judge_program(data), recorded(data), judge_by_others(data), judge_by_own(data, checks)):
+        verdict = verdict.and_also(more) if more != NOTHING else verdict
     return replace(found, verdict=judged_for_precision(verdict, data))
 
 

@@ -11,17 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pyrolvm._base.errors import PluginError, unknown_name
+from pyrolvm._base.entries import Kind
+from pyrolvm._base.errors import PluginError
 from pyrolvm._methods.options import Option, options_of
 
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
-__all__ = ["GROUP", "METHODS", "Method", "by_name", "method", "methods", "registered"]
-
-GROUP = "pyrolvm.methods"
+__all__ = ["METHODS", "REGISTERED", "Method", "by_name", "method", "methods"]
 
 
 class Method(NamedTuple):
@@ -147,39 +143,18 @@ METHODS: Mapping[str, Method] = {row.name: row for row in _ROWS}
 """The rows of this distribution, by name."""
 
 
+REGISTERED: Kind[Method] = Kind("method", "pyrolvm.methods", "a Method", lambda row: isinstance(row, Method))
+
+
 def methods() -> dict[str, Method]:
-    """All rows by name: ours, then those of other distributions, which cannot take our names.
-
-    Raises:
-        PluginError: if an entry point of :data:`GROUP` cannot be imported or is no :class:`Method`.
-    """
-    from importlib.metadata import entry_points  # which takes a while to import
-
-    found = dict(METHODS)
-    for point in entry_points(group=GROUP):
-        if point.name not in found:
-            found[point.name] = registered(point)
-    return found
-
-
-def registered(point: EntryPoint) -> Method:
-    """The row that an entry point names.
-
-    Raises:
-        PluginError: if it cannot be imported or is no :class:`Method`.
-    """
-    row = _imported(point.name, point.value)
-    if not isinstance(row, Method):
-        raise PluginError(
-            f"method {point.name!r} ({point.value}) is a {type(row).__name__}, expected a Method. "
-            "Fix: point the entry point at the row, see docs/write-a-plugin.md."
-        )
-    return row
+    """All rows by name: ours, then those of other distributions, which cannot take our names; broken ones are left out."""
+    return {**METHODS, **{name: row._replace(name=name) for name, row in REGISTERED.sound() if name not in METHODS}}
 
 
 def by_name() -> list[str]:
-    """The names of the methods that are asked for by name alone, without a guide."""
-    return [name for name, row in methods().items() if not row.guided]
+    """The names of the methods that are asked for by name alone, without a guide: ours, and those of other distributions."""
+    ours = [name for name, row in METHODS.items() if not row.guided]
+    return [*ours, *(name for name in REGISTERED.entries() if name not in METHODS)]
 
 
 def method(name: str) -> Method:
@@ -187,9 +162,6 @@ def method(name: str) -> Method:
 
     Raises:
         UnknownNameError: if there is none of that name.
-        PluginError: if it cannot be imported.
+        PluginError: if it cannot be imported or is no :class:`Method`.
     """
-    found = methods()
-    if name not in found:
-        raise unknown_name("method", name, found)
-    return found[name]
+    return METHODS[name] if name in METHODS else REGISTERED.named(name, *METHODS)._replace(name=name)

@@ -5,78 +5,34 @@ Built-ins and plugins register in the same way, by entry points:
 - group ``pyrolvm.models``: name -> a function of keyword options that returns a :class:`~pyrolvm._program.problem.Problem`;
 - group ``pyrolvm.guides``: name -> a function of a problem and keyword options that returns a Pyro guide.
 
-An entry point is imported when its name is asked for, not before. One that cannot be imported is reported then, by
-name and distribution, and disturbs nothing else.
+How they are found and what happens with broken ones is said in :mod:`pyrolvm._base.entries`.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from pyrolvm._base.errors import ArgumentError, PluginError, unknown_name
+from pyrolvm._base.entries import Kind
+from pyrolvm._base.errors import ArgumentError, PluginError
 from pyrolvm._program.problem import Problem
 from pyrolvm.family.guide import Guide
 
-__all__ = ["Entry", "entries", "guide", "guides", "problem", "problems"]
+__all__ = ["GUIDES", "MODELS", "guide", "guides", "problem", "problems"]
 
-MODELS = "pyrolvm.models"
-GUIDES = "pyrolvm.guides"
-_KIND = {MODELS: "problem", GUIDES: "guide"}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered name, not yet imported."""
-
-    name: str
-    target: str
-    distribution: str
-    point: EntryPoint
-
-    def load(self) -> Callable[..., Any]:
-        """Imports what the name stands for.
-
-        Raises:
-            PluginError: if the import fails or does not give a function.
-        """
-        try:
-            loaded = self.point.load()
-        except Exception as error:
-            raise PluginError(
-                f"{self.name!r} of distribution {self.distribution!r} ({self.target}) cannot be imported: "
-                f"{type(error).__name__}: {error}. Fix: repair or uninstall {self.distribution}."
-            ) from error
-        if not callable(loaded):
-            raise PluginError(
-                f"{self.name!r} of distribution {self.distribution!r} ({self.target}) is a {type(loaded).__name__}, expected a "
-                f"function. Fix: point the entry point at a function, see docs/write-a-plugin.md."
-            )
-        return loaded
-
-
-def entries(group: str) -> dict[str, Entry]:
-    """Every registered name of ``group``, sorted, without importing any of them."""
-    found: dict[str, Entry] = {}
-    for point in entry_points(group=group):
-        distribution = point.dist.name if point.dist is not None else "unknown"
-        # The zoo of this distribution keeps its names whatever else is installed.
-        if point.name not in found or distribution == "pyrolvm":
-            found[point.name] = Entry(point.name, point.value, distribution, point)
-    return dict(sorted(found.items()))
+MODELS: Kind[Callable[..., Problem]] = Kind("problem", "pyrolvm.models", "a function", callable)
+GUIDES: Kind[Callable[..., Any]] = Kind("guide", "pyrolvm.guides", "a function", callable)
 
 
 def problems() -> list[str]:
     """The names that :func:`problem` knows."""
-    return list(entries(MODELS))
+    return list(MODELS.entries())
 
 
 def guides() -> list[str]:
     """The names that :func:`guide` knows."""
-    return list(entries(GUIDES))
+    return list(GUIDES.entries())
 
 
 def problem(name: str, /, **options: Any) -> Problem:
@@ -119,15 +75,12 @@ def guide(name: str, /, **options: Any) -> Guide:
     return Guide(name, build, options, registered=True)
 
 
-def _load(group: str, name: str) -> Callable[..., Any]:
-    known = entries(group)
+def _load(kind: Kind[Callable[..., Any]], name: str) -> Callable[..., Any]:
     if not isinstance(name, str):
         raise ArgumentError(
-            f"the name of a {_KIND[group]} must be a string, got {name!r}. Fix: use one of {', '.join(known)}."
+            f"the name of a {kind.word} must be a string, got {name!r}. Fix: use one of {', '.join(kind.entries())}."
         )
-    if name not in known:
-        raise unknown_name(_KIND[group], name, known)
-    return known[name].load()
+    return kind.named(name)
 
 
 def _check_options(what: str, function: Callable[..., Any], options: Mapping[str, Any], *, skip: int) -> None:

@@ -101,7 +101,8 @@ def test_a_row_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     point = importlib.metadata.EntryPoint("broken", "json:dumps", "pyrolvm.methods")
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [point])
     with pytest.raises(lvm.PluginError, match=r"'broken' .* expected a Method.*Fix:"):
-        methods()
+        method("broken")
+    assert "broken" not in methods()
 
 
 def test_an_unknown_method_is_named_with_those_that_there_are() -> None:

@@ -133,7 +133,7 @@ def test_list_marks_what_is_broken(shell):
     assert code == 0
     assert "Tosses of one coin." in out and "their-plugin" in out
     assert out.count("BROKEN") == 3
-    assert "broken: 'their_lost'" in out
+    assert "broken: guide 'their_lost'" in out
 
 
 def test_doctor_notes_a_strangers_fault_and_goes_on(shell):

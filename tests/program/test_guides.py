@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -19,7 +20,6 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm._base import runtime
-from pyrolvm.family import registry
 from pyrolvm.family.choice import resolve
 
 Y = torch.tensor([2.8, 0.8, -0.3, 0.7])
@@ -212,7 +212,7 @@ def _points(monkeypatch: pytest.MonkeyPatch, **targets: str) -> None:
     def entry_points(*, group: str) -> list[EntryPoint]:
         return [EntryPoint(name, target, group) for name, target in targets.items()]
 
-    monkeypatch.setattr(registry, "entry_points", entry_points)
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from pyrolvm._base.machine import require_memory
 from pyrolvm._base.progress import Progress, shown
 from pyrolvm._methods.fit.checkpoint import Keeper
 from pyrolvm._methods.fit.engines import ENGINES, Work, begin
+from pyrolvm._methods.fit.engines import REGISTERED as registered_engines
 from pyrolvm._methods.fit.loop import AT_ONCE, Step, blame, search
 from pyrolvm._methods.fit.modules import buffers_of, changed_buffers, modules_of, settle
 from pyrolvm._methods.fit.objectives import ParticleELBO, choose_objective
@@ -116,7 +117,8 @@ def fit(
             class or instance; ``"auto"`` chooses by the problem's size and structure.
         objective: what is maximised: ``"auto"`` (analytic KL where the guide factorises, discrete latents summed out),
             ``"Trace_ELBO"``, ``"TraceMeanField_ELBO"``, ``"TraceEnum_ELBO"``, ``"StickingTheLanding_ELBO"`` (without the guide's
-            score, which adds noise: what ``"auto"`` takes for Gaussian guides), or any Pyro ELBO class or instance.
+            score, which adds noise: what ``"auto"`` takes for Gaussian guides), any Pyro ELBO class or instance, or a name that
+            another distribution registers.
         optimizer: ``None`` for Adam; a torch optimiser class or function of parameters; or a Pyro optimiser, whose
             schedule is then its own.
         learning_rate: the rate before the decay; by default 0.02 for Adam.
@@ -142,7 +144,7 @@ def fit(
             ``every`` is called every so many steps. :mod:`pyrolvm.callbacks` has some.
         engine: what runs guide and model: ``"auto"`` chooses by problem and device: the captured program compiled from C (``"c"``),
             by XLA (``"jax"``) or by torch (``"torch"``), or stock Pyro (``"pyro"``), which runs what cannot be captured. The result
-            says which, and why.
+            says which, and why. Other distributions may register engines of their own.
         device: where to run: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` leaves small problems where their data are and takes a GPU, where
             there is one, for models with learnable networks.
         dtype: a floating dtype to run in; by default the data's.
@@ -430,7 +432,7 @@ def _check_arguments(
     tolerance: float | None,
 ) -> None:
     if engine not in ("auto", *ENGINES):
-        raise unknown_name("engine", engine, ("auto", *ENGINES))
+        registered_engines.named(engine, "auto", *ENGINES)
     for name, value in (("max_steps", max_steps), ("num_particles", num_particles), ("batch_size", batch_size)):
         if value is not None:
             positive_int(name, value)

@@ -21,7 +21,7 @@ from pyrolvm._program.transforming import Transform
 from pyrolvm._results.history import Taken
 from pyrolvm.family.protocol import Hooks
 
-__all__ = ["Engine", "Work"]
+__all__ = ["Engine", "MakeEngine", "Work"]
 
 
 @dataclass
@@ -93,9 +93,14 @@ class Engine(Protocol):
         compile_seconds: what capturing and compiling took.
     """
 
-    name: str
-    limit: int
-    compile_seconds: float
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def compile_seconds(self) -> float: ...
 
     def advance(self, first: int, factors: Sequence[float]) -> Taken:
         """Takes one step for each factor of the learning rate; ``first`` is the number of the first one."""
@@ -111,6 +116,17 @@ class Engine(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Becomes what :meth:`state` said; the session's store is restored before, its random state afterwards."""
+
+
+class MakeEngine(Protocol):
+    """What makes an engine: a function, or a class of engines."""
+
+    def __call__(self, work: Work, chunk: int, /) -> Engine:
+        """The engine for ``work``, of which one call takes at most ``chunk`` steps.
+
+        Raises:
+            CaptureError: if it cannot run that; stock Pyro does it then, and says why.
+        """
 
 
 def columns(rows: Sequence[tuple[float, float, float, bool]]) -> Taken:

@@ -8,17 +8,18 @@ from collections.abc import Callable
 
 from torch import Tensor, fx
 
-from pyrolvm._base.errors import CaptureError, PyrolvmWarning
+from pyrolvm._base.entries import Kind
+from pyrolvm._base.errors import CaptureError, PluginError, PyrolvmWarning
 from pyrolvm._base.forks import jax_is_lost
 from pyrolvm._capture import Captured, selfcheck, with_noise
 from pyrolvm._capture.recorder import operation
-from pyrolvm._methods.fit.engines.base import Engine, Work
+from pyrolvm._methods.fit.engines.base import Engine, MakeEngine, Work
 from pyrolvm._methods.fit.engines.c_engine import CEngine
 from pyrolvm._methods.fit.engines.captured import capture_objective
 from pyrolvm._methods.fit.engines.stock import PyroEngine
 from pyrolvm._methods.fit.engines.torch_engine import TorchEngine
 
-__all__ = ["ENGINES", "begin"]
+__all__ = ["ENGINES", "REGISTERED", "begin"]
 
 # What follows was measured on two cores; docs/engines.md has the figures.
 
@@ -65,11 +66,26 @@ COMPILED: dict[str, Callable[[Work, Captured, int], Engine]] = {"c": _c, "jax": 
 
 ENGINES = (*COMPILED, "pyro")
 
+ENGINE_WORDS = {
+    "c": "The captured step compiled from C, for small programs.",
+    "jax": "The captured step compiled by XLA.",
+    "torch": "The captured step compiled by torch.",
+    "pyro": "Stock Pyro, which runs what cannot be captured.",
+}
+"""What each is."""
+
+REGISTERED: Kind[MakeEngine] = Kind("engine", "pyrolvm.engines", "a function", callable)
+"""Those of other distributions, which are taken where they are asked for by name."""
+
+NEEDED = ("name", "limit", "compile_seconds", "advance", "publish", "restart", "state", "restore")
+"""What an engine has to have."""
+
 
 def begin(name: str, work: Work, chunk: int, max_steps: int) -> tuple[Engine, str]:
     """The engine of that name, or the best one for ``"auto"``, ready to step, and why it is this one.
 
-    What cannot be captured falls back to stock Pyro, and what one engine has no rule for to the next one, with the reason.
+    What cannot be captured falls back to stock Pyro, and what one engine has no rule for to the next one, with the reason. An engine
+    of another distribution runs the fit or leaves it to stock Pyro.
     """
     if name == "pyro":
         return PyroEngine(work), "asked for"
@@ -77,6 +93,8 @@ def begin(name: str, work: Work, chunk: int, max_steps: int) -> tuple[Engine, st
         return PyroEngine(work), f"at most {max_steps} steps, which take less time than to compile them"
     refused: list[str] = []
     try:
+        if name not in ("auto", *ENGINES):
+            return _registered(name, work, chunk), "asked for"
         captured = with_noise(capture_objective(work))
         others = ("c", "torch") if jax_is_lost() else ("jax", "torch")
         order, why = ([name, *(other for other in others if other != name)], "asked for")
@@ -100,6 +118,23 @@ def begin(name: str, work: Work, chunk: int, max_steps: int) -> tuple[Engine, st
     if name != "auto":
         _warn(name, "pyro", reason)
     return PyroEngine(work), reason
+
+
+def _registered(name: str, work: Work, chunk: int) -> Engine:
+    """An engine of another distribution.
+
+    Raises:
+        PluginError: if it is broken or lacks something.
+        CaptureError: if it cannot run this.
+    """
+    engine = REGISTERED.named(name, "auto", *ENGINES)(work, chunk)
+    lacking = [one for one in NEEDED if not hasattr(engine, one)]
+    if lacking:
+        raise PluginError(
+            f"engine {REGISTERED.entries()[name]} made a {type(engine).__name__}, which has no {' and no '.join(lacking)}. "
+            "Fix: write what pyrolvm.plugins.Engine names."
+        )
+    return engine
 
 
 def _warn(asked: str, taken: str, reason: str) -> None:

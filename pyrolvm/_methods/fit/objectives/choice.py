@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro import infer, poutine
 from pyro.infer import ELBO
 
-from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError, unknown_name
+from pyrolvm._base.entries import Kind
+from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError
 from pyrolvm._methods.fit.objectives.annealed import Beta_ELBO
 from pyrolvm._methods.fit.objectives.base import PureELBO, traces
-from pyrolvm._methods.fit.objectives.particles import NAMES, ParticleELBO, analytic_kl, factorises
+from pyrolvm._methods.fit.objectives.particles import ParticleELBO, analytic_kl, factorises
 from pyrolvm._methods.fit.objectives.weighted import ImportanceWeighted_ELBO
 from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.batching import Batch
@@ -21,10 +22,35 @@ from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
 from pyrolvm.family.protocol import Hooks
 
-__all__ = ["choose_objective"]
+__all__ = ["OBJECTIVES", "OBJECTIVE_WORDS", "choose_objective"]
+
+_E = TypeVar("_E", bound=ELBO)
 
 CLASSES: dict[str, type[PureELBO]] = {"ImportanceWeighted_ELBO": ImportanceWeighted_ELBO, "Beta_ELBO": Beta_ELBO}
 """Objectives of ours that go by the name of their class."""
+
+OBJECTIVE_WORDS = {
+    "Trace_ELBO": "The ELBO, by draws of the guide.",
+    "TraceMeanField_ELBO": "The same with analytic KL terms, for guides that factorise.",
+    "TraceEnum_ELBO": "The same with discrete latents summed out.",
+    "StickingTheLanding_ELBO": "The same without the guide's score, whose gradient has no noise at the posterior.",
+    "ImportanceWeighted_ELBO": "A bound that is tighter with every draw of a row.",
+    "Beta_ELBO": "The ELBO with its KL term weighed or bounded below.",
+}
+"""Those that have a name, and what each is."""
+
+OURS = ("auto", *OBJECTIVE_WORDS)
+
+OBJECTIVES: Kind[type[ELBO]] = Kind(
+    "objective",
+    "pyrolvm.objectives",
+    "a subclass of pyro.infer.ELBO",
+    lambda it: isinstance(it, type) and issubclass(it, ELBO),
+)
+"""Those of other distributions."""
+
+STOCK = (infer.Trace_ELBO, infer.TraceMeanField_ELBO, infer.TraceEnum_ELBO)
+"""What these estimate particle by particle, ours estimate at once."""
 
 
 def choose_objective(
@@ -33,42 +59,45 @@ def choose_objective(
     """The ELBO to use, and why.
 
     Args:
-        objective: ``"auto"``, one of the names, a Pyro ELBO class, or an ELBO instance. One of the named classes stands for its
-            estimator and number of particles; any other is used as it is.
+        objective: ``"auto"``, one of the names or one that a distribution registers, a Pyro ELBO class, or an ELBO instance. One
+            of the named classes stands for its estimator and number of particles; any other is used as it is.
         problem: the problem.
         guide: its guide, already checked and initialised.
         batch: data for a trial run.
         num_particles: draws a step; ``None`` for 16 where they run at once and 1 where they do not.
 
     Raises:
-        ArgumentError: if it is none of these.
+        ArgumentError: if it is none of these, or no loss can be taken of it.
         GuideError: if the guide cannot be trained by it.
+        UnknownNameError: if no objective has that name.
+        PluginError: if one that is registered is broken.
     """
+    if isinstance(objective, str) and objective not in OURS:
+        elbo, why = choose_objective(OBJECTIVES.named(objective, *OURS), problem, guide, batch, num_particles)
+        return elbo, f"{objective}: {why}"
     given = objective if isinstance(objective, ELBO) else None
     if given is not None:
-        # What Pyro's own class would estimate, particle by particle, ours estimates at once.
         if isinstance(given, PureELBO):
             return _ready(given, problem, guide, batch)
-        if type(given) not in (infer.Trace_ELBO, infer.TraceMeanField_ELBO, infer.TraceEnum_ELBO):
-            return given, "given by the caller"
+        if type(given) not in STOCK:
+            return _complete(given), "given by the caller"
         objective, num_particles = type(given).__name__, given.num_particles
     if isinstance(objective, str) and objective in CLASSES:
         objective = CLASSES[objective]
     if isinstance(objective, type) and issubclass(objective, PureELBO) and objective is not ParticleELBO:
-        made = objective() if num_particles is None else objective(num_particles=num_particles)
-        return _ready(made, problem, guide, batch)
+        return _ready(
+            _made(objective, {"num_particles": num_particles} if num_particles else {}), problem, guide, batch
+        )
     if isinstance(objective, type) and issubclass(objective, ELBO):
-        if objective.__name__ not in NAMES:
-            nesting = _nesting(problem)
-            return objective(num_particles=num_particles or 1, max_plate_nesting=nesting), "given by the caller"
+        if objective not in STOCK:
+            words = {"num_particles": num_particles or 1, "max_plate_nesting": _nesting(problem)}
+            return _complete(_made(objective, words)), "given by the caller"
         objective = objective.__name__
     if not isinstance(objective, str):
         raise ArgumentError(
             f"objective must be a name, a Pyro ELBO class or an ELBO instance, got {type(objective).__name__}. "
-            f"Fix: use one of 'auto', {', '.join(map(repr, (*NAMES, *CLASSES)))}."
+            f"Fix: use one of {', '.join(map(repr, OURS))}."
         )
-    if objective != "auto" and objective not in NAMES:
-        raise unknown_name("objective", objective, ("auto", *NAMES, *CLASSES))
 
     trace = _guide_trace(guide, batch)
     drawn = {name: node for name, node in trace.nodes.items() if is_random(node) and not node["fn"].has_rsample}
@@ -105,6 +134,28 @@ def choose_objective(
         elbo = ParticleELBO(kind, num_particles=num_particles or 1, max_plate_nesting=nesting, vectorize=False)
         why += "; particles run one by one, since the model or guide reads values or fills tensors in place"
     return elbo, f"{kind}: {why}"
+
+
+def _made(kind: type[_E], words: dict[str, int]) -> _E:
+    """An objective of that class."""
+    try:
+        return kind(**words)
+    except TypeError as error:
+        raise ArgumentError(
+            f"objective {kind.__name__} cannot be made with {', '.join(words) or 'nothing'}: {error}. Fix: let it take num_particles= "
+            "and max_plate_nesting= and have all methods, as pyro.infer.Trace_ELBO, or build on pyrolvm.plugins.PureELBO."
+        ) from error
+
+
+def _complete(elbo: ELBO) -> ELBO:
+    """The objective, if it has what a step on stock Pyro calls."""
+    lacking = [name for name in ("loss", "loss_and_grads") if not callable(getattr(elbo, name, None))]
+    if lacking:
+        raise ArgumentError(
+            f"objective {type(elbo).__name__} has no {' and no '.join(lacking)}, so no step can be taken. Fix: write what is missing "
+            "as pyro.infer.Trace_ELBO has it, or build on pyrolvm.plugins.PureELBO, which asks for particles() alone."
+        )
+    return elbo
 
 
 def _ready(elbo: PureELBO, problem: Problem, guide: Callable[..., Any], batch: Batch) -> tuple[ELBO, str]:
