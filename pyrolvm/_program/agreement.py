@@ -33,13 +33,16 @@ LOOKED_AT, MOST_NUMBERS = 10_000, 1_000_000
 """Draws by which that share is found, and the most numbers that they may have."""
 
 
-def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch) -> None:
+def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch) -> tuple[Any, Any]:
     """Runs guide and model, with validation on, and checks that they speak of the same latents.
 
     Both run on all rows first, since posterior draws are of all rows, and a guide that sizes its parameters by what it
     sees first must see them all; then on ``batch``, if that is a part.
 
     Must be called inside a session; the guide's parameters are created by it.
+
+    Returns:
+        Traces of the guide on ``batch`` and of the model at its draw, without gradients.
 
     Raises:
         GuideError: if a latent is missing from the guide, a guide site from the model, a support is wider than the
@@ -52,15 +55,16 @@ def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: B
     _check_supports(problem, name, guide_trace)
     _check_rows(problem, name, guide_trace, {plate.name: torch.arange(plate.size) for plate in problem.plates.values()})
     _check_shapes(name, guide_trace, {site.name: site.shape for site in problem.latents}, "")
-    _model_run(problem, guide, name, whole, guide_trace)
-    check_steady(problem, guide, name)
+    first = _model_run(problem, guide, name, whole, guide_trace)
+    check_steady(problem, guide, name, first)
     if batch is whole:
-        return
+        return first
     guide_trace = _guide_run(problem, guide, name, batch)
     _check_shapes(name, guide_trace, _shapes_on(problem, batch), " in a minibatch")
-    model_trace = _model_run(problem, guide, name, batch, guide_trace)
+    part, model_trace = _model_run(problem, guide, name, batch, guide_trace)
     rows = {n: node["value"] for n, node in model_trace.nodes.items() if is_subsample(node.get("fn"))}
     _check_rows(problem, name, guide_trace, rows)
+    return part, model_trace
 
 
 @contextmanager
@@ -79,18 +83,22 @@ def _guide_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Ba
     return trace
 
 
-def _model_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch, guide_trace: Any) -> Any:
-    """The model on the guide's draw, or on another one where data lie outside their support given the first."""
-    for start in range(STARTS):
+def _model_run(
+    problem: Problem, guide: Callable[..., Any], name: str, batch: Batch, guide_trace: Any
+) -> tuple[Any, Any]:
+    """A draw of the guide and the model on it: the draw given, or another one where data lie outside their support given the first."""
+    start = 0
+    while True:
         try:
             with _checked(batch), explained(f"model {problem.name!r} on a draw of guide {name!r}", GuideError):
                 model = poutine.replay(problem.model, trace=guide_trace)
                 trace = poutine.trace(model).get_trace(*batch.args, **batch.kwargs)
                 trace.compute_log_prob()
                 guide_trace.compute_log_prob()
-            return trace
+            return guide_trace, trace
         except GuideError as error:
-            if not outside_support(error) or start == STARTS - 1:
+            start += 1
+            if not outside_support(error) or start == STARTS:
                 raise
         guide_trace = _guide_run(problem, guide, name, batch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.starting import Start, centre
 
-__all__ = ["Watch", "changes", "check_steady", "check_steady_model"]
+__all__ = ["Seen", "Watch", "changes", "check_steady", "check_steady_model", "seen"]
 
 RUNS = 8
 """Runs that are compared with each other."""
@@ -50,15 +50,21 @@ class Seen:
     log_p: float = math.nan
 
 
-def check_steady(problem: Problem, guide: Callable[..., Any], name: str) -> None:
+def check_steady(problem: Problem, guide: Callable[..., Any], name: str, first: tuple[Any, Any] | None = None) -> None:
     """Runs guide and model several times, and refuses those that are not the same in every run; inside a session.
+
+    Args:
+        problem: the problem.
+        guide: its guide.
+        name: the guide's name.
+        first: as in :func:`changes`.
 
     Raises:
         GuideError: if a site of the guide comes and goes or changes its shape.
         ProblemError: if a site of the model does, a plate changes its size, or an observation or the density its value, all at the
             same values of the latents.
     """
-    found = changes(problem, guide)
+    found = changes(problem, guide, first)
     if found is None:
         return
     what, text = found
@@ -93,8 +99,16 @@ def _refusal(problem: Problem, text: str) -> str:
     )
 
 
-def changes(problem: Problem, guide: Callable[..., Any]) -> tuple[str, str] | None:
-    """What changes from run to run, of the ``"guide"`` or of the ``"model"``, and how, in a sentence; inside a session."""
+def changes(
+    problem: Problem, guide: Callable[..., Any], first: tuple[Any, Any] | None = None
+) -> tuple[str, str] | None:
+    """What changes from run to run, of the ``"guide"`` or of the ``"model"``, and how, in a sentence; inside a session.
+
+    Args:
+        problem: the problem.
+        guide: its guide.
+        first: traces of a run of the guide, and of the model at its draw, on all rows, which need not be made again.
+    """
     modules = [
         *problem.modules.values(),
         *(part for part in (guide, getattr(guide, "guide", None)) if isinstance(part, torch.nn.Module)),
@@ -105,7 +119,11 @@ def changes(problem: Problem, guide: Callable[..., Any]) -> tuple[str, str] | No
         text = _difference([Seen(_described(trace)) for trace in traces])
         if text is not None:
             return "guide", text
-        ran = ((trace, _run_at(problem, trace)) for trace in traces)
+        ran: Iterator[tuple[Any, Seen | None]] = ((trace, _run_at(problem, trace)) for trace in traces)
+        if (
+            first is not None and not problem.modules and not problem.discrete
+        ):  # in which runs differ by what is drawn anew
+            ran = chain([(first[0], seen(problem, first[1]))], ran)
         usable = list(islice(((trace, run) for trace, run in ran if run is not None), PLACES))
         if not usable:
             return None
@@ -136,7 +154,13 @@ def _runs(problem: Problem) -> int:
 
 
 def _model_run(problem: Problem, values: Any) -> Seen:
-    trace = poutine.trace(poutine.replay(problem.model, trace=values)).get_trace(*problem.args, **problem.kwargs)
+    return seen(
+        problem, poutine.trace(poutine.replay(problem.model, trace=values)).get_trace(*problem.args, **problem.kwargs)
+    )
+
+
+def seen(problem: Problem, trace: Any) -> Seen:
+    """What a run of the model on all rows shows."""
     enumerated = bool(problem.discrete)  # drawn anew in each run, so that densities and what follows may differ
     observed = {
         name: node["value"].detach().clone()

@@ -367,12 +367,13 @@ def _expanded(frame: Frame, name: str, seed: int, length: int) -> tuple[Points, 
         there[part].cpu().double().numpy().reshape(count, size) for part in ("real", "variance")
     )
     rest = Target.eager(here, lambda flat: here.rest(flat, name))
-    _, slopes = rest(points)
     step = 1e-4 * np.maximum(1.0, np.abs(points[:, own]))
     moved = np.zeros((count, size, frame.target.size))
     moved[:, np.arange(size), own] = step
-    ends = [rest((points[:, None] + sign * moved).reshape(-1, points.shape[1]))[1] for sign in (1, -1)]
-    up, down = (end.reshape(moved.shape)[:, :, own] for end in ends)
+    ends = [(points[:, None] + sign * moved).reshape(-1, points.shape[1]) for sign in (1, -1)]
+    _, found = rest(np.concatenate([points, *ends]))
+    slopes, *apart = np.split(found, [count, count + len(ends[0])])
+    up, down = (end.reshape(moved.shape)[:, :, own] for end in apart)
     of = np.arange(size).reshape(-1, length)  # the elements of each vector
     curvature = ((down - up) / (2 * step[:, :, None]))[:, of[:, :, None], of[:, None, :]]
     fine = np.isfinite(curvature).all(axis=(1, 2, 3)) & np.isfinite(slopes).all(axis=1)

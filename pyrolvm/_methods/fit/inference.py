@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.infer import ELBO
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyrolvm import _runs as runs
 from pyrolvm._base import budget, runtime
 from pyrolvm._base.errors import (
     ArgumentError,
-    FitError,
-    GuideError,
     ProblemError,
     checked_seed,
     positive_float,
@@ -32,18 +27,18 @@ from pyrolvm._base.progress import Progress, shown
 from pyrolvm._methods.fit.checkpoint import Keeper
 from pyrolvm._methods.fit.engines import ENGINES, Work, begin
 from pyrolvm._methods.fit.engines import REGISTERED as registered_engines
-from pyrolvm._methods.fit.loop import AT_ONCE, Step, blame, search
+from pyrolvm._methods.fit.loop import AT_ONCE, Step, search
 from pyrolvm._methods.fit.modules import buffers_of, changed_buffers, modules_of, settle
 from pyrolvm._methods.fit.objectives import ParticleELBO, choose_objective
 from pyrolvm._methods.fit.optimizer import Stepper
 from pyrolvm._methods.fit.schedules import NAMED
+from pyrolvm._methods.fit.starting import check_start, check_trainable, choose_device, draws_nothing, minibatches_of
 from pyrolvm._methods.fit.stopping import Plateau, Schedule
 from pyrolvm._methods.fit.validation import HeldOut, Validation, check, held_out
-from pyrolvm._program.agreement import check_guide, guide_sites
-from pyrolvm._program.batching import Batch, Minibatches, check_minibatches
+from pyrolvm._program.agreement import check_guide
+from pyrolvm._program.batching import Minibatches
 from pyrolvm._program.density import with_digits
 from pyrolvm._program.problem import Problem, check_problem
-from pyrolvm._program.rows import minibatch_plate
 from pyrolvm._program.steady import changes
 from pyrolvm._program.streamed import Streamed
 from pyrolvm._program.transforming import Transform
@@ -243,7 +238,7 @@ def _run(
     keeper: Keeper | None,
 ) -> Fit:
     clock = _Clock()
-    minibatches = _minibatches(problem, batch_size, batch_plate)
+    minibatches = minibatches_of(problem, batch_size, batch_plate)
     change = None if transform is None else Transform(problem, transform)
     with problem.session(seed=seed, training=True):
         guide = registered(recipe.build(problem), recipe.name, None if recipe.registered else problem)
@@ -252,26 +247,30 @@ def _run(
         if prepare is not None:
             prepare(problem, seed=seed)
         trial = problem.whole if minibatches is None else next(iter(minibatches))
-        check_guide(problem, guide, recipe.name, trial)
+        ran: tuple[Any, Any] | None = check_guide(problem, guide, recipe.name, trial)
         if change is not None:
             change.check(trial)
-            trial = change.apply(trial)
+            trial, ran = change.apply(trial), None
         solve = Hooks(guide).solve
         if solve is not None:
             return _solved(
                 problem, recipe, guide, solve, minibatches, draws=draws, seed=seed, clock=clock, progress=progress
             )
-        _check_trainable(problem, recipe)
-        likelihood = not problem.latents or (bool(problem.parameters) and _draws_nothing(problem, guide))
+        check_trainable(problem, recipe)
+        likelihood = not problem.latents or (bool(problem.parameters) and draws_nothing(problem, guide))
         if problem.latents:
-            elbo, why = choose_objective(objective, problem, guide, trial, 1 if likelihood else num_particles)
+            elbo, why, tried = choose_objective(
+                objective, problem, guide, trial, 1 if likelihood else num_particles, ran
+            )
         else:
-            elbo, why = ParticleELBO(vectorize=False), "log p(data): the model has no latents"
-        _check_start(problem, guide, elbo, trial)
+            elbo, why, tried = ParticleELBO(vectorize=False), "log p(data): the model has no latents", None
+        check_start(problem, guide, elbo, trial, tried)
         clock.lap("setup")
         used, reason = "pyro", "nothing to optimise"
         if runtime.parameters():
-            work = Work(problem, guide, elbo, stepper, minibatches, seed, change)
+            work = Work(
+                problem, guide, elbo, stepper, minibatches, seed, change, steady=minibatches is None and change is None
+            )
             if keeper is not None:
                 keeper.hold(work)
             watch = None if evaluated is None else Validation.of(work, evaluated, *looks, rates.max_steps)
@@ -443,65 +442,3 @@ def _check_arguments(
             positive_float(name, rate)
     if tolerance is not None and tolerance != 0:
         positive_float("tolerance", tolerance)
-
-
-def choose_device(device: str | torch.device, problem: Problem) -> str | torch.device:
-    """The device to run on: as asked, or a GPU for models with learnable networks where there is one."""
-    if str(device) != "auto":
-        return device
-    return "cuda" if problem.parameters and torch.cuda.is_available() else problem.device
-
-
-def _minibatches(problem: Problem, batch_size: int | None, plate: str | None) -> Minibatches | Streamed | None:
-    """Shuffled minibatches, as asked for or as the model itself subsamples, or a stream's; ``None`` for all rows each step."""
-    if problem.stream is not None:
-        if batch_size is not None:
-            raise ArgumentError(
-                f"batch_size={batch_size} is given, but the data of {problem.name!r} are a stream, whose batches have "
-                f"{problem.stream.stream.batch_size} rows. Fix: give it to lvm.stream."
-            )
-        return Streamed.of(problem, plate)
-    if batch_size is None:
-        own = next((plate for plate in problem.plates.values() if plate.subsampled), None)
-        return None if own is None else Minibatches(problem, own, own.rows)
-    chosen = minibatch_plate(problem, plate)
-    if batch_size > chosen.size:
-        raise ArgumentError(
-            f"batch_size={batch_size} is larger than plate {chosen.name!r}, which has {chosen.size} rows. "
-            f"Fix: use at most {chosen.size}, or leave batch_size out."
-        )
-    check_minibatches(problem, chosen, batch_size)
-    return Minibatches(problem, chosen, batch_size)
-
-
-def _draws_nothing(problem: Problem, guide: Callable[..., Any]) -> bool:
-    """Whether a guide leaves all latents to be summed out, so that the ELBO is log p(data) itself."""
-    if problem.continuous:
-        return False
-    with problem.whole.active(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return not guide_sites(poutine.trace(guide).get_trace(*problem.args, **problem.kwargs))
-
-
-def _check_trainable(problem: Problem, recipe: Guide) -> None:
-    if problem.continuous and not runtime.parameters():
-        raise GuideError(
-            f"guide {recipe.name!r} has no learnable parameters, so there is nothing to fit. "
-            "Fix: declare them by pyro.param(name, initial value), or use a registered guide."
-        )
-
-
-def _check_start(problem: Problem, guide: Callable[..., Any], elbo: ELBO, batch: Batch) -> None:
-    """A start that is nowhere finite is an error of model and data, with the table that shows where."""
-    trial: Any = elbo  # Pyro's base class does not declare the methods that all its ELBOs have
-    for _ in range(10):
-        try:
-            with batch.active(), torch.no_grad():
-                loss = float(trial.loss(problem.model, guide, *batch.args, **batch.kwargs))
-        except LinAlgError:  # no density there; the table below says where
-            continue
-        if math.isfinite(loss):
-            return
-    raise FitError(
-        f"the density of {problem.name!r} is not finite at any of 10 starts. {blame(problem, guide, batch)} "
-        "Fix: check the data against the likelihood's support and scale, or the prior's bounds."
-    )

@@ -101,6 +101,23 @@ class _FromReal(_Given):
             self.log_jacobian = self.log_jacobian + self.jacobians[msg["name"]]
 
 
+class _Somewhere(_FromReal):
+    """As :class:`_FromReal`, at values that float32 holds; or at the prior's own draws."""
+
+    def __init__(self, values: Draw, from_prior: Tensor | None) -> None:
+        super().__init__(values, {})
+        self.from_prior = from_prior
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"]:
+            drawn = None if self.from_prior is None else msg["fn"].sample()
+            super()._pyro_sample(msg)
+            value = msg["value"].float().to(msg["value"])
+            msg["value"] = (
+                value if drawn is None or self.from_prior is None else torch.where(self.from_prior, drawn, value)
+            )
+
+
 class _AsIndex(Messenger):
     """Draws one-hot vectors by their index, which is all that Pyro's sampling of discrete posteriors can follow."""
 
@@ -206,6 +223,18 @@ class Joint:
     def log_p(self, draw: Draw) -> Tensor:
         """Log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``()``."""
         return self._log_prob_sum(self._trace(_Given(draw)))
+
+    def somewhere(self, flat: Tensor, from_prior: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """The draw that an unconstrained vector stands for, in float32, and its :meth:`log_p`; or a draw of the prior and its own.
+
+        Args:
+            flat: the vector.
+            from_prior: whether to draw from the prior, shape ``()``.
+        """
+        trace = self._trace(_Somewhere(self.split(flat), from_prior))
+        return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}, self._log_prob_sum(
+            trace
+        )
 
     def potential(self, flat: Tensor) -> Tensor:
         """Minus the log density of the unconstrained vector ``flat``, shape ``(unconstrained_size,)``, log Jacobian included."""
@@ -314,6 +343,14 @@ class Joint:
 
     def vectors(self) -> dict[str, int]:
         """By dependent site, the length of the vectors whose elements have a scale together; 1 where each has its own."""
+        if self.batch is not self.problem.whole:
+            return self._vectors()
+        kept: dict[str, dict[str, int]] = self.problem.kept
+        if "vectors" not in kept:
+            kept["vectors"] = self._vectors()
+        return dict(kept["vectors"])
+
+    def _vectors(self) -> dict[str, int]:
         flat = torch.zeros(sum(self.sizes), dtype=self.problem.dtype, device=self.problem.device)
         handler = _FromReal(self.split(flat.requires_grad_()), {})
         with torch.enable_grad():

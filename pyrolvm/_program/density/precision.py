@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyrolvm._base.errors import PyrolvmWarning
+from pyrolvm._capture.vmap import vmapped
+from pyrolvm._compat.torch import pytree
 from pyrolvm._program.density.joint import Joint
 from pyrolvm._program.problem import Problem
 
 __all__ = ["MUCH", "rounding", "with_digits"]
+
+T = TypeVar("T")
 
 LOOKED_AT = 8
 """Draws at which both are computed."""
@@ -59,14 +62,18 @@ def rounding(problem: Problem, draws: Mapping[str, Tensor]) -> dict[str, Any]:
         return {}
     total = len(next(iter(draws.values())))
     chosen = np.unique(np.linspace(0, total - 1, min(LOOKED_AT, total)).astype(int))
-    few = [{name: value[i] for name, value in draws.items()} for i in chosen]
+    few = {name: value[chosen] for name, value in draws.items()}
     try:
         narrow = _log_p(problem, few)
-        wide_problem = problem.to(dtype=torch.float64)
-        with wide_problem.session(seed=0):
-            wide = _log_p(wide_problem, [{name: value.double() for name, value in draw.items()} for draw in few])
+        wide = problem.to(dtype=torch.float64)
+        with wide.session(seed=0):
+            return _error(narrow, _log_p(wide, {name: value.double() for name, value in few.items()}))
     except Exception as error:  # of a program that runs in float32 alone, whatever it raises
         return {"precision_note": f"not compared with float64: {type(error).__name__}: {error}"[:300]}
+
+
+def _error(narrow: np.ndarray[Any, Any], wide: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """As :func:`rounding`, of log densities in 32 and in 64 bits."""
     finite = np.isfinite(narrow) & np.isfinite(wide)
     if finite.sum() < 2:
         return {}
@@ -87,7 +94,12 @@ def with_digits(problem: Problem) -> Problem:
         or problem.modules
     ):
         return problem
-    coarse = _coarse(problem)
+    try:
+        wide = problem.to(dtype=torch.float64)
+        drawn, points, known = _looked_at(wide)
+        coarse = _coarse(drawn)
+    except Exception:  # of a program that runs in float32 alone, or not there: it is met by what runs it next
+        return problem
     if coarse:
         warnings.warn(
             f"{coarse}, so {problem.name!r} is run in float64. Fix: subtract large offsets from priors, data and constants, or pass "
@@ -95,16 +107,15 @@ def with_digits(problem: Problem) -> Problem:
             PyrolvmWarning,
             stacklevel=5,
         )
-        return problem.to(dtype=torch.float64)
-    with problem.session(seed=POINTS_SEED):
-        joint, size = Joint(problem), problem.unconstrained_size
-        try:
-            points = [joint.constrain(2 * torch.rand(size, device=problem.device) - 1) for _ in range(POINTS)]
-            found = rounding(
-                problem, {site.name: torch.stack([p[site.name] for p in points]) for site in problem.continuous}
-            )
-        except (RuntimeError, ValueError):  # a program that cannot be run there is met by what runs it next
-            return problem
+        return wide
+    if problem.stream is not None:
+        return problem
+    try:
+        with problem.session(seed=POINTS_SEED):
+            points = {name: value.float() for name, value in points.items()}
+            found = _error(_log_p(problem, points), known)
+    except Exception:  # as above
+        return problem
     error, allowed = found.get("precision_error", 0.0), found.get("precision_allowed", 0.0)
     if error <= MUCH + allowed or _out_of_bounds(problem, points):
         return problem
@@ -114,23 +125,36 @@ def with_digits(problem: Problem) -> Problem:
         PyrolvmWarning,
         stacklevel=5,
     )
-    return problem.to(dtype=torch.float64)
+    return wide
 
 
-def _coarse(problem: Problem) -> str:
-    """Which latent lies so far from zero for its prior's spread that float32 has few values to tell apart; empty if none does."""
-    draws: dict[str, list[np.ndarray[Any, Any]]] = {site.name: [] for site in problem.continuous}
+def _looked_at(wide: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor], np.ndarray[Any, Any]]:
+    """Draws of the prior, none where it cannot be drawn from; points around the middle that float32 holds; and their log densities."""
+    joint = Joint(wide)
+    with wide.session(seed=POINTS_SEED), torch.no_grad():
+        flat = 2 * torch.rand(PRIOR + POINTS, wide.unconstrained_size, device=wide.device) - 1
+        try:  # all by one run
+            values, log_p = vmapped(joint.somewhere)(flat, torch.arange(len(flat), device=wide.device) < PRIOR)
+            drawn = {name: value[:PRIOR] for name, value in values.items()}
+            points, known = {name: value[PRIOR:] for name, value in values.items()}, log_p[PRIOR:]
+        except Exception:  # of vmap, or of a prior without draws
+            drawn = _prior(joint, flat[:PRIOR])
+            points, known = _each(joint.somewhere, flat[PRIOR:])
+    return drawn, points, known.double().cpu().numpy()
+
+
+def _prior(joint: Joint, flat: Tensor) -> dict[str, Tensor]:
+    """Draws of the prior, as many as there are vectors; none where it has none."""
     try:
-        wide = problem.to(dtype=torch.float64)
-        with wide.session(seed=POINTS_SEED), torch.no_grad():
-            for _ in range(PRIOR):
-                nodes: Any = poutine.trace(wide.model).get_trace(*wide.args, **wide.kwargs).nodes
-                for name, values in draws.items():
-                    values.append(nodes[name]["value"].detach().cpu().numpy())
-        found = {name: np.stack(values) for name, values in draws.items()}
-    except Exception:  # of a prior without draws, or a program of float32 alone: densities are looked at next
-        return ""
-    for name, many in found.items():
+        return _each(lambda one: joint.somewhere(one, torch.ones((), dtype=torch.bool, device=one.device)), flat)[0]
+    except Exception:  # densities are looked at next
+        return {}
+
+
+def _coarse(drawn: Mapping[str, Tensor]) -> str:
+    """Which latent lies so far from zero for its prior's spread that float32 has few values to tell apart; empty if none does."""
+    for name, values in drawn.items():
+        many = values.cpu().numpy()
         spread, size = many.std(axis=0), np.abs(many).min(axis=0)
         apart = np.spacing(size.astype(np.float32)).astype(float)
         far = (apart > COARSE * spread) & (spread > TINY * size)
@@ -140,7 +164,7 @@ def _coarse(problem: Problem) -> str:
     return ""
 
 
-def _out_of_bounds(problem: Problem, points: list[dict[str, Tensor]]) -> bool:
+def _out_of_bounds(problem: Problem, points: Mapping[str, Tensor]) -> bool:
     """Whether the difference says nothing of digits.
 
     A distribution has arguments at these points that it does not take, so that what it computes hangs on the dtype; or the density is
@@ -148,13 +172,30 @@ def _out_of_bounds(problem: Problem, points: list[dict[str, Tensor]]) -> bool:
     """
     with problem.session(seed=POINTS_SEED, validate=True):
         try:
-            first, second = (_log_p(problem, points) for _ in range(2))
+            first, second = (_log_p(problem, points, together=False) for _ in range(2))
         except ValueError:
             return True
     return not np.array_equal(first, second, equal_nan=True)
 
 
-def _log_p(problem: Problem, draws: list[dict[str, Tensor]]) -> np.ndarray[Any, Any]:
-    joint = Joint(problem)
+def _log_p(problem: Problem, draws: Mapping[str, Tensor], *, together: bool = True) -> np.ndarray[Any, Any]:
+    """Log densities of draws, each of shape ``(draws, ...)``."""
     with torch.no_grad():
-        return np.array([float(joint.log_p(draw)) for draw in draws])
+        return _each(Joint(problem).log_p, dict(draws), together=together).double().cpu().numpy()
+
+
+def _each(function: Callable[[Any], T], rows: Any, *, together: bool = True) -> T:
+    """What a function gives of each row, stacked: by one run of all where ``vmap`` can, else row by row."""
+    if together:
+        try:
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore")
+                found: T = vmapped(function)(rows)
+                return found
+        except Exception:  # whatever vmap cannot run; a real error shows in the plain runs
+            pass
+    leaves, structure = pytree.tree_flatten(rows)
+    results = [function(pytree.tree_unflatten([leaf[i] for leaf in leaves], structure)) for i in range(len(leaves[0]))]
+    columns = zip(*(pytree.tree_flatten(one)[0] for one in results), strict=True)
+    stacked: T = pytree.tree_unflatten([torch.stack(column) for column in columns], pytree.tree_flatten(results[0])[1])
+    return stacked

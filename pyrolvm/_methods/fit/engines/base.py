@@ -36,6 +36,7 @@ class Work:
         minibatches: where the rows of each step come from; ``None`` for all rows.
         seed: for the random numbers of engines that have their own.
         transform: changes the arguments of each step before guide and model see them; ``None`` if they stay as they are.
+        steady: whether guide and model were seen to be the same in every run on what the steps see.
     """
 
     problem: Problem
@@ -45,6 +46,7 @@ class Work:
     minibatches: Minibatches | Streamed | None
     seed: int
     transform: Transform | None = None
+    steady: bool = False
 
     def __post_init__(self) -> None:
         self._rows: Rows | Passes | None = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from pyro import infer, poutine
 from pyro.infer import ELBO
+from torch import Tensor
 
 from pyrolvm._base.entries import Kind
 from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError
@@ -22,7 +23,7 @@ from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
 from pyrolvm.family.protocol import Hooks
 
-__all__ = ["OBJECTIVES", "OBJECTIVE_WORDS", "choose_objective"]
+__all__ = ["OBJECTIVES", "OBJECTIVE_WORDS", "Chosen", "choose_objective"]
 
 _E = TypeVar("_E", bound=ELBO)
 
@@ -39,6 +40,8 @@ OBJECTIVE_WORDS = {
 }
 """Those that have a name, and what each is."""
 
+ONE_BY_ONE = "; particles run one by one, since the model or guide reads values or fills tensors in place"
+
 OURS = ("auto", *OBJECTIVE_WORDS)
 
 OBJECTIVES: Kind[type[ELBO]] = Kind(
@@ -53,9 +56,28 @@ STOCK = (infer.Trace_ELBO, infer.TraceMeanField_ELBO, infer.TraceEnum_ELBO)
 """What these estimate particle by particle, ours estimate at once."""
 
 
+class Chosen(NamedTuple):
+    """An objective.
+
+    Attributes:
+        elbo: as Pyro takes it.
+        why: why it is this one.
+        tried: estimates of a trial run with the session's random numbers; ``None`` where there was none.
+    """
+
+    elbo: ELBO
+    why: str
+    tried: Tensor | None = None
+
+
 def choose_objective(
-    objective: Any, problem: Problem, guide: Callable[..., Any], batch: Batch, num_particles: int | None
-) -> tuple[ELBO, str]:
+    objective: Any,
+    problem: Problem,
+    guide: Callable[..., Any],
+    batch: Batch,
+    num_particles: int | None,
+    ran: tuple[Any, Any] | None = None,
+) -> Chosen:
     """The ELBO to use, and why.
 
     Args:
@@ -65,6 +87,7 @@ def choose_objective(
         guide: its guide, already checked and initialised.
         batch: data for a trial run.
         num_particles: draws a step; ``None`` for 16 where they run at once and 1 where they do not.
+        ran: traces of the guide on the batch and of the model at its draw, where there are such.
 
     Raises:
         ArgumentError: if it is none of these, or no loss can be taken of it.
@@ -73,14 +96,14 @@ def choose_objective(
         PluginError: if one that is registered is broken.
     """
     if isinstance(objective, str) and objective not in OURS:
-        elbo, why = choose_objective(OBJECTIVES.named(objective, *OURS), problem, guide, batch, num_particles)
-        return elbo, f"{objective}: {why}"
+        chosen = choose_objective(OBJECTIVES.named(objective, *OURS), problem, guide, batch, num_particles, ran)
+        return chosen._replace(why=f"{objective}: {chosen.why}")
     given = objective if isinstance(objective, ELBO) else None
     if given is not None:
         if isinstance(given, PureELBO):
             return _ready(given, problem, guide, batch)
         if type(given) not in STOCK:
-            return _complete(given), "given by the caller"
+            return Chosen(_complete(given), "given by the caller")
         objective, num_particles = type(given).__name__, given.num_particles
     if isinstance(objective, str) and objective in CLASSES:
         objective = CLASSES[objective]
@@ -91,7 +114,7 @@ def choose_objective(
     if isinstance(objective, type) and issubclass(objective, ELBO):
         if objective not in STOCK:
             words = {"num_particles": num_particles or 1, "max_plate_nesting": _nesting(problem)}
-            return _complete(_made(objective, words)), "given by the caller"
+            return Chosen(_complete(_made(objective, words)), "given by the caller")
         objective = objective.__name__
     if not isinstance(objective, str):
         raise ArgumentError(
@@ -111,29 +134,30 @@ def choose_objective(
             f'guide {what}, which {objective} does not sum out. Fix: use objective="auto" or "TraceEnum_ELBO".'
         )
     if scored and given is not None:
-        return given, "given by the caller"
+        return Chosen(given, "given by the caller")
     if scored:
         # Draws that cannot be reparameterised need the score-function terms that Pyro's own classes have.
         name = "TraceEnum_ELBO" if enumerated or summed or objective == "TraceEnum_ELBO" else "TraceGraph_ELBO"
-        chosen = getattr(infer, name)(num_particles=num_particles or 1, max_plate_nesting=nesting)
-        return chosen, f"{name}: guide site {scored[0]!r} cannot be reparameterised"
+        found = getattr(infer, name)(num_particles=num_particles or 1, max_plate_nesting=nesting)
+        return Chosen(found, f"{name}: guide site {scored[0]!r} cannot be reparameterised")
     if enumerated:
         kind, why = "TraceEnum_ELBO", f"discrete site {enumerated[0]!r} is summed out"
     elif summed:
         kind, why = "TraceEnum_ELBO", f"the guide sums over its discrete site {summed[0]!r}"
     elif objective != "auto":
         kind, why = objective, "given by the caller"
-    elif factorises(trace) and _any_analytic(problem, guide, batch):
+    elif factorises(trace) and _any_analytic(problem, guide, batch, ran):
         kind, why = "TraceMeanField_ELBO", "the guide factorises and has analytic KL terms"
     elif Hooks(guide).scores_cheaply:
         kind, why = "StickingTheLanding_ELBO", "the guide scores values that it did not draw as fast as its own"
     else:
         kind, why = "Trace_ELBO", "the guide is reparameterised"
     elbo = ParticleELBO(kind, num_particles=num_particles or 16, max_plate_nesting=nesting)
-    if not _vectorizes(elbo, problem, guide, batch):
+    tried = _tried(elbo, problem, guide, batch)
+    if tried is None:
         elbo = ParticleELBO(kind, num_particles=num_particles or 1, max_plate_nesting=nesting, vectorize=False)
-        why += "; particles run one by one, since the model or guide reads values or fills tensors in place"
-    return elbo, f"{kind}: {why}"
+        why += ONE_BY_ONE
+    return Chosen(elbo, f"{kind}: {why}", tried)
 
 
 def _made(kind: type[_E], words: dict[str, int]) -> _E:
@@ -158,14 +182,15 @@ def _complete(elbo: ELBO) -> ELBO:
     return elbo
 
 
-def _ready(elbo: PureELBO, problem: Problem, guide: Callable[..., Any], batch: Batch) -> tuple[ELBO, str]:
+def _ready(elbo: PureELBO, problem: Problem, guide: Callable[..., Any], batch: Batch) -> Chosen:
     """The objective, tried once; its draws one by one where ``vmap`` cannot run them."""
     why = elbo.about(problem.model, guide, batch)
-    if elbo.vectorize and not _vectorizes(elbo, problem, guide, batch):
+    tried = _tried(elbo, problem, guide, batch) if elbo.vectorize else None
+    if elbo.vectorize and tried is None:
         elbo = copy.copy(elbo)
         elbo.vectorize = False
-        why += "; particles run one by one, since the model or guide reads values or fills tensors in place"
-    return elbo, why
+        why += ONE_BY_ONE
+    return Chosen(elbo, why, tried)
 
 
 def _nesting(problem: Problem) -> int:
@@ -177,21 +202,29 @@ def _guide_trace(guide: Callable[..., Any], batch: Batch) -> Any:
         return poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)
 
 
-def _any_analytic(problem: Problem, guide: Callable[..., Any], batch: Batch) -> bool:
-    with batch.active(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        model_trace, guide_trace = traces(problem.model, guide, batch.args, batch.kwargs)
+def _any_analytic(problem: Problem, guide: Callable[..., Any], batch: Batch, ran: tuple[Any, Any] | None) -> bool:
+    if ran is None:
+        with batch.active(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model_trace, guide_trace = traces(problem.model, guide, batch.args, batch.kwargs)
+    else:
+        guide_trace, model_trace = ran
     return any(
         analytic_kl(node["fn"], model_trace.nodes[name]["fn"]) is not None
         for name, node in guide_sites(guide_trace).items()
     )
 
 
-def _vectorizes(elbo: PureELBO, problem: Problem, guide: Callable[..., Any], batch: Batch) -> bool:
+def _tried(elbo: PureELBO, problem: Problem, guide: Callable[..., Any], batch: Batch) -> Tensor | None:
+    """Estimates by draws at once; ``None`` where ``vmap`` cannot run them, and no random numbers are then taken."""
+    before = torch.random.get_rng_state()
     try:
-        with batch.active(), torch.random.fork_rng(devices=[]):
+        with batch.active():
             values = elbo.particles(problem.model, guide, *batch.args, **batch.kwargs)
+        if values.dim() == 1:
+            return values.detach()
     except PyrolvmError:
         raise
     except Exception:  # whatever vmap refuses; a real error shows in the plain run
-        return False
-    return values.dim() == 1
+        pass
+    torch.random.set_rng_state(before)
+    return None
