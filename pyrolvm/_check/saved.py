@@ -13,7 +13,7 @@ from pyrolvm._check.evaluate import storage as evaluations
 from pyrolvm._check.gaps import storage as gaps
 from pyrolvm._check.sweep import Sweep
 from pyrolvm._methods.evidence import storage as evidences
-from pyrolvm._methods.table import methods
+from pyrolvm._methods.table import result_type
 from pyrolvm._program.problem import Problem
 from pyrolvm._results import store
 
@@ -62,6 +62,4 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None)
         raise StoreError(
             f"{folder} holds a {kind!r}, which is no result to load. Fix: see `pyrolvm diagnose {folder}`."
         )
-    for row in methods().values():  # their results are kinds of their own
-        _ = row.returns
-    return store.read(folder, problem, guide)
+    return store.read(folder, problem, guide, result_type)

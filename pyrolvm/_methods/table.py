@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrolvm._base.entries import Kind
 from pyrolvm._base.errors import PluginError
 from pyrolvm._methods.options import Option, options_of
 
-__all__ = ["METHODS", "REGISTERED", "Method", "by_name", "method", "methods"]
+if TYPE_CHECKING:
+    from pyrolvm._results import Posterior
+
+__all__ = ["METHODS", "REGISTERED", "Method", "by_name", "method", "methods", "result_type"]
 
 
 class Method(NamedTuple):
@@ -52,7 +55,7 @@ class Method(NamedTuple):
         return _imported(self.name, self.home)
 
     @property
-    def returns(self) -> type:
+    def returns(self) -> type[Posterior]:
         """The class of its results.
 
         Raises:
@@ -165,3 +168,12 @@ def method(name: str) -> Method:
         PluginError: if it cannot be imported or is no :class:`Method`.
     """
     return METHODS[name] if name in METHODS else REGISTERED.named(name, *METHODS)._replace(name=name)
+
+
+def result_type(name: str) -> type[Posterior] | None:
+    """The class of results of that name, of our methods first, then of those of other distributions; ``None`` if none makes it."""
+    for rows in (METHODS, methods()):
+        for row in rows.values():
+            if row.result.rpartition(":")[2] == name:
+                return row.returns
+    return None

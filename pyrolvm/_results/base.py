@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -49,10 +49,7 @@ class Posterior(Portable):
         engine: what ran the model.
         engine_reason: why that engine.
         seed: the seed it was made with.
-        kinds: the types of results by name, of those that have been imported.
     """
-
-    kinds: ClassVar[dict[str, type[Posterior]]] = {}
 
     name: str
     data: xr.DataTree
@@ -62,11 +59,6 @@ class Posterior(Portable):
     engine: str
     engine_reason: str
     seed: int
-
-    def __init_subclass__(cls) -> None:
-        """Notes the kind by its name, for whoever reads results from disk."""
-        super().__init_subclass__()
-        Posterior.kinds[cls.__name__] = cls
 
     @property
     def log_p(self) -> np.ndarray[Any, Any]:

@@ -5,7 +5,7 @@ Nothing is unpickled, and no file names anything to import.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import PyrolvmError, StoreError
 from pyrolvm._program.problem import Problem
-from pyrolvm._results.base import Fit, Posterior
+from pyrolvm._results.base import Chains, Exact, Fit, Posterior
 from pyrolvm._results.identity import describe, identity
 from pyrolvm._results.saving import KIND, bundle, form, is_partial, save, write_tree
 from pyrolvm._runs.identity import warn_of
@@ -23,24 +23,47 @@ from pyrolvm.family import registry
 from pyrolvm.family.choice import resolve
 from pyrolvm.family.guide import Guide
 
-__all__ = ["KIND", "bundle", "check_types", "codec", "describe", "identity", "is_partial", "read", "save", "write_tree"]
+__all__ = [
+    "KIND",
+    "OURS",
+    "Kinds",
+    "bundle",
+    "check_types",
+    "codec",
+    "describe",
+    "identity",
+    "is_partial",
+    "read",
+    "save",
+    "write_tree",
+]
 
 _FILES = ("data", "params", "meta")
 
 
-def codec(problem: Problem | None = None, guide: Any = None, about: Mapping[str, Any] | None = None) -> runs.Codec[Any]:
+Kinds = Callable[[str], type[Posterior] | None]
+"""The type of a result by its name; ``None`` where there is none."""
+
+OURS: Kinds = {kind.__name__: kind for kind in (Fit, Chains, Exact)}.get
+"""The types of this room; :func:`pyrolvm._methods.table.result_type` knows those of all methods."""
+
+
+def codec(
+    problem: Problem | None = None, guide: Any = None, about: Mapping[str, Any] | None = None, kinds: Kinds = OURS
+) -> runs.Codec[Any]:
     """How posteriors are written and read.
 
     Args:
         problem: what they are of, to read them with.
         guide: their guide, to read them with.
         about: the identity of the run that makes them.
+        kinds: what knows their types.
     """
     written = form(about)
-    return runs.Codec(written.kind, written.parts, lambda folder: read(folder, problem, guide), written.partial)
+    return runs.Codec(written.kind, written.parts, lambda folder: read(folder, problem, guide, kinds), written.partial)
 
 
-def read(folder: Path, problem: Problem | None, guide: Any) -> Posterior:
+def read(folder: Path, problem: Problem | None, guide: Any, kinds: Kinds = OURS) -> Posterior:
     """The posterior in force in a folder.
 
     Raises:
@@ -50,16 +73,21 @@ def read(folder: Path, problem: Problem | None, guide: Any) -> Posterior:
     meta = paths["meta"].json()
     check_types(paths["meta"].path, meta, _META)
     with parsing(paths["meta"].path):  # values of other types than they should be
-        return _made(folder, paths, meta, problem, guide)
+        return _made(folder, paths, meta, problem, guide, kinds)
 
 
 def _made(
-    folder: Path, paths: Mapping[str, runs.Stored], meta: Mapping[str, Any], problem: Problem | None, guide: Any
+    folder: Path,
+    paths: Mapping[str, runs.Stored],
+    meta: Mapping[str, Any],
+    problem: Problem | None,
+    guide: Any,
+    kinds: Kinds,
 ) -> Posterior:
-    kind = Posterior.kinds.get(str(meta.get("kind")))
+    kind = kinds(meta["kind"])
     if kind is None:
         raise StoreError(
-            f"{folder} holds a {meta.get('kind')!r}, expected one of {', '.join(Posterior.kinds)}. Fix: update pyrolvm."
+            f"{folder} holds a {meta['kind']!r}, which no method here makes. Fix: update pyrolvm, or install what made it."
         )
     attached = _attach(folder, meta, problem)
     fields: dict[str, Any] = {

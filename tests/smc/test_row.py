@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -25,12 +27,17 @@ def test_the_command_runs_and_keeps_what_it_found(tmp_path, capsys):
     assert main([*words, "--resume"]) in (0, 1)
 
 
-def test_calibrations_and_sweeps_take_its_name(known):
+def test_calibrations_and_sweeps_take_its_name(known, tmp_path):
     problem = known("regression").problem
     calibration = lvm.calibrate(problem, "smc", simulations=4, draws=20, progress=False, **SMALL)
     assert "smc" in str(calibration)
-    sweep = lvm.sweep({"one": problem}, ["smc"], seeds=2, backend="here", progress=False, **SMALL)
+    out = tmp_path / "sweep"
+    sweep = lvm.sweep({"one": problem}, ["smc"], seeds=2, backend="here", progress=False, out=out, **SMALL)
     assert len(sweep.table) == 2
+    # Whoever reads it in a process that has run no particles knows their class all the same.
+    reads = f"import pyrolvm as lvm; print(type(lvm.load({str(out)!r}).posterior('one', 'smc', 0)).__name__)"
+    told = subprocess.run([sys.executable, "-c", reads], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "Particles"
 
 
 def test_infer_climbs_to_it_where_nothing_else_can_be_trusted(known):

@@ -207,6 +207,11 @@ def test_a_missing_file_is_refused(saved: Path, stem: str) -> None:
         lvm.load(saved)
 
 
+def test_a_class_of_the_users_with_a_name_of_ours_does_not_change_what_is_loaded(saved: Path) -> None:
+    type("Fit", (lvm.Posterior,), {})
+    assert type(lvm.load(saved)) is lvm.Fit
+
+
 def test_no_result_is_no_result(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(lvm.StoreError, match=r"no saved result.*Fix:"):

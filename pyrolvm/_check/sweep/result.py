@@ -15,6 +15,7 @@ from pyrolvm._base.errors import ArgumentError, StoreError, unknown_name
 from pyrolvm._check.sweep.cells import kept_in, listed, read_cell, result_of
 from pyrolvm._check.sweep.plan import Cell
 from pyrolvm._check.sweep.worker import Record
+from pyrolvm._methods.table import result_type
 from pyrolvm._program.problem import Problem
 from pyrolvm._runs.readers import parsing
 
@@ -241,7 +242,7 @@ class Sweep:
             )
         known = self.methods.get((cell.problem, cell.method))
         guide = known.subject if known is not None and known.kind == "fit" else None
-        return store.read(path, problem=self.problems.get(cell.problem), guide=guide)
+        return store.read(path, self.problems.get(cell.problem), guide, result_type)
 
     # --- how it shows itself --------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from pyrolvm._methods.infer.correction import correct
 from pyrolvm._methods.infer.orbits import complete
 from pyrolvm._methods.infer.restarts import with_restarts
 from pyrolvm._methods.nuts import nuts
-from pyrolvm._methods.table import Method, by_name
+from pyrolvm._methods.table import Method, by_name, result_type
 from pyrolvm._methods.table import method as method_of
 from pyrolvm._methods.table import methods as all_methods
 from pyrolvm._program.code import fingerprint
@@ -215,7 +215,7 @@ def infer(
         "asked dtype": dtype, "device": problem.device,
     }  # fmt: skip
     about = store.identity(None, problem, None, seed, options)
-    return runs.run(asked, "infer", about, store.codec(problem, None, about), work)
+    return runs.run(asked, "infer", about, store.codec(problem, None, about, result_type), work)
 
 
 def _described(method: Any, problem: Problem) -> str:

@@ -37,6 +37,7 @@ from pyrolvm._methods.smc.sampler import Swarm, begin, climb
 from pyrolvm._methods.smc.setting import Setting, check_problem_for_smc
 from pyrolvm._methods.smc.tree import Spread, dealt, particles_tree, spread
 from pyrolvm._methods.smc.walk import Settings
+from pyrolvm._methods.table import result_type
 from pyrolvm._program.density import with_digits
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._program.steady import check_steady_model
@@ -145,7 +146,7 @@ def smc(
         "params": held_at, "device": problem.device,
     }  # fmt: skip
     about = store.identity("Particles", problem, None, seed, options)
-    return runs.run(asked, "smc", about, store.codec(problem, None, about), work)
+    return runs.run(asked, "smc", about, store.codec(problem, None, about, result_type), work)
 
 
 def _run(
