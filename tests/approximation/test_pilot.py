@@ -68,6 +68,7 @@ def test_the_frame_of_a_sample_lies_at_the_mode_of_all_rows(model: object) -> No
     assert torch.allclose(scale, sd, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_minibatches_start_from_it() -> None:
     x, y = _data()
     problem = lvm.Problem(logistic, x, y)

@@ -217,6 +217,7 @@ def test_an_image_must_be_one(image, rows):
         lvm.Problem(lvm.model(images={"top": (1, 1)})(lambda x: small(x)), rows)
 
 
+@pytest.mark.slow
 def test_a_refined_guide_does_not_depend_on_how_many_rows_there_are() -> None:
     y = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
 

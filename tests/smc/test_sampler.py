@@ -142,6 +142,7 @@ def test_evidence_and_moments_of_a_gaussian_are_right(size):
     assert judge(swarm, Settings(), found, mode_shares(swarm), np.full(4, 512)).trusted
 
 
+@pytest.mark.slow
 def test_particles_do_not_move_by_what_they_look_like_themselves():
     """Where they do, the evidence of this one is a nat too low at 2,048 particles."""
     found = estimate(arrived(1.0, gaussian(0.5, 0.1), 50, seed=0))
@@ -161,6 +162,7 @@ def test_modes_keep_their_masses(size, apart):
     assert judge(swarm, Settings(), found, mode_shares(swarm), np.full(4, 512)).trusted
 
 
+@pytest.mark.slow
 def test_the_stated_error_is_that_of_many_runs():
     found = [estimate(arrived(1.0, gaussian(0.5, 0.05), 3, seed, particles=400)) for seed in range(24)]
     made = np.sqrt(np.mean([one.value**2 for one in found]))
@@ -187,6 +189,7 @@ def test_a_density_that_is_nowhere_finite_is_refused():
 # --- the verdict ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_islands_that_lost_a_mode_are_doubtful():
     """Modes too narrow for jumps, far apart, in many dimensions, and few particles."""
     settings = Settings()

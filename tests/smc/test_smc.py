@@ -25,7 +25,15 @@ def same(one, other):
 # --- known values -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["regression", "rates", "two_modes", "banana", "funnel", "hidden_states"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "regression",
+        "two_modes",
+        "funnel",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("rates", "banana", "hidden_states")),
+    ],
+)
 def test_means_and_evidence_are_right(name, known):
     one = known(name)
     found = lvm.smc(one.problem, seed=2, **QUIET)

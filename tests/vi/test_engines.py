@@ -84,6 +84,7 @@ def test_engines_sum_out_discrete_latents(mixture_problem: lvm.Problem, engine: 
 # --- the same posterior -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_engines_reach_the_same_posterior(normal_problem: lvm.Problem) -> None:
     fits = {e: lvm.fit(normal_problem, "full_rank", engine=e, max_steps=1500, progress=False, seed=1) for e in ENGINES}
     elbos = {engine: (fit.elbo, fit.elbo_error) for engine, fit in fits.items()}
