@@ -29,8 +29,10 @@ from pyrolvm._compat.torch import buffers_of, memory_key
 
 __all__ = [
     "BUFFER",
+    "Held",
     "PlateCall",
     "Subsample",
+    "among_handlers",
     "apart_from_parameters",
     "batchable_enumeration",
     "buffers",
@@ -162,6 +164,45 @@ def session(
         for name, module in modules.items():
             _fill(name, module, lender.values_wanted)
         stack.enter_context(lent_store(lender))
+        yield
+
+
+class Held(dict[str, Tensor]):
+    """The parameter store's dictionary at values that are known; tensors that are registered under their names are left alone."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.values_known = values
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        super().__setitem__(name, self.values_known.get(name, tensor))
+
+
+@contextmanager
+def among_handlers(
+    values: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Iterator[None]:
+    """Runs a Pyro program at given values of its parameters among the caller's handlers, with the caller's random numbers and modes.
+
+    Args:
+        values: unconstrained values of parameters by store name.
+        dtype: the default floating dtype inside.
+        device: where tensors are made inside.
+        sizes: the sizes of plates that the program declares without one, by name.
+
+    The caller's parameter store neither reaches inside nor learns of what is registered there.
+    """
+    check_whole()
+    with _LOCK, inside_session(), default_dtype(dtype), ExitStack() as stack:
+        if device is not None and device.type != "cpu":
+            stack.enter_context(device)
+        if sizes:
+            stack.enter_context(_sized(sizes))
+        stack.enter_context(lent_store(Held(values)))
         yield
 
 

@@ -30,7 +30,7 @@ def _known(status: str) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reason:
     """One finding about a posterior, with the figures it rests on.
 
@@ -52,12 +52,15 @@ class Reason:
         """Return the finding with a two-letter sign in front."""
         return f"{_SIGN[self.status]}  {self.text}"
 
+    def __repr__(self) -> str:
+        return f"<{self.status}: {self.text}>"
+
     def as_dict(self) -> dict[str, Any]:
         """Return the finding as JSON types."""
         return {"status": self.status, "text": self.text, "figures": dict(self.figures)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """Whether a posterior may be used: ``trusted``, ``doubtful`` or ``failed``.
 
@@ -113,6 +116,12 @@ class Verdict:
         """Return the verdict, its reasons and what to do next, a line each."""
         lines = [self.status, *(f"  {reason}" for reason in self.reasons), *(f"  ->  {s}" for s in self.next_steps)]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """Return the status, and the first finding that is as bad as that, on one line."""
+        grave = [reason.text for reason in self.reasons if reason.status == self.status]
+        more = f" (and {len(grave) - 1} more)" if len(grave) > 1 else ""
+        return f"<Verdict {self.status}{': ' if grave else ''}{grave[0] if grave else ''}{more}>"
 
     def _repr_html_(self) -> str:
         reasons = "".join(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrolvm._base.numerics import Array, array_stats
+from pyrolvm._base.numerics import array_stats
 from pyrolvm._base.verdict import Reason
 from pyrolvm._base.wording import told
-from pyrolvm._results.moments import cheap_screen, is_constant, moments
+from pyrolvm._results.moments import cheap_screen, is_constant
 from pyrolvm._results.reading import Block, blocks, keep_worst, stat
+from pyrolvm._results.tables import chain_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,9 +46,7 @@ def mixing_table(data: xr.DataTree, limit: int) -> tuple[pd.DataFrame, int]:
         limit: how many quantities to examine closely, worst first.
 
     Returns:
-        A table indexed by quantity with columns ``mean``, ``sd``, ``q5``, ``median``, ``q95``, ``mcse_mean``,
-        ``mcse_sd``, ``ess_bulk``, ``ess_tail``, ``rhat`` and ``state`` (``"moving"``, ``"constant"``, ``"stuck"`` or
-        ``"not finite"``), and the number of quantities left out.
+        A table as :func:`~pyrolvm._results.tables.chain_rows` makes it, and the number of quantities left out.
     """
     import pandas as pd
 
@@ -56,49 +55,8 @@ def mixing_table(data: xr.DataTree, limit: int) -> tuple[pd.DataFrame, int]:
     if density is not None:
         parts.append(Block("lp", ["lp"], density[:, :, None].astype(np.float64), False))
     parts, left_out = worst_first(parts, limit)
-    tables = [_rows(part) for part in parts]
+    tables = [chain_rows(part) for part in parts]
     return (pd.concat(tables) if tables else pd.DataFrame()), left_out
-
-
-def _rows(part: Block) -> pd.DataFrame:
-    import pandas as pd
-
-    draws, count = part.draws, len(part.labels)
-    finite = np.isfinite(draws).all(axis=(0, 1))
-    constant = np.zeros(count, dtype=bool)
-    stuck = np.zeros(count, dtype=bool)
-    constant[finite] = is_constant(draws[:, :, finite])
-    frozen = np.array([is_constant(chain[None]) for chain in draws])  # (chain, n)
-    if not part.discrete:
-        stuck = finite & ~constant & frozen.any(axis=0)
-    moving = finite & ~constant
-    nan = np.full(count, math.nan)
-    columns: dict[str, Array] = {name: nan.copy() for name in ("mean", "sd", "q5", "median", "q95")}
-    columns |= {name: nan.copy() for name in ("mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "rhat")}
-    if finite.any():
-        known = draws[:, :, finite]
-        columns["mean"][finite], columns["sd"][finite] = known.mean(axis=(0, 1)), 0.0
-        for name, level in (("q5", 0.05), ("median", 0.5), ("q95", 0.95)):
-            columns[name][finite] = np.quantile(known, level, axis=(0, 1))
-    if moving.any():
-        chosen = draws[:, :, moving].astype(np.float64, copy=False)
-        figures = moments(chosen, independent=False)
-        columns["mean"][moving], columns["sd"][moving] = figures.mean, figures.sd
-        columns["mcse_mean"][moving], columns["mcse_sd"][moving] = figures.mean_error, figures.sd_error
-        if draws.shape[1] >= 4:
-            stacked = np.moveaxis(chosen, -1, 0)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                columns["ess_bulk"][moving] = array_stats().ess(stacked, chain_axis=-2, draw_axis=-1, method="bulk")
-                columns["ess_tail"][moving] = array_stats().ess(
-                    stacked, chain_axis=-2, draw_axis=-1, method="tail", prob=0.9
-                )
-                if draws.shape[0] > 1:
-                    columns["rhat"][moving] = array_stats().rhat(stacked, chain_axis=-2, draw_axis=-1, method="rank")
-    columns["rhat"][stuck] = math.inf
-    columns["ess_bulk"][stuck] = 0.0
-    columns["ess_tail"][stuck] = 0.0
-    state = np.select([~finite, stuck, constant], ["not finite", "stuck", "constant"], default="moving")
-    return pd.DataFrame(columns | {"state": state}, index=pd.Index(part.labels, name="quantity"))
 
 
 def _names(index: Any, at_most: int = 3) -> str:

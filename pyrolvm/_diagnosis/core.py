@@ -51,7 +51,7 @@ NO_DENSITY = 0.01
 """Draws of a heavy tail that may have no density, as far as it can be computed, which is a weight of zero."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What is known about one posterior without a reference to hold it against.
 
@@ -76,6 +76,9 @@ class Diagnosis:
         hidden = max(len(self.table) - 20, 0) + self.left_out
         more = f"... and {hidden} quantities more" if hidden else ""
         return "\n".join(part for part in (f"{self.name}: {self.verdict}", figures, rows, more) if part)
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis of {self.name}: {self.verdict!r}>"
 
     def _repr_html_(self) -> str:
         figures = " &nbsp; ".join(f"{escape(name)} <b>{value:.4g}</b>" for name, value in self.figures.items())

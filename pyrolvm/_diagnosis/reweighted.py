@@ -13,6 +13,7 @@ from pyrolvm._base.verdict import Reason
 from pyrolvm._base.wording import told
 from pyrolvm._results.moments import moments
 from pyrolvm._results.reading import Block, blocks, keep_worst
+from pyrolvm._results.tables import independent_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,19 +71,7 @@ def corrected_table(data: xr.DataTree, ess: float, limit: int) -> tuple[pd.DataF
         if not room:
             continue
         kept = part.take(np.arange(min(room, len(part.labels))))
-        flat = kept.draws.astype(np.float64).reshape(-1, kept.draws.shape[2])
-        with np.errstate(invalid="ignore", over="ignore"):
-            low, middle, high = np.quantile(flat, (0.05, 0.5, 0.95), axis=0)
-            sd = flat.std(axis=0, ddof=1)
-        columns = {
-            "mean": flat.mean(axis=0),
-            "sd": sd,
-            "mcse_mean": sd / np.sqrt(ess),
-            "q5": low,
-            "median": middle,
-            "q95": high,
-        }
-        tables.append(pd.DataFrame(columns, index=pd.Index(kept.labels, name="quantity")))
+        tables.append(independent_rows(kept, ess))
     return (pd.concat(tables) if tables else pd.DataFrame()), max(total - limit, 0)
 
 

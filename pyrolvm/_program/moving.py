@@ -16,7 +16,7 @@ from pyrolvm._compat.python import is_named_tuple
 from pyrolvm._program.binding import is_filled
 from pyrolvm._program.program import ModelInfo
 
-__all__ = ["move_info", "move_program"]
+__all__ = ["copy_program", "move_info", "move_program"]
 
 
 def move_program(
@@ -35,6 +35,11 @@ def move_program(
     """
     found: Callable[..., Any] = _Mover(dtype, device)(program)
     return found
+
+
+def copy_program(program: Callable[..., Any]) -> Callable[..., Any]:
+    """The same program with modules of its own, as they are now."""
+    return move_program(program, dtype=None, device=None)
 
 
 def move_info(info: ModelInfo, *, dtype: torch.dtype | None, device: torch.device | None) -> ModelInfo:

@@ -179,6 +179,16 @@ class Program(Portable):
         held |= {"model": owner} if isinstance(owner, torch.nn.Module) else {}
         return {name: value for name, value in held.items() if isinstance(value, torch.nn.Module)}
 
+    def among_handlers(self, values: Mapping[str, Tensor], *, whole: bool) -> AbstractContextManager[None]:
+        """A :func:`pyrolvm._base.runtime.among_handlers` in the dtype and on the device of the data.
+
+        Args:
+            values: unconstrained values of parameters by store name.
+            whole: whether open plates have the sizes of the data.
+        """
+        sizes = self._sizes if whole else None
+        return runtime.among_handlers(values, dtype=self.dtype, device=self.device, sizes=sizes)
+
     def session(
         self,
         *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,20 +20,29 @@ from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._laws.recognition import recognised
 from pyrolvm._program.problem import Problem
+from pyrolvm._report.card import card
 from pyrolvm._results.build import lanes, latent_dataset
+from pyrolvm._results.callables import Trained, trained_guide, trained_model
 from pyrolvm._results.draws import draw_guide, rebuild
 from pyrolvm._results.evidence import Evidence
 from pyrolvm._results.likelihood import generated_dataset
 from pyrolvm._results.modules import trained
 from pyrolvm._results.points import read_points
 from pyrolvm._results.saving import save
+from pyrolvm._results.summary import chosen, dataframe, summarised
+from pyrolvm._results.tables import levels
 from pyrolvm._results.weights import from_weights
 from pyrolvm.family.guide import Guide
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
+    from matplotlib.figure import Figure
 
 __all__ = ["Chains", "Exact", "Fit", "Posterior"]
+
+SHOWN = 20
+"""Quantities that a notebook shows of a result."""
 
 
 @dataclass(eq=False, repr=False)
@@ -96,6 +105,65 @@ class Posterior(Portable):
         positive_int("n", n)
         return _chosen(self.data, n, seed)
 
+    def summary(self, *, interval: float = 0.9, group: str | None = None, max_quantities: int = 500) -> pd.DataFrame:
+        """Estimates with their errors, a row for each scalar quantity.
+
+        Args:
+            interval: the share of draws between the ends of the central interval.
+            group: the group of draws, such as ``"posterior"``. By default what verdicts are about: identified ``quantities`` where the
+                model names them; of a posterior that consists of copies of one mode, draws brought to one copy; else all sites.
+            max_quantities: how many rows at most; variables that have more elements than their share are cut, and
+                ``.attrs["left_out"]`` says how many rows there are more.
+
+        Returns:
+            Columns ``mean``, ``sd``, the ends of the interval with the median between (``q5``, ``median``, ``q95``), and
+            ``mcse_mean``, the standard error of the mean. Of chains ``ess_bulk``, ``ess_tail`` and ``rhat``; of independent draws
+            ``ess``, and where they have importance weights ``khat``, the tail shape of the weights for this quantity's variance.
+            ``mcse_mean`` of a fit is its Monte Carlo error alone: how far the guide is from the posterior is said by ``khat`` and
+            the verdict.
+        """
+        limit = positive_int("max_quantities", max_quantities)
+        return summarised(self.data, interval=interval, group=group, limit=limit)
+
+    def to_dataframe(self, *, group: str = "posterior") -> pd.DataFrame:
+        """The draws, a row for each (index ``chain``, ``draw``) and a column for each scalar quantity, such as ``theta[3]``.
+
+        Args:
+            group: the group of draws.
+        """
+        return dataframe(self.data, group)
+
+    def plot(
+        self,
+        kind: str = "marginals",
+        *,
+        quantities: str | Iterable[str] | None = None,
+        interval: float = 0.9,
+        path: str | Path | None = None,
+    ) -> Figure:
+        """Draws the posterior.
+
+        Args:
+            kind: ``"marginals"`` (a density for each quantity), ``"forest"`` (intervals) or ``"trace"`` (draw by draw).
+            quantities: what to show: labels as in :meth:`summary`, or names of variables; by default the first of each.
+            interval: the share of draws that the drawn interval holds.
+            path: where to write the picture as well, for example ``"posterior.png"``.
+
+        Returns:
+            A matplotlib Figure, which notebooks show by themselves.
+
+        Raises:
+            UnknownNameError: if there is no such kind, or nothing of a name.
+            ArgumentError: if the result has no draws of anything.
+        """
+        from pyrolvm._report.posterior import draw  # it imports matplotlib
+
+        shown = chosen(self.data, quantities, 24 if kind == "forest" else 12)
+        if not shown:
+            raise ArgumentError(f"{self.name} has no draws to show. Fix: its parameters are in .params.")
+        levels(interval)
+        return draw(kind, shown, interval, path)
+
     @property
     def ladder(self) -> list[dict[str, Any]]:
         """What :func:`pyrolvm.infer` tried, in order, and why it went on; empty for a result of one method."""
@@ -122,9 +190,13 @@ class Posterior(Portable):
         return f"<{self}>"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p><b>{escape(str(self))}</b></p>{html(self.data)}"
+        table = self.summary(max_quantities=SHOWN)
+        hidden = int(table.attrs["left_out"])
+        evidence = {} if self.evidence is None else {"log evidence": str(self.evidence)}
+        phases = ", ".join(f"{name} {value:.2g}" for name, value in self.seconds.items())
+        facts = {"engine": self.engine, "seed": str(self.seed), "seconds": phases, **evidence}
+        more = f"{hidden} quantities more: .summary() has them." if hidden else ""
+        return card(str(self), facts, self.verdict, table, more, html(self.data))
 
     def _session(self, seed: int) -> Any:
         problem = self.attached
@@ -194,6 +266,38 @@ class Fit(Posterior):
         problem = self.attached
         with self._session(0):
             return trained(problem, self.guide, name)
+
+    def guide_fn(self) -> Trained:
+        """The trained guide as a Pyro callable, for ``pyro.infer.Predictive`` or any other use.
+
+            >>> pyro.infer.Predictive(fit.model_fn(), guide=fit.guide_fn(), num_samples=100)(x_new, None)
+
+        It takes the model's arguments, or none for those of the fit, and draws the latents. Its parameters and modules are copies at
+        the values of the fit: Pyro's parameter store is neither read nor written. Of a corrected result it is the guide before the
+        correction.
+
+        Raises:
+            StoreError: if the result was loaded without its problem or guide.
+        """
+        return trained_guide(self.attached, self._recipe, self.params)
+
+    def model_fn(self) -> Trained:
+        """The model at the parameters of the fit as a Pyro callable; as :meth:`guide_fn`.
+
+        It is the program as it was written, observations included: condition or replay it as any Pyro model.
+
+        Raises:
+            StoreError: if the result was loaded without its problem.
+        """
+        return trained_model(self.attached, self.params)
+
+    @property
+    def _recipe(self) -> Guide:
+        if self.guide is None:
+            raise StoreError(
+                f"{self.name} was loaded without its guide. Fix: lvm.load(path, problem=problem, guide=the guide function)."
+            )
+        return self.guide
 
     @property
     def point_estimate(self) -> bool:
@@ -285,12 +389,9 @@ class Fit(Posterior):
         if self.maximum_likelihood:
             with self._session(seed):
                 return generated_dataset(problem, n)
-        if self.guide is None:
-            raise StoreError(
-                f"{self.name} was loaded without its guide. Fix: lvm.load(path, problem=problem, guide=the guide function)."
-            )
+        recipe = self._recipe
         with self._session(seed):
-            values, _ = draw_guide(problem, rebuild(problem, self.guide), n)
+            values, _ = draw_guide(problem, rebuild(problem, recipe), n)
             return latent_dataset(problem, values or lanes(problem, n))
 
 

@@ -23,7 +23,7 @@ ONE_SIDED95 = 1.7
 """Above minus how many standard errors 95% of estimates lie; rounded up, since errors are estimates too."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence:
     """An estimate of the log marginal likelihood of the data, or bounds on it.
 
@@ -106,6 +106,9 @@ class Evidence:
             return f"between {self.lower:.2f} and {self.upper:.2f} nats by {self.method}{doubt}"
         least = "at least " if self.lower is not None else ""
         return f"{least}{self.value:.2f} +- {self.error:.2g} nats by {self.method}{doubt}"
+
+    def __repr__(self) -> str:
+        return f"<Evidence {self}>"
 
     def _repr_html_(self) -> str:
         from html import escape

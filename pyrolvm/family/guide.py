@@ -21,7 +21,7 @@ NO_LATENTS = "none"
 """The guide of a model without latents, which draws nothing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Guide(Portable):
     """A named recipe for a variational family; builds a fresh Pyro guide for each fit.
 
@@ -67,6 +67,9 @@ class Guide(Portable):
     def __str__(self) -> str:
         options = ", ".join(f"{key}={_shown(value)}" for key, value in self.options.items())
         return f"{self.name}({options})" if options else self.name
+
+    def __repr__(self) -> str:
+        return f"<Guide {self}>"
 
 
 def _shown(value: Any) -> str:

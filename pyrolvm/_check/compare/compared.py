@@ -37,8 +37,11 @@ METHOD_COLUMNS: dict[str, str] = {
 }
 """Every column of ``Comparison.methods`` and what it holds."""
 
+_COUNTED = {"agrees": "agree", "differs": "differ", "unclear": "unclear"}
+"""What a row of the table says, of several."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Compared:
     """What a comparison found.
 
@@ -61,6 +64,11 @@ class Compared:
     notes: list[str] = field(default_factory=list)
     trees: dict[str, xr.DataTree] = field(default_factory=dict, repr=False)
     pairs: dict[str, list[Pair]] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        counts = self.table["status"].value_counts()
+        told = ", ".join(f"{counts[status]} {word}" for status, word in _COUNTED.items() if status in counts)
+        return f"<Comparison of {', '.join(self.pairs)} with {self.reference}: {told}>"
 
     @property
     def agrees(self) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluated"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluated:
     """What a fitted model is worth on data.
 
@@ -65,6 +65,10 @@ class Evaluated:
     engine_reason: str
     seed: int
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        told = f"{len(self.table)} figures in {self.seconds:.1f} s, {self.verdict.status}"
+        return f"<Evaluation of {self.name} of {self.problem}: {told}>"
 
     @property
     def rows(self) -> pd.DataFrame:

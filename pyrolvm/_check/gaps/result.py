@@ -75,7 +75,7 @@ class Collapse:
         return Reason("trusted", f"All {self.units} units are active: {told}.", figures)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Gaps:
     """What lies between the log evidence and the ELBO of a fit with local latents, in nats a row.
 
@@ -103,6 +103,10 @@ class Gaps:
     collapse: Collapse
     refinement: pd.Series = field(repr=False)
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        lost = f"approximation {self.approximation:.3g}, amortization {self.amortization:.3g} nats a row"
+        return f"<Gaps of {self.name}: {lost} of {self.rows}, {self.verdict.status}>"
 
     @property
     def approximation(self) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Evidences"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidences:
     """Estimates of the evidence of the same data by several methods.
 
@@ -38,6 +38,9 @@ class Evidences:
             raise ArgumentError(f"expected an Evidence for each name, {what}. Fix: pass what lvm.evidence returns.")
         if len({id(value.problem) for value in self.found.values()}) > 1:
             raise ArgumentError("the evidences are of different data. Fix: compare those of one problem.")
+
+    def __repr__(self) -> str:
+        return f"<Evidences: {'; '.join(f'{name} {one}' for name, one in self.found.items())}>"
 
     def __getitem__(self, name: str) -> Evidence:
         return self.found[name]
