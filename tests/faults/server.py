@@ -28,6 +28,7 @@ import pyrolvm as lvm
 import pyrolvm._methods.fit.inference as fitting
 from pyrolvm import _runs as runs
 from pyrolvm._runs.folder import RunFolder
+from tests.faults.moments import again, command, record
 
 torch.set_num_threads(1)
 
@@ -167,55 +168,6 @@ def cli(job: dict[str, Any]) -> dict[str, Any]:
     return {"code": main(job["words"])}
 
 
-def command(job: dict[str, Any]) -> dict[str, Any]:
-    """The command line in a folder; its process is killed before the n-th time that it writes there, where ``kill`` says so.
-
-    What counts is each file that is opened to be written, each piece that is written, each sync, and whatever makes, renames or removes
-    a name.
-    """
-    from pyrolvm._cli import main
-
-    folder, kill, count = job["folder"], job.get("kill"), 0
-
-    def inside(path: Any) -> bool:
-        if isinstance(path, int):
-            try:
-                path = os.readlink(f"/proc/self/fd/{path}")
-            except OSError:
-                return False
-        return os.path.abspath(os.fsdecode(path)).startswith(folder)
-
-    def seen(path: Any) -> None:
-        nonlocal count
-        if inside(path):
-            count += 1
-            if count == kill:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            if args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                seen(args[0])
-        elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"):
-            seen(args[0])
-
-    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
-        def before(handle: int, *rest: Any) -> Any:
-            seen(handle)
-            return call(handle, *rest)
-
-        return before
-
-    os.chdir(folder)
-    sys.stdout = sys.stderr = open(job["log"], "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), 2)
-    for name in ("write", "pwrite", "fsync"):
-        setattr(os, name, watched(getattr(os, name)))
-    sys.addaudithook(hook)
-    code = main(job["words"])
-    return {"code": code, "writes": count}
-
-
 def hold(job: dict[str, Any]) -> dict[str, Any]:
     """Holds the lock of a folder."""
     with RunFolder.claimed(Path(job["out"]), "hold", {}):
@@ -224,7 +176,7 @@ def hold(job: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-JOBS = {job.__name__: job for job in (fit, nuts, cli, saves, checkpoints, command, hold)}
+JOBS = {job.__name__: job for job in (fit, nuts, cli, saves, checkpoints, command, record, again, hold)}
 
 
 def child(job: dict[str, Any], answer: int) -> None:
@@ -239,7 +191,8 @@ def child(job: dict[str, Any], answer: int) -> None:
             said["error"] = f"{type(error).__name__}: {error}"
             said["trace"] = traceback.format_exc()
     said["warnings"] = [str(one.message) for one in caught]
-    os.write(answer, json.dumps(said).encode())
+    with os.fdopen(answer, "w") as stream:
+        json.dump(said, stream)
     os._exit(0)
 
 

@@ -1,13 +1,19 @@
-"""Every command killed before each of its writes: the same command with --resume goes on, and what was in force stays in force."""
+"""Every command killed before each of its writes: the same command with --resume goes on, and what was in force stays in force.
+
+What a kill leaves is copied at each moment of one run (``moments.py``), and each copy is gone on with. Real kills, at some moments and
+at random times, show that the copies are what kills leave.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
+import re
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +33,7 @@ COMMANDS: dict[str, list[str]] = {
     "fit": ["fit", REGRESSION, "--guide", "mean_field", "--engine", "torch", *STEPS, "--checkpoint-every", "0.000001"],
     "laplace": ["fit", REGRESSION, "--guide", "laplace"],
     "nuts": ["nuts", REGRESSION, "--chains", "2", "--warmup", "20", "--draws", "20", "--engine", "c"],
+    "smc": ["smc", REGRESSION, "--particles", "100", "--islands", "2", "--checkpoint-every", "0.000001"],
     "exact": ["exact", REGRESSION, "--draws", "50"],
     "infer": ["infer", REGRESSION, "--methods", "laplace,student", "--draws", "200"],
     "evidence": ["evidence", REGRESSION, "--method", "prior,exact", "--draws", "100"],
@@ -74,30 +81,77 @@ def _untimed(value: Any) -> Any:
     return [_untimed(one) for one in value] if isinstance(value, list) else value
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A run of which each state is kept that a kill can leave.
+
+    Attributes:
+        numbers: what it gave.
+        states: for each write the folder as it was before it; alike ones are one.
+    """
+
+    numbers: str
+    states: list[Path]
+
+    def distinct(self, most: int) -> list[Path]:
+        """The states, each once; at most so many, evenly spread."""
+        every = list(dict.fromkeys(self.states))
+        return every[:: max(1, -(-len(every) // most))]
+
+
 class Campaign:
     """One command, run in folders of its own, killed and gone on with."""
 
     def __init__(self, ask: Ask, tmp_path: Path, name: str) -> None:
         self.ask, self.root, self.words = ask, tmp_path, COMMANDS[name]
+        self.log = tmp_path / "log"
 
     def run(self, folder: Path, *words: str, **job: Any) -> dict[str, Any]:
         """The command in a folder."""
         folder.mkdir(exist_ok=True)
-        log = self.root / "log"
-        said = self.ask("command", words=[*self.words, "--out", "o", *words], folder=str(folder), log=log, **job)
-        return {**said, "log": log.read_text()}
+        job = {
+            "do": "command",
+            "words": [*self.words, "--out", "o", *words],
+            "folder": str(folder),
+            "log": self.log,
+        } | job
+        return {**self.ask(**job), "log": self.log.read_text()}
 
-    def reference(self, name: str, *words: str) -> tuple[str, int]:
-        """What the command gives undisturbed, and how often it writes."""
-        said = self.run(self.root / name, *words)
+    def recorded(self, name: str, *words: str) -> Recorded:
+        """The command undisturbed in a folder, of which a copy is taken before each write."""
+        copies = self.root / f"{name}-states"
+        copies.mkdir()
+        said = self.run(self.root / name, *words, do="record", copies=copies)
         assert said["code"] == 0 and said["result"]["code"] in (0, 1), said
-        return numbers(self.root / name / "o"), said["result"]["writes"]
+        return Recorded(numbers(self.root / name / "o"), [copies / str(one) for one in said["result"]["states"]])
+
+    def again(self, folders: list[Path], *words: str) -> list[tuple[int, str]]:
+        """The command in each of the folders, one after the other in one process: exit codes, and what was said."""
+        said = self.ask(
+            "again", words=[*self.words, "--out", "o", *words], folders=[str(one) for one in folders], log=self.log
+        )
+        assert said["code"] == 0 and "error" not in said, said
+        return [(one["code"], one["log"]) for one in said["result"]["found"]]
 
 
-def moments(writes: int, share: int) -> list[int]:
-    """Before which writes to kill: all of them, or some at random."""
-    every = list(range(1, writes + 1))
-    return every if share >= writes else sorted(random.Random(writes).sample(every, share))
+def left_over(folder: Path) -> list[str]:
+    """The folders of runs in a run's folder."""
+    return [path.name for path in folder.iterdir() if re.fullmatch("[0-9]+-[0-9a-f]{8}", path.name)]
+
+
+def anonymous(folder: Path) -> dict[str, str]:
+    """What is in a folder, by name, without what differs from run to run: identifiers, checksums, times and processes."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[-+.0-9a-f]*[0-9][-+.0-9a-f]*", "#", text)
+
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        content = "folder" if path.is_dir() else f"{path.stat().st_size} bytes"
+        if path.is_file() and b"\0" not in path.read_bytes():
+            content = plain(path.read_bytes().decode(errors="replace"))
+        found[plain(str(path.relative_to(folder)))] = content
+    return found
 
 
 FEW, ALL = 3, 10**6
@@ -105,61 +159,82 @@ QUICK = ("exact",)
 
 
 def _levels(names: Any) -> list[Any]:
+    """All commands at all states in the slow tier, one at a few in the quick one."""
     fast = [pytest.param(name, FEW) for name in names if name in QUICK]
     return fast + [pytest.param(name, ALL, marks=[pytest.mark.slow]) for name in names]
 
 
 @pytest.mark.fault("F2")
-@pytest.mark.parametrize(("name", "share"), _levels(COMMANDS))
+@pytest.mark.parametrize(("name", "most"), _levels(COMMANDS))
 def test_a_command_that_is_killed_before_any_write_goes_on(
-    ask: Ask, tmp_path: Path, name: str, share: int, record_property: Any
+    ask: Ask, tmp_path: Path, name: str, most: int, record_property: Any
 ) -> None:
     campaign = Campaign(ask, tmp_path, name)
-    wanted, writes = campaign.reference("whole")
-    kills = moments(writes, share)
-    for kill in kills:
-        folder = tmp_path / f"k{kill}"
-        assert campaign.run(folder, kill=kill)["code"] == -9
-        again = campaign.run(folder)
-        if again["result"]["code"] == 2:  # there is something: both words are said
-            assert "--resume" in again["log"] and "--overwrite" in again["log"], (kill, again["log"])
-            again = campaign.run(folder, "--resume")
-        assert again["code"] == 0 and again["result"]["code"] in (0, 1), (kill, again)
-        assert numbers(folder / "o") == wanted, kill
-        left = [path.name for path in (folder / "o").iterdir()]
-        assert sum("-" in one and one[0].isdigit() for one in left) == 1, (kill, left)
-        shutil.rmtree(folder)
-    record_property("evidence", f"{name}: {len(kills)} kills before {writes} writes; each goes on to the same numbers")
+    whole = campaign.recorded("whole")
+    states, resumed = whole.distinct(most), []
+    for folder, (code, log) in zip(states, campaign.again(states), strict=True):
+        assert code in (0, 1, 2), (folder, log)
+        if code == 2:  # there is something: both words are said
+            assert "--resume" in log and "--overwrite" in log, (folder, log)
+            resumed.append(folder)
+    for folder, (code, log) in zip(resumed, campaign.again(resumed, "--resume"), strict=True):
+        assert code in (0, 1), (folder, log)
+    for folder in states:
+        assert numbers(folder / "o") == whole.numbers, folder
+        assert len(left_over(folder / "o")) == 1, folder
+    record_property(
+        "evidence",
+        f"{name}: {len(whole.states)} moments, {len(states)} states, {len(resumed)} of them said to resume; all go on, to the "
+        "same numbers",
+    )
 
 
 @pytest.mark.fault("F2")
-@pytest.mark.parametrize(("name", "share"), _levels(COMMANDS))
+@pytest.mark.parametrize(("name", "most"), _levels(COMMANDS))
 def test_a_command_that_is_killed_while_it_overwrites_leaves_the_old_result_or_the_new_one(
-    ask: Ask, tmp_path: Path, name: str, share: int, record_property: Any
+    ask: Ask, tmp_path: Path, name: str, most: int, record_property: Any
 ) -> None:
     campaign = Campaign(ask, tmp_path, name)
-    seeded = () if name == "sweep" else ("--seed", "5")
-    if name == "sweep":
-        seeded = ("--seeds", "5,6")
-    old, _ = campaign.reference("old")
-    shutil.copytree(tmp_path / "old", tmp_path / "new")
-    new, writes = campaign.reference("new", *seeded, "--overwrite")
-    assert old != new or name in ("exact", "evidence", "laplace")
-    loaded = {old: 0, new: 0}
-    kills = moments(writes, share)
+    seeded = ("--seeds", "5,6") if name == "sweep" else ("--seed", "5")
+    said = campaign.run(tmp_path / "old")
+    assert said["code"] == 0 and said["result"]["code"] in (0, 1), said
+    old = numbers(tmp_path / "old" / "o")
+    shutil.copytree(tmp_path / "old", tmp_path / "new", symlinks=True)
+    new = campaign.recorded("new", *seeded, "--overwrite")
+    assert old != new.numbers or name in ("exact", "evidence", "laplace")
+    states = new.distinct(most)
+    loaded = [numbers(folder / "o") for folder in states]
+    assert set(loaded) <= {old, new.numbers}
+    again = campaign.again(states, *seeded, "--overwrite", "--resume")
+    for folder, found, (code, log) in zip(states, loaded, again, strict=True):
+        assert code in (0, 1), (folder, log)
+        assert numbers(folder / "o") == new.numbers, folder
+        assert len(left_over(folder / "o")) == 1 or found == new.numbers, folder  # what is finished is only read
+    record_property(
+        "evidence",
+        f"{name} --overwrite: {len(new.states)} moments, {len(states)} states, {loaded.count(old)} with the old result, the rest "
+        "with the new one; all go on to it",
+    )
+
+
+@pytest.mark.fault("F2")
+@pytest.mark.parametrize(("name", "most"), _levels(COMMANDS))
+def test_a_copy_of_a_moment_is_what_a_kill_leaves(
+    ask: Ask, tmp_path: Path, name: str, most: int, record_property: Any
+) -> None:
+    """The proof of the two tests above: processes that are killed by SIGKILL at some of the moments."""
+    campaign = Campaign(ask, tmp_path, name)
+    whole = campaign.recorded("whole")
+    kills = sorted(random.Random(name).sample(range(1, len(whole.states) + 1), min(most, 4)))
     for kill in kills:
         folder = tmp_path / f"k{kill}"
-        shutil.copytree(tmp_path / "old", folder)
-        assert campaign.run(folder, *seeded, "--overwrite", kill=kill)["code"] == -9
-        found = numbers(folder / "o")
-        assert found in loaded, kill
-        loaded[found] += 1
-        again = campaign.run(folder, *seeded, "--overwrite", "--resume")
+        assert campaign.run(folder, kill=kill)["code"] == -9
+        assert anonymous(folder) == anonymous(whole.states[kill - 1]), kill
+        again = campaign.run(folder, "--resume")
         assert again["code"] == 0 and again["result"]["code"] in (0, 1), (kill, again)
-        assert numbers(folder / "o") == new, kill
-        shutil.rmtree(folder)
+        assert numbers(folder / "o") == whole.numbers, kill
     record_property(
-        "evidence", f"{name} --overwrite: {len(kills)} kills; {loaded[old]} left the old result, the rest the new"
+        "evidence", f"{name}: killed before writes {', '.join(map(str, kills))}, which leaves what was copied"
     )
 
 
@@ -174,7 +249,8 @@ def test_a_command_that_is_killed_at_any_time_goes_on(
 
     campaign = Campaign(ask, tmp_path, name)
     began = time.monotonic()
-    wanted, _ = campaign.reference("whole")
+    assert campaign.run(tmp_path / "whole")["result"]["code"] in (0, 1)
+    wanted = numbers(tmp_path / "whole" / "o")
     took, chance, hit = time.monotonic() - began, random.Random(name), 0
     for n in range(10):
         folder = tmp_path / f"t{n}"
