@@ -12,18 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyrolvm._base.asking import counts
 from pyrolvm._base.errors import PluginError
 
 if TYPE_CHECKING:
     import ast
 
 __all__ = ["Option", "options_of"]
-
-KEEPING = ("out", "resume", "overwrite", "checkpoint_every")
-"""Options that say where a run is kept: whoever runs a method as a part of something larger sets them."""
-
-SHOWING = ("progress", "callbacks")
-"""Options that numbers do not depend on."""
 
 
 class Option(NamedTuple):
@@ -56,7 +51,7 @@ class Option(NamedTuple):
     @property
     def counts(self) -> bool:
         """Whether numbers depend on it, rather than where they are kept and how they are shown."""
-        return self.name not in (*KEEPING, *SHOWING)
+        return counts(self.name)
 
 
 @functools.cache

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
 
+from pyrolvm._base.asking import counts
 from pyrolvm._program import data
 from pyrolvm._program.code import fingerprint
 from pyrolvm._program.problem import Problem
 from pyrolvm._runs.identity import VERSION, versions
 from pyrolvm.family.guide import Guide
 
-__all__ = ["describe", "identity"]
+__all__ = ["counted", "describe", "identity"]
+
+OWN = ("seed", "dtype")
+"""What an identity has of its own: the seed, and the dtype that the problem runs in."""
 
 
 def identity(
@@ -39,6 +46,21 @@ def identity(
         found = {what: value for what, value in found.items() if what not in ("method", "guide", "guide code")}
     found |= {name: describe(value) for name, value in (options or {}).items()}
     return found | {f"{VERSION}{name}": value for name, value in versions().items()}
+
+
+def counted(
+    verb: Callable[..., Any], given: Mapping[str, Any], resolved: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The arguments of a call that its numbers depend on: the keywords of its signature but for those of :mod:`pyrolvm._base.asking`.
+
+    Args:
+        verb: the function that was called.
+        given: its arguments by name.
+        resolved: what some of them came to, where that is what counts; and what else counts.
+    """
+    keywords = (one for one in inspect.signature(verb).parameters.values() if one.kind is one.KEYWORD_ONLY)
+    names = [one.name for one in keywords if counts(one.name) and one.name not in OWN]
+    return {name: given[name] for name in names} | dict(resolved or {})
 
 
 def describe(value: Any) -> Any:
@@ -70,6 +92,12 @@ def describe(value: Any) -> Any:
         array = np.asarray(value)
         plain = array.dtype.kind in "biuf"
         return data.fingerprint([torch.from_numpy(np.array(array, order="C")) if plain else repr(array.tolist())])
+    if isinstance(value, functools.partial):
+        return {"partial of": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
+    if isinstance(value, MethodType):
+        return {"method": fingerprint(value.__func__), "of": describe(value.__self__)}
+    if isinstance(value, BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, Callable) and hasattr(value, "__code__"):  # type: ignore[arg-type]
         return fingerprint(value)
     settings = {

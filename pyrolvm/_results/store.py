@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from pyrolvm import _runs as runs
-from pyrolvm._base.errors import PyrolvmError, StoreError
+from pyrolvm._base.errors import PyrolvmError, StoreError, checked_seed
 from pyrolvm._program.problem import Problem
 from pyrolvm._results.base import Chains, Exact, Fit, Posterior
-from pyrolvm._results.identity import describe, identity
+from pyrolvm._results.identity import counted, describe, identity
 from pyrolvm._results.saving import KIND, bundle, form, is_partial, save, write_tree
 from pyrolvm._runs.identity import warn_of
 from pyrolvm._runs.readers import parsing
@@ -30,9 +30,11 @@ __all__ = [
     "bundle",
     "check_types",
     "codec",
+    "counted",
     "describe",
     "identity",
     "is_partial",
+    "keep",
     "read",
     "save",
     "write_tree",
@@ -61,6 +63,41 @@ def codec(
     """
     written = form(about)
     return runs.Codec(written.kind, written.parts, lambda folder: read(folder, problem, guide, kinds), written.partial)
+
+
+def keep(
+    asked: runs.Order,
+    verb: Callable[..., Any],
+    given: Mapping[str, Any],
+    work: Callable[[runs.Run | None], Any],
+    problem: Problem,
+    *,
+    kind: str | None,
+    guide: Guide | None = None,
+    kinds: Kinds = OURS,
+    **resolved: Any,
+) -> Any:
+    """The posterior that a call of a method gives, kept where that is asked for, as the run that the call's arguments say it is.
+
+    Args:
+        asked: where it is kept, and what may happen to what is there.
+        verb: the method; its runs are called as it is.
+        given: the arguments of the call by name.
+        work: makes the posterior.
+        problem: the problem, in the dtype and on the device that it runs in.
+        kind: the type of the result; ``None`` where the result says which method and guide it ended with.
+        guide: the guide, if there is one.
+        kinds: what knows the types of results.
+        **resolved: what arguments came to, where that counts rather than what was given; and what else counts.
+
+    Raises:
+        StoreError: as :func:`pyrolvm._runs.run` does.
+    """
+    if asked.out is None:
+        return work(None)
+    options = counted(verb, given, {"device": problem.device, **resolved})
+    about = identity(kind, problem, guide, checked_seed(given["seed"]), options)
+    return runs.run(asked, verb.__name__, about, codec(problem, guide, about, kinds), work)
 
 
 def read(folder: Path, problem: Problem | None, guide: Any, kinds: Kinds = OURS) -> Posterior:

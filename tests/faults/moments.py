@@ -83,7 +83,7 @@ def _watched(job: dict[str, Any], seen: Callable[[int], None]) -> dict[str, Any]
     """Runs the command; calls ``seen`` before each write with its number."""
     from pyrolvm._cli import main
 
-    folder, count = job["folder"], 0
+    folder, count, looking = job["folder"], 0, False
 
     def inside(path: Any) -> bool:
         if isinstance(path, int):
@@ -94,10 +94,11 @@ def _watched(job: dict[str, Any], seen: Callable[[int], None]) -> dict[str, Any]
         return f"{os.path.abspath(os.fsdecode(path))}/".startswith(f"{folder}/")
 
     def before(path: Any) -> None:
-        nonlocal count
-        if inside(path):
-            count += 1
+        nonlocal count, looking
+        if not looking and inside(path):
+            count, looking = count + 1, True
             seen(count)
+            looking = False
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":

@@ -101,18 +101,18 @@ def evaluate(
         Burda, Grosse, Salakhutdinov, *Importance weighted autoencoders*, https://arxiv.org/abs/1509.00519 (5,000 draws, active units);
         Theis, van den Oord, Bethge, *A note on the evaluation of generative models*, https://arxiv.org/abs/1511.01844
     """
+    given = dict(locals())
     problem = _checked(fit)
-    words: dict[str, Any] = {
-        "draws": draws, "rows": rows, "train_rows": train_rows, "labels": labels, "train_labels": train_labels, "outliers": outliers,
-        "shape": shape, "levels": levels, "plate": plate, "pictures": pictures, "seed": checked_seed(seed),
-    }  # fmt: skip
+    seed = checked_seed(seed)
+    words = store.counted(evaluate, given)
     asked = runs.order(out, resume, overwrite)
-    about = {} if out is None else store.identity(
-        "Evaluation", problem, fit.guide, seed, {"fit": fit, "held out": data, **words}
-    )  # fmt: skip
-    return runs.run(
-        asked, COMMAND, about, CODEC, lambda run: _evaluated(fit, problem, data, progress=progress, **words)
-    )
+    asks = {"fit": fit, "held out": data, **words}
+    about = {} if out is None else store.identity("Evaluation", problem, fit.guide, seed, asks)
+
+    def work(run: runs.Run | None) -> Evaluation:
+        return _evaluated(fit, problem, data, progress=progress, seed=seed, **words)
+
+    return runs.run(asked, COMMAND, about, CODEC, work)
 
 
 def _evaluated(

@@ -99,6 +99,7 @@ def gaps(
         Cremer, Li, Duvenaud, *Inference suboptimality in variational autoencoders*, https://arxiv.org/abs/1801.03558;
         Kim et al., *Semi-amortized variational autoencoders*, https://arxiv.org/abs/1802.02550 (refinement)
     """
+    given = dict(locals())
     if not isinstance(fit, Fit):
         raise ArgumentError(f"gaps takes a Fit, got {type(fit).__name__}. Fix: pass what lvm.fit returns.")
     fit.check_density("gaps")
@@ -114,8 +115,11 @@ def gaps(
     positive_int("steps", steps, minimum=10)
     seed = checked_seed(seed)
     asked = runs.order(out, resume, overwrite)
-    words = {"rows": rows, "method": method, "draws": draws, "steps": steps}
-    about = {} if out is None else store.identity("Gaps", problem, fit.guide, seed, {"of": fit, **words})
+    about = (
+        {}
+        if out is None
+        else store.identity("Gaps", problem, fit.guide, seed, {"of": fit, **store.counted(gaps, given)})
+    )
     return runs.run(
         asked, COMMAND, about, CODEC, lambda run: _gaps(fit, problem, rows, method, draws, steps, seed, progress)
     )

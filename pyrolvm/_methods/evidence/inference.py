@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from torch import Tensor
@@ -134,14 +134,14 @@ def evidence(
         Vehtari et al., *Pareto smoothed importance sampling*, https://arxiv.org/abs/1507.02646;
         Burda, Grosse, Salakhutdinov, *Importance weighted autoencoders*, https://arxiv.org/abs/1509.00519
     """
+    given = dict(locals())
     posterior = subject if isinstance(subject, Posterior) else None
     problem = posterior.attached if posterior is not None else check_problem(subject)
     asked = runs.order(out, resume, overwrite)
-    words: dict[str, Any] = {"draws": draws, "base": base, "schedule": schedule, "params": params}
     seed = checked_seed(seed)
-    about = {} if out is None else store.identity(
-        "Evidence", problem, None, seed, {"of": subject, "methods": method if isinstance(method, str) else list(method), **words}
-    )  # fmt: skip
+    words = store.counted(evidence, given)
+    asks = {"of": subject, "methods": method if isinstance(method, str) else list(method), **words}
+    about = {} if out is None else store.identity("Evidence", problem, None, seed, asks)
 
     def work(run: runs.Run | None) -> Evidence | Evidences:
         if isinstance(method, str):

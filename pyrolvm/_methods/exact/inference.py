@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -73,6 +74,7 @@ def exact(
     References:
         Bishop, *Pattern Recognition and Machine Learning* (2006), chapters 2, 3, 12 and 13
     """
+    given = dict(locals())
     check_problem(problem)
     asked = runs.order(out, resume, overwrite)
     seed = checked_seed(seed)
@@ -81,12 +83,11 @@ def exact(
     held = _held(params, problem)
     check_sites(problem)
     problem = _in_doubles(problem, device)
-    about = {} if out is None else store.identity(
-        "Exact", problem, None, seed, {"draws": draws, "params": held, "device": problem.device}
-    )  # fmt: skip
-    return runs.run(
-        asked, "exact", about, store.codec(problem, None, about), lambda run: _run(problem, draws, held, seed, progress)
-    )
+
+    def work(run: runs.Run | None) -> Exact:
+        return _run(problem, draws, held, seed, progress)
+
+    return cast("Exact", store.keep(asked, exact, given, work, problem, kind="Exact", params=held))
 
 
 def _run(

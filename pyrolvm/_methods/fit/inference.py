@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pyro.infer import ELBO
@@ -165,6 +165,7 @@ def fit(
         Hoffman et al., Stochastic Variational Inference, https://arxiv.org/abs/1206.7051
         Kucukelbir et al., Automatic Differentiation Variational Inference, https://arxiv.org/abs/1603.00788
     """
+    given = dict(locals())
     check_problem(problem, streams=True)
     asked = runs.order(out, resume, overwrite, checkpoint_every)
     _check_arguments(engine, max_steps, num_particles, batch_size, draws, learning_rate, clip_norm, tolerance)
@@ -204,16 +205,9 @@ def fit(
             draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress, keeper=keeper,
         )  # fmt: skip
 
-    if asked.out is None:
-        return work(None)
-    options = {
-        "objective": objective, "optimizer": optimizer, "learning_rate": learning_rate, "schedule": schedule, "clip_norm": clip_norm,
-        "max_steps": max_steps, "tolerance": tolerance, "num_particles": num_particles, "batch_size": batch_size,
-        "batch_plate": batch_plate, "transform": transform, "validation": None if evaluated is None else evaluated.fingerprint,
-        "validate_every": validate_every, "patience": patience, "draws": draws, "engine": engine, "device": problem.device,
-    }  # fmt: skip
-    about = store.identity("Fit", problem, recipe, seed, options)
-    return runs.run(asked, "fit", about, store.codec(problem, recipe, about), work)
+    fingerprint = None if evaluated is None else evaluated.fingerprint
+    kept = store.keep(asked, fit, given, work, problem, kind="Fit", guide=recipe, validation=fingerprint)
+    return cast("Fit", kept)
 
 
 def _run(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -182,6 +182,7 @@ def infer(
         FitError: if every method ends in an error; the message has all of them.
         StoreError: if ``out`` holds something else, or another process writes to it.
     """
+    given = dict(locals())
     check_problem(problem)
     asked = runs.order(out, resume, overwrite, checkpoint_every)
     if not problem.latents:
@@ -208,14 +209,8 @@ def infer(
                 result = _found(wide, methods, chosen)
         return result
 
-    if asked.out is None:
-        return work(None)
-    options = {
-        "methods": [_described(method, problem) for method in chosen], "budget": budget, "draws": draws, "restarts": restarts,
-        "asked dtype": dtype, "device": problem.device,
-    }  # fmt: skip
-    about = store.identity(None, problem, None, seed, options)
-    return runs.run(asked, "infer", about, store.codec(problem, None, about, result_type), work)
+    said: dict[str, Any] = {"methods": [_described(method, problem) for method in chosen], "asked dtype": dtype}
+    return cast("Posterior", store.keep(asked, infer, given, work, problem, kind=None, kinds=result_type, **said))
 
 
 def _described(method: Any, problem: Problem) -> str:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -133,6 +133,7 @@ def nuts(
         Hoffman and Gelman, The No-U-Turn Sampler, https://arxiv.org/abs/1111.4246
         Betancourt, A Conceptual Introduction to Hamiltonian Monte Carlo, https://arxiv.org/abs/1701.02434
     """
+    given = dict(locals())
     check_problem(problem)
     asked = runs.order(out, resume, overwrite, checkpoint_every)
     engines.check(engine, kernel, warmup)
@@ -162,15 +163,7 @@ def nuts(
             engine=engine, kernel=kernel, seed=seed, progress=progress,
         )  # fmt: skip
 
-    if asked.out is None:
-        return work(None)
-    options = {
-        "chains": chains, "warmup": warmup, "draws": draws, "target_accept": target_accept, "max_tree_depth": max_tree_depth,
-        "init": _described(init), "dense_mass": dense_mass, "precondition": precondition, "engine": engine, "kernel": kernel,
-        "device": problem.device,
-    }  # fmt: skip
-    about = store.identity("Chains", problem, None, seed, options)
-    return runs.run(asked, "nuts", about, store.codec(problem, None, about), work)
+    return cast("Chains", store.keep(asked, nuts, given, work, problem, kind="Chains", init=_described(init)))
 
 
 def _check_accept(target_accept: Any) -> None:

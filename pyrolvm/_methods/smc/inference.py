@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -121,6 +122,7 @@ def smc(
         https://arxiv.org/abs/1808.07730;
         Lee and Whiteley, *Variance estimation in the particle filter*, https://arxiv.org/abs/1509.00394
     """
+    given = dict(locals())
     check_problem(problem)
     asked = runs.order(out, resume, overwrite, checkpoint_every)
     settings = Settings(
@@ -139,14 +141,8 @@ def smc(
     def work(run: runs.Run | None) -> Particles:
         return _run(problem, particles, islands, settings, posterior, held_at, seed, progress, Keeper(run))
 
-    if asked.out is None:
-        return work(None)
-    options = {
-        "particles": particles, "islands": islands, "start": start, "ess": ess, "forget": forget, "max_moves": max_moves,
-        "params": held_at, "device": problem.device,
-    }  # fmt: skip
-    about = store.identity("Particles", problem, None, seed, options)
-    return runs.run(asked, "smc", about, store.codec(problem, None, about, result_type), work)
+    kept = store.keep(asked, smc, given, work, problem, kind="Particles", kinds=result_type, params=held_at)
+    return cast("Particles", kept)
 
 
 def _run(
