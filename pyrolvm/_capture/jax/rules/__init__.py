@@ -7,15 +7,13 @@ interpreter after every rule, so that a rule need not care for torch's type prom
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from pyrolvm._capture.jax.rules import implicit, indexing, linalg, networks, pointwise, reductions, shaping
 from pyrolvm._capture.jax.rules.draws import DRAWS
+from pyrolvm._capture.jax.rules.kinds import Rule
 
 __all__ = ["DRAWS", "RULES"]
 
-RULES: dict[str, Callable[..., Any]] = {
+RULES: dict[str, Rule] = {
     **pointwise.RULES,
     **shaping.RULES,
     **indexing.RULES,

@@ -5,70 +5,72 @@ Draws from JAX's generator are not torch's draws: they agree in distribution, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+
+from pyrolvm._capture.jax.rules.kinds import Rule
 
 __all__ = ["DRAWS"]
 
 
-def _tiny(x: Any) -> Any:
-    return jnp.finfo(x.dtype).tiny
+def _tiny(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).tiny)
 
 
-def _gamma(key: Any, alpha: Any) -> Any:
+def _gamma(key: Array, alpha: Array) -> Array:
     """Drawn as a logarithm: draws for a small concentration keep a gradient, and none is zero."""
     return jnp.maximum(jnp.exp(jax.random.loggamma(key, alpha, dtype=alpha.dtype)), _tiny(alpha))
 
 
-def _dirichlet(key: Any, alpha: Any) -> Any:
+def _dirichlet(key: Array, alpha: Array) -> Array:
     """Gammas over their sum, in logarithms, so that some always remains when all are tiny."""
     shares = jax.nn.softmax(jax.random.loggamma(key, alpha, dtype=alpha.dtype), axis=-1)
     return jnp.maximum(shares, _tiny(alpha))
 
 
-def _bernoulli(key: Any, x: Any, p: Any = None) -> Any:
+def _bernoulli(key: Array, x: Array, p: Array | None = None) -> Array:
     chance = jax.lax.stop_gradient(x) if p is None else p
     return jax.random.bernoulli(key, chance, x.shape)
 
 
-def _normal(key: Any, mean: Any = 0.0, std: Any = 1.0, shape: Any = None, **_: Any) -> Any:
+def _normal(key: Array, mean: float = 0.0, std: float = 1.0, shape: Sequence[int] | None = None, **_: object) -> Array:
     """As an operation of its own it has no gradient, in torch: ``rsample`` is a product and a sum."""
     mean, std = jax.lax.stop_gradient(mean), jax.lax.stop_gradient(std)
     wanted = jnp.broadcast_shapes(jnp.shape(mean), jnp.shape(std)) if shape is None else tuple(shape)
     return mean + std * jax.random.normal(key, wanted)
 
 
-def _open(key: Any, x: Any) -> Any:
+def _open(key: Array, x: Array) -> Array:
     """Uniform on (0, 1): safe to take a logarithm of, at both ends."""
     return jax.random.uniform(key, x.shape, x.dtype, minval=_tiny(x))
 
 
-def _exponential(key: Any, x: Any, lambd: Any = 1.0) -> Any:
+def _exponential(key: Array, x: Array, lambd: float = 1.0) -> Array:
     return jax.random.exponential(key, x.shape, x.dtype) / lambd
 
 
-def _geometric(key: Any, x: Any, p: Any) -> Any:
+def _geometric(key: Array, x: Array, p: Array) -> Array:
     return jnp.maximum(jnp.ceil(jnp.log(_open(key, x)) / jnp.log1p(-p)), 1)
 
 
-def _uniform(key: Any, x: Any, low: Any = 0.0, high: Any = 1.0, **ends: Any) -> Any:
+def _uniform(key: Array, x: Array, low: float = 0.0, high: float = 1.0, **ends: float) -> Array:
     low, high = ends.get("from", low), ends.get("to", high)
     return low + (high - low) * jax.random.uniform(key, x.shape, x.dtype)
 
 
-def _poisson(key: Any, rate: Any) -> Any:
+def _poisson(key: Array, rate: Array) -> Array:
     return jax.random.poisson(key, jax.lax.stop_gradient(rate))
 
 
-def _binomial(key: Any, count: Any, prob: Any) -> Any:
+def _binomial(key: Array, count: Array, prob: Array) -> Array:
     count, prob = jnp.broadcast_arrays(jax.lax.stop_gradient(count), jax.lax.stop_gradient(prob))
     return jax.random.binomial(key, count, prob)
 
 
-def _multinomial(key: Any, weights: Any, count: int, replacement: bool = False) -> Any:
+def _multinomial(key: Array, weights: Array, count: int, replacement: bool = False) -> Array:
     """Rows of indices: without replacement by the largest of perturbed logarithms."""
     logits = jnp.log(jax.lax.stop_gradient(weights))
     if replacement:
@@ -77,30 +79,32 @@ def _multinomial(key: Any, weights: Any, count: int, replacement: bool = False) 
     return jax.lax.top_k(perturbed, count)[1]
 
 
-def _randint(key: Any, low: Any, high: Any, shape: Sequence[int]) -> Any:
+def _randint(key: Array, low: int, high: int, shape: Sequence[int]) -> Array:
     return jax.random.randint(key, tuple(shape), low, high)
 
 
-def _random(key: Any, x: Any, low: int = 0, high: int | None = None) -> Any:
+def _random(key: Array, x: Array, low: int = 0, high: int | None = None) -> Array:
     """Without a bound, all whole numbers that the dtype holds."""
     if high is None:
         high = 2 ** (jnp.finfo(x.dtype).nmant + 1) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).max
     return jax.random.randint(key, x.shape, low, high)
 
 
-def _native_dropout(key: Any, x: Any, p: float, train: bool | None = True) -> tuple[Any, Any]:
+def _native_dropout(key: Array, x: Array, p: float, train: bool | None = True) -> tuple[Array, Array]:
     if train is False or p == 0:
         return x, jnp.ones(x.shape, bool)
     kept = jax.random.bernoulli(key, 1 - p, x.shape)
     return jnp.where(kept, x / (1 - p) if p < 1 else 0, 0), kept
 
 
-def _rrelu(key: Any, x: Any, noise: Any, low: float = 1 / 8, high: float = 1 / 3, training: bool = False) -> Any:
+def _rrelu(
+    key: Array, x: Array, noise: Array, low: float = 1 / 8, high: float = 1 / 3, training: bool = False
+) -> tuple[Array, Array]:
     slope = jax.random.uniform(key, x.shape, x.dtype, low, high) if training else (low + high) / 2
     return jnp.where(x > 0, x, slope * x), jnp.where(x > 0, 1, slope)
 
 
-DRAWS: dict[str, Callable[..., Any]] = {
+DRAWS: dict[str, Rule] = {
     "randn": lambda key, shape, **_: jax.random.normal(key, tuple(shape)),
     "randn_like": lambda key, x, **_: jax.random.normal(key, x.shape),
     "rand": lambda key, shape, **_: jax.random.uniform(key, tuple(shape)),

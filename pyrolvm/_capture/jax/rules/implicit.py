@@ -10,13 +10,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy.special import digamma
+
+from pyrolvm._capture.jax.rules.kinds import Rule
 
 __all__ = ["RULES"]
 
@@ -46,7 +46,7 @@ _DENOMINATOR = np.array([
 # fmt: on
 
 
-def _alpha_near_zero(x: Any, alpha: Any, beta: Any) -> Any:
+def _alpha_near_zero(x: Array, alpha: Array, beta: Array) -> Array:
     """By alpha, for x near 0: a Taylor series."""
     factor = digamma(alpha) - digamma(alpha + beta) - jnp.log(x)
     numerator = jnp.ones_like(x)
@@ -58,7 +58,7 @@ def _alpha_near_zero(x: Any, alpha: Any, beta: Any) -> Any:
     return jnp.where(jnp.isnan(result), 0, result)
 
 
-def _beta_near_zero(x: Any, alpha: Any, beta: Any) -> Any:
+def _beta_near_zero(x: Array, alpha: Array, beta: Array) -> Array:
     """By beta, for x near 0: a Taylor series."""
     factor = digamma(alpha + beta) - digamma(beta)
     numerator, betas, slopes, series = jnp.ones_like(x), jnp.ones_like(x), jnp.zeros_like(x), factor / alpha
@@ -71,7 +71,7 @@ def _beta_near_zero(x: Any, alpha: Any, beta: Any) -> Any:
     return jnp.where(jnp.isnan(result), 0, result)
 
 
-def _alpha_large(x: Any, alpha: Any, beta: Any) -> Any:
+def _alpha_large(x: Array, alpha: Array, beta: Array) -> Array:
     """By alpha, where both parameters are large: a saddle point expansion, and a polynomial about its singularity."""
     total = alpha + beta
     mean, deviation = alpha / total, jnp.sqrt(alpha * beta / (total + 1)) / total
@@ -99,11 +99,11 @@ def _alpha_large(x: Any, alpha: Any, beta: Any) -> Any:
     return jnp.where(central, middle, stirling * -x / jnp.sqrt(2 * alpha * beta / total) * outer)
 
 
-def _stirling(x: Any) -> Any:
+def _stirling(x: Array) -> Array:
     return 1 + 1 / (12 * x) + 1 / (288 * x * x)
 
 
-def _between(x: Any, alpha: Any, total: Any) -> Any:
+def _between(x: Array, alpha: Array, total: Array) -> Array:
     """By alpha, elsewhere: an analytic approximation with a rational correction."""
     u = jnp.log(x)
     a = jnp.log(alpha) - u
@@ -113,7 +113,7 @@ def _between(x: Any, alpha: Any, total: Any) -> Any:
     return p / q * x * (digamma(total) - digamma(alpha)) / (total - alpha)
 
 
-def _dirichlet_grad(x: Any, alpha: Any, total: Any) -> Any:
+def _dirichlet_grad(x: Array, alpha: Array, total: Array) -> Array:
     """For Beta(alpha, total - alpha): the derivative of its draw x by alpha, over 1 - x."""
     beta, edge = total - alpha, total * x * (1 - x)
     return jnp.select(
@@ -123,7 +123,7 @@ def _dirichlet_grad(x: Any, alpha: Any, total: Any) -> Any:
     )
 
 
-RULES: dict[str, Callable[..., Any]] = {
+RULES: dict[str, Rule] = {
     "_dirichlet_grad": _dirichlet_grad,
     "_standard_gamma_grad": lambda alpha, x: jax.lax.random_gamma_grad(alpha, x),
 }

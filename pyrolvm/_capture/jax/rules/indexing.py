@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
+from pyrolvm._capture.jax.rules.kinds import One, Rule
 from pyrolvm._capture.jax.rules.shaping import along
 
 __all__ = ["RULES"]
 
 
-def _places(indices: Sequence[Any]) -> tuple[Any, ...]:
+def _places(indices: Sequence[Array]) -> tuple[Array, ...]:
     """Indices of some dimensions; a missing one takes its dimension whole."""
     return tuple(slice(None) if index is None else index for index in indices)
 
 
-def _is_mask(index: Any) -> bool:
+def _is_mask(index: Array) -> bool:
     return index is not None and index.dtype == bool
 
 
-def _index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False, unsafe: bool = False) -> Any:
+def _index_put(
+    x: Array, indices: Sequence[Array], values: Array, accumulate: bool = False, unsafe: bool = False
+) -> Array:
     """A mask whose values do not depend on place is a choice between two arrays: no sizes follow from its contents."""
     values = jnp.asarray(values, x.dtype)
     if len(indices) == 1 and _is_mask(indices[0]) and values.size == 1:
@@ -32,33 +35,40 @@ def _index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = F
     return place.add(values) if accumulate else place.set(values)
 
 
-def _grid(x: Any, dim: int, index: Any) -> tuple[Any, ...]:
+def _grid(x: Array, dim: int, index: Array) -> tuple[Array, ...]:
     """The full index of the places that ``gather`` and ``scatter`` mean."""
     steps = jnp.meshgrid(*(jnp.arange(n) for n in index.shape), indexing="ij", sparse=True)
     return tuple(index if d == dim % max(x.ndim, 1) else step for d, step in enumerate(steps))
 
 
-def _gather(x: Any, dim: int, index: Any, sparse_grad: bool = False) -> Any:
+def _gather(x: Array, dim: int, index: Array, sparse_grad: bool = False) -> Array:
     return x[_grid(x, dim, index)] if x.ndim else jnp.broadcast_to(x, index.shape)
 
 
-def _source(index: Any, source: Any, x: Any) -> Any:
+def _source(index: Array, source: Array, x: Array) -> Array:
     """What goes to the places: an array that may be larger than the index, of which the corner counts, or a number."""
     source = jnp.asarray(source, x.dtype)
     return source[tuple(slice(n) for n in index.shape)] if source.ndim else source
 
 
-def _scatter(x: Any, dim: int, index: Any, source: Any, reduce: str | None = None) -> Any:
+def _scatter(x: Array, dim: int, index: Array, source: Array, reduce: str | None = None) -> Array:
     place, values = x.at[_grid(x, dim, index)], _source(index, source, x)
-    return {None: place.set, "add": place.add, "multiply": place.multiply}[reduce](values)
+    ways: dict[str | None, One] = {None: place.set, "add": place.add, "multiply": place.multiply}
+    return ways[reduce](values)
 
 
-def _scatter_reduce(x: Any, dim: int, index: Any, source: Any, reduce: str, include_self: bool = True) -> Any:
+def _scatter_reduce(x: Array, dim: int, index: Array, source: Array, reduce: str, include_self: bool = True) -> Array:
     where, values = _grid(x, dim, index), _source(index, source, x)
     empty = {"sum": 0, "mean": 0, "prod": 1, "amax": -jnp.inf, "amin": jnp.inf}[reduce]
     start = x if include_self else x.at[where].set(empty)
     place = start.at[where]
-    ways = {"sum": place.add, "mean": place.add, "prod": place.multiply, "amax": place.max, "amin": place.min}
+    ways: dict[str, One] = {
+        "sum": place.add,
+        "mean": place.add,
+        "prod": place.multiply,
+        "amax": place.max,
+        "amin": place.min,
+    }
     result = ways[reduce](values)
     if reduce != "mean":
         return result
@@ -66,26 +76,26 @@ def _scatter_reduce(x: Any, dim: int, index: Any, source: Any, reduce: str, incl
     return result / jnp.maximum(hits, 1)
 
 
-def _index_select(x: Any, dim: int, index: Any) -> Any:
+def _index_select(x: Array, dim: int, index: Array) -> Array:
     return jnp.take(x, index.reshape(-1), axis=dim) if x.ndim else x
 
 
-def _index_add(x: Any, dim: int, index: Any, source: Any, alpha: Any = 1) -> Any:
+def _index_add(x: Array, dim: int, index: Array, source: Array, alpha: float = 1) -> Array:
     return x.at[along(x, dim, index)].add((alpha * source).astype(x.dtype))
 
 
-def _sort(x: Any, dim: int = -1, descending: bool = False, stable: bool | None = None) -> tuple[Any, Any]:
+def _sort(x: Array, dim: int = -1, descending: bool = False, stable: bool | None = None) -> tuple[Array, Array]:
     if x.ndim == 0:
         return x, jnp.zeros((), int)
     order = jnp.argsort(x, axis=dim, stable=True, descending=descending)
     return jnp.take_along_axis(x, order, axis=dim), order
 
 
-def _sort_stable(x: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
+def _sort_stable(x: Array, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Array, Array]:
     return _sort(x, dim, descending)
 
 
-def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Any, Any]:
+def _topk(x: Array, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Array, Array]:
     values, order = _sort(x, dim, largest)
     if x.ndim == 0:
         return values, order
@@ -93,7 +103,9 @@ def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = Tr
     return values[first], order[first]
 
 
-def _searchsorted(edges: Any, values: Any, right: bool = False, side: str | None = None, sorter: Any = None) -> Any:
+def _searchsorted(
+    edges: Array, values: Array, right: bool = False, side: str | None = None, sorter: Array | None = None
+) -> Array:
     """Each value's place in the sorted last dimension of ``edges``, whose other dimensions go with the values'."""
     values = jnp.asarray(values)
     if sorter is not None:
@@ -104,21 +116,21 @@ def _searchsorted(edges: Any, values: Any, right: bool = False, side: str | None
     return below(edges[..., None, :], values[..., :, None]).sum(-1)
 
 
-def _bucketize(values: Any, edges: Any, right: bool = False, **_: Any) -> Any:
+def _bucketize(values: Array, edges: Array, right: bool = False, **_: object) -> Array:
     return _searchsorted(edges, values, right)
 
 
-def _embedding(weight: Any, index: Any, padding_idx: int = -1, *_: Any) -> Any:
+def _embedding(weight: Array, index: Array, padding_idx: int = -1, *_: object) -> Array:
     """Rows of a table; the row of the padding is not learnt."""
     rows = weight[index]
     return jnp.where((index == padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)
 
 
-def _one_hot(index: Any, classes: int) -> Any:
+def _one_hot(index: Array, classes: int) -> Array:
     return (index[..., None] == jnp.arange(classes)).astype(index.dtype)
 
 
-LOOKING_UP: dict[str, Callable[..., Any]] = {
+LOOKING_UP: dict[str, Rule] = {
     "index": lambda x, indices: x[_places(indices)],
     "_unsafe_index": lambda x, indices: x[_places(indices)],
     "index_select": _index_select,
@@ -135,7 +147,7 @@ LOOKING_UP: dict[str, Callable[..., Any]] = {
     "one_hot": _one_hot,
 }
 
-PUTTING: dict[str, Callable[..., Any]] = {
+PUTTING: dict[str, Rule] = {
     "index_put": _index_put,
     "_unsafe_index_put": _index_put,
     "_index_put_impl": _index_put,
@@ -150,16 +162,16 @@ PUTTING: dict[str, Callable[..., Any]] = {
 }
 
 
-def _put(x: Any, index: Any, source: Any, accumulate: bool) -> Any:
+def _put(x: Array, index: Array, source: Array, accumulate: bool) -> Array:
     place = x.reshape(-1).at[index]
     return (place.add(source) if accumulate else place.set(source)).reshape(x.shape)
 
 
-def _masked_scatter(x: Any, mask: Any, source: Any) -> Any:
+def _masked_scatter(x: Array, mask: Array, source: Array) -> Array:
     x, mask = jnp.broadcast_arrays(x, mask)
     rank = jnp.cumsum(mask.reshape(-1)) - 1
     taken = source.reshape(-1)[jnp.clip(rank, 0, source.size - 1)].reshape(x.shape)
     return jnp.where(mask, taken, x)
 
 
-RULES: dict[str, Callable[..., Any]] = {**LOOKING_UP, **PUTTING}
+RULES: dict[str, Rule] = {**LOOKING_UP, **PUTTING}

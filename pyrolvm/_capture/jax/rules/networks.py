@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+
+from pyrolvm._capture.jax.rules.kinds import One, Rule
 
 __all__ = ["RULES"]
 
@@ -18,16 +20,16 @@ def _per_dimension(value: Sequence[int] | int, count: int) -> tuple[int, ...]:
 
 
 def _convolution(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     transposed: bool,
-    output_padding: Any,
+    output_padding: Sequence[int],
     groups: int,
-) -> Any:
+) -> Array:
     count = weight.ndim - 2
     single = x.ndim == count + 1
     x = x[None] if single else x
@@ -40,7 +42,15 @@ def _convolution(
     return out[0] if single else out
 
 
-def _transposed(x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, extra: Any, groups: int) -> Any:
+def _transposed(
+    x: Array,
+    weight: Array,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    extra: Sequence[int],
+    groups: int,
+) -> Array:
     """The adjoint of a convolution: the input is spread by the stride and convolved with the mirrored kernel."""
     count = weight.ndim - 2
     channels, per_group, *kernel = weight.shape
@@ -53,7 +63,14 @@ def _transposed(x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, e
     return _correlated(jax.lax.pad(x, jnp.zeros((), x.dtype), spread), mirrored, (1,) * count, pads, dilation, groups)
 
 
-def _correlated(x: Any, weight: Any, stride: Any, pads: Any, dilation: Any, groups: int) -> Any:
+def _correlated(
+    x: Array,
+    weight: Array,
+    stride: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
+) -> Array:
     """A convolution as one product of matrices over shifted copies of its input.
 
     XLA's own runs in plain loops where it stands inside another loop on a CPU, as it does in a scan over steps: with its gradients it
@@ -75,7 +92,15 @@ def _correlated(x: Any, weight: Any, stride: Any, pads: Any, dilation: Any, grou
     return out.reshape(len(x), weight.shape[0], *sizes)
 
 
-def _windows(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool, fill: Any) -> tuple[Any, Any]:
+def _windows(
+    x: Array,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil: bool,
+    fill: float,
+) -> tuple[Array, Array]:
     """Every window of the last dimensions, its elements last, and for each element its place in the unpadded input."""
     count = len(kernel)
     shape = x.shape[-count:]
@@ -89,7 +114,7 @@ def _windows(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil
     pads = [(0, 0)] * (x.ndim - count) + list(zip(padding, after, strict=True))
     padded = jnp.pad(x, pads, constant_values=fill)
     place = jnp.zeros((), int)
-    flat: Any = jnp.zeros((), int)
+    flat = jnp.zeros((), int)
     for i, (n, k, s, p, d) in enumerate(zip(shape, kernel, stride, padding, dilation, strict=True)):
         spots = jnp.arange(counts[i])[:, None] * s + jnp.arange(k)[None, :] * d
         form = [1] * (2 * count)
@@ -101,10 +126,15 @@ def _windows(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil
     return parts, place.reshape(*counts, -1)
 
 
-def _max_pool(count: int) -> Callable[..., Any]:
+def _max_pool(count: int) -> Rule:
     def rule(
-        x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
-    ) -> tuple[Any, Any]:
+        x: Array,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] | int = 0,
+        dilation: Sequence[int] | int = 1,
+        ceil_mode: bool = False,
+    ) -> tuple[Array, Array]:
         kernel = _per_dimension(kernel, count)
         stride = _per_dimension(stride, count) if stride else kernel
         padding, dilation = _per_dimension(padding, count), _per_dimension(dilation, count)
@@ -116,16 +146,16 @@ def _max_pool(count: int) -> Callable[..., Any]:
     return rule
 
 
-def _avg_pool(count: int) -> Callable[..., Any]:
+def _avg_pool(count: int) -> Rule:
     def rule(
-        x: Any,
-        kernel: Any,
-        stride: Any = (),
-        padding: Any = 0,
+        x: Array,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] | int = 0,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
-    ) -> Any:
+    ) -> Array:
         kernel = _per_dimension(kernel, count)
         stride = _per_dimension(stride, count) if stride else kernel
         padding = _per_dimension(padding, count)
@@ -142,10 +172,10 @@ def _avg_pool(count: int) -> Callable[..., Any]:
     return rule
 
 
-def _adaptive(count: int, reduce: Callable[..., Any] = jnp.mean) -> Callable[..., Any]:
+def _adaptive(count: int, reduce: One = jnp.mean) -> Rule:
     """Pooling to a wanted size, one dimension after the other: means of means are means here, as the cells are boxes."""
 
-    def rule(x: Any, size: Any) -> Any:
+    def rule(x: Array, size: Sequence[int]) -> Array:
         for i, cells in enumerate(_per_dimension(size, count)):
             dim = x.ndim - count + i
             n = x.shape[dim]
@@ -156,24 +186,28 @@ def _adaptive(count: int, reduce: Callable[..., Any] = jnp.mean) -> Callable[...
     return rule
 
 
-def _standardised(x: Any, dims: tuple[int, ...], eps: float) -> tuple[Any, Any, Any]:
+def _standardised(x: Array, dims: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
     """The values to mean 0 and variance 1 along dimensions, with the mean and the inverse deviation."""
     mean = jnp.mean(x, axis=dims, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean((x - mean) ** 2, axis=dims, keepdims=True) + eps)
     return (x - mean) * scale, mean, scale
 
 
-def _affine(x: Any, weight: Any, bias: Any) -> Any:
+def _affine(x: Array, weight: Array | None, bias: Array | None) -> Array:
     x = x if weight is None else x * weight
     return x if bias is None else x + bias
 
 
-def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any, Any]:
+def _layer_norm(
+    x: Array, shape: Sequence[int], weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
     value, mean, scale = _standardised(x, tuple(range(-len(shape), 0)), eps)
     return _affine(value, weight, bias), mean, scale
 
 
-def _group_norm(x: Any, weight: Any, bias: Any, n: int, c: int, rest: int, groups: int, eps: float) -> tuple[Any, ...]:
+def _group_norm(
+    x: Array, weight: Array | None, bias: Array | None, n: int, c: int, rest: int, groups: int, eps: float
+) -> tuple[Array, ...]:
     value, mean, scale = _standardised(x.reshape(n, groups, -1), (-1,), eps)
     form = (1, c) + (1,) * (x.ndim - 2)
     parts = [None if part is None else part.reshape(form) for part in (weight, bias)]
@@ -181,12 +215,18 @@ def _group_norm(x: Any, weight: Any, bias: Any, n: int, c: int, rest: int, group
 
 
 def _batch_norm(
-    x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, eps: float
-) -> tuple[Any, ...]:
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    mean: Array | None,
+    variance: Array | None,
+    training: bool,
+    eps: float,
+) -> tuple[Array, ...]:
     """The value, and the mean and inverse deviation of the batch, which are empty where running ones were used."""
     dims, form = (0, *range(2, x.ndim)), (1, -1) + (1,) * (x.ndim - 2)
     parts = [None if part is None else part.reshape(form) for part in (weight, bias)]
-    if training:
+    if training or mean is None or variance is None:
         value, centre, scale = _standardised(x, dims, eps)
         return _affine(value, *parts), centre.reshape(-1), scale.reshape(-1)
     value = (x - mean.reshape(form)) * jax.lax.rsqrt(variance.reshape(form) + eps)
@@ -194,8 +234,15 @@ def _batch_norm(
 
 
 def _batch_norm_functional(
-    x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float
-) -> tuple[Any, ...]:
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    mean: Array,
+    variance: Array,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Array, ...]:
     """As above, with the running mean and variance after this batch."""
     out = _batch_norm(x, weight, bias, mean, variance, training, eps)
     if not training:
@@ -206,14 +253,14 @@ def _batch_norm_functional(
 
 
 def _batch_norm_no_stats(
-    x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
-) -> tuple[Any, ...]:
+    x: Array, weight: Array | None, bias: Array | None, training: bool, momentum: float, eps: float
+) -> tuple[Array, ...]:
     return _batch_norm(x, weight, bias, None, None, True, eps)
 
 
 def _attention(
-    query: Any, key: Any, value: Any, causal: bool = False, mask: Any = None, scale: float | None = None
-) -> tuple[Any, Any]:
+    query: Array, key: Array, value: Array, causal: bool = False, mask: Array | None = None, scale: float | None = None
+) -> tuple[Array, Array]:
     """The weighted values, and the logarithm of the weights' sum."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = scale * query @ jnp.swapaxes(key, -1, -2)
@@ -224,24 +271,26 @@ def _attention(
     return jax.nn.softmax(scores, axis=-1) @ value, jax.nn.logsumexp(scores, axis=-1)
 
 
-def _reduced(loss: Any, reduction: int) -> Any:
+def _reduced(loss: Array, reduction: int) -> Array:
     """Reductions are numbered: 0 none, 1 mean, 2 sum."""
     return (loss, jnp.mean(loss), jnp.sum(loss))[reduction] if reduction else loss
 
 
-def _cross_entropy(x: Any, target: Any, weight: Any = None, reduction: int = 1) -> Any:
+def _cross_entropy(x: Array, target: Array, weight: Array | None = None, reduction: int = 1) -> Array:
     logs = [jnp.where(p <= jnp.exp(-100.0), -100.0, jnp.log(p)) for p in (x, 1 - x)]
     loss = -(target * logs[0] + (1 - target) * logs[1])
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
-def _cross_entropy_logits(x: Any, target: Any, weight: Any = None, pos_weight: Any = None, reduction: int = 1) -> Any:
+def _cross_entropy_logits(
+    x: Array, target: Array, weight: Array | None = None, pos_weight: Array | None = None, reduction: int = 1
+) -> Array:
     by = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
     loss = (1 - target) * x + by * jnp.logaddexp(-x, 0)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 
-def _nll(x: Any, target: Any, weight: Any, reduction: int, ignore: int) -> tuple[Any, Any]:
+def _nll(x: Array, target: Array, weight: Array, reduction: int, ignore: int) -> tuple[Array, Array]:
     kept = target != ignore
     index = jnp.where(kept, target, 0)
     dim = 0 if x.ndim == 1 else 1
@@ -251,17 +300,17 @@ def _nll(x: Any, target: Any, weight: Any, reduction: int, ignore: int) -> tuple
     return (loss, loss.sum() / total, loss.sum())[reduction], total
 
 
-def _huber(x: Any, y: Any, reduction: int = 1, delta: float = 1.0) -> Any:
+def _huber(x: Array, y: Array, reduction: int = 1, delta: float = 1.0) -> Array:
     far = jnp.abs(x - y)
     return _reduced(jnp.where(far <= delta, 0.5 * far * far, delta * (far - 0.5 * delta)), reduction)
 
 
-def _smooth_l1(x: Any, y: Any, reduction: int = 1, beta: float = 1.0) -> Any:
+def _smooth_l1(x: Array, y: Array, reduction: int = 1, beta: float = 1.0) -> Array:
     far = jnp.abs(x - y)
     return _reduced(jnp.where(far < beta, 0.5 * far * far / (beta or 1.0), far - 0.5 * beta), reduction)
 
 
-def _nearest(x: Any, size: Any = None, scales: Any = None, *_: Any) -> Any:
+def _nearest(x: Array, size: Sequence[int] | None = None, scales: Sequence[float] = (), *_: object) -> Array:
     count = x.ndim - 2
     wanted = size or [int(n * s) for n, s in zip(x.shape[2:], scales, strict=True)]
     for i in range(count):
@@ -270,13 +319,13 @@ def _nearest(x: Any, size: Any = None, scales: Any = None, *_: Any) -> Any:
     return x
 
 
-def _native_norm(rule: Callable[..., Any]) -> Callable[..., Any]:
+def _native_norm(rule: Rule) -> Rule:
     return lambda x, weight, bias, mean, variance, training, momentum, eps: rule(
         x, weight, bias, mean, variance, training, eps
     )
 
 
-CONVOLUTION: dict[str, Callable[..., Any]] = {
+CONVOLUTION: dict[str, Rule] = {
     "convolution": _convolution,
     "max_pool1d_with_indices": _max_pool(1),
     "max_pool2d_with_indices": _max_pool(2),
@@ -292,7 +341,7 @@ CONVOLUTION: dict[str, Callable[..., Any]] = {
     "upsample_nearest3d": _nearest,
 }
 
-NORMALISATION: dict[str, Callable[..., Any]] = {
+NORMALISATION: dict[str, Rule] = {
     "_softmax": lambda x, dim, half_to_float=False: jax.nn.softmax(x, axis=dim) if x.ndim else jnp.ones_like(x),
     "_log_softmax": lambda x, dim, half_to_float=False: (
         jax.nn.log_softmax(x, axis=dim) if x.ndim else jnp.zeros_like(x)
@@ -311,7 +360,7 @@ NORMALISATION: dict[str, Callable[..., Any]] = {
     "_native_batch_norm_legit_functional": _batch_norm_functional,
 }
 
-ATTENTION: dict[str, Callable[..., Any]] = {
+ATTENTION: dict[str, Rule] = {
     "_scaled_dot_product_attention_math": lambda q, k, v, mask=None, p=0.0, causal=False, dropout=None, scale=None, **_: (
         _attention(q, k, v, causal, mask, scale)
     ),
@@ -320,7 +369,7 @@ ATTENTION: dict[str, Callable[..., Any]] = {
     ),
 }
 
-LOSSES: dict[str, Callable[..., Any]] = {
+LOSSES: dict[str, Rule] = {
     "binary_cross_entropy": _cross_entropy,
     "binary_cross_entropy_with_logits": _cross_entropy_logits,
     "nll_loss_forward": _nll,
@@ -330,4 +379,4 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "smooth_l1_loss": _smooth_l1,
 }
 
-RULES: dict[str, Callable[..., Any]] = {**CONVOLUTION, **NORMALISATION, **ATTENTION, **LOSSES}
+RULES: dict[str, Rule] = {**CONVOLUTION, **NORMALISATION, **ATTENTION, **LOSSES}

@@ -5,27 +5,27 @@ Where a derivative is a matter of convention (at a bound, at a tie, at zero), th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as special
+from jax import Array
+from jax.typing import ArrayLike
 
 from pyrolvm._capture.jax.rules import bounds
+from pyrolvm._capture.jax.rules.kinds import Rule
 
 __all__ = ["RULES"]
 
 _ROOT_HALF = 0.5**0.5
 
 
-def _alike(x: Any, y: Any, *others: Any) -> Any:
+def _alike(x: ArrayLike, y: ArrayLike, *others: ArrayLike) -> list[Array]:
     """Both in one shape and the dtype that they and others have in common."""
     dtype = jnp.result_type(x, y, *others)
     return jnp.broadcast_arrays(jnp.asarray(x, dtype), jnp.asarray(y, dtype))
 
 
-def _power(x: Any, y: Any) -> Any:
+def _power(x: Array, y: Array) -> Array:
     """A whole exponent known in advance is a product: exact, and differentiable where the base is negative or zero."""
     if isinstance(y, float) and y.is_integer():
         y = int(y)
@@ -35,13 +35,13 @@ def _power(x: Any, y: Any) -> Any:
 
 
 @jax.custom_jvp
-def _real_power(x: Any, y: Any) -> Any:
+def _real_power(x: Array, y: Array) -> Array:
     """Powers whose derivatives at zero are torch's."""
     return jnp.power(x, y)
 
 
 @_real_power.defjvp
-def _real_power_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _real_power_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     (x, y), (dx, dy) = at, towards
     value = _real_power(x, y)
     by_x = jnp.where(y == 0, 0, y * jnp.power(x, jnp.where(y == 0, 1, y - 1)))
@@ -50,28 +50,28 @@ def _real_power_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
     return value, dx * by_x + dy * by_y
 
 
-def absolute(x: Any) -> Any:
+def absolute(x: Array) -> Array:
     """The absolute value, whose derivative at zero is zero."""
     return _real_absolute(x) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else jnp.abs(x)
 
 
 @jax.custom_jvp
-def _real_absolute(x: Any) -> Any:
+def _real_absolute(x: Array) -> Array:
     return jnp.abs(x)
 
 
 @_real_absolute.defjvp
-def _real_absolute_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _real_absolute_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     return _real_absolute(at[0]), towards[0] * jnp.sign(at[0])
 
 
-def _sign(x: Any) -> Any:
+def _sign(x: Array) -> Array:
     """Zero for what is not a number."""
     return jnp.where(jnp.isnan(x), 0, jnp.sign(x))
 
 
 @jax.custom_jvp
-def _log_ndtr(x: Any) -> Any:
+def _log_ndtr(x: Array) -> Array:
     """The logarithm of the normal distribution function, by what is exact on either side."""
     left = jnp.where(x < -1, x, -1)
     below = jnp.log(special.erfcx(-left * _ROOT_HALF) / 2) - left * left / 2
@@ -79,90 +79,90 @@ def _log_ndtr(x: Any) -> Any:
 
 
 @_log_ndtr.defjvp
-def _log_ndtr_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _log_ndtr_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     slope = 2 * _ROOT_HALF / jnp.sqrt(jnp.pi) / special.erfcx(-at[0] * _ROOT_HALF)
     return _log_ndtr(at[0]), towards[0] * slope
 
 
 @jax.custom_jvp
-def _copysign(x: Any, y: Any) -> Any:
+def _copysign(x: Array, y: Array) -> Array:
     return jnp.copysign(x, y)
 
 
 @_copysign.defjvp
-def _copysign_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _copysign_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     value = _copysign(*at)
     return value, towards[0] * jnp.where(at[0] == 0, 0, value / jnp.where(at[0] == 0, 1, at[0]))
 
 
 @jax.custom_jvp
-def _atan2(y: Any, x: Any) -> Any:
+def _atan2(y: Array, x: Array) -> Array:
     """The angle, whose derivative at the origin is zero."""
     return jnp.arctan2(y, x)
 
 
 @_atan2.defjvp
-def _atan2_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _atan2_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     (y, x), (dy, dx) = at, towards
     squared = x * x + y * y
     return _atan2(y, x), jnp.where(squared == 0, 0, (dy * x - dx * y) / jnp.where(squared == 0, 1, squared))
 
 
 @jax.custom_jvp
-def _logaddexp(x: Any, y: Any) -> Any:
+def _logaddexp(x: Array, y: Array) -> Array:
     """log(exp(x) + exp(y)), whose derivatives stay between zero and one where one of the two is infinite."""
     return jnp.logaddexp(x, y)
 
 
 @_logaddexp.defjvp
-def _logaddexp_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _logaddexp_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     (x, y), (dx, dy) = at, towards
     return _logaddexp(x, y), dx / (1 + jnp.exp(y - x)) + dy / (1 + jnp.exp(x - y))
 
 
 @jax.custom_jvp
-def _lgamma(x: Any) -> Any:
+def _lgamma(x: Array) -> Array:
     return special.gammaln(x)
 
 
 @_lgamma.defjvp
-def _lgamma_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _lgamma_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     return _lgamma(at[0]), towards[0] * _digamma(at[0])
 
 
 @jax.custom_jvp
-def _digamma(x: Any) -> Any:
+def _digamma(x: Array) -> Array:
     """The digamma function, infinite at zero."""
     return jnp.where(x == 0, jnp.copysign(jnp.inf, -x), special.digamma(x))
 
 
 @_digamma.defjvp
-def _digamma_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _digamma_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     return _digamma(at[0]), towards[0] * _trigamma(at[0])
 
 
-def _trigamma(x: Any) -> Any:
+def _trigamma(x: Array) -> Array:
     """The derivative of digamma, by reflection where JAX's has no digits."""
     left = x <= 0
     right = special.polygamma(1, jnp.where(left, 1 - x, x))
     return jnp.where(left, (jnp.pi / jnp.sin(jnp.pi * (x - jnp.rint(x)))) ** 2 - right, right)
 
 
-def _polygamma(n: int, x: Any) -> Any:
+def _polygamma(n: int, x: Array) -> Array:
     return (_digamma, _trigamma)[n](x) if n < 2 else special.polygamma(n, x)
 
 
 @jax.custom_jvp
-def _bessel_i0(x: Any) -> Any:
+def _bessel_i0(x: Array) -> Array:
     return special.i0(x)
 
 
 @_bessel_i0.defjvp
-def _bessel_i0_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _bessel_i0_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     return _bessel_i0(at[0]), towards[0] * special.i1(at[0])
 
 
-def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
+def _divide(x: Array, y: Array, rounding_mode: str | None = None) -> Array:
     if rounding_mode is None:
         return jnp.true_divide(x, y)
     if rounding_mode == "floor":
@@ -172,120 +172,120 @@ def _divide(x: Any, y: Any, rounding_mode: str | None = None) -> Any:
     return jnp.trunc(jnp.true_divide(x, y))
 
 
-def _sinc(x: Any) -> Any:
+def _sinc(x: Array) -> Array:
     """Of what times pi is infinite there is none, as torch has it."""
     return jnp.where(jnp.isinf(jnp.pi * x), jnp.nan, jnp.sinc(x))
 
 
-def _softplus(x: Any, beta: Any = 1, threshold: Any = 20) -> Any:
+def _softplus(x: Array, beta: float = 1, threshold: float = 20) -> Array:
     far = x * beta > threshold
     return jnp.where(far, x, jnp.log1p(jnp.exp(jnp.where(far, 0, x * beta))) / beta)
 
 
-def _log_sigmoid(x: Any) -> tuple[Any, Any]:
+def _log_sigmoid(x: Array) -> tuple[Array, Array]:
     return -jnp.logaddexp(-x, 0), jnp.exp(-jnp.abs(x))
 
 
 @jax.custom_jvp
-def _xlogy(x: Any, y: Any) -> Any:
+def _xlogy(x: Array, y: Array) -> Array:
     """``x log y``, which is 0 where x is."""
     return jnp.where((x == 0) & ~jnp.isnan(y), 0, x * jnp.log(y))
 
 
 @_xlogy.defjvp
-def _xlogy_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _xlogy_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     (x, y), (dx, dy) = at, towards
     by_x = jnp.where((x == 0) & (y <= 0), 0, jnp.log(y))
     return _xlogy(x, y), dx * by_x + dy * x / y
 
 
 @jax.custom_jvp
-def _xlog1py(x: Any, y: Any) -> Any:
+def _xlog1py(x: Array, y: Array) -> Array:
     """``x log(1 + y)``, which is 0 where x is."""
     return jnp.where((x == 0) & ~jnp.isnan(y), 0, x * jnp.log1p(y))
 
 
 @_xlog1py.defjvp
-def _xlog1py_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _xlog1py_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     (x, y), (dx, dy) = at, towards
     by_x = jnp.where((x == 0) & (y <= -1), 0, jnp.log1p(y))
     return _xlog1py(x, y), dx * by_x + dy * x / (1 + y)
 
 
-def _floats(function: Callable[..., Any]) -> Callable[..., Any]:
+def _floats(function: Rule) -> Rule:
     """The function of two arrays of the same shape and floating dtype."""
     return lambda x, y: function(*_alike(x, y, 0.0))
 
 
 @jax.custom_jvp
-def root_or_zero(x: Any) -> Any:
+def root_or_zero(x: Array) -> Array:
     """The root, whose derivative at zero is called zero."""
     return jnp.sqrt(x)
 
 
 @root_or_zero.defjvp
-def root_or_zero_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def root_or_zero_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     root = root_or_zero(at[0])
     return root, towards[0] * jnp.where(root == 0, 0, 0.5 / jnp.where(root == 0, 1, root))
 
 
 @jax.custom_jvp
-def _hypot(x: Any, y: Any) -> Any:
+def _hypot(x: Array, y: Array) -> Array:
     return jnp.hypot(x, y)
 
 
 @_hypot.defjvp
-def _hypot_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _hypot_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     value = _hypot(*at)
     return value, towards[0] * (at[0] / value) + towards[1] * (at[1] / value)
 
 
 @jax.custom_jvp
-def _log_odds(x: Any) -> Any:
+def _log_odds(x: Array) -> Array:
     return jnp.log(x / (1 - x))
 
 
 @_log_odds.defjvp
-def _log_odds_jvp(at: Any, towards: Any) -> tuple[Any, Any]:
+def _log_odds_jvp(at: tuple[Array, ...], towards: tuple[Array, ...]) -> tuple[Array, Array]:
     """Infinite at zero and one, and none outside."""
     x = at[0]
     return _log_odds(x), towards[0] * jnp.where((x < 0) | (x > 1), jnp.nan, 1 / (x * (1 - x)))
 
 
-def _logit(x: Any, eps: float | None = None) -> Any:
+def _logit(x: Array, eps: float | None = None) -> Array:
     return _log_odds(x if eps is None else bounds.within(x, eps, 1 - eps))
 
 
-def _nan_to_num(x: Any, nan: Any = None, posinf: Any = None, neginf: Any = None) -> Any:
+def _nan_to_num(x: Array, nan: Array | None = None, posinf: Array | None = None, neginf: Array | None = None) -> Array:
     return jnp.nan_to_num(x, nan=0.0 if nan is None else nan, posinf=posinf, neginf=neginf)
 
 
-def _round(x: Any, decimals: int = 0) -> Any:
+def _round(x: Array, decimals: int = 0) -> Array:
     return jnp.round(x, decimals)
 
 
-def _gelu(x: Any, approximate: str = "none") -> Any:
+def _gelu(x: Array, approximate: str = "none") -> Array:
     return jax.nn.gelu(x, approximate=approximate == "tanh")
 
 
-def _elu(x: Any, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Any:
+def _elu(x: Array, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Array:
     below = alpha * jnp.expm1(jnp.where(x > 0, 0, x) * input_scale)
     return scale * jnp.where(x > 0, x, below)
 
 
-def _where(condition: Any, x: Any, y: Any) -> Any:
+def _where(condition: Array, x: Array, y: Array) -> Array:
     return jnp.where(condition, x, y)
 
 
-def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
+def _masked_fill(x: Array, mask: Array, value: Array) -> Array:
     return jnp.where(mask, jnp.asarray(value, x.dtype), x)
 
 
-def _fmod(x: Any, y: Any) -> Any:
+def _fmod(x: Array, y: Array) -> Array:
     return jax.lax.rem(*_alike(x, y))
 
 
-ARITHMETIC: dict[str, Callable[..., Any]] = {
+ARITHMETIC: dict[str, Rule] = {
     "add": lambda x, y, alpha=1: x + (y if alpha == 1 else alpha * y),
     "sub": lambda x, y, alpha=1: x - (y if alpha == 1 else alpha * y),
     "rsub": lambda x, y, alpha=1: y - (x if alpha == 1 else alpha * x),
@@ -335,7 +335,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "angle": jnp.angle,
 }
 
-TRANSCENDENTAL: dict[str, Callable[..., Any]] = {
+TRANSCENDENTAL: dict[str, Rule] = {
     "exp": jnp.exp,
     "exp2": jnp.exp2,
     "expm1": jnp.expm1,
@@ -392,7 +392,7 @@ TRANSCENDENTAL: dict[str, Callable[..., Any]] = {
     "igammac": special.gammaincc,
 }
 
-ACTIVATIONS: dict[str, Callable[..., Any]] = {
+ACTIVATIONS: dict[str, Rule] = {
     "sigmoid": jax.nn.sigmoid,
     "log_sigmoid_forward": _log_sigmoid,
     "softplus": _softplus,
@@ -415,7 +415,7 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "glu": lambda x, dim=-1: jax.nn.glu(x, axis=dim),
 }
 
-COMPARISONS: dict[str, Callable[..., Any]] = {
+COMPARISONS: dict[str, Rule] = {
     "lt": jnp.less,
     "le": jnp.less_equal,
     "gt": jnp.greater,
@@ -446,13 +446,13 @@ COMPARISONS: dict[str, Callable[..., Any]] = {
     "__rshift__": jnp.right_shift,
 }
 
-SELECTION: dict[str, Callable[..., Any]] = {
+SELECTION: dict[str, Rule] = {
     "where": _where,
     "masked_fill": _masked_fill,
     "nan_to_num": _nan_to_num,
 }
 
-COPIES: dict[str, Callable[..., Any]] = {
+COPIES: dict[str, Rule] = {
     "detach": jax.lax.stop_gradient,
     "detach_": jax.lax.stop_gradient,
     "alias": lambda x: x,
@@ -467,7 +467,7 @@ COPIES: dict[str, Callable[..., Any]] = {
     "zero": jnp.zeros_like,
 }
 
-RULES: dict[str, Callable[..., Any]] = {
+RULES: dict[str, Rule] = {
     **ARITHMETIC,
     **TRANSCENDENTAL,
     **ACTIVATIONS,

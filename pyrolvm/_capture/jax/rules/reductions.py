@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.scipy.special import logsumexp
 
+from pyrolvm._capture.jax.rules.kinds import One, Pair, Rule
 from pyrolvm._capture.jax.rules.pointwise import absolute, root_or_zero
 
 __all__ = ["RULES"]
@@ -16,15 +17,15 @@ __all__ = ["RULES"]
 Dims = Sequence[int] | int | None
 
 
-def axes(dim: Dims) -> Any:
+def axes(dim: Dims) -> int | tuple[int, ...] | None:
     """JAX's axis for torch's dimensions, of which none means all."""
     return dim if isinstance(dim, int) else tuple(dim) if dim else None
 
 
-def _over(function: Callable[..., Any]) -> Callable[..., Any]:
+def _over(function: One) -> One:
     """The rule for a reduction: ``(x, dim, keepdim)``, of which the last two may be missing, as may its dtype."""
 
-    def rule(x: Any, dim: Dims = None, keepdim: bool = False, **_: Any) -> Any:
+    def rule(x: Array, dim: Dims = None, keepdim: bool = False, **_: object) -> Array:
         return function(x, axis=axes(dim) if x.ndim else None, keepdims=keepdim)
 
     return rule
@@ -39,7 +40,7 @@ def _count(shape: tuple[int, ...], dim: Dims) -> int:
     return count
 
 
-def _variance(x: Any, dim: Any = None, correction: float | bool | None = None, keepdim: bool = False) -> Any:
+def _variance(x: Array, dim: Dims = None, correction: float | bool | None = None, keepdim: bool = False) -> Array:
     """The older overloads say whether to correct: in the place of the dimensions, or after them."""
     if isinstance(dim, bool):
         dim, correction = None, dim
@@ -49,24 +50,28 @@ def _variance(x: Any, dim: Any = None, correction: float | bool | None = None, k
     return total / jnp.maximum(_count(x.shape, dim) - by, 0)
 
 
-def _mean(x: Any, dim: Dims = None, keepdim: bool = False) -> Any:
+def _mean(x: Array, dim: Dims = None, keepdim: bool = False) -> Array:
     return jnp.mean(x, axis=axes(dim), keepdims=keepdim)
 
 
-def _var_mean(x: Any, dim: Dims = None, correction: float | None = None, keepdim: bool = False) -> tuple[Any, Any]:
+def _var_mean(
+    x: Array, dim: Dims = None, correction: float | None = None, keepdim: bool = False
+) -> tuple[Array, Array]:
     mean = _mean(x, None if isinstance(dim, bool) else dim, keepdim)
     return _variance(x, dim, correction, keepdim), mean
 
 
-def _std_mean(x: Any, dim: Dims = None, correction: float | None = None, keepdim: bool = False) -> tuple[Any, Any]:
+def _std_mean(
+    x: Array, dim: Dims = None, correction: float | None = None, keepdim: bool = False
+) -> tuple[Array, Array]:
     variance, mean = _var_mean(x, dim, correction, keepdim)
     return root_or_zero(variance), mean
 
 
-def _picked(choose: Callable[..., Any]) -> Callable[..., Any]:
+def _picked(choose: One) -> Pair:
     """The rule for ``(values, indices)`` along a dimension; the gradient goes to the picked element alone."""
 
-    def rule(x: Any, dim: int = -1, keepdim: bool = False) -> tuple[Any, Any]:
+    def rule(x: Array, dim: int = -1, keepdim: bool = False) -> tuple[Array, Array]:
         if x.ndim == 0:
             return x, jnp.zeros((), int)
         where = choose(x, dim)
@@ -76,49 +81,49 @@ def _picked(choose: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-def _ranked(x: Any, dim: int, rank: int) -> Any:
+def _ranked(x: Array, dim: int, rank: int) -> Array:
     return jax.lax.slice_in_dim(jnp.argsort(x, axis=dim, stable=True), rank, rank + 1, axis=dim % x.ndim)
 
 
-def _max_where(x: Any, dim: int) -> Any:
+def _max_where(x: Array, dim: int) -> Array:
     return jnp.argmax(x, axis=dim, keepdims=True)
 
 
-def _min_where(x: Any, dim: int) -> Any:
+def _min_where(x: Array, dim: int) -> Array:
     return jnp.argmin(x, axis=dim, keepdims=True)
 
 
-def _extreme(whole: Callable[..., Any], picked: Callable[..., Any]) -> Callable[..., Any]:
+def _extreme(whole: Rule, picked: Rule) -> Rule:
     """``max(x)`` is one number, ``max(x, dim)`` values with their indices."""
     return lambda x, *dim, **how: picked(x, *dim, **how) if dim or how else whole(x)
 
 
-def _median_where(x: Any, dim: int) -> Any:
+def _median_where(x: Array, dim: int) -> Array:
     """What is not a number sorts last, but wins."""
     missing = jnp.isnan(x)
     first = jnp.argmax(missing, axis=dim, keepdims=True)
     return jnp.where(missing.any(axis=dim, keepdims=True), first, _ranked(x, dim, (x.shape[dim] - 1) // 2))
 
 
-def _median_whole(x: Any) -> Any:
+def _median_whole(x: Array) -> Array:
     return jnp.sort(x.reshape(-1))[(x.size - 1) // 2]
 
 
-def _kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Any, Any]:
+def _kthvalue(x: Array, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Array, Array]:
     return _picked(lambda x, dim: _ranked(x, dim, k - 1))(x, dim, keepdim)
 
 
-def _running(better: Callable[..., Any]) -> Callable[..., Any]:
+def _running(better: One) -> Pair:
     """The rule for a running extreme with its index; at ties the later index, as torch has it."""
 
-    def rule(x: Any, dim: int) -> tuple[Any, Any]:
+    def rule(x: Array, dim: int) -> tuple[Array, Array]:
         if x.ndim == 0:
             return x, jnp.zeros((), int)
         steps = jnp.broadcast_to(
             jnp.arange(x.shape[dim]).reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)]), x.shape
         )
 
-        def later(a: Any, b: Any) -> Any:
+        def later(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
             take = better(b[0], a[0])
             return jnp.where(take, b[0], a[0]), jnp.where(take, b[1], a[1])
 
@@ -128,15 +133,15 @@ def _running(better: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
-def _cumulative(function: Callable[..., Any]) -> Callable[..., Any]:
+def _cumulative(function: One) -> Rule:
     return lambda x, dim, dtype=None: function(x, axis=dim) if x.ndim else x
 
 
-def _logcumsumexp(x: Any, dim: int) -> Any:
+def _logcumsumexp(x: Array, dim: int) -> Array:
     return jax.lax.cumlogsumexp(x, axis=dim % x.ndim) if x.ndim else x
 
 
-def _vector_norm(x: Any, order: float = 2, dim: Dims = None, keepdim: bool = False, **_: Any) -> Any:
+def _vector_norm(x: Array, order: float = 2, dim: Dims = None, keepdim: bool = False, **_: object) -> Array:
     axis, size = axes(dim) if x.ndim else None, absolute(x)
     if order == 2:
         return root_or_zero(jnp.sum(size * size, axis=axis, keepdims=keepdim))
@@ -148,26 +153,26 @@ def _vector_norm(x: Any, order: float = 2, dim: Dims = None, keepdim: bool = Fal
     return jnp.where(total == 0, 0, jnp.where(total == 0, 1, total) ** (1 / order))
 
 
-def _norm(x: Any, order: float | None = 2, dim: Dims = None, keepdim: bool = False, **_: Any) -> Any:
+def _norm(x: Array, order: float | None = 2, dim: Dims = None, keepdim: bool = False, **_: object) -> Array:
     return _vector_norm(x, 2 if order is None else order, dim, keepdim)
 
 
-def _distances(x: Any, y: Any, p: float, _: Any = None) -> Any:
+def _distances(x: Array, y: Array, p: float, _: Array | None = None) -> Array:
     return _vector_norm(x[..., :, None, :] - y[..., None, :, :], p, -1)
 
 
-def _arg(function: Callable[..., Any]) -> Callable[..., Any]:
+def _arg(function: One) -> Rule:
     return lambda x, dim=None, keepdim=False: function(x, axis=dim, keepdims=keepdim) if x.ndim else jnp.zeros((), int)
 
 
-def _renorm(x: Any, p: float, dim: int, most: float) -> Any:
+def _renorm(x: Array, p: float, dim: int, most: float) -> Array:
     norms = _vector_norm(x, p, [d for d in range(x.ndim) if d != dim % x.ndim], True)
     return jnp.where(norms > most, x * (most / (norms + 1e-7)), x)
 
 
 _logsumexp = _over(lambda x, axis, keepdims: logsumexp(x, axis=axis, keepdims=keepdims))
 
-REDUCTIONS: dict[str, Callable[..., Any]] = {
+REDUCTIONS: dict[str, Rule] = {
     "sum": _over(jnp.sum),
     "nansum": _over(jnp.nansum),
     "mean": _over(jnp.mean),
@@ -191,7 +196,7 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     "renorm": _renorm,
 }
 
-CHOICES: dict[str, Callable[..., Any]] = {
+CHOICES: dict[str, Rule] = {
     "max": _extreme(jnp.max, _picked(_max_where)),
     "min": _extreme(jnp.min, _picked(_min_where)),
     "median": _extreme(_median_whole, _picked(_median_where)),
@@ -201,7 +206,7 @@ CHOICES: dict[str, Callable[..., Any]] = {
     "argmin": _arg(jnp.argmin),
 }
 
-RUNNING: dict[str, Callable[..., Any]] = {
+RUNNING: dict[str, Rule] = {
     "cumsum": _cumulative(jnp.cumsum),
     "cumprod": _cumulative(jnp.cumprod),
     "logcumsumexp": _logcumsumexp,
@@ -211,4 +216,4 @@ RUNNING: dict[str, Callable[..., Any]] = {
     "diff": lambda x, n=1, dim=-1: jnp.diff(x, n, dim),
 }
 
-RULES: dict[str, Callable[..., Any]] = {**REDUCTIONS, **CHOICES, **RUNNING}
+RULES: dict[str, Rule] = {**REDUCTIONS, **CHOICES, **RUNNING}

@@ -3,90 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
+
+from pyrolvm._capture.jax.rules.kinds import Rule
 
 __all__ = ["RULES"]
 
 
-def _expand(x: Any, shape: Sequence[int], implicit: bool = False) -> Any:
+def _expand(x: Array, shape: Sequence[int], implicit: bool = False) -> Array:
     """The wanted shape, where -1 keeps a dimension as it is."""
     kept = (None,) * (len(shape) - x.ndim) + x.shape
     return jnp.broadcast_to(x, tuple(old if new == -1 else new for old, new in zip(kept, shape, strict=True)))
 
 
-def _repeat(x: Any, times: Sequence[int]) -> Any:
+def _repeat(x: Array, times: Sequence[int]) -> Array:
     return jnp.tile(x.reshape((1,) * (len(times) - x.ndim) + x.shape), tuple(times))
 
 
-def _squeeze(x: Any, dims: Sequence[int] | int | None = None) -> Any:
+def _squeeze(x: Array, dims: Sequence[int] | int | None = None) -> Array:
     chosen = range(x.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
     return jnp.squeeze(x, tuple(d for d in chosen if x.ndim and x.shape[d] == 1))
 
 
-def _split_with_sizes(x: Any, sizes: Sequence[int], dim: int = 0) -> tuple[Any, ...]:
+def _split_with_sizes(x: Array, sizes: Sequence[int], dim: int = 0) -> tuple[Array, ...]:
     edges = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
     return tuple(jnp.split(x, edges, axis=dim))
 
 
-def _split(x: Any, size: int, dim: int = 0) -> tuple[Any, ...]:
+def _split(x: Array, size: int, dim: int = 0) -> tuple[Array, ...]:
     return tuple(jnp.split(x, list(range(size, x.shape[dim], size)), axis=dim))
 
 
-def _chunk(x: Any, chunks: int, dim: int = 0) -> tuple[Any, ...]:
+def _chunk(x: Array, chunks: int, dim: int = 0) -> tuple[Array, ...]:
     return _split(x, max(1, -(-x.shape[dim] // chunks)), dim)
 
 
-def _unbind(x: Any, dim: int = 0) -> tuple[Any, ...]:
+def _unbind(x: Array, dim: int = 0) -> tuple[Array, ...]:
     return tuple(jnp.moveaxis(x, dim, 0))
 
 
-def along(x: Any, dim: int, where: Any) -> tuple[Any, ...]:
+def along(x: Array, dim: int, where: Array | slice | int) -> tuple[Array | slice | int, ...]:
     """The index that applies ``where`` to one dimension and takes the others whole."""
     return (slice(None),) * (dim % x.ndim) + (where,)
 
 
-def _slice(x: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Any:
+def _slice(x: Array, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Array:
     return x[along(x, dim, slice(start, end, step))]
 
 
 def _slice_scatter(
-    x: Any, source: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Any:
+    x: Array, source: Array, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Array:
     return x.at[along(x, dim, slice(start, end, step))].set(source.astype(x.dtype))
 
 
-def _select_scatter(x: Any, source: Any, dim: int, index: int) -> Any:
+def _select_scatter(x: Array, source: Array, dim: int, index: int) -> Array:
     return x.at[along(x, dim, index)].set(source.astype(x.dtype))
 
 
-def _diagonal_index(rows: int, columns: int, offset: int) -> tuple[Any, Any]:
+def _diagonal_index(rows: int, columns: int, offset: int) -> tuple[Array, Array]:
     length = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
     steps = jnp.arange(length)
     return steps - min(offset, 0), steps + max(offset, 0)
 
 
-def _diagonal_scatter(x: Any, source: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+def _diagonal_scatter(x: Array, source: Array, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Array:
     moved = jnp.moveaxis(x, (dim1, dim2), (-2, -1))
     rows, columns = _diagonal_index(moved.shape[-2], moved.shape[-1], offset)
     return jnp.moveaxis(moved.at[..., rows, columns].set(source.astype(x.dtype)), (-2, -1), (dim1, dim2))
 
 
-def _diag_embed(x: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
+def _diag_embed(x: Array, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Array:
     size = x.shape[-1] + abs(offset)
     rows, columns = _diagonal_index(size, size, offset)
     square = jnp.zeros((*x.shape[:-1], size, size), x.dtype).at[..., rows, columns].set(x)
     return jnp.moveaxis(square, (-2, -1), (dim1, dim2))
 
 
-def _unfold(x: Any, dim: int, size: int, step: int) -> Any:
+def _unfold(x: Array, dim: int, size: int, step: int) -> Array:
     starts = jnp.arange(0, x.shape[dim] - size + 1, step)
     windows = jnp.take(x, starts[:, None] + jnp.arange(size), axis=dim)
     return jnp.moveaxis(windows, dim % x.ndim + 1, -1)
 
 
-def _pad(x: Any, amounts: Sequence[int], mode: str, **options: Any) -> Any:
+def _pad(x: Array, amounts: Sequence[int], mode: str, **options: object) -> Array:
     """Amounts come from the last dimension backwards; a negative amount cuts."""
     pairs = [(0, 0)] * (x.ndim - len(amounts) // 2) + list(zip(amounts[-2::-2], amounts[-1::-2], strict=True))
     for dim, (before, after) in enumerate(pairs):
@@ -94,28 +96,28 @@ def _pad(x: Any, amounts: Sequence[int], mode: str, **options: Any) -> Any:
     return jnp.pad(x, [(max(before, 0), max(after, 0)) for before, after in pairs], mode=mode, **options)
 
 
-def _roll(x: Any, shifts: Sequence[int] | int, dims: Sequence[int] | int = ()) -> Any:
+def _roll(x: Array, shifts: Sequence[int] | int, dims: Sequence[int] | int = ()) -> Array:
     whole = dims in ((), [])
     return jnp.roll(x, shifts if isinstance(shifts, int) else tuple(shifts), None if whole else _dims(dims))
 
 
-def _dims(dims: Sequence[int] | int) -> Any:
+def _dims(dims: Sequence[int] | int) -> int | tuple[int, ...]:
     return dims if isinstance(dims, int) else tuple(dims)
 
 
-def _arange(*args: Any, **_: Any) -> Any:
-    return jnp.arange(*args)
+def _arange(start: float, end: float | None = None, step: float | None = None, **_: object) -> Array:
+    return jnp.arange(start, end, step)
 
 
-def _linspace(start: Any, end: Any, steps: int, **_: Any) -> Any:
+def _linspace(start: Array, end: Array, steps: int, **_: object) -> Array:
     return jnp.linspace(start, end, steps)
 
 
-def _triangle(indices: Callable[..., Any]) -> Callable[..., Any]:
+def _triangle(indices: Callable[..., Sequence[Array]]) -> Rule:
     return lambda rows, columns, offset=0, **_: jnp.stack(indices(rows, offset, columns))
 
 
-def _blocks(parts: Sequence[Any]) -> Any:
+def _blocks(parts: Sequence[Array]) -> Array:
     height, width = (sum(p.shape[i] if p.ndim == 2 else (1, p.size)[i] for p in parts) for i in (0, 1))
     out, row, column = jnp.zeros((height, width), jnp.result_type(*parts)), 0, 0
     for part in map(jnp.atleast_2d, parts):
@@ -124,7 +126,7 @@ def _blocks(parts: Sequence[Any]) -> Any:
     return out
 
 
-MAKING: dict[str, Callable[..., Any]] = {
+MAKING: dict[str, Rule] = {
     "zeros": lambda shape, **_: jnp.zeros(shape),
     "ones": lambda shape, **_: jnp.ones(shape),
     "full": lambda shape, value, **_: jnp.full(shape, value),
@@ -150,7 +152,7 @@ MAKING: dict[str, Callable[..., Any]] = {
     "triu_indices": _triangle(jnp.triu_indices),
 }
 
-RESHAPING: dict[str, Callable[..., Any]] = {
+RESHAPING: dict[str, Rule] = {
     "view": lambda x, shape: x.reshape(shape),
     "view.dtype": lambda x, dtype: x,
     "_unsafe_view": lambda x, shape: x.reshape(shape),
@@ -179,7 +181,7 @@ RESHAPING: dict[str, Callable[..., Any]] = {
     "pixel_shuffle": lambda x, r: _shuffle(x, r),
 }
 
-CUTTING: dict[str, Callable[..., Any]] = {
+CUTTING: dict[str, Rule] = {
     "select": lambda x, dim, index: x[along(x, dim, index)],
     "select_scatter": _select_scatter,
     "slice": _slice,
@@ -199,7 +201,7 @@ CUTTING: dict[str, Callable[..., Any]] = {
     "unbind": _unbind,
 }
 
-JOINING: dict[str, Callable[..., Any]] = {
+JOINING: dict[str, Rule] = {
     "cat": lambda parts, dim=0: jnp.concatenate([p for p in parts if p.shape != (0,)] or parts[:1], axis=dim),
     "stack": lambda parts, dim=0: jnp.stack(parts, axis=dim),
     "block_diag": _blocks,
@@ -213,7 +215,7 @@ JOINING: dict[str, Callable[..., Any]] = {
 }
 
 
-def _shuffle(x: Any, r: int) -> Any:
+def _shuffle(x: Array, r: int) -> Array:
     *batch, c, h, w = x.shape
     parts = x.reshape(*batch, c // r**2, r, r, h, w)
     n = len(batch)
@@ -221,4 +223,4 @@ def _shuffle(x: Any, r: int) -> Any:
     return jnp.transpose(parts, order).reshape(*batch, c // r**2, h * r, w * r)
 
 
-RULES: dict[str, Callable[..., Any]] = {**MAKING, **RESHAPING, **CUTTING, **JOINING}
+RULES: dict[str, Rule] = {**MAKING, **RESHAPING, **CUTTING, **JOINING}
