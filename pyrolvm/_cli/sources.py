@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, unknown_name
+from pyrolvm._base.numerics import Array
 from pyrolvm._cli.archives import read_npz
 from pyrolvm._cli.data_files import DATA, Refused
 from pyrolvm._cli.tables import read_table
@@ -160,7 +161,7 @@ def _from_json(path: Path, name: str, value: Any) -> Any:
     return array
 
 
-def _check_digits(path: Path, name: str, values: np.ndarray[Any, Any]) -> None:
+def _check_digits(path: Path, name: str, values: Array) -> None:
     """Refuses integers that no float of 64 bits holds among numbers that become such."""
     for value in values:
         if isinstance(value, int) and int(float(value)) != value:

@@ -12,6 +12,8 @@ from pyro.poutine import runtime
 from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
 from torch import Tensor
 
+from pyrolvm._program.traces import Trace
+
 __all__ = [
     "Enumerated",
     "PlateRows",
@@ -85,7 +87,7 @@ def is_marked_deterministic(node: Mapping[str, Any]) -> bool:
     return bool(node["infer"].get("_deterministic"))
 
 
-def returned(trace: Any) -> Any:
+def returned(trace: Trace) -> Any:
     """What the program of a trace returned. Seen in pyro-ppl 1.9.1 and 1.9.2."""
     return trace.nodes["_RETURN"]["value"]
 

@@ -22,6 +22,7 @@ from pyrolvm._program.peeling import innermost
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
 from pyrolvm._program.steady import check_steady
+from pyrolvm._program.traces import Trace
 from pyrolvm._program.usage import Leaves
 
 __all__ = ["check_guide", "guide_sites", "wide_sites"]
@@ -84,7 +85,7 @@ def _guide_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Ba
 
 
 def _model_run(
-    problem: Problem, guide: Callable[..., Any], name: str, batch: Batch, guide_trace: Any
+    problem: Problem, guide: Callable[..., Any], name: str, batch: Batch, guide_trace: poutine.Trace
 ) -> tuple[Any, Any]:
     """A draw of the guide and the model on it: the draw given, or another one where data lie outside their support given the first."""
     start = 0
@@ -111,7 +112,7 @@ def _shapes_on(problem: Problem, batch: Batch) -> dict[str, tuple[int, ...]]:
     }
 
 
-def guide_sites(trace: Any) -> dict[str, Mapping[str, Any]]:
+def guide_sites(trace: Trace) -> dict[str, Mapping[str, Any]]:
     """The guide's sample sites proper: neither observed nor auxiliary."""
     return {
         name: node
@@ -120,7 +121,7 @@ def guide_sites(trace: Any) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _check_sites(problem: Problem, name: str, trace: Any) -> None:
+def _check_sites(problem: Problem, name: str, trace: Trace) -> None:
     sampled = guide_sites(trace)
     latent = {site.name: site for site in problem.latents}
     have = ", ".join(sorted(sampled)) or "none"
@@ -151,7 +152,7 @@ def _check_sites(problem: Problem, name: str, trace: Any) -> None:
         )
 
 
-def _check_points(name: str, trace: Any) -> None:
+def _check_points(name: str, trace: Trace) -> None:
     """Refuses a point that is pushed through a transform: rounding on the way back leaves it without a density at its own value."""
     for site, node in guide_sites(trace).items():
         fn = innermost(node["fn"])
@@ -162,7 +163,7 @@ def _check_points(name: str, trace: Any) -> None:
             )
 
 
-def _check_supports(problem: Problem, name: str, trace: Any) -> None:
+def _check_supports(problem: Problem, name: str, trace: Trace) -> None:
     for site_name, node in guide_sites(trace).items():
         site = problem.sites[site_name]
         try:
@@ -183,7 +184,7 @@ def _check_supports(problem: Problem, name: str, trace: Any) -> None:
         _check_range(site_name, name, support, site.support, node["fn"])
 
 
-def wide_sites(problem: Problem, trace: Any) -> list[str]:
+def wide_sites(problem: Problem, trace: Trace) -> list[str]:
     """The sites that a guide's run draws from a wider interval than the model's support."""
     found = []
     for name, node in guide_sites(trace).items():
@@ -284,7 +285,7 @@ def _suggestion(values: tuple[float, float]) -> str:
     return "a Beta, or a Normal pushed through a sigmoid"
 
 
-def _check_rows(problem: Problem, name: str, guide_trace: Any, rows: Mapping[str, Tensor]) -> None:
+def _check_rows(problem: Problem, name: str, guide_trace: Trace, rows: Mapping[str, Tensor]) -> None:
     for plate, node in guide_trace.nodes.items():
         if not is_subsample(node.get("fn")):
             continue
@@ -307,7 +308,7 @@ def _some(rows: Tensor) -> str:
     return f"[{shown}]" if len(rows) <= 5 else f"[{shown}, ...; {len(rows)} rows]"
 
 
-def _check_shapes(name: str, guide_trace: Any, wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
+def _check_shapes(name: str, guide_trace: Trace, wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
     for site_name, node in guide_sites(guide_trace).items():
         shape = tuple(node["value"].shape)
         if site_name in wanted and shape != wanted[site_name]:

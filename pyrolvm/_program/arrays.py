@@ -15,11 +15,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pyrolvm._base.errors import DataError
+from pyrolvm._base.numerics import Array
 from pyrolvm._program.missing import check_present, missing_error
 
 __all__ = ["as_array", "kept_as_is", "numbers_of"]
 
-Array = np.ndarray[Any, Any]
 
 DENSE = 50_000_000
 """A sparse matrix of more entries than this is not made dense."""

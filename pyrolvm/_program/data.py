@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import DataError
+from pyrolvm._base.numerics import Array
 from pyrolvm._compat.python import is_named_tuple
 from pyrolvm._program.arrays import as_array, kept_as_is, numbers_of
 from pyrolvm._program.missing import check_present
@@ -216,7 +217,7 @@ def _named_leaves(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 class _Numbers:
     """An argument that is to become a tensor; not an array, which would be taken for one by whoever maps over values."""
 
-    array: np.ndarray[Any, Any]
+    array: Array
 
 
 def _read(label: str, value: Any) -> Any:

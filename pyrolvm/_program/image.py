@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyrolvm._base.errors import ArgumentError, positive_int
+from pyrolvm._base.numerics import Array
 
 __all__ = ["Image"]
 
@@ -64,7 +65,7 @@ class Image:
         """How many values it has."""
         return self.height * self.width * self.channels
 
-    def pictures(self, values: Any) -> np.ndarray[Any, Any]:
+    def pictures(self, values: Any) -> Array:
         """Values whose last dimensions are one event, as ``(..., height, width)`` or ``(..., height, width, 3)``."""
         array = np.asarray(values)
         lead, count = list(array.shape), 1

@@ -29,6 +29,7 @@ from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Parameter, Plate, Site, is_deterministic, is_random
 from pyrolvm._program.starting import Start, around, centre, support_of
+from pyrolvm._program.traces import Message, Trace
 from pyrolvm._program.usage import Watch, surroundings
 
 __all__ = [
@@ -95,7 +96,7 @@ def _read(problem: Program, sizes: Mapping[str, int]) -> tuple[_Run, list[str]]:
     return run, [name for name, call in calls.items() if call.size is None]
 
 
-def _is_coordinate(name: str, trace: Any) -> bool:
+def _is_coordinate(name: str, trace: Trace) -> bool:
     """Whether a parameter is how centred ``LocScaleReparam`` writes a site: it moves coordinates, not the posterior."""
     site = name.removesuffix("_centered")
     return site != name and f"{site}_decentered" in trace.nodes
@@ -146,7 +147,7 @@ def _row_counts(names: Sequence[str], nodes: Mapping[str, Mapping[str, Any]]) ->
 class _PyroAlone(Messenger):
     """Refuses distributions of other libraries by name, before they fail somewhere."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         hint = belongs_to(msg["fn"])
         if hint and not isinstance(msg["fn"], torch.distributions.Distribution):
             raise ProblemError(
@@ -178,7 +179,7 @@ def _trace(problem: Program) -> Any:
                 raise
 
 
-def _score(problem: Program, trace: Any) -> None:
+def _score(problem: Program, trace: Trace) -> None:
     """Computes log densities; an error names its site."""
     try:
         trace.compute_log_prob()

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from pyrolvm._base.errors import DataError
+from pyrolvm._base.numerics import Array
 from pyrolvm._compat.scipy import netcdf_attributes
 
 __all__ = ["check_present", "missing_error"]
 
-Array = np.ndarray[Any, Any]
 
 UNWRITTEN = 9.969209968386869e36
 """What netCDF libraries write where no value was given; the same number in single precision."""

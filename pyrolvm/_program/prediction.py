@@ -17,6 +17,7 @@ from torch import Tensor
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Site, is_deterministic, is_random
 from pyrolvm._program.starting import Start, centre
+from pyrolvm._program.traces import Message
 
 __all__ = ["AtOnce", "Hide", "predicted"]
 
@@ -31,7 +32,7 @@ class Hide(Messenger):
         super().__init__()
         self.hidden = dict(values)
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         value = self.hidden.get(msg["name"])
         if value is None or msg["is_observed"]:
             return
@@ -45,7 +46,7 @@ class Hide(Messenger):
 class AtOnce(Messenger):
     """Sums sites that ask to be enumerated one value after the other over all values at once, which gives the same sum."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["infer"].get("enumerate") == "sequential":
             msg["infer"] = {**msg["infer"], "enumerate": "parallel"}
 
@@ -53,7 +54,7 @@ class AtOnce(Messenger):
 class _Track(Messenger):
     """Marks each sample with its name, so that what is computed from it can be told."""
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: Message) -> None:
         if isinstance(msg["value"], Tensor) and is_random(msg) and not is_deterministic(msg) and not msg["is_observed"]:
             msg["value"] = track_provenance(extract_provenance(msg["value"])[0], frozenset({msg["name"]}))
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from pyrolvm._base.numerics import Array
+
 __all__ = ["loss"]
 
 MOVED = 1e-3
@@ -16,8 +18,6 @@ CHANCE = 1e-7
 
 MANY = 4_000_000
 """Of arrays with more values than this, only columns whose values lie far from zero for their spread are looked at for repeats."""
-
-Array = np.ndarray[Any, Any]
 
 
 def loss(array: Array) -> str | None:

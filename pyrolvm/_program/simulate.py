@@ -18,6 +18,7 @@ from pyrolvm._base.errors import ProblemError
 from pyrolvm._program.density import Joint
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.traces import Message
 
 __all__ = ["Observe", "Simulator"]
 
@@ -36,7 +37,7 @@ class _Simulate(Messenger):
         super().__init__()
         self.site = ""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         self.site = msg["name"]
         if not msg["is_observed"] or is_deterministic(msg) or isinstance(msg["fn"], dist.Unit):
             return
@@ -53,7 +54,7 @@ class Observe(Messenger):
         super().__init__()
         self.values = values
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["is_observed"] and msg["name"] in self.values:
             msg["value"] = self.values[msg["name"]]
 

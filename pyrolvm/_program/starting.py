@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to, transform_to
 
 from pyrolvm._compat.pyro import is_subsample
+from pyrolvm._program.traces import Message
 
 __all__ = ["Start", "around", "centre", "support_of"]
 
@@ -31,7 +32,7 @@ class Start(Messenger):
         super().__init__()
         self.choose = choose
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["value"] is None and not is_subsample(msg["fn"]):
             with torch.no_grad():
                 msg["value"] = self.choose(msg)

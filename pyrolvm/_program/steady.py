@@ -19,6 +19,7 @@ from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.starting import Start, centre
+from pyrolvm._program.traces import Message, Trace
 
 __all__ = ["Seen", "Watch", "changes", "check_steady", "check_steady_model", "seen"]
 
@@ -159,7 +160,7 @@ def _model_run(problem: Problem, values: Any) -> Seen:
     )
 
 
-def seen(problem: Problem, trace: Any) -> Seen:
+def seen(problem: Problem, trace: Trace) -> Seen:
     """What a run of the model on all rows shows."""
     enumerated = bool(problem.discrete)  # drawn anew in each run, so that densities and what follows may differ
     observed = {
@@ -171,7 +172,7 @@ def seen(problem: Problem, trace: Any) -> Seen:
     return Seen(_described(trace), {} if enumerated else observed, log_p)
 
 
-def _described(trace: Any) -> dict[str, str]:
+def _described(trace: Trace) -> dict[str, str]:
     found = {}
     for name, node in trace.nodes.items():
         if is_subsample(node.get("fn")):
@@ -247,7 +248,7 @@ class Watch(Messenger):
             if self._first.get(name) != self._now.get(name):
                 self._others[name] = self._others.get(name, 0) + 1
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: Message) -> None:
         if not is_random(msg) or is_deterministic(msg):
             return
         name = str(msg["name"])

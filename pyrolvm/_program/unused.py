@@ -22,6 +22,7 @@ from pyrolvm._program.peeling import unmasked
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Site, is_deterministic, is_random
 from pyrolvm._program.starting import Start, around
+from pyrolvm._program.traces import Message
 
 __all__ = ["Fill", "reference", "unused"]
 
@@ -44,7 +45,7 @@ class Fill(Messenger):
         super().__init__()
         self.names = frozenset(names)
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] not in self.names or msg["is_observed"]:
             return
         fn, left_out = _left_out(msg["fn"], msg["mask"])
@@ -61,7 +62,7 @@ class Given(Fill):
         super().__init__(entries)
         self.entries = dict(entries)
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] in self.names and not isinstance(msg["fn"], dist.Delta):
             left_out = self.entries[msg["name"]]
             msg["mask"] = ~left_out if msg["mask"] is None else msg["mask"] & ~left_out

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, StoreError, positive_int
 from pyrolvm._base.face import public
+from pyrolvm._base.numerics import Array
 from pyrolvm._base.pickling import Portable
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
@@ -70,12 +71,12 @@ class Posterior(Portable):
     seed: int
 
     @property
-    def log_p(self) -> np.ndarray[Any, Any]:
+    def log_p(self) -> Array:
         """The log density log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``(chain, draw)``."""
         return np.asarray(self.data["sample_stats"]["lp"].values)
 
     @property
-    def log_q(self) -> np.ndarray[Any, Any] | None:
+    def log_q(self) -> Array | None:
         """The normalised log density log q(draw) that draws are from; ``None`` for MCMC. Shape ``(chain, draw)``."""
         stats = self.data["sample_stats"]
         return np.asarray(stats["log_q"].values) if "log_q" in stats else None
@@ -228,7 +229,7 @@ class Fit(Posterior):
     guide: Guide | None = None
 
     @property
-    def losses(self) -> np.ndarray[Any, Any]:
+    def losses(self) -> Array:
         """The loss, minus the ELBO, at each step."""
         return np.asarray(self.data["optimization"]["loss"].values)
 
@@ -326,7 +327,7 @@ class Fit(Posterior):
         return self.data["proposal_stats" if self.corrected else "sample_stats"]
 
     @property
-    def log_weight(self) -> np.ndarray[Any, Any]:
+    def log_weight(self) -> Array:
         """The log importance weight log p - log q of each draw of the guide. Shape ``(draw,)``."""
         return np.asarray(self._weighed["log_weight"].values).reshape(-1)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyrolvm._base import budget
 from pyrolvm._base.importance import weigh
+from pyrolvm._base.numerics import Array
 from pyrolvm._program.density import Evaluator, Joint, map_draws, rounding, unconstrained
 from pyrolvm._program.names import Dimensions, dump_names
 from pyrolvm._program.problem import Problem
@@ -79,7 +80,6 @@ OUTSIDE = "outside_support"
 FEW = 256
 """Draws by which to tell a point from a density."""
 
-Array = np.ndarray[Any, Any]
 Draws = dict[str, Tensor]
 
 _LEAN: ContextVar[bool] = ContextVar("lean", default=False)
@@ -182,7 +182,7 @@ def corrected_tree(
     problem: Problem,
     raw: xr.DataTree,
     draws: Draws,
-    weighed: Mapping[str, np.ndarray[Any, Any]],
+    weighed: Mapping[str, Array],
     attrs: Mapping[str, Any],
     khats: Mapping[str, float],
     copies: Copies | None = None,
@@ -253,7 +253,7 @@ def chains_tree(
     problem: Problem,
     draws: Draws,
     chains: int,
-    stats: Mapping[str, np.ndarray[Any, Any]],
+    stats: Mapping[str, Array],
     attrs: Mapping[str, Any],
     copies: Copies | None = None,
 ) -> xr.DataTree:
@@ -471,5 +471,5 @@ def _prior_groups(
     return {g: site_dataset(v, dims, attrs=attrs, coords=Dimensions(problem).coords()) for g, v in groups.items() if v}
 
 
-def _khat(log_weight: np.ndarray[Any, Any]) -> float:
+def _khat(log_weight: Array) -> float:
     return float(weigh(log_weight.reshape(-1))[0].khat)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm._base.numerics import Array
 from pyrolvm._program.density import Joint
 from pyrolvm._program.names import Dimensions, variable
 from pyrolvm._program.problem import Problem
@@ -48,7 +49,7 @@ def site_dataset(
     *,
     attrs: Mapping[str, Any],
     coords: Mapping[str, Any] | None = None,
-    draws: np.ndarray[Any, Any] | None = None,
+    draws: Array | None = None,
     sample_dims: tuple[str, ...] = ("chain", "draw"),
 ) -> xr.Dataset:
     """A dataset by arviz-base, which adds its own attributes."""
@@ -77,9 +78,7 @@ def site_dataset(
     )
 
 
-def _fitting(
-    values: Mapping[str, np.ndarray[Any, Any]], dims: Mapping[str, list[str]], leading: int
-) -> dict[str, list[str]]:
+def _fitting(values: Mapping[str, Array], dims: Mapping[str, list[str]], leading: int) -> dict[str, list[str]]:
     """The names of dimensions that values have: those of a value with another number of them, or another length, are left out."""
     sizes: dict[str, int] = {}
     named = {}
@@ -117,7 +116,7 @@ def data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[
     return groups
 
 
-def _same(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool(np.array_equal(a, b))
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pyrolvm._base.numerics import Array
+
 __all__ = ["History", "Taken"]
 
 
@@ -22,10 +24,10 @@ class Taken:
         good: whether loss and gradient were finite; if not, the parameters did not move.
     """
 
-    losses: np.ndarray[Any, Any]
-    errors: np.ndarray[Any, Any]
-    rates: np.ndarray[Any, Any]
-    good: np.ndarray[Any, Any]
+    losses: Array
+    errors: Array
+    rates: Array
+    good: Array
 
 
 class Series:
@@ -35,7 +37,7 @@ class Series:
         self._room = np.empty(1024)
         self._count = 0
 
-    def extend(self, numbers: np.ndarray[Any, Any]) -> None:
+    def extend(self, numbers: Array) -> None:
         """Adds numbers at the end."""
         end = self._count + len(numbers)
         if end > len(self._room):
@@ -44,7 +46,7 @@ class Series:
         self._count = end
 
     @property
-    def values(self) -> np.ndarray[Any, Any]:
+    def values(self) -> Array:
         """All numbers so far; not a copy."""
         return self._room[: self._count]
 
@@ -67,7 +69,7 @@ class History:
     attrs: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, elbos: np.ndarray[Any, Any], *, converged: bool, reason: str) -> History:
+    def of(cls, elbos: Array, *, converged: bool, reason: str) -> History:
         """The history of an algorithm that has no learning rate."""
         history = cls(converged=converged, reason=reason)
         unknown = np.full(len(elbos), np.nan)
@@ -75,17 +77,17 @@ class History:
         return history
 
     @property
-    def losses(self) -> np.ndarray[Any, Any]:
+    def losses(self) -> Array:
         """Minus the ELBO at each step."""
         return self._losses.values
 
     @property
-    def errors(self) -> np.ndarray[Any, Any]:
+    def errors(self) -> Array:
         """The standard errors of the losses, NaN where unknown."""
         return self._errors.values
 
     @property
-    def rates(self) -> np.ndarray[Any, Any]:
+    def rates(self) -> Array:
         """The learning rate of each step."""
         return self._rates.values
 

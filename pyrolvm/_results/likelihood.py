@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from pyrolvm._base.numerics import Array
 from pyrolvm._program.density import Joint, repeat
 from pyrolvm._program.names import Dimensions
 from pyrolvm._program.problem import Problem
@@ -77,7 +78,7 @@ def generated(problem: Problem, count: int) -> dict[str, Tensor]:
         }
 
 
-def _densities(problem: Problem) -> tuple[float, dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]:
+def _densities(problem: Problem) -> tuple[float, dict[str, Array], dict[str, Array]]:
     """Log p(data), the log density of each observation by site, and deterministic values, a part of the rows at a time."""
     plate = plate_of_rows(problem)
     size = sum(site.numel for site in problem.observed)
@@ -88,8 +89,8 @@ def _densities(problem: Problem) -> tuple[float, dict[str, np.ndarray[Any, Any]]
         rows = torch.arange(plate.size, device=problem.device)
         batches = [problem.batch(part, plate=plate.name) for part in rows.split(chunk)]
     total = 0.0
-    parts: dict[str, list[np.ndarray[Any, Any]]] = {}
-    shown: dict[str, np.ndarray[Any, Any]] = {}
+    parts: dict[str, list[Array]] = {}
+    shown: dict[str, Array] = {}
     for i, batch in enumerate(batches):
         with batch.active(), torch.no_grad():
             trace: Any = poutine.trace(problem.model).get_trace(*batch.args, **batch.kwargs)

@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrolvm._base.numerics import Array
 from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.names import dump_names, read_names
 from pyrolvm._program.peeling import untransformed
@@ -84,7 +85,7 @@ def point_mass(problem: Problem, guide: Callable[..., Any], unconstrained: Mappi
     return PointMass(constant, following)
 
 
-def all_one_value(draws: np.ndarray[Any, Any]) -> bool:
+def all_one_value(draws: Array) -> bool:
     """Whether any of the unknowns with draws of shape ``(draws, ...)`` has one value in all of them, to rounding."""
     flat = draws.reshape(len(draws), -1)
     if len(flat) < 2 or not flat.shape[1] or flat.dtype.kind != "f":

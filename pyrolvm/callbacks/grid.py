@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
+from pyrolvm._base.numerics import Array
 from pyrolvm._methods.fit.loop import Step
 from pyrolvm._program.density import Joint
 from pyrolvm._program.problem import Problem
 from pyrolvm._results.likelihood import generated
 
 __all__ = ["SampleGrid", "tiles"]
-
-Array = np.ndarray[Any, Any]
 
 
 class SampleGrid:

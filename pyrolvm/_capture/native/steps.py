@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm._base.errors import CaptureError
+from pyrolvm._base.numerics import Array
 from pyrolvm._capture.graph import Captured
 from pyrolvm._capture.native.builder import number
 from pyrolvm._capture.native.codegen import check_plain, differentiable, helpers, lowered, recorded
@@ -20,7 +20,6 @@ from pyrolvm._capture.native.compiling import compiled
 
 __all__ = ["Moments", "NativeSteps", "compile_steps"]
 
-Array = NDArray[Any]
 
 _TEXT = """\
 {helpers}

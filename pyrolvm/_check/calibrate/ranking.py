@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, CaptureError, FitError, unknown_name
+from pyrolvm._base.numerics import Array
 from pyrolvm._capture import Captured, capture
 from pyrolvm._capture.vmap import vmapped
 from pyrolvm._program.density import Joint, map_draws
@@ -242,12 +243,12 @@ def _joined(name: str, truth: Draw, draws: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([true[None], drawn.to(true)])
 
 
-def _rank(truth: NDArray[Any], draws: NDArray[Any], random: np.random.Generator) -> NDArray[np.int64]:
+def _rank(truth: Array, draws: Array, random: np.random.Generator) -> NDArray[np.int64]:
     below, equal = (draws < truth).sum(axis=0), (draws == truth).sum(axis=0)
     rank = below + random.integers(0, equal, endpoint=True)
     return np.where(np.isnan(truth) | np.isnan(draws).any(axis=0), -1, rank)
 
 
-def _moments(draws: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _moments(draws: Array) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore", over="ignore"):
         return draws.mean(axis=0), draws.std(axis=0, ddof=1)

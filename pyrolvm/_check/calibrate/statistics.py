@@ -6,8 +6,8 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pyrolvm._base.numerics import Array
 from pyrolvm._check.calibrate.uniformity import coverage, ecdf_test, ks, ks_bound, moments, symmetry_test
 from pyrolvm._results.reading import blocks
 
@@ -23,8 +23,6 @@ BIAS_BOUND, SD_BOUND = 0.1, 0.1
 """The size, in posterior sds and as a share of the sd, up to which a deviation is small; as in comparisons."""
 
 _TESTS = 3
-
-Array = NDArray[Any]
 
 
 def scalars(tree: xr.DataTree, group: str) -> tuple[list[str], Array]:

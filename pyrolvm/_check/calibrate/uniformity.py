@@ -6,14 +6,13 @@ All tests are exact or on the safe side for ranks, which are discrete; none of t
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pyrolvm._base.numerics import Array
 
 __all__ = ["coverage", "ecdf_differences", "ecdf_test", "envelope", "ks", "ks_bound", "moments", "symmetry_test"]
 
-Array = NDArray[Any]
 
 _SMALLEST = 1e-13
 """A probability below this is not told from zero by sums in double precision."""

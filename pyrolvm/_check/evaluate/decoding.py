@@ -17,6 +17,7 @@ from pyrolvm._program.batching import slice_rows
 from pyrolvm._program.density import Joint
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.traces import Message
 
 __all__ = ["Decoder", "interpolated", "spherical", "traversed"]
 
@@ -31,7 +32,7 @@ class _Middle(Messenger):
         super().__init__()
         self.given = given
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["is_observed"] or is_deterministic(msg) or not is_random(msg):
             return
         if msg["name"] in self.given:

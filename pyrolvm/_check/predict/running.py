@@ -16,6 +16,7 @@ from pyrolvm._check.predict.members import Kept
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.traces import Message
 
 __all__ = ["Predicting", "observed_values", "prior_terms"]
 
@@ -29,7 +30,7 @@ class _Given(Messenger):
         super().__init__()
         self.draw, self.kept, self.predicted = draw, kept, predicted
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         name = msg["name"]
         if msg["is_observed"]:
             if name in self.predicted and not is_deterministic(msg) and not isinstance(msg["fn"], dist.Unit):

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm._base.numerics import Array
+
 __all__ = ["Iterates", "split_rhat"]
 
 MOST_NUMBERS = 50_000
@@ -37,8 +39,6 @@ JUDGED = 2_000
 
 STATIONARY, SHARE = 1.1, 0.95
 """R-hat below which a number has settled, and the share of the numbers that must have."""
-
-Array = np.ndarray[Any, Any]
 
 
 class Iterates:

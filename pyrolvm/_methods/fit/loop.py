@@ -18,6 +18,7 @@ from pyrolvm._base import runtime
 from pyrolvm._base.errors import FitError
 from pyrolvm._base.explain import PASSES
 from pyrolvm._base.interrupts import Held, Stopped, held
+from pyrolvm._base.numerics import Array
 from pyrolvm._base.progress import Progress
 from pyrolvm._methods.fit.checkpoint import Keeper, Parts
 from pyrolvm._methods.fit.engines.base import Engine, Work, write
@@ -265,7 +266,7 @@ def _settled(work: Work, history: History, iterates: Iterates, plateau: Plateau 
     return True
 
 
-def _losses(work: Work) -> np.ndarray[Any, Any]:
+def _losses(work: Work) -> Array:
     """The loss at the parameters as they are, with the same random numbers whenever it is asked for."""
     found, objective = [], cast(Any, work.objective)
     for seed in range(COMPARED):
@@ -310,7 +311,7 @@ def _next_size(size: int, seconds: float) -> int:
     return min(AT_ONCE, 2 * size) if seconds < RESPONSE / 4 else size
 
 
-def _bad_in_a_row(before: int, good: np.ndarray[Any, Any]) -> int:
+def _bad_in_a_row(before: int, good: Array) -> int:
     """How many steps in a row, up to the last one, were skipped."""
     found = np.flatnonzero(good)
     return before + len(good) if not len(found) else len(good) - 1 - int(found[-1])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from pyrolvm._base.numerics import Array
 from pyrolvm._methods.fit.engines.base import Engine, write
 
 __all__ = ["Rescue"]
@@ -49,7 +50,7 @@ class Rescue:
         """The multiple of the learning rate by now."""
         return float(SLOWER**self.times)
 
-    def look(self, engine: Engine, losses: np.ndarray[Any, Any], start: tuple[float, float] | None) -> bool:
+    def look(self, engine: Engine, losses: Array, start: tuple[float, float] | None) -> bool:
         """Keeps the parameters if the last losses are as good as any before; returns whether they have diverged instead.
 
         Args:

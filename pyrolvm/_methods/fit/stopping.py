@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-Losses = Sequence[float] | np.ndarray[Any, Any]
+from pyrolvm._base.numerics import Array
+
+Losses = Sequence[float] | Array
 
 __all__ = ["STILL", "Plateau", "Schedule", "improvement"]
 

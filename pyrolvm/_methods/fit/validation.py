@@ -33,8 +33,6 @@ SEED = 20_231
 LOOKS = 50
 """How often held-out data are looked at in a whole budget, where a pass over the data is no shorter."""
 
-Array = np.ndarray[Any, Any]
-
 
 @dataclass(frozen=True)
 class HeldOut:

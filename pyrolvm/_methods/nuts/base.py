@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pyrolvm._base.machine import available
+from pyrolvm._base.numerics import Array
 from pyrolvm._base.progress import Progress
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
 
@@ -60,15 +60,15 @@ class Raw:
     """
 
     draws: Tensor
-    stats: dict[str, np.ndarray[Any, Any]]
-    warmup_steps: np.ndarray[Any, Any]
+    stats: dict[str, Array]
+    warmup_steps: Array
     interrupted: bool = False
-    potential: np.ndarray[Any, Any] | None = None
+    potential: Array | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
 
-def depths(steps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def depths(steps: Array) -> Array:
     """The doublings that gave trajectories of so many steps."""
     return np.ceil(np.log2(steps + 1)).astype(int)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.interrupts import held
+from pyrolvm._base.numerics import Array
 from pyrolvm._compat.python import replaced
 from pyrolvm._methods.nuts.base import Raw, Settings, depths, workers
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
@@ -41,7 +42,6 @@ LARGE = 10_000
 """Numbers in a value from which on loops must be fast: without fused loops a compilation of one to two seconds takes half
 as long and small values no longer, but values of 30,000 numbers a third longer."""
 
-Array = np.ndarray[Any, Any]
 _ROWS = ("z", "potential_energy", "energy", "accept_prob", "step_size", "num_steps", "diverging")
 
 

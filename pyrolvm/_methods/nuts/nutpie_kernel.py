@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, FitError
 from pyrolvm._base.interrupts import held
+from pyrolvm._base.numerics import Array
 from pyrolvm._capture import capture, selfcheck
 from pyrolvm._capture.native import NativeGradient, compile_gradient
 from pyrolvm._compat import nutpie
@@ -33,7 +34,6 @@ MIN_WARMUP = 10
 
 POLL = 0.05
 
-Array = np.ndarray[Any, Any]
 Table = dict[str, Array]
 """What a chain stored, by name."""
 Gradient = Callable[[Array], tuple[float, Array]]

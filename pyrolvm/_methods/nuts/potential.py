@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import CaptureError
+from pyrolvm._base.numerics import Array
 from pyrolvm._capture import Captured, capture
 from pyrolvm._program.density import Joint, map_draws
 from pyrolvm._program.density.target import stock
@@ -28,8 +29,6 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 
 ROUNDED = 3.0
 """Times the largest rounding error of stock Pyro's energies that a compiled one may be off by."""
-
-Array = np.ndarray[Any, Any]
 
 
 class Disagreement(CaptureError):

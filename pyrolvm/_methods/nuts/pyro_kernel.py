@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.interrupts import Held, held
+from pyrolvm._base.numerics import Array
 from pyrolvm._compat.pyro_mcmc import RecordingNUTS
 from pyrolvm._methods.nuts.base import Raw, Settings, depths
 from pyrolvm._methods.nuts.checkpoint import attributes, restore_attributes
@@ -97,7 +98,7 @@ def run(joint: Joint, starts: Tensor, seeds: Sequence[int], settings: Settings) 
     kept = min(len(chain.draws) for chain in chains)
     names = ("diverging", "acceptance_rate", "step_size", "n_steps", "energy")
     table = np.array([chain.stats[:kept] for chain in chains], dtype=float).reshape(len(chains), kept, len(names))
-    stats: dict[str, np.ndarray[Any, Any]] = {name: table[:, :, i] for i, name in enumerate(names)}
+    stats: dict[str, Array] = {name: table[:, :, i] for i, name in enumerate(names)}
     stats["diverging"] = stats["diverging"].astype(bool)
     stats["n_steps"] = stats["n_steps"].astype(int)
     stats["tree_depth"] = depths(stats["n_steps"])

@@ -30,6 +30,7 @@ from pyrolvm._program.density.centring import Centring, Spread, conditional, non
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.starting import Start, centre
+from pyrolvm._program.traces import Message, Trace
 
 __all__ = ["Joint", "decentred"]
 
@@ -54,14 +55,14 @@ class _Given(Messenger):
         self.values = values
         self._seen: set[str] = set()
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
             if _is_discrete(msg["fn"]):
                 # Not to be enumerated any more, but noted by enumeration, which later sites in pyro.markov ask about it.
                 msg["infer"] = {**msg["infer"], "enumerate": "given"}
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: Message) -> None:
         # Handlers further out, such as the one that records, have had the site already.
         self._seen.add(msg["name"])
         if self.stops and self._seen >= self.values.keys():
@@ -84,7 +85,7 @@ class _FromReal(_Given):
         self.slopes: dict[str, Tensor] = {}
         self.jacobians: dict[str, Tensor] = {}
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             real = self.values[msg["name"]]
             spread = conditional(msg["fn"], real.shape)
@@ -108,7 +109,7 @@ class _Somewhere(_FromReal):
         super().__init__(values, {})
         self.from_prior = from_prior
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             drawn = None if self.from_prior is None else msg["fn"].sample()
             super()._pyro_sample(msg)
@@ -121,12 +122,12 @@ class _Somewhere(_FromReal):
 class _AsIndex(Messenger):
     """Draws one-hot vectors by their index, which is all that Pyro's sampling of discrete posteriors can follow."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if isinstance(msg["fn"], torch.distributions.OneHotCategorical) and not msg["is_observed"]:
             msg["fn"] = dist.Categorical(logits=msg["fn"].logits)
             msg["infer"] = {**msg["infer"], "_one_hot": True}
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: Message) -> None:
         if msg["infer"].get("_one_hot"):
             msg["value"] = _one_hot(msg["value"], msg["fn"].logits)
 
@@ -149,7 +150,7 @@ def _is_discrete(fn: Any) -> bool:
 class _Unobserve(Messenger):
     """Makes observed sites random again; deterministic values and factors stay as they are."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["is_observed"] and not is_deterministic(msg) and not isinstance(msg["fn"], dist.Unit):
             msg["is_observed"] = False
             msg["value"] = None
@@ -436,11 +437,11 @@ class Joint:
             self._run(model)
         return tracer.trace
 
-    def summed(self, trace: Any) -> list[str]:
+    def summed(self, trace: Trace) -> list[str]:
         """The discrete latents that this run enumerated."""
         return [site.name for site in self.problem.discrete if is_enumerated(trace.nodes[site.name])]
 
-    def _log_prob_sum(self, trace: Any) -> Tensor:
+    def _log_prob_sum(self, trace: Trace) -> Tensor:
         trace.compute_log_prob()
         if not self.summed(trace):
             terms = [
@@ -476,7 +477,7 @@ class Joint:
             factors.setdefault(context, []).append(_factor(node, scaled))
         return factors
 
-    def _marginal_terms(self, trace: Any) -> dict[str, Tensor]:
+    def _marginal_terms(self, trace: Trace) -> dict[str, Tensor]:
         """Pointwise terms where discrete latents are summed out: each row's marginal likelihood, if rows separate.
 
         Where a continuous latent depends on a discrete one, z, its prior is the marginal sum_z p(z) p(x | z), and the

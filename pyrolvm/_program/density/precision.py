@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import PyrolvmWarning
+from pyrolvm._base.numerics import Array
 from pyrolvm._capture.vmap import vmapped
 from pyrolvm._compat.torch import pytree
 from pyrolvm._program.density.joint import Joint
@@ -72,7 +73,7 @@ def rounding(problem: Problem, draws: Mapping[str, Tensor]) -> dict[str, Any]:
         return {"precision_note": f"not compared with float64: {type(error).__name__}: {error}"[:300]}
 
 
-def _error(narrow: np.ndarray[Any, Any], wide: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _error(narrow: Array, wide: Array) -> dict[str, Any]:
     """As :func:`rounding`, of log densities in 32 and in 64 bits."""
     finite = np.isfinite(narrow) & np.isfinite(wide)
     if finite.sum() < 2:
@@ -128,7 +129,7 @@ def with_digits(problem: Problem) -> Problem:
     return wide
 
 
-def _looked_at(wide: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor], np.ndarray[Any, Any]]:
+def _looked_at(wide: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor], Array]:
     """Draws of the prior, none where it cannot be drawn from; points around the middle that float32 holds; and their log densities."""
     joint = Joint(wide)
     with wide.session(seed=POINTS_SEED), torch.no_grad():
@@ -178,7 +179,7 @@ def _out_of_bounds(problem: Problem, points: Mapping[str, Tensor]) -> bool:
     return not np.array_equal(first, second, equal_nan=True)
 
 
-def _log_p(problem: Problem, draws: Mapping[str, Tensor], *, together: bool = True) -> np.ndarray[Any, Any]:
+def _log_p(problem: Problem, draws: Mapping[str, Tensor], *, together: bool = True) -> Array:
     """Log densities of draws, each of shape ``(draws, ...)``."""
     with torch.no_grad():
         return _each(Joint(problem).log_p, dict(draws), together=together).double().cpu().numpy()

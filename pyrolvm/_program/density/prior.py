@@ -15,6 +15,7 @@ from pyrolvm._program.density.vectorize import repeat
 from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.traces import Message
 
 __all__ = ["check_proper", "prior_draws", "without_data"]
 
@@ -22,7 +23,7 @@ __all__ = ["check_proper", "prior_draws", "without_data"]
 class _Silence(Messenger):
     """Takes the density of data and factors out of a run."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["is_observed"] and not is_deterministic(msg):
             msg["mask"] = False
 
@@ -34,7 +35,7 @@ class _Watch(Messenger):
         super().__init__()
         self.site = ""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         self.site = msg["name"]
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import CaptureError
+from pyrolvm._base.numerics import Array
 from pyrolvm._capture import Captured
 from pyrolvm._methods.fit.engines.base import Work
 from pyrolvm._program.streamed import Streamed
 
 __all__ = ["Ahead"]
 
-Array = np.ndarray[Any, Any]
 
 AT_ONCE = 4_000_000
 """The most random numbers that are drawn ahead of a call."""

@@ -17,6 +17,7 @@ from pyrolvm._methods.fit.objectives.base import PureELBO, lanes, log_q_and_scor
 from pyrolvm._methods.fit.objectives.particles import analytic_kl, factorises
 from pyrolvm._methods.fit.objectives.structure import sites
 from pyrolvm._program.batching import Batch
+from pyrolvm._program.traces import Trace
 
 __all__ = ["Beta_ELBO", "Warmup"]
 
@@ -163,7 +164,7 @@ class Beta_ELBO(PureELBO):
         return known[2]
 
 
-def _divergence(name: str, node: Mapping[str, Any], model_trace: Any, analytic: bool) -> tuple[Tensor, Any]:
+def _divergence(name: str, node: Mapping[str, Any], model_trace: Trace, analytic: bool) -> tuple[Tensor, Any]:
     """The mean divergence of each unit of a site over its rows, and how many rows a unit stands for."""
     q, partner = node["fn"], model_trace.nodes.get(name)
     term: Tensor | None = None

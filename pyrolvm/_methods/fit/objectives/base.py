@@ -16,6 +16,7 @@ from pyrolvm._capture.vmap import vmapped
 from pyrolvm._compat.torch import pytree
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.traces import Message, Trace
 
 __all__ = ["Given", "Held", "PureELBO", "held_run", "lanes", "log_prob_sum", "log_q_and_score", "surrogate", "traces"]
 
@@ -102,7 +103,7 @@ def surrogate(value: Tensor, term: Tensor) -> Tensor:
 class Held(Messenger):
     """Hides from the gradient that a guide has parameters."""
 
-    def _pyro_post_param(self, msg: Any) -> None:
+    def _pyro_post_param(self, msg: Message) -> None:
         held = msg["value"].detach()
         if hasattr(msg["value"], "unconstrained"):  # which plates that pick rows of it look at
             held.unconstrained = msg["value"].unconstrained
@@ -116,7 +117,7 @@ class Given(Messenger):
         super().__init__()
         self.values = values
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["done"] = True
             msg["value"] = self.values[msg["name"]]
@@ -135,18 +136,18 @@ def held_run(guide: Any, drawn: Any, args: Any, kwargs: Any) -> Any:
         return poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(*args, **kwargs)
 
 
-def log_prob_sum(trace: Any) -> Tensor:
+def log_prob_sum(trace: Trace) -> Tensor:
     """The log density of a trace."""
     trace.compute_log_prob()
     return _sum(trace)
 
 
-def _sum(trace: Any) -> Tensor:
+def _sum(trace: Trace) -> Tensor:
     terms = [node["log_prob_sum"] for node in trace.nodes.values() if is_random(node) and not is_deterministic(node)]
     return torch.stack([torch.as_tensor(term) for term in terms]).sum() if terms else torch.zeros(())
 
 
-def log_q_and_score(guide_trace: Any) -> tuple[Tensor, Tensor]:
+def log_q_and_score(guide_trace: Trace) -> tuple[Tensor, Tensor]:
     """The guide's log density at its draw, and the sum of its score-function terms (zero if it has none)."""
     guide_trace.compute_score_parts()  # which sets the log densities too
     log_q = _sum(guide_trace)

@@ -27,6 +27,7 @@ from pyrolvm._methods.fit.objectives.base import (
 )
 from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.traces import Trace
 
 __all__ = ["NAMES", "ParticleELBO", "analytic_kl", "factorises"]
 
@@ -106,7 +107,7 @@ class ParticleELBO(PureELBO):
         return torch.stack([torch.as_tensor(term).sum() for term in terms]).sum() - log_q, score
 
 
-def _weights(guide_trace: Any) -> dict[str, Any]:
+def _weights(guide_trace: Trace) -> dict[str, Any]:
     """The probability of each value of the sites that the guide sums over, packed, by the name of the value's dimension."""
     found = {}
     for node in guide_trace.nodes.values():
@@ -191,7 +192,7 @@ def _inner(support: Any) -> Any:
     return support
 
 
-def factorises(trace: Any) -> bool:
+def factorises(trace: Trace) -> bool:
     """Whether no guide site's distribution depends on the draw of another: each density is blind to the other draws."""
     nodes = {name: node for name, node in trace.nodes.items() if is_random(node)}
     if any("Delta" in type(node["fn"]).__name__ for node in nodes.values()) or len(guide_sites(trace)) < len(nodes):

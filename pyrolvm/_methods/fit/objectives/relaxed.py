@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import GuideError, positive_float
 from pyrolvm._compat.pyro import is_marked_deterministic, mask_of
+from pyrolvm._program.traces import Message
 
 __all__ = ["relax"]
 
@@ -54,7 +55,7 @@ class _Relaxed(Messenger):
         super().__init__()
         self.temperature = temperature
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if not msg["is_observed"] and not is_marked_deterministic(msg):
             msg["fn"] = self._continuous(msg["name"], msg["fn"])
 

@@ -17,6 +17,7 @@ from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._methods.fit.objectives.base import traces
 from pyrolvm._program.peeling import innermost
 from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.traces import Trace
 from pyrolvm.family.protocol import Hooks
 
 __all__ = ["Structure", "read_structure", "row_densities", "row_scores", "sites"]
@@ -48,7 +49,7 @@ class Structure:
     coupled: str = ""
 
 
-def sites(trace: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def sites(trace: Trace) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The sample sites that have a density."""
     return ((n, node) for n, node in trace.nodes.items() if is_random(node) and not is_deterministic(node))
 
@@ -101,10 +102,10 @@ def _frames(node: Mapping[str, Any]) -> dict[str, Any]:
     return {frame.name: frame for frame in node["cond_indep_stack"] if frame.dim is not None}
 
 
-def _picked(guide: Any, trace: Any, args: Any, kwargs: Any) -> set[str]:
+def _picked(guide: Any, trace: Trace, args: Any, kwargs: Any) -> set[str]:
     """Plates that pick their rows at random, which must be the same ones in every draw."""
 
-    def picks(trace: Any) -> dict[str, Tensor]:
+    def picks(trace: Trace) -> dict[str, Tensor]:
         found = {n: node for n, node in trace.nodes.items() if is_subsample(node.get("fn"))}
         return {
             n: node["value"]
@@ -119,7 +120,7 @@ def _picked(guide: Any, trace: Any, args: Any, kwargs: Any) -> set[str]:
     return {name for name, rows in first.items() if not all(torch.equal(rows, run[name]) for run in runs)}
 
 
-def _row_plates(model_trace: Any, guide_trace: Any, why: list[str]) -> Iterator[str]:
+def _row_plates(model_trace: Trace, guide_trace: Trace, why: list[str]) -> Iterator[str]:
     """The plates that fall apart into rows, the largest first; ``why`` takes what is wrong with the others."""
     found: dict[str, int] = {}
     for name, node in sites(model_trace):
@@ -143,7 +144,7 @@ def _row_plates(model_trace: Any, guide_trace: Any, why: list[str]) -> Iterator[
             yield plate
 
 
-def _first_after(trace: Any, plate: str) -> str:
+def _first_after(trace: Trace, plate: str) -> str:
     """The first site outside the plate that comes after a latent one inside it."""
     began = False
     for name, node in sites(trace):
@@ -170,7 +171,7 @@ def _scores_cheaply(fn: Any) -> bool:
 
 
 def row_densities(
-    trace: Any, structure: Structure, many: bool, tempered: float | Tensor = 1.0
+    trace: Trace, structure: Structure, many: bool, tempered: float | Tensor = 1.0
 ) -> tuple[Tensor, Tensor, float]:
     """Log densities of a run: each row's, shape ``(rows,)``, the sum of all others', and the scale of a row.
 
@@ -207,7 +208,7 @@ def row_densities(
     return torch.stack(rows).sum(0) if rows else zero, torch.stack(others).sum() if others else zero, scale
 
 
-def row_scores(trace: Any, structure: Structure) -> tuple[Tensor, Tensor]:
+def row_scores(trace: Trace, structure: Structure) -> tuple[Tensor, Tensor]:
     """Score-function terms of a guide's run: each row's, shape ``(rows,)``, and the sum of all others'; zero where there are none."""
     rows, others = [], []
     for _, node in sites(trace):

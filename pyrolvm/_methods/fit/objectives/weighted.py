@@ -15,6 +15,7 @@ from pyrolvm._base.errors import GuideError, positive_int, unknown_name
 from pyrolvm._methods.fit.objectives.base import Given, Held, PureELBO, lanes, surrogate, traces
 from pyrolvm._methods.fit.objectives.structure import Structure, read_structure, row_densities, row_scores, sites
 from pyrolvm._program.batching import Batch
+from pyrolvm._program.traces import Trace
 
 __all__ = ["ImportanceWeighted_ELBO"]
 
@@ -192,7 +193,7 @@ class _Run:
     def _trace(self, program: Any, values: Mapping[str, Any]) -> Any:
         return poutine.trace(Given(values)(program)).get_trace(*self.args, **self.kwargs)
 
-    def _rows(self, trace: Any) -> Tensor:
+    def _rows(self, trace: Trace) -> Tensor:
         rows, _, self.scale = row_densities(trace, self.structure, self.count > 1)
         return rows
 
