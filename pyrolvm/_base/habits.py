@@ -116,7 +116,7 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def belongs_to(value: Any) -> str:
+def belongs_to(value: object) -> str:
     """What a value of another library, or one in the wrong place, is and where it should go; empty where there is nothing to say."""
     root = type(value).__module__.partition(".")[0]
     if root in _LIBRARIES:
@@ -208,7 +208,7 @@ def _advice(key: str, known: list[str]) -> str:
     return f"use one of {', '.join(known)}"
 
 
-def _versions(problem: Any) -> dict[str, tuple[Tensor, int]]:
+def _versions(problem: object) -> dict[str, tuple[Tensor, int]]:
     """The tensors of a problem with how often each was changed in place."""
     arguments = getattr(problem, "arguments", None)
     if not isinstance(arguments, Mapping):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -91,7 +90,7 @@ class Weights:
         """True where k-hat is finite and under the threshold, with enough draws to say so."""
         return self.num_bad == 0 and self.num_draws >= FEW_DRAWS and self.khat <= self.threshold
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Returns all figures as a dict."""
         return asdict(self)
 

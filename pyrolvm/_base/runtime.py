@@ -360,7 +360,7 @@ def _seed(seed: int, cuda: bool) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-def random_states() -> dict[str, Any]:
+def random_states() -> dict[str, object]:
     """Where the random numbers of torch, NumPy and Python's ``random`` are."""
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
@@ -454,7 +454,7 @@ def plates(policy: Mapping[str, Subsample]) -> Iterator[None]:
     its sites are scaled by ``size / len(indices)``; one that subsamples by itself gets the policy's indices.
     """
 
-    def hook(inner: PlateRows, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+    def hook(inner: PlateRows, call: PlateCall, rest: dict[str, object]) -> tuple[int, int, Tensor | None]:
         wanted = policy.get(call.name)
         if wanted is None:
             return inner(call.name, call.size, call.subsample_size, call.indices, **rest)
@@ -469,7 +469,7 @@ def plates(policy: Mapping[str, Subsample]) -> Iterator[None]:
 def _sized(sizes: Mapping[str, int]) -> Iterator[None]:
     """Gives plates that are declared without a size, ``pyro.plate("data")``, the sizes that they are known to have."""
 
-    def hook(inner: PlateRows, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+    def hook(inner: PlateRows, call: PlateCall, rest: dict[str, object]) -> tuple[int, int, Tensor | None]:
         size = sizes.get(call.name) if call.size is None else call.size
         return inner(call.name, size, call.subsample_size, call.indices, **rest)
 
@@ -482,7 +482,7 @@ def record_plates() -> Iterator[dict[str, PlateCall]]:
     """Yields a dictionary that fills with every plate the program declares."""
     calls: dict[str, PlateCall] = {}
 
-    def hook(inner: PlateRows, call: PlateCall, rest: dict[str, Any]) -> tuple[int, int, Tensor | None]:
+    def hook(inner: PlateRows, call: PlateCall, rest: dict[str, object]) -> tuple[int, int, Tensor | None]:
         calls.setdefault(call.name, call)
         return inner(call.name, call.size, call.subsample_size, call.indices, **rest)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any, Literal
+from typing import Literal
 
 from pyrolvm._base.errors import ArgumentError
 
@@ -55,7 +55,7 @@ class Reason:
     def __repr__(self) -> str:
         return f"<{self.status}: {self.text}>"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the finding as JSON types."""
         return {"status": self.status, "text": self.text, "figures": dict(self.figures)}
 
@@ -136,7 +136,7 @@ class Verdict:
         )
         return f"<div>{badge(self.status)}<ul style='margin:.4em 0'>{reasons}</ul>{todo}</div>"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the verdict as JSON types."""
         return {
             "status": self.status,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +14,7 @@ __all__ = ["capture", "capture_path"]
 
 
 def capture(
-    function: Callable[..., Any], *inputs: Tensor, what: str = "the program", reads: list[Tensor] | None = None
+    function: Callable[..., object], *inputs: Tensor, what: str = "the program", reads: list[Tensor] | None = None
 ) -> Captured:
     """Records ``function(*inputs)`` as a graph; must be called inside a session.
 
@@ -39,7 +38,7 @@ def capture(
         raise
 
 
-def capture_path(function: Callable[..., Any], *inputs: Tensor, what: str = "the program") -> Path:
+def capture_path(function: Callable[..., object], *inputs: Tensor, what: str = "the program") -> Path:
     """Records ``function(*inputs)`` as :func:`capture` does, along the way that it takes from these inputs.
 
     Raises:

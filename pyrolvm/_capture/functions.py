@@ -35,7 +35,7 @@ def own_gradients() -> Iterator[None]:
     """
     thread = threading.get_ident()
 
-    def apply(stock: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+    def apply(stock: Any, function: object, *args: Any, **kwargs: Any) -> object:
         # What a library registered as an operation is recorded as that operation.
         if threading.get_ident() != thread or kwargs or is_registered(function):
             return stock(*args, **kwargs)
@@ -50,7 +50,7 @@ class _Context:
 
     def __init__(self, needs: tuple[bool, ...]) -> None:
         self.needs_input_grad = needs
-        self.saved_tensors: tuple[Any, ...] = ()
+        self.saved_tensors: tuple[object, ...] = ()
 
     def save_for_backward(self, *tensors: Any) -> None:
         # The slope is taken where the program is, and does not bend: some backwards have no derivative.

@@ -120,7 +120,9 @@ class _Recorder(DispatchMode):
         self.constants[name] = tensor.detach().clone() if tensor.numel() <= 1 else tensor.detach()
         return self._remember(tensor, self.graph.create_node("get_attr", name))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func.overloadpacket in _INDEXING:
             if func.overloadpacket in _PUTTING and self._fills(*args[1:]):
@@ -309,7 +311,9 @@ class _NoNumpy(TorchFunctionMode):
         super().__init__()
         self.recorder = recorder
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
         if func in _NUMPY and self.recorder.changes(args[0]):
             raise Reading(_REFUSAL)
         return func(*args, **(kwargs or {}))
@@ -329,5 +333,5 @@ def _written(func: Any, args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
     return [given[name] for name in written_arguments(func) if isinstance(given.get(name), Tensor)]
 
 
-def _shape(value: Any) -> Any:
+def _shape(value: object) -> object:
     return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value

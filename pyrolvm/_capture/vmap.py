@@ -6,7 +6,7 @@ the model but that it neither reads values (``.item()``, ``if tau > 1``) nor fil
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -47,7 +47,7 @@ def _filled(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
 
 
 # What vmap refuses: the function, the modules it is replaced in, and what takes its place.
-_REPLACED: dict[Any, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
+_REPLACED: dict[object, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
     torch.Tensor.normal_: (
         _DISTRIBUTIONS,
         lambda x, mean=0.0, std=1.0, **_: mean + std * torch.randn(x.shape, dtype=x.dtype, device=x.device),
@@ -88,7 +88,9 @@ class VmapFriendly(TorchFunctionMode):
     libraries are replaced: a model that fills a tensor in place may use the tensor afterwards, and must find it filled.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
         replaced = _REPLACED.get(func)
         # The frame below is the caller's: this method is entered from C.
         if replaced is not None and caller_module().startswith(replaced[0]):
@@ -99,7 +101,9 @@ class VmapFriendly(TorchFunctionMode):
 class _Items(TorchFunctionMode):
     """Has ``.item()`` of a lane give a tensor without a gradient, with which a program can reckon as with the number."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
         if func is torch.Tensor.item and is_lane(args[0]):
             return args[0].reshape(()).detach()
         return func(*args, **(kwargs or {}))
@@ -113,7 +117,7 @@ def vmapped(function: Callable[..., Any], *, items: bool = False) -> Callable[..
     """
     mapped = vmap(function, randomness="different")
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any) -> object:
         # The innermost handler sees a call first, and VmapFriendly asks where it comes from.
         with _Items() if items else nullcontext(), VmapFriendly(), runtime.batchable_enumeration():
             return mapped(*args)

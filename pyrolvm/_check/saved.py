@@ -33,7 +33,7 @@ _BEGUN = {"calibrate": "Calibration", "sweep": "Sweep"}
 
 
 @verb
-def load(path: str | Path, *, problem: Problem | None = None, guide: Any = None) -> Any:
+def load(path: str | Path, *, problem: Problem | None = None, guide: object = None) -> Any:
     """Reads a saved ``Evidence``, ``Calibration``, ``Evaluation``, ``Gaps``, ``Sweep`` or posterior (``Fit``, ``Chains``, ...).
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of

@@ -101,7 +101,7 @@ def _failed(command: str, error: Exception) -> int:
     return 3
 
 
-def _plainly(show: Callable[..., Any]) -> Callable[..., Any]:
+def _plainly(show: Callable[..., object]) -> Callable[..., Any]:
     """Shows our own warnings as sentences, without the line of code that raised them; all others as before."""
 
     def show_plainly(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -7,7 +7,7 @@ import math
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _MAGIC = b"\x93NUMPY"
 _NUMBER = re.compile(r"[<>|=](b1|[iu][1248]|f(2|4|8|16)|c(8|16|32))")
 
 
-def read_npz(path: Path) -> dict[str, Any]:
+def read_npz(path: Path) -> dict[str, object]:
     """The arrays of a file, by name; what holds no numbers is refused where it is asked for.
 
     Raises:
@@ -77,7 +77,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     check_room(path, 2.0 * total, DATA)
 
 
-def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, name: str) -> Any:
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, name: str) -> object:
     with archive.open(member) as stream:
         start = stream.read(8)
         length = int.from_bytes(stream.read(2 if start[6:7] == b"\x01" else 4), "little")

@@ -95,7 +95,7 @@ def _unread(folder: Path) -> _Reached:
 def _compared(
     args: argparse.Namespace,
     problem: lvm.Problem,
-    guides: Mapping[str, Any],
+    guides: Mapping[str, object],
     run: runs.Run,
     reached: _Reached,
     out: Output,
@@ -141,7 +141,7 @@ def _check_reference(args: argparse.Namespace, guides: list[str]) -> None:
         raise unknown_name("method of this comparison", args.reference, labels)
 
 
-def _asked(args: argparse.Namespace, problem: lvm.Problem, guides: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(args: argparse.Namespace, problem: lvm.Problem, guides: Mapping[str, object]) -> dict[str, object]:
     """What else the numbers of a comparison depend on."""
     words = dict.fromkeys((*FIT_WORDS, *NUTS_WORDS, "nuts"))
     found = {label: resolve(guide, problem) for label, guide in guides.items()}
@@ -152,7 +152,7 @@ def _asked(args: argparse.Namespace, problem: lvm.Problem, guides: Mapping[str, 
 
 
 def _methods(
-    args: argparse.Namespace, problem: lvm.Problem, guides: Mapping[str, Any], out: Output
+    args: argparse.Namespace, problem: lvm.Problem, guides: Mapping[str, object], out: Output
 ) -> Iterator[tuple[str, Callable[..., lvm.Posterior]]]:
     """Every method by name, NUTS first: whenever it is stopped, there is something to compare with."""
     if args.nuts:

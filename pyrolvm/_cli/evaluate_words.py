@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from pyrolvm._cli.options import count, key_value, seed, share, sides
 from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, add_data, add_keeping, add_method, command
@@ -12,7 +11,7 @@ from pyrolvm._methods.table import METHODS
 __all__ = ["add_evaluate", "add_predict", "add_sample"]
 
 
-def add_evaluate(commands: Any) -> None:
+def add_evaluate(commands: object) -> None:
     """``pyrolvm evaluate``."""
     parser = command(
         commands,
@@ -49,7 +48,7 @@ def add_evaluate(commands: Any) -> None:
     add_keeping(group, what="where figures, page and pictures go (default: runs/, numbered)")
 
 
-def add_sample(commands: Any) -> None:
+def add_sample(commands: object) -> None:
     """``pyrolvm sample``."""
     parser = command(
         commands,
@@ -78,7 +77,7 @@ def add_sample(commands: Any) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
-def add_predict(commands: Any) -> None:
+def add_predict(commands: object) -> None:
     """``pyrolvm predict``."""
     parser = command(
         commands,

@@ -110,7 +110,9 @@ def _fitted(args: argparse.Namespace, words: dict[str, Any], out: Output, where:
     return runs.run(runs.order(**where), COMMAND, about, CODEC, work)
 
 
-def _held(args: argparse.Namespace, fit: lvm.Fit, words: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+def _held(
+    args: argparse.Namespace, fit: lvm.Fit, words: dict[str, object]
+) -> tuple[Mapping[str, object], dict[str, object]]:
     """The held-out arguments by name, and the labels among them."""
     content = load_data(Path(args.held_out))
     held = _arguments(content, fit, f"--held-out {args.held_out}")
@@ -128,7 +130,7 @@ def _held(args: argparse.Namespace, fit: lvm.Fit, words: dict[str, Any]) -> tupl
     return held, words
 
 
-def _arguments(content: Mapping[str, Any], fit: lvm.Fit, what: str) -> dict[str, Any]:
+def _arguments(content: Mapping[str, object], fit: lvm.Fit, what: str) -> dict[str, object]:
     """The model's arguments among the arrays of a file."""
     names = list(fit.attached.arguments)
     found = {name: checked(content[name]) for name in names if name in content}
@@ -140,7 +142,7 @@ def _arguments(content: Mapping[str, Any], fit: lvm.Fit, what: str) -> dict[str,
     return found
 
 
-def _outliers(text: str, fit: lvm.Fit) -> tuple[str, dict[str, Any]]:
+def _outliers(text: str, fit: lvm.Fit) -> tuple[str, dict[str, object]]:
     """A data set and its name, from ``NAME=FILE`` or ``FILE``."""
     name, equals, file = text.partition("=")
     path = Path(file if equals else text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import pyrolvm as lvm
 from pyrolvm import _runs as runs
@@ -40,7 +39,7 @@ def attached(args: argparse.Namespace) -> lvm.Posterior:
         raise ArgumentError(
             "--data and --guide belong to a model of your own. Fix: name it with --problem path/file.py:model."
         )
-    found: Any = lvm.load(path, problem=problem, guide=guide)
+    found: object = lvm.load(path, problem=problem, guide=guide)
     if not isinstance(found, lvm.Posterior):
         raise StoreError(
             f"{args.target} holds a {type(found).__name__}, which cannot be drawn from. Fix: pass a folder of pyrolvm fit."

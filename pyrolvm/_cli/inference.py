@@ -87,7 +87,7 @@ def timing(posterior: lvm.Posterior) -> str:
     return f"{sum(phases.values()):.1f} s ({parts}), engine {posterior.engine}{reason}, seed {posterior.seed}"
 
 
-def outcome(posterior: lvm.Posterior, diagnosis: lvm.Diagnosis, verdict: lvm.Verdict) -> dict[str, Any]:
+def outcome(posterior: lvm.Posterior, diagnosis: lvm.Diagnosis, verdict: lvm.Verdict) -> dict[str, object]:
     """A posterior's outcome for ``--json``."""
     evidence = posterior.evidence
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from typing import Any
 
 from pyrolvm._methods.options import Option
 
@@ -66,7 +65,7 @@ def dtype(text: str) -> str:
     return text
 
 
-def key_value(text: str) -> tuple[str, Any]:
+def key_value(text: str) -> tuple[str, object]:
     """``KEY=VALUE``."""
     from pyrolvm._cli import values
 
@@ -95,11 +94,11 @@ def switch(text: str) -> bool | str:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-_BY_NAME: dict[str, Callable[[str], Any]] = {"seed": seed, "target_accept": share, "tolerance": not_negative}
+_BY_NAME: dict[str, Callable[[str], object]] = {"seed": seed, "target_accept": share, "tolerance": not_negative}
 _METAVARS = {"budget": "SECONDS", "methods": "NAMES", "target_accept": "P"}
 
 
-def read_by(option: Option) -> Callable[[str], Any]:
+def read_by(option: Option) -> Callable[[str], object]:
     """What reads the value of a method's option."""
     if option.name in _BY_NAME:
         return _BY_NAME[option.name]

@@ -84,7 +84,7 @@ class Output:
         for line in rest:
             self.line(line)
 
-    def table(self, rows: Sequence[Sequence[Any]], columns: Sequence[str], title: str | None = None) -> None:
+    def table(self, rows: Sequence[Sequence[object]], columns: Sequence[str], title: str | None = None) -> None:
         """Prints rows under column names; numbers stand to the right, verdicts have their colours."""
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for position, column in enumerate(columns):
@@ -113,7 +113,7 @@ class Output:
         for position, step in enumerate(steps):
             self.result.print(Text(("next: " if position == 0 else "      ") + step, style="dim"))
 
-    def write_json(self, content: Mapping[str, Any]) -> None:
+    def write_json(self, content: Mapping[str, object]) -> None:
         """Writes the machine-readable outcome where ``--json`` asked for it."""
         if self.json is None:
             return
@@ -138,7 +138,7 @@ def _console(*, stderr: bool, quiet: bool) -> Console:
     return _Console(file=stream, quiet=quiet, width=width, highlight=False, markup=False, emoji=False)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
@@ -166,7 +166,7 @@ def _umask() -> int:
     return found
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: object) -> object:
     """Nested mappings, sequences, frames and NumPy values as JSON types; what is not finite becomes ``None``."""
     if hasattr(value, "reset_index") and hasattr(value, "to_dict"):
         # An index without a name numbers the rows or names them; only names say something.

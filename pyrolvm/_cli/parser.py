@@ -120,7 +120,7 @@ def _version() -> str:
     return f"pyrolvm {__version__}"
 
 
-def _add_list(commands: Any) -> None:
+def _add_list(commands: object) -> None:
     _command(
         commands,
         "list",
@@ -130,7 +130,7 @@ def _add_list(commands: Any) -> None:
     )
 
 
-def _add_method(commands: Any, row: Method) -> None:
+def _add_method(commands: object, row: Method) -> None:
     guide = _GUIDE if row.guided else ""
     examples = "".join(f"  {line}\n" for line in row.examples)
     parser = _command(
@@ -144,7 +144,7 @@ def _add_method(commands: Any, row: Method) -> None:
         _add_run(parser, engine="engine" in row.options, checkpoints=row.keeps)
 
 
-def _add_registered(commands: Any, name: str, row: Command) -> None:
+def _add_registered(commands: object, name: str, row: Command) -> None:
     examples = "".join(f"  {line}\n" for line in row.examples)
     about = f"{_TARGET}\n{_DATA}\n" if row.problem else ""
     parser = _command(commands, name, "registered", row.does, f"{about}examples:\n{examples}" if examples else about)
@@ -153,7 +153,7 @@ def _add_registered(commands: Any, name: str, row: Command) -> None:
     row.arguments(parser)
 
 
-def _add_compare(commands: Any) -> None:
+def _add_compare(commands: object) -> None:
     parser = _command(
         commands,
         "compare",
@@ -182,7 +182,7 @@ def _add_compare(commands: Any) -> None:
     _add_run(parser)
 
 
-def _add_calibrate(commands: Any) -> None:
+def _add_calibrate(commands: object) -> None:
     parser = _command(
         commands,
         "calibrate",
@@ -212,7 +212,7 @@ def _add_calibrate(commands: Any) -> None:
     _add_keeping(group, what="where each simulation is kept (default: runs/, under the target's name)")
 
 
-def _add_sweep(commands: Any) -> None:
+def _add_sweep(commands: object) -> None:
     parser = _command(
         commands,
         "sweep",
@@ -267,7 +267,7 @@ def _add_sweep(commands: Any) -> None:
     )
 
 
-def _add_evidence(commands: Any) -> None:
+def _add_evidence(commands: object) -> None:
     parser = _command(
         commands,
         "evidence",
@@ -297,7 +297,7 @@ def _add_evidence(commands: Any) -> None:
     _add_keeping(parser.add_argument_group("the run"), what="where to save (default: nowhere)", overwrite=False)
 
 
-def _add_gaps(commands: Any) -> None:
+def _add_gaps(commands: object) -> None:
     parser = _command(
         commands,
         "gaps",
@@ -322,7 +322,7 @@ def _add_gaps(commands: Any) -> None:
     _add_keeping(parser.add_argument_group("the run"), what="where to save (default: nowhere)", overwrite=False)
 
 
-def _add_diagnose(commands: Any) -> None:
+def _add_diagnose(commands: object) -> None:
     parser = _command(
         commands,
         "diagnose",
@@ -336,7 +336,7 @@ def _add_diagnose(commands: Any) -> None:
     parser.add_argument("run", metavar="RUN", help="a folder written by fit, nuts, compare or result.save()")
 
 
-def _add_report(commands: Any) -> None:
+def _add_report(commands: object) -> None:
     parser = _command(
         commands,
         "report",
@@ -353,7 +353,7 @@ def _add_report(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
-def _add_doctor(commands: Any) -> None:
+def _add_doctor(commands: object) -> None:
     _command(
         commands,
         "doctor",

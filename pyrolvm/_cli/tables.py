@@ -6,7 +6,7 @@ import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def read_table(path: Path) -> tuple[list[str], pd.DataFrame]:
     return header, frame
 
 
-def _exactly() -> dict[str, Any]:
+def _exactly() -> dict[str, object]:
     """What has pandas read numbers to the last bit; from 3.1 on it does so by itself."""
     import pandas as pd
 

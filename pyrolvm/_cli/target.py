@@ -6,7 +6,6 @@ import argparse
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -39,7 +38,7 @@ def load_problem(args: argparse.Namespace) -> lvm.Problem:
     return problem.to(dtype=dtype) if dtype is not None else problem
 
 
-def _problem(target: str, options: dict[str, Any], data: Mapping[str, Any], data_file: str | None) -> lvm.Problem:
+def _problem(target: str, options: dict[str, object], data: Mapping[str, object], data_file: str | None) -> lvm.Problem:
     file = file_and_name(target)
     if file is None:
         if data:
@@ -67,7 +66,11 @@ def _problem(target: str, options: dict[str, Any], data: Mapping[str, Any], data
 
 
 def _from_function(
-    function: Callable[..., Any], target: str, options: dict[str, Any], data: Mapping[str, Any], data_file: str | None
+    function: Callable[..., object],
+    target: str,
+    options: dict[str, object],
+    data: Mapping[str, object],
+    data_file: str | None,
 ) -> lvm.Problem:
     """A problem from a function of a file: one that returns a problem, or a model with data for its arguments."""
     args, kwargs = _arguments(function, target, options, data, data_file)
@@ -86,8 +89,12 @@ def _from_function(
 
 
 def _arguments(
-    function: Callable[..., Any], target: str, options: dict[str, Any], data: Mapping[str, Any], data_file: str | None
-) -> tuple[list[Any], dict[str, Any]]:
+    function: Callable[..., object],
+    target: str,
+    options: dict[str, object],
+    data: Mapping[str, object],
+    data_file: str | None,
+) -> tuple[list[object], dict[str, object]]:
     """Picks a function's arguments by name from options and data. Positional where possible: a guide may rename them.
 
     Raises:
@@ -101,7 +108,7 @@ def _arguments(
     for option in options:
         if option not in names and not takes_all:
             raise unknown_name(f"argument of {target}", option, names)
-    values: dict[str, Any] = dict(options)
+    values: dict[str, object] = dict(options)
     for name in names:
         if name in options:
             continue
@@ -113,7 +120,7 @@ def _arguments(
                 f"{target} takes {', '.join(names)}, and {name!r} has no value: {where}. "
                 f"Fix: name {name!r} in the data file, or pass --option {name}=VALUE."
             )
-    positional: list[Any] = []
+    positional: list[object] = []
     for name in names:
         if name not in values or parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
             break
@@ -121,7 +128,7 @@ def _arguments(
     return positional, values
 
 
-def load_guide(text: str) -> Any:
+def load_guide(text: str) -> object:
     """Returns what ``--guide`` names: a registered guide, with options or without, or a guide function from a file.
 
     Raises:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 __all__ = ["key_value", "split_options"]
 
 
-def key_value(text: str) -> tuple[str, Any]:
+def key_value(text: str) -> tuple[str, object]:
     """Reads ``key=value``: the value as JSON where it is JSON, as text otherwise.
 
     Raises:
@@ -28,7 +27,7 @@ def key_value(text: str) -> tuple[str, Any]:
         return key, {"True": True, "False": False, "None": None}.get(value, value)
 
 
-def split_options(text: str) -> dict[str, Any]:
+def split_options(text: str) -> dict[str, object]:
     """Reads ``a=1,b=[2,3]``: options separated by the commas that stand outside of brackets and quotes.
 
     Raises:

@@ -48,7 +48,7 @@ _NEEDED = (
 )
 
 
-def library() -> Any:
+def library() -> object:
     """The nutpie library (nutpie 0.16.8 to 0.16.11).
 
     Raises:
@@ -80,7 +80,7 @@ def fault() -> str | None:
     return None
 
 
-def options(seed: int, *, dense: bool, warmup: int, draws: int, max_depth: int, target_accept: float) -> Any:
+def options(seed: int, *, dense: bool, warmup: int, draws: int, max_depth: int, target_accept: float) -> object:
     """The settings of one chain (nutpie 0.16.8 to 0.16.11).
 
     Args:
@@ -103,11 +103,11 @@ def options(seed: int, *, dense: bool, warmup: int, draws: int, max_depth: int, 
 
 
 def called_sampler(
-    chain: Any,
+    chain: object,
     start: Array,
     log_density: Callable[[Array], tuple[float, Array]],
     stored: Callable[[Array], dict[str, Array]],
-) -> Any:
+) -> object:
     """A sampler, running, of a density in Python (nutpie 0.16.8 to 0.16.11).
 
     Args:
@@ -127,8 +127,8 @@ def called_sampler(
 
 
 def native_sampler(
-    chain: Any, start: Array, address: int, data: int, identity: int, calls: int, kept: Sequence[Any]
-) -> Any:
+    chain: object, start: Array, address: int, data: int, identity: int, calls: int, kept: Sequence[object]
+) -> object:
     """A sampler, running, of a density in C (nutpie 0.16.8 to 0.16.11).
 
     Args:
@@ -180,7 +180,7 @@ def _energy_shift(stats: Any) -> float:
     return shift
 
 
-def _made(function: Callable[..., Any], **given: Any) -> Any:
+def _made(function: Callable[..., object], **given: Any) -> object:
     """Calls what makes a sampler with the arguments that this release has."""
     from nutpie import _lib
 
@@ -188,12 +188,12 @@ def _made(function: Callable[..., Any], **given: Any) -> Any:
     return function(**{name: known[name] for name in inspect.signature(function).parameters if name in known})
 
 
-def _required(function: Callable[..., Any]) -> list[str]:
+def _required(function: Callable[..., object]) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
-def _found(home: Any, path: str) -> Any:
+def _found(home: object, path: str) -> object:
     for name in path.split("."):
         home = getattr(home, name, None)
     return home

@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 
 import pyro
 from pyro.infer.traceenum_elbo import TraceEnum_ELBO, _compute_model_factors
-from pyro.poutine import runtime
+from pyro.poutine import Trace, runtime
 from pyro.poutine.subsample_messenger import SubsampleMessenger, _Subsample
 from torch import Tensor
-
-from pyrolvm._program.traces import Trace
 
 __all__ = [
     "Enumerated",
@@ -87,7 +85,7 @@ def is_marked_deterministic(node: Mapping[str, Any]) -> bool:
     return bool(node["infer"].get("_deterministic"))
 
 
-def returned(trace: Trace) -> Any:
+def returned(trace: Trace) -> object:
     """What the program of a trace returned. Seen in pyro-ppl 1.9.1 and 1.9.2."""
     return trace.nodes["_RETURN"]["value"]
 
@@ -95,7 +93,7 @@ def returned(trace: Trace) -> Any:
 # --- plates -----------------------------------------------------------------------------------------------------------
 
 
-def is_subsample(fn: Any) -> bool:
+def is_subsample(fn: object) -> bool:
     """Whether a site's distribution is a plate's choice of rows. Seen in pyro-ppl 1.9.1 and 1.9.2."""
     return isinstance(fn, _Subsample)
 
@@ -164,13 +162,20 @@ class Enumerated(NamedTuple):
     """
 
     guide: Any
-    plain: Mapping[Any, list[Tensor]]
-    factors: Any
+    plain: Mapping[object, list[Tensor]]
+    factors: object
     sum_dims: set[str]
-    scale: Any
+    scale: object
 
 
-def enumerated_run(model: Any, guide: Any, args: Any, kwargs: Any, *, max_plate_nesting: int) -> Enumerated:
+def enumerated_run(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    *,
+    max_plate_nesting: int,
+) -> Enumerated:
     """Runs a guide and a model that are set up for enumeration. Seen in pyro-ppl 1.9.1 and 1.9.2."""
     model_trace, guide_trace = TraceEnum_ELBO(max_plate_nesting=max_plate_nesting)._get_trace(
         model, guide, args, kwargs
@@ -182,16 +187,16 @@ def enumerated_run(model: Any, guide: Any, args: Any, kwargs: Any, *, max_plate_
 # --- distributions and guides -----------------------------------------------------------------------------------------
 
 
-def mask_of(fn: Any) -> Tensor | bool | None:
+def mask_of(fn: object) -> Tensor | bool | None:
     """What a masked distribution is masked by; ``None`` for one that is not. Seen in pyro-ppl 1.9.1 and 1.9.2."""
     return fn._mask if isinstance(fn, pyro.distributions.MaskedDistribution) else None
 
 
-def autoguide_model(guide: Any) -> Any:
+def autoguide_model(guide: Any) -> Callable[..., object]:
     """Where an AutoGuide keeps its model, which it drops when it is copied. Seen in pyro-ppl 1.9.1 and 1.9.2."""
     return guide._model
 
 
-def give_autoguide_model(guide: Any, model: Any) -> None:
+def give_autoguide_model(guide: Any, model: Callable[..., object]) -> None:
     """Gives an AutoGuide what :func:`autoguide_model` found back. Seen in pyro-ppl 1.9.1 and 1.9.2."""
     guide._model = model

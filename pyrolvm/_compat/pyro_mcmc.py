@@ -43,7 +43,7 @@ class RecordingNUTS(NUTS):
         """Looks for a step size anew, at a place."""
         self._adapter.reset_step_size_adaptation(z)
 
-    def sample(self, params: Any) -> Any:
+    def sample(self, params: object) -> Any:
         """One transition."""
         self._fresh = True
         return super().sample(params)
@@ -55,7 +55,7 @@ class RecordingNUTS(NUTS):
 
         return counted
 
-    def _kinetic_energy(self, r_unscaled: Any) -> Any:
+    def _kinetic_energy(self, r_unscaled: object) -> object:
         kinetic = super()._kinetic_energy(r_unscaled)
         if getattr(self, "_fresh", False):  # the first call of a transition: momentum just drawn, position current
             self.energy = float(kinetic + self._potential_energy_last)

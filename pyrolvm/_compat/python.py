@@ -25,7 +25,7 @@ def caller_module(level: int = 1) -> str:
     return str(sys._getframe(level + 1).f_globals.get("__name__", ""))
 
 
-def is_named_tuple(value: Any) -> bool:
+def is_named_tuple(value: object) -> bool:
     """Whether a tuple takes its items one by one when it is made. Seen in Python 3.11 and 3.13."""
     return hasattr(value, "_fields")
 

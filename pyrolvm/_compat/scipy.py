@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 __all__ = ["netcdf_attributes"]
 
 
-def netcdf_attributes(variable: Any) -> Mapping[str, Any]:
+def netcdf_attributes(variable: object) -> Mapping[str, object]:
     """The attributes of a ``scipy.io.netcdf_variable``; empty for anything else. Seen in SciPy 1.17 and 1.18."""
     found = getattr(variable, "_attributes", None)
     return found if isinstance(found, Mapping) else {}

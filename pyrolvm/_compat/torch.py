@@ -59,7 +59,7 @@ class DispatchMode(TorchDispatchMode):
         return False  # torch would import its whole compiler, a second, only to switch it off here
 
 
-def without_modes() -> AbstractContextManager[Any]:
+def without_modes() -> AbstractContextManager[object]:
     """Switches every dispatch mode off for a block (torch 2.13.0 to 2.15.0)."""
     return _disable_current_modes()
 
@@ -73,7 +73,7 @@ def transforms_active() -> bool:
 
 
 @contextmanager
-def function_applied_by(apply: Callable[..., Any]) -> Iterator[None]:
+def function_applied_by(apply: Callable[..., object]) -> Iterator[None]:
     """Has every ``torch.autograd.Function`` applied by another function, for a block.
 
     ``Function.apply`` is a class method in Python up to torch 2.13, and one in C from 2.14 on; both are descriptors
@@ -86,7 +86,7 @@ def function_applied_by(apply: Callable[..., Any]) -> Iterator[None]:
     own = function.__dict__.get("apply")
     inherited = getattr_static(function, "apply")
 
-    def replaced(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def replaced(cls: object, *args: Any, **kwargs: Any) -> object:
         return apply(inherited.__get__(None, cls), cls, *args, **kwargs)
 
     function.apply = classmethod(replaced)  # type: ignore[assignment, method-assign]
@@ -99,7 +99,7 @@ def function_applied_by(apply: Callable[..., Any]) -> Iterator[None]:
             function.apply = own  # type: ignore[method-assign]
 
 
-def is_registered(function: Any) -> bool:
+def is_registered(function: object) -> bool:
     """Whether a ``Function`` is the gradient of an operation that a library registered (torch 2.13.0 to 2.15.0)."""
     return str(function.__module__).startswith("torch._library")
 
@@ -132,7 +132,7 @@ INDEX_PUT_IMPL: Final = torch.ops.aten._index_put_impl_
 """What derivatives of an index are recorded as, in all its forms (torch 2.13.0 to 2.15.0)."""
 
 
-def is_operation(target: Any) -> TypeGuard[torch._ops.OpOverload]:
+def is_operation(target: object) -> TypeGuard[torch._ops.OpOverload]:
     """Whether the target of a node is an operation of ATen or of a library (torch 2.13.0 to 2.15.0)."""
     return isinstance(target, torch._ops.OpOverload)
 
@@ -187,7 +187,7 @@ def buffers_of(module: torch.nn.Module) -> dict[str, Tensor | None]:
 
 
 @cache
-def core_decompositions() -> Mapping[Any, Callable[..., Any]]:
+def core_decompositions() -> Mapping[object, Callable[..., object]]:
     """What operations consist of, down to the core of torch's operations (torch 2.13.0 to 2.15.0).
 
     To import them takes a tenth of a second.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class Diagnosis:
         rows = self.table.head(50).to_html(float_format=lambda value: f"{value:.4g}", border=0, escape=True)
         return f"<div><b>{escape(self.name)}</b> {html(self.verdict)}<p>{figures}</p>{rows}</div>"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Returns the diagnosis as JSON types, with None for figures that do not exist."""
         rows = self.table.reset_index().to_dict(orient="records")
         return {
@@ -97,7 +97,7 @@ class Diagnosis:
         }
 
 
-def jsonable(value: Any) -> Any:
+def jsonable(value: object) -> object:
     """Returns nested dicts and lists with NumPy scalars as Python ones and non-finite numbers as None."""
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}

@@ -128,7 +128,7 @@ FORMS: dict[str, tuple[Form, ...]] = {
 """The families by kind of support."""
 
 
-def kind(support: Any) -> str:
+def kind(support: object) -> str:
     """``"real"``, ``"unit"``, ``"positive"`` or ``"simplex"``; empty for any other support."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
@@ -141,7 +141,7 @@ def kind(support: Any) -> str:
     return "simplex" if isinstance(support, type(constraints.simplex)) else ""
 
 
-def _is(bound: Any, value: float) -> bool:
+def _is(bound: object, value: float) -> bool:
     return bool((torch.as_tensor(bound) == value).all())
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import fx
 
@@ -134,7 +133,7 @@ def _degree(node: fx.Node, known: Mapping[fx.Node, Degree]) -> Degree:
     return found if found is not None else _lost([*args, *named.values()], whole)
 
 
-def _of(arg: Any, known: Mapping[fx.Node, Degree]) -> Degree:
+def _of(arg: object, known: Mapping[fx.Node, Degree]) -> Degree:
     """The highest degree of all nodes in an argument."""
     return _highest([known[leaf] for leaf in pytree.tree_leaves(arg) if isinstance(leaf, fx.Node)])
 

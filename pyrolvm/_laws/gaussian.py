@@ -99,7 +99,9 @@ class Layout:
 class _Together(DispatchMode):
     """Products of one matrix with many vectors as one product: ``vmap`` over derivatives repeats the matrix instead."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
         if func is torch.ops.aten.bmm.default:
             left, right = args
             batch, rows, columns = len(left), left.shape[1], right.shape[2]

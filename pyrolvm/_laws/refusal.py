@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -82,7 +81,7 @@ def degree_reason(program: Program, found: dict[str, Degree]) -> str:
     return ""
 
 
-def _sources(value: Any, values: dict[str, Tensor], program: Program) -> list[str]:
+def _sources(value: object, values: dict[str, Tensor], program: Program) -> list[str]:
     """The continuous latents that a tensor follows from."""
     if not isinstance(value, Tensor) or not value.requires_grad:
         return []
@@ -100,6 +99,6 @@ def _names(names: Iterable[str]) -> str:
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _a(fn: Any) -> str:
+def _a(fn: dist.TorchDistribution) -> str:
     name = type(fn).__name__
     return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyrolvm._base.asking import counts
 from pyrolvm._base.errors import PluginError
@@ -33,7 +33,7 @@ class Option(NamedTuple):
 
     name: str
     kinds: tuple[str, ...]
-    default: Any
+    default: object
     text: str
 
     @property
@@ -103,7 +103,7 @@ def _function(source: str, name: str) -> ast.FunctionDef | None:
     return next((n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == name), None)
 
 
-def _literal(node: ast.expr | None) -> Any:
+def _literal(node: ast.expr | None) -> object:
     import ast
 
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -34,7 +35,9 @@ LOOKED_AT, MOST_NUMBERS = 10_000, 1_000_000
 """Draws by which that share is found, and the most numbers that they may have."""
 
 
-def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch) -> tuple[Any, Any]:
+def check_guide(
+    problem: Problem, guide: Callable[..., Any], name: str, batch: Batch
+) -> tuple[poutine.Trace, poutine.Trace]:
     """Runs guide and model, with validation on, and checks that they speak of the same latents.
 
     Both run on all rows first, since posterior draws are of all rows, and a guide that sizes its parameters by what it
@@ -63,7 +66,8 @@ def check_guide(problem: Problem, guide: Callable[..., Any], name: str, batch: B
     guide_trace = _guide_run(problem, guide, name, batch)
     _check_shapes(name, guide_trace, _shapes_on(problem, batch), " in a minibatch")
     part, model_trace = _model_run(problem, guide, name, batch, guide_trace)
-    rows = {n: node["value"] for n, node in model_trace.nodes.items() if is_subsample(node.get("fn"))}
+    nodes: Mapping[str, Any] = model_trace.nodes
+    rows = {n: node["value"] for n, node in nodes.items() if is_subsample(node.get("fn"))}
     _check_rows(problem, name, guide_trace, rows)
     return part, model_trace
 
@@ -75,7 +79,7 @@ def _checked(batch: Batch) -> Iterator[None]:
         yield
 
 
-def _guide_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Batch) -> Any:
+def _guide_run(problem: Problem, guide: Callable[..., object], name: str, batch: Batch) -> poutine.Trace:
     part = "" if batch is problem.whole else " on a minibatch"
     leaves = Leaves(f"guide {name!r}")
     with _checked(batch), explained(f"guide {name!r} for {problem.name!r}{part}", GuideError), leaves:
@@ -86,7 +90,7 @@ def _guide_run(problem: Problem, guide: Callable[..., Any], name: str, batch: Ba
 
 def _model_run(
     problem: Problem, guide: Callable[..., Any], name: str, batch: Batch, guide_trace: poutine.Trace
-) -> tuple[Any, Any]:
+) -> tuple[poutine.Trace, poutine.Trace]:
     """A draw of the guide and the model on it: the draw given, or another one where data lie outside their support given the first."""
     start = 0
     while True:
@@ -206,7 +210,7 @@ def _is_wider(guide_range: tuple[float, float] | None, model_range: tuple[float,
     return guide_range[0] < model_range[0] or guide_range[1] > model_range[1]
 
 
-def _share_outside(fn: Any, model_range: tuple[float, float]) -> float:
+def _share_outside(fn: dist.TorchDistribution, model_range: tuple[float, float]) -> float:
     """The share of a distribution's mass outside an interval, by its draws."""
     count = max(1, min(LOOKED_AT, MOST_NUMBERS // max(fn.shape().numel(), 1)))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -215,7 +219,9 @@ def _share_outside(fn: Any, model_range: tuple[float, float]) -> float:
     return float(((values < model_range[0]) | (values > model_range[1])).double().mean())
 
 
-def _check_range(site_name: str, name: str, guide_support: Any, model_support: Any, fn: Any) -> None:
+def _check_range(
+    site_name: str, name: str, guide_support: object, model_support: object, fn: dist.TorchDistribution
+) -> None:
     """Compares supports by their values: does each accept what the other can hold?
 
     What is wider is refused where mass does lie outside, and else warned of: a Normal far from an edge has none there.
@@ -248,7 +254,7 @@ def _check_range(site_name: str, name: str, guide_support: Any, model_support: A
     )
 
 
-def _range(support: Any, fn: Any) -> tuple[float, float] | None:
+def _range(support: object, fn: dist.TorchDistribution | None) -> tuple[float, float] | None:
     """The interval that a univariate support stands for; ``None`` for others (simplices, matrices, orders).
 
     A transformed distribution declares the codomain of its last transform, which is wider than its support where that

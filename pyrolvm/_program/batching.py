@@ -26,8 +26,8 @@ __all__ = ["Batch", "Minibatches", "Rows", "check_minibatches", "full_plates"]
 class Batch:
     """Arguments for one run of a model or guide, and what its plates stand for meanwhile."""
 
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
     plates: Mapping[str, runtime.Subsample]
 
     @classmethod
@@ -149,7 +149,7 @@ class Rows:
         indices, self.left = self.left[: self.size], self.left[self.size :]
         return (indices,)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What is left of the current pass."""
         return {"left": self.left}
 
@@ -186,7 +186,7 @@ class Minibatches:
         return (self.batch(*rows) for rows in self.rows())
 
 
-def _rows(value: Any, size: int, indices: Tensor) -> Any:
+def _rows(value: object, size: int, indices: Tensor) -> object:
     if isinstance(value, Tensor) and value.dim() and len(value) == size:
         return value[indices]
     return value

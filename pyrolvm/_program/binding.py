@@ -6,7 +6,6 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -16,7 +15,7 @@ from pyrolvm._base.errors import ProblemError
 __all__ = ["bind", "function_of", "is_filled"]
 
 
-def _without_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
+def _without_handlers(model: Callable[..., object]) -> Callable[..., object]:
     """The model under Pyro's handlers, as in ``poutine.reparam(model, config)``, which take the same arguments."""
     while True:
         if isinstance(model, functools.partial) and _is_handler(model.func):
@@ -27,17 +26,19 @@ def _without_handlers(model: Callable[..., Any]) -> Callable[..., Any]:
             return model
 
 
-def _is_handler(kind: Any) -> bool:
+def _is_handler(kind: object) -> bool:
     return str(getattr(kind, "__module__", "")).startswith("pyro.poutine")
 
 
-def function_of(model: Callable[..., Any]) -> Callable[..., Any]:
+def function_of(model: Callable[..., object]) -> Callable[..., object]:
     """The function that the user wrote, which has a name and what it says about itself."""
     model = _without_handlers(model)
     return function_of(model.func) if isinstance(model, functools.partial) else model
 
 
-def bind(model: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind(
+    model: Callable[..., object], name: str, args: Sequence[object], kwargs: Mapping[str, object]
+) -> dict[str, object]:
     """Maps the model's arguments to their names.
 
     Raises:
@@ -62,7 +63,7 @@ def bind(model: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapp
     return {**dict(zip(_positional_names(signature, len(args)), args, strict=True)), **kwargs}
 
 
-def _table_hint(value: Any) -> str:
+def _table_hint(value: object) -> str:
     """What to do with a value that holds several arguments."""
     if isinstance(value, DataLoader | Dataset):
         return " The batches of a loader are the columns of a stream: lvm.Problem(model, *lvm.stream(loader))."

@@ -19,7 +19,7 @@ from pyrolvm._program import data
 __all__ = ["fingerprint"]
 
 
-def fingerprint(program: Any) -> str:
+def fingerprint(program: object) -> str:
     """A sha256 of a function's or module's code and of what the code refers to.
 
     Taken are its instructions and constants, not comments, docstrings or layout; default values; and what it finds in the scopes
@@ -33,7 +33,7 @@ def fingerprint(program: Any) -> str:
     return f"py{sys.version_info[0]}.{sys.version_info[1]}:{digest.hexdigest()}"
 
 
-def _root(program: Any) -> str:
+def _root(program: object) -> str:
     """The top-level package of a program."""
     while isinstance(program, functools.partial):
         program = program.func
@@ -41,7 +41,7 @@ def _root(program: Any) -> str:
     return str(module).partition(".")[0]
 
 
-def _parts(value: Any, root: str, seen: set[int]) -> Iterator[str]:
+def _parts(value: object, root: str, seen: set[int]) -> Iterator[str]:
     """What a value is made of, in words."""
     if isinstance(value, functools.partial):
         yield "partial"
@@ -72,7 +72,7 @@ def _parts(value: Any, root: str, seen: set[int]) -> Iterator[str]:
         yield f"a {type(value).__qualname__}"
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind not in "biufc"
 
 
@@ -101,7 +101,7 @@ def _function(function: FunctionType, root: str, seen: set[int]) -> Iterator[str
             yield from _global(function.__globals__[name], root, seen)
 
 
-def _global(value: Any, root: str, seen: set[int]) -> Iterator[str]:
+def _global(value: object, root: str, seen: set[int]) -> Iterator[str]:
     if isinstance(value, Callable | type) and not isinstance(value, torch.nn.Module) and _root(value) != root:  # type: ignore[arg-type]
         yield f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,7 @@ class Image:
         """How many values it has."""
         return self.height * self.width * self.channels
 
-    def pictures(self, values: Any) -> Array:
+    def pictures(self, values: object) -> Array:
         """Values whose last dimensions are one event, as ``(..., height, width)`` or ``(..., height, width, 3)``."""
         array = np.asarray(values)
         lead, count = list(array.shape), 1

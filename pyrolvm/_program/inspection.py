@@ -198,7 +198,7 @@ def _score(problem: Program, trace: Trace) -> None:
         raise
 
 
-def _shape(value: Any) -> str:
+def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else f"of a {type(value).__name__}"
 
 
@@ -214,7 +214,7 @@ def _full_shape(shape: Sequence[int], event_dim: int, frames: Sequence[Any]) -> 
     return tuple(full)
 
 
-def _event_dim(value: Tensor, fn: Any, frames: Sequence[Any]) -> int:
+def _event_dim(value: Tensor, fn: dist.TorchDistribution, frames: Sequence[Any]) -> int:
     """The event dimensions of a deterministic value: as declared, or else what the plates around it leave over."""
     if fn.event_dim < value.dim():
         return int(fn.event_dim)
@@ -265,7 +265,7 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
     return Site(name, "latent", shape, fn.event_dim, support, plates, discrete, enumerable, label, unconstrained)
 
 
-def _has_finite_support(fn: Any) -> bool:
+def _has_finite_support(fn: dist.TorchDistribution) -> bool:
     """Whether a distribution's values can be listed: those of a Binomial only where its counts are all alike."""
     if not getattr(fn, "has_enumerate_support", False):
         return False

@@ -38,7 +38,7 @@ def missing_error(name: str, count: int, index: tuple[int, ...], how: str) -> Da
     return DataError(f"argument {name!r} has {count} missing value{plural} ({how}), {where}. Fix: {_REMEDY}")
 
 
-def check_present(name: str, value: Any) -> None:
+def check_present(name: str, value: object) -> None:
     """Refuses data whose container says that values are missing, whatever lies in their place.
 
     Raises:
@@ -98,7 +98,7 @@ def _of_pandas(value: Any) -> Any:
     return np.column_stack(marks) if getattr(value, "ndim", 1) == 2 and marks else marks[0] if marks else False
 
 
-def _in_rows(rows: list[Any]) -> Any:
+def _in_rows(rows: list[object]) -> object:
     """Where nested lists hold ``None``, ``pandas.NA`` or a masked value; a scalar false where they hold none."""
     places: list[tuple[int, ...]] = list(_places(rows, ()))
     if not places:
@@ -122,13 +122,13 @@ def _places(rows: Any, at: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
             yield from _places(item.tolist() if item.ndim else [item.item()], (*at, i))
 
 
-def _attributes(value: Any) -> Mapping[str, Any]:
+def _attributes(value: object) -> Mapping[str, object]:
     """The attributes that a netCDF or HDF5 variable carries; empty for anything else."""
     found = getattr(value, "attrs", None)
     return found if isinstance(found, Mapping) else netcdf_attributes(value)
 
 
-def _fills(value: Any) -> Iterator[tuple[Any, str]]:
+def _fills(value: object) -> Iterator[tuple[object, str]]:
     """Values that the attributes of a netCDF or HDF5 variable declare to be missing. Decoded ones no longer have them."""
     attributes = _attributes(value)
     for key in ("_FillValue", "missing_value"):
@@ -142,13 +142,13 @@ def _fills(value: Any) -> Iterator[tuple[Any, str]]:
         yield _content(value) == UNWRITTEN, f"{UNWRITTEN:.6g}, where netCDF has no value"
 
 
-def _content(value: Any) -> Array:
+def _content(value: object) -> Array:
     if hasattr(value, "to_numpy"):
         return np.asarray(value.to_numpy())
     return np.asarray(value[...] if hasattr(value, "__getitem__") else value)
 
 
-def _check_packed(name: str, value: Any) -> None:
+def _check_packed(name: str, value: object) -> None:
     """Refuses a variable whose numbers stand for others."""
     attributes = _attributes(value)
     packing = [key for key in ("scale_factor", "add_offset") if key in attributes]

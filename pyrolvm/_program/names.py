@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._program.program import Program
@@ -55,7 +54,7 @@ class Dimensions:
             self._shown[dim] = shown
         return self._shown[dim]
 
-    def coords(self) -> dict[str, list[Any]]:
+    def coords(self) -> dict[str, list[object]]:
         """Labels by the names that their dimensions have in a result."""
         return {self(dim): labels for dim, labels in self._labels.items()}
 
@@ -66,7 +65,7 @@ def dump_names(names: Iterable[str]) -> str:
     return json.dumps(listed, ensure_ascii=False) if any("," in name for name in listed) else ", ".join(listed)
 
 
-def read_names(text: Any) -> tuple[str, ...]:
+def read_names(text: object) -> tuple[str, ...]:
     """What :func:`dump_names` wrote; nothing where there is nothing."""
     given = str(text or "")
     if given.startswith('["'):
@@ -74,7 +73,7 @@ def read_names(text: Any) -> tuple[str, ...]:
     return tuple(given.split(", ")) if given else ()
 
 
-def check_storable(problem: str, sites: Iterable[str], plates: Iterable[str], quantities: Mapping[str, Any]) -> None:
+def check_storable(problem: str, sites: Iterable[str], plates: Iterable[str], quantities: Mapping[str, object]) -> None:
     """Refuses names that no result can hold.
 
     Args:

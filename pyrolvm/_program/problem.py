@@ -39,9 +39,9 @@ _ATTRIBUTE = "__pyrolvm_model__"
 def model(
     *,
     dims: Mapping[str, Sequence[str]] | None = None,
-    coords: Mapping[str, Sequence[Any]] | None = None,
+    coords: Mapping[str, Sequence[object]] | None = None,
     quantities: Mapping[str, Quantity] | None = None,
-    guide: Any = None,
+    guide: object = None,
     images: Mapping[str, Image | Sequence[int]] | None = None,
 ) -> Callable[[_Model], _Model]:
     """Names a model's dimensions, its identified quantities and its guide. The model stays the Pyro function it was.
@@ -110,7 +110,7 @@ class Problem(Program):
             _hold(self, stream=stream)
             self._settle(bound, len(args), None)
 
-    def _settle(self, bound: Mapping[str, Any], count: int, dtype: torch.dtype | None) -> None:
+    def _settle(self, bound: Mapping[str, object], count: int, dtype: torch.dtype | None) -> None:
         """Takes data in, ``count`` of them positional, and reads the model: in ``dtype``, or in one that loses nothing that matters."""
         converted = data.convert(bound, dtype=dtype)
         reading = self._reading(converted, count)
@@ -206,12 +206,12 @@ class Problem(Program):
             moved._settle(bound, len(self.args), dtype or self.dtype)
         return moved
 
-    def renamed(self, name: str, *, source: Mapping[str, Any] | None = None) -> Problem:
+    def renamed(self, name: str, *, source: Mapping[str, object] | None = None) -> Problem:
         """The same problem under another name, and with a note of where it can be had again."""
         return _hold(self.__copy__(), name=name, source=source)
 
     def replace(
-        self, *, name: str | None = None, info: ModelInfo | None = None, model: Callable[..., Any] | None = None
+        self, *, name: str | None = None, info: ModelInfo | None = None, model: Callable[..., object] | None = None
     ) -> Problem:
         """The same problem with something else in the place of what is given; nothing is read or checked again.
 
@@ -313,7 +313,7 @@ def _present(device: torch.device) -> bool:
         return False
 
 
-def check_problem(value: Any, *, streams: bool = False) -> Problem:
+def check_problem(value: object, *, streams: bool = False) -> Problem:
     """Returns ``value`` if it is a problem.
 
     Args:

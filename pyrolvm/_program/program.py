@@ -32,9 +32,9 @@ class ModelInfo:
     """What a model says about itself besides its density."""
 
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    coords: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    coords: Mapping[str, Sequence[object]] = field(default_factory=dict)
     quantities: Mapping[str, Quantity] = field(default_factory=dict)
-    guide: Any = None
+    guide: object = None
     images: Mapping[str, Image] = field(default_factory=dict)
 
 
@@ -59,28 +59,28 @@ class Program(Portable):
     """
 
     name: str
-    program: Callable[..., Any]
-    model: Callable[..., Any]
+    program: Callable[..., object]
+    model: Callable[..., object]
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    kwargs: Mapping[str, object]
     sites: Mapping[str, Site]
     plates: Mapping[str, Plate]
     parameters: Mapping[str, Parameter]
     info: ModelInfo
-    source: Mapping[str, Any] | None
+    source: Mapping[str, object] | None
     stream: Source | None
     hidden: Mapping[str, Tensor]
     unused: Mapping[str, Tensor]
     bystanders: tuple[Tensor, ...]
-    _arguments: Mapping[str, Any]
+    _arguments: Mapping[str, object]
     _sizes: Mapping[str, int]
-    _originals: Mapping[str, Any]
+    _originals: Mapping[str, object]
     _dtype: torch.dtype
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Problem is immutable, cannot set {name!r}. Fix: build a new Problem.")
 
-    def _attributes(self) -> dict[str, Any]:
+    def _attributes(self) -> dict[str, object]:
         """What it is; what has been computed of it is not copied."""
         return {name: self.__dict__[name] for name in Program.__annotations__ if name in self.__dict__}
 
@@ -147,7 +147,7 @@ class Program(Portable):
         return {name: site.dim_names(self.plates, self.info.dims.get(name)) for name, site in self.sites.items()}
 
     @cached_property
-    def coords(self) -> dict[str, list[Any]]:
+    def coords(self) -> dict[str, list[object]]:
         """Labels along named dimensions."""
         return {name: list(labels) for name, labels in self.info.coords.items()}
 
@@ -162,7 +162,7 @@ class Program(Portable):
         return {}
 
     @property
-    def function(self) -> Callable[..., Any]:
+    def function(self) -> Callable[..., object]:
         """The model without the handlers and fixed arguments around it: the function that its author wrote."""
         return function_of(self.program)
 

@@ -75,7 +75,7 @@ class _Observed:
         except (TypeError, ValueError):
             pass
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> object:
         given = [*args, *(kwargs[name] for name in self._kwargs)]
         for mine, other in zip([*self._args, *self._kwargs.values()], given, strict=True):
             if isinstance(mine, Tensor) and other.shape != mine.shape:

@@ -123,12 +123,12 @@ def name_dims(
     )
 
 
-def is_random(node: Mapping[str, Any]) -> bool:
+def is_random(node: Mapping[str, object]) -> bool:
     """Whether a trace node is a sample statement proper, not a plate's subsample."""
     return node["type"] == "sample" and not is_subsample(node["fn"])
 
 
-def is_deterministic(node: Mapping[str, Any]) -> bool:
+def is_deterministic(node: Mapping[str, object]) -> bool:
     """Whether a trace node records a deterministic value: what ``pyro.deterministic`` makes, and a site that is reparameterised."""
     if is_marked_deterministic(node):
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -43,7 +44,7 @@ def around(message: Mapping[str, Any]) -> Tensor:
     return _from_real(message["fn"], lambda shape: 4 * torch.rand(shape) - 2)
 
 
-def _from_real(fn: Any, make: Callable[[Any], Tensor]) -> Tensor:
+def _from_real(fn: dist.TorchDistribution, make: Callable[[Any], Tensor]) -> Tensor:
     support = support_of(fn)
     if support is not None and not support.is_discrete:
         try:
@@ -54,7 +55,7 @@ def _from_real(fn: Any, make: Callable[[Any], Tensor]) -> Tensor:
     return fn.sample()
 
 
-def support_of(fn: Any) -> Any:
+def support_of(fn: dist.TorchDistribution) -> Any:
     """The support of a distribution; ``None`` where it tells none."""
     try:
         return fn.support

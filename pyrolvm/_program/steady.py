@@ -51,7 +51,9 @@ class Seen:
     log_p: float = math.nan
 
 
-def check_steady(problem: Problem, guide: Callable[..., Any], name: str, first: tuple[Any, Any] | None = None) -> None:
+def check_steady(
+    problem: Problem, guide: Callable[..., object], name: str, first: tuple[poutine.Trace, poutine.Trace] | None = None
+) -> None:
     """Runs guide and model several times, and refuses those that are not the same in every run; inside a session.
 
     Args:
@@ -101,7 +103,7 @@ def _refusal(problem: Problem, text: str) -> str:
 
 
 def changes(
-    problem: Problem, guide: Callable[..., Any], first: tuple[Any, Any] | None = None
+    problem: Problem, guide: Callable[..., object], first: tuple[poutine.Trace, poutine.Trace] | None = None
 ) -> tuple[str, str] | None:
     """What changes from run to run, of the ``"guide"`` or of the ``"model"``, and how, in a sentence; inside a session.
 
@@ -120,7 +122,7 @@ def changes(
         text = _difference([Seen(_described(trace)) for trace in traces])
         if text is not None:
             return "guide", text
-        ran: Iterator[tuple[Any, Seen | None]] = ((trace, _run_at(problem, trace)) for trace in traces)
+        ran: Iterator[tuple[object, Seen | None]] = ((trace, _run_at(problem, trace)) for trace in traces)
         if (
             first is not None and not problem.modules and not problem.discrete
         ):  # in which runs differ by what is drawn anew
@@ -135,7 +137,7 @@ def changes(
         return None if text is None else ("model", f"with other values of its latents, {text}")
 
 
-def _run_at(problem: Problem, values: Any) -> Seen | None:
+def _run_at(problem: Problem, values: object) -> Seen | None:
     """A run of the model at these values of its latents; ``None`` where it has no density, as of a matrix without a factor."""
     try:
         return _model_run(problem, values)
@@ -143,7 +145,7 @@ def _run_at(problem: Problem, values: Any) -> Seen | None:
         return None
 
 
-def _model_changes(problem: Problem, values: Any, first: Seen | None = None) -> str | None:
+def _model_changes(problem: Problem, values: object, first: Seen | None = None) -> str | None:
     """What is not the same in several runs at one place, of which one may have been made."""
     with torch.no_grad(), runtime.evaluating(problem.modules.values()), runtime.validation(False):
         runs = [] if first is None else [first]

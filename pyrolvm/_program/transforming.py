@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ class Transform:
     """
 
     problem: Program
-    function: Callable[..., Mapping[str, Any]]
+    function: Callable[..., Mapping[str, object]]
 
     def apply(self, batch: Batch) -> Batch:
         """The batch with the arguments that the function gives.

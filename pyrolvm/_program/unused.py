@@ -69,7 +69,7 @@ class Given(Fill):
             super()._pyro_sample(msg)
 
 
-def _left_out(fn: Any, mask: Any) -> tuple[Any, Tensor | None]:
+def _left_out(fn: dist.TorchDistribution, mask: Any) -> tuple[Any, Tensor | None]:
     """A distribution without its own mask, and which entries of its batch no density is asked of; ``None`` if of all."""
     fn, masks = unmasked(fn)
     for own in masks:
@@ -88,7 +88,7 @@ def _standard(support: Any, batch: torch.Size, event: torch.Size, device: Any) -
     return base if _is_real(support) else dist.TransformedDistribution(base, [transform])
 
 
-def _is_real(support: Any) -> bool:
+def _is_real(support: object) -> bool:
     return getattr(support, "base_constraint", support) is constraints.real
 
 
@@ -158,7 +158,7 @@ def _apart(problem: Program, name: str, mask: Tensor) -> bool:
 def _densities(problem: Program, name: str, mask: Tensor, point: int, other: int) -> dict[str, Tensor]:
     """All log densities at a point, with the entries at other values, and the image of fixed numbers in the site's support."""
 
-    def choose(msg: Mapping[str, Any]) -> Tensor:
+    def choose(msg: Mapping[str, object]) -> Tensor:
         value = around(msg)
         if msg["name"] == name:
             with torch.random.fork_rng(devices=[]):

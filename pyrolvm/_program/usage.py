@@ -7,7 +7,7 @@ beyond 2^24 lose digits where they meet floats of 32 bits; data that a model cha
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,9 @@ class Leaves(TorchFunctionMode):
         self.bystanders: list[Tensor] = []
         self._named: dict[int, str] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
         """Runs a function of torch, and looks at what goes in."""
         kwargs = kwargs or {}
         for tensor in (*_tensors(args), *_tensors(kwargs.values())):
@@ -75,7 +77,7 @@ class Leaves(TorchFunctionMode):
             self.bystanders.append(tensor)
 
 
-def _parts(value: Any) -> Iterator[dict[Any, Any] | list[Any]]:
+def _parts(value: object) -> Iterator[dict[object, object] | list[object]]:
     """The dictionaries and lists in a value, itself among them."""
     if isinstance(value, dict | list | tuple):
         if not isinstance(value, tuple):
@@ -84,7 +86,7 @@ def _parts(value: Any) -> Iterator[dict[Any, Any] | list[Any]]:
             yield from _parts(item)
 
 
-def _held(part: dict[Any, Any] | list[Any]) -> dict[Any, Any]:
+def _held(part: dict[object, object] | list[object]) -> dict[object, object]:
     """What a dictionary or a list holds, by key or place."""
     return dict(part) if isinstance(part, dict) else dict(enumerate(part))
 
@@ -105,7 +107,7 @@ class Watch(Leaves):
         ProblemError: if it changes data in place, or uses tensors that were made in inference mode.
     """
 
-    def __init__(self, what: str, arguments: Mapping[str, Any], surroundings: Mapping[str, Tensor]) -> None:
+    def __init__(self, what: str, arguments: Mapping[str, object], surroundings: Mapping[str, Tensor]) -> None:
         super().__init__(what)
         self.lossy: dict[str, str] = {}
         self._given = {n: [leaf for leaf in leaves(v) if isinstance(leaf, Tensor)] for n, v in arguments.items()}
@@ -122,7 +124,9 @@ class Watch(Leaves):
                 self._memories[memory_key(tensor)] = name
                 self._mark(tensor, name)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
         """Runs a function of torch, and looks at what goes in and comes out."""
         kwargs = kwargs or {}
         name = str(getattr(func, "__name__", ""))
@@ -162,7 +166,7 @@ class Watch(Leaves):
         held = self._from.get(id(value))
         return held[1] if held is not None and held[0]() is value else None
 
-    def _follow(self, name: str, tensors: Iterable[Tensor], found: Any) -> Any:
+    def _follow(self, name: str, tensors: Iterable[Tensor], found: Any) -> object:
         """Notes which argument the results of a function come from."""
         tensors = list(tensors)
         origins = [(tensor, origin) for tensor in tensors if (origin := self._origin(tensor)) is not None]
@@ -187,7 +191,7 @@ class Watch(Leaves):
             self._mark(result, origins[0][1])
         return found
 
-    def _note_read(self, name: str, tensor: Tensor, origin: str, found: Any) -> None:
+    def _note_read(self, name: str, tensor: Tensor, origin: str, found: object) -> None:
         """Remembers negative integers that the program takes out of its data, and what NumPy can write to."""
         if name in ("numpy", "__array__"):
             if memory_key(tensor) in self._named:
@@ -282,7 +286,7 @@ def _is_integer(value: Tensor) -> bool:
     return value.dtype in (torch.int64, torch.int32, torch.int16, torch.int8)
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -290,7 +294,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def surroundings(function: Callable[..., Any]) -> dict[str, Tensor]:
+def surroundings(function: Callable[..., object]) -> dict[str, Tensor]:
     """The tensors that a function finds in the scopes around it, by name."""
     code = getattr(function, "__code__", None)
     if code is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def draw(found: Mapping[str, Course], exact: float | None, path: str | Path | No
     return figure
 
 
-def _course(axes: Axes, one: Course, colour: str, style: Any) -> None:
+def _course(axes: Axes, one: Course, colour: str, style: object) -> None:
     """One estimate with the band of its errors, and its bounds where it has both."""
     trace = one.trace
     assert trace is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ class Attempts:
         return tree
 
 
-def missing(attrs: Mapping[str, Any]) -> dict[str, str]:
+def missing(attrs: Mapping[str, object]) -> dict[str, str]:
     """What a tree with these attributes says that it lacks, and why."""
     found = attrs.get(MISSING)
     return dict(json.loads(str(found))) if found else {}

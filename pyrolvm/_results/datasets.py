@@ -38,7 +38,7 @@ _ORDER = (
 )  # fmt: skip
 
 
-def ordered(groups: Mapping[str, Any]) -> dict[str, Any]:
+def ordered(groups: Mapping[str, object]) -> dict[str, object]:
     """Groups in the order of the schema."""
     return {name: groups[name] for name in _ORDER if name in groups}
 
@@ -92,7 +92,7 @@ def _fitting(values: Mapping[str, Array], dims: Mapping[str, list[str]], leading
     return named
 
 
-def storable(attrs: Mapping[str, Any]) -> dict[str, Any]:
+def storable(attrs: Mapping[str, object]) -> dict[str, object]:
     """Attributes as a file takes them: an integer beyond 63 bits, such as a seed may be, as text."""
     return {key: str(value) if type(value) is int and value >= 2**63 else value for key, value in attrs.items()}
 
@@ -138,7 +138,7 @@ def optimization_dataset(history: History, num_particles: int, batch_size: int |
         "batch_size": batch_size or 0,
         "skipped_steps": history.skipped,
     }
-    columns: dict[str, Any] = {n: ("step", v) for n, v in variables.items()}
+    columns: dict[str, object] = {n: ("step", v) for n, v in variables.items()}
     coords: dict[str, Any] = {"step": np.arange(len(loss))}
     if len(looks):
         columns["validation_loss"], coords["validation_step"] = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from pyro import poutine
@@ -20,7 +19,7 @@ DRAWS = 20
 """Draws of a guide that are averaged over; rows are averaged over as well."""
 
 
-def site_divergences(problem: Problem, guide: Callable[..., Any], *, inside: int) -> dict[str, float]:
+def site_divergences(problem: Problem, guide: Callable[..., object], *, inside: int) -> dict[str, float]:
     r"""The mean of :math:`\log q(z_s \mid \cdot) - \log p(z_s \mid \cdot)` of each local site s, in nats a row.
 
     Given what the site depends on in guide and model, it is the divergence of the guide from the prior. Only sites that the guide draws

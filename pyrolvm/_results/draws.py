@@ -28,7 +28,7 @@ from pyrolvm.family.protocol import Hooks
 __all__ = ["draw_guide", "rebuild", "registered"]
 
 
-def registered(guide: Callable[..., Any], name: str, problem: Problem | None = None) -> Callable[..., Any]:
+def registered(guide: Callable[..., object], name: str, problem: Problem | None = None) -> Callable[..., object]:
     """Makes Pyro know the parameters of a plain ``nn.Module`` guide, which it would otherwise never train.
 
     Sites of ``problem`` that are drawn after inference are taken out of the guide, and entries that have no density are not its own.
@@ -43,16 +43,16 @@ def registered(guide: Callable[..., Any], name: str, problem: Problem | None = N
 class _Changed:
     """A guide whose sites are changed by handlers."""
 
-    def __init__(self, guide: Callable[..., Any], handlers: Sequence[Messenger]) -> None:
+    def __init__(self, guide: Callable[..., object], handlers: Sequence[Messenger]) -> None:
         self.guide, self._handlers = guide, tuple(handlers)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> object:
         with ExitStack() as stack:
             for handler in self._handlers:
                 stack.enter_context(handler)
             return self.guide(*args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.__dict__["guide"], name)
 
 
@@ -60,14 +60,14 @@ class _Registered:
     def __init__(self, guide: torch.nn.Module, name: str) -> None:
         self.guide, self.name = guide, name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> object:
         return pyro.module(self.name, self.guide)(*args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.__dict__["guide"], name)
 
 
-def rebuild(problem: Problem, recipe: Guide) -> Callable[..., Any]:
+def rebuild(problem: Problem, recipe: Guide) -> Callable[..., object]:
     """The fitted guide again, inside a session that was opened with the fitted parameters."""
     built = recipe.build(problem)
     guide = registered(built, recipe.name, None if recipe.registered else problem)
@@ -79,18 +79,18 @@ def rebuild(problem: Problem, recipe: Guide) -> Callable[..., Any]:
     return finalized(problem, guide)
 
 
-def finalized(problem: Problem, guide: Callable[..., Any]) -> Callable[..., Any]:
+def finalized(problem: Problem, guide: Callable[..., object]) -> Callable[..., object]:
     """What the guide becomes once its optimisation is over: itself, unless it says otherwise."""
     finalize = Hooks(guide).finalize
     if finalize is None:
         return guide
     with problem.whole.active():
-        done: Callable[..., Any] = finalize(*problem.args, **problem.kwargs)
+        done: Callable[..., object] = finalize(*problem.args, **problem.kwargs)
     return done
 
 
 def draw_guide(
-    problem: Problem, guide: Callable[..., Any], count: int, *, looped: int | None = None
+    problem: Problem, guide: Callable[..., object], count: int, *, looped: int | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Draws from a guide.
 
@@ -146,7 +146,9 @@ def draw_guide(
     return values, log_q
 
 
-def _without_outside(problem: Problem, guide: Callable[..., Any], values: dict[str, Tensor], log_q: Tensor) -> Tensor:
+def _without_outside(
+    problem: Problem, guide: Callable[..., object], values: dict[str, Tensor], log_q: Tensor
+) -> Tensor:
     """Log q, infinite at draws of which a value lies outside the support that the site has in the model given the others."""
     with problem.whole.active():
         wide = wide_sites(problem, poutine.trace(guide).get_trace(*problem.args, **problem.kwargs))

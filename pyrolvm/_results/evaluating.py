@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,8 +52,8 @@ def every(values: Draws, chains: int, step: int) -> Draws:
 
 
 def affordable(
-    problem: Problem, values: Draws, log_q: Tensor, asked: int | None, attrs: Mapping[str, Any], *, inside: int
-) -> tuple[Draws, Tensor, Mapping[str, Any]]:
+    problem: Problem, values: Draws, log_q: Tensor, asked: int | None, attrs: Mapping[str, object], *, inside: int
+) -> tuple[Draws, Tensor, Mapping[str, object]]:
     """Fewer draws, where their number is left to us and the model runs them one by one, and attributes that say so."""
     if asked is not None or not values:
         return values, log_q, attrs

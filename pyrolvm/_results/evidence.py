@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyrolvm._base.numerics import NORMAL95
 from pyrolvm._base.verdict import Verdict
@@ -91,7 +91,7 @@ class Evidence:
 
         return draw({self.method: self}, exact.value if isinstance(exact, Evidence) else exact, path)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The estimate as JSON types; figures that are not finite are left to who writes them."""
         low, high = self.interval
         return {

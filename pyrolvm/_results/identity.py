@@ -26,8 +26,8 @@ OWN = ("seed", "dtype")
 
 
 def identity(
-    method: str | None, problem: Problem, guide: Guide | None, seed: int, options: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    method: str | None, problem: Problem, guide: Guide | None, seed: int, options: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """Which run it is: what must be the same for another run to continue it, as JSON holds it.
 
     Args:
@@ -37,7 +37,7 @@ def identity(
         seed: its seed.
         options: the arguments that its numbers depend on.
     """
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "method": method, "problem": problem.name, "model code": fingerprint(problem.program), "data": problem.fingerprint,
         "dtype": str(problem.dtype).removeprefix("torch."),
         "guide": str(guide) if guide else None, "guide code": fingerprint(guide.construct) if guide else None, "seed": seed,

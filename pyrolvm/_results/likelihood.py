@@ -30,7 +30,7 @@ AT_ONCE = 500_000
 
 
 def likelihood_tree(
-    problem: Problem, history: History, *, batch_size: int | None, attrs: Mapping[str, Any]
+    problem: Problem, history: History, *, batch_size: int | None, attrs: Mapping[str, object]
 ) -> xr.DataTree:
     """Log p(data) in ``sample_stats`` (``lp``), by row in ``log_likelihood``, and the data; inside the fit's session.
 

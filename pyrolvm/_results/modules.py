@@ -26,7 +26,7 @@ def trained(problem: Problem, fitted: Guide | None, name: str | None) -> torch.n
     with _registrations() as found, torch.no_grad():
         batch.trace(problem)
         if fitted is not None and fitted.name != NO_LATENTS:
-            guide: Any = rebuild(problem, fitted)
+            guide: object = rebuild(problem, fitted)
             inner = getattr(guide, "guide", guide)
             if isinstance(inner, torch.nn.Module):
                 found.setdefault(fitted.name, inner)

@@ -125,12 +125,12 @@ def _is_point(part: Block, *, every: bool = False) -> bool:
     return all(all_one_value(column) for column in flat.T) if every else all_one_value(flat)
 
 
-def _is_delta(fn: Any) -> bool:
+def _is_delta(fn: dist.TorchDistribution) -> bool:
     return isinstance(untransformed(fn)[0], dist.Delta)
 
 
-def _is_continuous(fn: Any) -> bool:
+def _is_continuous(fn: dist.TorchDistribution) -> bool:
     try:
-        return not fn.support.is_discrete
+        return fn.support is None or not fn.support.is_discrete
     except (NotImplementedError, AttributeError):
         return True

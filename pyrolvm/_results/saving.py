@@ -69,7 +69,7 @@ def bundle(result: Kept) -> dict[str, bytes]:
     return runs.bundled(KIND, _parts(result, None))
 
 
-def _parts(result: Kept, about: Mapping[str, Any] | None) -> dict[str, runs.Part]:
+def _parts(result: Kept, about: Mapping[str, object] | None) -> dict[str, runs.Part]:
     return {
         "data": (".nc", lambda file: write_tree(result.data, file)),
         "params": (".safetensors", lambda file: runs.write_tensors(result.params, file)),
@@ -77,7 +77,7 @@ def _parts(result: Kept, about: Mapping[str, Any] | None) -> dict[str, runs.Part
     }
 
 
-def _meta(result: Kept, run: Mapping[str, Any] | None) -> dict[str, Any]:
+def _meta(result: Kept, run: Mapping[str, object] | None) -> dict[str, object]:
     problem, guide = result.problem, getattr(result, "guide", None)
     attrs = result.data["posterior"].attrs
     return {
@@ -116,7 +116,7 @@ def is_partial(result: Kept) -> bool:
     return bool(result.data[group].attrs.get("interrupted", 0))
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: object) -> object:
     """``value`` if JSON can hold it, else ``None``: the result can then be read, but not attached by itself."""
     try:
         return json.loads(json.dumps(value))

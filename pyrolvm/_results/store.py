@@ -100,7 +100,7 @@ def keep(
     return runs.run(asked, verb.__name__, about, codec(problem, guide, about, kinds), work)
 
 
-def read(folder: Path, problem: Problem | None, guide: Any, kinds: Kinds = OURS) -> Posterior:
+def read(folder: Path, problem: Problem | None, guide: object, kinds: Kinds = OURS) -> Posterior:
     """The posterior in force in a folder.
 
     Raises:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pyrolvm._base.errors import StoreError
 from pyrolvm._runs.directory import PART, Directory, Write, writing
@@ -63,7 +62,7 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def claimed(cls, path: Path, command: str, about: Mapping[str, Any]) -> Iterator[RunFolder]:
+    def claimed(cls, path: Path, command: str, about: Mapping[str, object]) -> Iterator[RunFolder]:
         """Makes a folder ours, or takes one that is; nothing else is written before its marker is, and its lock is held.
 
         Raises:
@@ -112,7 +111,7 @@ class RunFolder:
             opened.close()
 
     @contextmanager
-    def begin(self, command: str, about: Mapping[str, Any] | None) -> Iterator[Generation]:
+    def begin(self, command: str, about: Mapping[str, object] | None) -> Iterator[Generation]:
         """A folder for a new run. Others that are not in force are removed.
 
         Args:
@@ -140,10 +139,10 @@ class RunFolder:
         self,
         generation: Generation,
         kind: str,
-        files: Mapping[str, Mapping[str, Any]],
+        files: Mapping[str, Mapping[str, object]],
         *,
         command: str,
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         partial: bool = False,
     ) -> None:
         """Puts a run's result in force. What was in force before is removed afterwards.

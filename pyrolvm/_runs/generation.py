@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pyrolvm._runs.directory import PART, Directory, Write
 from pyrolvm._runs.layout import BEGUN, NAMES, SCHEMA
@@ -74,7 +73,7 @@ class Generation:
 
     # --- which run ------------------------------------------------------------------------------------------------------
 
-    def begin(self, command: str, about: Mapping[str, Any]) -> None:
+    def begin(self, command: str, about: Mapping[str, object]) -> None:
         """Says which run it is."""
         content = sealed({"command": command, "about": about}, SCHEMA)
         self.write(BEGUN, lambda file: file.write(content))
@@ -92,7 +91,7 @@ class Generation:
         self._note(_beside(name))
         folder.replace(last, write)
 
-    def write_part(self, stem: str, suffix: str, write: Write) -> dict[str, Any]:
+    def write_part(self, stem: str, suffix: str, write: Write) -> dict[str, object]:
         """Writes a file under a name that holds its checksum; returns its entry for a manifest, the name without folders."""
         folder, last = self._place(stem)
         self._note(_beside(stem))

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from pyrolvm._base.errors import ArgumentError, PyrolvmWarning, StoreError
 
@@ -41,7 +40,7 @@ def _version(name: str) -> str:
     return version(name)
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     """What is another in two runs, with both values; what one of them does not say is left out."""
     wanted = json.loads(json.dumps(wanted))
     return {
@@ -51,17 +50,17 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str
     }
 
 
-def lasting(about: Mapping[str, Any]) -> dict[str, Any]:
+def lasting(about: Mapping[str, object]) -> dict[str, object]:
     """An identity without versions: what is finished is as it was, whatever versions there are now."""
     return {what: one for what, one in about.items() if not what.startswith(VERSION)}
 
 
-def _unlike(one: Any, other: Any) -> bool:
+def _unlike(one: object, other: object) -> bool:
     """Whether two checksums of code are of different versions of Python, and say nothing about each other."""
     return None not in (one, other) and str(one).partition(":")[0] != str(other).partition(":")[0]
 
 
-def check(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], resume: bool | str) -> None:
+def check(folder: Path, found: Mapping[str, object], wanted: Mapping[str, object], resume: bool | str) -> None:
     """Refuses to continue a run that is another one, and says what differs.
 
     Raises:
@@ -89,7 +88,7 @@ def check(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], res
     )
 
 
-def warn_of(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def warn_of(folder: Path, found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
     """Warns of what differs between a result and the problem and guide that it is loaded with."""
     other = differences(found, wanted)
     if other:
@@ -111,10 +110,10 @@ def check_resume(resume: object) -> None:
         raise ArgumentError(f'resume must be True, False or "{ANY_VERSION}", got {resume!r}. Fix: pass resume=True.')
 
 
-def _told(other: Mapping[str, tuple[Any, Any]]) -> str:
+def _told(other: Mapping[str, tuple[object, object]]) -> str:
     return "; another ".join(f"{what}: {_short(was)}, now {_short(now)}" for what, (was, now) in other.items())
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:24]}..."

@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pyrolvm._base.errors import StoreError
 from pyrolvm._runs.directory import Directory
@@ -59,10 +58,10 @@ class Marker:
 
     id: str
     command: str
-    about: Mapping[str, Any]
+    about: Mapping[str, object]
 
     @classmethod
-    def new(cls, command: str, about: Mapping[str, Any]) -> Marker:
+    def new(cls, command: str, about: Mapping[str, object]) -> Marker:
         """One of a folder to be."""
         return cls(uuid.uuid4().hex, command, about)
 
@@ -111,12 +110,12 @@ class Manifest:
     """
 
     kind: str
-    files: Mapping[str, Mapping[str, Any]]
+    files: Mapping[str, Mapping[str, object]]
     run: str | None = None
     number: int = 0
     status: str = "finished"
     command: str = "save"
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, object] = field(default_factory=dict)
     pages: tuple[str, ...] = ()
 
     @classmethod
@@ -175,7 +174,7 @@ def generations(directory: Directory, marker: Marker) -> list[int]:
     return sorted(number for number in ours if directory.is_folder(marker.generation(number)))
 
 
-def begun(directory: Directory) -> tuple[str, dict[str, Any]] | None:
+def begun(directory: Directory) -> tuple[str, dict[str, object]] | None:
     """The command and identity of the run whose folder it is; ``None`` if it did not come to say so."""
     if not directory.is_file(BEGUN):
         return None
@@ -200,7 +199,7 @@ class Unfinished:
     number: int
     folder: Path
     command: str
-    about: Mapping[str, Any]
+    about: Mapping[str, object]
 
 
 def unfinished(path: Path) -> Unfinished | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ __all__ = ["pack", "unpack", "write_tensors"]
 _TAG = "!"
 
 
-def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+def pack(value: object, tensors: dict[str, Tensor]) -> object:
     """``value`` as what JSON holds; tensors go into ``tensors``, under names that it refers to.
 
     Raises:
@@ -54,7 +54,7 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be stored")
 
 
-def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unpack(value: object, tensors: Mapping[str, Tensor]) -> object:
     """What :func:`pack` was given.
 
     Raises:

@@ -6,7 +6,6 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from pyrolvm._base.errors import ArgumentError
 
@@ -16,7 +15,7 @@ LONGEST_NAME = 255
 """Bytes of a name in any usual file system."""
 
 
-def as_folder(path: Any, name: str = "out", what: str = "to save the result in") -> Path:
+def as_folder(path: object, name: str = "out", what: str = "to save the result in") -> Path:
     """The path that a user names.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pyrolvm._base.errors import ArgumentError, StoreError, positive_float
 from pyrolvm._base.interrupts import held
@@ -70,7 +70,7 @@ def order(
     return Order(folder, resume, overwrite, checkpoint_every)
 
 
-def _never(result: Any) -> bool:
+def _never(result: object) -> bool:
     return False
 
 
@@ -134,7 +134,7 @@ class Run:
 def run(
     asked: Order,
     command: str,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     codec: Codec[Result],
     work: Callable[[Run | None], Result],
     *,
@@ -187,7 +187,7 @@ def save(
     path: str | Path,
     *,
     overwrite: bool = False,
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> Path:
     """Writes a result that is there to a folder.
 
@@ -234,7 +234,7 @@ def write_pages(path: Path, pages: Mapping[str, Write | str]) -> None:
 # --- what is there ------------------------------------------------------------------------------------------------------
 
 
-def _finished(asked: Order, command: str, about: Mapping[str, Any], codec: Codec[Result]) -> Result | None:
+def _finished(asked: Order, command: str, about: Mapping[str, object], codec: Codec[Result]) -> Result | None:
     """The finished result of the same run, if it is wanted and there; read without the lock, since what is in force is whole."""
     assert asked.out is not None
     if not asked.resume or not is_run(asked.out):
@@ -245,14 +245,14 @@ def _finished(asked: Order, command: str, about: Mapping[str, Any], codec: Codec
     return codec.read(asked.out)
 
 
-def _is_same(command: str, about: Mapping[str, Any], wanted: str, wanted_about: Mapping[str, Any]) -> bool:
+def _is_same(command: str, about: Mapping[str, object], wanted: str, wanted_about: Mapping[str, object]) -> bool:
     """Whether two runs are the same, whatever versions they run under."""
     return command == wanted and not differences(about, lasting(wanted_about))
 
 
 @contextmanager
 def _opened(
-    folder: RunFolder, asked: Order, command: str, about: Mapping[str, Any], *, more: bool
+    folder: RunFolder, asked: Order, command: str, about: Mapping[str, object], *, more: bool
 ) -> Iterator[Generation]:
     """The folder of the run that is wanted: one that is gone on with, or a new one.
 
@@ -268,7 +268,7 @@ def _opened(
         yield generation
 
 
-def _same(folder: RunFolder, asked: Order, command: str, about: Mapping[str, Any], *, more: bool) -> int | None:
+def _same(folder: RunFolder, asked: Order, command: str, about: Mapping[str, object], *, more: bool) -> int | None:
     """The number of the run in a folder that is the one that is wanted.
 
     Raises:
@@ -287,7 +287,7 @@ def _same(folder: RunFolder, asked: Order, command: str, about: Mapping[str, Any
     return None
 
 
-def _refuse_another(folder: RunFolder, command: str, about: Mapping[str, Any]) -> None:
+def _refuse_another(folder: RunFolder, command: str, about: Mapping[str, object]) -> None:
     """Says how what is there differs from the run that is wanted.
 
     Raises:
@@ -325,7 +325,7 @@ def _keep(
     codec: Form[Result] | Codec[Result],
     result: Result,
     command: str,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
 ) -> None:
     partial = codec.partial(result)
     if partial and folder.manifest is not None and folder.manifest.finished and command != "save":

@@ -175,7 +175,7 @@ class _Walk:
         if not np.isin(found["heap"][found["length"] > 0], list(self.heaps)).all():
             raise self.refuse(place, "refers to text that is not in the file")
 
-    def attributes(self, one: Any, place: str) -> None:
+    def attributes(self, one: object, place: str) -> None:
         """Looks at what is said about an array or a group."""
         import h5py
 
@@ -230,7 +230,7 @@ def _is_text(kind: Any) -> bool:
     return bool(kind.get_class() == h5py.h5t.STRING)
 
 
-def _is_bare(array: Any) -> bool:
+def _is_bare(array: object) -> bool:
     import h5py
 
     if not h5py.h5a.exists(array, b"NAME") or not h5py.h5a.exists(array, b"CLASS"):

@@ -38,7 +38,7 @@ class Content:
         return cls(content, hashlib.sha256(content).hexdigest())
 
 
-def packed(value: Any, *, code: Iterable[Any] = ()) -> bytes:
+def packed(value: object, *, code: Iterable[object] = ()) -> bytes:
     """``value`` for another process; functions of scripts, notebooks and modules that are not installed go along by value.
 
     Args:
@@ -98,7 +98,7 @@ def _site() -> frozenset[Path]:
     return frozenset(Path(sysconfig.get_paths()[name]) for name in ("purelib", "platlib"))
 
 
-def _modules(part: Any) -> set[str]:
+def _modules(part: object) -> set[str]:
     """The modules of a function or object, and those of the functions that its own names."""
     found: set[str] = set()
     waiting, seen = [part], set()

@@ -22,10 +22,10 @@ class Pool(Protocol):
     def slots(self) -> int:
         """How many calls run at once, by now."""
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., object], *args: Any) -> Future[object]:
         """Runs a function, in a free place if there is one."""
 
-    def share(self, content: bytes) -> Any:
+    def share(self, content: bytes) -> object:
         """What to give to calls for content that many of them take."""
 
     def death(self, error: BaseException) -> str | None:
@@ -40,9 +40,9 @@ class Here:
 
     slots = 1
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., object], *args: Any) -> Future[object]:
         """Runs the function before it returns."""
-        future: Future[Any] = Future()
+        future: Future[object] = Future()
         try:
             future.set_result(function(*args))
         except Exception as error:
@@ -60,7 +60,7 @@ class Here:
         """Nothing was begun."""
 
 
-def open_pool(backend: Any, jobs: int | str, most: int) -> Pool:
+def open_pool(backend: object, jobs: int | str, most: int) -> Pool:
     """The pool that is meant.
 
     Args:

@@ -65,7 +65,7 @@ class Ray:
         found = int(_ray().cluster_resources().get("CPU", 1))
         return max(1, found if self._wanted is None else min(found, self._wanted))
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future[object]:
         """Runs a function in a process of the cluster."""
         if function not in self._remote:
             self._remote[function] = _ray().remote(num_cpus=1, max_retries=0)(function)

@@ -18,7 +18,7 @@ FULL_RANK_UNKNOWNS = 200
 """Up to so many unknowns ``guide="auto"`` is a Gaussian with full covariance."""
 
 
-def resolve(guide: Any, problem: Problem) -> Guide:
+def resolve(guide: object, problem: Problem) -> Guide:
     """The recipe behind whatever was given as a guide.
 
     Args:

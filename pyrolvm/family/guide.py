@@ -36,7 +36,7 @@ class Guide(Portable):
 
     name: str
     construct: Callable[..., PyroGuide]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     registered: bool = False
 
     def build(self, problem: Problem) -> PyroGuide:
@@ -72,6 +72,6 @@ class Guide(Portable):
         return f"<Guide {self}>"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A value in words that are the same in every process: functions by their names."""
     return str(value.__name__) if callable(value) and hasattr(value, "__name__") else repr(value)

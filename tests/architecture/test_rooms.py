@@ -15,6 +15,9 @@ ROOT = Path(lvm.__file__).parent
 LAZY = 35
 """Imports of our own inside functions, each of a module that brings JAX, matplotlib or a cluster with it; fewer is better."""
 
+ANY = 15
+"""Annotations with ``Any`` in a thousand lines: of what other libraries leave open, and where a type would say less than it costs."""
+
 PUBLIC = 40
 """Modules without an underscore in their path."""
 
@@ -95,6 +98,26 @@ def test_imports_inside_functions_are_few() -> None:
         if inside
     ]
     assert len(lazy) <= LAZY, "\n".join(lazy)
+
+
+def _annotations(tree: ast.AST) -> Iterator[ast.expr | None]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from (one.annotation for one in (*node.args.args, *node.args.kwonlyargs))
+            yield node.returns
+        elif isinstance(node, ast.AnnAssign):
+            yield node.annotation
+
+
+def test_most_of_what_is_passed_on_has_a_type() -> None:
+    texts = [path.read_text() for path in MODULES.values()]
+    untyped = sum(
+        any(isinstance(part, ast.Name) and part.id == "Any" for part in ast.walk(one))
+        for text in texts
+        for one in _annotations(ast.parse(text))
+        if one is not None
+    )
+    assert 1000 * untyped <= ANY * sum(text.count("\n") for text in texts)
 
 
 def test_little_is_public() -> None:

@@ -126,7 +126,7 @@ class Builder:
         self._reads.add(self._interned[key])
         return f"@{self._interned[key]}@"
 
-    def recorded(self, run: Callable[[], Any]) -> tuple[Any, frozenset[int]]:
+    def recorded(self, run: Callable[[], object]) -> tuple[Any, frozenset[int]]:
         """What a function returns, and the entries that it read."""
         before, self._reads = self._reads, set()
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -117,7 +117,9 @@ class _Differentiable(fx.Interpreter):
 class _Decomposed(DispatchMode):
     """Replaces operations that have no rule by their parts."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
         result = NotImplemented
         if _rule(func) is None:
             parts = _parts(func)
@@ -135,7 +137,7 @@ def differentiable(captured: Captured) -> Callable[..., list[Tensor]]:
     return run
 
 
-def recorded(run: Callable[[list[Tensor]], Any], inputs: Sequence[Tensor]) -> fx.GraphModule:
+def recorded(run: Callable[[list[Tensor]], object], inputs: Sequence[Tensor]) -> fx.GraphModule:
     """The graph of a function that takes gradients of captured programs.
 
     Raises:
@@ -167,7 +169,7 @@ def check_plain(captured: Captured) -> None:
         raise CaptureError("engine 'c' runs on the processor alone, and the program does not.")
 
 
-def _known(module: fx.GraphModule) -> dict[fx.Node, Any]:
+def _known(module: fx.GraphModule) -> dict[fx.Node, object]:
     """What nodes amount to that follow from the data alone."""
     known: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
@@ -232,7 +234,7 @@ def _lower(graph: fx.Graph, builder: Builder, known: Container[fx.Node], values:
     return [values[node] for node in graph.find_nodes(op="output")[0].args[0]]
 
 
-def _rule(target: Any) -> Any:
+def _rule(target: object) -> Any:
     """The rule for an operation: for its overload (``max.dim``) if there is one, else for its name (``add``)."""
     name, _, overload = str(target).removeprefix("aten.").partition(".")
     if writes(target):

@@ -49,7 +49,7 @@ class NativeDensity:
     seconds: float
     _address: int
     _data: int
-    _held: tuple[Any, ...]
+    _held: tuple[object, ...]
 
     def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log densities ``(count,)`` at points ``(count, size)``; NaN or infinite where they are so."""

@@ -199,7 +199,7 @@ def lowered_gradient(captured: Captured) -> tuple[int, Body]:
 
 def lowered_of(
     captured: Captured,
-    outputs: Callable[[Callable[..., Any], torch.Tensor], tuple[torch.Tensor, ...]],
+    outputs: Callable[[Callable[..., object], torch.Tensor], tuple[torch.Tensor, ...]],
     names: list[str],
 ) -> tuple[int, Body]:
     """The number of unknowns, and what is computed of a captured potential in C.

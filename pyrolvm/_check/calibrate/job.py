@@ -41,7 +41,7 @@ class Job:
     seed: int
 
     @classmethod
-    def of(cls, problem: Problem, method: Method, quantities: Any, draws: int, seed: int) -> Job:
+    def of(cls, problem: Problem, method: Method, quantities: object, draws: int, seed: int) -> Job:
         """The job, once the problem can be simulated and its quantities evaluated.
 
         Raises:

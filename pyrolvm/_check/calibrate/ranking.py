@@ -66,7 +66,7 @@ class Ranking:
     _graphs: dict[tuple[int, ...], Captured | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, problem: Problem, quantities: Any, truth: Draw, observed: Draw) -> Ranking:
+    def of(cls, problem: Problem, quantities: object, truth: Draw, observed: Draw) -> Ranking:
         """What to rank, tried on one simulated data set.
 
         Args:

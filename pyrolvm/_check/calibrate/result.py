@@ -89,7 +89,7 @@ class Calibration(Ranks):
             raise StoreError(f"{path} holds a {type(found).__name__}, not a calibration. Fix: use lvm.load(path).")
         return found
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The figures as JSON types."""
         statuses = {str(name): int(n) for name, n in self.fits["status"].value_counts().items()}
         rows = self.statistics.reset_index().to_dict(orient="records") if self.successes else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pyrolvm import _runs as runs
 from pyrolvm._check.calibrate.ranks import Ranks
@@ -17,7 +16,7 @@ META: dict[str, type] = {
 
 
 def _parts(calibration: Ranks) -> Mapping[str, runs.Part]:
-    meta: dict[str, Any] = {"kind": "Calibration", "name": calibration.method}
+    meta: dict[str, object] = {"kind": "Calibration", "name": calibration.method}
     for name in META:
         value = getattr(calibration, name)
         meta[name] = list(value) if name == "notes" else value

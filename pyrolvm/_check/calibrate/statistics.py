@@ -52,7 +52,7 @@ def statistics(data: xr.DataTree, draws: int) -> pd.DataFrame:
     return table
 
 
-def _row(ranks: Array, draws: int) -> dict[str, Any]:
+def _row(ranks: Array, draws: int) -> dict[str, object]:
     from scipy.stats import norm
 
     count = len(ranks)

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import Any
 
 import torch
 
@@ -35,7 +34,7 @@ def in_turn(job: Job, numbers: deque[int], *, bounded: bool) -> Iterator[Record]
             return
 
 
-def package(problem: Problem, job: Job, quantities: Any) -> bytes:
+def package(problem: Problem, job: Job, quantities: object) -> bytes:
     """A job for another process.
 
     Raises:

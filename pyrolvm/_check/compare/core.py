@@ -80,7 +80,7 @@ class Comparison(Compared):
             Path(path).write_text(text, encoding="utf-8")
         return text
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Returns the comparison as JSON types, with None for figures that do not exist."""
         return {
             "reference": self.reference,
@@ -264,7 +264,7 @@ def _methods(
     return pd.DataFrame(rows, columns=list(METHOD_COLUMNS)).set_index("method")
 
 
-def _method_row(name: str, posterior: Any, diagnosis: Diagnosis, rows: pd.DataFrame) -> dict[str, Any]:
+def _method_row(name: str, posterior: object, diagnosis: Diagnosis, rows: pd.DataFrame) -> dict[str, object]:
     figures = diagnosis.figures
     seconds = {str(key): float(value) for key, value in dict(getattr(posterior, "seconds", None) or {}).items()}
     total = seconds.pop("total", None) or sum(seconds.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class Evaluated:
             f"{figure!r} was left out: {why}" if why else f"{figure!r}; there are {', '.join(self.table.index)}"
         )
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The figures as JSON types."""
         return {
             "name": self.name, "problem": self.problem, "rows": int(self.data["rows"].sizes["row"]), "draws": self.draws,
@@ -109,7 +109,7 @@ class Evaluated:
         }  # fmt: skip
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
     """Rows as JSON types; what is not finite becomes ``None``."""
     records = frame.reset_index().to_dict(orient="records")
     return [

@@ -51,7 +51,7 @@ def split(problem: Problem, share: float, *, seed: int = 0, plate: str | None = 
     return part(problem, order[count:].sort().values, chosen), part(problem, order[:count].sort().values, chosen)
 
 
-def held_out(fit: Fit, data: Any, plate: str, what: str = "data") -> Problem:
+def held_out(fit: Fit, data: object, plate: str, what: str = "data") -> Problem:
     """Held-out data as a problem with the fit's model.
 
     Args:
@@ -103,7 +103,7 @@ def _by_row(problem: Problem, plate: str) -> list[str]:
     ]
 
 
-def _named(problem: Problem, data: Any, plate: str, what: str) -> dict[str, Any]:
+def _named(problem: Problem, data: object, plate: str, what: str) -> dict[str, object]:
     by_row = _by_row(problem, plate)
     if isinstance(data, Mapping):
         unknown = [str(name) for name in data if name not in problem.arguments]
@@ -131,7 +131,7 @@ def _named(problem: Problem, data: Any, plate: str, what: str) -> dict[str, Any]
     return dict(zip(by_row, values, strict=True))
 
 
-def _shapes(values: Mapping[str, Any]) -> str:
+def _shapes(values: Mapping[str, object]) -> str:
     parts = [f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in values.items()]
     return ", ".join(parts) or "nothing"
 

@@ -191,7 +191,7 @@ def _evaluated(
     return assemble(gathered, started)
 
 
-def _checked(fit: Any) -> Problem:
+def _checked(fit: object) -> Problem:
     """The fit's problem.
 
     Raises:

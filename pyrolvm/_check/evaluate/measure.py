@@ -150,7 +150,7 @@ def bits(problem: Problem, plate: str, levels: int | None, values: Array | None)
     )
 
 
-def _discrete(support: Any) -> bool:
+def _discrete(support: object) -> bool:
     return bool(getattr(support, "is_discrete", False))
 
 

@@ -135,7 +135,7 @@ def scores(
     return pd.DataFrame(found)
 
 
-def plain_rows(rows: Any, count: int) -> Any:
+def plain_rows(rows: Any, count: int) -> object:
     """The control: rows without any structure, every value at the one that is most common over all training rows."""
     values, counts = np.unique(np.asarray(rows), return_counts=True)
     return np.full((count, *np.shape(rows)[1:]), values[np.argmax(counts)])

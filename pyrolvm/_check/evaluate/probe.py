@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 FOLDS = 5
 
 
-def check_labels(labels: Any, rows: int, what: str) -> NDArray[Any]:
+def check_labels(labels: object, rows: int, what: str) -> NDArray[Any]:
     """Labels as an array ``(rows,)``.
 
     Raises:

@@ -92,5 +92,5 @@ def generate(fit: Posterior, rows: int = 100, *, seed: int = 0) -> xr.DataTree:
     return xr.DataTree.from_dict({name: group for name, group in groups.items() if group.data_vars})
 
 
-def _row_first(value: torch.Tensor, event_dim: int, dim: int) -> Any:
+def _row_first(value: torch.Tensor, event_dim: int, dim: int) -> object:
     return value.movedim(value.dim() - event_dim + dim, 0).cpu().numpy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from pyrolvm import _runs as runs
 from pyrolvm._check.evaluate.evaluated import Evaluated
@@ -12,14 +11,14 @@ from pyrolvm._results.saving import write_tree
 
 __all__ = ["FORM", "PLAIN"]
 
-PLAIN: dict[str, Any] = {
+PLAIN: dict[str, object] = {
     "name": str, "problem": str, "left_out": list, "notes": list, "titles": dict, "site": str, "draws": int, "exact": bool,
     "engine": str, "engine_reason": str, "seed": int, "seconds": float,
 }  # fmt: skip
 
 
 def _parts(evaluation: Evaluated) -> Mapping[str, runs.Part]:
-    meta: dict[str, Any] = {"kind": "Evaluation"}
+    meta: dict[str, object] = {"kind": "Evaluation"}
     for name in PLAIN:
         value = getattr(evaluation, name)
         meta[name] = list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value

@@ -13,7 +13,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -106,7 +105,7 @@ class Scorer:
     """
 
     def __init__(
-        self, problem: Problem, plate: str, guide: Callable[..., Any] | None, *, room: int | None = None
+        self, problem: Problem, plate: str, guide: Callable[..., object] | None, *, room: int | None = None
     ) -> None:
         self.problem, self.plate, self.guide = problem, problem.plates[plate], guide
         self.room = room or (CHUNK_GPU if problem.device.type == "cuda" else CHUNK)

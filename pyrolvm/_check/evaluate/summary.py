@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def _bound(values: Array, k: int) -> Array:
     return np.asarray((logsumexp(values[: groups * k].reshape(groups, k, -1), axis=1) - math.log(k)).mean(axis=0))
 
 
-def mean_of(values: Any, errors: Any = None) -> tuple[float, float, float]:
+def mean_of(values: object, errors: object = None) -> tuple[float, float, float]:
     """The mean over rows, its Monte Carlo error, and its standard error as that of a sample of rows."""
     array = np.asarray(values, dtype=float)
     count = len(array)

@@ -187,7 +187,7 @@ def _mended(
     return RowEvidence(value, error, ess)
 
 
-def _indices(rows: Any, size: int, problem: Problem) -> Tensor | None:
+def _indices(rows: object, size: int, problem: Problem) -> Tensor | None:
     if rows is None:
         return None
     if isinstance(rows, Sequence | Tensor | np.ndarray):

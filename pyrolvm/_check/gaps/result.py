@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._diagnosis.collapse import ACTIVE
@@ -170,7 +170,7 @@ class Gaps:
 
         return draw(self.figures, self.refinement, self.collapse.table, path)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The figures as JSON types."""
         collapse = self.collapse
         return {

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -173,7 +174,7 @@ def _sites(problem: Problem, guide: Callable[..., Any], batch: Batch) -> Mapping
     return first
 
 
-def _parameters(name: str, fn: Any) -> tuple[Tensor, Tensor]:
+def _parameters(name: str, fn: dist.TorchDistribution) -> tuple[Tensor, Tensor]:
     """Location, and scale or Cholesky factor.
 
     Raises:
@@ -230,7 +231,7 @@ def _read(problem: Problem, plate: str, sites: Mapping[str, Any]) -> tuple[list[
     return parts, Gaussians(torch.cat(locs, 1).detach(), tril.detach(), free), tuple(units)
 
 
-def base_event(fn: Any, base: Any, joint: bool) -> int:
+def base_event(fn: dist.TorchDistribution, base: Any, joint: bool) -> int:
     """How many rightmost dimensions of the Gaussian's value are not of the batch."""
     return int(fn.event_dim) if not joint else max(int(fn.event_dim), 1)
 

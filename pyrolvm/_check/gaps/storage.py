@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import StoreError
@@ -18,7 +17,7 @@ _UNITS = ("kl", "mutual_information", "mutual_information_error", "ceiling")
 
 
 def _parts(found: Gaps) -> Mapping[str, runs.Part]:
-    value: dict[str, Any] = {
+    value: dict[str, object] = {
         "name": found.name, "rows": found.rows, "figures": dict(found.figures), "table": stored_frame(found.table),
         "method": found.method, "refinement": stored_frame(found.refinement.to_frame()), "seconds": found.seconds,
         "units": stored_frame(found.collapse.table), **{name: float(getattr(found.collapse, name)) for name in _UNITS},

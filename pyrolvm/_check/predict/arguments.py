@@ -29,14 +29,14 @@ class Arguments:
         given: the names that were given anew.
     """
 
-    values: Mapping[str, Any]
-    other: Mapping[str, Any]
+    values: Mapping[str, object]
+    other: Mapping[str, object]
     positional: int
     left_out: frozenset[str]
     given: frozenset[str]
 
 
-def arguments(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any], rows: int | None) -> Arguments:
+def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, object], rows: int | None) -> Arguments:
     """Completes new arguments: observations that are left out get stand-ins of their shape, what carries no rows stays as it was.
 
     Args:
@@ -72,8 +72,8 @@ def arguments(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any], 
                 f"(those are {', '.join(sorted(seen)) or 'none of its arguments'}). Fix: pass its new value."
             )
     lengths = _lengths(problem, {name: value for name, value in given.items() if name in problem.arguments}, rows)
-    values: dict[str, Any] = {}
-    other: dict[str, Any] = {}
+    values: dict[str, object] = {}
+    other: dict[str, object] = {}
     for name, old in problem.arguments.items():
         if name in given:
             values[name] = other[name] = given[name]
@@ -91,12 +91,12 @@ def arguments(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any], 
     return Arguments(values, other, positional, frozenset(seen - given.keys()), frozenset(given))
 
 
-def _rows(value: Any) -> int:
+def _rows(value: object) -> int:
     """The length of a tensor; 0 of anything that has none."""
     return len(value) if isinstance(value, Tensor) and value.dim() else 0
 
 
-def _alike(problem: Problem, given: Mapping[str, Any], old: Any) -> str:
+def _alike(problem: Problem, given: Mapping[str, object], old: object) -> str:
     return next(name for name in given if _rows(problem.arguments.get(name)) == _rows(old))
 
 

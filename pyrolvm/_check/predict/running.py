@@ -80,7 +80,7 @@ class Predicting:
         return found
 
 
-def _mean(fn: Any) -> Tensor | None:
+def _mean(fn: dist.TorchDistribution) -> Tensor | None:
     """A distribution's mean, where it knows one."""
     try:
         value: Tensor = fn.mean
@@ -90,7 +90,7 @@ def _mean(fn: Any) -> Tensor | None:
 
 
 def observed_values(
-    problem: Problem, args: tuple[Any, ...] | None = None, kwargs: Mapping[str, Any] | None = None
+    problem: Problem, args: tuple[object, ...] | None = None, kwargs: Mapping[str, object] | None = None
 ) -> Tree:
     """The values at observed sites, of the problem's own arguments or of others."""
     whole = Batch.of(problem, None)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -53,10 +52,10 @@ def scores(log_score: Array, draws: Array | None, seen: Array) -> dict[str, Arra
     return found
 
 
-def totals(name: str, found: Mapping[str, Array]) -> dict[str, Any]:
+def totals(name: str, found: Mapping[str, Array]) -> dict[str, object]:
     """Sums and means over all values of a site, as attributes: each with its standard error as a sample of rows."""
     lpd = found["lpd"].reshape(-1)
-    told: dict[str, Any] = {f"{name}_lpd": float(lpd.sum())}
+    told: dict[str, object] = {f"{name}_lpd": float(lpd.sum())}
     if lpd.size > 1:
         told[f"{name}_lpd_row_error"] = float(math.sqrt(lpd.size) * lpd.std(ddof=1))
     told[f"{name}_lpd_error"] = float(np.sqrt((found["lpd_error"] ** 2).sum()))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import StoreError
@@ -61,7 +60,7 @@ def listed(folder: Path) -> tuple[Cell, ...]:
     return cells
 
 
-def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
+def read_cell(folder: Path, cell: Cell) -> dict[str, object] | None:
     """What became of a cell; ``None`` if it was not run yet.
 
     Raises:
@@ -98,7 +97,7 @@ class Cells:
 
     def __init__(self, run: runs.Run, cells: Iterable[Cell]) -> None:
         self._generation, self.folder = run.generation, run.generation.path
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, dict[str, object]] = {}
         self.damaged: dict[str, str] = {}
         cells = tuple(cells)
         before = listed(self.folder) if (self.folder / LIST).is_file() else ()
@@ -113,7 +112,7 @@ class Cells:
             if record is not None:
                 self.records[cell.key] = record
 
-    def add(self, record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    def add(self, record: Mapping[str, object], files: Mapping[str, bytes]) -> None:
         """Writes a cell: its posterior, then its record.
 
         Raises:
@@ -126,6 +125,6 @@ class Cells:
             self._generation.write(f"{folder}/{RESULT}/{name}", lambda file, content=content: file.write(content))  # type: ignore[misc]
         self._write(f"{folder}/{CELL}", record)
 
-    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+    def _write(self, name: str, content: Mapping[str, object]) -> None:
         whole = sealed(content, SCHEMA)
         self._generation.write(name, lambda file: file.write(whole))

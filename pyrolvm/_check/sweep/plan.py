@@ -36,7 +36,7 @@ class Cell:
     def __str__(self) -> str:
         return f"{self.method} on {self.problem}, seed {self.seed}"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The cell as JSON types."""
         return {"problem": self.problem, "method": self.method, "seed": self.seed, "key": self.key}
 
@@ -51,7 +51,11 @@ class Plan:
 
 
 def plan(
-    problems: Any, guides: Any, seeds: Any, settings: Mapping[str, Mapping[str, Any]] | None, options: Mapping[str, Any]
+    problems: object,
+    guides: object,
+    seeds: object,
+    settings: Mapping[str, Mapping[str, object]] | None,
+    options: Mapping[str, object],
 ) -> Plan:
     """Checks what was asked for, and names its cells.
 
@@ -86,7 +90,7 @@ def _identity(problem: Problem, method: Method, seed: int) -> str:
     return hashlib.sha256(json.dumps(method.identity(problem, seed), sort_keys=True).encode()).hexdigest()
 
 
-def _labelled(what: str, given: Any, label: Any) -> dict[str, Any]:
+def _labelled(what: str, given: object, label: Any) -> dict[str, object]:
     """The things that were given, by label."""
     if isinstance(given, Mapping):
         named = [(str(name), value) for name, value in given.items()]
@@ -95,7 +99,7 @@ def _labelled(what: str, given: Any, label: Any) -> dict[str, Any]:
         named = [(label(value), value) for value in listed]
     if not named:
         raise ArgumentError(f"{what} is empty, so there is nothing to run. Fix: pass at least one.")
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, value in named:
         if name in found:
             raise ArgumentError(
@@ -106,7 +110,7 @@ def _labelled(what: str, given: Any, label: Any) -> dict[str, Any]:
     return found
 
 
-def _problem_label(given: Any) -> str:
+def _problem_label(given: object) -> str:
     return given.name if isinstance(given, Problem) else str(getattr(given, "__name__", given))
 
 
@@ -117,13 +121,15 @@ def _problem(given: Any) -> Problem:
     return given
 
 
-def _method_label(given: Any) -> str:
+def _method_label(given: object) -> str:
     if isinstance(given, str | Guide):
         return str(given)
     return str(getattr(given, "__name__", type(given).__name__))
 
 
-def _method(given: Any, problem: Problem, label: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> Method:
+def _method(
+    given: object, problem: Problem, label: str, own: Mapping[str, object], shared: Mapping[str, object]
+) -> Method:
     """A method with its own options, and those of the shared ones that it takes."""
     if isinstance(given, str) and given == "auto":  # what fit calls so; calibrate means infer
         given = resolve("auto", problem)
@@ -142,7 +148,7 @@ def _takes(method: Method, name: str) -> bool:
     return name in known or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
 
 
-def _check_taken(options: Mapping[str, Any], methods: Iterable[Method]) -> None:
+def _check_taken(options: Mapping[str, object], methods: Iterable[Method]) -> None:
     methods = list(methods)
     for name in options:
         if not any(_takes(method, name) for method in methods):
@@ -156,7 +162,7 @@ def _check_taken(options: Mapping[str, Any], methods: Iterable[Method]) -> None:
             )
 
 
-def _seeds(given: Any) -> tuple[int, ...]:
+def _seeds(given: object) -> tuple[int, ...]:
     if isinstance(given, Iterable) and not isinstance(given, str):
         numbers = [checked_seed(seed) for seed in given]
         if not numbers:

@@ -17,6 +17,7 @@ from pyrolvm._check.sweep.plan import Cell
 from pyrolvm._check.sweep.worker import Record
 from pyrolvm._methods.table import result_type
 from pyrolvm._program.problem import Problem
+from pyrolvm._results import Posterior, store
 from pyrolvm._runs.readers import parsing
 
 if TYPE_CHECKING:
@@ -222,14 +223,12 @@ class Sweep:
         """Where the error of a cell came from; empty for a cell that is done."""
         return str(self.records.get(self.cell(problem, method, seed).key, {}).get("traceback", ""))
 
-    def posterior(self, problem: str | None = None, method: str | None = None, seed: int | None = None) -> Any:
+    def posterior(self, problem: str | None = None, method: str | None = None, seed: int | None = None) -> Posterior:
         """The posterior of a cell, read from disk.
 
         Raises:
             StoreError: if the sweep was not saved, or the cell has no posterior.
         """
-        from pyrolvm._results import store
-
         cell = self.cell(problem, method, seed)
         if self.kept is None:
             raise StoreError("this sweep was not saved, so its posteriors are gone. Fix: run it with out='runs/s'.")
@@ -246,7 +245,7 @@ class Sweep:
 
     # --- how it shows itself --------------------------------------------------------------------------------------------
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The sweep as JSON types."""
         frame = self.table.astype(object).where(self.table.notna(), None)
         return {

@@ -62,7 +62,7 @@ def pack_method(method: Method) -> bytes:
     return packed(method, code=(method.subject, getattr(method.subject, "construct", None), *method.options.values()))
 
 
-def work(problem: bytes, method: bytes, cell: Mapping[str, Any], keep: bool) -> Reply | str:
+def work(problem: bytes, method: bytes, cell: Mapping[str, object], keep: bool) -> Reply | str:
     """Runs a cell that came from another process; text says why this process cannot."""
     with _ALONE:
         torch.set_num_threads(1)
@@ -131,12 +131,12 @@ def execute(problem: Problem, method: Method, cell: Mapping[str, Any], keep: boo
     return record, files
 
 
-def failed(cell: Mapping[str, Any], why: str, trace: str = "", *, status: str = "failed") -> Record:
+def failed(cell: Mapping[str, object], why: str, trace: str = "", *, status: str = "failed") -> Record:
     """The record of a cell that gave nothing."""
     return {**cell, "status": status, "error": why[:4000], "traceback": trace[-20_000:]}
 
 
-def _figures(result: Any) -> Record:
+def _figures(result: object) -> Record:
     """What is said about a posterior."""
     verdict = getattr(result, "verdict", None)
     found: Record = {"verdict": None if verdict is None else str(verdict.status)}
@@ -158,9 +158,9 @@ def _figures(result: Any) -> Record:
     return found
 
 
-def _moments(data: Any) -> dict[str, list[Any]]:
+def _moments(data: Any) -> dict[str, list[object]]:
     """Means and sds of the first scalars, by label."""
-    found: dict[str, list[Any]] = {"quantity": [], "mean": [], "sd": []}
+    found: dict[str, list[object]] = {"quantity": [], "mean": [], "sd": []}
     for block in blocks(data):
         left = SCALARS - len(found["quantity"])
         if left <= 0:

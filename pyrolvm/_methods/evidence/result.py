@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._results.evidence import Evidence
@@ -66,7 +66,7 @@ class Evidences:
         rows = {}
         for name, one in self.found.items():
             low, high = one.interval
-            row: dict[str, Any] = {"value": one.value, "error": one.error, "low": low, "high": high}
+            row: dict[str, object] = {"value": one.value, "error": one.error, "low": low, "high": high}
             if self.exact is not None:
                 # Of an exact value the error is that of rounding, which may be none.
                 slack = 1e-9 * (1 + abs(self.exact))
@@ -89,7 +89,7 @@ class Evidences:
 
         return draw(self.found, self.exact, path)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """All estimates as JSON types."""
         return {"exact": self.exact, "methods": {name: one.as_dict() for name, one in self.found.items()}}
 

@@ -17,7 +17,7 @@ __all__ = ["CODEC", "COMMAND", "load"]
 KIND, COMMAND = "Evidence", "evidence"
 
 
-def _stored(one: Evidence) -> dict[str, Any]:
+def _stored(one: Evidence) -> dict[str, object]:
     return {
         "value": one.value, "error": one.error, "method": one.method, "verdict": stored_verdict(one.verdict), "lower": one.lower,
         "upper": one.upper, "figures": dict(one.figures), "trace": stored_frame(one.trace), "evaluations": one.evaluations,

@@ -65,10 +65,10 @@ SHARE, LEAST_SECONDS = 2.0, 2.0
 @at_the_door
 def fit(
     problem: Problem,
-    guide: Any = "auto",
+    guide: object = "auto",
     *,
     objective: str | ELBO | type[ELBO] = "auto",
-    optimizer: Any = None,
+    optimizer: object = None,
     learning_rate: float | None = None,
     schedule: str | Callable[[int], float] = "decay",
     clip_norm: float | None = None,
@@ -77,12 +77,12 @@ def fit(
     num_particles: int | None = None,
     batch_size: int | None = None,
     batch_plate: str | None = None,
-    transform: Callable[..., Mapping[str, Any]] | None = None,
-    validation: Mapping[str, Any] | Problem | None = None,
+    transform: Callable[..., Mapping[str, object]] | None = None,
+    validation: Mapping[str, object] | Problem | None = None,
     validate_every: int | None = None,
     patience: int | None = 10,
     draws: int | None = None,
-    callbacks: Sequence[Callable[[Step], Any]] = (),
+    callbacks: Sequence[Callable[[Step], object]] = (),
     engine: str = "auto",
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
@@ -213,7 +213,7 @@ def fit(
 def _run(
     problem: Problem,
     recipe: Guide,
-    objective: Any,
+    objective: object,
     stepper: Stepper,
     rates: Schedule,
     *,
@@ -221,11 +221,11 @@ def _run(
     num_particles: int | None,
     batch_size: int | None,
     batch_plate: str | None,
-    transform: Callable[..., Mapping[str, Any]] | None,
+    transform: Callable[..., Mapping[str, object]] | None,
     evaluated: HeldOut | None,
     looks: tuple[int | None, int | None],
     draws: int | None,
-    callbacks: Sequence[Callable[[Step], Any]],
+    callbacks: Sequence[Callable[[Step], object]],
     engine: str,
     seed: int,
     progress: bool | Callable[[int, int, str], None],
@@ -241,7 +241,7 @@ def _run(
         if prepare is not None:
             prepare(problem, seed=seed)
         trial = problem.whole if minibatches is None else next(iter(minibatches))
-        ran: tuple[Any, Any] | None = check_guide(problem, guide, recipe.name, trial)
+        ran: tuple[object, object] | None = check_guide(problem, guide, recipe.name, trial)
         if change is not None:
             change.check(trial)
             trial, ran = change.apply(trial), None
@@ -326,7 +326,7 @@ def _run(
     )
 
 
-def _changed(problem: Problem, guide: Callable[..., Any]) -> str:
+def _changed(problem: Problem, guide: Callable[..., object]) -> str:
     """What of guide and model is not the same in every run at the parameters that were reached; empty where everything is."""
     try:
         found = changes(problem, guide)
@@ -338,7 +338,7 @@ def _changed(problem: Problem, guide: Callable[..., Any]) -> str:
 def _solved(
     problem: Problem,
     recipe: Guide,
-    guide: Callable[..., Any],
+    guide: Callable[..., object],
     solve: Callable[..., Solution],
     minibatches: Minibatches | Streamed | None,
     *,

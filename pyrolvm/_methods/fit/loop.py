@@ -83,7 +83,7 @@ def search(
     *,
     plateau: Plateau | None,
     schedule: Schedule,
-    callbacks: Sequence[Callable[[Step], Any]],
+    callbacks: Sequence[Callable[[Step], object]],
     progress: Progress,
     keeper: Keeper | None = None,
     validation: Validation | None = None,
@@ -125,7 +125,7 @@ def _search(
     engine: Engine,
     plateau: Plateau | None,
     schedule: Schedule,
-    callbacks: Sequence[Callable[[Step], Any]],
+    callbacks: Sequence[Callable[[Step], object]],
     progress: Progress,
     rescue: Rescue,
     keeper: Keeper | None,
@@ -145,7 +145,7 @@ def _search(
         step, bad, next_look, slower = (saved[name] for name in ("step", "bad", "next_look", "slower"))
         started -= saved["seconds"]
 
-    def here() -> dict[str, Any]:
+    def here() -> dict[str, object]:
         seconds = time.perf_counter() - started
         return {"step": step, "bad": bad, "next_look": next_look, "slower": slower, "seconds": seconds}
 
@@ -228,7 +228,7 @@ def _search(
     return history
 
 
-def _told(callback: Callable[[Step], Any], state: Step) -> Any:
+def _told(callback: Callable[[Step], object], state: Step) -> object:
     """What a callback says; what it raises is the caller's own, and passes as it is."""
     try:
         return callback(state)
@@ -299,7 +299,7 @@ def _block(step: int, limit: int, schedule: Schedule, due: int | None, look: int
     return min(ends) - step
 
 
-def _every(callback: Any) -> int:
+def _every(callback: object) -> int:
     """How many steps pass between two calls of a callback."""
     return int(getattr(callback, "every", 1))
 
@@ -385,7 +385,7 @@ def _culprit(work: Work) -> str:
         return blame(work.problem, work.guide, work.aside())
 
 
-def blame(problem: Problem, guide: Callable[..., Any], batch: Batch) -> str:
+def blame(problem: Problem, guide: Callable[..., object], batch: Batch) -> str:
     """Names the sites whose log density is not finite on a fresh draw, with the whole table if several are."""
     with batch.active(), torch.no_grad():
         guide_trace = poutine.trace(guide).get_trace(*batch.args, **batch.kwargs)

@@ -18,13 +18,13 @@ PASSES = 50
 """Batches from which running averages are taken anew."""
 
 
-def modules_of(problem: Problem, guide: Callable[..., Any]) -> Mapping[str, torch.nn.Module]:
+def modules_of(problem: Problem, guide: Callable[..., object]) -> Mapping[str, torch.nn.Module]:
     """The modules of a model and its guide, by the names that a session fills their buffers by."""
     inner = getattr(guide, "guide", guide)
     return {**problem.modules, **({"guide": inner} if isinstance(inner, torch.nn.Module) else {})}
 
 
-def buffers_of(problem: Problem, guide: Callable[..., Any]) -> dict[str, Tensor]:
+def buffers_of(problem: Problem, guide: Callable[..., object]) -> dict[str, Tensor]:
     """Copies of their buffers."""
     return runtime.buffers(modules_of(problem, guide))
 

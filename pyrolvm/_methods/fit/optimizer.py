@@ -175,7 +175,7 @@ class Stepper:
         self._base += [group["lr"] for group in self._torch.param_groups[len(self._base) :]]
 
 
-def _as_adam(optimizer: Any, learning_rate: float | None) -> Adam | None:
+def _as_adam(optimizer: object, learning_rate: float | None) -> Adam | None:
     """The settings of an optimiser that is plain Adam; ``None`` for any other."""
     if optimizer is None:
         return Adam(learning_rate or DEFAULT_LEARNING_RATE, *BETAS)

@@ -54,7 +54,7 @@ def minibatches_of(problem: Problem, batch_size: int | None, plate: str | None) 
     return Minibatches(problem, chosen, batch_size)
 
 
-def draws_nothing(problem: Problem, guide: Callable[..., Any]) -> bool:
+def draws_nothing(problem: Problem, guide: Callable[..., object]) -> bool:
     """Whether a guide leaves all latents to be summed out, so that the ELBO is log p(data) itself."""
     if problem.continuous:
         return False

@@ -46,8 +46,8 @@ class HeldOut:
         names: the arguments that are held-out data.
     """
 
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
     plate: Plate | None
     rows: int
     names: frozenset[str]
@@ -59,7 +59,7 @@ class HeldOut:
         return data.fingerprint(value for value in values if isinstance(value, Tensor))
 
 
-def held_out(problem: Problem, given: Any, plate: str | None) -> HeldOut:
+def held_out(problem: Problem, given: object, plate: str | None) -> HeldOut:
     """Held-out data in place of the data of a problem.
 
     Args:
@@ -233,7 +233,7 @@ class Validation:
         if plate is None:
             return Batch(self.data.args, self.data.kwargs, full_plates(problem))
 
-        def pick(name: str, value: Any) -> Any:
+        def pick(name: str, value: Any) -> object:
             by_row = (
                 isinstance(value, Tensor) and value.dim() and name in self.data.names and len(value) == self.data.rows
             )
@@ -258,7 +258,7 @@ class Validation:
                 )
 
 
-def check(every: Any, patience: Any, given: Any) -> None:
+def check(every: object, patience: object, given: object) -> None:
     """Checks what goes with ``validation``.
 
     Raises:

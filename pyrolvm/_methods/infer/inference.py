@@ -133,7 +133,7 @@ class _Climb:
 def infer(
     problem: Problem,
     *,
-    methods: str | Sequence[Any] = "auto",
+    methods: str | Sequence[object] = "auto",
     budget: float | None = None,
     draws: int | None = None,
     restarts: int = 0,
@@ -213,7 +213,7 @@ def infer(
     return cast("Posterior", store.keep(asked, infer, given, work, problem, kind=None, kinds=result_type, **said))
 
 
-def _described(method: Any, problem: Problem) -> str:
+def _described(method: object, problem: Problem) -> str:
     """A method as a run's identity holds it."""
     if _row(method) is not None:
         return str(method)
@@ -221,16 +221,16 @@ def _described(method: Any, problem: Problem) -> str:
     return f"{recipe} {fingerprint(recipe.construct)}"
 
 
-def _row(method: Any) -> Method | None:
+def _row(method: object) -> Method | None:
     """The row of a method that is asked for by its name; ``None`` for a guide."""
     return method_of(method) if isinstance(method, str) and method in by_name() and method != "infer" else None
 
 
-def _found(climb: _Climb, methods: str | Sequence[Any], chosen: list[Any]) -> Posterior:
+def _found(climb: _Climb, methods: str | Sequence[object], chosen: list[object]) -> Posterior:
     return _exactly(climb, methods) or _climb(climb, chosen, free=isinstance(methods, str))
 
 
-def _exactly(climb: _Climb, methods: Any) -> Posterior | None:
+def _exactly(climb: _Climb, methods: object) -> Posterior | None:
     """The exact posterior where the methods are left to us and there is one; parameters without a prior have to be fitted first."""
     if not isinstance(methods, str) or methods != "auto" or climb.problem.parameters:
         return None
@@ -242,7 +242,7 @@ def _exactly(climb: _Climb, methods: Any) -> Posterior | None:
     return _recorded(result, [_rung("exact", result, started)])
 
 
-def _methods(methods: str | Sequence[Any], problem: Problem) -> list[Any]:
+def _methods(methods: str | Sequence[object], problem: Problem) -> list[object]:
     """The methods to try, in order.
 
     Raises:
@@ -264,7 +264,7 @@ def _methods(methods: str | Sequence[Any], problem: Problem) -> list[Any]:
     return list(methods)
 
 
-def _guides(problem: Problem) -> list[Any]:
+def _guides(problem: Problem) -> list[object]:
     """The guides that suit a problem, from cheap to dear; the one that the model names, where it names one."""
     if problem.info.guide is not None:
         return [problem.info.guide]
@@ -279,7 +279,7 @@ def _can_sample(problem: Problem) -> bool:
     return bool(problem.continuous) and not problem.parameters
 
 
-def _climb(climb: _Climb, methods: list[Any], *, free: bool = False) -> Posterior:
+def _climb(climb: _Climb, methods: list[object], *, free: bool = False) -> Posterior:
     problem = climb.problem
     found: list[Posterior] = []
     rungs: list[Rung] = []
@@ -326,7 +326,7 @@ def _recorded(result: Posterior, rungs: list[Rung]) -> Posterior:
     return result
 
 
-def _tried(climb: _Climb, method: Any, found: list[Posterior]) -> Iterator[tuple[Posterior | None, Rung]]:
+def _tried(climb: _Climb, method: object, found: list[Posterior]) -> Iterator[tuple[Posterior | None, Rung]]:
     """What a method gives, each attempt of it."""
     row = _row(method)
     if row is None:
@@ -353,7 +353,7 @@ def _tried(climb: _Climb, method: Any, found: list[Posterior]) -> Iterator[tuple
 
 def _asked(climb: _Climb, row: Method) -> Posterior:
     """What a method gives that takes a problem alone."""
-    words: dict[str, Any] = {"seed": climb.seed, "progress": climb.progress}
+    words: dict[str, object] = {"seed": climb.seed, "progress": climb.progress}
     if climb.draws is not None and "draws" in row.options:
         words["draws"] = climb.draws
     if row.keeps:
@@ -412,7 +412,7 @@ def _elbo(result: Fit) -> float:
     return float(-result.losses[-1]) if own else result.elbo
 
 
-def _confirmed(climb: _Climb, method: Any) -> Posterior:
+def _confirmed(climb: _Climb, method: object) -> Posterior:
     """A variational result; if it is trusted, with what its restarts say."""
     result = _variational(climb, method)
     if not climb.restarts or not result.verdict.trusted:
@@ -465,5 +465,5 @@ def _khat(result: Posterior) -> float:
     return result.khat if isinstance(result, Fit) and result.khat == result.khat else 9.0
 
 
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
+def _plain(record: dict[str, object]) -> dict[str, object]:
     return {name: None if isinstance(value, float) and value != value else value for name, value in record.items()}

@@ -67,7 +67,7 @@ def nuts(
     draws: int = 1000,
     target_accept: float | str = "auto",
     max_tree_depth: int = 10,
-    init: Fit | Mapping[str, Any] | None = None,
+    init: Fit | Mapping[str, object] | None = None,
     dense_mass: bool | str = "auto",
     precondition: str = "auto",
     engine: str = "auto",
@@ -200,7 +200,7 @@ def _check_memory(problem: Problem, chains: int, draws: int, dense_mass: bool | 
         )
 
 
-def _described(init: Any) -> Any:
+def _described(init: object) -> object:
     """What chains start from, as a run's identity holds it."""
     return {"fit": init.seed, **init.params} if isinstance(init, Fit) else init
 
@@ -209,7 +209,7 @@ def _run(
     problem: Problem,
     chains: int,
     settings: Settings,
-    init: Any,
+    init: object,
     *,
     again: bool,
     dense_mass: bool | str,
@@ -319,7 +319,7 @@ def _frame_engine(frame: Frame | None) -> str:
     return f"{frame.target.engine}: {frame.target.reason}".removesuffix(": ")
 
 
-def _check_problem(problem: Problem, init: Any) -> None:
+def _check_problem(problem: Problem, init: object) -> None:
     if not problem.continuous:
         method = "lvm.fit, which learns its parameters by maximum likelihood" if problem.parameters else "lvm.exact"
         method = method if problem.latents or problem.parameters else "lvm.fit"

@@ -77,7 +77,7 @@ class _Lane:
         self.step_sizes = rows["step_size"][:, count - 1]
         self.done += count
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, object]:
         """Where it is, as nested values of numbers and arrays."""
         import jax
 
@@ -173,7 +173,7 @@ def _compile(
     rows = _rows(settings, program.size, len(starts) if together else 1)
 
     def advance(state: Any, count: Any, data: Any, known: Any) -> Any:
-        def body(i: Any, carry: Any) -> Any:
+        def body(i: object, carry: Any) -> object:
             state, kept = carry
             after = sample(state, model_args=data)
             if known is not None:
@@ -203,7 +203,7 @@ def _compile(
     lowered = jax.jit(function).lower(states[0], 0, program.constants, known)
     compiled = _optimised(lowered, program, device)
 
-    def call(state: Any, count: int) -> Any:
+    def call(state: Any, count: int) -> object:
         return compiled(state, count, program.constants, known)
 
     return call, states
@@ -244,7 +244,7 @@ def _state(shape: Any, z: Array, key: Any, settings: Settings) -> Any:
     return replaced(blank, z=z, trajectory_length=one * 2 * math.pi, adapt_state=adapt)
 
 
-def _moments(settings: Settings, program: Program) -> Any:
+def _moments(settings: Settings, program: Program) -> object:
     """What is known of the posterior, as NumPyro's running mean, sum of squares and count; ``None`` if nothing is."""
     import jax.numpy as jnp
 
@@ -295,7 +295,7 @@ def _probe(advance: Callable[..., Any], states: list[Any], *, together: bool) ->
     return np.stack([value for value, _ in found]), np.stack([gradient for _, gradient in found])
 
 
-def _at(state: Any, value: Array, gradient: Array) -> Any:
+def _at(state: object, value: Array, gradient: Array) -> object:
     return replaced(state, potential_energy=value, z_grad=gradient)
 
 
@@ -314,7 +314,7 @@ def _drive(
     progress = settings.progress
     kept = _Kept(lanes, settings.keeper)
 
-    def block(lane: _Lane) -> tuple[Any, dict[str, Array], int]:
+    def block(lane: _Lane) -> tuple[object, dict[str, Array], int]:
         count = min(lane.count, total - lane.done)
         began = time.perf_counter()
         with context():
@@ -385,7 +385,7 @@ class _Kept:
             counts = zip(self.lanes, self.blocks, strict=True)
             return [lane.drawn(start) if len(lane.rows["z"]) > start else {} for lane, start in counts]
 
-        def chains() -> dict[str, Any]:
+        def chains() -> dict[str, object]:
             return {"lanes": [lane.snapshot() for lane in self.lanes]}
 
         if self.keeper is not None and self.keeper.look("numpyro", chains, drawn, now=now):

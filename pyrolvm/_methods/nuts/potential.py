@@ -48,7 +48,7 @@ class Program:
         note: what about it is slower than it could be; empty as a rule.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
     constants: tuple[Any, ...]
     size: int
     dtype: torch.dtype
@@ -79,7 +79,7 @@ def program(joint: Joint, example: Tensor) -> Program:
         return Program(_through_torch(captured, example), (), size, dtype, note=note)
     lowered = lower(captured)
 
-    def function(z: Any, *constants: Any) -> Any:
+    def function(z: Any, *constants: Any) -> object:
         return lowered.function((z,), (), constants, None)
 
     try:
@@ -115,7 +115,7 @@ def _through_torch(captured: Captured, example: Tensor) -> Callable[..., Any]:
             (gradient,) = torch.autograd.grad(value, point)
         return value.detach().cpu().numpy().astype(kind), gradient.cpu().numpy().astype(kind)
 
-    def call(z: Any) -> Any:
+    def call(z: object) -> Any:
         return jax.pure_callback(both, shapes, z, vmap_method="sequential")
 
     @jax.custom_vjp

@@ -48,7 +48,7 @@ class _Chain:
         finally:
             self.state = torch.get_rng_state()
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, object]:
         """Where it is, as nested values of numbers and tensors."""
         return {
             "kernel": attributes(self.kernel), "position": self.position, "random": self.state, "done": self.done,
@@ -61,7 +61,7 @@ class _Chain:
         self.position, self.state = saved["position"], saved["random"]
         self.done, self.warmup_steps = saved["done"], saved["warmup_steps"]
 
-    def drawn(self, start: int) -> dict[str, Any]:
+    def drawn(self, start: int) -> dict[str, object]:
         """The draws from the ``start``-th on."""
         if len(self.draws) == start:
             return {}

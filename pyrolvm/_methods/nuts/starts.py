@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ steps a draw with the diagonal and 7 to 12 with all entries; eight schools, with
 """
 
 
-def find_starts(joint: Joint, init: Any, chains: int, seed: int, frame: Frame | None = None) -> Tensor:
+def find_starts(joint: Joint, init: object, chains: int, seed: int, frame: Frame | None = None) -> Tensor:
     """A starting point of finite density for each chain, shape ``(chains, unconstrained_size)``.
 
     Args:
@@ -76,7 +75,7 @@ def find_starts(joint: Joint, init: Any, chains: int, seed: int, frame: Frame | 
 
 
 def moments(
-    joint: Joint, init: Any, dense: bool | str, frame: Frame | None = None
+    joint: Joint, init: object, dense: bool | str, frame: Frame | None = None
 ) -> tuple[Tensor | None, Tensor | None, bool]:
     """Mean and covariance to begin with, and whether to take the covariance whole.
 
@@ -142,7 +141,7 @@ def _fitted(joint: Joint, fit: Fit) -> Tensor:
         return flattened(joint, constrained(plain, flat.to(like)))
 
 
-def _given(joint: Joint, init: Any, chains: int) -> Tensor:
+def _given(joint: Joint, init: object, chains: int) -> Tensor:
     problem = joint.problem
     sites = [site.name for site in problem.continuous]
     if not isinstance(init, Mapping):
@@ -159,7 +158,7 @@ def _given(joint: Joint, init: Any, chains: int) -> Tensor:
         return flattened(joint, values)
 
 
-def _value(problem: Problem, name: str, given: Any) -> Tensor:
+def _value(problem: Problem, name: str, given: object) -> Tensor:
     """The value to start a site at.
 
     Raises:

@@ -60,7 +60,7 @@ class Keeper:
             self._pace.written(began)
 
 
-def _packed(swarm: Swarm) -> dict[str, Any]:
+def _packed(swarm: Swarm) -> dict[str, object]:
     return {
         "cloud": {one.name: getattr(swarm.cloud, one.name) for one in fields(Cloud)},
         "islands": swarm.islands,

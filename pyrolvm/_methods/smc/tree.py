@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -97,7 +97,7 @@ def particles_tree(
     found: Spread,
     estimate: Estimate,
     shares: Array,
-    attrs: Mapping[str, Any],
+    attrs: Mapping[str, object],
 ) -> xr.DataTree:
     """Everything that follows from the draws; must be called inside a session.
 
@@ -123,7 +123,7 @@ def _tempering(swarm: Swarm, estimate: Estimate, shares: Array) -> xr.Dataset:
     import xarray as xr
 
     stages = swarm.stages
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "beta": [stage.beta for stage in stages],
         "effective_share": [stage.effective for stage in stages],
         "acceptance_rate": [stage.acceptance for stage in stages],

@@ -148,14 +148,14 @@ def _solved(tril: Tensor, vector: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(tril, vector[..., None], upper=False)[..., 0]
 
 
-def _location_scale(fn: Any) -> Spread:
+def _location_scale(fn: dist.TorchDistribution) -> Spread:
     return Spread(fn.loc, fn.scale)
 
 
 def _log_of(name: str, power: float = 1.0) -> Callable[[Any], Spread]:
     """For a positive site with scale ``name``: its logarithm is that of the scale plus something standard."""
 
-    def spread(fn: Any) -> Spread:
+    def spread(fn: dist.TorchDistribution) -> Spread:
         loc = power * getattr(fn, name).log()
         return Spread(loc, torch.ones_like(loc))
 
@@ -181,7 +181,7 @@ SPREADS: dict[type, Callable[[Any], Spread]] = {
 """By type of distribution, with supports whose unconstrained scale is the site's own or its logarithm."""
 
 
-def conditional(fn: Any, shape: torch.Size) -> Spread | None:
+def conditional(fn: dist.TorchDistribution, shape: torch.Size) -> Spread | None:
     """Location and scale of a site's distribution in unconstrained space; ``None`` if it has none that is known.
 
     Args:

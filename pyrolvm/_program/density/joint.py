@@ -140,9 +140,9 @@ def _value(tracer: Any, site: str) -> Tensor:
     return tracer.trace.nodes[site]["value"]
 
 
-def _is_discrete(fn: Any) -> bool:
+def _is_discrete(fn: dist.TorchDistribution) -> bool:
     try:
-        return bool(fn.support.is_discrete)
+        return fn.support is not None and bool(fn.support.is_discrete)
     except NotImplementedError:
         return False
 

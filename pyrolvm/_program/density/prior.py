@@ -92,5 +92,5 @@ def prior_draws(problem: Problem, count: int) -> dict[str, Tensor]:
         ) from None
 
 
-def _masks(mask: Any) -> bool:
+def _masks(mask: object) -> bool:
     return mask is not None and mask is not True and not bool(torch.as_tensor(mask).all())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class Layout:
             start += count
         return found
 
-    def join(self, values: Mapping[str, Any], lead: int = 1) -> Values:
+    def join(self, values: Mapping[str, object], lead: int = 1) -> Values:
         """Flat vectors ``(..., n)`` of values with ``lead`` dimensions in front of each site's own."""
         parts = []
         for name, shape in self.sites:

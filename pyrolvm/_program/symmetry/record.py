@@ -88,7 +88,7 @@ class Symmetries:
         return json.dumps({"sites": sites, "blocks": blocks, "invariant": list(self.invariant), **more})
 
 
-def _packed(action: Action) -> dict[str, list[Any]]:
+def _packed(action: Action) -> dict[str, list[object]]:
     moved = action.moved
     return {
         "moved": moved.tolist(),

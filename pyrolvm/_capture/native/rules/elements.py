@@ -12,7 +12,7 @@ from pyrolvm._capture.native.rules.call import Call, Indices, Rule
 __all__ = ["POINTWISE", "RULES", "entry", "pointwise"]
 
 
-def entry(value: Any, index: Indices) -> str:
+def entry(value: object, index: Indices) -> str:
     """The entry of an argument that meets an index of the result; numbers are the same everywhere."""
     if not isinstance(value, Value):
         return number(value)
@@ -30,19 +30,19 @@ def pointwise(template: str) -> Rule:
 
 
 def _linear(sign: str, *, swapped: bool = False) -> Rule:
-    def rule(call: Call, x: Any, y: Any, alpha: Any = 1) -> Value:
+    def rule(call: Call, x: object, y: object, alpha: object = 1) -> Value:
         x, y = (y, x) if swapped else (x, y)
         return pointwise(f"({{0}} {sign} {{1}})" if alpha == 1 else f"({{0}} {sign} {{2}} * {{1}})")(call, x, y, alpha)
 
     return rule
 
 
-def _power(call: Call, x: Any, exponent: Any) -> Value:
+def _power(call: Call, x: object, exponent: object) -> Value:
     known = POWERS.get(float(exponent)) if isinstance(exponent, int | float) and call.kind == "d" else None
     return pointwise(known or "pow({0}, {1})")(call, x, exponent)
 
 
-def _divide(call: Call, x: Any, y: Any, rounding_mode: str | None = None) -> Value:
+def _divide(call: Call, x: object, y: object, rounding_mode: str | None = None) -> Value:
     whole = call.kind != "d"
     if rounding_mode == "floor":
         return pointwise("whole_floor_divided({0}, {1})" if whole else "floor_divided({0}, {1})")(call, x, y)
@@ -51,7 +51,7 @@ def _divide(call: Call, x: Any, y: Any, rounding_mode: str | None = None) -> Val
     return pointwise(EXPRESSIONS["div"])(call, x, y)
 
 
-def _clamp(call: Call, x: Any, low: Any = None, high: Any = None, **bounds: Any) -> Value:
+def _clamp(call: Call, x: object, low: object = None, high: object = None, **bounds: Any) -> Value:
     low, high = bounds.get("min", low), bounds.get("max", high)
     text = "{0}" if low is None else "LARGER({0}, {1})"
     return pointwise(text if high is None else f"SMALLER({text}, {{2}})")(call, x, low or 0, high or 0)
@@ -61,7 +61,7 @@ def _not(call: Call, x: Value) -> Value:
     return pointwise("(!{0})" if call.kind == "b" else "(~{0})")(call, x)
 
 
-def _remainder(call: Call, x: Any, y: Any) -> Value:
+def _remainder(call: Call, x: object, y: object) -> Value:
     return pointwise("modulo({0}, {1})" if call.kind == "d" else "whole_modulo({0}, {1})")(call, x, y)
 
 

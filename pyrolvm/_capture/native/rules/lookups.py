@@ -104,7 +104,7 @@ def _gather(call: Call, x: Value, dim: int, index: Value, **_: Any) -> Value:
 
 
 def _scatter(add: bool) -> Rule:
-    def rule(call: Call, x: Value, dim: int, index: Value, source: Any, **_: Any) -> Value:
+    def rule(call: Call, x: Value, dim: int, index: Value, source: object, **_: Any) -> Value:
         d = axis(dim, x.shape)
 
         def at(i: Indices) -> str:
@@ -120,7 +120,7 @@ def _index_select(call: Call, x: Value, dim: int, index: Value) -> Value:
     return view(x, call.shape, lambda i: replaced(i, d, _entry(index, [i[d]][: len(index.shape)], x.shape[d])))
 
 
-def _index_add(call: Call, x: Value, dim: int, index: Value, source: Value, alpha: Any = 1) -> Value:
+def _index_add(call: Call, x: Value, dim: int, index: Value, source: Value, alpha: object = 1) -> Value:
     if alpha != 1:
         raise call.unsupported("with alpha")
     d = axis(dim, x.shape)

@@ -57,7 +57,7 @@ def _order(builder: Builder, shape: tuple[int, ...], batch: int, entries: list[C
     return [*range(batch), *(d for d in (rows, inner, columns) if d != last), last]
 
 
-def _addmm(call: Call, bias: Value, x: Value, y: Value, beta: Any = 1, alpha: Any = 1) -> Value:
+def _addmm(call: Call, bias: Value, x: Value, y: Value, beta: object = 1, alpha: object = 1) -> Value:
     product = _product(call, x, y)
     return pointwise("({2} * {0} + {3} * {1})")(call, bias, product, beta, alpha)
 

@@ -80,7 +80,7 @@ def _place(index: Indices, dim: int, by: int, shape: Sequence[int]) -> Index:
     return fold(_moved(index, dim, by), shape)
 
 
-def _split(call: Call, x: Value, _: Any, dim: int = 0) -> tuple[Value, ...]:
+def _split(call: Call, x: Value, _: object, dim: int = 0) -> tuple[Value, ...]:
     d = axis(dim, x.shape)
     parts, start = [], 0
     for part in call.result:
@@ -111,7 +111,7 @@ def _diagonal(call: Call, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 
     return view(x, call.shape, source)
 
 
-def _repeat(call: Call, x: Value, _: Any) -> Value:
+def _repeat(call: Call, x: Value, _: object) -> Value:
     missing = len(call.shape) - len(x.shape)
     return view(x, call.shape, lambda index: [i.divided(n)[1] for i, n in zip(index[missing:], x.shape, strict=True)])
 
@@ -209,15 +209,15 @@ def _zeros(call: Call) -> Value:
     return Value(call.shape, call.kind, lambda _: "0")
 
 
-def _slice_backward(call: Call, part: Value, _: Any, dim: int, start: int, end: int, step: int) -> Value:
+def _slice_backward(call: Call, part: Value, _: object, dim: int, start: int, end: int, step: int) -> Value:
     return _slice_scatter(call, _zeros(call), part, dim, start, end, step)
 
 
-def _select_backward(call: Call, part: Value, _: Any, dim: int, at: int) -> Value:
+def _select_backward(call: Call, part: Value, _: object, dim: int, at: int) -> Value:
     return _select_scatter(call, _zeros(call), part, dim, at)
 
 
-def _diagonal_backward(call: Call, part: Value, _: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+def _diagonal_backward(call: Call, part: Value, _: object, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
     return _diagonal_scatter(call, _zeros(call), part, offset, dim1, dim2)
 
 

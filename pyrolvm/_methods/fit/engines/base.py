@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class Work:
     """
 
     problem: Problem
-    guide: Callable[..., Any]
+    guide: Callable[..., object]
     objective: ELBO
     stepper: Stepper
     minibatches: Minibatches | Streamed | None
@@ -59,11 +59,11 @@ class Work:
             self._rows = self.minibatches.rows()
         return list(next(self._rows))
 
-    def place(self) -> dict[str, Any] | None:
+    def place(self) -> dict[str, object] | None:
         """Where in the data the steps are; ``None`` before the first, and if each sees all rows."""
         return None if self._rows is None else self._rows.state()
 
-    def go_to(self, place: Mapping[str, Any] | None) -> None:
+    def go_to(self, place: Mapping[str, object] | None) -> None:
         """Goes back to a place."""
         self._rows = None
         if place is not None and self.minibatches is not None:
@@ -113,10 +113,10 @@ class Engine(Protocol):
     def restart(self) -> None:
         """Goes on from the parameters in the session's store, with an optimiser that remembers nothing."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """What its next step depends on besides the session's store and random state, as numbers and arrays."""
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, object]) -> None:
         """Becomes what :meth:`state` said; the session's store is restored before, its random state afterwards."""
 
 

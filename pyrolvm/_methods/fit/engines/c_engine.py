@@ -67,7 +67,7 @@ class CEngine:
         """Reads the parameters from torch."""
         self._state = Moments.at(np.concatenate([p.detach().cpu().double().numpy().reshape(-1) for p in self.params]))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Parameters and moments in double precision, and where the random numbers are."""
         at = self._state
         return {"x": at.x, "m": at.m, "v": at.v, "t": at.t, "streams": self._ahead.state()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import torch
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import CaptureError, PyrolvmError
 from pyrolvm._base.explain import reason
+from pyrolvm._base.numerics import Array
 from pyrolvm._capture import Captured
 from pyrolvm._capture.jax import device_of, lower, precision, tensor
 from pyrolvm._capture.jax.compiling import compiled
@@ -24,6 +26,11 @@ from pyrolvm._methods.fit.optimizer import Adam
 from pyrolvm._results.history import Taken
 
 __all__ = ["JaxEngine"]
+
+State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+"""Parameters, their first and second moments, and the steps taken."""
+
+Vector = TypeVar("Vector", Array, jax.Array)
 
 SMALL = 100_000
 """Numbers computed in a step up to which thousands of steps take less time than XLA's last optimisations."""
@@ -96,7 +103,7 @@ class JaxEngine:
 
     # --- setting up ---------------------------------------------------------------------------------------------------
 
-    def _precision(self) -> Any:
+    def _precision(self) -> AbstractContextManager[None]:
         return precision(self.params[0].dtype, self.params[0].device)
 
     def _compile(self, captured: Captured) -> None:
@@ -123,37 +130,59 @@ class JaxEngine:
         clipped = self.work.stepper.clip_norm is not None  # the moment then holds another gradient
         check_first(self.work, first, torch.as_tensor(taken.losses), None if clipped else gradient, self.name)
 
-    def _split(self, flat: Any) -> list[Any]:
+    def _split(self, flat: Vector) -> list[Vector]:
         """The parameters out of the vector of all, an array of JAX's or NumPy's."""
         edges = np.cumsum([0, *(parameter.numel() for parameter in self.params)])
         return [flat[a:b].reshape(p.shape) for a, b, p in zip(edges[:-1], edges[1:], self.params, strict=True)]
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def _rows(self, rows: Any) -> list[Any]:
+    def _rows(self, rows: Array) -> list[Array]:
         """Row numbers as the graph takes them, alone in a list; an empty list for all rows."""
         return [rows.astype(np.int32)] if self._ahead.rows else []
 
-    def _call(self, noise: Any, rows: Any, first: int, factors: Sequence[float]) -> Taken:
+    def _call(self, noise: Array, rows: Array, first: int, factors: Sequence[float]) -> Taken:
         count = len(factors)
         rates = self.adam.learning_rate * np.asarray(factors)
         padded = np.zeros(self.limit, dtype=self._state[0].dtype)
         padded[:count] = rates
-        rows = self._rows(rows)
-        self._state, table = self._chunk(self._state, noise, self._key, first, rows, padded, count, self._constants)
+        self._state, table = self._chunk(
+            self._state, noise, self._key, first, self._rows(rows), padded, count, self._constants
+        )
         losses, errors, good = np.asarray(table)[:count].astype(float).T
         return Taken(losses, errors, rates, good != 0)
 
 
-def _stepping(function: Any, split: Any, apart: Any, adam: Adam, clip_norm: float | None) -> Any:
+def _stepping(
+    function: Callable[..., jax.Array],
+    split: Callable[[jax.Array], list[jax.Array]],
+    apart: Callable[[jax.Array], list[jax.Array]],
+    adam: Adam,
+    clip_norm: float | None,
+) -> Callable[..., tuple[State, jax.Array]]:
     """The loop over steps: state and a call's inputs to the new state, and losses, errors and which steps were good."""
 
-    def loss(parts: Any, noise: Any, key: Any, rows: Any, constants: Any) -> tuple[Any, Any]:
+    def loss(
+        parts: list[jax.Array],
+        noise: jax.Array,
+        key: jax.Array | None,
+        rows: list[jax.Array],
+        constants: tuple[jax.Array, ...],
+    ) -> tuple[jax.Array, jax.Array]:
         values = function([*parts, *rows], apart(noise), constants, key)
         return -values.mean(), values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else jnp.nan * values[0]
 
-    def chunk(state: Any, noise: Any, key: Any, first: Any, rows: Any, rates: Any, count: Any, constants: Any) -> Any:
-        def step(i: Any, carry: Any) -> Any:
+    def chunk(
+        state: State,
+        noise: jax.Array,
+        key: jax.Array | None,
+        first: jax.Array,
+        rows: list[jax.Array],
+        rates: jax.Array,
+        count: jax.Array,
+        constants: tuple[jax.Array, ...],
+    ) -> tuple[State, jax.Array]:
+        def step(i: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             (x, m, v, t), table = carry
             own = None if key is None else jax.random.fold_in(key, first + i)
             batch = [part[i] for part in rows]

@@ -51,11 +51,11 @@ class PyroEngine:
         """Forgets what the optimiser knows."""
         self.work.stepper.restart()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Nothing of its own: parameters, optimiser and random numbers are the session's."""
         return {}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, object]) -> None:
         """Nothing to do."""
 
     def _step(self, factor: float) -> tuple[float, float, float, bool]:

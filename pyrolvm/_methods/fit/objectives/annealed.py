@@ -98,9 +98,9 @@ class Beta_ELBO(PureELBO):
         self.beta, self.free_bits = beta, float(free_bits)
         if callable(beta):
             self.clock = torch.zeros(())
-        self._read: tuple[Any, Any, bool] | None = None
+        self._read: tuple[object, object, bool] | None = None
 
-    def about(self, model: Any, guide: Any, batch: Batch) -> str:
+    def about(self, model: Callable[..., object], guide: Callable[..., object], batch: Batch) -> str:
         """The weight and the floor."""
         with batch.active():
             analytic = self._factorises(model, guide, batch.args, batch.kwargs)
@@ -116,10 +116,12 @@ class Beta_ELBO(PureELBO):
         assert self.clock is not None
         return self.beta(self.clock)
 
-    def particles(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def particles(
+        self, model: Callable[..., object], guide: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> Tensor:
         """One estimate a draw. Shape ``(num_particles,)``."""
         analytic = self._factorises(model, guide, args, kwargs)
-        counts: dict[str, Any] = {}
+        counts: dict[str, object] = {}
 
         def one() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             model_trace, guide_trace = traces(model, guide, args, kwargs)
@@ -146,7 +148,13 @@ class Beta_ELBO(PureELBO):
         others = (values.sum() - values) / (total - 1) if total > 1 else torch.zeros_like(values)
         return surrogate(values, scores * (values - others).detach())
 
-    def _factorises(self, model: Any, guide: Any, args: Any, kwargs: Any) -> bool:
+    def _factorises(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> bool:
         """Whether divergences may be analytic; read from one run, and remembered while model and guide are the same objects."""
         known = self._read
         if known is None or known[0] is not model or known[1] is not guide:
@@ -189,7 +197,7 @@ def _divergence(name: str, node: Mapping[str, Any], model_trace: Trace, analytic
     return term.reshape(-1, *term.shape[len(batch) :]).mean(0).reshape(-1), node["scale"] * rows
 
 
-def _unwrapped(q: Any, p: Any) -> tuple[Any, Any, int]:
+def _unwrapped(q: object, p: object) -> tuple[object, object, int]:
     """Both without what makes units into events, where that is the same in both."""
     deep = 0
     independent = torch.distributions.Independent

@@ -38,11 +38,13 @@ class PureELBO(ELBO):
         self.clock: Tensor | None = None
         self.uncapturable = ""
 
-    def particles(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def particles(
+        self, model: Callable[..., object], guide: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Independent estimates of the bound, whose mean's gradient is that of the objective. Shape ``(estimates,)``."""
         raise NotImplementedError
 
-    def about(self, model: Any, guide: Any, batch: Batch) -> str:
+    def about(self, model: Callable[..., object], guide: Callable[..., object], batch: Batch) -> str:
         """What a fit notes of it.
 
         Raises:
@@ -52,16 +54,20 @@ class PureELBO(ELBO):
 
     # The three methods of Pyro's ELBO interface.
 
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Callable[..., object], guide: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Minus the bound, differentiable. Shape ``()``."""
         return -self.particles(model, guide, *args, **kwargs).mean()
 
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss(self, model: Callable[..., object], guide: Callable[..., object], *args: Any, **kwargs: Any) -> float:
         """Minus the bound."""
         with torch.no_grad():
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(
+        self, model: Callable[..., object], guide: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> float:
         """Minus the bound; adds its gradient to the parameters' ``grad``. It counts as a step."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
@@ -75,7 +81,13 @@ class PureELBO(ELBO):
         if self.clock is not None:
             self.clock = torch.full_like(self.clock, step)
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def _get_trace(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> tuple[object, object]:
         return traces(model, guide, args, kwargs)
 
 
@@ -113,7 +125,7 @@ class Held(Messenger):
 class Given(Messenger):
     """Gives sample sites values by name, as a replay of a trace does."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, object]) -> None:
         super().__init__()
         self.values = values
 
@@ -123,14 +135,16 @@ class Given(Messenger):
             msg["value"] = self.values[msg["name"]]
 
 
-def traces(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+def traces(
+    model: Callable[..., object], guide: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> tuple[Any, Any]:
     """The traces of the model, at the guide's draw, and of the guide."""
     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     return model_trace, guide_trace
 
 
-def held_run(guide: Any, drawn: Any, args: Any, kwargs: Any) -> Any:
+def held_run(guide: Callable[..., object], drawn: Any, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
     """The guide's trace at a draw of its own, with parameters that have no gradient."""
     with Held():
         return poutine.trace(poutine.replay(guide, trace=drawn)).get_trace(*args, **kwargs)

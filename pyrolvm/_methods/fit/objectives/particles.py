@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -73,7 +73,9 @@ class ParticleELBO(PureELBO):
             "StickingTheLanding_ELBO": _path_elbo,
         }[kind]
 
-    def particles(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def particles(
+        self, model: Callable[..., object], guide: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> Tensor:
         """ELBO estimates, one a particle, differentiable. Shape ``(num_particles,)``.
 
         Where a guide's density declares a score-function term (the weights of a mixture), its gradient is added with
@@ -90,7 +92,13 @@ class ParticleELBO(PureELBO):
         others = (values.sum() - values) / (count - 1) if count > 1 else torch.zeros_like(values)
         return surrogate(values, scores * (values - others).detach())
 
-    def _enumerated_elbo(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+    def _enumerated_elbo(
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> tuple[Tensor, Tensor]:
         # This is what Pyro's ELBO does before each run: dimensions left of the plates belong to enumeration, the guide's first.
         summed = poutine.enum(guide, first_available_dim=-1 - self.max_plate_nesting)
         enumerated = poutine.enum(config_enumerate(model, "parallel"))
@@ -129,19 +137,25 @@ def _expected(term: Any, weights: Mapping[str, Any]) -> Tensor:
     return torch.einsum(f"{inputs}->", term, *chosen.values())
 
 
-def _trace_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+def _trace_elbo(
+    model: Callable[..., object], guide: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> tuple[Tensor, Tensor]:
     model_trace, guide_trace = traces(model, guide, args, kwargs)
     log_q, score = log_q_and_score(guide_trace)
     return log_prob_sum(model_trace) - log_q, score
 
 
-def _path_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+def _path_elbo(
+    model: Callable[..., object], guide: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> tuple[Tensor, Tensor]:
     model_trace, drawn = traces(model, guide, args, kwargs)
     log_q, score = log_q_and_score(held_run(guide, drawn, args, kwargs))
     return log_prob_sum(model_trace) - log_q, torch.zeros_like(score)
 
 
-def _mean_field_elbo(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+def _mean_field_elbo(
+    model: Callable[..., object], guide: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> tuple[Tensor, Tensor]:
     model_trace, guide_trace = traces(model, guide, args, kwargs)
     model_trace.compute_log_prob()
     _, score = log_q_and_score(guide_trace)
@@ -186,7 +200,7 @@ def _lacks_an_edge(q: Any, p: Any) -> bool:
     return any(hasattr(supports[1], edge) and not hasattr(supports[0], edge) for edge in ("lower_bound", "upper_bound"))
 
 
-def _inner(support: Any) -> Any:
+def _inner(support: object) -> object:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support

@@ -18,7 +18,7 @@ from pyrolvm._program.traces import Message
 __all__ = ["relax"]
 
 
-def relax(program: Callable[..., Any], temperature: float = 0.5) -> Callable[..., Any]:
+def relax(program: Callable[..., object], temperature: float = 0.5) -> Callable[..., object]:
     """The same model or guide with unobserved Bernoulli and one-hot sites as Concrete ones of the same logits.
 
     A Concrete (Gumbel-softmax) draw lies between the values of the discrete one and has a gradient; the lower the temperature, the
@@ -43,7 +43,7 @@ def relax(program: Callable[..., Any], temperature: float = 0.5) -> Callable[...
     positive_float("temperature", temperature)
 
     @functools.wraps(program)
-    def relaxed(*args: Any, **kwargs: Any) -> Any:
+    def relaxed(*args: Any, **kwargs: Any) -> object:
         with _Relaxed(float(temperature)):
             return program(*args, **kwargs)
 
@@ -59,7 +59,7 @@ class _Relaxed(Messenger):
         if not msg["is_observed"] and not is_marked_deterministic(msg):
             msg["fn"] = self._continuous(msg["name"], msg["fn"])
 
-    def _continuous(self, name: str, fn: Any) -> Any:
+    def _continuous(self, name: str, fn: dist.TorchDistribution) -> Any:
         if isinstance(fn, dist.Independent | torch.distributions.Independent):
             return self._continuous(name, fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
         support = getattr(fn, "support", None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 
@@ -28,6 +29,7 @@ from pyrolvm.family.choice import resolve
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 __all__ = ["Estimators", "estimators"]
 
@@ -54,7 +56,7 @@ class Estimators:
     def __repr__(self) -> str:
         return self.table.to_string(float_format=lambda x: f"{x:.3g}")
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """Signal-to-noise of the guide's gradient, bias and variance of each estimator; a matplotlib figure."""
         import matplotlib.pyplot as plt
 
@@ -87,7 +89,7 @@ class _Candidate:
 
 def estimators(
     problem: Problem | Fit,
-    guide: Any = "auto",
+    guide: object = "auto",
     *,
     particles: Sequence[int] = (1, 8),
     draws: int = 4_000,
@@ -127,7 +129,7 @@ def estimators(
     if recipe is None:
         raise GuideError("this fit has no guide to build again. Fix: pass the problem and the guide.")
     gradients: dict[str, Gradients] = {}
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     with target.session(seed=seed, params=None if fit is None else fit.params):
         program = registered(recipe.build(target), recipe.name)
         prepare = getattr(program, "prepare", None)
@@ -146,13 +148,13 @@ def estimators(
     return Estimators(pd.DataFrame(rows).set_index("label"), gradients)
 
 
-def _names(model: Any, guide: Any, problem: Problem) -> set[str]:
+def _names(model: Callable[..., object], guide: Callable[..., object], problem: Problem) -> set[str]:
     """The parameters of the guide."""
     trace = poutine.trace(guide).get_trace(*problem.whole.args, **problem.whole.kwargs)
     return {name for name, node in trace.nodes.items() if node["type"] == "param"}
 
 
-def _candidates(problem: Problem, guide: Any, k: int, temperature: float) -> list[_Candidate]:
+def _candidates(problem: Problem, guide: Callable[..., object], k: int, temperature: float) -> list[_Candidate]:
     trace = poutine.trace(guide).get_trace(*problem.whole.args, **problem.whole.kwargs)
     nodes = dict(sites(trace))
     scored = [name for name, node in nodes.items() if not node["fn"].has_rsample]
@@ -189,7 +191,7 @@ def _candidates(problem: Problem, guide: Any, k: int, temperature: float) -> lis
     return found
 
 
-def _kind(fn: Any) -> str:
+def _kind(fn: dist.TorchDistribution) -> str:
     return type(untransformed(fn)[0]).__name__
 
 
@@ -206,7 +208,7 @@ def _references(measured: list[tuple[_Candidate, Gradients]], problem: Problem, 
     }
 
 
-def _row(candidate: _Candidate, k: int, result: Gradients, reference: Gradients, own: set[str]) -> dict[str, Any]:
+def _row(candidate: _Candidate, k: int, result: Gradients, reference: Gradients, own: set[str]) -> dict[str, object]:
     gap = result.mean - reference.mean
     error = torch.hypot(result.error, reference.error)
     size = reference.mean.norm()

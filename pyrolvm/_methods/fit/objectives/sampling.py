@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +52,9 @@ class Gradients:
         return self.rows.std(0) / len(self.rows) ** 0.5
 
 
-def sample_gradients(objective: PureELBO, model: Any, guide: Any, batch: Batch, draws: int) -> Gradients:
+def sample_gradients(
+    objective: PureELBO, model: Callable[..., object], guide: Callable[..., object], batch: Batch, draws: int
+) -> Gradients:
     """Draws gradients of the bound; inside a session, at its parameters as they are.
 
     The program is recorded once and run on many random numbers at a time; one that cannot be recorded is run again and again.

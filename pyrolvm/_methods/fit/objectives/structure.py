@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,13 @@ def sites(trace: Trace) -> Iterator[tuple[str, Mapping[str, Any]]]:
     return ((n, node) for n, node in trace.nodes.items() if is_random(node) and not is_deterministic(node))
 
 
-def read_structure(model: Any, guide: Any, args: Any, kwargs: Any, bound: str) -> Structure:
+def read_structure(
+    model: Callable[..., object],
+    guide: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    bound: str,
+) -> Structure:
     """Runs both programs once.
 
     Args:
@@ -102,7 +108,9 @@ def _frames(node: Mapping[str, Any]) -> dict[str, Any]:
     return {frame.name: frame for frame in node["cond_indep_stack"] if frame.dim is not None}
 
 
-def _picked(guide: Any, trace: Trace, args: Any, kwargs: Any) -> set[str]:
+def _picked(
+    guide: Callable[..., object], trace: Trace, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> set[str]:
     """Plates that pick their rows at random, which must be the same ones in every draw."""
 
     def picks(trace: Trace) -> dict[str, Tensor]:
@@ -155,11 +163,11 @@ def _first_after(trace: Trace, plate: str) -> str:
     return ""
 
 
-def _is_point(fn: Any) -> bool:
+def _is_point(fn: dist.TorchDistribution) -> bool:
     return isinstance(innermost(fn), dist.Delta)
 
 
-def _scores_cheaply(fn: Any) -> bool:
+def _scores_cheaply(fn: torch.distributions.Distribution) -> bool:
     base = innermost(fn)
     if isinstance(base, torch.distributions.TransformedDistribution):
         learned = (torch.nn.Module,)

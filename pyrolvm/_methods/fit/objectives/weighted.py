@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,9 @@ class ImportanceWeighted_ELBO(PureELBO):
         if baseline == "running":
             self.uncapturable = 'baseline="running" keeps a mean from step to step.'
 
-    def structure(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Structure:
+    def structure(
+        self, model: Callable[..., object], guide: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> Structure:
         """What a row is; read from one run, and remembered for as long as model and guide are the same objects."""
         known = self._read
         if known is None or known[0] is not model or known[1] is not guide:
@@ -103,7 +105,7 @@ class ImportanceWeighted_ELBO(PureELBO):
             self._read = known
         return known[2]
 
-    def about(self, model: Any, guide: Any, batch: Batch) -> str:
+    def about(self, model: Callable[..., object], guide: Callable[..., object], batch: Batch) -> str:
         """The bound and the gradient that are used."""
         with batch.active():
             structure = self.structure(model, guide, *batch.args, **batch.kwargs)
@@ -125,7 +127,9 @@ class ImportanceWeighted_ELBO(PureELBO):
             return self.gradient
         return "dreg" if structure.cheap and not structure.scored else "plain"
 
-    def particles(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def particles(
+        self, model: Callable[..., object], guide: Callable[..., object], *args: Any, **kwargs: Any
+    ) -> Tensor:
         """One estimate of the bound. Shape ``(1,)``."""
         structure = self.structure(model, guide, *args, **kwargs)
         gradient = self.estimator(structure)
@@ -183,7 +187,14 @@ class _Run:
     """The runs of guide and model that one estimate takes."""
 
     def __init__(
-        self, model: Any, guide: Any, args: Any, kwargs: Any, structure: Structure, count: int, vectorize: bool
+        self,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        structure: Structure,
+        count: int,
+        vectorize: bool,
     ) -> None:
         self.model, self.guide, self.args, self.kwargs = model, guide, args, kwargs
         self.structure, self.count, self.vectorize = structure, count, vectorize
