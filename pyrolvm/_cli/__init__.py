@@ -21,6 +21,8 @@ from importlib import import_module
 from typing import Any
 
 from pyrolvm._base.errors import PyrolvmError, PyrolvmWarning
+from pyrolvm._cli.parser import build_parser
+from pyrolvm._cli.signals import listening
 
 __all__ = ["main"]
 
@@ -31,8 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; those of the process by default.
     """
-    from pyrolvm._cli.parser import build_parser
-
     _have_streams()
     try:
         args = build_parser(_wanted(argv)).parse_args(argv)
@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pyrolvm: {error}", file=sys.stderr)
         return 2
 
-    from pyrolvm._cli.output import Output
-    from pyrolvm._cli.signals import listening
+    from pyrolvm._cli.output import Output  # which takes as long as all of the help
 
     command = import_module(f"pyrolvm._cli.{args.module}")
     with listening() as stopped, warnings.catch_warnings():

@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Callable
 
+from pyrolvm._cli import values
 from pyrolvm._methods.options import Option
 
 __all__ = ["count", "dtype", "key_value", "metavar", "positive", "read_by", "seed", "share", "sides"]
@@ -67,8 +68,6 @@ def dtype(text: str) -> str:
 
 def key_value(text: str) -> tuple[str, object]:
     """``KEY=VALUE``."""
-    from pyrolvm._cli import values
-
     try:
         return values.key_value(text)
     except ValueError as error:

@@ -7,6 +7,7 @@ import difflib
 import re
 from typing import Any, NoReturn
 
+from pyrolvm import __version__
 from pyrolvm._base.commands import COMMANDS, Command
 from pyrolvm._cli.evaluate_words import add_evaluate as _add_evaluate
 from pyrolvm._cli.evaluate_words import add_predict as _add_predict
@@ -115,8 +116,6 @@ _OURS = frozenset(
 
 
 def _version() -> str:
-    from pyrolvm import __version__
-
     return f"pyrolvm {__version__}"
 
 

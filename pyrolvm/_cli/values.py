@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 __all__ = ["key_value", "split_options"]
 
 
@@ -17,6 +15,8 @@ def key_value(text: str) -> tuple[str, object]:
         >>> key_value("hidden=[32, 32]"), key_value("kind=spline")
         (('hidden', [32, 32]), ('kind', 'spline'))
     """
+    import json  # which no help needs
+
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key.isidentifier():

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from pyrolvm._base.errors import ArgumentError, positive_int, unknown_name
 from pyrolvm._base.machine import available
+from pyrolvm._workers.dask import Dask
 from pyrolvm._workers.local import Local
+from pyrolvm._workers.ray import Ray
 
 __all__ = ["Pool", "open_pool"]
 
@@ -86,19 +88,11 @@ def open_pool(backend: object, jobs: int | str, most: int) -> Pool:
                 f"backend must be one of {', '.join(NAMES)}, an address or a Dask client, got {backend!r}. "
                 'Fix: use backend="local".'
             )
-        from pyrolvm._workers.dask import Dask
-
         return Dask.at(backend, wanted)
     if backend == "dask":
-        from pyrolvm._workers.dask import Dask
-
         return Dask.begun(here)
     if backend == "ray" or backend.startswith(("ray:", "ray://")):
-        from pyrolvm._workers.ray import Ray
-
         return Ray.begun(here) if backend == "ray" else Ray.at(backend, wanted)
     if "://" in backend:
-        from pyrolvm._workers.dask import Dask
-
         return Dask.at(backend, wanted)
     raise unknown_name("backend", backend, NAMES)

@@ -7,14 +7,14 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from pyrolvm._check.evaluate.evaluated import Evaluated
-from pyrolvm._check.evaluate.plots import CAPTIONS, drawn
+from pyrolvm._check.evaluate.plots import CAPTIONS, draw, drawn
 from pyrolvm._compat.notebooks import html
 from pyrolvm._report.webpage import document, picture
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["fragment", "page"]
+__all__ = ["draw", "drawn", "fragment", "page"]
 
 _READ = """
 <b>log p(x)</b> is the log density of a row under the fitted model, latents integrated out: exact without latents, else by importance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pyrolvm import _runs as runs
@@ -28,9 +29,7 @@ class Evaluation(Evaluated):
         Returns:
             A matplotlib Figure.
         """
-        from pyrolvm._check.evaluate.plots import draw
-
-        figure = draw(self)
+        figure: Figure = _paper().draw(self)
         if path is not None:
             figure.savefig(path, dpi=160)
         return figure
@@ -51,16 +50,12 @@ class Evaluation(Evaluated):
 
     def drawn(self) -> dict[str, Figure]:
         """Its pictures, by the names of their files."""
-        from pyrolvm._check.evaluate.plots import drawn
-
-        return {f"{_file_name(name)}.png": figure for name, figure in drawn(self).items()}
+        return {f"{_file_name(name)}.png": figure for name, figure in _paper().drawn(self).items()}
 
     def to_html(self, path: str | Path) -> Path:
         """Writes one page with all figures and pictures, which opens anywhere and fetches nothing."""
-        from pyrolvm._check.evaluate.html import page
-
         target = Path(path)
-        target.write_text(page(self), encoding="utf-8")
+        target.write_text(_paper().page(self), encoding="utf-8")
         return target
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -88,9 +83,14 @@ class Evaluation(Evaluated):
         return "\n".join([*lines, str(self.verdict)])
 
     def _repr_html_(self) -> str:
-        from pyrolvm._check.evaluate.html import fragment
+        return str(_paper().fragment(self))
 
-        return fragment(self)
+
+def _paper() -> ModuleType:
+    """What draws and writes it, imported when it is asked for, since it brings matplotlib."""
+    from pyrolvm._check.evaluate import html
+
+    return html
 
 
 def _file_name(name: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import ArgumentError, ProblemError, checked_seed, positive_int, unknown_name
 from pyrolvm._base.habits import verb
+from pyrolvm._methods.evidence import estimators
 from pyrolvm._methods.evidence.result import Evidences
 from pyrolvm._methods.evidence.setting import check_evidence
 from pyrolvm._methods.evidence.storage import CODEC, COMMAND
@@ -302,8 +303,6 @@ def _run(
     seed: int,
     progress: Show,
 ) -> Evidence:
-    from pyrolvm._methods.evidence import estimators
-
     count = draws or DRAWS[method]
     if base == "posterior" and posterior is None:
         raise ArgumentError("base='posterior' needs a posterior. Fix: pass lvm.fit(problem) instead of the problem.")

@@ -24,7 +24,7 @@ from pyrolvm._methods.fit import fit
 from pyrolvm._methods.infer.correction import correct
 from pyrolvm._methods.infer.orbits import complete
 from pyrolvm._methods.infer.restarts import with_restarts
-from pyrolvm._methods.nuts import nuts
+from pyrolvm._methods.nuts import nutpie_kernel, nuts
 from pyrolvm._methods.table import Method, by_name, result_type
 from pyrolvm._methods.table import method as method_of
 from pyrolvm._methods.table import methods as all_methods
@@ -314,8 +314,6 @@ def _climb(climb: _Climb, methods: list[object], *, free: bool = False) -> Poste
 
 def _chains_are_quick(problem: Problem) -> bool:
     """Whether chains take less time than a flow takes to compile and train, by what the frame's gradients took."""
-    from pyrolvm._methods.nuts import nutpie_kernel
-
     seconds = gradient_seconds(problem)
     return seconds is not None and nutpie_kernel.usable() and GRADIENTS * seconds < FLOW_SECONDS
 

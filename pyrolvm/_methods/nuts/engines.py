@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, CaptureError, PyrolvmWarning, unknown_name
 from pyrolvm._capture import selfcheck
+from pyrolvm._capture.door import xla
 from pyrolvm._capture.native import NativeGradient
 from pyrolvm._methods.nuts import numpyro_kernel, nutpie_kernel, pyro_kernel
 from pyrolvm._methods.nuts.base import Raw, Settings
@@ -114,9 +115,7 @@ def run(
                 note = f"; not compiled from C: {error}"
         began = time.perf_counter()
         selfcheck.require("jax")
-        from pyrolvm._capture.jax import precision
-
-        with precision(starts.dtype, starts.device):
+        with xla().precision(starts.dtype, starts.device):
             captured = program(joint, starts[0])
         seconds = time.perf_counter() - began
         chosen = "numpyro" if kernel == "auto" else kernel

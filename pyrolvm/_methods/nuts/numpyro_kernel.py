@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pyrolvm._base.interrupts import held
 from pyrolvm._base.numerics import Array
+from pyrolvm._capture.door import xla
 from pyrolvm._compat.python import replaced
 from pyrolvm._methods.nuts.base import Raw, Settings, depths, workers
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
@@ -123,12 +124,11 @@ def run(joint: Joint, program: Program, starts: Tensor, seeds: Sequence[int], se
     Raises:
         Disagreement: if the potential is not what Pyro computes.
     """
-    from pyrolvm._capture.jax import device_of, precision
-
-    device = device_of(starts.device)
+    device = xla().device_of(starts.device)
 
     def context() -> AbstractContextManager[None]:
-        return precision(program.dtype, starts.device)
+        inside: AbstractContextManager[None] = xla().precision(program.dtype, starts.device)
+        return inside
 
     began = time.perf_counter()
     with context():

@@ -21,6 +21,7 @@ from pyrolvm._base.errors import ArgumentError, FitError
 from pyrolvm._base.interrupts import held
 from pyrolvm._base.numerics import Array
 from pyrolvm._capture import capture, selfcheck
+from pyrolvm._capture.door import xla
 from pyrolvm._capture.native import NativeGradient, compile_gradient
 from pyrolvm._compat import nutpie
 from pyrolvm._methods.nuts.base import Raw, Settings, depths
@@ -148,15 +149,13 @@ def _gradient(program: Program) -> Gradient:
     """The potential and its gradient as one call of a compiled function."""
     import jax
 
-    from pyrolvm._capture.jax import precision
-
     kind = numpy_dtype(program.dtype)
-    with precision(program.dtype):
+    with xla().precision(program.dtype):
         function = jax.jit(jax.value_and_grad(program.function))
         compiled = function.lower(np.zeros(program.size, kind), *program.constants).compile()
 
     def call(z: Array) -> tuple[float, Array]:
-        with precision(program.dtype):
+        with xla().precision(program.dtype):
             value, gradient = compiled(z.astype(kind), *program.constants)
             return float(value), np.asarray(gradient, np.float64)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrolvm._base.errors import CaptureError
 from pyrolvm._base.numerics import Array
 from pyrolvm._capture import Captured, capture
+from pyrolvm._capture.door import xla
 from pyrolvm._program.density import Joint, map_draws
 from pyrolvm._program.density.target import stock
 
@@ -66,18 +67,16 @@ def program(joint: Joint, example: Tensor) -> Program:
     """
     import jax
 
-    from pyrolvm._capture.jax.interpreter import lower, missing
-
     captured = capture(joint.potential, example, what=f"the density of {joint.problem.name}")
     if captured.random:
         names = ", ".join(sorted({str(node.target) for node in captured.random}))
         raise CaptureError(f"the density of {joint.problem.name} draws random numbers of its own ({names}).")
-    absent = missing(captured)
+    absent = xla().missing(captured)
     size, dtype = example.numel(), example.dtype
     if absent:
         note = f"JAX has no rule for {', '.join(absent)}, so that each gradient calls back into torch"
         return Program(_through_torch(captured, example), (), size, dtype, note=note)
-    lowered = lower(captured)
+    lowered = xla().lower(captured)
 
     def function(z: Any, *constants: Any) -> object:
         return lowered.function((z,), (), constants, None)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import CaptureError
 from pyrolvm._capture import Captured, capture
+from pyrolvm._capture.door import xla
 from pyrolvm._capture.graph import widened
 from pyrolvm._capture.vmap import vmapped
 
@@ -74,12 +75,10 @@ def _by_jax(captured: Captured) -> tuple[Callable[[Any, Any], Any], Any, int]:
     Raises:
         CaptureError: if an operation has no rule, or XLA would take too long.
     """
-    from pyrolvm._capture.jax import lower, precision
-
     if captured.size > XLA_LONG:
         raise CaptureError(f"XLA takes long to compile {captured.size:,} operations.")
-    with precision(torch.float64):
-        program = lower(widened(captured))
+    with xla().precision(torch.float64):
+        program = xla().lower(widened(captured))
     size = captured.module.graph.find_nodes(op="placeholder")[0].meta["val"].numel()
     return lambda point, constants: program.function((point,), (), constants, None), program.constants, size
 
@@ -88,16 +87,13 @@ def _for_each_width(function: Any, constants: Any, size: int) -> Callable[[Point
     """A function of points and constants, compiled for each number of points when it is first needed."""
     import jax
 
-    from pyrolvm._capture.jax import precision
-    from pyrolvm._capture.jax.compiling import compiled
-
     jitted, ready = jax.jit(function), dict[int, Any]()
 
     def run(points: Points) -> Any:
-        with precision(torch.float64):
+        with xla().precision(torch.float64):
             if len(points) not in ready:
                 lowered = jitted.lower(np.zeros((len(points), size)), constants)
-                ready[len(points)] = compiled(lowered, quick=True)
+                ready[len(points)] = xla().compiled(lowered, quick=True)
             return jax.block_until_ready(ready[len(points)](points, constants))
 
     return run
