@@ -173,6 +173,6 @@ def test_a_run_in_a_thread_does_not_see_the_switch_either(
 def test_a_potential_that_calls_back_into_torch_does_not_see_the_switch(
     problem: lvm.Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyrolvm._capture.jax.interpreter.missing", lambda captured: ["mystery"])
+    monkeypatch.setattr("pyrolvm._capture.jax.missing", lambda captured: ["mystery"])
     with switched(enable_x64=True, transfer_guard="disallow"):
         assert np.isfinite(draws(problem, "numpyro")).all()
