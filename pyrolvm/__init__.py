@@ -37,6 +37,8 @@ _HOME = {
     "Image": "_program.image",
     "ImportanceWeighted_ELBO": "_methods.fit.objectives",
     "ParticleELBO": "_methods.fit.objectives",
+    "LOO": "_results",
+    "ModelComparison": "_check.elpd",
     "Particles": "_methods.smc",
     "PluginError": "_base.errors",
     "Posterior": "_results",
@@ -51,6 +53,7 @@ _HOME = {
     "Warmup": "_methods.fit.objectives",
     "calibrate": "_check.calibrate",
     "compare": "_check.compare",
+    "compare_models": "_check.elpd",
     "diagnose": "_diagnosis",
     "estimators": "_methods.fit.objectives.report",
     "evaluate": "_check.evaluate",
@@ -96,6 +99,8 @@ if TYPE_CHECKING:
     from pyrolvm._check.calibrate import calibrate as calibrate
     from pyrolvm._check.compare import Comparison as Comparison
     from pyrolvm._check.compare import compare as compare
+    from pyrolvm._check.elpd import ModelComparison as ModelComparison
+    from pyrolvm._check.elpd import compare_models as compare_models
     from pyrolvm._check.evaluate import Evaluation as Evaluation
     from pyrolvm._check.evaluate import evaluate as evaluate
     from pyrolvm._check.evaluate import generate as generate
@@ -126,6 +131,7 @@ if TYPE_CHECKING:
     from pyrolvm._program.problem import Problem as Problem
     from pyrolvm._program.problem import model as model
     from pyrolvm._program.streaming import stream as stream
+    from pyrolvm._results import LOO as LOO
     from pyrolvm._results import Chains as Chains
     from pyrolvm._results import Evidence as Evidence
     from pyrolvm._results import Exact as Exact

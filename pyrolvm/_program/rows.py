@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pyro.distributions as dist
 from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, ProblemError
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Plate
 
-__all__ = ["data_plates", "has_latents", "minibatch_plate", "plate_of_independent_rows", "plate_of_rows"]
+__all__ = ["data_plates", "has_latents", "has_terms", "minibatch_plate", "plate_of_independent_rows", "plate_of_rows"]
 
 
 def data_plates(problem: Program) -> set[str]:
     """The plates around observed sites."""
     return {plate for site in problem.observed for plate in site.plates}
+
+
+def has_terms(problem: Program, fn: Any) -> bool:
+    """Whether a site has a density by row: not a factor, except one with a batch, which is a likelihood where nothing is observed."""
+    return not isinstance(fn, dist.Unit) or (bool(fn.batch_shape) and not problem.observed)
 
 
 def has_latents(problem: Program, plate: str) -> bool:

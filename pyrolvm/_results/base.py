@@ -25,6 +25,7 @@ from pyrolvm._report.card import card
 from pyrolvm._results.build import lanes, latent_dataset
 from pyrolvm._results.callables import Trained, trained_guide, trained_model
 from pyrolvm._results.draws import draw_guide, rebuild
+from pyrolvm._results.elpd import LOO, left_out
 from pyrolvm._results.evidence import Evidence
 from pyrolvm._results.likelihood import generated_dataset
 from pyrolvm._results.modules import trained
@@ -164,6 +165,31 @@ class Posterior(Portable):
             raise ArgumentError(f"{self.name} has no draws to show. Fix: its parameters are in .params.")
         levels(interval)
         return draw(kind, shown, interval, path)
+
+    def loo(self, *, site: str | None = None) -> LOO:
+        """Leave-one-out cross-validation: how well the model predicts each row of the data from all others, in nats.
+
+        The draws are weighed by what leaving a row out makes of them; those of a guide by log p - log q as well, so that the estimate
+        is of the posterior's predictions and not of the guide's. Rows that the model masks are no rows.
+
+        Args:
+            site: the observed site whose rows are left out. By default the only one; several of the same rows are left out together.
+
+        Returns:
+            The sum with its error, the figures of each row, and a verdict by their k-hat.
+
+        Raises:
+            ArgumentError: if there is no log likelihood by row (a likelihood that is one ``pyro.factor`` for all), several sites have
+                other rows, or this is a point estimate.
+
+        References:
+            Vehtari, Gelman and Gabry (2017), https://arxiv.org/abs/1507.04544; Magnusson et al. (2019), "Bayesian leave-one-out
+            cross-validation for large data", https://arxiv.org/abs/1904.10679
+        """
+        sites = self.problem.sites.values() if self.problem is not None else ()
+        observed = any(one.kind == "observed" for one in sites)
+        factors = tuple(one.name for one in sites if one.kind == "factor" and (observed or not one.shape))
+        return left_out(self.name, self.data, factors, site)
 
     @property
     def ladder(self) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ from pyrolvm._results.draws import draw_guide, numpy
 from pyrolvm._results.evaluating import LOOPED, affordable, deterministic_sites, evaluated, every, log_p, quantities_of
 from pyrolvm._results.history import History
 from pyrolvm._results.points import PointMass, all_one_value, point_mass
+from pyrolvm._results.unmasked import present, present_groups
 from pyrolvm.family.protocol import Hooks
 
 if TYPE_CHECKING:
@@ -390,7 +391,8 @@ def _groups(
     if only:
         return groups
     groups |= attempts("prior", lambda: _prior_groups(problem, joint, dims, base))
-    return groups | attempts("observed_data", lambda: data_groups(problem, dims, base))
+    groups |= attempts("observed_data", lambda: data_groups(problem, dims, base))
+    return attempts("log_likelihood/masked", lambda: present_groups(groups, present(problem))) or groups
 
 
 def lanes(problem: Problem, count: int) -> Draws:

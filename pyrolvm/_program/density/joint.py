@@ -28,6 +28,7 @@ from pyrolvm._compat.pyro import is_enumerated, packed_dims
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.density.centring import Centring, Spread, conditional, non_centred
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.rows import has_terms
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.starting import Start, centre
 from pyrolvm._program.traces import Message, Trace
@@ -254,8 +255,8 @@ class Joint:
         """Everything that one run tells about a draw, under names ``group/site``.
 
         Groups: ``log_p`` (alone), ``log_prior`` and ``log_likelihood`` by site with the plates' dimensions, and
-        ``deterministic``. Under discrete latents, priors are of the continuous sites, the likelihood of a row is the
-        marginal one, and deterministic sites are left to :meth:`deterministic`.
+        ``deterministic``; a factor with a batch is a likelihood where nothing is observed. Under discrete latents, priors are
+        of continuous sites, the likelihood of a row is the marginal one, and :meth:`deterministic` has deterministic sites.
         """
         trace = self._trace(_Given(draw))
         out = {"log_p": self._log_prob_sum(trace)}
@@ -266,7 +267,7 @@ class Joint:
                 continue
             if is_deterministic(node):
                 out[f"deterministic/{name}"] = node["value"]
-            elif not isinstance(node["fn"], dist.Unit) and name in self.problem.sites:
+            elif name in self.problem.sites and has_terms(self.problem, node["fn"]):
                 group = "log_likelihood" if node["is_observed"] else "log_prior"
                 # A row's own density: masked as the model says, but not scaled up for rows that are absent.
                 out[f"{group}/{name}"] = scale_and_mask(node["unscaled_log_prob"], 1.0, node["mask"])

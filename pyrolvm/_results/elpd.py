@@ -1,0 +1,261 @@
+r"""Leave-one-out cross-validation from the draws of one posterior, whatever made them.
+
+The log predictive density of each row given all others is estimated by importance sampling from the draws: with weights
+:math:`1 / p(y_i \mid \theta_s)` where they are from the posterior, and with
+:math:`p(y, \theta_s) / q(\theta_s) / p(y_i \mid \theta_s)` where they are from a guide. Both are Pareto smoothed.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrolvm._base.errors import ArgumentError, unknown_name
+from pyrolvm._base.importance import khat_threshold
+from pyrolvm._base.numerics import Array, array_stats
+from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._compat.notebooks import html
+from pyrolvm._results.points import read_points
+from pyrolvm._results.reading import is_exact, log_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["LOO", "left_out"]
+
+FEW_DRAWS = 100
+"""Draws below which the tails of weights cannot be judged."""
+
+
+@dataclass(frozen=True, repr=False)
+class LOO:
+    """How well a model predicts each row from all others, in nats.
+
+    Attributes:
+        name: the posterior's name.
+        site: the observed site or sites.
+        elpd: the expected log predictive density of as many new rows: the sum over rows.
+        error: its standard error, by the rows' differences.
+        p: the effective number of parameters.
+        rows: the log predictive density of each row, ``elpd``, and the tail shape of its weights, ``khat``; dims of the data.
+        threshold: the k-hat up to which the estimate of a row can be relied on.
+        corrected: whether the draws are of a guide and were weighed by log p - log q.
+        verdict: whether it can be believed, why, and what to do next.
+    """
+
+    name: str
+    site: str
+    elpd: float
+    error: float
+    p: float
+    rows: xr.Dataset
+    threshold: float
+    corrected: bool
+    verdict: Verdict = field(compare=False)
+
+    @property
+    def bad(self) -> int:
+        """How many rows have a k-hat above the threshold."""
+        return int((~(np.asarray(self.rows["khat"].values) <= self.threshold)).sum())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each row of the data: ``elpd`` and ``khat``."""
+        return self.rows.to_dataframe()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as JSON types."""
+        return {
+            "name": self.name, "site": self.site, "elpd": self.elpd, "error": self.error, "p": self.p,
+            "rows": int(self.rows["elpd"].size), "rows_above": self.bad, "threshold": self.threshold, "corrected": self.corrected,
+            "verdict": self.verdict.as_dict(),
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"elpd {self.elpd:.2f} +- {self.error:.2g} nats of {self.rows['elpd'].size} rows of {self.site}, p {self.p:.3g}"
+
+    def __repr__(self) -> str:
+        return f"<LOO of {self.name}: {self}, {self.verdict.status}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{escape(f'{self.name}: {self}')}</b></p>{html(self.verdict)}"
+
+
+def left_out(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | None) -> LOO:
+    """Leave-one-out cross-validation of a tree of draws.
+
+    Args:
+        name: the posterior's name.
+        data: its tree.
+        factors: the model's factors, where it has any.
+        site: the observed site whose rows are left out; ``None`` for the only one, or all those of the same rows together.
+
+    Raises:
+        ArgumentError: if there are no draws of a posterior, no log likelihood by row, or several sites that have other rows.
+    """
+    _check_posterior(name, data)
+    label, rows = _by_row(name, data, factors, site)
+    draws = rows.stack(sample=("chain", "draw")).transpose("sample", ...)
+    values = np.asarray(draws.values, dtype=np.float64).reshape(draws.sizes["sample"], -1)
+    ratios, absent = _ratios(data, rows)
+    if ratios is not None:
+        values, ratios = values[np.isfinite(ratios)], ratios[np.isfinite(ratios)]
+    _check_finite(name, label, values)
+    elpd, khat, whole = _psis(values, ratios)
+    dims = [str(dim) for dim in rows.dims if dim not in ("chain", "draw")]
+    shape = [rows.sizes[dim] for dim in dims]
+    coords = {dim: rows.coords[dim] for dim in dims if dim in rows.coords}
+    dataset = _dataset({"elpd": elpd.reshape(shape), "khat": khat.reshape(shape)}, dims, coords)
+    threshold = khat_threshold(len(values))
+    error = float(math.sqrt(elpd.size) * elpd.std(ddof=1)) if elpd.size > 1 else math.nan
+    verdict = _judged(khat, threshold, len(values), factors, ratios is not None, absent)
+    return LOO(
+        name,
+        label,
+        float(elpd.sum()),
+        error,
+        float((whole - elpd).sum()),
+        dataset,
+        threshold,
+        ratios is not None,
+        verdict,
+    )
+
+
+def _dataset(values: Mapping[str, Array], dims: list[str], coords: Mapping[str, Any]) -> xr.Dataset:
+    import xarray as xr
+
+    return xr.Dataset({name: (dims, value) for name, value in values.items()}, coords=coords)
+
+
+def _check_posterior(name: str, data: xr.DataTree) -> None:
+    if read_points(data) or data["posterior"].attrs.get("inference_method") == "maximum_likelihood":
+        raise ArgumentError(
+            f"{name} has one value where a posterior has a density, so no draws say what other data would make of it. "
+            'Fix: fit a guide with a density, such as "full_rank", or use lvm.nuts; lvm.predict scores rows that are held out.'
+        )
+
+
+def _by_row(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | None) -> tuple[str, xr.DataArray]:
+    """The log likelihood of each row, and what it is of."""
+    if "log_likelihood" not in data.children or not data["log_likelihood"].data_vars:
+        why = "its draws have no log likelihood by row"
+        fix = "observe each row at a site in a plate, pyro.sample(..., obs=y)"
+        if factors:
+            why = f"the likelihood is the factor {', '.join(map(repr, factors))}, which is one number for all rows"
+            fix = "put the factor into a plate of the rows with one value for each, or write it as an observed site"
+        raise ArgumentError(f"{name} cannot leave rows out: {why}. Fix: {fix}.")
+    known = dict(data["log_likelihood"].to_dataset().data_vars)
+    if site is not None:
+        if site.replace("/", ".") not in known:
+            raise unknown_name("site with a log likelihood by row", site, [str(one) for one in known])
+        return site, known[site.replace("/", ".")]
+    if len({(one.dims, one.shape) for one in known.values()}) > 1:
+        shapes = ", ".join(f"{one!r} has {' x '.join(map(str, v.shape[2:])) or 'one'}" for one, v in known.items())
+        raise ArgumentError(
+            f"{name} has observed sites with other rows ({shapes}): nothing says what one row is. "
+            f"Fix: name the site whose rows are left out, loo(site={str(next(iter(known)))!r})."
+        )
+    first, *rest = known.values()
+    return " and ".join(map(str, known)), sum(rest, first)
+
+
+def _ratios(data: xr.DataTree, rows: xr.DataArray) -> tuple[Array | None, int]:
+    """Log p - log q of the draws that rows are of, where those are a guide's; and how many draws have no weight."""
+    if is_exact(data) or (weights := log_weights(data)) is None:
+        return None, 0
+    sizes = data["posterior"].sizes
+    every = weights.reshape(sizes["chain"], sizes["draw"]).astype(np.float64)
+    kept = np.isin(np.asarray(data["posterior"]["draw"].values), np.asarray(rows["draw"].values))
+    taken = every[:, kept].reshape(-1)
+    return taken, int((~np.isfinite(taken)).sum())
+
+
+def _check_finite(name: str, site: str, values: Array) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row = int(np.flatnonzero(bad.any(axis=0))[0])
+        raise ArgumentError(
+            f"the log likelihood of {site} of {name} is not finite at {int(bad[:, row].sum())} of {len(values)} draws of row {row}. "
+            "Fix: look at that row; a guide must draw where the model has a density, and a row that is missing must be masked."
+        )
+    if len(values) < 2:
+        raise ArgumentError(f"{name} has {len(values)} draws, too few to leave rows out. Fix: take more draws.")
+
+
+def _psis(values: Array, ratios: Array | None) -> tuple[Array, Array, Array]:
+    """By row: the log predictive density given the others, the k-hat of its weights, and the log density given all rows."""
+    stats = array_stats()
+    size = len(values)
+    elpd, khat, whole = (np.empty(values.shape[1]) for _ in range(3))
+    own = np.full(size, -math.log(size)) if ratios is None else _smoothed(stats, ratios)[0]
+    for row, terms in enumerate(values.T):
+        log_weight, khat[row] = _smoothed(stats, -terms if ratios is None else ratios - terms)
+        elpd[row] = _log_sum(terms + log_weight)
+        whole[row] = _log_sum(terms + own)
+    return elpd, khat, whole
+
+
+def _smoothed(stats: Any, log_ratio: Array) -> tuple[Array, float]:
+    """Normalised log weights, Pareto smoothed, and their k-hat; weights that are all equal have no tail."""
+    centred = log_ratio - log_ratio.max()
+    if np.ptp(centred) < 1e-10 or len(centred) < 25:
+        return centred - _log_sum(centred), 0.0 if len(centred) >= 25 else math.nan
+    with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore")
+        smoothed, khat = stats.psislw(-centred)
+    smoothed = np.asarray(smoothed, dtype=np.float64)
+    if not np.isfinite(smoothed).any():
+        smoothed = centred
+    return smoothed - _log_sum(smoothed), float(khat) if np.isfinite(khat) else math.inf
+
+
+def _log_sum(values: Array) -> float:
+    top = float(values.max())
+    return top + math.log(float(np.exp(values - top).sum()))
+
+
+def _judged(
+    khat: Array, threshold: float, draws: int, factors: tuple[str, ...], corrected: bool, absent: int
+) -> Verdict:
+    return Verdict.of(_reasons(khat, threshold, draws, factors, corrected, absent), _steps(khat, threshold, corrected))
+
+
+def _reasons(
+    khat: Array, threshold: float, draws: int, factors: tuple[str, ...], corrected: bool, absent: int
+) -> Iterator[Reason]:
+    bad, worst = int((~(khat <= threshold)).sum()), float(np.max(khat))
+    figures = {"rows above": float(bad), "largest khat": worst, "threshold": threshold, "draws": float(draws)}
+    if draws < FEW_DRAWS:
+        yield Reason("doubtful", f"{draws} draws are too few to judge the weights; {FEW_DRAWS} is the least.", figures)
+    elif bad:
+        lost = int((~(khat <= 1.0)).sum())
+        text = f"k-hat of {bad:,} of {khat.size:,} rows is above {threshold:.2f} (the largest is {worst:.2f}): their estimates are off."
+        yield Reason("failed" if 10 * lost > khat.size else "doubtful", text, figures)
+    else:
+        text = f"k-hat is at most {worst:.2f} for all {khat.size:,} rows (bound {threshold:.2f})."
+        yield Reason("trusted", text, figures)
+    if corrected:
+        text = "The draws are the guide's; they were weighed by log p - log q."
+        yield Reason("trusted", text, {"draws without weight": float(absent)})
+    if factors:
+        text = f"What the factor {', '.join(map(repr, factors))} says of data is in the posterior, and not in what is left out."
+        yield Reason("doubtful", text, {"factors": float(len(factors))})
+
+
+def _steps(khat: Array, threshold: float, corrected: bool) -> Iterator[str]:
+    bad = int((~(khat <= threshold)).sum())
+    if not bad:
+        return
+    if corrected and 2 * bad > khat.size:
+        yield "Use a guide that is closer to the posterior, or lvm.nuts: most rows are off since the guide is."
+        return
+    yield "Fit again without those rows and score them by lvm.predict: .rows names them by their k-hat."
+    if 10 * bad > khat.size:
+        yield "Rows with latents of their own cannot be left out by weights: score held-out rows by lvm.predict."
