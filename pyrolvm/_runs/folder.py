@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pyrolvm._base.errors import StoreError
+from pyrolvm._base.errors import PyrolvmWarning, StoreError
 from pyrolvm._runs.directory import PART, Directory, Write, writing
 from pyrolvm._runs.generation import Generation
 from pyrolvm._runs.layout import MANIFEST, MARKER, Manifest, Marker, Unfinished, generations, is_unwritten, unfinished
@@ -246,7 +247,8 @@ class RunFolder:
 def _locked(directory: Directory, new: Marker) -> Iterator[Marker]:
     """The lock of a folder, which the system takes back when this process ends, however it ends; makes the marker where there is none.
 
-    It is an advisory lock of the marker. It holds on one host: two hosts that share a file system may both get it.
+    It is an advisory lock of the marker. It holds on one host: two hosts that share a file system may both get it, of which the second
+    one warns.
 
     Raises:
         StoreError: if another process, or another run of this one, writes there; if the folder is somebody else's.
@@ -258,7 +260,9 @@ def _locked(directory: Directory, new: Marker) -> Iterator[Marker]:
                 _lock(handle, directory.path)
                 if _is_at(handle, directory):
                     marker = _written(handle, directory, new)
-                    length = len(os.pread(handle, 1 << 20, 0).partition(b"\n")[0]) + 1
+                    first, _, holder = os.pread(handle, 1 << 20, 0).partition(b"\n")
+                    _warn_of_host(holder.decode(errors="replace").strip(), directory.path)
+                    length = len(first) + 1
                     os.ftruncate(handle, length)
                     os.pwrite(handle, f"{os.getpid()} on {socket.gethostname()}\n".encode(), length)
                     break
@@ -298,6 +302,18 @@ def _lock(handle: int, path: Path) -> None:
     except OSError:
         holder = os.pread(handle, 1 << 20, 0).partition(b"\n")[2].decode(errors="replace").strip() or "another"
         raise StoreError(f"process {holder} is writing to {path}. Fix: wait for it, or name another folder.") from None
+
+
+def _warn_of_host(holder: str, path: Path) -> None:
+    """Warns of a writer on another host, which the lock does not keep away, and of which nobody here knows whether it still writes."""
+    host = holder.partition(" on ")[2]
+    if host and host != socket.gethostname():
+        warnings.warn(
+            f"process {holder} has begun to write to {path} and has not said that it ended; locks do not reach from host to host. "
+            "Fix: if it still runs, stop one of the two, or name another folder; if it was killed, nothing needs to be done.",
+            PyrolvmWarning,
+            stacklevel=2,
+        )
 
 
 def _is_at(handle: int, directory: Directory) -> bool:

@@ -223,6 +223,18 @@ def test_the_lock_of_a_killed_writer_is_free(ask: Ask, tmp_path: Path, record_pr
     record_property("evidence", f"the lock of process {said['pid']}, which was killed, is taken over")
 
 
+@pytest.mark.fault("F9")
+def test_a_writer_on_another_host_is_warned_of(tmp_path: Path, record_property: Any) -> None:
+    out = tmp_path / "run"
+    run(out)
+    with (out / runs.MARKER).open("a") as marker:
+        marker.write("77 on elsewhere\n")
+    with pytest.warns(PyrolvmWarning, match=r"process 77 on elsewhere .*locks do not reach.*Fix:") as caught:
+        run(out, overwrite=True)
+    assert " on " not in (out / runs.MARKER).read_text()
+    record_property("evidence", str(caught[0].message).replace(str(tmp_path) + os.sep, ""))
+
+
 # --- another run ------------------------------------------------------------------------------------------------------
 
 
