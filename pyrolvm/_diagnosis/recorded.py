@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._results.nested import read_verdict
+from pyrolvm._runs.attributes import said
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,11 +32,9 @@ def record(data: xr.DataTree, verdict: Verdict, steps: Mapping[str, str]) -> Non
 
 def recorded(data: xr.DataTree) -> Verdict:
     """The method's own findings; ``trusted`` without reasons where it has none."""
-    text = data.attrs.get(RECORD)
-    return read_verdict(json.loads(text)["verdict"]) if text else Verdict("trusted")
+    return said(data.attrs, RECORD, lambda record: read_verdict(record["verdict"]), Verdict("trusted"))
 
 
 def remedies(data: xr.DataTree) -> dict[str, str]:
     """What to do about figures of chains, in the words of the method; empty where it has none of its own."""
-    text = data.attrs.get(RECORD)
-    return dict(json.loads(text)["steps"]) if text else {}
+    return said(data.attrs, RECORD, lambda record: dict(record["steps"]), {})

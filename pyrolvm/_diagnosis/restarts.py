@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyrolvm._base.verdict import Reason
 from pyrolvm._base.wording import told
 from pyrolvm._diagnosis.reweighted import MEAN_BOUND, SD_BOUND, SIGMAS
+from pyrolvm._runs.attributes import said
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,12 +21,10 @@ RESTARTS = "pyrolvm_restarts"
 
 def judge_restarts(data: xr.DataTree) -> Iterator[Reason]:
     """Yields whether the same method with other seeds found the same posterior; nothing where that was not tried."""
-    text = data.attrs.get(RESTARTS)
-    if not text:
+    record = said(data.attrs, RESTARTS, _read, None)
+    if record is None:
         return
-    record = json.loads(text)
-    count = int(record["restarts"])
-    (shift, shift_error, shifted), (change, change_error, changed) = record["shift"], record["sd_change"]
+    count, (shift, shift_error, shifted), (change, change_error, changed), statuses = record
     figures = {"restarts": float(count), "restart shift": shift, "restart sd change": change}
     runs = f"{count} restart{'s' if count > 1 else ''} with other seeds"
     if shift > MEAN_BOUND + SIGMAS * shift_error:
@@ -39,7 +37,7 @@ def judge_restarts(data: xr.DataTree) -> Iterator[Reason]:
             f"Of {runs} one changes the sd of `{changed}` by {told(100 * change, 100 * SD_BOUND, 0)}%.",
             figures,
         )
-    elif "failed" in record["statuses"]:
+    elif "failed" in statuses:
         yield Reason("doubtful", f"Of {runs} one failed its own verdict.", figures)
     else:
         yield Reason(
@@ -47,3 +45,13 @@ def judge_restarts(data: xr.DataTree) -> Iterator[Reason]:
             f"{runs[0].upper()}{runs[1:]} move no mean by more than {shift:.2f} sd and no sd by more than {change:.0%}.",
             figures,
         )
+
+
+_Moved = tuple[float, float, str]
+"""By how much something moves, the error of that, and the name of what moves."""
+
+
+def _read(record: dict[str, Any]) -> tuple[int, _Moved, _Moved, list[str]]:
+    (shift, shift_error, shifted), (change, change_error, changed) = record["shift"], record["sd_change"]
+    moved = (float(shift), float(shift_error), str(shifted)), (float(change), float(change_error), str(changed))
+    return int(record["restarts"]), *moved, list(record["statuses"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
+
+from pyrolvm._results.base import LADDER
+from pyrolvm._runs.attributes import said
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -19,8 +21,8 @@ _GUIDE = re.compile(r'Try guide="([^"]+)"\.')
 
 def tried(data: xr.DataTree) -> set[str]:
     """The methods that a result's ladder has tried, its own guide, and NUTS where that cannot sample the model."""
-    found = {str(rung["method"]) for rung in json.loads(data.attrs.get("pyrolvm_ladder") or "[]")}
-    found = {name.split(",")[0] for name in found}
+    rungs: list[str] = said(data.attrs, LADDER, lambda ladder: [str(rung["method"]) for rung in ladder], [])
+    found = {name.split(",")[0] for name in rungs}
     attrs = data["posterior"].attrs
     found.add(str(attrs.get("pyrolvm_guide", "")).split("(")[0])
     discrete = (

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._program.program import Program
+from pyrolvm._runs.attributes import said
 
 __all__ = ["Dimensions", "check_storable", "dump_names", "read_names", "variable"]
 
@@ -69,7 +70,7 @@ def read_names(text: object) -> tuple[str, ...]:
     """What :func:`dump_names` wrote; nothing where there is nothing."""
     given = str(text or "")
     if given.startswith('["'):
-        return tuple(map(str, json.loads(given)))
+        return said({"names": given}, "names", lambda names: tuple(map(str, names)), ())
     return tuple(given.split(", ")) if given else ()
 
 

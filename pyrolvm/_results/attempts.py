@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import FitError
 from pyrolvm._base.explain import told
+from pyrolvm._runs.attributes import said
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -118,5 +119,4 @@ class Attempts:
 
 def missing(attrs: Mapping[str, object]) -> dict[str, str]:
     """What a tree with these attributes says that it lacks, and why."""
-    found = attrs.get(MISSING)
-    return dict(json.loads(str(found))) if found else {}
+    return said(attrs, MISSING, dict, {})

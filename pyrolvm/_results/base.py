@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +33,7 @@ from pyrolvm._results.saving import save
 from pyrolvm._results.summary import chosen, dataframe, summarised
 from pyrolvm._results.tables import levels
 from pyrolvm._results.weights import from_weights
+from pyrolvm._runs.attributes import said
 from pyrolvm.family.guide import Guide
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ __all__ = ["Chains", "Exact", "Fit", "Posterior"]
 
 SHOWN = 20
 """Quantities that a notebook shows of a result."""
+LADDER = "pyrolvm_ladder"
+"""The attribute of a tree that says what :func:`pyrolvm.infer` tried."""
 
 
 @dataclass(eq=False, repr=False)
@@ -194,8 +196,7 @@ class Posterior(Portable):
     @property
     def ladder(self) -> list[dict[str, Any]]:
         """What :func:`pyrolvm.infer` tried, in order, and why it went on; empty for a result of one method."""
-        record = self.data.attrs.get("pyrolvm_ladder")
-        return list(json.loads(record)) if record else []
+        return said(self.data.attrs, LADDER, list, [])
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the result to a folder, which :func:`pyrolvm.load` reads.

@@ -238,6 +238,32 @@ def test_a_copy_of_a_moment_is_what_a_kill_leaves(
     )
 
 
+@pytest.mark.fault("F2")
+@pytest.mark.parametrize("suffix", ["csv", pytest.param("nc", marks=pytest.mark.slow)])
+def test_predictions_that_are_killed_are_the_old_file_or_the_new_one(
+    ask: Ask, tmp_path: Path, suffix: str, record_property: Any
+) -> None:
+    """A file and no run: it is made again, and what stands there meanwhile is whole."""
+    campaign = Campaign(ask, tmp_path, "exact")
+    assert campaign.run(tmp_path / "run")["result"]["code"] == 0
+    file, seen, moments = f"p.{suffix}", [], 0
+    for seed in ("1", "2"):
+        words = ["predict", "o", "--problem", REGRESSION, "--draws", "20", "--seed", seed, "--out", file, "--overwrite"]
+        copies = tmp_path / f"states-{seed}"
+        copies.mkdir()
+        job = {"words": words, "folder": tmp_path / "run", "log": campaign.log, "copies": copies}
+        said = ask("record", **job)
+        assert said["result"]["code"] == 0, campaign.log.read_text()
+        moments += len(said["result"]["states"])
+        left = {(folder / file).read_bytes() if (folder / file).exists() else None for folder in copies.iterdir()}
+        seen.append((tmp_path / "run" / file).read_bytes())
+        assert left <= {None if seed == "1" else seen[0], seen[-1]}
+    assert seen[0] != seen[1]
+    record_property(
+        "evidence", f"predict --out {file}: {moments} moments, at each of which the old file or the new one is whole"
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.fault("F2")
 @pytest.mark.parametrize("name", COMMANDS)

@@ -32,6 +32,7 @@ from pyrolvm._program.code import fingerprint
 from pyrolvm._program.density import with_digits
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._results import Fit, Posterior, store
+from pyrolvm._results.base import LADDER
 from pyrolvm._results.build import passed_on
 from pyrolvm.family import gradient_seconds
 from pyrolvm.family.choice import choose, resolve
@@ -319,7 +320,7 @@ def _chains_are_quick(problem: Problem) -> bool:
 
 
 def _recorded(result: Posterior, rungs: list[Rung]) -> Posterior:
-    result.data.attrs["pyrolvm_ladder"] = json.dumps([_plain(asdict(rung)) for rung in rungs])
+    result.data.attrs[LADDER] = json.dumps([_plain(asdict(rung)) for rung in rungs])
     result.__dict__.pop("verdict", None)  # whose advice depends on what was tried
     return result
 

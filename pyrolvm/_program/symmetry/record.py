@@ -12,11 +12,14 @@ import numpy as np
 
 from pyrolvm._program.symmetry.action import Action, Values, identity
 from pyrolvm._program.symmetry.layout import Layout
+from pyrolvm._runs.attributes import check_sizes, said
 
 __all__ = ["SYMMETRY", "Block", "Symmetries", "read_symmetries"]
 
 SYMMETRY = "pyrolvm_symmetry"
 """The attribute of a tree that has the record."""
+_COPIES = 6
+"""Arrays of an action, each as long as a draw."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,12 @@ def _unpacked(size: int, packed: Mapping[str, Any]) -> Action:
 
 def read_symmetries(attrs: Mapping[Any, Any]) -> tuple[Symmetries, dict[str, Any]] | None:
     """The record that a tree's attributes have, and the entries beside it; ``None`` where there is none."""
-    text = attrs.get(SYMMETRY)
-    if not text:
-        return None
-    raw = json.loads(text)
+    return said(attrs, SYMMETRY, _read, None)
+
+
+def _read(raw: dict[str, Any]) -> tuple[Symmetries, dict[str, Any]]:
     layout = Layout(tuple((name, tuple(shape)) for name, shape in raw.pop("sites")))
+    check_sizes(SYMMETRY, _COPIES * layout.size * sum(len(one["generators"]) for one in raw["blocks"]))
     blocks = tuple(
         Block(
             one["text"],
