@@ -322,3 +322,15 @@ def test_of_two_observations_each_is_predicted_or_scored(n: Tensor) -> None:
 def test_pieces_of_observations_that_are_all_alike_are_known() -> None:
     fit = lvm.fit(lvm.Problem(walk, torch.ones(3), 3), "full_rank", **QUIET)
     assert set(lvm.predict(fit, None, 4)["predictions"].data_vars) == {"y_0", "y_1", "y_2", "x_3"}
+
+
+def test_draws_that_are_asked_for_are_taken_evenly_and_not_fewer(regression: lvm.Exact) -> None:
+    found = lvm.predict(regression, X, draws=1500)["predictions"]
+    assert found.sizes["draw"] == 1500 and float(found.attrs["thinned_by"]) == pytest.approx(4000 / 1500, abs=1e-3)
+    means = found["mean"].values[0]
+    every = regression.data["posterior"]["mean"].values[0]
+    index = np.arange(1500) * 4000 // 1500
+    np.testing.assert_allclose(means, every[index], rtol=1e-5)
+    many = lvm.predict(regression, torch.zeros(6_000), draws=4000)["predictions"]["y"]
+    assert many.sizes["draw"] == 4000  # by default there would be fewer, for memory
+    assert lvm.predict(regression, torch.zeros(30_000))["predictions"].sizes["draw"] < 1000

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +83,8 @@ def predict(
         rows: how many rows to predict, where no argument tells.
         kind: ``"draws"`` of the predictive distribution, or its ``"mean"`` given each draw of the posterior, where distributions
             know one.
-        draws: posterior draws to take, evenly among all; by default 1,000, fewer where the result would fill the memory.
+        draws: posterior draws to take, evenly among all: as many of each chain, so that there may be a few more. By default 1,000,
+            fewer where the result would fill the memory.
         seed: makes it repeatable.
         **kwargs: new values of arguments by name; one that is called like an option of this function is given by position.
 
@@ -310,15 +312,16 @@ def _moved(old: Problem, given: frozenset[str]) -> Batch:
 
 def _draws(
     posterior: Posterior, new: Problem, names: set[str], asked: int | None
-) -> tuple[dict[str, Tensor], int, int]:
+) -> tuple[dict[str, Tensor], int, float]:
     """Draws of the latents that go on, each of shape ``(draws, ...)``; how many chains they are of, and every how manieth."""
     data = posterior.data["posterior"]
     sizes = data.sizes
     chains, each = int(sizes["chain"]), int(sizes["draw"])
     room = max(1, MOST_NUMBERS // max(sum(site.numel for site in new.sites.values()), 1))
-    wanted = min(asked or DRAWS, room, chains * each)
-    step = max(1, math.ceil(chains * each / wanted))
-    taken = slice(None, None, step)
+    wanted = min(asked or min(DRAWS, room), chains * each)
+    count = min(each, math.ceil(wanted / chains))
+    taken = np.arange(count) * each // count  # evenly among those of each chain
+    step = each // count if each % count == 0 else round(each / count, 3)
     values = {}
     for name in names:
         array = data[variable(name)].transpose("chain", "draw", ...).values[:, taken]
@@ -326,7 +329,7 @@ def _draws(
         tensor = tensor.to(new.dtype) if tensor.is_floating_point() else tensor
         values[name] = tensor.reshape(-1, *tensor.shape[2:])
     if not values:
-        values["_lane"] = torch.zeros(chains * len(range(0, each, step)), dtype=new.dtype, device=new.device)
+        values["_lane"] = torch.zeros(chains * count, dtype=new.dtype, device=new.device)
     return values, chains, step
 
 
