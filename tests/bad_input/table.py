@@ -23,6 +23,37 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, Aut
 from torch import Tensor
 
 import pyrolvm as lvm
+from tests.bad_input.programs import (
+    bounded,
+    continuous_z,
+    counts,
+    factor_outside,
+    fraction,
+    guide_of,
+    half_in_plate,
+    line,
+    local,
+    loop_of,
+    mixed_inside,
+    mixture,
+    n_by_n,
+    n_by_n_in_plate,
+    negative_scale,
+    no_plate,
+    nothing_to_train,
+    other_plate,
+    other_size,
+    own_rows,
+    plate_of,
+    poisson,
+    schools,
+    sized_by_batch,
+    subsampled,
+    total_outside,
+    twice,
+    walled,
+    wide_fraction,
+)
 
 Y = torch.tensor([2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2])
 SIGMA = torch.tensor([1.5, 1.0, 1.6, 1.1, 0.9, 1.1, 1.0, 1.8])
@@ -101,210 +132,6 @@ def run(row: Row) -> Outcome:
     return Outcome(message, error, seconds, steps.taken, warned)
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
-
-
-def schools(sigma: Tensor, y: Tensor) -> None:
-    mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
-    tau = pyro.sample("tau", dist.HalfCauchy(5.0))
-    with pyro.plate("school", len(y)):
-        theta = pyro.sample("theta", dist.Normal(mu, tau))
-        pyro.sample("y", dist.Normal(theta, sigma), obs=y)
-
-
-def line(x: Tensor, y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(w * x, 1.0), obs=y)
-
-
-def local(x: Tensor, y: Tensor) -> None:
-    with pyro.plate("rows", len(y)):
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Normal(z * x, 1.0), obs=y)
-
-
-def subsampled(x: Tensor, y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(y), subsample_size=4) as i:
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("y", dist.Normal(w * x[i] + z, 1.0), obs=y[i])
-
-
-def mixture(y: Tensor) -> None:
-    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        z = pyro.sample("z", dist.Bernoulli(0.3))
-        pyro.sample("y", dist.Normal(loc + z, 1.0), obs=y)
-
-
-def counts(y: Tensor) -> None:
-    rate = pyro.sample("rate", dist.Gamma(1.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        n = pyro.sample("n", dist.Poisson(rate))
-        pyro.sample("y", dist.Normal(n, 1.0), obs=y)
-
-
-def fraction(y: Tensor) -> None:
-    p = pyro.sample("p", dist.Uniform(0.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(p, 1.0), obs=y)
-
-
-def n_by_n(x: Tensor, y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    pyro.sample("y", dist.Normal(w * x[:, None], 1.0).to_event(2), obs=y)
-
-
-def n_by_n_in_plate(x: Tensor, y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(w * x[:, None], 1.0), obs=y)
-
-
-def no_plate(x: Tensor, y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    pyro.sample("y", dist.Normal(w * x, 1.0).to_event(1), obs=y)
-
-
-def half_in_plate(x: Tensor, y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(w * x, 1.0), obs=y)
-    pyro.sample("again", dist.Normal(w * x, 2.0).to_event(1), obs=y)
-
-
-def factor_outside(x: Tensor, y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(w * x, 1.0), obs=y)
-    pyro.factor("penalty", -((y - w * x) ** 2).sum())
-
-
-def total_outside(x: Tensor, y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(w * x, 1.0), obs=y)
-    pyro.sample("total", dist.Normal(w, 1.0), obs=y.sum())
-
-
-def walled(y: Tensor) -> None:
-    mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-    pyro.factor("wall", 0.0 * mu - float("inf"))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
-
-
-def bounded(y: Tensor) -> None:
-    high = pyro.sample("high", dist.Uniform(0.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Uniform(0.0, high), obs=y)
-
-
-def poisson(y: Tensor) -> None:
-    rate = pyro.sample("rate", dist.Gamma(1.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Poisson(rate), obs=y)
-
-
-def negative_scale(y: Tensor) -> None:
-    s = pyro.sample("s", dist.Normal(0.0, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(0.0, -1 - s**2), obs=y)
-
-
-def twice(y: Tensor) -> None:
-    pyro.sample("a", dist.Normal(0.0, 1.0))
-    pyro.sample("a", dist.Normal(0.0, 1.0))
-
-
-def plate_of(size: int) -> Callable[[Tensor], None]:
-    def model(y: Tensor) -> None:
-        with pyro.plate("rows", size):
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-
-    return model
-
-
-def loop_of(size: int) -> Callable[[Tensor], None]:
-    def model(y: Tensor) -> None:
-        for i in pyro.plate("rows", size):
-            pyro.sample(f"z_{i}", dist.Normal(0.0, 1.0))
-
-    return model
-
-
-def mixed_inside(y: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
-    x = torch.ones(8, 3, dtype=torch.float16)
-    with pyro.plate("rows", len(y)):
-        pyro.sample("y", dist.Normal(x @ w, 1.0), obs=y)
-
-
-# --- guides -----------------------------------------------------------------------------------------------------------
-
-
-def guide_of(*, tau: Any = None, mu: Any = dist.Normal, extra: str | None = None) -> Callable[..., None]:
-    """A guide for ``schools``, with a choice of mistakes."""
-
-    def guide(sigma: Tensor, y: Tensor) -> None:
-        m = pyro.param("m", torch.tensor(0.0))
-        pyro.sample("mu", mu(m, 1.0))
-        if tau is not None:
-            pyro.sample("tau", tau(m, 1.0))
-        if extra is not None:
-            pyro.sample(extra, dist.Normal(m, 1.0))
-        with pyro.plate("school", len(y)):
-            pyro.sample("theta", dist.Normal(m, 1.0))
-
-    return guide
-
-
-def wide_fraction(y: Tensor) -> None:
-    m = pyro.param("m", torch.tensor(-1.0))
-    pyro.sample("p", dist.LogNormal(m, 1.0))
-
-
-def other_plate(x: Tensor, y: Tensor) -> None:
-    m = pyro.param("m", torch.tensor(0.0))
-    pyro.sample("w", dist.Normal(m, 1.0))
-    loc = pyro.param("loc", torch.zeros(8))
-    with pyro.plate("lines", len(y), subsample_size=4) as i:
-        pyro.sample("z", dist.Normal(loc[i], 1.0))
-
-
-def own_rows(x: Tensor, y: Tensor) -> None:
-    m = pyro.param("m", torch.tensor(0.0))
-    pyro.sample("w", dist.Normal(m, 1.0))
-    loc = pyro.param("loc", torch.zeros(8))
-    rows = torch.tensor([1, 3, 5, 7])
-    pyro.sample("z", dist.Normal(loc[rows], 1.0).to_event(1))
-
-
-def sized_by_batch(x: Tensor, y: Tensor) -> None:
-    m = pyro.param("m", torch.tensor(0.0))
-    pyro.sample("w", dist.Normal(m, 1.0))
-    with pyro.plate("rows", len(y), subsample_size=4):
-        pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(4)), 1.0))
-
-
-def other_size(x: Tensor, y: Tensor) -> None:
-    loc = pyro.param("loc", torch.zeros(8))
-    with pyro.plate("rows", 9, subsample=torch.arange(1, 9)):
-        pyro.sample("z", dist.Normal(loc, 1.0))
-
-
-def continuous_z(y: Tensor) -> None:
-    m = pyro.param("m", torch.tensor(0.0))
-    pyro.sample("loc", dist.Normal(m, 1.0))
-    with pyro.plate("rows", len(y)):
-        pyro.sample("z", dist.Normal(m, 1.0))
-
-
-def nothing_to_train(x: Tensor, y: Tensor) -> None:
-    pyro.sample("w", dist.Normal(0.0, 1.0))
-
-
 # --- the rows ---------------------------------------------------------------------------------------------------------
 
 
@@ -366,7 +193,7 @@ ROWS = [
     Row("B9", "guide picks rows by itself", lambda s: s.fit(lvm.Problem(subsampled, SIGMA, Y), own_rows), lvm.GuideError,
         (r"site 'z' with shape \(4,\)", r"the model has \(8,\)")),
     Row("B9", "guide holds parameters for one batch", lambda s: s.fit(lvm.Problem(subsampled, SIGMA, Y), sized_by_batch),
-        lvm.GuideError, (r"guide 'sized_by_batch'", r"table\.py:\d+", r"site z dim -1, 8 vs 4")),
+        lvm.GuideError, (r"guide 'sized_by_batch'", r"programs\.py:\d+", r"site z dim -1, 8 vs 4")),
     Row("B9", "guide takes rows 1 to 8, model 0 to 7", lambda s: s.fit(lvm.Problem(local, SIGMA, Y), other_size), lvm.GuideError,
         (r"plate 'rows' takes rows \[1, 2, 3, 4, 5, ...; 8 rows\]", r"and \[0, 1, 2, 3, 4, ...; 8 rows\] in the model")),
     Row("B9", "AutoDiagonalNormal on minibatches", lambda s: s.fit(lvm.Problem(local, SIGMA, Y), AutoDiagonalNormal, batch_size=4),
@@ -389,7 +216,7 @@ ROWS = [
     Row("B15", "arguments of two float dtypes", lambda s: s.fit(lvm.Problem(line, SIGMA.double(), Y)), lvm.DataError,
         (r"different floating dtypes", r"x: float64, y: float32")),
     Row("B15", "a float16 matrix inside the model", lambda s: s.fit(lvm.Problem(mixed_inside, Y)), lvm.ProblemError,
-        (r"model 'mixed_inside' fails at table\.py:\d+", r"x @ w", r"dtype")),
+        (r"model 'mixed_inside' fails at programs\.py:\d+", r"x @ w", r"dtype")),
     Row("B15", "an integer dtype to run in", lambda s: s.nuts(_line(), dtype=torch.int64), lvm.ArgumentError,
         (r"dtype must be a floating torch dtype, got torch\.int64",)),
     Row("B17", "no chains", lambda s: s.nuts(_line(), chains=0), lvm.ArgumentError, (r"chains .* at least 1, got 0",)),
@@ -411,7 +238,7 @@ ROWS = [
     Row("B21", "a ragged array of objects", lambda s: s.fit(lvm.Problem(line, SIGMA, np.array([[1.0], [2.0, 3.0]], dtype=object))),
         lvm.DataError, (r"argument 'y' is ragged: row 0 has length 1, row 1 has 2",)),
     Row("B21", "columns of two lengths", lambda s: s.fit(lvm.Problem(line, SIGMA[:5], Y)), lvm.ProblemError,
-        (r"model 'line' fails at table\.py:\d+", r"8", r"5")),
+        (r"model 'line' fails at programs\.py:\d+", r"8", r"5")),
     Row("B22", "a plate of no rows", lambda s: s.fit(lvm.Problem(plate_of(0), Y)), lvm.ProblemError, (r"plate 'rows' has size 0",)),
     Row("B22", "a plate of negative size", lambda s: s.fit(lvm.Problem(plate_of(-3), Y)), lvm.ProblemError,
         (r"plate 'rows' has size -3",)),
@@ -428,9 +255,9 @@ ROWS = [
     Row("B24", "subsampling in NUTS", lambda s: s.nuts(lvm.Problem(subsampled, SIGMA, Y)), lvm.PyrolvmWarning,
         (r"plate 'rows' subsamples its 8 rows", r"all rows are used")),
     Row("B25", "a site twice", lambda s: s.fit(lvm.Problem(twice, Y)), lvm.ProblemError,
-        (r"table\.py:\d+", r"Multiple sample sites named 'a'")),
+        (r"programs\.py:\d+", r"Multiple sample sites named 'a'")),
     Row("B26", "a negative scale", lambda s: s.fit(lvm.Problem(negative_scale, Y)), lvm.ProblemError,
-        (r"model 'negative_scale' fails at table\.py:\d+", r"-1 - s\*\*2", r"scale", r"invalid values: -1\.0")),
+        (r"model 'negative_scale' fails at programs\.py:\d+", r"-1 - s\*\*2", r"scale", r"invalid values: -1\.0")),
     Row("B27", "a problem's name misspelt", lambda s: lvm.problem("eight_schols"), lvm.UnknownNameError,
         (r"no problem is called 'eight_schols'", r"did you mean 'eight_schools'")),
     Row("B27", "a guide's name misspelt", lambda s: s.fit(_line(), "fullrank"), lvm.UnknownNameError,

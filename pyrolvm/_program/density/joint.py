@@ -19,142 +19,27 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer import config_enumerate, infer_discrete
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree, contract_to_tensor
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
 
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._compat.pyro import is_enumerated, packed_dims
 from pyrolvm._program.batching import Batch
-from pyrolvm._program.density.centring import Centring, Spread, conditional, non_centred
+from pyrolvm._program.density.centring import Centring, conditional, non_centred
+from pyrolvm._program.density.handlers import AsIndex, Done, Draw, FromReal, Given, Somewhere, Unobserve, one_hot
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import has_terms
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.starting import Start, centre
-from pyrolvm._program.traces import Message, Trace
+from pyrolvm._program.traces import Trace
 
 __all__ = ["Joint", "decentred"]
 
-Draw = Mapping[str, Tensor]
 _Factors = OrderedDict[frozenset[str], list[Tensor]]
-
-
-class _Done(BaseException):
-    """Ends a run of the model once everything that is asked for is known; not an error that the model could handle."""
-
-
-class _Given(Messenger):
-    """Sets latent sites to given values.
-
-    With ``stops``, a run ends at the last of these sites, without what follows from them alone, such as the likelihood.
-    """
-
-    stops = False
-
-    def __init__(self, values: Draw) -> None:
-        super().__init__()
-        self.values = values
-        self._seen: set[str] = set()
-
-    def _pyro_sample(self, msg: Message) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"] = self.values[msg["name"]]
-            if _is_discrete(msg["fn"]):
-                # Not to be enumerated any more, but noted by enumeration, which later sites in pyro.markov ask about it.
-                msg["infer"] = {**msg["infer"], "enumerate": "given"}
-
-    def _pyro_post_sample(self, msg: Message) -> None:
-        # Handlers further out, such as the one that records, have had the site already.
-        self._seen.add(msg["name"])
-        if self.stops and self._seen >= self.values.keys():
-            raise _Done
-
-
-class _FromReal(_Given):
-    """Sets latent sites to the images of unconstrained values, and adds up the log Jacobians.
-
-    The transform is taken from the support that the site has in this very run, so that a support which depends on
-    another latent is mapped correctly.
-    """
-
-    def __init__(self, values: Draw, centring: Centring) -> None:
-        super().__init__(values)
-        self.centring = centring
-        self.log_jacobian: Tensor | float = 0.0
-        self.spreads: dict[str, Spread] = {}
-        self.reals: dict[str, Tensor] = {}
-        self.slopes: dict[str, Tensor] = {}
-        self.jacobians: dict[str, Tensor] = {}
-
-    def _pyro_sample(self, msg: Message) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            real = self.values[msg["name"]]
-            spread = conditional(msg["fn"], real.shape)
-            if spread is not None and spread.depends:
-                self.spreads[msg["name"]] = spread
-            if spread is not None and msg["name"] in self.centring:
-                real, log_slope = spread.outward(real, self.centring[msg["name"]])
-                self.log_jacobian = self.log_jacobian + log_slope.sum()
-                self.slopes[msg["name"]] = log_slope
-            self.reals[msg["name"]] = real
-            transform = biject_to(msg["fn"].support)
-            msg["value"] = transform(real)
-            self.jacobians[msg["name"]] = transform.log_abs_det_jacobian(real, msg["value"]).sum()
-            self.log_jacobian = self.log_jacobian + self.jacobians[msg["name"]]
-
-
-class _Somewhere(_FromReal):
-    """As :class:`_FromReal`, at values that float32 holds; or at the prior's own draws."""
-
-    def __init__(self, values: Draw, from_prior: Tensor | None) -> None:
-        super().__init__(values, {})
-        self.from_prior = from_prior
-
-    def _pyro_sample(self, msg: Message) -> None:
-        if msg["name"] in self.values and not msg["is_observed"]:
-            drawn = None if self.from_prior is None else msg["fn"].sample()
-            super()._pyro_sample(msg)
-            value = msg["value"].float().to(msg["value"])
-            msg["value"] = (
-                value if drawn is None or self.from_prior is None else torch.where(self.from_prior, drawn, value)
-            )
-
-
-class _AsIndex(Messenger):
-    """Draws one-hot vectors by their index, which is all that Pyro's sampling of discrete posteriors can follow."""
-
-    def _pyro_sample(self, msg: Message) -> None:
-        if isinstance(msg["fn"], torch.distributions.OneHotCategorical) and not msg["is_observed"]:
-            msg["fn"] = dist.Categorical(logits=msg["fn"].logits)
-            msg["infer"] = {**msg["infer"], "_one_hot": True}
-
-    def _pyro_post_sample(self, msg: Message) -> None:
-        if msg["infer"].get("_one_hot"):
-            msg["value"] = _one_hot(msg["value"], msg["fn"].logits)
-
-
-def _one_hot(index: Tensor, logits: Tensor) -> Tensor:
-    return (index.unsqueeze(-1) == torch.arange(logits.shape[-1], device=index.device)).to(logits.dtype)
 
 
 def _value(tracer: Any, site: str) -> Tensor:
     return tracer.trace.nodes[site]["value"]
-
-
-def _is_discrete(fn: dist.TorchDistribution) -> bool:
-    try:
-        return fn.support is not None and bool(fn.support.is_discrete)
-    except NotImplementedError:
-        return False
-
-
-class _Unobserve(Messenger):
-    """Makes observed sites random again; deterministic values and factors stay as they are."""
-
-    def _pyro_sample(self, msg: Message) -> None:
-        if msg["is_observed"] and not is_deterministic(msg) and not isinstance(msg["fn"], dist.Unit):
-            msg["is_observed"] = False
-            msg["value"] = None
 
 
 def decentred(
@@ -165,9 +50,9 @@ def decentred(
     It runs the model up to the last of these sites, out of sight of the handlers around it, since a site's coordinates depend on its
     parents.
     """
-    handler = _FromReal(values, centring)
+    handler = FromReal(values, centring)
     handler.stops = True
-    with suppress(_Done), poutine.block(), handler:
+    with suppress(Done), poutine.block(), handler:
         model(*args, **kwargs)
     return handler.reals, handler.slopes
 
@@ -224,7 +109,7 @@ class Joint:
 
     def log_p(self, draw: Draw) -> Tensor:
         """Log p(data, draw) on the constrained scale, discrete latents summed out. Shape ``()``."""
-        return self._log_prob_sum(self._trace(_Given(draw)))
+        return self._log_prob_sum(self._trace(Given(draw)))
 
     def somewhere(self, flat: Tensor, from_prior: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """The draw that an unconstrained vector stands for, in float32, and its :meth:`log_p`; or a draw of the prior and its own.
@@ -233,20 +118,20 @@ class Joint:
             flat: the vector.
             from_prior: whether to draw from the prior, shape ``()``.
         """
-        trace = self._trace(_Somewhere(self.split(flat), from_prior))
+        trace = self._trace(Somewhere(self.split(flat), from_prior))
         return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}, self._log_prob_sum(
             trace
         )
 
     def potential(self, flat: Tensor) -> Tensor:
         """Minus the log density of the unconstrained vector ``flat``, shape ``(unconstrained_size,)``, log Jacobian included."""
-        handler = _FromReal(self.split(flat), self.centring)
+        handler = FromReal(self.split(flat), self.centring)
         log_p = self._log_prob_sum(self._trace(handler))
         return -(log_p + handler.log_jacobian)
 
     def rest(self, flat: Tensor, name: str) -> Tensor:
         """The potential without what site ``name`` itself adds to it: minus what all other sites say of its value, shape ``()``."""
-        handler = _FromReal(self.split(flat), self.centring)
+        handler = FromReal(self.split(flat), self.centring)
         trace = self._trace(handler)
         total = self._log_prob_sum(trace)
         return -(total - trace.nodes[name]["log_prob_sum"] + handler.log_jacobian - handler.jacobians[name])
@@ -258,7 +143,7 @@ class Joint:
         ``deterministic``; a factor with a batch is a likelihood where nothing is observed. Under discrete latents, priors are
         of continuous sites, the likelihood of a row is the marginal one, and :meth:`deterministic` has deterministic sites.
         """
-        trace = self._trace(_Given(draw))
+        trace = self._trace(Given(draw))
         out = {"log_p": self._log_prob_sum(trace)}
         if self.summed(trace):
             return out | self._marginal_terms(trace)
@@ -278,7 +163,7 @@ class Joint:
 
         Discrete latents that the draw does not give add dimensions of their values.
         """
-        trace = self._trace(_Given(draw))
+        trace = self._trace(Given(draw))
         trace.compute_log_prob()
         return {
             name: torch.as_tensor(node["log_prob"])
@@ -288,7 +173,7 @@ class Joint:
 
     def site_log_probs(self, draw: Draw) -> dict[str, float]:
         """The summed log density of each site at a draw, for messages; discrete latents take a prior draw."""
-        with poutine.trace() as tracer, _Given(draw):
+        with poutine.trace() as tracer, Given(draw):
             self._run()
         tracer.trace.compute_log_prob()
         return {
@@ -309,18 +194,18 @@ class Joint:
 
     def constrain(self, flat: Tensor) -> dict[str, Tensor]:
         """The draw that an unconstrained vector stands for; the model runs up to its last continuous latent."""
-        trace = self._prior(_FromReal(self.split(flat), self.centring))
+        trace = self._prior(FromReal(self.split(flat), self.centring))
         return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}
 
     def prior_nodes(self, flat: Tensor) -> Mapping[str, Any]:
         """The trace's nodes up to the last continuous latent, at an unconstrained vector."""
-        nodes: Mapping[str, Any] = self._prior(_FromReal(self.split(flat), self.centring)).nodes
+        nodes: Mapping[str, Any] = self._prior(FromReal(self.split(flat), self.centring)).nodes
         return nodes
 
     def spread(self, flat: Tensor, name: str) -> dict[str, Tensor]:
         """The unconstrained value of a dependent site at a point, ``real``, and the ``variance`` of its conditional prior there."""
         with torch.no_grad():
-            handler = _FromReal(self.split(flat), self.centring)
+            handler = FromReal(self.split(flat), self.centring)
             fn = self._trace(handler).nodes[name]["fn"]
             real = handler.reals[name]
             spread = conditional(fn, real.shape)
@@ -330,7 +215,7 @@ class Joint:
 
     def unconstrain(self, draw: Draw) -> dict[str, Tensor]:
         """The coordinates of a draw, by site: its unconstrained values unless ``centring`` says otherwise."""
-        trace = self._prior(_Given({site.name: draw[site.name] for site in self.problem.continuous}))
+        trace = self._prior(Given({site.name: draw[site.name] for site in self.problem.continuous}))
         found = {}
         for site in self.problem.continuous:
             fn = trace.nodes[site.name]["fn"]
@@ -354,7 +239,7 @@ class Joint:
 
     def _vectors(self) -> dict[str, int]:
         flat = torch.zeros(sum(self.sizes), dtype=self.problem.dtype, device=self.problem.device)
-        handler = _FromReal(self.split(flat.requires_grad_()), {})
+        handler = FromReal(self.split(flat.requires_grad_()), {})
         with torch.enable_grad():
             self._trace(handler)  # with enumeration, so that sites with an enumerated parent show its dimension
         return {name: spread.scale.shape[-1] if spread.joint else 1 for name, spread in handler.spreads.items()}
@@ -369,27 +254,27 @@ class Joint:
     def deterministic(self, draw: Draw) -> dict[str, Tensor]:
         """The deterministic sites, given a draw of all latents and of what is predicted."""
         with poutine.trace() as tracer:
-            self._run(_Given(draw)(self.problem.program))
+            self._run(Given(draw)(self.problem.program))
         nodes: dict[str, Any] = dict(tracer.trace.nodes.items())
         return {n: node["value"] for n, node in nodes.items() if node["type"] == "sample" and is_deterministic(node)}
 
     def predicted(self, draw: Draw) -> dict[str, Tensor]:
         """The predicted sites, given a draw of all latents."""
         with poutine.trace() as tracer:
-            self._run(_Given(draw)(self.problem.program))
+            self._run(Given(draw)(self.problem.program))
         return {site.name: _value(tracer, site.name) for site in self.problem.predicted}
 
     def discrete(self, draw: Draw) -> dict[str, Tensor]:
         """A draw of the discrete latents from their exact posterior given the continuous ones."""
         # The given values go inside: infer_discrete hides its runs of the model from handlers around it.
-        given = _Given(draw)(config_enumerate(_AsIndex()(self.problem.model), "parallel"))
+        given = Given(draw)(config_enumerate(AsIndex()(self.problem.model), "parallel"))
         with poutine.trace() as tracer:
             self._run(infer_discrete(given, first_available_dim=-1 - self._nesting, temperature=1))
         # It drops dimensions of length one, such as a plate of one row.
         nodes: dict[str, Any] = {site.name: tracer.trace.nodes[site.name] for site in self.problem.discrete}
         drawn = {name: node["value"].reshape(node["fn"].shape()) for name, node in nodes.items()}
-        hot = {name: node["fn"].logits for name, node in nodes.items() if node["infer"].get("_one_hot")}
-        return drawn | {name: _one_hot(drawn[name], logits) for name, logits in hot.items()}
+        hot = {name: node["fn"].logits for name, node in nodes.items() if node["infer"].get("one_hot")}
+        return drawn | {name: one_hot(drawn[name], logits) for name, logits in hot.items()}
 
     def observations(self) -> dict[str, Tensor]:
         """The values at the observed sites."""
@@ -399,7 +284,7 @@ class Joint:
 
     def predictive(self, draw: Draw) -> dict[str, Tensor]:
         """New observations given a draw of all latents; with an empty draw, of the prior, latents included."""
-        with poutine.trace() as tracer, _Unobserve(), _Given(draw):
+        with poutine.trace() as tracer, Unobserve(), Given(draw):
             self._run(None if draw else self.problem.program)
         names = [site.name for site in self.problem.observed]
         if not draw:
@@ -415,14 +300,14 @@ class Joint:
 
     def enumerated(self) -> Any:
         """The trace of a run with all values of the discrete latents at once, in a problem without continuous ones."""
-        return self._trace(_Given({}))
+        return self._trace(Given({}))
 
-    def _prior(self, handler: _Given) -> Any:
+    def _prior(self, handler: Given) -> Any:
         """The trace of a run that ends at the last of the handler's sites."""
         handler.stops = True
         return self._trace(handler, enumerate_discrete=False)
 
-    def _trace(self, handler: _Given, *, enumerate_discrete: bool = True) -> Any:
+    def _trace(self, handler: Given, *, enumerate_discrete: bool = True) -> Any:
         # The handler goes innermost, so that a discrete site it sets is not enumerated as well.
         model = handler(self.problem.model)
         summed = [site for site in self.problem.discrete if site.name not in handler.values]
@@ -434,7 +319,7 @@ class Joint:
                         "summed out. Fix: marginalise it in the model (Poisson with a Gamma rate is GammaPoisson), or truncate it."
                     )
             model = poutine.enum(config_enumerate(model, "parallel"), first_available_dim=-1 - self._nesting)
-        with poutine.trace() as tracer, suppress(_Done):
+        with poutine.trace() as tracer, suppress(Done):
             self._run(model)
         return tracer.trace
 
