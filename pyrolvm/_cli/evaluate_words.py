@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from pyrolvm._cli.options import count, key_value, seed, share, sides
-from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, add_data, add_keeping, add_method, command
+from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, Commands, add_data, add_keeping, add_method, command
 from pyrolvm._methods.table import METHODS
 
 __all__ = ["add_evaluate", "add_predict", "add_sample"]
 
 
-def add_evaluate(commands: object) -> None:
+def add_evaluate(commands: Commands) -> None:
     """``pyrolvm evaluate``."""
     parser = command(
         commands,
@@ -48,7 +48,7 @@ def add_evaluate(commands: object) -> None:
     add_keeping(group, what="where figures, page and pictures go (default: runs/, numbered)")
 
 
-def add_sample(commands: object) -> None:
+def add_sample(commands: Commands) -> None:
     """``pyrolvm sample``."""
     parser = command(
         commands,
@@ -77,7 +77,7 @@ def add_sample(commands: object) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
-def add_predict(commands: object) -> None:
+def add_predict(commands: Commands) -> None:
     """``pyrolvm predict``."""
     parser = command(
         commands,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
-from typing import Any, NoReturn
 
 from pyrolvm import __version__
 from pyrolvm._base.commands import COMMANDS, Command
@@ -19,6 +16,7 @@ from pyrolvm._cli.words import CODES as _CODES
 from pyrolvm._cli.words import DATA as _DATA
 from pyrolvm._cli.words import GUIDE as _GUIDE
 from pyrolvm._cli.words import TARGET as _TARGET
+from pyrolvm._cli.words import Commands, Parser
 from pyrolvm._cli.words import add_keeping as _add_keeping
 from pyrolvm._cli.words import add_method as _add_method_options
 from pyrolvm._cli.words import add_picture as _add_picture
@@ -31,29 +29,6 @@ from pyrolvm._methods.table import METHODS, REGISTERED, Method, methods
 __all__ = ["build_parser"]
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors say what was probably meant."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        super().__init__(**kwargs)
-        self.known: set[str] = set()
-        self.wanted = True
-
-    def error(self, message: str) -> NoReturn:
-        if "Fix:" not in message:
-            message = f"{message}. Fix: {self._remedy(message)}"
-        self.exit(2, f"{self.prog}: {message}\n")
-
-    def _remedy(self, message: str) -> str:
-        wrong = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
-        if wrong:
-            near = difflib.get_close_matches((wrong[1] or wrong[2]).split("=")[0], sorted(self.known), n=1)
-            if near:
-                return f"did you mean {near[0]}?"
-        return f"{self.prog} --help shows what it takes."
-
-
 def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     """Builds the parser of all commands.
 
@@ -63,7 +38,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     Raises:
         PluginError: if it is one of another distribution, and broken.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="pyrolvm",
         description="Bayesian latent variable models on Pyro: posteriors you can trust, and the evidence that you can.",
         epilog=(
@@ -76,11 +51,9 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument("--version", action="version", version=_version())
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    commands.wanted = wanted  # type: ignore[attr-defined]
+    commands = Commands(parser, wanted)
     _add_list(commands)
-    others = bool(wanted) and wanted not in _OURS
-    for row in methods().values() if others else METHODS.values():
+    for row in METHODS.values():
         _add_method(commands, row)
     _add_compare(commands)
     _add_calibrate(commands)
@@ -93,33 +66,38 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     _add_diagnose(commands)
     _add_report(commands)
     _add_doctor(commands)
-    for name, registered in COMMANDS.sound() if others else ():
-        if name not in commands.choices:
-            _add_registered(commands, name, registered)
-    if others and wanted not in commands.choices:
-        for kind in (REGISTERED, COMMANDS):
-            if wanted in kind.entries():
-                kind.named(wanted)  # which says what is wrong with it
-    parser.known.update(commands.choices)
-    for command in commands.choices.values():
+    if (
+        wanted and wanted not in commands.parsers
+    ):  # or they are not looked for, which takes longer than all else that help needs
+        _add_others(commands, wanted)
+    parser.known.update(commands.parsers)
+    for command in commands.parsers.values():
         parser.known.update(options_of(command))
     return parser
 
 
-_OURS = frozenset(
-    {
-        *METHODS, "list", "compare", "calibrate", "sweep", "evidence", "gaps", "evaluate", "predict", "sample", "diagnose", "report",
-        "doctor",
-    }
-)  # fmt: skip
-"""Commands for which those of other distributions need not be looked for, which takes longer than all else that help needs."""
+def _add_others(commands: Commands, wanted: str) -> None:
+    """Adds what other distributions register.
+
+    Raises:
+        PluginError: if ``wanted`` is one of them, and broken.
+    """
+    for row in methods().values():
+        if row.name not in commands.parsers:
+            _add_method(commands, row)
+    for name, registered in COMMANDS.sound():
+        if name not in commands.parsers:
+            _add_registered(commands, name, registered)
+    for kind in (REGISTERED, COMMANDS):
+        if wanted not in commands.parsers and wanted in kind.entries():
+            kind.named(wanted)  # which says what is wrong with it
 
 
 def _version() -> str:
     return f"pyrolvm {__version__}"
 
 
-def _add_list(commands: object) -> None:
+def _add_list(commands: Commands) -> None:
     _command(
         commands,
         "list",
@@ -129,7 +107,7 @@ def _add_list(commands: object) -> None:
     )
 
 
-def _add_method(commands: object, row: Method) -> None:
+def _add_method(commands: Commands, row: Method) -> None:
     guide = _GUIDE if row.guided else ""
     examples = "".join(f"  {line}\n" for line in row.examples)
     parser = _command(
@@ -139,11 +117,11 @@ def _add_method(commands: object, row: Method) -> None:
     if row.guided:
         parser.add_argument("--guide", metavar="GUIDE", help="the variational family (default: chosen for the problem)")
     _add_method_options(parser, row)
-    if parser.wanted:  # type: ignore[attr-defined]
+    if parser.wanted:
         _add_run(parser, engine="engine" in row.options, checkpoints=row.keeps)
 
 
-def _add_registered(commands: object, name: str, row: Command) -> None:
+def _add_registered(commands: Commands, name: str, row: Command) -> None:
     examples = "".join(f"  {line}\n" for line in row.examples)
     about = f"{_TARGET}\n{_DATA}\n" if row.problem else ""
     parser = _command(commands, name, "registered", row.does, f"{about}examples:\n{examples}" if examples else about)
@@ -152,7 +130,7 @@ def _add_registered(commands: object, name: str, row: Command) -> None:
     row.arguments(parser)
 
 
-def _add_compare(commands: object) -> None:
+def _add_compare(commands: Commands) -> None:
     parser = _command(
         commands,
         "compare",
@@ -176,12 +154,12 @@ def _add_compare(commands: object) -> None:
     )
     parser.add_argument("--reference", metavar="NAME", help="the method to hold the others against (default: nuts)")
     nuts = METHODS["nuts"]
-    _add_method_options(parser, METHODS["fit"], but=nuts.options if parser.wanted else ())  # type: ignore[attr-defined]
+    _add_method_options(parser, METHODS["fit"], but=nuts.options if parser.wanted else ())
     _add_method_options(parser, nuts)
     _add_run(parser)
 
 
-def _add_calibrate(commands: object) -> None:
+def _add_calibrate(commands: Commands) -> None:
     parser = _command(
         commands,
         "calibrate",
@@ -211,7 +189,7 @@ def _add_calibrate(commands: object) -> None:
     _add_keeping(group, what="where each simulation is kept (default: runs/, under the target's name)")
 
 
-def _add_sweep(commands: object) -> None:
+def _add_sweep(commands: Commands) -> None:
     parser = _command(
         commands,
         "sweep",
@@ -252,7 +230,7 @@ def _add_sweep(commands: object) -> None:
         "--keep", action=argparse.BooleanOptionalAction, default=True, help="save posteriors too (default: yes)"
     )
     taken: set[str] = set()
-    for row in methods().values() if parser.wanted else ():  # type: ignore[attr-defined]
+    for row in methods().values() if parser.wanted else ():
         _add_method_options(parser, row, but=taken)
         taken |= set(row.options)
     group = parser.add_argument_group("the run")
@@ -266,7 +244,7 @@ def _add_sweep(commands: object) -> None:
     )
 
 
-def _add_evidence(commands: object) -> None:
+def _add_evidence(commands: Commands) -> None:
     parser = _command(
         commands,
         "evidence",
@@ -296,7 +274,7 @@ def _add_evidence(commands: object) -> None:
     _add_keeping(parser.add_argument_group("the run"), what="where to save (default: nowhere)", overwrite=False)
 
 
-def _add_gaps(commands: object) -> None:
+def _add_gaps(commands: Commands) -> None:
     parser = _command(
         commands,
         "gaps",
@@ -321,7 +299,7 @@ def _add_gaps(commands: object) -> None:
     _add_keeping(parser.add_argument_group("the run"), what="where to save (default: nowhere)", overwrite=False)
 
 
-def _add_diagnose(commands: object) -> None:
+def _add_diagnose(commands: Commands) -> None:
     parser = _command(
         commands,
         "diagnose",
@@ -335,7 +313,7 @@ def _add_diagnose(commands: object) -> None:
     parser.add_argument("run", metavar="RUN", help="a folder written by fit, nuts, compare or result.save()")
 
 
-def _add_report(commands: object) -> None:
+def _add_report(commands: Commands) -> None:
     parser = _command(
         commands,
         "report",
@@ -352,7 +330,7 @@ def _add_report(commands: object) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
-def _add_doctor(commands: object) -> None:
+def _add_doctor(commands: Commands) -> None:
     _command(
         commands,
         "doctor",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._cli.fitted import attached
 from pyrolvm._cli.output import Output, replace_file
+from pyrolvm._cli.runs import choose_file
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.sources import checked, load_data
 from pyrolvm._results import store
@@ -26,13 +26,7 @@ ENDS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``predict``."""
-    file = Path(args.out)
-    if file.suffix.lower() not in SUFFIXES:
-        raise ArgumentError(f"--out {args.out!r} must end in .csv or .nc. Fix: use for example --out predictions.csv.")
-    if os.path.lexists(file) and not args.overwrite:
-        raise ArgumentError(f"--out {args.out} exists already. Fix: add --overwrite, or use another --out.")
-    if not file.absolute().parent.is_dir():
-        raise ArgumentError(f"--out {args.out}: its folder does not exist. Fix: make the folder first.")
+    file = choose_file(args.out, SUFFIXES, overwrite=args.overwrite)
     posterior = attached(args)
     data = {} if args.new is None else {name: checked(value) for name, value in load_data(Path(args.new)).items()}
     names = list(posterior.attached.arguments)

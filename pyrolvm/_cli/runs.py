@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "choose_file",
     "choose_folder",
     "choose_picture",
     "in_force",
@@ -42,6 +43,23 @@ def slug(text: str) -> str:
 
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and not name.startswith(".")
+
+
+def choose_file(out: str, suffixes: Sequence[str], *, overwrite: bool) -> Path:
+    """Returns the file that ``--out`` names.
+
+    Raises:
+        ArgumentError: if it ends in none of the suffixes, is there and may not be replaced, or its folder does not exist.
+    """
+    file = Path(out)
+    if file.suffix.lower() not in suffixes:
+        wanted = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+        raise ArgumentError(f"--out {out!r} must end in {wanted}. Fix: use for example --out draws{suffixes[0]}.")
+    if os.path.lexists(file) and not overwrite:
+        raise ArgumentError(f"--out {out} exists already. Fix: add --overwrite, or use another --out.")
+    if not file.absolute().parent.is_dir():
+        raise ArgumentError(f"--out {out}: its folder does not exist. Fix: make the folder first.")
+    return file
 
 
 def choose_picture(plot: str | None, *, overwrite: bool) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError, unknown_name
 from pyrolvm._cli.fitted import attached
 from pyrolvm._cli.output import Output, replace_file
+from pyrolvm._cli.runs import choose_file
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._results import store
 
@@ -29,13 +29,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs ``sample``."""
     if args.of not in KINDS:
         raise unknown_name("kind of draw", args.of, KINDS)
-    file = Path(args.out)
-    if file.suffix.lower() not in SUFFIXES:
-        raise ArgumentError(f"--out {args.out!r} must end in .nc, .csv or .png. Fix: use for example --out new.nc.")
-    if os.path.lexists(file) and not args.overwrite:
-        raise ArgumentError(f"--out {args.out} exists already. Fix: add --overwrite, or use another --out.")
-    if not file.absolute().parent.is_dir():
-        raise ArgumentError(f"--out {args.out}: its folder does not exist. Fix: make the folder first.")
+    file = choose_file(args.out, SUFFIXES, overwrite=args.overwrite)
     fit = attached(args)
     tree = _drawn(fit, args)
     if file.suffix.lower() == ".nc":

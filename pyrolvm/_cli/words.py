@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NoReturn
 
 from pyrolvm._cli.options import dtype, key_value, metavar, positive, read_by, seed
 from pyrolvm._methods.options import Option
@@ -15,6 +17,8 @@ __all__ = [
     "DATA",
     "GUIDE",
     "TARGET",
+    "Commands",
+    "Parser",
     "add_data",
     "add_method",
     "add_picture",
@@ -47,11 +51,59 @@ exit codes: 0 done; 1 the verdict is "failed"; 2 cannot be done as asked; 130 st
 """
 
 
-def command(commands: Any, name: str, module: str, does: str, epilog: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments whose errors say what was probably meant.
+
+    Attributes:
+        known: the words that an error may suggest.
+        wanted: whether it is the one that is to be read: others are listed, and may lack options.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs |= {"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**kwargs)
+        self.known: set[str] = set()
+        self.wanted = True
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with the message and a remedy."""
+        if "Fix:" not in message:
+            message = f"{message}. Fix: {self._remedy(message)}"
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def _remedy(self, message: str) -> str:
+        wrong = re.search(r"invalid choice: '([^']*)'|unrecognized arguments: (\S+)", message)
+        if wrong:
+            near = difflib.get_close_matches((wrong[1] or wrong[2]).split("=")[0], sorted(self.known), n=1)
+            if near:
+                return f"did you mean {near[0]}?"
+        return f"{self.prog} --help shows what it takes."
+
+
+class Commands:
+    """The commands of a parser.
+
+    Attributes:
+        wanted: the one that is to be read; ``None`` for all of them.
+        parsers: those that were added, by name.
+    """
+
+    def __init__(self, parser: Parser, wanted: str | None) -> None:
+        self.wanted = wanted
+        self.parsers: dict[str, Parser] = {}
+        self._held = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+
+    def add(self, name: str, does: str, epilog: str) -> Parser:
+        """A new one."""
+        self.parsers[name] = self._held.add_parser(name, help=does, description=does, epilog=epilog)
+        self.parsers[name].wanted = self.wanted in (None, name)
+        return self.parsers[name]
+
+
+def command(commands: Commands, name: str, module: str, does: str, epilog: str) -> Parser:
     """A command with what all of them take."""
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does, epilog=epilog)
+    parser = commands.add(name, does, epilog)
     parser.set_defaults(module=module)
-    parser.wanted = commands.wanted in (None, name)  # type: ignore[attr-defined]
     parser.add_argument("--json", metavar="FILE", help="also write the outcome as JSON; '-' for stdout")
     parser.add_argument("--quiet", action="store_true", help="print errors only, and what --json asks for")
     return parser
@@ -86,7 +138,7 @@ RUN = ("seed", "engine", "device")
 """Options that all methods have in common, in a group of their own."""
 
 
-def add_method(parser: argparse.ArgumentParser, row: Method, *, but: Collection[str] = ()) -> None:
+def add_method(parser: Parser, row: Method, *, but: Collection[str] = ()) -> None:
     """The options of a method that can be given as text.
 
     Args:
@@ -94,7 +146,7 @@ def add_method(parser: argparse.ArgumentParser, row: Method, *, but: Collection[
         row: the method.
         but: options that the command has already, or means otherwise.
     """
-    if not getattr(parser, "wanted", True):
+    if not parser.wanted:
         return  # what a method takes is read off its source, which takes a while
     group = parser.add_argument_group(row.name)
     for option in row.options.values():

@@ -20,7 +20,7 @@ from pyrolvm._methods.options import Option, options_of
 if TYPE_CHECKING:
     from pyrolvm._results import Posterior
 
-__all__ = ["METHODS", "REGISTERED", "Method", "by_name", "method", "methods", "result_type"]
+__all__ = ["METHODS", "REGISTERED", "Method", "by_name", "method", "methods", "result_type", "without_guide"]
 
 
 class Method(NamedTuple):
@@ -158,6 +158,20 @@ def by_name() -> list[str]:
     """The names of the methods that are asked for by name alone, without a guide: ours, and those of other distributions."""
     ours = [name for name, row in METHODS.items() if not row.guided]
     return [*ours, *(name for name in REGISTERED.entries() if name not in METHODS)]
+
+
+def without_guide(name: object) -> Method | None:
+    """The row of a method that is asked for by its name alone; ``None`` for a guide, or whatever else is no such name.
+
+    Raises:
+        PluginError: if it cannot be imported or is no :class:`Method`.
+    """
+    if not isinstance(name, str):
+        return None
+    if name in METHODS:  # which is known without a look at what other distributions register
+        return None if METHODS[name].guided else METHODS[name]
+    entry = REGISTERED.entries().get(name)
+    return None if entry is None else REGISTERED.load(entry)._replace(name=name)
 
 
 def method(name: str) -> Method:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError, FitError, unknown_name
 from pyrolvm._methods import table
-from pyrolvm._methods.table import by_name
+from pyrolvm._methods.table import by_name, without_guide
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._results import store
@@ -76,7 +76,7 @@ class Method:
                     f"{name} is an argument of {caller}, not of single fits. Fix: leave it out of the options."
                 )
         method = "infer" if isinstance(method, str) and method == "auto" else method
-        if isinstance(method, str) and method in by_name():
+        if without_guide(method) is not None:
             found = cls(method, method, None, options)
         elif isinstance(method, str) and method not in registry.guides():
             raise unknown_name("method", method, [*by_name(), *registry.guides()])

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from pyrolvm import _runs as runs
-from pyrolvm._base.errors import ArgumentError, ProblemError, PyrolvmError, checked_seed, positive_int
+from pyrolvm._base.errors import ProblemError, PyrolvmError, checked_seed, positive_int
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress
 from pyrolvm._laws.recognition import check_sites, recognised
+from pyrolvm._methods.arguments import held_parameters
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._results import Exact, Posterior, store
 from pyrolvm._results.afresh import check_afresh
@@ -80,7 +81,7 @@ def exact(
     seed = checked_seed(seed)
     if draws is not None:
         positive_int("draws", draws)
-    held = _held(params, problem)
+    held = held_parameters(problem, params)
     check_sites(problem)
     problem = _in_doubles(problem, device)
 
@@ -140,28 +141,6 @@ def _in_doubles(problem: Problem, device: str | torch.device) -> Problem:
             f"{problem.name} does not run in double precision, in which exact posteriors are computed: "
             f"{str(error).split(' Fix: ')[0]} Fix: give the tensors that the model closes over as its arguments, or make them doubles."
         ) from error
-
-
-def _held(params: Posterior | Mapping[str, Tensor] | None, problem: Problem) -> dict[str, Tensor]:
-    """The learnable parameters' values to hold.
-
-    Raises:
-        ArgumentError: if they are none, or of another model.
-    """
-    if params is None:
-        return {}
-    values = params.params if isinstance(params, Posterior) else params
-    if not isinstance(values, Mapping):
-        raise ArgumentError(
-            f"params must be a fitted result or values by name, got {type(params).__name__}. Fix: pass params=lvm.fit(problem)."
-        )
-    absent = [name for name in problem.parameters if name not in values]
-    if absent:
-        raise ArgumentError(
-            f"params has no value for the learnable parameter {absent[0]!r} of {problem.name} (it has: {', '.join(values) or 'none'}). "
-            "Fix: pass a fit of this problem."
-        )
-    return {name: torch.as_tensor(values[name]).detach() for name in problem.parameters}
 
 
 def _verify(result: Exact) -> None:

@@ -25,8 +25,7 @@ from pyrolvm._methods.infer.correction import correct
 from pyrolvm._methods.infer.orbits import complete
 from pyrolvm._methods.infer.restarts import with_restarts
 from pyrolvm._methods.nuts import nutpie_kernel, nuts
-from pyrolvm._methods.table import Method, by_name, result_type
-from pyrolvm._methods.table import method as method_of
+from pyrolvm._methods.table import Method, result_type, without_guide
 from pyrolvm._methods.table import methods as all_methods
 from pyrolvm._program.code import fingerprint
 from pyrolvm._program.density import with_digits
@@ -224,7 +223,7 @@ def _described(method: object, problem: Problem) -> str:
 
 def _row(method: object) -> Method | None:
     """The row of a method that is asked for by its name; ``None`` for a guide."""
-    return method_of(method) if isinstance(method, str) and method in by_name() and method != "infer" else None
+    return None if method == "infer" else without_guide(method)
 
 
 def _found(climb: _Climb, methods: str | Sequence[object], chosen: list[object]) -> Posterior:

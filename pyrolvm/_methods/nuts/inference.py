@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from pyrolvm._base.errors import (
     CaptureError,
     FitError,
     ProblemError,
-    PyrolvmWarning,
     checked_seed,
     positive_int,
     unknown_name,
@@ -28,6 +26,7 @@ from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._base.machine import require_memory
 from pyrolvm._base.progress import Progress, shown
+from pyrolvm._methods.arguments import warn_of_subsamples
 from pyrolvm._methods.nuts import engines
 from pyrolvm._methods.nuts.base import Raw, Settings
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
@@ -149,6 +148,7 @@ def nuts(
     if precondition not in PRECONDITIONS:
         raise unknown_name("precondition", str(precondition), PRECONDITIONS)
     _check_problem(problem, init)
+    warn_of_subsamples(problem, "NUTS on subsamples does not target the posterior")
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     problem = problem if dtype is not None else with_digits(problem)
     _check_memory(problem, chains, draws, dense_mass)
@@ -332,11 +332,3 @@ def _check_problem(problem: Problem, init: object) -> None:
             f"{problem.name} has learnable parameters without priors ({', '.join(list(problem.parameters)[:3])}, ...), which NUTS "
             "does not sample. Fix: give them priors with pyro.sample, or pass init=fit to hold them at fitted values."
         )
-    for plate in problem.plates.values():
-        if plate.subsampled:
-            warnings.warn(
-                f"plate {plate.name!r} subsamples its {plate.size} rows; NUTS on subsamples does not target the posterior, so all "
-                f"rows are used. Fix: write pyro.plate({plate.name!r}, {plate.size}) to make this explicit.",
-                PyrolvmWarning,
-                stacklevel=5,
-            )

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from pyrolvm._base.errors import ArgumentError, PyrolvmWarning, positive_int
+from pyrolvm._base.errors import ArgumentError, positive_int
 from pyrolvm._base.machine import require_memory
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._results import Fit, Posterior
 
-__all__ = ["between", "check_memory", "check_particles", "held_parameters", "started", "warn_of_subsamples"]
+__all__ = ["between", "check_memory", "check_particles", "started"]
 
 FEWEST = 50
 """Particles of an island."""
@@ -76,43 +71,6 @@ def started(start: object, problem: Problem) -> Posterior | None:
                 "Fix: start from a posterior of this problem."
             )
     return replace(start, problem=problem)
-
-
-def held_parameters(
-    problem: Problem, posterior: Posterior | None, params: Posterior | Mapping[str, Tensor] | None
-) -> dict[str, Tensor]:
-    """The learnable parameters' values to hold.
-
-    Raises:
-        ArgumentError: if some are missing, or of no problem like this.
-    """
-    given = params if params is not None else posterior
-    if given is None:
-        return {}
-    values = given.params if isinstance(given, Posterior) else given
-    if not isinstance(values, Mapping):
-        raise ArgumentError(
-            f"params must be a fitted result or values by name, got {type(values).__name__}. Fix: pass params=lvm.fit(problem)."
-        )
-    absent = [name for name in problem.parameters if name not in values]
-    if absent:
-        raise ArgumentError(
-            f"there is no value for the learnable parameter {absent[0]!r} of {problem.name} (there are: {', '.join(values) or 'none'}"
-            "). Fix: pass params=fit, of a fit of this problem."
-        )
-    return {name: torch.as_tensor(values[name]).detach() for name in problem.parameters}
-
-
-def warn_of_subsamples(problem: Problem) -> None:
-    """Says that all rows are used, where a model subsamples by itself."""
-    for plate in problem.plates.values():
-        if plate.subsampled:
-            warnings.warn(
-                f"plate {plate.name!r} subsamples its {plate.size} rows; all rows are used, since particles on subsamples do not go to "
-                f"the posterior. Fix: write pyro.plate({plate.name!r}, {plate.size}) to make this explicit.",
-                PyrolvmWarning,
-                stacklevel=5,
-            )
 
 
 def check_memory(problem: Problem, particles: int) -> None:

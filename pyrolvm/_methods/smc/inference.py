@@ -21,13 +21,12 @@ from pyrolvm._base.interrupts import Stopped, held
 from pyrolvm._base.progress import Progress, Show, shown
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._diagnosis.recorded import record
+from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
 from pyrolvm._methods.smc.arguments import (
     between,
     check_memory,
     check_particles,
-    held_parameters,
     started,
-    warn_of_subsamples,
 )
 from pyrolvm._methods.smc.copies import Copies
 from pyrolvm._methods.smc.evidence import estimate
@@ -131,9 +130,9 @@ def smc(
     check_particles(particles, islands)
     seed = checked_seed(seed)
     posterior = started(start, problem)
-    held_at = held_parameters(problem, posterior, params)
+    held_at = held_parameters(problem, posterior if params is None else params)
     check_problem_for_smc(problem, held_at)
-    warn_of_subsamples(problem)
+    warn_of_subsamples(problem, "particles on subsamples do not go to the posterior")
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     problem = problem if dtype is not None else with_digits(problem)
     check_memory(problem, particles)
