@@ -12,7 +12,6 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
