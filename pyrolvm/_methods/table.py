@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrolvm._base.entries import Kind
 from pyrolvm._base.errors import PluginError
+from pyrolvm._compat.python import replaced
 from pyrolvm._methods.options import Option, options_of
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ REGISTERED: Kind[Method] = Kind("method", "pyrolvm.methods", "a Method", lambda 
 
 def methods() -> dict[str, Method]:
     """All rows by name: ours, then those of other distributions, which cannot take our names; broken ones are left out."""
-    return {**METHODS, **{name: row._replace(name=name) for name, row in REGISTERED.sound() if name not in METHODS}}
+    return {**METHODS, **{name: replaced(row, name=name) for name, row in REGISTERED.sound() if name not in METHODS}}
 
 
 def by_name() -> list[str]:
@@ -171,7 +172,7 @@ def without_guide(name: object) -> Method | None:
     if name in METHODS:  # which is known without a look at what other distributions register
         return None if METHODS[name].guided else METHODS[name]
     entry = REGISTERED.entries().get(name)
-    return None if entry is None else REGISTERED.load(entry)._replace(name=name)
+    return None if entry is None else replaced(REGISTERED.load(entry), name=name)
 
 
 def method(name: str) -> Method:
@@ -181,7 +182,7 @@ def method(name: str) -> Method:
         UnknownNameError: if there is none of that name.
         PluginError: if it cannot be imported or is no :class:`Method`.
     """
-    return METHODS[name] if name in METHODS else REGISTERED.named(name, *METHODS)._replace(name=name)
+    return METHODS[name] if name in METHODS else replaced(REGISTERED.named(name, *METHODS), name=name)
 
 
 def result_type(name: str) -> type[Posterior] | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrolvm._base.entries import Kind
 from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError
+from pyrolvm._compat.python import replaced
 from pyrolvm._methods.fit.objectives.annealed import Beta_ELBO
 from pyrolvm._methods.fit.objectives.base import PureELBO, traces
 from pyrolvm._methods.fit.objectives.particles import ParticleELBO, analytic_kl, factorises
@@ -97,7 +98,7 @@ def choose_objective(
     """
     if isinstance(objective, str) and objective not in OURS:
         chosen = choose_objective(OBJECTIVES.named(objective, *OURS), problem, guide, batch, num_particles, ran)
-        return chosen._replace(why=f"{objective}: {chosen.why}")
+        return replaced(chosen, why=f"{objective}: {chosen.why}")
     given = objective if isinstance(objective, ELBO) else None
     if given is not None:
         if isinstance(given, PureELBO):
