@@ -240,7 +240,7 @@ def test_a_change_in_place_after_the_first_run_is_named() -> None:
 
     problem = lvm.Problem(model, Y.clone())
     with pytest.warns(lvm.PyrolvmWarning, match="argument 'y' was changed in place while fit ran"):
-        lvm.fit(problem, AutoNormal, max_steps=3, draws=20, engine="pyro", **QUIET)
+        lvm.fit(problem, AutoNormal, max_steps=60, draws=20, engine="pyro", **QUIET)
 
 
 def test_two_equal_columns_are_fitted() -> None:
