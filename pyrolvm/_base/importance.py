@@ -18,7 +18,7 @@ import numpy as np
 
 from pyrolvm._base.numerics import Array, array_stats
 
-__all__ = ["Weights", "khat_of_variance", "khat_threshold", "weigh"]
+__all__ = ["FEW_DRAWS", "Weights", "khat_of_variance", "khat_threshold", "smooth", "weigh"]
 
 FEW_DRAWS = 100
 """Below this many draws the tail of the weights cannot be judged at all."""
@@ -128,7 +128,7 @@ def weigh(log_weight: Array, rounding: float = 0.0) -> tuple[Weights, Array]:
     good = values[finite]
     spread = float(np.ptp(good))
     constant = spread <= max(rounding, 1e-3)
-    khat, smoothed = (0.0, good) if constant else _smooth(good)
+    khat, smoothed = (0.0, good) if constant else smooth(good)
     nearly = khat > threshold and size >= FEW_DRAWS and num_bad == 0 and _nearly_equal(good)
     if nearly:
         khat, smoothed = 0.0, good
@@ -182,7 +182,7 @@ def khat_of_variance(log_weight: Array, values: Array) -> float:
     return weigh(terms[np.isfinite(terms)])[0].khat
 
 
-def _smooth(log_weight: Array) -> tuple[float, Array]:
+def smooth(log_weight: Array) -> tuple[float, Array]:
     """Returns k-hat and Pareto-smoothed log weights on the scale of the given ones, shape (S,)."""
     size = log_weight.size
     if size < _SMALLEST_TAIL:

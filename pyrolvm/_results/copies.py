@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrolvm._program.names import variable
 from pyrolvm._program.symmetry import Symmetries, read_symmetries
 from pyrolvm._program.symmetry.orbit import Alignment
 
@@ -38,7 +39,7 @@ def flattened(values: xr.Dataset, symmetries: Symmetries) -> np.ndarray | None:
     """Draws as flat vectors ``(n, size)``, chain after chain; ``None`` if sites are missing or of another shape."""
     found = {}
     for name, shape in symmetries.layout.sites:
-        key = name.replace("/", ".")
+        key = variable(name)
         if key not in values.data_vars or not {"chain", "draw"} <= set(values[key].dims):
             return None
         array = np.asarray(values[key].transpose("chain", "draw", ...).values)
@@ -67,9 +68,9 @@ def brought_together(values: xr.Dataset, symmetries: Symmetries, to: Alignment) 
     parts = symmetries.layout.split(to(flat))
     kept = {}
     for name in parts:
-        held = values[name.replace("/", ".")].transpose("chain", "draw", ...)
+        held = values[variable(name)].transpose("chain", "draw", ...)
         kept[str(held.name)] = held.copy(data=parts[name].reshape(held.shape))
-    also = [name.replace("/", ".") for name in symmetries.invariant]
+    also = [variable(name) for name in symmetries.invariant]
     order = [str(name) for name in values.data_vars if name in kept or name in also]
     return values[order].assign(kept)[order]
 

@@ -8,19 +8,20 @@ The log predictive density of each row given all others is estimated by importan
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 
 from pyrolvm._base.errors import ArgumentError, unknown_name
-from pyrolvm._base.importance import khat_threshold
-from pyrolvm._base.numerics import Array, array_stats
+from pyrolvm._base.importance import FEW_DRAWS, khat_threshold, smooth
+from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._compat.notebooks import html
+from pyrolvm._program.names import variable
 from pyrolvm._results.points import read_points
 from pyrolvm._results.reading import is_exact, log_weights
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["LOO", "left_out"]
-
-FEW_DRAWS = 100
-"""Draws below which the tails of weights cannot be judged."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +61,7 @@ class LOO:
     @property
     def bad(self) -> int:
         """How many rows have a k-hat above the threshold."""
-        return int((~(np.asarray(self.rows["khat"].values) <= self.threshold)).sum())
+        return _above(np.asarray(self.rows["khat"].values), self.threshold)
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each row of the data: ``elpd`` and ``khat``."""
@@ -153,9 +151,9 @@ def _by_row(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | 
         raise ArgumentError(f"{name} cannot leave rows out: {why}. Fix: {fix}.")
     known = dict(data["log_likelihood"].to_dataset().data_vars)
     if site is not None:
-        if site.replace("/", ".") not in known:
+        if variable(site) not in known:
             raise unknown_name("site with a log likelihood by row", site, [str(one) for one in known])
-        return site, known[site.replace("/", ".")]
+        return site, known[variable(site)]
     if len({(one.dims, one.shape) for one in known.values()}) > 1:
         shapes = ", ".join(f"{one!r} has {' x '.join(map(str, v.shape[2:])) or 'one'}" for one, v in known.items())
         raise ArgumentError(
@@ -191,34 +189,25 @@ def _check_finite(name: str, site: str, values: Array) -> None:
 
 def _psis(values: Array, ratios: Array | None) -> tuple[Array, Array, Array]:
     """By row: the log predictive density given the others, the k-hat of its weights, and the log density given all rows."""
-    stats = array_stats()
     size = len(values)
     elpd, khat, whole = (np.empty(values.shape[1]) for _ in range(3))
-    own = np.full(size, -math.log(size)) if ratios is None else _smoothed(stats, ratios)[0]
+    own = np.full(size, -math.log(size)) if ratios is None else _smoothed(ratios)[0]
     for row, terms in enumerate(values.T):
-        log_weight, khat[row] = _smoothed(stats, -terms if ratios is None else ratios - terms)
-        elpd[row] = _log_sum(terms + log_weight)
-        whole[row] = _log_sum(terms + own)
+        log_weight, khat[row] = _smoothed(-terms if ratios is None else ratios - terms)
+        elpd[row] = scipy.special.logsumexp(terms + log_weight)
+        whole[row] = scipy.special.logsumexp(terms + own)
     return elpd, khat, whole
 
 
-def _smoothed(stats: Any, log_ratio: Array) -> tuple[Array, float]:
-    """Normalised log weights, Pareto smoothed, and their k-hat; weights that are all equal have no tail."""
-    centred = log_ratio - log_ratio.max()
-    if np.ptp(centred) < 1e-10 or len(centred) < 25:
-        return centred - _log_sum(centred), 0.0 if len(centred) >= 25 else math.nan
-    with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore")
-        smoothed, khat = stats.psislw(-centred)
-    smoothed = np.asarray(smoothed, dtype=np.float64)
-    if not np.isfinite(smoothed).any():
-        smoothed = centred
-    return smoothed - _log_sum(smoothed), float(khat) if np.isfinite(khat) else math.inf
+def _smoothed(log_ratio: Array) -> tuple[Array, float]:
+    """Normalised log weights, Pareto smoothed, and their k-hat."""
+    khat, smoothed = smooth(log_ratio)
+    return smoothed - scipy.special.logsumexp(smoothed), khat
 
 
-def _log_sum(values: Array) -> float:
-    top = float(values.max())
-    return top + math.log(float(np.exp(values - top).sum()))
+def _above(khat: Array, bound: float) -> int:
+    """How many lie above a bound, or are not known."""
+    return int((~(khat <= bound)).sum())
 
 
 def _judged(
@@ -230,12 +219,12 @@ def _judged(
 def _reasons(
     khat: Array, threshold: float, draws: int, factors: tuple[str, ...], corrected: bool, absent: int
 ) -> Iterator[Reason]:
-    bad, worst = int((~(khat <= threshold)).sum()), float(np.max(khat))
+    bad, worst = _above(khat, threshold), float(np.max(khat))
     figures = {"rows above": float(bad), "largest khat": worst, "threshold": threshold, "draws": float(draws)}
     if draws < FEW_DRAWS:
         yield Reason("doubtful", f"{draws} draws are too few to judge the weights; {FEW_DRAWS} is the least.", figures)
     elif bad:
-        lost = int((~(khat <= 1.0)).sum())
+        lost = _above(khat, 1.0)
         text = f"k-hat of {bad:,} of {khat.size:,} rows is above {threshold:.2f} (the largest is {worst:.2f}): their estimates are off."
         yield Reason("failed" if 10 * lost > khat.size else "doubtful", text, figures)
     else:
@@ -250,7 +239,7 @@ def _reasons(
 
 
 def _steps(khat: Array, threshold: float, corrected: bool) -> Iterator[str]:
-    bad = int((~(khat <= threshold)).sum())
+    bad = _above(khat, threshold)
     if not bad:
         return
     if corrected and 2 * bad > khat.size:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.numerics import Array
+from pyrolvm._program.names import variable
 from pyrolvm._program.peeling import own_masks
 from pyrolvm._program.problem import Problem
 
@@ -54,8 +55,8 @@ def present_groups(groups: Mapping[str, Any], seen: Mapping[str, Array]) -> dict
         if values is None:
             continue
         for name, mask in seen.items():
-            if name.replace("/", ".") in values:
-                values = _without(values, name.replace("/", "."), mask)
+            if variable(name) in values:
+                values = _without(values, variable(name), mask)
         done[group] = values
         if not values.data_vars:
             del done[group]

@@ -14,6 +14,7 @@ from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._check.elpd.result import COLUMNS, ModelComparison
 from pyrolvm._check.elpd.stacking import stacking_weights
+from pyrolvm._program.names import variable
 from pyrolvm._results import Posterior
 from pyrolvm._results.elpd import LOO
 
@@ -103,7 +104,7 @@ def _check_same_rows(posteriors: Mapping[str, Posterior], found: Mapping[str, LO
 
 def _observed(posterior: Posterior, loo: LOO) -> Array | None:
     """The observed values of what was left out, flat; ``None`` where there are none, or of several sites."""
-    name = loo.site.replace("/", ".")
+    name = variable(loo.site)
     if "observed_data" not in posterior.data.children or name not in posterior.data["observed_data"].data_vars:
         return None
     values = np.asarray(posterior.data["observed_data"][name].values)

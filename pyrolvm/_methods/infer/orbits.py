@@ -18,6 +18,7 @@ from torch.distributions import biject_to
 
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import Points, Target
+from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import Block, find_symmetries
 from pyrolvm._program.symmetry.action import Action
@@ -43,7 +44,7 @@ def complete(chains: Chains, seed: int) -> Chains:
         return chains
     like = torch.zeros((), dtype=problem.dtype, device=problem.device)
     values = {
-        site.name: torch.as_tensor(np.asarray(group[site.name.replace("/", ".")].values)).to(like).flatten(0, 1)
+        site.name: torch.as_tensor(np.asarray(group[variable(site.name)].values)).to(like).flatten(0, 1)
         for site in problem.continuous
     }
     flat = symmetries.layout.join({name: value.cpu().numpy() for name, value in values.items()})
