@@ -27,7 +27,7 @@ from pyrolvm._base.habits import belongs_to
 from pyrolvm._program.data import first_non_finite
 from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.program import Program
-from pyrolvm._program.sites import Parameter, Plate, Site, is_deterministic, is_random
+from pyrolvm._program.sites import Parameter, Plate, Site, is_deterministic, is_observation, is_random
 from pyrolvm._program.starting import Start, around, centre, support_of
 from pyrolvm._program.traces import Message, Trace
 from pyrolvm._program.usage import Watch, surroundings
@@ -329,7 +329,7 @@ def _check_finite(problem: Program, nodes: Mapping[str, Mapping[str, Any]]) -> N
 def _check_broadcasting(nodes: Mapping[str, Mapping[str, Any]]) -> None:
     for name, node in nodes.items():
         fn, value = node["fn"], node["value"]
-        if not node["is_observed"] or is_deterministic(node) or isinstance(fn, dist.Unit) or value.numel() <= 1:
+        if not is_observation(node) or value.numel() <= 1:
             continue
         terms = tuple(torch.broadcast_shapes(fn.shape(), value.shape))
         if math.prod(terms) > value.numel():

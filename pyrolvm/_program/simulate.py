@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -17,7 +16,7 @@ from torch import Tensor
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._program.density import Joint
 from pyrolvm._program.problem import Problem
-from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.sites import is_deterministic, is_observation, is_random
 from pyrolvm._program.traces import Message
 
 __all__ = ["Observe", "Simulator"]
@@ -39,7 +38,7 @@ class _Simulate(Messenger):
 
     def _pyro_sample(self, msg: Message) -> None:
         self.site = msg["name"]
-        if not msg["is_observed"] or is_deterministic(msg) or isinstance(msg["fn"], dist.Unit):
+        if not is_observation(msg):
             return
         shape = torch.broadcast_shapes(msg["fn"].shape(), msg["value"].shape)
         if msg["fn"].shape() != shape:  # rows that stand in no plate

@@ -14,7 +14,7 @@ from pyrolvm._base.errors import ProblemError
 from pyrolvm._compat.pyro import is_marked_deterministic, is_subsample
 from pyrolvm._program.peeling import innermost, own_masks
 
-__all__ = ["Parameter", "Plate", "Site", "is_deterministic", "is_random", "name_dims"]
+__all__ = ["Parameter", "Plate", "Site", "is_deterministic", "is_observation", "is_random", "name_dims"]
 
 _UNBOUNDED = type(constraints.nonnegative_integer)
 
@@ -135,3 +135,8 @@ def is_deterministic(node: Mapping[str, object]) -> bool:
     fn = node["fn"]
     masked_out = any(mask is False for mask in own_masks(fn))
     return masked_out and bool(node["is_observed"]) and isinstance(innermost(fn), dist.Delta)
+
+
+def is_observation(node: Mapping[str, object]) -> bool:
+    """Whether a sample site has data: neither a deterministic value nor a factor, which Pyro writes as observed too."""
+    return bool(node["is_observed"]) and not is_deterministic(node) and not isinstance(node["fn"], dist.Unit)

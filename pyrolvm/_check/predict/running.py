@@ -15,7 +15,7 @@ from torch import Tensor
 from pyrolvm._check.predict.members import Kept
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.problem import Problem
-from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.sites import is_deterministic, is_observation, is_random
 from pyrolvm._program.traces import Message
 
 __all__ = ["Predicting", "observed_values", "prior_terms"]
@@ -32,10 +32,9 @@ class _Given(Messenger):
 
     def _pyro_sample(self, msg: Message) -> None:
         name = msg["name"]
-        if msg["is_observed"]:
-            if name in self.predicted and not is_deterministic(msg) and not isinstance(msg["fn"], dist.Unit):
-                msg["is_observed"], msg["value"] = False, None
-        elif name in self.kept and name in self.draw:
+        if name in self.predicted and is_observation(msg):
+            msg["is_observed"], msg["value"] = False, None
+        elif not msg["is_observed"] and name in self.kept and name in self.draw:
             kept = self.kept[name]
             value = kept.known(self.draw[name])
             if not kept.whole:

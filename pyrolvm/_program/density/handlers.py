@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyrolvm._program.density.centring import Centring, Spread, conditional
-from pyrolvm._program.sites import is_deterministic
+from pyrolvm._program.sites import is_observation
 from pyrolvm._program.traces import Message
 
 __all__ = ["AsIndex", "Done", "Draw", "FromReal", "Given", "Somewhere", "Unobserve", "one_hot"]
@@ -128,6 +128,6 @@ class Unobserve(Messenger):
     """Makes observed sites random again; deterministic values and factors stay as they are."""
 
     def _pyro_sample(self, msg: Message) -> None:
-        if msg["is_observed"] and not is_deterministic(msg) and not isinstance(msg["fn"], dist.Unit):
+        if is_observation(msg):
             msg["is_observed"] = False
             msg["value"] = None
