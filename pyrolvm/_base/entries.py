@@ -6,7 +6,10 @@ reported then, by name and distribution, and disturbs nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
 from pyrolvm._base.errors import PluginError, unknown_name
@@ -20,6 +23,25 @@ OWN = "pyrolvm"
 """The distribution whose names nobody else can take."""
 
 Thing = TypeVar("Thing", covariant=True)
+
+
+def _places() -> tuple[tuple[str, int], ...]:
+    """Where distributions are looked for, and when something was last put there or taken away."""
+    found = []
+    for path in sys.path:
+        try:
+            found.append((path, os.stat(path or ".").st_mtime_ns))
+        except OSError:
+            found.append((path, 0))
+    return tuple(found)
+
+
+@lru_cache(maxsize=32)
+def _points(
+    find: Callable[..., Iterable[EntryPoint]], group: str, places: tuple[tuple[str, int], ...]
+) -> tuple[EntryPoint, ...]:
+    """The entry points of a group: all distributions are read for it, which is too dear for each verdict and each name."""
+    return tuple(find(group=group))
 
 
 class Entry(NamedTuple):
@@ -51,10 +73,10 @@ class Kind(NamedTuple, Generic[Thing]):
 
     def entries(self) -> dict[str, Entry]:
         """Every registered name, sorted, without importing any of them."""
-        from importlib.metadata import entry_points  # which takes a while to import
+        import importlib.metadata  # which takes a while
 
         found: dict[str, Entry] = {}
-        for point in entry_points(group=self.group):
+        for point in _points(importlib.metadata.entry_points, self.group, _places()):
             distribution = point.dist.name if point.dist is not None else "unknown"
             # This distribution keeps its names whatever else is installed.
             if point.name not in found or distribution == OWN:
