@@ -8,20 +8,19 @@ disturbs a stock Pyro program around them.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import StoreError
 from pyrolvm._base.forks import check_whole, inside_session
+from pyrolvm._base.randomness import random_state
 from pyrolvm._compat.distributions import one_switch
 from pyrolvm._compat.functorch import quiet_fallbacks
 from pyrolvm._compat.pyro import PlateRows, lent_store, open_handlers, plates_decided_by, stored
@@ -39,13 +38,9 @@ __all__ = [
     "default_dtype",
     "evaluating",
     "fill_buffers",
-    "folded",
     "parameters",
     "plates",
-    "random_state",
-    "random_states",
     "record_plates",
-    "restore_random_states",
     "session",
     "set_aside_gradients",
     "undisturbed",
@@ -142,9 +137,7 @@ def session(
         stack.enter_context(undisturbed(torch.is_grad_enabled() or torch.is_inference_mode_enabled(), device))
         if seed is not None:
             stack.enter_context(random_state(seed, device))
-        if dtype is not None and dtype != torch.get_default_dtype():
-            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-            torch.set_default_dtype(dtype)
+        stack.enter_context(default_dtype(dtype))
         if device is not None and device.type != "cpu":
             stack.enter_context(device)
         stack.enter_context(one_switch())
@@ -329,55 +322,6 @@ def _no_handlers() -> Iterator[None]:
     finally:
         for entries, saved in zip(lists, outer, strict=True):
             entries[:] = saved
-
-
-@contextmanager
-def random_state(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Seeds torch, NumPy and Python's ``random`` for a block, and gives all three their old state back."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        _seed(seed, bool(cuda))
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
-
-
-def folded(seed: int) -> int:
-    """A seed for generators that take 32 bits: the same number up to there, and a hash of a larger one."""
-    return seed if 0 <= seed < 2**32 else int(np.random.SeedSequence(abs(seed)).generate_state(1)[0]) >> 1
-
-
-def _seed(seed: int, cuda: bool) -> None:
-    """As :func:`pyro.set_rng_seed`, but for devices in use alone: torch keeps a traceback of each seeding of one that is not."""
-    seed = folded(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    if cuda:
-        torch.cuda.manual_seed_all(seed)
-
-
-def random_states() -> dict[str, object]:
-    """Where the random numbers of torch, NumPy and Python's ``random`` are."""
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if cuda else [],
-    }
-
-
-def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Puts them back to where :func:`random_states` found them."""
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"])
-    if states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def parameters() -> dict[str, Tensor]:

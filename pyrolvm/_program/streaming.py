@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness
 from pyrolvm._base.errors import ArgumentError, DataError, positive_int
 from pyrolvm._base.habits import verb
 
@@ -68,7 +68,7 @@ class Passes:
         """
         while True:
             if self._pass is None:
-                self._began, self._taken, self._whole = runtime.random_states(), 0, False
+                self._began, self._taken, self._whole = randomness.random_states(), 0, False
                 self._pass = iter(self.stream.loader)
             for batch in self._pass:
                 self._taken += 1
@@ -92,8 +92,8 @@ class Passes:
         if not state["began"]:
             return
         self._began, self._taken, self._whole = dict(state["began"]), state["taken"], True
-        with runtime.random_state(0):
-            runtime.restore_random_states(self._began)
+        with randomness.random_state(0):
+            randomness.restore_random_states(self._began)
             self._pass = iter(self.stream.loader)
             for _ in range(self._taken):
                 next(self._pass, None)
@@ -153,7 +153,7 @@ def stream(
     if size is not None:
         positive_int("size", size)
     loader = _loader(dataset, batch_size, shuffle, workers)
-    with runtime.random_state(0):
+    with randomness.random_state(0):
         first = next(iter(loader), None)
     if first is None:
         raise DataError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness, runtime
 from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm._base.numerics import Array
 from pyrolvm._methods.fit.loop import Step
@@ -73,7 +73,7 @@ class SampleGrid:
             raise ArgumentError(
                 f"SampleGrid: {problem.name} has no observed site {name!r}. Fix: use one of {', '.join(names)}."
             )
-        with runtime.random_state(self.seed, problem.device), runtime.evaluating(problem.modules.values()):
+        with randomness.random_state(self.seed, problem.device), runtime.evaluating(problem.modules.values()):
             values = generated(problem, self.count)[name].detach().cpu().double().numpy()
         return _scaled(values.reshape(self.count, *self._image(values.shape[1:])), problem, name)
 

@@ -9,7 +9,7 @@ import numpy as np
 import scipy  # its parts are imported when they are first used
 import torch
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness
 from pyrolvm._program.density.target import Points
 
 __all__ = ["Student", "lower_root"]
@@ -54,7 +54,7 @@ class Student:
     def sample(self, count: int, seed: int) -> Points:
         """Draws of shape ``(count, n)``: scrambled Sobol points where the dimension is moderate, else pseudo-random ones."""
         if self.size + 2 <= MOST_DIRECTIONS:
-            engine = torch.quasirandom.SobolEngine(self.size + 2, scramble=True, seed=runtime.folded(seed))
+            engine = torch.quasirandom.SobolEngine(self.size + 2, scramble=True, seed=randomness.folded(seed))
             even = engine.draw(count, dtype=torch.float64).numpy() + 2.0**-31  # of 30 bits, zero among them
             noise, tail, which = scipy.special.ndtri(even[:, :-2]), even[:, -2], even[:, -1]
         else:

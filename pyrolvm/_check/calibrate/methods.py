@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness
 from pyrolvm._base.errors import ArgumentError, FitError, unknown_name
 from pyrolvm._methods import table
 from pyrolvm._methods.table import by_name, without_guide
@@ -123,7 +123,7 @@ class Method:
             PyrolvmError: whatever the method raises.
         """
         if self.kind == "function":
-            with runtime.random_state(seed, problem.device):
+            with randomness.random_state(seed, problem.device):
                 return self.subject(problem, **self._seeded(seed))
         given = (self.subject,) if self.kind == "fit" else ()
         return self._call()(problem, *given, **self.options, progress=False, seed=seed)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness
 from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, positive_int
 from pyrolvm._program.batching import slice_rows
 from pyrolvm._program.problem import Problem
@@ -47,7 +47,7 @@ def split(problem: Problem, share: float, *, seed: int = 0, plate: str | None = 
     count = round(share * size) if 0 < share < 1 else 0
     if not 0 < count < size:
         raise ArgumentError(f"a share of {share!r} of {size} rows leaves a part empty. Fix: pass for example 0.25.")
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(runtime.folded(seed))).to(problem.device)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(randomness.folded(seed))).to(problem.device)
     return part(problem, order[count:].sort().values, chosen), part(problem, order[:count].sort().values, chosen)
 
 

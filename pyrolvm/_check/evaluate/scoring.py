@@ -21,7 +21,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness, runtime
 from pyrolvm._base.errors import CaptureError, GuideError, ProblemError
 from pyrolvm._capture import Captured, capture
 from pyrolvm._capture.vmap import vmapped
@@ -263,7 +263,7 @@ class Scorer:
             graph = capture(program, rows, what=f"model {self.problem.name!r} with its guide")
             results = []
             for run in (program, graph):
-                with runtime.random_state(77, self.problem.device):
+                with randomness.random_state(77, self.problem.device):
                     results.append(run(other))
         except CaptureError:
             raise
@@ -305,7 +305,7 @@ class Scorer:
         rows = torch.arange(min(2, self.plate.size), device=self.problem.device)
         fix = 'Fix: use an encoder, such as guide="amortized", or evaluate the rows of the fit (data=None).'
         try:
-            with torch.no_grad(), runtime.random_state(0, self.problem.device):
+            with torch.no_grad(), randomness.random_state(0, self.problem.device):
                 found = self.one(rows)
         except (GuideError, ProblemError):
             raise
@@ -332,7 +332,7 @@ class Scorer:
         for number in (first, first + 1):
             policy = {**batch.plates, self.plate.name: runtime.Subsample(self.plate.size, number)}
             assert self.guide is not None
-            with runtime.plates(policy), torch.no_grad(), runtime.random_state(5, self.problem.device):
+            with runtime.plates(policy), torch.no_grad(), randomness.random_state(5, self.problem.device):
                 trace = poutine.trace(self.guide).get_trace(*batch.args, **batch.kwargs)
             drawn.append([node["value"] for node in guide_sites(trace).values()])
         return any(not torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True) for a, b in zip(*drawn, strict=True))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm import _runs as runs
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness
 from pyrolvm._base.errors import ArgumentError, ProblemError, checked_seed, positive_int, unknown_name
 from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress
@@ -139,7 +139,7 @@ def _gaps(
     indices = _indices(rows, problem.plates[plate].size, problem)
     exact = _exact_total(fit, problem, indices, plate, method) if method in ("auto", "exact") else None
     started = time.perf_counter()
-    generator = torch.Generator().manual_seed(runtime.folded(seed))
+    generator = torch.Generator().manual_seed(randomness.folded(seed))
     with problem.session(seed=seed, params=fit.params):
         parts = Rows.of(fit, indices)
         with Progress(f"gaps of {fit.name}", steps, progress) as bar:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness, runtime
 from pyrolvm._base.errors import StoreError
 from pyrolvm._methods.fit.engines import Engine, Work
 from pyrolvm._methods.fit.modules import modules_of
@@ -48,7 +48,7 @@ class Parts:
             "rows": self.work.place(),
             "callbacks": [callback.state_dict() for callback in self.callbacks],
             **{name: part.state() for name, part in self.rest.items() if part is not None},
-            "random": runtime.random_states(),
+            "random": randomness.random_states(),
         }
 
     def restore(self, state: Mapping[str, Any], folder: Path) -> None:
@@ -73,7 +73,7 @@ class Parts:
             if part is not None:
                 part.restore(state[part_name])
         self.engine.restore(state["engine"])
-        runtime.restore_random_states(state["random"])
+        randomness.restore_random_states(state["random"])
 
 
 class Keeper:

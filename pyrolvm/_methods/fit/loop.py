@@ -14,7 +14,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness, runtime
 from pyrolvm._base.errors import FitError
 from pyrolvm._base.explain import PASSES
 from pyrolvm._base.interrupts import Held, Stopped, held
@@ -270,7 +270,7 @@ def _losses(work: Work) -> Array:
     """The loss at the parameters as they are, with the same random numbers whenever it is asked for."""
     found, objective = [], cast(Any, work.objective)
     for seed in range(COMPARED):
-        with runtime.random_state(seed, work.problem.device), torch.no_grad():
+        with randomness.random_state(seed, work.problem.device), torch.no_grad():
             batch = work.aside()
             with batch.active():
                 found.append(float(objective.loss(work.problem.model, work.guide, *batch.args, **batch.kwargs)))
@@ -381,7 +381,7 @@ def _give_up(work: Work, history: History, bad: int) -> None:
 
 def _culprit(work: Work) -> str:
     """What is not finite at the parameters as they are, without moving the random numbers of the steps."""
-    with runtime.random_state(work.seed, work.problem.device):
+    with randomness.random_state(work.seed, work.problem.device):
         return blame(work.problem, work.guide, work.aside())
 
 

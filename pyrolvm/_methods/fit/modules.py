@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness, runtime
 from pyrolvm._methods.fit.engines.base import Work
 from pyrolvm._program.problem import Problem
 
@@ -38,7 +38,7 @@ def settle(work: Work) -> None:
     before = buffers_of(work.problem, work.guide)
     if not before:
         return
-    with runtime.random_state(work.seed, work.problem.device):
+    with randomness.random_state(work.seed, work.problem.device):
         _run(work)
         if changed_buffers(work, before):
             for _ in range(PASSES):

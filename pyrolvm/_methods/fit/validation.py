@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness, runtime
 from pyrolvm._base.errors import ArgumentError, DataError, positive_int
 from pyrolvm._base.explain import explained
 from pyrolvm._methods.fit.engines.base import Work, write
@@ -202,7 +202,7 @@ class Validation:
         work, objective = self.work, cast(Any, self.work.objective)
         modules = modules_of(work.problem, work.guide).values()
         total = 0.0
-        with runtime.random_state(SEED, work.problem.device), torch.no_grad(), runtime.evaluating(modules):
+        with randomness.random_state(SEED, work.problem.device), torch.no_grad(), runtime.evaluating(modules):
             for rows in self._chunks():
                 batch = self._batch(rows)
                 with batch.active():

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness
 from pyrolvm._base.errors import CaptureError
 from pyrolvm._capture import Captured, capture, with_step
 from pyrolvm._capture.graph import widened
@@ -53,16 +53,16 @@ def capture_objective(work: Work) -> Captured:
         with batch.active():
             return objective.particles(problem.model, guide, *batch.args, **batch.kwargs)
 
-    with runtime.random_state(work.seed, problem.device):
+    with randomness.random_state(work.seed, problem.device):
         captured = capture(particles, *params, *rows, *clock, what=f"model {problem.name!r} with its guide")
     if clock:
         captured = with_step(captured)
     if not work.steady:
         _check_structure(work)
     for seed in CHECKS:
-        with runtime.random_state(seed, problem.device):
+        with randomness.random_state(seed, problem.device):
             expected = particles(*params, *rows)
-        with runtime.random_state(seed, problem.device):
+        with randomness.random_state(seed, problem.device):
             observed = captured(*params, *rows)
         _compare(work, expected, observed, params)
     return captured
@@ -181,7 +181,7 @@ def _check_structure(work: Work) -> None:
 
 
 def _sites(work: Work, seed: int) -> dict[str, str]:
-    with runtime.random_state(seed, work.problem.device), torch.no_grad():
+    with randomness.random_state(seed, work.problem.device), torch.no_grad():
         batch = work.batch(work.rows())
         with batch.active():
             guide: Any = poutine.trace(work.guide).get_trace(*batch.args, **batch.kwargs)

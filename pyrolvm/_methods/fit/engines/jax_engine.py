@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness
 from pyrolvm._base.errors import CaptureError, PyrolvmError
 from pyrolvm._base.explain import reason
 from pyrolvm._base.numerics import Array
@@ -111,7 +111,7 @@ class JaxEngine:
         self.restart()
         flat = self._state[0]
         self._constants = lowered.constants
-        self._key = jax.random.key(runtime.folded(self.work.seed)) if lowered.draws else None
+        self._key = jax.random.key(randomness.folded(self.work.seed)) if lowered.draws else None
         chunk = _stepping(lowered.function, self._split, self._ahead.split, self.adam, self.work.stepper.clip_norm)
         rates = np.zeros(self.limit, dtype=flat.dtype)
         noise, rows = self._ahead.noise(0, self.limit), self._rows(self._ahead.batches(0, self.limit))
