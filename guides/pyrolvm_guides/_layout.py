@@ -13,8 +13,9 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.distributions.transforms import ExpTransform, Transform
+
+from pyrolvm import family
 
 __all__ = ["Latent", "Layout", "Rows", "argument_shapes", "bijection", "inside"]
 
@@ -179,7 +180,7 @@ class Layout:
 
 
 def bijection(support: Any) -> Transform:
-    """``biject_to(support)``, as the plain exponential where the support is the positive half line.
+    """Pyrolvm's bijection onto a support, as the plain exponential where the support is the positive half line.
 
     PyTorch adds an affine map by zero there, which hides that a guide and a LogNormal prior are of one kind.
     """
@@ -187,7 +188,7 @@ def bijection(support: Any) -> Transform:
     half_line = (torch.distributions.constraints.greater_than, torch.distributions.constraints.greater_than_eq)
     if isinstance(support, half_line) and isinstance(bound, int | float) and bound == 0:
         return ExpTransform()
-    return biject_to(support)
+    return family.bijection(support)
 
 
 def inside(plates: Mapping[str, pyro.plate], latent: Latent) -> ExitStack:

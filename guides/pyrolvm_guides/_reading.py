@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem
-from pyrolvm.family import is_deterministic, is_random
+from pyrolvm.family import is_deterministic, is_random, support_of
 from pyrolvm_guides._layout import Latent, Layout, Rows, argument_shapes, bijection
 from pyrolvm_guides._start import StartMessenger, is_discrete
 
@@ -112,9 +112,9 @@ def _latent(
         name=name,
         shape=tuple(shape),
         event_dim=fn.event_dim,
-        support=fn.support,
+        support=support_of(fn),
         plates=tuple(frame.name for frame in frames),
-        transform=bijection(fn.support),
+        transform=bijection(support_of(fn)),
         u_shape=tuple(u_shape),
         u_event_dim=u_event_dim,
         start=offset,
@@ -148,7 +148,7 @@ def _bounds(support: Any) -> list[Tensor]:
 
 def _check_supports(latents: Sequence[Latent], again: Any) -> None:
     for latent in latents:
-        other = _bounds(again.nodes[latent.name]["fn"].support)
+        other = _bounds(support_of(again.nodes[latent.name]["fn"]))
         for before, after in zip(_bounds(latent.support), other, strict=True):
             if not torch.equal(before, after):
                 raise GuideError(

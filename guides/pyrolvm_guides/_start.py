@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyrolvm import GuideError
-from pyrolvm.family import is_random
+from pyrolvm.family import is_random, support_of
 from pyrolvm_guides._layout import bijection
 
 __all__ = ["StartMessenger", "is_discrete"]
@@ -66,7 +66,7 @@ class StartMessenger(Messenger):
 
 def _bijection(name: str, fn: Any) -> Transform:
     try:
-        return bijection(fn.support)
+        return bijection(support_of(fn))
     except NotImplementedError:
         raise GuideError(
             f"site {name!r} ({type(fn).__name__}) has support {_describe(fn)}, to which no bijection from the real "

@@ -18,6 +18,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyrolvm._base.bijections import bijections_known
 from pyrolvm._base.errors import StoreError
 from pyrolvm._base.forks import check_whole, inside_session
 from pyrolvm._base.randomness import random_state
@@ -141,6 +142,7 @@ def session(
         if device is not None and device.type != "cpu":
             stack.enter_context(device)
         stack.enter_context(one_switch())
+        stack.enter_context(bijections_known())
         stack.enter_context(pyro.validation_enabled(validate))
         stack.enter_context(_no_handlers())
         if sizes:

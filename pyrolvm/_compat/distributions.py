@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch.distributions import Distribution
+from torch import Tensor
+from torch.distributions import Distribution, Transform, constraints
 
-__all__ = ["one_switch"]
+__all__ = ["Bijective", "one_switch", "registered"]
 
 NOTHING = torch.Size()
 
@@ -41,3 +43,56 @@ def one_switch() -> Iterator[None]:
         yield
     finally:
         kind.__init__, kind._validate_sample = begin, check
+
+
+@contextmanager
+def registered(registry: Any, factories: Iterable[tuple[type, Callable[[Any], Any]]]) -> Iterator[None]:
+    """Adds to a registry of transforms, such as ``biject_to``, what it lacks, and takes that out again.
+
+    Seen in torch 2.13.0 and 2.15.0: the registry is a dictionary by types of constraints, of which nothing public removes one.
+
+    Args:
+        registry: ``biject_to`` or ``transform_to``.
+        factories: types of constraints, and what makes the transform of one.
+    """
+    known = registry._registry
+    lacking = {kind: factory for kind, factory in factories if kind not in known}
+    for kind, factory in lacking.items():
+        registry.register(kind, factory)
+    try:
+        yield
+    finally:
+        for kind in lacking:
+            known.pop(kind, None)
+
+
+class Bijective(Transform):
+    """The base of bijections from real vectors, which define ``forward`` and ``backward`` (torch 2.13.0 and 2.15.0).
+
+    Torch asks for ``_call`` and ``_inverse``, and keeps how many values are remembered in ``_cache_size``.
+    """
+
+    bijective = True
+    domain = constraints.real_vector
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The value at a real vector."""
+        raise NotImplementedError
+
+    def backward(self, y: Tensor) -> Tensor:
+        """The real vector of a value."""
+        raise NotImplementedError
+
+    def with_cache(self, cache_size: int = 1) -> Self:
+        """The same, remembering as many values."""
+        if cache_size == self._cache_size:
+            return self
+        other = copy.copy(self)
+        Transform.__init__(other, cache_size)
+        return other
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.backward(y)

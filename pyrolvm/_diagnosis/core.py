@@ -27,7 +27,7 @@ from pyrolvm._diagnosis.program import judge_program
 from pyrolvm._diagnosis.recorded import recorded, remedies
 from pyrolvm._diagnosis.registered import Diagnostic, judge_by_others, judge_by_own
 from pyrolvm._diagnosis.restarts import judge_restarts
-from pyrolvm._diagnosis.reweighted import corrected_table, judge_reweighted, reweighted_table
+from pyrolvm._diagnosis.reweighted import corrected_table, judge_reweighted, judge_tails, reweighted_table
 from pyrolvm._diagnosis.symmetry import judge_symmetry, symmetry_steps
 from pyrolvm._diagnosis.trying import NUTS, left_to_try, tried
 from pyrolvm._diagnosis.weighing import bound_unknown, judge_bound, judge_effective, judge_quantities, judge_weights
@@ -252,6 +252,7 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         *judge_weights(figures),
         *judge_bound(figures, "doubtful"),
         *judge_reweighted(table, figures),
+        *judge_tails(data, table, log_weight, figures),
         *_judge_optimisation(data),
         *_judge_finite(data),
         *_judge_modes(data),

@@ -28,8 +28,9 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 
+from pyrolvm._base.bijections import bijection
 from pyrolvm._base.errors import CaptureError, ProblemError
 from pyrolvm._laws.law import Law
 from pyrolvm._laws.program import Program
@@ -214,7 +215,7 @@ def wide(program: Program, names: Sequence[str]) -> list[dict[str, Tensor]]:
         point = {}
         for name in names:
             site, like = program.problem.sites[name], program.values[name]
-            transform = biject_to(site.support)
+            transform = bijection(site.support)
             shape = transform.inverse_shape(like.shape)
             real = SPREAD * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
             point[name] = transform(real.to(like))

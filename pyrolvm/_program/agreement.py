@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrolvm._base import runtime
+from pyrolvm._base.bijections import of_components
 from pyrolvm._base.errors import GuideError, PyrolvmWarning
 from pyrolvm._base.explain import explained
 from pyrolvm._compat.pyro import is_subsample
@@ -262,6 +263,7 @@ def _range(support: object, fn: dist.TorchDistribution | None) -> tuple[float, f
     """
     if type(innermost(fn)).__name__ == "TransformedDistribution":
         return None
+    support = of_components(support)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     infinity = float("inf")

@@ -17,15 +17,15 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyrolvm._base import runtime
+from pyrolvm._base.bijections import bijection, one_interval
 from pyrolvm._base.errors import DataError, ProblemError
 from pyrolvm._base.explain import explained, reason, remedy
 from pyrolvm._base.habits import belongs_to
 from pyrolvm._program.data import first_non_finite
-from pyrolvm._program.peeling import innermost, own_masks
+from pyrolvm._program.peeling import innermost, own_masks, untransformed
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Parameter, Plate, Site, is_deterministic, is_observation, is_random
 from pyrolvm._program.starting import Start, around, centre, support_of
@@ -145,7 +145,7 @@ def _row_counts(names: Sequence[str], nodes: Mapping[str, Mapping[str, Any]]) ->
 
 
 class _PyroAlone(Messenger):
-    """Refuses distributions of other libraries by name, before they fail somewhere."""
+    """Refuses distributions of other libraries, and mixtures over several intervals, by name before they fail somewhere."""
 
     def _pyro_sample(self, msg: Message) -> None:
         hint = belongs_to(msg["fn"])
@@ -153,6 +153,22 @@ class _PyroAlone(Messenger):
             raise ProblemError(
                 f"site {msg['name']!r} has a {type(msg['fn']).__name__} that is no distribution of Pyro; {hint}. "
                 f"Fix: use pyro.distributions.{type(msg['fn']).__name__}."
+            )
+        if isinstance(msg["fn"], torch.distributions.Distribution) and not hasattr(msg["fn"], "to_event"):
+            name = type(msg["fn"]).__name__
+            fix = (
+                f"use pyro.distributions.{name}"
+                if hasattr(dist, name)
+                else "write it as a pyro.distributions.TorchDistribution"
+            )
+            raise ProblemError(
+                f"site {msg['name']!r} has torch's own {name}, which pyro.sample cannot take: it has no plates' methods. Fix: {fix}."
+            )
+        if not msg["is_observed"] and not one_interval(getattr(msg["fn"], "support", None)):
+            raise ProblemError(
+                f"latent site {msg['name']!r} is a mixture whose components have different bounds, so its support is no interval. "
+                'Fix: draw the component, k = pyro.sample("k", dist.Categorical(...)), which is summed out, and a fraction of its '
+                "interval, dist.Uniform(0.0, 1.0), from which the value is computed."
             )
 
 
@@ -189,6 +205,11 @@ def _score(problem: Program, trace: Trace) -> None:
                 continue
             try:
                 node["fn"].log_prob(node["value"])
+            except NotImplementedError:
+                raise ProblemError(
+                    f"site {name!r} has no log density: {type(innermost(node['fn'])).__name__}{_last_transform(node['fn'])} computes "
+                    "none. Fix: sample what it is computed from, and compute the value by pyro.deterministic."
+                ) from error
             except (RuntimeError, TypeError):
                 raise ProblemError(
                     f"model {problem.name!r} fails in the density of site {name!r}, whose value has shape "
@@ -196,6 +217,12 @@ def _score(problem: Program, trace: Trace) -> None:
                     f"Fix: {remedy(reason(error))}"
                 ) from error
         raise
+
+
+def _last_transform(fn: dist.TorchDistribution) -> str:
+    """Which transforms keep a distribution from a density; empty for one without."""
+    lost = [type(part).__name__ for part in untransformed(fn)[1] if not part.bijective]
+    return f", whose {' and '.join(lost)} cannot be inverted," if lost else ""
 
 
 def _shape(value: object) -> str:
@@ -255,11 +282,11 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
     unconstrained: tuple[int, ...] | None = None
     if not discrete and support is not None:
         try:
-            unconstrained = tuple(biject_to(support).inverse_shape(torch.Size(shape)))
+            unconstrained = tuple(bijection(support).inverse_shape(torch.Size(shape)))
         except NotImplementedError:
             raise ProblemError(
-                f"latent site {name!r} has support {support}, which no transform maps to the real line. "
-                "Fix: use a distribution whose support biject_to knows, or write the constraint as a transform."
+                f"latent site {name!r} ({label}) has support {support}, which no bijection maps to the real line. Fix: compute it from "
+                "sites that have one, by pyro.deterministic; or register a bijection, torch.distributions.biject_to.register(...)."
             ) from None
     enumerable = discrete and _has_finite_support(fn)
     return Site(name, "latent", shape, fn.event_dim, support, plates, discrete, enumerable, label, unconstrained)
@@ -267,7 +294,9 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
 
 def _has_finite_support(fn: dist.TorchDistribution) -> bool:
     """Whether a distribution's values can be listed: those of a Binomial only where its counts are all alike."""
-    if not getattr(fn, "has_enumerate_support", False):
+    if (
+        not getattr(fn, "has_enumerate_support", False) or fn.event_dim > 1
+    ):  # such as trees, which Pyro cannot enumerate in a model
         return False
     try:
         fn.enumerate_support(expand=False)

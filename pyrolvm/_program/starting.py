@@ -7,11 +7,16 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to, transform_to
+from torch.distributions import transform_to
+from torch.distributions.constraints import Constraint
 
+from pyrolvm._base.bijections import Image, bijection, of_components
+from pyrolvm._base.errors import ProblemError
 from pyrolvm._compat.pyro import is_subsample
+from pyrolvm._program.peeling import innermost
 from pyrolvm._program.traces import Message
 
 __all__ = ["Start", "around", "centre", "support_of"]
@@ -48,16 +53,62 @@ def _from_real(fn: dist.TorchDistribution, make: Callable[[Any], Tensor]) -> Ten
     support = support_of(fn)
     if support is not None and not support.is_discrete:
         try:
-            transform = biject_to(support)
+            transform = bijection(support)
         except NotImplementedError:
-            transform = transform_to(support)  # enough to run the model; as an unknown, the site is refused
+            return _drawn(fn, support)  # enough to run the model; as an unknown, the site is refused
         return transform(make(transform.inverse_shape(fn.shape())))
-    return fn.sample()
+    return _drawn(fn, None)
+
+
+def _drawn(fn: dist.TorchDistribution, support: Constraint | None) -> Tensor:
+    """A value of a support that no bijection reaches."""
+    try:
+        return fn.sample()
+    except NotImplementedError:
+        if support is None:
+            name = type(innermost(fn)).__name__
+            raise NotImplementedError(f"{name} draws nothing: its sample() is not implemented") from None
+        try:
+            transform = transform_to(support)
+        except NotImplementedError:
+            raise ProblemError(
+                f"a latent site ({type(innermost(fn)).__name__}) has support {support}, which no bijection maps to the real line, and "
+                "no draws. Fix: compute it from sites that have them, by pyro.deterministic."
+            ) from None
+        return transform(torch.zeros(transform.inverse_shape(fn.shape())))
 
 
 def support_of(fn: dist.TorchDistribution) -> Any:
-    """The support of a distribution; ``None`` where it tells none."""
+    """The support of a distribution; ``None`` where it tells none.
+
+    That of a mixture is that of its components. That of a transformed distribution is the image of what is transformed, where it
+    declares all real numbers, as behind an affine transform.
+    """
     try:
-        return fn.support
+        return _image(fn) or of_components(fn.support)
     except (NotImplementedError, AttributeError):
         return None
+
+
+def _image(fn: dist.TorchDistribution) -> Constraint | None:
+    """What transforms make of the support of a distribution; ``None`` where the one that it declares says it."""
+    inner = innermost(fn)
+    if type(inner) not in (dist.TransformedDistribution, torch.distributions.TransformedDistribution):
+        return None
+    below = support_of(inner.base_dist)
+    if (
+        below is None
+        or _is_real(below)
+        or not _is_real(inner.support)
+        or not all(t.bijective for t in inner.transforms)
+    ):
+        return None
+    image = Image(below, inner.transforms)
+    beside = fn.event_dim - image.event_dim
+    return constraints.independent(image, beside) if beside > 0 else image
+
+
+def _is_real(support: Constraint) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.real))

@@ -16,12 +16,13 @@ from pyro import distributions as dist
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 
+from pyrolvm._base.bijections import bijection
 from pyrolvm._program.peeling import unmasked
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Site, is_deterministic, is_random
-from pyrolvm._program.starting import Start, around
+from pyrolvm._program.starting import Start, around, support_of
 from pyrolvm._program.traces import Message
 
 __all__ = ["Fill", "reference", "unused"]
@@ -51,7 +52,7 @@ class Fill(Messenger):
         fn, left_out = _left_out(msg["fn"], msg["mask"])
         if left_out is None or isinstance(fn, dist.Delta):
             return
-        other = _standard(fn.support, fn.batch_shape, fn.event_shape, left_out.device)
+        other = _standard(support_of(fn), fn.batch_shape, fn.event_shape, left_out.device)
         msg["fn"], msg["mask"] = _Filled(left_out.expand(fn.batch_shape), fn, other), None
 
 
@@ -81,7 +82,7 @@ def _left_out(fn: dist.TorchDistribution, mask: Any) -> tuple[Any, Tensor | None
 
 def _standard(support: Any, batch: torch.Size, event: torch.Size, device: Any) -> Any:
     """The image of standard normals in a support."""
-    transform = biject_to(support)
+    transform = bijection(support)
     shape = transform.inverse_shape(batch + event)
     base = dist.Normal(torch.zeros(shape, device=device), torch.ones(shape, device=device))
     base = base.to_event(len(shape) - len(batch))
@@ -174,7 +175,7 @@ def _densities(problem: Program, name: str, mask: Tensor, point: int, other: int
     tracer.trace.compute_log_prob()
     nodes: dict[str, Any] = dict(tracer.trace.nodes.items())
     found = {n: torch.as_tensor(node["log_prob"]) for n, node in nodes.items() if is_random(node)}
-    support = nodes[name]["fn"].support
-    transform = biject_to(support)
+    support = support_of(nodes[name]["fn"])
+    transform = bijection(support)
     shape = nodes[name]["fn"].shape()
     return found | {"": transform(torch.full(transform.inverse_shape(shape), 0.3))}

@@ -5,12 +5,14 @@ what is known of it by :func:`traits`, and may take from here densities of the p
 Gaussian of its posterior (:func:`find_frame`) and proposals that weights correct (:class:`Student`, :func:`draw_weighed`).
 """
 
+from pyrolvm._base.bijections import bijection
 from pyrolvm._base.errors import unknown_name
 from pyrolvm._base.machine import require_memory
 from pyrolvm._program.density import Joint, decentred
 from pyrolvm._program.density.centring import centred
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.sites import is_deterministic, is_random
+from pyrolvm._program.starting import support_of
 from pyrolvm.family.frame import (
     METHODS,
     Frame,
@@ -30,8 +32,9 @@ from pyrolvm.family.protocol import Hooks, Traits, traits
 from pyrolvm.family.student import Student
 
 __all__ = [
-    "METHODS", "Frame", "Guide", "Hooks", "Joint", "Points", "Solution", "Student", "Target", "Traits", "Weighed", "adapt", "centred",
-    "decentred", "draw_weighed", "find_frame", "frame_engine", "frame_pays", "gradient_seconds", "is_deterministic", "is_random",
+    "METHODS", "Frame", "Guide", "Hooks", "Joint", "Points", "Solution", "Student", "Target", "Traits", "Weighed", "adapt", "bijection",
+    "centred", "decentred", "draw_weighed", "find_frame", "frame_engine", "frame_pays",
+    "gradient_seconds", "is_deterministic", "is_random",
     "known_frame", "pathfinder_family", "plain_moments", "require_memory", "resample", "starting_frame", "starting_frame_pays",
-    "traits", "unknown_name",
+    "support_of", "traits", "unknown_name",
 ]  # fmt: skip

@@ -4,9 +4,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch.distributions import Distribution
+from torch.distributions import Distribution, biject_to, constraints
 
-from pyrolvm._compat.distributions import one_switch
+from pyrolvm._compat.distributions import Bijective, one_switch, registered
 
 
 def test_torch_keeps_the_switch_of_a_distribution_in_it_which_is_why_this_is_here():
@@ -44,3 +44,30 @@ def test_shapes_that_nobody_gives_are_torchs():
         for made in (dist.Normal(0, 1), dist.Normal(torch.zeros(2), 1.0), dist.Poisson(torch.tensor(1.0))):
             assert made.event_shape.numel() == 1
             assert made.batch_shape.numel() in (1, 2)
+
+
+def test_what_a_registry_lacks_is_there_inside_alone_and_the_rest_stays():
+    with registered(
+        biject_to, [(type(constraints.positive), lambda _: None), (type(constraints.square), lambda _: "own")]
+    ):
+        assert biject_to(constraints.positive) is not None and biject_to(constraints.square) == "own"
+    with pytest.raises(NotImplementedError):
+        biject_to(constraints.square)
+
+
+class Twice(Bijective):
+    codomain = constraints.real_vector
+
+    def forward(self, x):
+        return 2 * x
+
+    def backward(self, y):
+        return y / 2
+
+
+def test_torch_calls_what_bijections_define_and_remembers_values():
+    transform = Twice().with_cache(1)
+    x = torch.randn(3)
+    y = transform(x)
+    assert torch.equal(y, 2 * x) and transform.inv(y) is x
+    assert torch.equal(Twice().inv(y), x)

@@ -10,11 +10,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError
+from pyrolvm._base.importance import khat_of_variance, weigh
 from pyrolvm._diagnosis import diagnose
-from pyrolvm._diagnosis.reweighted import judge_reweighted
+from pyrolvm._diagnosis.reweighted import judge_reweighted, judge_tails
 
 
 def gaussian_fit(fake, rng, scale, size=4000, **options):
@@ -324,3 +326,20 @@ def test_a_layer_that_follows_from_the_others_has_collapsed(idle: bool) -> None:
         assert any("Warmup" in step for step in fit.verdict.next_steps)
     else:
         assert float(fit.data["sample_stats"]["site_kl"].sel(site="lower")) > 0.2
+
+
+def test_an_sd_whose_tail_the_draws_hardly_reach_is_doubted_where_reweighting_sees_a_part_of_it():
+    # A normal for a Student with eight degrees of freedom: weights grow without bound, where hardly a draw lies.
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0.0, 1.0, 4_000) * 0.97
+    log_q = -0.5 * (draws / 0.97) ** 2 - np.log(0.97)
+    log_p = -4.5 * np.log1p(draws**2 / 8)
+    figures, _ = weigh(log_p - log_q)
+    table = pd.DataFrame({"psis_sd_ratio": [0.93, 0.97]}, index=["x", "y"])
+    data = xr.DataTree.from_dict({"posterior": xr.Dataset({n: (("chain", "draw"), draws[None]) for n in ("x", "y")})})
+    khat = khat_of_variance(log_p - log_q, draws)
+    assert figures.reliable and khat > 0.5
+    found = list(judge_tails(data, table, log_p - log_q, figures))
+    assert [reason.status for reason in found] == ["doubtful"]
+    assert "`x`" in found[0].text and "7% smaller" in found[0].text
+    assert not list(judge_tails(data, table, np.zeros(4_000) + 1e-4 * draws, figures))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
 
+from pyrolvm._base.bijections import bijection
 from pyrolvm._program.batching import slice_rows
 from pyrolvm._program.density import Joint
 from pyrolvm._program.problem import Problem
@@ -129,7 +129,7 @@ class Decoder:
         if site.unconstrained_shape != site.shape:
             return None
         try:
-            return biject_to(site.support)
+            return bijection(site.support)
         except NotImplementedError:
             return None
 

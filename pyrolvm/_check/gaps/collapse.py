@@ -22,9 +22,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyrolvm._base.bijections import bijection
 from pyrolvm._check.gaps.result import ACTIVE, Collapse
 from pyrolvm._check.gaps.rows import Gaussians, Rows
 from pyrolvm._program.peeling import untransformed
+from pyrolvm._program.starting import support_of
 
 __all__ = ["collapse", "mutual_information"]
 
@@ -84,9 +86,8 @@ def _prior(rows: Rows) -> tuple[Tensor, Tensor]:
             locs.append(flat(base.loc.expand(shape)))
             scales.append(flat(base.scale.expand(shape)))
             continue
-        from torch.distributions import biject_to
 
-        drawn = torch.stack([flat(biject_to(node["fn"].support).inv(node["value"])) for node in nodes])
+        drawn = torch.stack([flat(bijection(support_of(node["fn"])).inv(node["value"])) for node in nodes])
         locs.append(drawn.mean((0, 1)).expand(drawn.shape[1:]))
         scales.append(drawn.reshape(-1, drawn.shape[-1]).std(0).expand(drawn.shape[1:]))
     return torch.cat(locs, 1), torch.cat(scales, 1)

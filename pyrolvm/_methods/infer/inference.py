@@ -270,7 +270,7 @@ def _guides(problem: Problem) -> list[object]:
         return [problem.info.guide]
     size = problem.unconstrained_size
     subsampled = any(plate.subsampled for plate in problem.plates.values())
-    if problem.parameters or subsampled or size > COVARIANCE_UNKNOWNS:
+    if problem.parameters or subsampled or size > COVARIANCE_UNKNOWNS or not problem.continuous:
         return [choose(problem)]
     return ["student", "flow"] if size <= FLOW_UNKNOWNS else ["student"]
 
@@ -427,8 +427,8 @@ def _variational(climb: _Climb, method: Any, further: int = 0) -> Fit:
     kept = climb.kept("fit")
     with passed_on() if math.isinf(left()) else nullcontext():  # a budget may end before there is a correction
         result = fit(problem, method, draws=RAW_DRAWS, dtype=problem.dtype, seed=seed, progress=climb.progress, **kept)
-    if result.maximum_likelihood or result.point_estimate or spent():
-        return result
+    if result.maximum_likelihood or result.point_estimate or not problem.continuous or spent():
+        return result  # there are no weights to correct by, or the draws are exact
     try:
         return correct(result, draws=climb.draws, seed=seed)
     except Spent:  # before the first weights were known

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
+from pyrolvm._base.bijections import bijection
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.names import variable
@@ -149,7 +149,7 @@ def _unconstrained(problem: Problem, values: Mapping[str, Points]) -> tuple[Poin
     points: list[Points] = []
     jacobian: Points = np.zeros(len(next(iter(values.values()))))
     for site in problem.continuous:
-        transform = biject_to(site.support)
+        transform = bijection(site.support)
         value = torch.as_tensor(values[site.name])
         real = transform.inv(value)
         points.append(real.reshape(len(real), -1).numpy())

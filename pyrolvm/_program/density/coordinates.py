@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
+from pyrolvm._base.bijections import bijection
 from pyrolvm._program.density.joint import Joint
 from pyrolvm._program.density.vectorize import Evaluator, Tree, close
 from pyrolvm._program.density.watch import Evaluation, note
+from pyrolvm._program.starting import support_of
 
 __all__ = ["constrained", "flattened", "unconstrained"]
 
@@ -76,7 +77,7 @@ def _transforms(joint: Joint) -> dict[str, Any] | None:
     for point in points:
         nodes = joint.prior_nodes(point)
         for i, site in enumerate(sites):
-            transform = biject_to(nodes[site.name]["fn"].support)
+            transform = bijection(support_of(nodes[site.name]["fn"]))
             reals = torch.split(points, joint.sizes, dim=1)[i].reshape(_PROBES, *(site.unconstrained_shape or ()))
             image = transform(reals)
             if not torch.equal(images.setdefault(site.name, image), image):

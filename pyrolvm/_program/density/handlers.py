@@ -8,10 +8,11 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
 
+from pyrolvm._base.bijections import bijection
 from pyrolvm._program.density.centring import Centring, Spread, conditional
 from pyrolvm._program.sites import is_observation
+from pyrolvm._program.starting import support_of
 from pyrolvm._program.traces import Message
 
 __all__ = ["AsIndex", "Done", "Draw", "FromReal", "Given", "Somewhere", "Unobserve", "one_hot"]
@@ -77,7 +78,7 @@ class FromReal(Given):
                 self.log_jacobian = self.log_jacobian + log_slope.sum()
                 self.slopes[msg["name"]] = log_slope
             self.reals[msg["name"]] = real
-            transform = biject_to(msg["fn"].support)
+            transform = bijection(support_of(msg["fn"]))
             msg["value"] = transform(real)
             self.jacobians[msg["name"]] = transform.log_abs_det_jacobian(real, msg["value"]).sum()
             self.log_jacobian = self.log_jacobian + self.jacobians[msg["name"]]

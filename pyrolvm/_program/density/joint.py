@@ -19,8 +19,8 @@ from pyro.infer import config_enumerate, infer_discrete
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree, contract_to_tensor
 from torch import Tensor
-from torch.distributions import biject_to
 
+from pyrolvm._base.bijections import bijection
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._compat.pyro import is_enumerated, packed_dims
 from pyrolvm._program.batching import Batch
@@ -29,7 +29,7 @@ from pyrolvm._program.density.handlers import AsIndex, Done, Draw, FromReal, Giv
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import has_terms
 from pyrolvm._program.sites import is_deterministic, is_random
-from pyrolvm._program.starting import Start, centre
+from pyrolvm._program.starting import Start, centre, support_of
 from pyrolvm._program.traces import Trace
 
 __all__ = ["Joint", "decentred"]
@@ -218,7 +218,7 @@ class Joint:
         found = {}
         for site in self.problem.continuous:
             fn = trace.nodes[site.name]["fn"]
-            value = biject_to(fn.support).inv(draw[site.name])
+            value = bijection(support_of(fn)).inv(draw[site.name])
             spread = conditional(fn, value.shape) if site.name in self.centring else None
             found[site.name] = value if spread is None else spread.inward(value, self.centring[site.name])
         return found
