@@ -154,6 +154,8 @@ def _from_json(path: Path, name: str, value: Any) -> Any:
         array = np.asarray(value)
     except ValueError as error:
         raise DataError(f"{name!r} in {path} is ragged: {error}. Fix: give rows of equal length.") from error
+    if array.dtype.kind == "U" and all(isinstance(item, str) for item in np.asarray(value, dtype=object).ravel()):
+        return array
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name!r} in {path} holds values that are no numbers. Fix: encode categories as integers.")
     if array.dtype.kind == "f" and array.size and np.nanmax(np.abs(array), initial=0.0) >= 2**53:
@@ -179,10 +181,8 @@ def _read_csv(path: Path) -> dict[str, Any]:
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     columns: dict[str, Any] = {}
     for column in frame.columns:
-        if frame[column].dtype.kind in "biuf":
-            columns[str(column)] = frame[column].to_numpy()
-        else:
-            columns[str(column)] = _NotNumbers(path, str(column), frame[column].dropna().iloc[:1].tolist())
+        held = frame[column]
+        columns[str(column)] = held.to_numpy() if held.dtype.kind in "biuf" else held
     return {**columns, **_matrices(path, columns)}
 
 
@@ -197,16 +197,6 @@ def _check_once(path: Path, what: str, names: Iterable[str]) -> None:
     if twice is not None:
         raise DataError(
             f"data file {str(path)!r} has {what} {twice!r} twice. Fix: give each a name of its own, or leave one out."
-        )
-
-
-class _NotNumbers(Refused):
-    """A column of text."""
-
-    def __init__(self, path: Path, column: str, example: Iterable[Any]) -> None:
-        super().__init__(
-            f"column {column!r} of {path} holds values such as {next(iter(example), '')!r}, expected numbers. "
-            "Fix: encode categories as integers, or leave the column out."
         )
 
 
@@ -235,15 +225,20 @@ def _matrix(path: Path, name: str, parts: dict[int, Any]) -> Any:
             f"{path} has columns {name}.{numbers[0]} to {name}.{numbers[-1]} without {name}.{missing}: the matrix {name!r} has a "
             "gap. Fix: number its columns from 0 or 1 without a gap."
         )
-    text = next((parts[i] for i in numbers if isinstance(parts[i], Refused)), None)
-    return text or np.column_stack([parts[i] for i in numbers])
+    text = next((i for i in numbers if not isinstance(parts[i], np.ndarray)), None)
+    if text is not None:
+        return Refused(
+            f"column {f'{name}.{text}'!r} of {path} holds text, expected numbers like the rest of the matrix {name!r}. "
+            "Fix: mend it, or rename the column."
+        )
+    return np.column_stack([parts[i] for i in numbers])
 
 
 def checked(value: Any) -> Any:
     """Returns a value of :func:`load_data` for a model.
 
     Raises:
-        DataError: if it is a column of text, or a matrix with a gap.
+        DataError: if it is a matrix with a gap or with text.
     """
     if isinstance(value, Refused):
         raise DataError(value.message)

@@ -18,7 +18,7 @@ from pyrolvm._base.errors import DataError
 from pyrolvm._base.numerics import Array
 from pyrolvm._program.missing import check_present, missing_error
 
-__all__ = ["as_array", "kept_as_is", "numbers_of"]
+__all__ = ["as_array", "columns_of", "is_number_column", "kept_as_is", "numbers_of"]
 
 
 DENSE = 50_000_000
@@ -30,7 +30,7 @@ _NO_NUMBERS = {
     "c": "pass real and imaginary parts, x.real and x.imag",
     "V": "pass each field as an argument of its own",
 }
-_CATEGORIES = "encode categories as integers and drop or convert text columns"
+_CATEGORIES = "convert it to numbers, or to a column of labels alone"
 
 
 def as_array(name: str, value: Any) -> Array | None:
@@ -241,6 +241,14 @@ def columns_of(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from ((label, value.get_column(label)) for label in columns)
     elif hasattr(value, "dtype") and hasattr(value.dtype, "categories"):
         yield None, value
+
+
+def is_number_column(column: Any) -> bool:
+    """Whether a column of a table holds numbers, as its dtype says."""
+    root = _root(column)
+    if root == "pyarrow":
+        column = column.to_pandas()
+    return _kind(column.dtype) in "iufb" and not hasattr(column.dtype, "categories")
 
 
 def _kind(dtype: Any) -> str:

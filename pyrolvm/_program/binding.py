@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyrolvm._base.errors import ProblemError
 
-__all__ = ["bind", "function_of", "is_filled"]
+__all__ = ["bind", "called_of", "function_of", "is_filled"]
 
 
 def _without_handlers(model: Callable[..., object]) -> Callable[..., object]:
@@ -36,6 +36,12 @@ def function_of(model: Callable[..., object]) -> Callable[..., object]:
     return function_of(model.func) if isinstance(model, functools.partial) else model
 
 
+def called_of(model: Callable[..., object]) -> Callable[..., object]:
+    """What takes the arguments of a model, under handlers and inside of a module."""
+    called = _without_handlers(model)
+    return called.forward if isinstance(called, torch.nn.Module) else called
+
+
 def bind(
     model: Callable[..., object], name: str, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> dict[str, object]:
@@ -44,16 +50,15 @@ def bind(
     Raises:
         ProblemError: if the model cannot be called with them.
     """
-    called = _without_handlers(model)
-    called = called.forward if isinstance(called, torch.nn.Module) else called
     try:
-        signature = inspect.signature(called)
+        signature = inspect.signature(called_of(model))
     except (TypeError, ValueError):
         return {**{f"arg{i}": value for i, value in enumerate(args)}, **kwargs}
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        hint = next((text for text in map(_table_hint, args) if text), "")
+        wanted = [p.name for p in signature.parameters.values() if p.default is p.empty and p.name not in kwargs]
+        hint = next((text for text in (_table_hint(value, wanted) for value in args) if text), "")
         plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
         shown = signature.replace(parameters=plain, return_annotation=signature.empty)
         raise ProblemError(
@@ -63,15 +68,21 @@ def bind(
     return {**dict(zip(_positional_names(signature, len(args)), args, strict=True)), **kwargs}
 
 
-def _table_hint(value: object) -> str:
+def _table_hint(value: object, wanted: Sequence[str]) -> str:
     """What to do with a value that holds several arguments."""
     if isinstance(value, DataLoader | Dataset):
         return " The batches of a loader are the columns of a stream: lvm.Problem(model, *lvm.stream(loader))."
     columns = getattr(value, "columns", None)
     if columns is None or callable(columns):
         return ""
-    picked = ", ".join(f"data[{column!r}]" for column in list(columns)[:2])
-    return f" A {type(value).__name__} is one argument: pass its columns, lvm.Problem(model, {picked}, ...)."
+    listed = list(columns)
+    lacking = [name for name in wanted if name not in listed]
+    shown = ", ".join(map(repr, listed[:8])) + (", ..." if len(listed) > 8 else "")
+    return (
+        f" A {type(value).__name__} is taken apart by name where it has a column for each argument; it has none called "
+        f"{' or '.join(map(repr, lacking))} (it has {shown}): rename them, or give what is no column by name, "
+        f"lvm.Problem(model, data, {lacking[0] if lacking else 'n'}=...)."
+    )
 
 
 def _positional_names(signature: inspect.Signature, count: int) -> Iterable[str]:

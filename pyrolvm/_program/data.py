@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from pyrolvm._base.errors import DataError
 from pyrolvm._base.numerics import Array
 from pyrolvm._compat.python import is_named_tuple
 from pyrolvm._program.arrays import as_array, kept_as_is, numbers_of
+from pyrolvm._program.columns import Columns
+from pyrolvm._program.labels import Code, coded
 from pyrolvm._program.missing import check_present
 from pyrolvm._program.rounding import loss
 
@@ -29,6 +32,7 @@ __all__ = [
     "fingerprint",
     "leaves",
     "mapped",
+    "named_leaves",
     "to_tensors",
 ]
 
@@ -46,6 +50,7 @@ class Converted:
         widened: why floats were kept at 64 bits, where the dtype asked for would have lost something of them; empty if not.
         dtype: the floating dtype of the values.
         notes: what was made of arguments that a model may have wanted otherwise, by name.
+        codes: what the numbers of columns of labels and dates stand for, by argument or place in it, such as ``table['school']``.
     """
 
     values: dict[str, Any]
@@ -53,6 +58,7 @@ class Converted:
     widened: str
     dtype: torch.dtype
     notes: dict[str, str]
+    codes: dict[str, Code]
 
 
 def to_tensors(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,8 +83,9 @@ def convert(named: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> Co
             dtype than the rest, or would be harmed by the dtype of a module among the arguments.
     """
     with torch.inference_mode(False):
-        read = {name: mapped(value, name, _read) for name, value in named.items()}
-        tensors = {label: leaf for label, leaf in _named_leaves(read) if isinstance(leaf, Tensor)}
+        codes: dict[str, Code] = {}
+        read = {name: mapped(value, name, partial(_read, codes)) for name, value in named.items()}
+        tensors = {label: leaf for label, leaf in named_leaves(read) if isinstance(leaf, Tensor)}
         wanted = _dtype(tensors) if dtype is None else dtype
         harmed = _harmed(read) if dtype is None and wanted == torch.float32 else ""
         if harmed:
@@ -91,7 +98,7 @@ def convert(named: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> Co
             values[name] = cast(given, dtype=wanted, device=None, modules=False)
             originals[name] = owned(values[name] if _exact(given, values[name]) else given)
             values[name] = owned(values[name])
-    return Converted(values, originals, harmed, wanted, _notes(named, values))
+    return Converted(values, originals, harmed, wanted, _notes(named, values), codes)
 
 
 def cast(value: Any, *, dtype: torch.dtype | None, device: torch.device | None, modules: bool = True) -> Any:
@@ -147,7 +154,7 @@ def fingerprint(values: Iterable[Any]) -> str:
 
 def leaves(value: Any) -> Iterator[Any]:
     """The values in dictionaries, lists and tuples, however deep; of anything else itself."""
-    for _, leaf in _named_leaves({"": value}):
+    for _, leaf in named_leaves({"": value}):
         yield leaf
 
 
@@ -200,12 +207,13 @@ def owned(value: Any) -> Any:
     return [owned(item) for item in value] if type(value) is list else value
 
 
-def _named_leaves(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def named_leaves(named: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The same with their places, such as ``table['x']``."""
     for label, value in named.items():
         if isinstance(value, dict):
-            yield from _named_leaves({f"{label}[{key!r}]": item for key, item in value.items()})
+            yield from named_leaves({f"{label}[{key!r}]": item for key, item in value.items()})
         elif isinstance(value, list | tuple):
-            yield from _named_leaves({f"{label}[{i}]": item for i, item in enumerate(value)})
+            yield from named_leaves({f"{label}[{i}]": item for i, item in enumerate(value)})
         else:
             yield label, value
 
@@ -220,14 +228,19 @@ class _Numbers:
     array: Array
 
 
-def _read(label: str, value: Any) -> Any:
-    """A value as numbers of one kind, if it is meant as numbers; a tensor as a plain one."""
+def _read(codes: dict[str, Code], label: str, value: Any) -> Any:
+    """A value as numbers of one kind, if it is meant as numbers, labels or dates; a tensor as a plain one."""
     if isinstance(value, Tensor):
         tensor = _plain(label, value)
         _check_filled(label, tuple(tensor.shape))
         return tensor
     if kept_as_is(value) and not hasattr(value, "__array__"):
         return value
+    column = coded(label, value)
+    if column is not None:
+        codes[label] = column[1]
+        _check_filled(label, column[0].shape)
+        return _Numbers(column[0])
     array = as_array(label, value)
     if array is None:
         return value
@@ -329,7 +342,7 @@ def _device(tensors: Mapping[str, Tensor]) -> torch.device:
 
 def _harmed(read: Mapping[str, Any]) -> str:
     """Which argument would lose something as float32, and what; empty if none would."""
-    for label, leaf in _named_leaves(read):
+    for label, leaf in named_leaves(read):
         lost = loss(leaf.array) if isinstance(leaf, _Numbers) and leaf.array.dtype.kind == "f" else None
         if lost:
             return f"as float32, argument {label!r} {lost}"
@@ -338,7 +351,7 @@ def _harmed(read: Mapping[str, Any]) -> str:
 
 def check_no_module(named: Mapping[str, Any], harmed: str) -> None:
     """Refuses data that need float64 beside a module that is in float32, which would not take them."""
-    for label, leaf in _named_leaves(named):
+    for label, leaf in named_leaves(named):
         if isinstance(leaf, torch.nn.Module) and any(p.dtype == torch.float32 for p in leaf.parameters()):
             raise DataError(
                 f"{harmed}, and module {label!r} takes float32. Fix: subtract an origin and divide by a scale before, or pass "
@@ -350,6 +363,12 @@ def _notes(named: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str
     """What a model that fails may not have expected of its arguments."""
     notes = {}
     for name, value in named.items():
+        if isinstance(value, Columns):
+            notes[name] = (
+                f"argument {name!r}, a table that holds more than numbers, is given to the model as its columns, {name}[...]: "
+                f"{', '.join(map(repr, value))}"
+            )
+            continue
         table = getattr(value, "columns", getattr(value, "column_names", None))
         if isinstance(values[name], Tensor) and table is not None:
             columns = list(table)

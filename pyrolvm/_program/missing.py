@@ -12,7 +12,7 @@ from pyrolvm._base.errors import DataError
 from pyrolvm._base.numerics import Array
 from pyrolvm._compat.scipy import netcdf_attributes
 
-__all__ = ["check_present", "missing_error"]
+__all__ = ["check_present", "is_missing", "missing_error"]
 
 
 UNWRITTEN = 9.969209968386869e36
@@ -36,6 +36,16 @@ def missing_error(name: str, count: int, index: tuple[int, ...], how: str) -> Da
     where = f"the first at {list(index)}" if index else "its only one"
     plural = "s" if count != 1 else ""
     return DataError(f"argument {name!r} has {count} missing value{plural} ({how}), {where}. Fix: {_REMEDY}")
+
+
+def is_missing(item: object) -> bool:
+    """Whether an object is what containers put where a value is missing: ``None``, ``pandas.NA``, ``NaT``, NaN, or a masked value."""
+    return (
+        item is None
+        or item is np.ma.masked
+        or type(item).__name__ in ("NAType", "NaTType")
+        or (isinstance(item, float | np.floating) and bool(item != item))
+    )
 
 
 def check_present(name: str, value: object) -> None:

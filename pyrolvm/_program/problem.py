@@ -20,8 +20,11 @@ from pyrolvm._compat.torch import forked_after_cuda
 from pyrolvm._program import data
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.binding import bind, function_of
+from pyrolvm._program.frames import asked_by_name, by_name, with_columns
 from pyrolvm._program.image import Image
+from pyrolvm._program.indexing import labelled
 from pyrolvm._program.inspection import Reading, read
+from pyrolvm._program.labels import Levels
 from pyrolvm._program.moving import move_info, move_program
 from pyrolvm._program.names import check_storable
 from pyrolvm._program.prediction import AtOnce, Hide, predicted
@@ -77,12 +80,17 @@ class Problem(Program):
     validation on, to read its sites, supports and plates, so that what is wrong with model or data is said here and
     not after an hour of inference.
 
+    ``Problem(model, table)`` takes a data frame whole: where every argument that the model requires, and that is not given by keyword,
+    is the name of a column, the model gets its columns by name. Otherwise the table is one argument: a matrix, or, where it holds
+    more than numbers or the model asks it for a column, ``table["x"]``, its columns, of which ``len(table)`` is the number of rows.
+
     Args:
         model: a Pyro function, or an ``nn.Module`` that is called like one.
-        *args: the model's positional arguments. Lists, NumPy arrays and pandas objects become tensors; floats take
-            torch's default dtype, or the dtype of floating tensors among the arguments. Where float32 would lose something of
-            floats of 64 bits, or of integers that the model uses as floats, all floats are float64: where distinct values would
-            become equal, or values move by more than a thousandth of their column's standard deviation.
+        *args: the model's positional arguments. Columns of categories or text become codes from 0 on, and the labels name the
+            dimensions that the codes index; dates become days since midnight of the first. Lists, NumPy arrays and pandas objects
+            become tensors; floats take torch's default dtype, or the dtype of floating tensors among the arguments. Where float32 would
+            lose something of floats of 64 bits, or of integers that the model uses as floats, all floats are float64: where distinct
+            values would become equal, or values move by more than a thousandth of their column's standard deviation.
         **kwargs: the model's keyword arguments, converted likewise.
 
     Raises:
@@ -106,9 +114,24 @@ class Problem(Program):
         info = getattr(inner, _ATTRIBUTE, None) or ModelInfo()
         _hold(self, name=name, model=model, program=model, info=info, source=None)
         with runtime.undisturbed():
-            bound, stream = heads(bind(model, name, args, kwargs))
-            _hold(self, stream=stream)
-            self._settle(bound, len(args), None)
+            taken, named, apart = by_name(model, args, kwargs)
+            bound, stream = heads(bind(model, name, taken, named))
+            _hold(self, stream=stream, by_name=apart, codes=MappingProxyType({}), labelled=MappingProxyType({}))
+            bound = with_columns(bound)
+            try:
+                self._settle(bound, len(taken), None)
+            except ProblemError as error:
+                columns = asked_by_name(bound, error)
+                if columns is None:
+                    raise
+                self._settle(columns, len(taken), None)
+            _hold(
+                self,
+                labelled=MappingProxyType(
+                    labelled(self, {n: c for n, c in self.codes.items() if isinstance(c, Levels)})
+                ),
+            )
+            self._check_names()
 
     def _settle(self, bound: Mapping[str, object], count: int, dtype: torch.dtype | None) -> None:
         """Takes data in, ``count`` of them positional, and reads the model: in ``dtype``, or in one that loses nothing that matters."""
@@ -140,7 +163,6 @@ class Problem(Program):
         _hold(self, unused=MappingProxyType(unused(self, sites) if reading.masked else {}))
         if self.unused:
             _hold(self, model=Fill(self.unused)(self.model))
-        self._check_names()
 
     def _reading(self, converted: data.Converted, count: int) -> Reading:
         """Holds converted data, and reads the model with them; an error says what was made of the data where that may matter."""
@@ -150,7 +172,7 @@ class Problem(Program):
         _hold(
             self, args=tuple(value for _, value in named[:count]), kwargs=MappingProxyType(dict(named[count:])),
             _arguments=converted.values, _originals=converted.originals, _dtype=converted.dtype, bystanders=(), _sizes={},
-            unused=MappingProxyType({}), model=self.program,
+            codes=MappingProxyType({**self.codes, **converted.codes}), unused=MappingProxyType({}), model=self.program,
         )  # fmt: skip
         try:
             return read(self)
@@ -197,13 +219,15 @@ class Problem(Program):
             name: data.cast(value, dtype=None, device=where, modules=False) for name, value in self._originals.items()
         }
         moved = _hold(
-            object.__new__(Problem), name=self.name, source=self.source, stream=self.stream,
+            object.__new__(Problem), name=self.name, source=self.source, stream=self.stream, codes=self.codes,
+            labelled=self.labelled, by_name=self.by_name,
             info=move_info(self.info, dtype=dtype, device=where),
             program=move_program(self.program, dtype=dtype, device=where),
         )  # fmt: skip
         with runtime.undisturbed(), runtime.default_dtype(dtype):
             bound = {name: data.cast_modules(value, dtype=dtype, device=where) for name, value in bound.items()}
             moved._settle(bound, len(self.args), dtype or self.dtype)
+            moved._check_names()
         return moved
 
     def renamed(self, name: str, *, source: Mapping[str, object] | None = None) -> Problem:

@@ -18,6 +18,7 @@ from pyrolvm._base.pickling import Portable
 from pyrolvm._program import data
 from pyrolvm._program.binding import function_of, is_filled
 from pyrolvm._program.image import Image
+from pyrolvm._program.labels import Code, Levels
 from pyrolvm._program.sites import Parameter, Plate, Site
 from pyrolvm._program.streaming import Source
 
@@ -56,6 +57,9 @@ class Program(Portable):
         unused: the entries of masked latents that have no density and that nothing depends on, by site, as masks of their batch.
         bystanders: tensors of the program's own with a gradient that are no parameters of the model.
         stream: where rows come from that are not all in memory, see :func:`pyrolvm.stream`; ``None`` if all are.
+        codes: what the numbers of columns of labels and dates stand for, by argument or place in it, such as ``table['school']``.
+        labelled: the dimensions that such columns index, with the columns.
+        by_name: whether a table was taken apart by the names of its columns.
     """
 
     name: str
@@ -72,6 +76,9 @@ class Program(Portable):
     hidden: Mapping[str, Tensor]
     unused: Mapping[str, Tensor]
     bystanders: tuple[Tensor, ...]
+    codes: Mapping[str, Code]
+    labelled: Mapping[str, str]
+    by_name: bool
     _arguments: Mapping[str, object]
     _sizes: Mapping[str, int]
     _originals: Mapping[str, object]
@@ -148,8 +155,16 @@ class Program(Portable):
 
     @cached_property
     def coords(self) -> dict[str, list[object]]:
-        """Labels along named dimensions."""
-        return {name: list(labels) for name, labels in self.info.coords.items()}
+        """Labels along named dimensions: those that the model gives, else those of the columns that index them."""
+        found = {name: list(labels) for name, labels in self.info.coords.items()}
+        sizes = {
+            dim: n for name, dims in self.dims.items() for dim, n in zip(dims, self.sites[name].shape, strict=True)
+        }
+        for dim, column in self.labelled.items():
+            code = self.codes.get(column)
+            if dim not in found and isinstance(code, Levels) and dim in sizes:
+                found[dim] = code.along(sizes[dim])
+        return found
 
     @cached_property
     def fingerprint(self) -> str:

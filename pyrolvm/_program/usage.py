@@ -21,7 +21,7 @@ from pyrolvm._compat.torch import memory_key
 from pyrolvm._program.data import leaves
 from pyrolvm._program.rounding import loss
 
-__all__ = ["Leaves", "Watch", "surroundings"]
+__all__ = ["Leaves", "NamedIndex", "Watch", "surroundings"]
 
 _INDEXING = frozenset(
     ("index_select", "gather", "take", "take_along_dim", "index_add", "index_copy", "index_fill", "index_put", "scatter", "scatter_add",
@@ -36,6 +36,10 @@ _IN_PLACE = frozenset(
 _NOT_IN_PLACE = frozenset(("requires_grad_", "share_memory_", "rename_", "retain_grad_"))
 _EXACT = 2**24
 """Integers up to here are themselves as floats of 32 bits."""
+
+
+class NamedIndex(ProblemError):
+    """A program asks a tensor for a column by name."""
 
 
 class Leaves(TorchFunctionMode):
@@ -224,6 +228,12 @@ class Watch(Leaves):
     def _check_index(self, name: str, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Refuses a negative index that comes from the data."""
         base = name.rstrip("_") if not name.startswith("__") else name
+        if base == "__getitem__" and isinstance(args[-1], str):
+            origin = self._origin(args[0])
+            raise NamedIndex(
+                f"{self.what} asks {'a tensor' if origin is None else f'argument {origin!r}, a tensor,'} for {args[-1]!r}"
+                f"{_at(current_line())}. Fix: pass the columns by name, a dictionary or a data frame, or index by number."
+            )
         if base in ("__getitem__", "__setitem__") and len(args) > 1:
             indices: list[Any] = list(args[1]) if isinstance(args[1], tuple) else [args[1]]
         elif base in _INDEXING:

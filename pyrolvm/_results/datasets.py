@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.numerics import Array
+from pyrolvm._program.columns import Columns
+from pyrolvm._program.data import named_leaves
 from pyrolvm._program.density import Joint
+from pyrolvm._program.labels import Code, Levels
 from pyrolvm._program.names import Dimensions, variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import name_dims
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "data_groups",
+    "described",
     "named_dims",
     "optimization_dataset",
     "ordered",
@@ -101,19 +105,49 @@ def data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[
     """The observed values, and the arguments of the model that are not observed themselves."""
     with problem.session(seed=0), torch.no_grad():
         observed = numpy(Joint(problem).observations())
-    values = {n: v.detach().cpu().numpy() for n, v in problem.arguments.items() if isinstance(v, Tensor)}
+    values = {n: v.detach().cpu().numpy() for n, v in _tensors(problem).items()}
     constant = {n: v for n, v in values.items() if not any(v is o or _same(v, o) for o in observed.values())}
     named = {n: _argument_dims(problem, n, v.shape) for n, v in constant.items()}
     groups = {}
+    coords = Dimensions(problem).coords()
     if observed:
-        groups["observed_data"] = site_dataset(
-            observed, dims, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
-        )
+        groups["observed_data"] = site_dataset(observed, dims, attrs=attrs, coords=coords, sample_dims=())
     if constant:
-        groups["constant_data"] = site_dataset(
-            constant, named, attrs=attrs, coords=Dimensions(problem).coords(), sample_dims=()
-        )
-    return groups
+        groups["constant_data"] = site_dataset(constant, named, attrs=attrs, coords=coords, sample_dims=())
+    return {name: described(group, problem, problem.codes) for name, group in groups.items()}
+
+
+def described(dataset: xr.Dataset, problem: Problem, codes: Mapping[str, Code]) -> xr.Dataset:
+    """A dataset whose variables say in their attributes which labels or dates their numbers stand for.
+
+    Args:
+        dataset: variables by argument, by column of a table that is one argument, or by observed site.
+        problem: the problem.
+        codes: what numbers stand for, by argument or place in it.
+    """
+    if not codes:
+        return dataset
+    named = dict(named_leaves(problem.arguments))
+    observed: dict[str, Tensor] = {}
+    if any(isinstance(code, Levels) for code in codes.values()):
+        with problem.session(seed=0), torch.no_grad():
+            observed = Joint(problem).observations()
+    for place, code in codes.items():
+        leaf = named.get(place)
+        sites = [name for name, value in observed.items() if value is leaf]
+        for name in (*(n for n, v in _tensors(problem).items() if v is leaf), *sites):
+            if leaf is not None and variable(name) in dataset:
+                dataset[variable(name)].attrs.update(code.attrs())
+    return dataset
+
+
+def _tensors(problem: Problem) -> dict[str, Tensor]:
+    """The arguments that are tensors, and the columns of tables that are."""
+    found: dict[str, Any] = dict(problem.arguments)
+    for value in problem.arguments.values():
+        if isinstance(value, Columns):
+            found |= {str(name): column for name, column in value.items() if str(name) not in found}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _same(a: Array, b: Array) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import decimal
 import fractions
 from typing import Any
@@ -116,13 +115,6 @@ REFUSED = {
     "complex numbers": (np.array([1j]), "complex128 values"),
     "a complex tensor": (torch.tensor([1j]), "complex64 values"),
     "a complex scalar": (1j, "complex number"),
-    "times": (np.array(["2020-01-01"], dtype="datetime64[D]"), "subtract an origin"),
-    "a column of times": (pd.Series(pd.to_datetime(["2020-01-01"])), "subtract an origin"),
-    "durations": (pd.Series(pd.to_timedelta(["1D"])), "divide by a unit"),
-    "dates in a list": ([datetime.date(2020, 1, 1)], "object values"),
-    "categories": (pd.Series(["a", "b"], dtype="category"), "encode categories"),
-    "numbers as categories": (pd.Categorical([10, 20]), "encode categories"),
-    "text": (np.array(["a"]), "encode categories"),
     "numbers and text": ([1.0, "a"], r"text: 'a' at \[1\]"),
     "named fields": (np.array([(1.0, 2)], dtype=[("a", float), ("b", int)]), "each field"),
     "an iterator": (iter([1.0, 2.0]), "only once"),
@@ -166,15 +158,3 @@ def test_values_in_dictionaries_and_tuples_are_converted_moved_and_part_of_the_f
     assert made.fingerprint == problem(1.0).fingerprint != problem(2.0).fingerprint
     with pytest.raises(lvm.DataError, match=r"data\['y'\].*1 missing value"):
         lvm.Problem(model, {"x": np.ones(2), "y": np.ma.masked_equal([1.0, 2.0], 2.0)}, (np.zeros(2), 2))
-
-
-def test_a_table_whose_columns_the_model_wants_is_explained() -> None:
-    def model(table: Any) -> None:
-        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-        with pyro.plate("rows", 2):
-            pyro.sample("y", dist.Normal(mu * table["x"], 1.0), obs=table["y"])
-
-    with pytest.raises(
-        lvm.ProblemError, match=r"a DataFrame, is given to the model as a tensor of shape \(2, 2\).*table\['x'\]"
-    ):
-        lvm.Problem(model, pd.DataFrame({"x": [1.0, 2.0], "y": [1.0, 2.0]}))

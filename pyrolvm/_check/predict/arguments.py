@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, unknown_name
+from pyrolvm._check.predict.coding import coded_anew, taken_apart, without_observed
 from pyrolvm._check.predict.running import observed_values
+from pyrolvm._program.columns import Columns
+from pyrolvm._program.labels import Code
 from pyrolvm._program.problem import Problem
 
 __all__ = ["Arguments", "arguments"]
@@ -27,6 +30,7 @@ class Arguments:
         positional: how many are positional.
         left_out: the names of observations that are to be predicted.
         given: the names that were given anew.
+        codes: what the numbers of columns of labels and dates stand for, labels that are new among them.
     """
 
     values: Mapping[str, object]
@@ -34,6 +38,7 @@ class Arguments:
     positional: int
     left_out: frozenset[str]
     given: frozenset[str]
+    codes: Mapping[str, Code]
 
 
 def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, object], rows: int | None) -> Arguments:
@@ -50,6 +55,7 @@ def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, obj
     """
     names = list(problem.arguments)
     positional = len(problem.args)
+    args, kwargs = taken_apart(problem, args, kwargs)
     if len(args) > positional:
         raise ArgumentError(
             f"{problem.name} takes {positional} argument{'s' * (positional != 1)} by position, got {len(args)}. "
@@ -63,8 +69,9 @@ def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, obj
         if name in new:
             raise ArgumentError(f"argument {name!r} is given twice. Fix: give it once.")
         new[name] = value
-    given = {name: value for name, value in new.items() if value is not None}
+    given, codes = coded_anew(problem, {name: value for name, value in new.items() if value is not None})
     seen = _observations(problem)
+    columns: set[str] = set()
     for name, value in new.items():
         if value is None and name not in seen:
             raise ArgumentError(
@@ -75,7 +82,12 @@ def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, obj
     values: dict[str, object] = {}
     other: dict[str, object] = {}
     for name, old in problem.arguments.items():
-        if name in given:
+        if name in given and isinstance(old, Columns) and isinstance(given[name], Columns):
+            observed = observed_values(problem)
+            values[name], absent = without_observed(given[name], old, observed, rolled=False)
+            other[name], _ = without_observed(given[name], old, observed, rolled=True)
+            columns |= {f"{name}[{column!r}]" for column in absent}
+        elif name in given:
             values[name] = other[name] = given[name]
         elif name in seen:
             values[name], other[name] = _stand_ins(old, lengths.get(_rows(old), rows or _rows(old)))
@@ -88,7 +100,7 @@ def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, obj
             values[name] = other[name] = old
     for name in given.keys() - problem.arguments.keys():
         values[name] = other[name] = given[name]
-    return Arguments(values, other, positional, frozenset(seen - given.keys()), frozenset(given))
+    return Arguments(values, other, positional, frozenset((seen - given.keys()) | columns), frozenset(given), codes)
 
 
 def _rows(value: object) -> int:

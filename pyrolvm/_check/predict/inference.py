@@ -16,6 +16,7 @@ from pyrolvm._base import budget, runtime
 from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, checked_seed, positive_int
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._check.predict.arguments import Arguments, arguments
+from pyrolvm._check.predict.coding import labels_along
 from pyrolvm._check.predict.members import Kept, kept_sites, known_terms, memberships
 from pyrolvm._check.predict.running import Predicting, observed_values, prior_terms
 from pyrolvm._check.predict.scores import scores, totals
@@ -26,7 +27,7 @@ from pyrolvm._program.names import Dimensions, variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.program import ModelInfo
 from pyrolvm._results import Posterior
-from pyrolvm._results.datasets import named_dims, site_dataset
+from pyrolvm._results.datasets import described, named_dims, site_dataset
 from pyrolvm._results.evaluating import every
 
 if TYPE_CHECKING:
@@ -158,12 +159,12 @@ def _problem(old: Problem, asked: Arguments) -> tuple[Problem, frozenset[str]]:
     Raises:
         ProblemError: if anything but observed values depends on what stands for observations that were left out.
     """
-    new = _made(old, asked.values, asked.positional)
+    new = _made(old, asked.values, asked)
     if not asked.left_out:
         return new, frozenset()
     here = observed_values(new)
     try:
-        other = _made(old, asked.other, asked.positional)
+        other = _made(old, asked.other, asked)
     except (
         DataError,
         ProblemError,
@@ -192,7 +193,7 @@ def _told(old: Problem, asked: Arguments, predicted: frozenset[str]) -> frozense
 
 def _named(new: Problem, asked: Arguments, seen: Mapping[str, Tensor]) -> frozenset[str]:
     """Observed sites whose values are an argument that was left out."""
-    left = [new.arguments[name] for name in asked.left_out]
+    left = [new.arguments[name] for name in asked.left_out if name in new.arguments]
     return frozenset(
         name
         for name, value in seen.items()
@@ -200,18 +201,18 @@ def _named(new: Problem, asked: Arguments, seen: Mapping[str, Tensor]) -> frozen
     )
 
 
-def _made(old: Problem, values: Mapping[str, Any], positional: int) -> Problem:
+def _made(old: Problem, values: Mapping[str, Any], asked: Arguments) -> Problem:
     """The problem's model with other arguments, in its dtype and on its device; labels stay where lengths do."""
     listed = [(name, cast(value, dtype=old.dtype, device=old.device, modules=False)) for name, value in values.items()]
-    args = tuple(value for _, value in listed[:positional])
-    made = Problem(_bare(old.program), *args, **dict(listed[positional:]))
+    args = tuple(value for _, value in listed[: asked.positional])
+    made = Problem(_bare(old.program), *args, **dict(listed[asked.positional :]))
     made = made.to(dtype=old.dtype, device=old.device)
     sizes = {
         dim: n
         for name, dims in _dims(made, old.info).items()
         for dim, n in zip(dims, made.sites[name].shape, strict=True)
     }
-    coords = {dim: labels for dim, labels in old.info.coords.items() if sizes.get(dim, len(labels)) == len(labels)}
+    coords = labels_along(old, asked.codes, sizes)
     dims = {name: names for name, names in old.info.dims.items() if name in made.sites}
     return made.replace(name=old.name, info=ModelInfo(dims=dims, coords=coords))
 
@@ -347,7 +348,7 @@ def _groups(
         }
         if values:
             named = {name: dims[name][: value.ndim - 2] for name, value in values.items() if name in dims}
-            groups[group] = site_dataset(values, named, attrs=attrs, coords=coords)
+            groups[group] = described(site_dataset(values, named, attrs=attrs, coords=coords), new, asked.codes)
     scored = _scores(new, found, attrs, drawn=attrs["kind"] == "draws")
     if scored is not None:
         groups["scores"] = scored
@@ -357,7 +358,8 @@ def _groups(
         if isinstance(value, Tensor) and name not in asked.left_out
     }
     if constant:
-        groups["predictions_constant_data"] = site_dataset(constant, {}, attrs=attrs, sample_dims=())
+        told = site_dataset(constant, {}, attrs=attrs, sample_dims=())
+        groups["predictions_constant_data"] = described(told, new, asked.codes)
     return groups
 
 
