@@ -9,7 +9,7 @@ import torch
 
 from pyrolvm._compat.pyro import mask_of
 
-__all__ = ["innermost", "own_masks", "unmasked", "untransformed"]
+__all__ = ["along", "innermost", "own_masks", "unmasked", "untransformed"]
 
 _SHAPES = (dist.Independent, torch.distributions.Independent, dist.ExpandedDistribution)
 """What declares that dimensions of a batch are one event, or repeats a batch."""
@@ -18,6 +18,19 @@ _SHAPES = (dist.Independent, torch.distributions.Independent, dist.ExpandedDistr
 def innermost(fn: Any) -> Any:
     """A distribution without what declares its shape or masks it alone; transforms stay."""
     while isinstance(fn, (*_SHAPES, dist.MaskedDistribution)):
+        fn = fn.base_dist
+    return fn
+
+
+def along(fn: Any, axis: int) -> Any:
+    """A distribution without what is around it, until a dimension of its values is one of its batch or of its own event.
+
+    Args:
+        fn: the distribution.
+        axis: the dimension, from the right.
+    """
+    wrappers = (dist.Independent, torch.distributions.Independent, dist.MaskedDistribution)
+    while -axis <= len(fn.event_shape) and isinstance(fn, wrappers):
         fn = fn.base_dist
     return fn
 

@@ -227,19 +227,6 @@ def test_labels_stay_where_lengths_do_and_go_where_they_do_not() -> None:
     assert list(lvm.predict(fit, X[:2])["predictions"]["rows"].values) == [0, 1]
 
 
-@pytest.mark.parametrize("x", [[2.0, 2.2, 2.4], [0.0, 0.5, 3.0]], ids=["shifted", "elsewhere"])
-def test_a_latent_whose_law_is_of_the_arguments_is_not_kept(x: list[float]) -> None:
-    def process(x: Tensor, y: Tensor) -> None:
-        kernel = torch.exp(-0.5 * (x[:, None] - x) ** 2) + 0.1 * torch.eye(len(x))
-        f = pyro.sample("f", dist.MultivariateNormal(torch.zeros(len(x)), kernel))
-        with pyro.plate("rows", len(x)):
-            pyro.sample("y", dist.Normal(f, 0.3), obs=y)
-
-    fit = lvm.exact(lvm.Problem(process, torch.tensor([0.0, 0.2, 0.4]), torch.tensor([1.0, 0.5, 0.0])), **QUIET)
-    with pytest.raises(lvm.ProblemError, match=r"latent 'f' of process depends on the new arguments.*Fix:"):
-        lvm.predict(fit, torch.tensor(x))
-
-
 def test_members_with_other_covariates_of_their_own_are_not_kept_unless_said() -> None:
     def levels(u: Tensor, g: Tensor, y: Tensor) -> None:
         slope = pyro.sample("slope", dist.Normal(0.0, 1.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ from pyrolvm._base.errors import ArgumentError, unknown_name
 from pyrolvm._check.predict.coding import coded_anew, taken_apart, without_observed
 from pyrolvm._check.predict.running import observed_values
 from pyrolvm._program.columns import Columns
+from pyrolvm._program.data import to_tensors
 from pyrolvm._program.labels import Code
 from pyrolvm._program.problem import Problem
 
-__all__ = ["Arguments", "arguments"]
+__all__ = ["Arguments", "Behind", "arguments", "behind"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Arguments:
         left_out: the names of observations that are to be predicted.
         given: the names that were given anew.
         codes: what the numbers of columns of labels and dates stand for, labels that are new among them.
+        observed: the names of all observations.
     """
 
     values: Mapping[str, object]
@@ -39,6 +41,24 @@ class Arguments:
     left_out: frozenset[str]
     given: frozenset[str]
     codes: Mapping[str, Code]
+    observed: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Arguments of the fit's rows with the new ones behind them.
+
+    Attributes:
+        arguments: these.
+        before: rows of the fit.
+        after: rows that are new.
+        whole: whether they were given like this, so that all rows are asked for.
+    """
+
+    arguments: Arguments
+    before: int
+    after: int
+    whole: bool
 
 
 def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, object], rows: int | None) -> Arguments:
@@ -100,7 +120,55 @@ def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, obj
             values[name] = other[name] = old
     for name in given.keys() - problem.arguments.keys():
         values[name] = other[name] = given[name]
-    return Arguments(values, other, positional, frozenset((seen - given.keys()) | columns), frozenset(given), codes)
+    return Arguments(
+        values, other, positional, frozenset((seen - given.keys()) | columns), frozenset(given), codes, frozenset(seen)
+    )
+
+
+def behind(problem: Problem, asked: Arguments, rows: int | None) -> Behind | None:
+    """The same arguments with the fit's rows in front; ``None`` where nothing says what new rows are.
+
+    Arguments that begin with the fit's own rows are the whole series already.
+    """
+    lengths = {_rows(problem.arguments[name]) for name in asked.observed if name in problem.arguments}
+    if len(lengths) != 1 or 0 in lengths:
+        return None
+    (before,) = lengths
+    by_row = [name for name, old in problem.arguments.items() if _rows(old) == before]
+    told = [name for name in by_row if name in asked.given]
+    if not told and rows is None:
+        return None
+    new = {name: _like(name, asked.values[name], problem.arguments[name]) for name in by_row}
+    sizes = {len(value) for value in new.values()}
+    if len(sizes) != 1 or any(
+        one.shape[1:] != _as_tensor(problem.arguments[name]).shape[1:] for name, one in new.items()
+    ):
+        return None
+    whole = bool(told) and all(_begins(new[name], _as_tensor(problem.arguments[name])) for name in told)
+    after = sizes.pop() - (before if whole else 0)
+    if not after:
+        return None
+    values, other = dict(asked.values), dict(asked.other)
+    for name, value in new.items():
+        old = _as_tensor(problem.arguments[name])
+        first, second = value[-after:], _like(name, asked.other[name], old)[-after:]
+        values[name], other[name] = torch.cat([old, first]), torch.cat([old, second])
+    return Behind(replace(asked, values=values, other=other), before, after, whole)
+
+
+def _as_tensor(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _like(name: str, value: object, old: object) -> Tensor:
+    """A new value as a tensor of the old one's type."""
+    like, found = _as_tensor(old), to_tensors({name: value})[name]
+    return torch.as_tensor(found).to(dtype=like.dtype, device=like.device)
+
+
+def _begins(new: Tensor, old: Tensor) -> bool:
+    return len(new) >= len(old) and new.shape[1:] == old.shape[1:] and torch.equal(new[: len(old)], old)
 
 
 def _rows(value: object) -> int:
@@ -191,8 +259,9 @@ def _stand_ins(old: Tensor, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def _changed(value: Tensor) -> Tensor:
-    """Other values of the same kind: in another order, or, where they are all alike, others."""
-    rolled = value.roll(1, 0)
-    if not torch.equal(rolled, value):
-        return rolled
+    """Other values of the same kind, each row another one: that of the next row that differs, or, where all are alike, a new one."""
+    rows, place = value.unique(dim=0, return_inverse=True)
+    if len(rows) > 1:
+        found: Tensor = rows[(place + 1) % len(rows)]
+        return found
     return ~value if value.dtype == torch.bool else value + 1

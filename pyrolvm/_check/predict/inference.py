@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -13,21 +12,18 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base import budget, runtime
-from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, checked_seed, positive_int
+from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm._base.explain import at_the_door
-from pyrolvm._check.predict.arguments import Arguments, arguments
-from pyrolvm._check.predict.coding import labels_along
-from pyrolvm._check.predict.members import Kept, kept_sites, known_terms, memberships
-from pyrolvm._check.predict.running import Predicting, observed_values, prior_terms
-from pyrolvm._check.predict.scores import scores, totals
-from pyrolvm._program.batching import Batch
-from pyrolvm._program.data import cast
+from pyrolvm._check.predict.arguments import arguments
+from pyrolvm._check.predict.checking import check_laws, check_priors
+from pyrolvm._check.predict.groups import groups
+from pyrolvm._check.predict.inferring import Inferring, inferring
+from pyrolvm._check.predict.running import Predicting, Quantity
+from pyrolvm._check.predict.setting import Setting, setting
 from pyrolvm._program.density import Evaluator
-from pyrolvm._program.names import Dimensions, variable
+from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
-from pyrolvm._program.program import ModelInfo
 from pyrolvm._results import Posterior
-from pyrolvm._results.datasets import described, named_dims, site_dataset
 from pyrolvm._results.evaluating import every
 
 if TYPE_CHECKING:
@@ -46,9 +42,6 @@ MOST_NUMBERS = 20_000_000
 
 KINDS = ("draws", "mean")
 
-UNORDERED = ("Categorical", "OneHotCategorical", "Multinomial")
-"""Distributions whose values have no order."""
-
 
 @at_the_door
 def predict(
@@ -57,6 +50,7 @@ def predict(
     members: Mapping[str, str | Sequence[int | None]] | None = None,
     rows: int | None = None,
     kind: str = "draws",
+    quantities: Mapping[str, Quantity] | bool = False,
     draws: int | None = None,
     seed: int = 0,
     **kwargs: Any,
@@ -74,7 +68,10 @@ def predict(
     - what all rows share, and members of a plate without data (groups, users), keep their draws; members beyond those of the fit are
       new, and drawn from their distribution given the rest of each draw;
     - latents of rows are drawn anew for new rows;
-    - sites that the model did not have in the fit, such as the next steps of a series, are drawn given the others.
+    - sites that the model did not have in the fit, such as the next steps of a series, are drawn given the others;
+    - where the program ties rows together (a Gaussian process, a walk, a state-space model), new rows come behind those of the fit, and
+      are drawn from the model's own law given these. Arguments that begin with the fit's rows are the whole series already; what comes
+      back is of the rows that are new.
 
     Args:
         posterior: any result with its problem: of ``fit``, ``nuts``, ``exact``, ``infer`` or ``load``.
@@ -84,6 +81,8 @@ def predict(
         rows: how many rows to predict, where no argument tells.
         kind: ``"draws"`` of the predictive distribution, or its ``"mean"`` given each draw of the posterior, where distributions
             know one.
+        quantities: functions by name, each of a dictionary of all values of a run (latents, deterministic sites, predictions) for one
+            draw; their results are in ``predictions``. ``True`` for the model's own.
         draws: posterior draws to take, evenly among all: as many of each chain, so that there may be a few more. By default 1,000,
             fewer where the result would fill the memory.
         seed: makes it repeatable.
@@ -112,7 +111,7 @@ def predict(
         if value is not None:
             positive_int(name, value)
     with runtime.undisturbed():
-        return _predicted(posterior, args, kwargs, members or {}, rows, kind, draws, seed)
+        return _predicted(posterior, args, kwargs, members or {}, rows, kind, quantities, draws, seed)
 
 
 def _predicted(
@@ -122,6 +121,7 @@ def _predicted(
     members: Mapping[str, str | Sequence[int | None]],
     rows: int | None,
     kind: str,
+    quantities: Mapping[str, Quantity] | bool,
     draws: int | None,
     seed: int,
 ) -> xr.DataTree:
@@ -129,186 +129,68 @@ def _predicted(
 
     old, began = posterior.attached, time.perf_counter()
     asked = arguments(old, args, kwargs, rows)
-    new, predicted = _problem(old, asked)
-    fresh = bool(asked.given) or rows is not None
-    if not fresh:
-        predicted = frozenset(site.name for site in old.observed)
-    who = memberships(old, new, members, fresh=fresh)
-    kept = kept_sites(old, new, who)
-    values, chains, step = _draws(posterior, new, set(kept), draws)
-    if fresh:
-        _check_priors(posterior, new, kept, values, set(members), asked.given)
-    one = Predicting(new, kept, predicted, mean=kind == "mean")
-    with new.session(seed=seed, params=posterior.params), torch.no_grad():
+    found = setting(old, asked, members, rows, _two(posterior))
+    values, chains, step = _draws(posterior, found.new, set(found.kept), draws)
+    if found.fresh:
+        check_priors(posterior, found, values, set(members))
+        check_laws(posterior, found, values)
+    inferred = _inferring(posterior, found, values, seed)
+    one = Predicting(
+        found.new, found.kept, found.predicted, mean=kind == "mean", going=found.going, inferred=inferred,
+        quantities=_quantities(old, quantities), shown=found.shown,
+    )  # fmt: skip
+    with found.new.session(seed=seed, params=posterior.params), torch.no_grad():
         many = Evaluator(one, values, what="predict")
         if many.way == "loop" and draws is None:
             total = len(next(iter(values.values())))
             fewer = math.ceil(total / budget.affordable(many.cost, min(LOOPED, total)))
             values, step = every(values, chains, fewer), step * fewer
-        found = many(values)
+        drawn = many(values)
     attrs = {
         "pyrolvm_problem": old.name, "kind": kind, "seed": seed, "thinned_by": step, "evaluated_by": many.way,
         "seconds": time.perf_counter() - began, "inference_library": "pyrolvm",
+        **({} if inferred is None else {"latents_of_rows": inferred.how}),
     }  # fmt: skip
-    return xr.DataTree.from_dict(_groups(new, asked, found, chains, attrs))
+    return xr.DataTree.from_dict(groups(found, drawn, chains, attrs))
 
 
-def _problem(old: Problem, asked: Arguments) -> tuple[Problem, frozenset[str]]:
-    """The model with its new arguments, and the observed sites that are predicted.
-
-    Raises:
-        ProblemError: if anything but observed values depends on what stands for observations that were left out.
-    """
-    new = _made(old, asked.values, asked)
-    if not asked.left_out:
-        return new, frozenset()
-    here = observed_values(new)
-    try:
-        other = _made(old, asked.other, asked)
-    except (
-        DataError,
-        ProblemError,
-    ):  # values that the model does not take: what is observed is known by its value alone
-        return new, _told(old, asked, _named(new, asked, here))
-    there = observed_values(other)
-    moved = {name for name, value in here.items() if name not in there or not torch.equal(value, there[name])}
-    predicted = _told(old, asked, _named(new, asked, here) | moved)
-    _check_only_observed(old, asked, new, other, predicted)
-    return new, predicted
+def _inferring(posterior: Posterior, found: Setting, values: Mapping[str, Tensor], seed: int) -> Inferring | None:
+    """How latents of new rows follow from what is given of them."""
+    draw = {name: value[0] for name, value in values.items()}
+    one = Predicting(found.new, found.kept, found.predicted, mean=False, going=found.going)
+    with found.new.session(seed=seed, params=posterior.params), torch.no_grad():
+        nodes = one.run(draw)
+    start = {site.name: nodes[site.name]["value"] for site in found.new.latents if site.name in nodes}
+    return inferring(posterior, found, start)
 
 
-def _told(old: Problem, asked: Arguments, predicted: frozenset[str]) -> frozenset[str]:
-    """The sites, where there are any.
+def _quantities(problem: Problem, asked: Mapping[str, Quantity] | bool) -> dict[str, Quantity]:
+    """The functions by name: those that are given, or the model's own.
 
     Raises:
-        ProblemError: if it is not known which sites observe what was left out.
+        ArgumentError: if one is no function, or is called like a site.
     """
-    if predicted:
-        return predicted
-    raise ProblemError(
-        f"nothing says which sites of {old.name} observe {', '.join(sorted(asked.left_out))}. "
-        "Fix: give the observed values as arguments of the model that are passed on as they are, obs=argument."
-    )
-
-
-def _named(new: Problem, asked: Arguments, seen: Mapping[str, Tensor]) -> frozenset[str]:
-    """Observed sites whose values are an argument that was left out."""
-    left = [new.arguments[name] for name in asked.left_out if name in new.arguments]
-    return frozenset(
-        name
-        for name, value in seen.items()
-        if any(one.shape == value.shape and torch.equal(one.to(value.dtype), value) for one in left)
-    )
-
-
-def _made(old: Problem, values: Mapping[str, Any], asked: Arguments) -> Problem:
-    """The problem's model with other arguments, in its dtype and on its device; labels stay where lengths do."""
-    listed = [(name, cast(value, dtype=old.dtype, device=old.device, modules=False)) for name, value in values.items()]
-    args = tuple(value for _, value in listed[: asked.positional])
-    made = Problem(_bare(old.program), *args, **dict(listed[asked.positional :]))
-    made = made.to(dtype=old.dtype, device=old.device)
-    sizes = {
-        dim: n
-        for name, dims in _dims(made, old.info).items()
-        for dim, n in zip(dims, made.sites[name].shape, strict=True)
-    }
-    coords = labels_along(old, asked.codes, sizes)
-    dims = {name: names for name, names in old.info.dims.items() if name in made.sites}
-    return made.replace(name=old.name, info=ModelInfo(dims=dims, coords=coords))
-
-
-def _dims(made: Problem, info: ModelInfo) -> dict[str, list[str]]:
-    return {name: site.dim_names(made.plates, info.dims.get(name)) for name, site in made.sites.items()}
-
-
-def _bare(program: Any) -> Any:
-    """The program without what it says about itself: labels of other rows would not fit."""
-    if isinstance(program, torch.nn.Module):
-        return program
-
-    @functools.wraps(program)
-    def bare(*args: Any, **kwargs: Any) -> Any:
-        return program(*args, **kwargs)
-
-    bare.__dict__.pop("__pyrolvm_model__", None)
-    return bare
-
-
-def _check_only_observed(
-    old: Problem, asked: Arguments, new: Problem, other: Problem, predicted: frozenset[str]
-) -> None:
-    """Refuses a model that reads observations other than to observe them: what stands for them would be taken for data."""
-    seen = []
-    for made in (new, other):
-        one = Predicting(made, {}, predicted, mean=False)
-        with made.session(seed=0), torch.no_grad():
-            seen.append(one({}))
-    for name, value in seen[0].items():
-        there = seen[1].get(name)
-        if name.startswith("log_score/"):
-            continue
-        if there is None or there.shape != value.shape or not torch.equal(value.nan_to_num(), there.nan_to_num()):
-            raise ProblemError(
-                f"{old.name} reads {', '.join(sorted(asked.left_out))} other than to observe it: site "
-                f"{name.removeprefix('predictions/')!r} depends on its values. Fix: pass them as arguments "
-                "of their own, or write the next value as a site that follows from the sites before it."
+    if isinstance(asked, bool):
+        return dict(problem.quantities) if asked else {}
+    for name, function in asked.items():
+        if not callable(function) or name in problem.sites:
+            why = "is called like a site" if callable(function) else f"is {type(function).__name__}, not a function"
+            raise ArgumentError(
+                f"quantity {name!r} {why}. Fix: pass quantities={{'name': function of a dict of the sites' values}}."
             )
+    return dict(asked)
 
 
-def _check_priors(
-    posterior: Posterior,
-    new: Problem,
-    kept: Mapping[str, Kept],
-    values: Mapping[str, Tensor],
-    said: set[str],
-    given: frozenset[str],
-) -> None:
-    """Refuses to keep draws of a latent whose distribution the new arguments change: they are of another latent.
-
-    Raises:
-        ProblemError: naming it. Not of members of a plate that are said to be known.
-    """
-    old, draw = posterior.attached, {name: value[0] for name, value in values.items()}
-    as_before = {name: Kept({}) for name in kept}
-
-    def terms(problem: Problem, which: Mapping[str, Kept], batch: Batch | None = None) -> dict[str, Tensor]:
-        with problem.session(seed=0, params=posterior.params), torch.no_grad():
-            return prior_terms(problem, draw, which, batch)
-
-    before, now = terms(old, as_before), terms(new, kept)
-    try:  # a law may be the same at these arguments, as a stationary process is at shifted places, and still be one of them
-        moved = terms(old, as_before, _moved(old, given))
-    except (RuntimeError, ValueError, IndexError, KeyError):
-        moved = before
-    for name in before.keys() & now.keys():
-        site = new.sites[name]
-        was, is_ = known_terms(kept[name], site.event_dim, before[name], now[name])
-        same = _alike(was, is_) and (bool(site.plates) or _alike(before[name], moved.get(name, before[name])))
-        if not same and not said & set(site.plates):
-            plate = next((plate for plate in site.plates), "")
-            fix = "write the new values as sites of their own"
-            if plate:
-                fix = f'members={{"{plate}": "new"}} draws it anew, members={{"{plate}": "same"}} keeps it'
-            raise ProblemError(
-                f"the distribution of latent {name!r} of {new.name} depends on the new arguments, so that its draws are not of these. "
-                f"Fix: {fix}."
-            )
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-3, equal_nan=True)
-
-
-def _moved(old: Problem, given: frozenset[str]) -> Batch:
-    """The fit's rows, with other values of the arguments that are given anew: in another order and on another scale."""
-    whole, names = Batch.of(old, None), list(old.arguments)
-
-    def other(name: str, value: Any) -> Any:
-        floats = isinstance(value, Tensor) and value.is_floating_point() and bool(value.dim())
-        return 1.5 * value.roll(1, 0) if name in given and floats else value
-
-    args = tuple(other(name, value) for name, value in zip(names, whole.args, strict=False))
-    return Batch(args, {name: other(name, value) for name, value in whole.kwargs.items()}, whole.plates)
+def _two(posterior: Posterior) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The first and the last draw of the latents."""
+    problem, data = posterior.attached, posterior.data["posterior"]
+    both: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+    for site in problem.latents:
+        array = data[variable(site.name)].transpose("chain", "draw", ...).values
+        for draw, value in zip(both, (array[0, 0], array[-1, -1]), strict=True):
+            tensor = torch.as_tensor(np.array(value), device=problem.device)
+            draw[site.name] = tensor.to(problem.dtype) if tensor.is_floating_point() else tensor
+    return both
 
 
 def _draws(
@@ -332,52 +214,3 @@ def _draws(
     if not values:
         values["_lane"] = torch.zeros(chains * count, dtype=new.dtype, device=new.device)
     return values, chains, step
-
-
-def _groups(
-    new: Problem, asked: Arguments, found: Mapping[str, Tensor], chains: int, attrs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The groups of the result."""
-    dims, coords = named_dims(new), Dimensions(new).coords()
-    groups = {}
-    for group in ("predictions", "log_score"):
-        values = {
-            name.removeprefix(f"{group}/"): value.reshape(chains, -1, *value.shape[1:]).cpu().numpy()
-            for name, value in found.items()
-            if name.startswith(f"{group}/")
-        }
-        if values:
-            named = {name: dims[name][: value.ndim - 2] for name, value in values.items() if name in dims}
-            groups[group] = described(site_dataset(values, named, attrs=attrs, coords=coords), new, asked.codes)
-    scored = _scores(new, found, attrs, drawn=attrs["kind"] == "draws")
-    if scored is not None:
-        groups["scores"] = scored
-    constant = {
-        name: value.cpu().numpy()
-        for name, value in new.arguments.items()
-        if isinstance(value, Tensor) and name not in asked.left_out
-    }
-    if constant:
-        told = site_dataset(constant, {}, attrs=attrs, sample_dims=())
-        groups["predictions_constant_data"] = described(told, new, asked.codes)
-    return groups
-
-
-def _scores(new: Problem, found: Mapping[str, Tensor], attrs: Mapping[str, Any], *, drawn: bool) -> Any:
-    """The scores of what is given, by row; ``None`` where nothing is."""
-    seen, dims, told = observed_values(new), named_dims(new), dict(attrs)
-    values: dict[str, Any] = {}
-    named: dict[str, list[str]] = {}
-    for key, term in found.items():
-        if not key.startswith("log_score/"):
-            continue
-        name = key.removeprefix("log_score/")
-        ordered = drawn and new.sites[name].distribution not in UNORDERED
-        draws = found[f"predictions/{name}"].cpu().numpy() if ordered else None
-        each = scores(term.cpu().numpy(), draws, seen[name].cpu().numpy())
-        told |= totals(name, each)
-        for what, value in each.items():
-            values[f"{name}_{what}"], named[f"{name}_{what}"] = value, dims[name][: value.ndim]
-    if not values:
-        return None
-    return site_dataset(values, named, attrs=told, coords=Dimensions(new).coords(), sample_dims=())

@@ -14,7 +14,7 @@ from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import data_plates, has_latents
 from pyrolvm._program.sites import Site
 
-__all__ = ["Kept", "kept_sites", "known_terms", "memberships"]
+__all__ = ["Kept", "kept_sites", "known_terms", "longer", "memberships"]
 
 Asked = Mapping[str, str | Sequence[int | None]]
 
@@ -26,14 +26,16 @@ class Kept:
     Attributes:
         axes: for each of its dimensions that belongs to a plate with other members, from the right: which member of the fit each
             one is, -1 for a new one.
+        onward: the dimension along which its own law says how it goes on, from the right.
     """
 
     axes: Mapping[int, Tensor]
+    onward: int | None = None
 
     @property
     def whole(self) -> bool:
         """Whether it is the latent as it was."""
-        return not self.axes
+        return not self.axes and self.onward is None
 
     def known(self, draw: Tensor) -> Tensor:
         """The draw of the members that are known, anything at the places of the others."""
@@ -49,10 +51,11 @@ class Kept:
         return found
 
 
-def memberships(old: Problem, new: Problem, asked: Asked, *, fresh: bool) -> dict[str, Tensor]:
+def memberships(old: Problem, new: Problem, asked: Asked, *, fresh: bool, behind: bool = False) -> dict[str, Tensor]:
     """For plates with other members than before: which member of the fit each one is, -1 for a new one.
 
-    Members of a plate without data are known by their index; rows of data are others as soon as data are.
+    Members of a plate without data are known by their index; rows of data are others as soon as data are, unless they come ``behind``
+    those of the fit.
 
     Raises:
         ArgumentError: if that cannot be told and was not said, or what was said does not go with the plate.
@@ -68,7 +71,7 @@ def memberships(old: Problem, new: Problem, asked: Asked, *, fresh: bool) -> dic
             index = _said(name, asked[name], size, plate.size)
         elif not has_latents(old, name) or (not fresh and size == plate.size):
             continue
-        elif name not in data_plates(old):
+        elif behind or name not in data_plates(old):
             index = [i if i < size else -1 for i in range(plate.size)]
         elif size != plate.size and _is_alone(old, name):
             index = [-1] * plate.size
@@ -84,8 +87,14 @@ def memberships(old: Problem, new: Problem, asked: Asked, *, fresh: bool) -> dic
 
 
 def _is_alone(problem: Problem, plate: str) -> bool:
-    """Whether no other plate is around the data in a plate."""
-    return all(site.plates == (plate,) for site in problem.observed if plate in site.plates)
+    """Whether no other plate with latents is around the data in a plate."""
+    around = {name for site in problem.observed if plate in site.plates for name in site.plates if name != plate}
+    return not any(has_latents(problem, name) and not _inside(problem, name, plate) for name in around)
+
+
+def _inside(problem: Problem, inner: str, outer: str) -> bool:
+    """Whether all latents in a plate are in another one as well."""
+    return all(outer in site.plates for site in problem.latents if inner in site.plates)
 
 
 def _said(name: str, said: Any, before: int, now: int) -> list[int]:
@@ -107,8 +116,14 @@ def _said(name: str, said: Any, before: int, now: int) -> list[int]:
     return index
 
 
-def kept_sites(old: Problem, new: Problem, members: Mapping[str, Tensor]) -> dict[str, Kept]:
+def kept_sites(old: Problem, new: Problem, members: Mapping[str, Tensor], more: int = 0) -> dict[str, Kept]:
     """The latents whose draws go on, all or in part.
+
+    Args:
+        old: the fit's problem.
+        new: the one with new arguments.
+        members: who is who in plates.
+        more: rows that come behind those of the fit.
 
     Raises:
         ProblemError: if a latent is of another shape, and no plate says why.
@@ -124,14 +139,26 @@ def kept_sites(old: Problem, new: Problem, members: Mapping[str, Tensor]) -> dic
             if name in members and new.plates[name].dim is not None
         }
         expected = _shape(site, axes)
-        if expected != there.shape:
+        axis = longer(expected, there.shape, more) if not axes else None
+        if axis is not None:
+            found[site.name] = Kept(axes, axis)
+        elif expected != there.shape:
             raise ProblemError(
                 f"latent {site.name!r} of {new.name} has shape {there.shape} with these arguments, and {site.shape} in the fit: "
                 "nothing says which of its values are which. Fix: put it into a plate of its members, whose draws then go on, or "
-                "write the new values as sites of their own that follow from the old ones."
+                "pass an argument with a value for each of its rows, so that new rows come behind those of the fit."
             )
-        found[site.name] = Kept(axes)
+        else:
+            found[site.name] = Kept(axes)
     return found
+
+
+def longer(before: Sequence[int], now: Sequence[int], more: int) -> int | None:
+    """The one dimension, from the right, that has so many more elements."""
+    if not more or len(before) != len(now):
+        return None
+    others = [i for i, (one, other) in enumerate(zip(before, now, strict=True)) if one != other]
+    return others[0] - len(now) if len(others) == 1 and now[others[0]] - before[others[0]] == more else None
 
 
 def _shape(site: Site, axes: Mapping[int, Tensor]) -> tuple[int, ...]:

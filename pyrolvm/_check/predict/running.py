@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyro.distributions as dist
@@ -13,31 +14,60 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrolvm._check.predict.members import Kept
+from pyrolvm._check.predict.onward import onward
 from pyrolvm._program.batching import Batch
+from pyrolvm._program.peeling import innermost
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_observation, is_random
 from pyrolvm._program.traces import Message
 
-__all__ = ["Predicting", "observed_values", "prior_terms"]
+__all__ = ["Given", "Going", "Predicting", "Quantity", "observed_values", "prior_terms"]
 
 Tree = dict[str, Tensor]
+Quantity = Callable[[Mapping[str, Tensor]], Tensor]
 
 
-class _Given(Messenger):
+@dataclass(frozen=True)
+class Going:
+    """Observations that a law ties together: those of the fit, behind which new ones come.
+
+    Attributes:
+        known: the values in the fit.
+        axis: the dimension along which they go on, from the right.
+    """
+
+    known: Tensor
+    axis: int
+
+
+class Given(Messenger):
     """Gives latents the values of a draw where members are known; others come from their distribution given those."""
 
-    def __init__(self, draw: Mapping[str, Tensor], kept: Mapping[str, Kept], predicted: frozenset[str]) -> None:
+    def __init__(
+        self,
+        draw: Mapping[str, Tensor],
+        kept: Mapping[str, Kept],
+        predicted: frozenset[str],
+        going: Mapping[str, Going] | None = None,
+        *,
+        mean: bool = False,
+    ) -> None:
         super().__init__()
-        self.draw, self.kept, self.predicted = draw, kept, predicted
+        self.draw, self.kept, self.predicted, self.going, self.mean = draw, kept, predicted, going or {}, mean
 
     def _pyro_sample(self, msg: Message) -> None:
         name = msg["name"]
         if name in self.predicted and is_observation(msg):
             msg["is_observed"], msg["value"] = False, None
+            if name in self.going:
+                one = self.going[name]
+                msg["value"], _ = onward(msg["fn"], one.known, one.axis, name, mean=self.mean)
         elif not msg["is_observed"] and name in self.kept and name in self.draw:
             kept = self.kept[name]
             value = kept.known(self.draw[name])
-            if not kept.whole:
+            if kept.onward is not None:
+                value, _ = onward(msg["fn"], value, kept.onward, name)
+            elif not kept.whole:
                 fresh = msg["fn"]()
                 value = torch.where(kept.mask(fresh.shape), value.to(fresh.dtype), fresh)
             msg["value"] = value
@@ -51,36 +81,113 @@ class Predicting:
         kept: the latents whose draws go on.
         predicted: the observed sites that are predicted; the others are scored.
         mean: whether means of predicted sites are wanted in place of draws, where their distribution knows one.
+        going: the observed sites whose law goes on from their values in the fit.
+        quantities: functions of all values of a run, by the names of their results.
+        shown: of a result, the part that was asked for, by the name of the site; ``None`` for nothing of it.
+        inferred: gives latents of new rows, and the density of these rows' observations, for a draw with latents from their prior.
     """
 
-    def __init__(self, problem: Problem, kept: Mapping[str, Kept], predicted: frozenset[str], *, mean: bool) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        kept: Mapping[str, Kept],
+        predicted: frozenset[str],
+        *,
+        mean: bool,
+        going: Mapping[str, Going] | None = None,
+        quantities: Mapping[str, Quantity] | None = None,
+        shown: Callable[[str, Tensor, bool], Tensor | None] = lambda name, value, by_row: value,
+        inferred: Callable[[Tree], tuple[Tree, Tensor | None]] | None = None,
+    ) -> None:
         self.problem, self.kept, self.predicted, self.mean = problem, kept, predicted, mean
+        self.going, self.quantities, self.shown, self.inferred = going or {}, quantities or {}, shown, inferred
         self._batch = Batch.of(problem, None)
 
     def __call__(self, draw: Tree) -> Tree:
         """Values under ``predictions/site``; of what is given, which is predicted too, log densities under ``log_score/site``."""
-        with self._batch.active(), _Given(draw, self.kept, self.predicted), poutine.trace() as tracer:
-            self.problem.program(*self._batch.args, **self._batch.kwargs)
+        nodes = self.run(draw)
+        found, values = self._predicted(nodes)
+        if self.inferred is not None:
+            values |= self._given_rows(nodes, found)
+        for name, function in self.quantities.items():
+            self._add(found, "predictions", name, torch.as_tensor(function(values)))
+        return found
+
+    def _predicted(self, nodes: Mapping[str, Any]) -> tuple[Tree, Tree]:
+        """What a run tells, and the values of its sites."""
         found: Tree = {}
-        nodes: dict[str, Any] = dict(tracer.trace.nodes)
+        values: Tree = {}
         for name, node in nodes.items():
             if not is_random(node) or isinstance(node["fn"], dist.Unit):
                 continue
+            values[name] = node["value"]
             if is_deterministic(node) or (name not in self.kept and not node["is_observed"]):
-                middle = _mean(node["fn"]) if self.mean and name in self.predicted else None
-                found[f"predictions/{name}"] = node["value"] if middle is None else middle
+                middle = _mean(node["fn"]) if self.mean and name in self.predicted and name not in self.going else None
+                self._add(found, "predictions", name, node["value"] if middle is None else middle)
             elif node["is_observed"]:
-                term = torch.as_tensor(node["fn"].log_prob(node["value"]))
-                found[f"log_score/{name}"] = torch.as_tensor(scale_and_mask(term, 1.0, node["mask"]))
-                middle = _mean(node["fn"]) if self.mean else None
-                found[f"predictions/{name}"] = node["fn"]() if middle is None else middle
+                term, again = self._scored(name, node)
+                self._add(found, "log_score", name, term, by_row=True)
+                self._add(found, "predictions", name, again)
+                values[name] = again
             elif not self.kept[name].whole:
-                found[f"predictions/{name}"] = node["value"]
-        return found
+                self._add(found, "predictions", name, node["value"])
+        return found, values
+
+    def _given_rows(self, nodes: Mapping[str, Any], found: Tree) -> Tree:
+        """What the observations of new rows say of their latents, and of all that follows from these."""
+        assert self.inferred is not None
+        values = {site.name: nodes[site.name]["value"] for site in self.problem.latents if site.name in nodes}
+        latents, density = self.inferred(values)
+        every = {**values, **latents}
+        given = Given(every, {name: Kept({}) for name in every}, self.predicted)
+        with self._batch.active(), given, poutine.trace() as tracer:
+            self.problem.program(*self._batch.args, **self._batch.kwargs)
+        new = dict(latents)
+        scored = [name for name in nodes if f"log_score/{name}" in found]
+        again: dict[str, Any] = dict(tracer.trace.nodes)
+        for name, node in again.items():
+            if not is_random(node) or isinstance(node["fn"], dist.Unit):
+                continue
+            middle = _mean(node["fn"]) if self.mean and (name in scored or name in self.predicted) else None
+            if name in scored:
+                self._add(found, "reconstructions", name, node["fn"]() if middle is None else middle)
+            elif name in self.predicted or is_deterministic(node):
+                new[name] = node["value"] if middle is None else middle
+        for name, value in new.items():
+            self._add(found, "predictions", name, value)
+        if density is not None and len(scored) == 1:
+            found[f"log_score/{scored[0]}"] = density
+        return new
+
+    def run(self, draw: Tree) -> dict[str, Any]:
+        """The nodes of a run at a draw."""
+        given = Given(draw, self.kept, self.predicted, self.going, mean=self.mean)
+        with self._batch.active(), given, poutine.trace() as tracer:
+            self.problem.program(*self._batch.args, **self._batch.kwargs)
+        return dict(tracer.trace.nodes)
+
+    def _scored(self, name: str, node: Any) -> tuple[Tensor, Tensor]:
+        """The log density of what is given, and what is predicted in its place."""
+        term = torch.as_tensor(scale_and_mask(torch.as_tensor(node["fn"].log_prob(node["value"])), 1.0, node["mask"]))
+        if name in self.going:
+            one = self.going[name]
+            again, before = onward(node["fn"], one.known, one.axis, name, mean=self.mean)
+            return term.sum() - before, again
+        middle = _mean(node["fn"]) if self.mean else None
+        return term, node["fn"]() if middle is None else middle
+
+    def _add(self, found: Tree, group: str, name: str, value: Tensor, *, by_row: bool = False) -> None:
+        part = self.shown(name, value, by_row)
+        if part is not None:
+            found[f"{group}/{name}"] = part
 
 
 def _mean(fn: dist.TorchDistribution) -> Tensor | None:
-    """A distribution's mean, where it knows one."""
+    """A distribution's mean, where it knows one; the probabilities of values that have no order."""
+    inner = innermost(fn)
+    if isinstance(inner, torch.distributions.Categorical):
+        probabilities: Tensor = inner.probs
+        return probabilities.expand(*fn.shape(), probabilities.shape[-1])
     try:
         value: Tensor = fn.mean
     except (NotImplementedError, AttributeError, TypeError):
@@ -106,7 +213,11 @@ def observed_values(
 def prior_terms(problem: Problem, draw: Tree, kept: Mapping[str, Kept], batch: Batch | None = None) -> Tree:
     """The log density of each latent of a draw given the others, by the dimensions of its batch; inside a session."""
     batch = batch or Batch.of(problem, None)
-    with batch.active(), _Given(draw, kept, frozenset()), poutine.trace() as tracer:
+    with batch.active(), Given(draw, kept, frozenset()), poutine.trace() as tracer:
         problem.program(*batch.args, **batch.kwargs)
     nodes: dict[str, Any] = dict(tracer.trace.nodes)
-    return {name: torch.as_tensor(nodes[name]["fn"].log_prob(nodes[name]["value"])) for name in kept if name in nodes}
+    return {
+        name: torch.as_tensor(nodes[name]["fn"].log_prob(nodes[name]["value"]))
+        for name in kept
+        if name in nodes and kept[name].onward is None
+    }

@@ -27,6 +27,10 @@ CENTRAL = (0.5, 0.9)
 """Central intervals whose coverage is told."""
 
 
+AT_ONCE = 4_000_000
+"""Draws that are put in order at once."""
+
+
 def scores(log_score: Array, draws: Array | None, seen: Array) -> dict[str, Array]:
     """The scores of each observed value.
 
@@ -39,6 +43,18 @@ def scores(log_score: Array, draws: Array | None, seen: Array) -> dict[str, Arra
         ``lpd`` and its Monte Carlo standard error ``lpd_error`` in the shape of the batch; ``crps`` and ``pit`` (the share of draws
         below, those equal counted by half) in that of the values.
     """
+    size = 1 if draws is None else draws[:, :1].size
+    if draws is not None and log_score.ndim > 1 and log_score.shape[1] == len(seen) > 1 and draws.size > AT_ONCE:
+        step = max(1, AT_ONCE // size)
+        parts = [
+            _scores(log_score[:, i : i + step], draws[:, i : i + step], seen[i : i + step])
+            for i in range(0, len(seen), step)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return _scores(log_score, draws, seen)
+
+
+def _scores(log_score: Array, draws: Array | None, seen: Array) -> dict[str, Array]:
     top = log_score.max(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.exp(log_score - top)

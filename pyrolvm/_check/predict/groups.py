@@ -1,0 +1,75 @@
+"""The groups of a prediction, as ArviZ names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pyrolvm._check.predict.running import observed_values
+from pyrolvm._check.predict.scores import scores, totals
+from pyrolvm._check.predict.setting import Setting
+from pyrolvm._program.names import Dimensions
+from pyrolvm._results.datasets import described, named_dims, site_dataset
+
+__all__ = ["groups"]
+
+UNORDERED = ("Categorical", "OneHotCategorical", "Multinomial")
+"""Distributions whose values have no order."""
+
+DRAWN = ("predictions", "log_score", "reconstructions")
+"""Groups with draws."""
+
+
+def groups(setting: Setting, found: Mapping[str, Tensor], chains: int, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups of the result."""
+    new = setting.new
+    dims, coords = named_dims(new), Dimensions(new).coords()
+    found_groups = {}
+    for group in DRAWN:
+        values = {
+            name.removeprefix(f"{group}/"): value.reshape(chains, -1, *value.shape[1:]).cpu().numpy()
+            for name, value in found.items()
+            if name.startswith(f"{group}/")
+        }
+        if values:
+            named = {name: dims[name][: value.ndim - 2] for name, value in values.items() if name in dims}
+            found_groups[group] = described(
+                site_dataset(values, named, attrs=attrs, coords=coords), new, setting.asked.codes
+            )
+    scored = _scores(setting, found, attrs, drawn=attrs["kind"] == "draws")
+    if scored is not None:
+        found_groups["scores"] = scored
+    constant = {
+        name: value.cpu().numpy()
+        for name, value in setting.arguments().items()
+        if isinstance(value, Tensor) and name not in setting.asked.left_out
+    }
+    if constant:
+        told = site_dataset(constant, {}, attrs=attrs, sample_dims=())
+        found_groups["predictions_constant_data"] = described(told, new, setting.asked.codes)
+    return found_groups
+
+
+def _scores(setting: Setting, found: Mapping[str, Tensor], attrs: Mapping[str, Any], *, drawn: bool) -> Any:
+    """The scores of what is given, by row; ``None`` where nothing is."""
+    new = setting.new
+    seen, dims, told = observed_values(new), named_dims(new), dict(attrs)
+    values: dict[str, Any] = {}
+    named: dict[str, list[str]] = {}
+    for key, term in found.items():
+        if not key.startswith("log_score/"):
+            continue
+        name = key.removeprefix("log_score/")
+        ordered = drawn and new.sites[name].distribution not in UNORDERED
+        draws = found[f"predictions/{name}"].cpu().numpy() if ordered else None
+        here = setting.shown(name, seen[name], False)
+        assert here is not None
+        each = scores(term.cpu().numpy(), draws, here.cpu().numpy())
+        told |= totals(name, each)
+        for what, value in each.items():
+            values[f"{name}_{what}"], named[f"{name}_{what}"] = value, dims[name][: value.ndim]
+    if not values:
+        return None
+    return site_dataset(values, named, attrs=told, coords=Dimensions(new).coords(), sample_dims=())
