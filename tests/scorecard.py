@@ -14,6 +14,7 @@ GOALS = {
     "bad inputs": [f"B{i}" for i in range(1, 31)],
     "faults": [f"F{i}" for i in range(1, 11)],
     "loader fuzz": ["fuzz"],
+    "what is not ours": ["foreign"],
 }
 WIDTH = 240
 

@@ -47,7 +47,12 @@ def load(path: str | Path, *, problem: Problem | None = None, guide: object = No
     Raises:
         StoreError: if there is no result, a file is damaged, or the problem is another one.
     """
-    folder = runs.as_folder(path, "path", "that holds a result")
+    return runs.steady(
+        runs.as_folder(path, "path", "that holds a result"), lambda folder: _read(folder, problem, guide)
+    )
+
+
+def _read(folder: Path, problem: Problem | None, guide: object) -> Any:
     manifest = runs.Manifest.read(folder)
     begun = runs.unfinished(folder) if manifest is None else None
     kind = manifest.kind if manifest is not None else _BEGUN.get(begun.command) if begun is not None else None

@@ -22,6 +22,8 @@ HEADER = 10_000
 """How many characters the header of an array may have, as NumPy itself has it."""
 DENSEST = 1100
 """A deflated byte never makes more than 1032 bytes."""
+BESIDE = 100
+"""Bytes beside a member's name and content, fewer than an array that its list has lost would take."""
 _MAGIC = b"\x93NUMPY"
 _NUMBER = re.compile(r"[<>|=](b1|[iu][1248]|f(2|4|8|16)|c(8|16|32))")
 
@@ -37,6 +39,7 @@ def read_npz(path: Path) -> dict[str, object]:
         with parsing(path, DATA), zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             _check_members(path, members)
+            _check_whole(path, members, archive.start_dir)
             found = {}
             for member in members:
                 name = member.filename.removesuffix(".npy")
@@ -55,6 +58,19 @@ def _check_magic(file: BinaryIO, path: Path) -> None:
         )
     if start[:2] != b"PK":
         raise DATA.refusal(path, "is no .npz: it does not begin like one")
+
+
+def _check_whole(path: Path, members: list[zipfile.ZipInfo], end: int) -> None:
+    """Refuses a file with an array that its list, at its end, does not name."""
+    at = 0
+    for member in sorted(members, key=lambda one: one.header_offset):
+        if member.header_offset - at > BESIDE:
+            break
+        at = member.header_offset + len(member.filename.encode()) + member.compress_size
+    else:
+        if end - at <= BESIDE:
+            return
+    raise DATA.damage(path, f"at byte {at:,} it holds something that it does not list")
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:

@@ -14,7 +14,7 @@ from pyrolvm import _runs as runs
 from pyrolvm._base.errors import unknown_name
 from pyrolvm._cli.inference import given, show
 from pyrolvm._cli.output import Output
-from pyrolvm._cli.runs import POSTERIORS, choose_folder, in_force, kept, picture, slug
+from pyrolvm._cli.runs import PARTS, choose_folder, in_force, kept, picture, slug, write_parts
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
 from pyrolvm._cli.words import plain_words
@@ -30,8 +30,6 @@ NUTS_WORDS = plain_words(METHODS[NUTS])
 FIT_WORDS = plain_words(METHODS["fit"], but=("draws",))
 """Without the draws, which are those of each chain."""
 PAGES = ("report.html", "overview.png", "comparison.json")
-PARTS = "posteriors"
-"""Where the posteriors are, and the link to them beside the pages."""
 _COLUMNS = [
     "verdict",
     "agrees",
@@ -110,7 +108,7 @@ def _compared(
                 n += 1
                 name = f"{slug(label)[:95]}-{n}"
             folders[label] = name
-            run.generation.write(POSTERIORS, runs.as_json(folders))
+            write_parts(run, folders)
             _reach(label, method, run.part(PARTS, name), reached, out)
             if stopped:
                 break

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import ArgumentError, StoreError
 from pyrolvm._cli.output import replace_file
+from pyrolvm._runs.sealing import opened, sealed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "PARTS",
     "choose_file",
     "choose_folder",
     "choose_picture",
@@ -26,12 +28,17 @@ __all__ = [
     "picture",
     "posteriors_in",
     "slug",
+    "write_parts",
     "write_picture",
 ]
 
 ROOT = Path("runs")
 POSTERIORS = "posteriors.json"
 """The file of a comparison that names its posteriors."""
+PARTS = "posteriors"
+"""Where the posteriors of a comparison are, and the link to them beside its pages."""
+SCHEMA = 1
+"""Of the form of what names them."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
@@ -204,13 +211,19 @@ def posteriors_in(paths: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def write_parts(run: runs.Run, folders: Mapping[str, str]) -> None:
+    """Writes which posteriors a comparison has, by the names of their folders."""
+    content = sealed(folders, SCHEMA)
+    run.generation.write(POSTERIORS, lambda file: file.write(content))
+
+
 def _parts(path: Path) -> dict[str, Path]:
     manifest = runs.Manifest.read(path)
     begun = runs.unfinished(path) if manifest is None else None
     inside = path / manifest.generation if manifest is not None else begun.folder if begun is not None else path
-    labels = runs.read_object(inside / POSTERIORS) if (inside / POSTERIORS).is_file() else {}
+    labels = opened(inside / POSTERIORS, SCHEMA) if (inside / POSTERIORS).is_file() else {}
     # The names come from a file: they may not lead out of the run.
-    parts = {str(label): inside / "posteriors" / str(name) for label, name in labels.items() if _is_name(name)}
+    parts = {str(label): inside / PARTS / str(name) for label, name in labels.items() if _is_name(name)}
     parts = {label: folder for label, folder in parts.items() if runs.Manifest.read(folder) is not None}
     if not parts:
         raise StoreError(f"{path} holds no finished posterior. Fix: run the comparison again with --resume.")

@@ -6,7 +6,7 @@ of a kind is kept; :class:`Run`, what a run under way writes into; :func:`verifi
 
 from pyrolvm._runs.checkpoints import Checkpoint, Checkpoints
 from pyrolvm._runs.directory import Write
-from pyrolvm._runs.files import Part, Stored, as_json, bundled, verified
+from pyrolvm._runs.files import Part, Stored, as_json, bundled, steady, verified
 from pyrolvm._runs.folder import is_free, is_run
 from pyrolvm._runs.generation import Generation
 from pyrolvm._runs.identity import ANY_VERSION
@@ -14,11 +14,10 @@ from pyrolvm._runs.layout import MANIFEST, MARKER, Manifest, Unfinished, unfinis
 from pyrolvm._runs.pace import Pace, warn_of_disk
 from pyrolvm._runs.packing import write_tensors
 from pyrolvm._runs.places import as_folder
-from pyrolvm._runs.readers import read_object
 from pyrolvm._runs.runner import Codec, Form, Order, Run, order, run, save, write_pages
 
 __all__ = [
     "ANY_VERSION", "MANIFEST", "MARKER", "Checkpoint", "Checkpoints", "Codec", "Form", "Generation", "Manifest", "Order", "Pace",
     "Part", "Run", "Stored", "Unfinished", "Write", "as_folder", "as_json", "bundled", "is_free", "is_run", "order",
-    "read_object", "run", "save", "unfinished", "verified", "warn_of_disk", "write_pages", "write_tensors",
+    "run", "save", "steady", "unfinished", "verified", "warn_of_disk", "write_pages", "write_tensors",
 ]  # fmt: skip

@@ -55,7 +55,7 @@ class Checkpoints:
         self._generation = generation
         self.folder, self.run = generation.path / FOLDER, generation.path.parent
         self._chunks: list[dict[str, Any]] = []
-        self._number = 0
+        self._number, self._before = 0, frozenset[str]()
 
     def read(self) -> Checkpoint | None:
         """The newest one that is whole, which later ones continue; ``None`` if there is none at all.
@@ -69,7 +69,7 @@ class Checkpoints:
         if found is None:
             return None
         self._number, content, checkpoint = found
-        self._chunks = content["chunks"]
+        self._chunks, self._before = content["chunks"], _names(content)
         return checkpoint
 
     def write(self, state: Mapping[str, Any], chunk: Any = None) -> None:
@@ -81,14 +81,16 @@ class Checkpoints:
 
         Raises:
             OSError: if the disk does not take it; those before are untouched.
+            StoreError: if the folder is somebody else's by now.
         """
         number = self._number + 1
         chunks = self._chunks if chunk is None else [*self._chunks, self._part("chunk", chunk)]
         content = {"number": number, "state": self._part("state", state), "chunks": chunks}
         written = sealed(content, SCHEMA, indent=None)
         self._generation.write(f"{FOLDER}/{_name(number)}", lambda file: file.write(written))
+        before, self._before = self._before, _names(content)
         self._number, self._chunks = number, chunks
-        self._forget(content)
+        self._forget(before | self._before)
 
     def clear(self) -> None:
         """Removes all of them."""
@@ -102,21 +104,11 @@ class Checkpoints:
         )
         return {"value": packed, "file": file}
 
-    def _forget(self, newest: Mapping[str, Any]) -> None:
-        """Removes what neither of the last two refers to."""
-        kept = {part["file"]["name"] for part in (newest["state"], *newest["chunks"])}
-        numbers = sorted(_numbers(self.folder))
-        for number in numbers[:-KEPT]:
-            self._generation.remove(f"{FOLDER}/{_name(number)}")
-        for number in numbers[-KEPT:-1]:
-            try:
-                with parsing(self.folder / _name(number)):
-                    content = opened(self.folder / _name(number), SCHEMA)
-                    kept |= {part["file"]["name"] for part in (content["state"], *content["chunks"])}
-            except StoreError:
-                continue
+    def _forget(self, kept: frozenset[str]) -> None:
+        """Removes checkpoints before the last two, and the files that neither of them refers to."""
+        numbers = {_name(self._number - back) for back in range(KEPT)}
         for name in self._generation.names(FOLDER):
-            if name.endswith(".safetensors") and name not in kept:
+            if name not in (kept if name.endswith(".safetensors") else numbers):
                 self._generation.remove(f"{FOLDER}/{name}")
 
 
@@ -152,6 +144,11 @@ def _found(folder: Path) -> tuple[int, dict[str, Any], Checkpoint] | None:
             "Fix: restore them from a copy, or run again with overwrite=True."
         )
     return None
+
+
+def _names(content: Mapping[str, Any]) -> frozenset[str]:
+    """The files that a checkpoint refers to."""
+    return frozenset(part["file"]["name"] for part in (content["state"], *content["chunks"]))
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -18,13 +18,18 @@ from typing import BinaryIO
 
 from pyrolvm._base.errors import StoreError
 
-__all__ = ["PART", "Directory", "Write", "is_name", "writing"]
+__all__ = ["PART", "Directory", "Unwritten", "Write", "append_whole", "is_name", "taken", "write_whole", "writing"]
 
 PART = ".part"
 """The name of a file that is not whole yet."""
 
 Write = Callable[[BinaryIO], object]
 """Writes a file's content."""
+
+
+class Unwritten(OSError):
+    """The disk did not take a file of a run; what was there is untouched."""
+
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,6 +39,17 @@ _FOLDER = _READ | os.O_DIRECTORY
 def is_name(name: object) -> bool:
     """Whether it may be the name of a file or folder of ours: letters, digits, dots, dashes and underscores, at most 200."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and name not in (".", "..")
+
+
+@contextmanager
+def taken() -> Iterator[None]:
+    """What the system says to what is written, as :class:`Unwritten`."""
+    try:
+        yield
+    except Unwritten:
+        raise
+    except OSError as error:
+        raise Unwritten(*error.args) from error
 
 
 @contextmanager
@@ -50,6 +66,30 @@ def writing(folder: Path) -> Iterator[None]:
         raise StoreError(
             f"{str(folder)!r} cannot be written to: {why}. Fix: name a folder that can be made and written, with room for the result."
         ) from error
+
+
+def append_whole(handle: int, content: bytes) -> None:
+    """Writes at the end of a file, all of it or nothing.
+
+    Raises:
+        OSError: if the disk does not take it; then the file is as it was.
+    """
+    write_whole(handle, content, os.fstat(handle).st_size)
+
+
+def write_whole(handle: int, content: bytes, at: int) -> None:
+    """Writes from a place in a file on, where it then ends; or ends it there, if the disk does not take all of it.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    try:
+        if os.pwrite(handle, content, at) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except BaseException:
+        with suppress(OSError):
+            os.ftruncate(handle, at)
+        raise
 
 
 class Directory:
@@ -103,6 +143,13 @@ class Directory:
         with suppress(FileExistsError):
             os.mkdir(_checked(name), 0o755, dir_fd=self.handle)
         return self.folder(name)
+
+    def is_in_place(self) -> bool:
+        """Whether it is still what lies at its path."""
+        try:
+            return os.path.samestat(os.fstat(self.handle), os.stat(self.path))
+        except OSError:
+            return False
 
     def names(self) -> list[str]:
         """The names of all that is in it, in order."""

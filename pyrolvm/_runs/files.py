@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyrolvm._base.errors import StoreError
 from pyrolvm._runs import readers
@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     import xarray as xr
     from torch import Tensor
 
-__all__ = ["Part", "Stored", "as_json", "bundled", "stored", "verified"]
+__all__ = ["Part", "Stored", "as_json", "bundled", "steady", "stored", "verified"]
+
+T = TypeVar("T")
 
 GROWTH = 3.0
 """How many bytes of memory a byte of a result takes: what was read, what it is parsed to, and room to work."""
+TIMES = 10
+"""How often a folder is read that somebody replaces again and again."""
 
 
 Part = tuple[str, Write]
@@ -74,6 +78,25 @@ class Stored:
     def tree(self) -> xr.DataTree:
         """The tree that it holds."""
         return parse_tree(self.content, self.path)
+
+
+def steady(folder: Path, read: Callable[[Path], T]) -> T:
+    """What is read of a folder, again if another result was put in force meanwhile, of which the files of the one before are removed.
+
+    Raises:
+        StoreError: if it cannot be read as it is.
+    """
+    for _ in range(TIMES):
+        before = Manifest.read(folder)
+        try:
+            found = read(folder)
+        except StoreError:
+            if Manifest.read(folder) == before:
+                raise
+            continue
+        if Manifest.read(folder) == before:
+            return found
+    return read(folder)
 
 
 def verified(folder: Path, keys: Sequence[str]) -> dict[str, Stored]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pyrolvm._base.errors import PyrolvmWarning, StoreError
+from pyrolvm._base.errors import StoreError
+from pyrolvm._runs.claims import Claim, claimed
 from pyrolvm._runs.directory import PART, Directory, Write, writing
 from pyrolvm._runs.generation import Generation
 from pyrolvm._runs.layout import MANIFEST, MARKER, Manifest, Marker, Unfinished, generations, is_unwritten, unfinished
@@ -18,16 +17,19 @@ from pyrolvm._runs.removal import remove_run
 
 __all__ = ["RunFolder", "is_free", "is_run"]
 
-_MARKER = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-
 
 def is_run(path: Path) -> bool:
-    """Whether a folder has the marker of a run's folder."""
+    """Whether a folder has the marker of a run's folder.
+
+    Raises:
+        StoreError: if it has one of another version of pyrolvm.
+    """
     try:
-        with Directory.opened(path) as directory:
-            return Marker.of(directory) is not None
+        directory = Directory.opened(path)
     except (OSError, ValueError):
         return False
+    with directory:
+        return Marker.of(directory) is not None
 
 
 def is_free(path: Path) -> bool:
@@ -50,15 +52,15 @@ class RunFolder:
         manifest: which result is in force; ``None`` if there is none yet.
     """
 
-    def __init__(self, directory: Directory, marker: Marker) -> None:
-        self._directory, self.marker, self.path = directory, marker, directory.path
+    def __init__(self, directory: Directory, claim: Claim) -> None:
+        self._directory, self._claim, self.marker, self.path = directory, claim, claim.marker, directory.path
         self.manifest = Manifest.read(self.path)
-        if self.manifest is not None and self.manifest.run != marker.id:
+        if self.manifest is not None and self.manifest.run != self.marker.id:
             raise StoreError(
                 f"{self.path / MANIFEST} is not of the run whose folder it is in, and is left as it is. "
                 "Fix: move it away, or name another folder."
             )
-        directory.remove(marker.part)  # of a process that was killed
+        directory.remove(self.marker.part)  # of a process that was killed
         self._clear()
 
     @classmethod
@@ -77,14 +79,23 @@ class RunFolder:
                 raise StoreError(f"{path} is a file, expected a folder. Fix: name another path.")
             path.mkdir(parents=True, exist_ok=True)
             directory = Directory.opened(path)
-        with directory, _locked(directory, Marker.new(command, about)) as marker:
-            yield cls(directory, marker)
+        with directory, claimed(directory, Marker.new(command, about)) as claim:
+            yield cls(directory, claim)
 
     # --- runs -------------------------------------------------------------------------------------------------------------
 
     def pending(self) -> Unfinished | None:
-        """The run that has begun and is not finished."""
+        """The run that has begun and is not finished.
+
+        Raises:
+            StoreError: if which one it is cannot be read.
+        """
         return unfinished(self.path)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it is still where its path says."""
+        return self._directory.is_in_place()
 
     def abandon(self, generation: Generation, *, anyway: bool = False) -> None:
         """Forgets a run that ended in an error, and the folder if there is nothing else.
@@ -93,8 +104,11 @@ class RunFolder:
             generation: the run.
             anyway: whether it is forgotten even if there is something that it could go on from.
         """
+        forget = self._claim.holds and (anyway or generation.barren)
         generation.close()
-        if anyway or generation.barren:
+        if not self._claim.holds:  # what is there is somebody else's by now
+            return
+        if forget:
             remove_run(self._directory, generation.name)
         if self._directory.names() == [MARKER] and self.manifest is None:
             self._directory.remove(MARKER)
@@ -105,7 +119,7 @@ class RunFolder:
     def generation(self, number: int) -> Iterator[Generation]:
         """The folder of a run, to go on with it."""
         with writing(self.path):
-            opened = Generation(self._directory.folder(self.marker.generation(number)))
+            opened = Generation(self._directory.folder(self.marker.generation(number)), self._claim.check)
         try:
             yield opened
         finally:
@@ -126,7 +140,7 @@ class RunFolder:
                 if number != in_force:
                     remove_run(self._directory, self.marker.generation(number))
             number = max([in_force, *used]) + 1
-            opened = Generation(self._directory.make(self.marker.generation(number)))
+            opened = Generation(self._directory.make(self.marker.generation(number)), self._claim.check)
             if about is not None:
                 opened.begin(command, about)
         try:
@@ -232,6 +246,7 @@ class RunFolder:
             self._directory.remove_folder(first)
 
     def _put(self, manifest: Manifest) -> None:
+        self._claim.check()
         self._directory.replace(MANIFEST, lambda file: file.write(manifest.content), part=self.marker.part)
         self.manifest = manifest
 
@@ -241,103 +256,3 @@ class RunFolder:
             for number in generations(self._directory, self.marker):
                 if number < self.manifest.number:
                     remove_run(self._directory, self.marker.generation(number))
-
-
-@contextmanager
-def _locked(directory: Directory, new: Marker) -> Iterator[Marker]:
-    """The lock of a folder, which the system takes back when this process ends, however it ends; makes the marker where there is none.
-
-    It is an advisory lock of the marker. It holds on one host: two hosts that share a file system may both get it, of which the second
-    one warns.
-
-    Raises:
-        StoreError: if another process, or another run of this one, writes there; if the folder is somebody else's.
-    """
-    with writing(directory.path):
-        while True:
-            handle = _marker(directory)
-            try:
-                _lock(handle, directory.path)
-                if _is_at(handle, directory):
-                    marker = _written(handle, directory, new)
-                    first, _, holder = os.pread(handle, 1 << 20, 0).partition(b"\n")
-                    _warn_of_host(holder.decode(errors="replace").strip(), directory.path)
-                    length = len(first) + 1
-                    os.ftruncate(handle, length)
-                    os.pwrite(handle, f"{os.getpid()} on {socket.gethostname()}\n".encode(), length)
-                    break
-            except BaseException:
-                os.close(handle)
-                raise
-            os.close(handle)  # the holder before removed the file between our opening and locking it
-    try:
-        yield marker
-    finally:
-        with suppress(OSError):
-            os.ftruncate(handle, length)
-        os.close(handle)
-
-
-def _marker(directory: Directory) -> int:
-    """The marker's descriptor; the file is made only in a folder that is empty.
-
-    Raises:
-        StoreError: if the folder is somebody else's.
-    """
-    while True:
-        if directory.is_file(MARKER):
-            with suppress(FileNotFoundError):
-                return os.open(MARKER, _MARKER, dir_fd=directory.handle)
-        if directory.names():
-            raise _foreign(directory.path)
-        with suppress(FileExistsError):
-            return os.open(MARKER, _MARKER | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=directory.handle)
-
-
-def _lock(handle: int, path: Path) -> None:
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(handle, 1 << 20, 0).partition(b"\n")[2].decode(errors="replace").strip() or "another"
-        raise StoreError(f"process {holder} is writing to {path}. Fix: wait for it, or name another folder.") from None
-
-
-def _warn_of_host(holder: str, path: Path) -> None:
-    """Warns of a writer on another host, which the lock does not keep away, and of which nobody here knows whether it still writes."""
-    host = holder.partition(" on ")[2]
-    if host and host != socket.gethostname():
-        warnings.warn(
-            f"process {holder} has begun to write to {path} and has not said that it ended; locks do not reach from host to host. "
-            "Fix: if it still runs, stop one of the two, or name another folder; if it was killed, nothing needs to be done.",
-            PyrolvmWarning,
-            stacklevel=2,
-        )
-
-
-def _is_at(handle: int, directory: Directory) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(MARKER, dir_fd=directory.handle, follow_symlinks=False))
-    except FileNotFoundError:
-        return False
-
-
-def _written(handle: int, directory: Directory, new: Marker) -> Marker:
-    """What the marker says, which is written now if it is empty and nothing is there but it."""
-    found = Marker.of(directory)
-    if found is not None:
-        return found
-    if os.fstat(handle).st_size or directory.names() != [MARKER]:
-        raise _foreign(directory.path)
-    os.pwrite(handle, new.line, 0)
-    os.fsync(handle)
-    directory.sync()
-    return new
-
-
-def _foreign(path: Path) -> StoreError:
-    return StoreError(
-        f"{path} is not empty and was not made by pyrolvm (it has no {MARKER} of its own); what is in it is left as it is. "
-        "Fix: name a new folder, or an empty one."
-    )

@@ -7,16 +7,16 @@ it lists, and nothing else. A folder in which something foreign lies stays, with
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pyrolvm._runs.directory import PART, Directory, Write
+from pyrolvm._base.errors import StoreError
+from pyrolvm._runs.directory import PART, Directory, Write, append_whole, taken
 from pyrolvm._runs.layout import BEGUN, NAMES, SCHEMA
 from pyrolvm._runs.removal import listed, remove_listed
 from pyrolvm._runs.sealing import sealed
 
-__all__ = ["Generation"]
-
+__all__ = ["Generation", "Lines"]
 
 OPEN = 16
 """Folders that are kept open at once."""
@@ -27,17 +27,17 @@ class Generation:
 
     Args:
         directory: the folder, which this object closes.
+        check: refuses to write where somebody else holds the run's folder by now.
     """
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, directory: Directory, check: Callable[[], None]) -> None:
+        self._directory, self._check = directory, check
         self._open: dict[str, Directory] = {}
-        self._log = os.open(NAMES, _APPEND, 0o644, dir_fd=directory.handle)
+        self._log = Lines(os.open(NAMES, _APPEND, 0o644, dir_fd=directory.handle))
         try:
             self._known = set(listed(directory))
-            self._end_line()
         except BaseException:
-            os.close(self._log)
+            self._log.close()
             raise
 
     def close(self) -> None:
@@ -45,10 +45,8 @@ class Generation:
         for one in self._open.values():
             one.close()
         self._open.clear()
-        if self._log >= 0:
-            os.close(self._log)
-            self._log = -1
-            self._directory.close()
+        self._log.close()
+        self._directory.close()
 
     @property
     def path(self) -> Path:
@@ -62,14 +60,21 @@ class Generation:
 
     @property
     def barren(self) -> bool:
-        """Whether nothing was written that a run could go on from."""
-        return not any(self._counts(name) for name in self._known)
+        """Whether there is nothing that a run could go on from."""
+        return not any(self._counts(name) and self._has(name) for name in self._known)
 
     @staticmethod
     def _counts(name: str) -> bool:
         """Whether what has this name is more than a beginning: a whole file, or a run that is a part of this one."""
         folder = name.endswith("/") and not name.endswith("//")
         return not folder and name != BEGUN and name.rpartition("/")[2] != PART
+
+    def _has(self, name: str) -> bool:
+        folder, _, last = name.rstrip("/").rpartition("/")
+        try:
+            return self._folder(folder, make=False).has(last)
+        except FileNotFoundError:
+            return False
 
     # --- which run ------------------------------------------------------------------------------------------------------
 
@@ -84,33 +89,47 @@ class Generation:
         """Writes a file, whole or not at all, and replaces what has its name.
 
         Raises:
-            OSError: if the disk does not take it; what was there is untouched.
+            Unwritten: if the disk does not take it; what was there is untouched.
         """
-        folder, last = self._place(name)
-        self._note(name)
-        self._note(_beside(name))
-        folder.replace(last, write)
+        self._check()
+        with taken():
+            folder, last = self._place(name)
+            self._note(name)
+            self._note(_beside(name))
+            folder.replace(last, write)
 
     def write_part(self, stem: str, suffix: str, write: Write) -> dict[str, object]:
-        """Writes a file under a name that holds its checksum; returns its entry for a manifest, the name without folders."""
-        folder, last = self._place(stem)
-        self._note(_beside(stem))
-        folder.create(PART, write)
-        try:
-            digest, size = folder.digest(PART)
-            target = f"{last}-{digest[:12]}{suffix}"
-            self._note(stem.removesuffix(last) + target)
-            folder.rename(PART, target)
-        except BaseException:
-            folder.remove(PART)
-            raise
+        """Writes a file under a name that holds its checksum; returns its entry for a manifest, the name without folders.
+
+        Raises:
+            Unwritten: if the disk does not take it.
+        """
+        self._check()
+        with taken():
+            folder, last = self._place(stem)
+            self._note(_beside(stem))
+            folder.create(PART, write)
+            try:
+                digest, size = folder.digest(PART)
+                target = f"{last}-{digest[:12]}{suffix}"
+                self._note(stem.removesuffix(last) + target)
+                folder.rename(PART, target)
+            except BaseException:
+                folder.remove(PART)
+                raise
         return {"name": target, "sha256": digest, "bytes": size}
 
-    def append(self, name: str) -> int:
-        """A descriptor of a file that lines are appended to; the caller closes it."""
-        folder, last = self._place(name)
-        self._note(name)
-        return os.open(last, _APPEND, 0o644, dir_fd=folder.handle)
+    def lines(self, name: str) -> Lines:
+        """A file that lines are appended to; the caller closes it.
+
+        Raises:
+            Unwritten: if the disk does not take it.
+        """
+        self._check()
+        with taken():
+            folder, last = self._place(name)
+            self._note(name)
+            return Lines(os.open(last, _APPEND, 0o644, dir_fd=folder.handle), self._check)
 
     def remove(self, name: str) -> None:
         """Removes a file that this run wrote, if it is there."""
@@ -135,9 +154,21 @@ class Generation:
             return []
 
     def nested(self, folder: str, name: str) -> Path:
-        """The folder of a run that is a part of this one, which makes and locks it itself."""
-        self._folder(folder, make=True)
-        self._note(f"{folder}/{name}//")
+        """The folder of a run that is a part of this one, which makes and locks it itself.
+
+        Raises:
+            StoreError: if this run's folder was moved, so that the part would be kept elsewhere.
+            Unwritten: if the disk does not take it.
+        """
+        self._check()
+        if not self._directory.is_in_place():
+            raise StoreError(
+                f"{self.path.parent} was moved or removed while a run wrote to it; what it had is where the folder is now. "
+                "Fix: run it again with resume=True and the folder's place as out."
+            )
+        with taken():
+            self._folder(folder, make=True)
+            self._note(f"{folder}/{name}//")
         return self.path / folder / name
 
     # --- within -----------------------------------------------------------------------------------------------------------
@@ -162,13 +193,45 @@ class Generation:
 
     def _note(self, name: str) -> None:
         if name not in self._known:
-            os.write(self._log, f"{name}\n".encode())
+            self._log.append(name.encode())
             self._known.add(name)
 
-    def _end_line(self) -> None:
-        size = os.fstat(self._log).st_size
-        if size and os.pread(self._log, 1, size - 1) != b"\n":
-            os.write(self._log, b"\n")
+
+class Lines:
+    """A file that lines are appended to, each as a whole.
+
+    Args:
+        handle: its descriptor, which this object closes.
+        check: refuses to write where somebody else holds the run's folder by now.
+    """
+
+    def __init__(self, handle: int, check: Callable[[], None] = lambda: None) -> None:
+        self._handle, self._check = handle, check
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":  # a line cut short, so that the next one stands by itself
+            self.append(b"")
+
+    def append(self, line: bytes, *, sync: bool = False) -> None:
+        """Appends a line; nothing of it, if it does not fit.
+
+        Args:
+            line: without its end.
+            sync: whether to wait until the disk has it.
+
+        Raises:
+            Unwritten: if the disk does not take it.
+        """
+        self._check()
+        with taken():
+            append_whole(self._handle, line + b"\n")
+            if sync:
+                os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Gives the descriptor back."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
 
 
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

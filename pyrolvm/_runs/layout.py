@@ -14,6 +14,7 @@ A run that replaces another has a folder of its own. The result in force is anot
 from __future__ import annotations
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Mapping
@@ -67,16 +68,26 @@ class Marker:
 
     @classmethod
     def of(cls, directory: Directory) -> Marker | None:
-        """The marker of a folder; ``None`` if it has none, or something else under its name."""
+        """The marker of a folder; ``None`` if it has none, or something else under its name.
+
+        Raises:
+            StoreError: if it is one of another version of pyrolvm.
+        """
         try:
             with directory.open(MARKER) as file:
                 line = file.read(_LONGEST).partition(b"\n")[0]
             found = json.loads(line)
-            if found["pyrolvm"] != "run" or found["schema"] != SCHEMA or not re.fullmatch("[0-9a-f]{32}", found["id"]):
+            if found["pyrolvm"] != "run" or not re.fullmatch("[0-9a-f]{32}", found["id"]):
                 return None
-            return cls(found["id"], str(found["command"]), dict(found["about"]))
+            schema, made = found["schema"], cls(found["id"], str(found["command"]), dict(found["about"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        if schema != SCHEMA:
+            raise StoreError(
+                f"{directory.path} is of another version of pyrolvm, and is left as it is: its {MARKER} has schema {schema!r}, this "
+                f"version reads {SCHEMA}. Fix: use the version of pyrolvm that made it, or name another folder."
+            )
+        return made
 
     @property
     def line(self) -> bytes:
@@ -123,10 +134,10 @@ class Manifest:
         """That of a folder; ``None`` if there is none.
 
         Raises:
-            StoreError: if it is damaged or of another version.
+            StoreError: if it is damaged, of another version, or no file.
         """
         path = folder / MANIFEST
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
         try:
             found = opened(path, SCHEMA)
@@ -175,14 +186,24 @@ def generations(directory: Directory, marker: Marker) -> list[int]:
 
 
 def begun(directory: Directory) -> tuple[str, dict[str, object]] | None:
-    """The command and identity of the run whose folder it is; ``None`` if it did not come to say so."""
-    if not directory.is_file(BEGUN):
+    """The command and identity of the run whose folder it is; ``None`` if it did not come to say so.
+
+    Raises:
+        StoreError: if what it says cannot be read.
+    """
+    if not directory.has(BEGUN):
         return None
+    path = directory.path / BEGUN
     try:
-        found = opened(directory.path / BEGUN, SCHEMA)
+        found = opened(path, SCHEMA)
         return str(found["command"]), dict(found["about"])
-    except (StoreError, KeyError, TypeError, ValueError):
-        return None
+    except StoreError as error:
+        why = str(error).partition(" Fix:")[0]
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"{path} is damaged: {error!r}."
+    raise StoreError(
+        f"{why} Which run was begun there cannot be said. Fix: restore it, run again with overwrite=True, or name another folder."
+    )
 
 
 @dataclass(frozen=True)
@@ -203,7 +224,11 @@ class Unfinished:
 
 
 def unfinished(path: Path) -> Unfinished | None:
-    """The run in a folder that can be gone on with; ``None`` if there is none."""
+    """The run in a folder that can be gone on with; ``None`` if there is none.
+
+    Raises:
+        StoreError: if one was begun, and which one cannot be read.
+    """
     try:
         with Directory.opened(path) as directory:
             marker = Marker.of(directory)

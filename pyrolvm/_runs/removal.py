@@ -59,7 +59,10 @@ def dissolve(parent: Directory, name: str) -> None:
     if not parent.is_folder(name):
         return
     with parent.folder(name) as directory:
-        marker = Marker.of(directory)
+        try:
+            marker = Marker.of(directory)
+        except StoreError:
+            return  # of another version: what that one writes is not known here
         if marker is not None:
             for number in generations(directory, marker):
                 remove_run(directory, marker.generation(number))

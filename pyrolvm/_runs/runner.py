@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pyrolvm._base.errors import ArgumentError, StoreError, positive_float
+from pyrolvm._base.errors import ArgumentError, PyrolvmWarning, StoreError, positive_float
 from pyrolvm._base.interrupts import held
 from pyrolvm._runs.checkpoints import FOLDER, Checkpoints
-from pyrolvm._runs.directory import Write
-from pyrolvm._runs.files import Part
+from pyrolvm._runs.directory import Unwritten, Write
+from pyrolvm._runs.files import Part, steady
 from pyrolvm._runs.folder import RunFolder, is_run
 from pyrolvm._runs.generation import Generation
 from pyrolvm._runs.identity import check, check_resume, differences, lasting
-from pyrolvm._runs.layout import Manifest
+from pyrolvm._runs.layout import Manifest, Unfinished
 from pyrolvm._runs.places import as_folder, check_place
 
 __all__ = ["Codec", "Form", "Order", "Run", "order", "run", "save", "write_pages"]
@@ -174,10 +175,23 @@ def run(
         with _opened(folder, asked, command, about, more=more) as generation:
             try:
                 result = work(Run(generation, asked))
+            except Unwritten as error:
+                folder.abandon(generation)
+                raise StoreError(
+                    f"{folder.path} does not take what the run writes: {error}. What was there is as it was. "
+                    "Fix: make room on the disk, then call it again with resume=True."
+                ) from error
             except BaseException:
                 folder.abandon(generation)
                 raise
             _keep(folder, generation, codec, result, command, about)
+        if not folder.is_in_place:
+            warnings.warn(
+                f"{folder.path} was moved or removed while the run wrote to it: what it kept is where the folder is now. "
+                "Fix: load it from there.",
+                PyrolvmWarning,
+                stacklevel=3,
+            )
     return result
 
 
@@ -221,6 +235,8 @@ def write_pages(path: Path, pages: Mapping[str, Write | str]) -> None:
     Raises:
         StoreError: if the folder is not ours, or something foreign has the name of one, or the disk does not take it.
     """
+    if not is_run(path):
+        raise StoreError(f"{path} holds no result to write pages of. Fix: run it again with resume=True.")
     with RunFolder.claimed(path, "save", {}) as folder:
         try:
             folder.write_pages(pages)
@@ -239,10 +255,14 @@ def _finished(asked: Order, command: str, about: Mapping[str, object], codec: Co
     assert asked.out is not None
     if not asked.resume or not is_run(asked.out):
         return None
-    manifest = Manifest.read(asked.out)
-    if manifest is None or not manifest.finished or not _is_same(manifest.command, manifest.about, command, about):
-        return None
-    return codec.read(asked.out)
+
+    def read(out: Path) -> Result | None:
+        manifest = Manifest.read(out)
+        if manifest is None or not manifest.finished or not _is_same(manifest.command, manifest.about, command, about):
+            return None
+        return codec.read(out)
+
+    return steady(asked.out, read)
 
 
 def _is_same(command: str, about: Mapping[str, object], wanted: str, wanted_about: Mapping[str, object]) -> bool:
@@ -274,7 +294,9 @@ def _same(folder: RunFolder, asked: Order, command: str, about: Mapping[str, obj
     Raises:
         StoreError: if it was begun under other versions, which was not asked for.
     """
-    pending = folder.pending()
+    pending: Unfinished | None = None
+    with suppress(StoreError) if asked.overwrite else nullcontext():  # what cannot be read is another run
+        pending = folder.pending()
     if pending is not None and _is_same(pending.command, pending.about, command, about):
         if asked.overwrite and asked.resume is True and differences(pending.about, about):
             return None

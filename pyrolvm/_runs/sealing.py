@@ -11,7 +11,7 @@ from typing import Any
 from pyrolvm._base.errors import StoreError
 from pyrolvm._runs.readers import read_object
 
-__all__ = ["opened", "sealed"]
+__all__ = ["opened", "sealed", "unsealed"]
 
 
 def sealed(content: Mapping[str, Any], schema: int, *, indent: int | None = 1) -> bytes:
@@ -32,7 +32,15 @@ def opened(path: Path, schema: int) -> dict[str, Any]:
     Raises:
         StoreError: if it is damaged, or of another form.
     """
-    whole = read_object(path)
+    return unsealed(read_object(path), schema, path)
+
+
+def unsealed(whole: Mapping[str, Any], schema: int, path: object) -> dict[str, Any]:
+    """The content of what :func:`sealed` wrote, once it is parsed.
+
+    Raises:
+        StoreError: if it is damaged, or of another form.
+    """
     content = whole.get("content")
     if whole.get("schema") != schema:
         raise StoreError(

@@ -11,6 +11,7 @@ import pytest
 
 import pyrolvm as lvm
 from pyrolvm._cli.runs import posteriors_in
+from pyrolvm._runs.sealing import sealed
 
 NOISY = pytest.mark.filterwarnings("default")  # the made-up posteriors may be odd; third parties may say so
 
@@ -433,7 +434,7 @@ def test_report_wants_two_posteriors_and_a_reference_among_them(pyrolvm, inferen
 def test_a_run_folder_cannot_point_out_of_itself(pyrolvm, inference, folder):
     assert pyrolvm("compare", "eight_schools", "--guide", "full_rank", "--out", "runs/a").code == 0
     (names,) = Path("runs/a").glob("*/posteriors.json")
-    names.write_text(json.dumps({"nuts": folder}))
+    names.write_bytes(sealed({"nuts": folder}, 1))
     run = pyrolvm("diagnose", "runs/a")
     assert run.code == 2 and "no finished posterior" in run.err
 
