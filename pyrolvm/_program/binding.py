@@ -12,7 +12,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyrolvm._base.errors import ProblemError
 
-__all__ = ["bind", "called_of", "function_of", "is_filled"]
+__all__ = ["Wrapped", "bind", "called_of", "function_of", "is_filled", "written"]
+
+
+class Wrapped:
+    """A program around another one, of the same arguments."""
+
+    inner: Callable[..., object]
+
+
+def written(model: Callable[..., object]) -> Callable[..., object]:
+    """A program without what was put around it here."""
+    return written(model.inner) if isinstance(model, Wrapped) else model
 
 
 def _without_handlers(model: Callable[..., object]) -> Callable[..., object]:
@@ -22,6 +33,8 @@ def _without_handlers(model: Callable[..., object]) -> Callable[..., object]:
             model = model.args[-1]
         elif _is_handler(type(model)) and hasattr(model, "fn"):
             model = model.fn
+        elif isinstance(model, Wrapped):
+            model = model.inner
         else:
             return model
 

@@ -19,7 +19,7 @@ from pyrolvm._compat.python import is_named_tuple
 from pyrolvm._program.arrays import as_array, kept_as_is, numbers_of
 from pyrolvm._program.columns import Columns
 from pyrolvm._program.labels import Code, coded
-from pyrolvm._program.missing import check_present
+from pyrolvm._program.missing import as_nan, check_present
 from pyrolvm._program.rounding import loss
 
 __all__ = [
@@ -66,7 +66,7 @@ def to_tensors(named: Mapping[str, Any]) -> dict[str, Any]:
     return convert(named).values
 
 
-def convert(named: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> Converted:
+def convert(named: Mapping[str, Any], *, dtype: torch.dtype | None = None, gaps: bool = False) -> Converted:
     """Converts every array-like argument of a model to a tensor, and leaves everything else as it is.
 
     NumPy arrays, pandas objects and lists of numbers become tensors: integers and booleans keep their kind, floats
@@ -77,6 +77,7 @@ def convert(named: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> Co
     Args:
         named: the model's arguments by name, for the messages.
         dtype: the floating dtype, whatever is lost; ``None`` to choose as above.
+        gaps: whether values that containers mark as missing become NaN.
 
     Raises:
         DataError: if an argument is ragged, not numeric, empty, has missing values, or is on another device or of another floating
@@ -84,7 +85,9 @@ def convert(named: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> Co
     """
     with torch.inference_mode(False):
         codes: dict[str, Code] = {}
-        read = {name: mapped(value, name, partial(_read, codes)) for name, value in named.items()}
+        if gaps:
+            named = {name: mapped(value, name, lambda _, leaf: as_nan(leaf)) for name, value in named.items()}
+        read = {name: mapped(value, name, partial(_read, codes, gaps)) for name, value in named.items()}
         tensors = {label: leaf for label, leaf in named_leaves(read) if isinstance(leaf, Tensor)}
         wanted = _dtype(tensors) if dtype is None else dtype
         harmed = _harmed(read) if dtype is None and wanted == torch.float32 else ""
@@ -228,7 +231,7 @@ class _Numbers:
     array: Array
 
 
-def _read(codes: dict[str, Code], label: str, value: Any) -> Any:
+def _read(codes: dict[str, Code], gaps: bool, label: str, value: Any) -> Any:
     """A value as numbers of one kind, if it is meant as numbers, labels or dates; a tensor as a plain one."""
     if isinstance(value, Tensor):
         tensor = _plain(label, value)
@@ -236,7 +239,7 @@ def _read(codes: dict[str, Code], label: str, value: Any) -> Any:
         return tensor
     if kept_as_is(value) and not hasattr(value, "__array__"):
         return value
-    column = coded(label, value)
+    column = coded(label, value, gaps=gaps)
     if column is not None:
         codes[label] = column[1]
         _check_filled(label, column[0].shape)

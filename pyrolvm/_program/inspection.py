@@ -25,6 +25,7 @@ from pyrolvm._base.errors import DataError, ProblemError
 from pyrolvm._base.explain import explained, reason, remedy
 from pyrolvm._base.habits import belongs_to
 from pyrolvm._program.data import first_non_finite
+from pyrolvm._program.missing import REMEDY
 from pyrolvm._program.peeling import innermost, own_masks, untransformed
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Parameter, Plate, Site, is_deterministic, is_observation, is_random
@@ -333,10 +334,7 @@ def _check_arguments_finite(problem: Program) -> None:
     for name, value in problem.arguments.items():
         where = first_non_finite(value) if isinstance(value, Tensor) else None
         if where:
-            raise DataError(
-                f"argument {name!r} has {where}. Fix: drop or impute those rows, or mask them in the model with "
-                "poutine.mask and a finite placeholder."
-            )
+            raise DataError(f"argument {name!r} has {where}. Fix: {REMEDY}")
 
 
 def _check_finite(problem: Program, nodes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -348,10 +346,7 @@ def _check_finite(problem: Program, nodes: Mapping[str, Mapping[str, Any]]) -> N
         if where:
             argument = next((key for key, value in problem.arguments.items() if value is node["value"]), None)
             given = f" (argument {argument!r})" if argument and argument != name else ""
-            raise DataError(
-                f"observed site {name!r}{given} has {where}. Fix: drop or impute those rows, or mask them in the model "
-                "with poutine.mask and a finite placeholder."
-            )
+            raise DataError(f"observed site {name!r}{given} has {where}. Fix: {REMEDY}")
         _check_arguments_finite(problem)
 
 

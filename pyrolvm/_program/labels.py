@@ -73,7 +73,7 @@ def _order(label: object) -> tuple[float, str]:
     return (float(label), "") if isinstance(label, int | float) else (0.0, str(label))
 
 
-def coded(name: str, value: object) -> tuple[Array, Code] | None:
+def coded(name: str, value: object, *, gaps: bool = False) -> tuple[Array, Code] | None:
     """The numbers of a column of categories, text, dates or durations, and what they stand for; ``None`` of anything else.
 
     Text of ISO dates (``2024-05-01``, ``2024-05-01 12:30``) is dates. Numbers of dates are days since midnight of the first.
@@ -81,6 +81,7 @@ def coded(name: str, value: object) -> tuple[Array, Code] | None:
     Args:
         name: the argument's name, for messages.
         value: a column of pandas, polars or pyarrow, or a NumPy array.
+        gaps: whether values may be missing, which are NaN then.
 
     Raises:
         DataError: if values are missing, or some of the text reads as numbers, so that nothing says which is meant.
@@ -89,7 +90,20 @@ def coded(name: str, value: object) -> tuple[Array, Code] | None:
     if held is None:
         return None
     items, categories = held
-    _check_present(name, items)
+    missing = _missing(items)
+    if not missing.any():
+        return _coded(name, items, categories)
+    if not gaps:
+        _check_present(name, items)
+    found = _coded(name, items[~missing], categories) if not missing.all() else None
+    if found is None:
+        return None
+    numbers = np.full(items.shape, np.nan)
+    numbers[~missing] = found[0]
+    return numbers, found[1]
+
+
+def _coded(name: str, items: Array, categories: Sequence[object] | None) -> tuple[Array, Code] | None:
     if categories is not None:
         codes, levels = Levels(tuple(categories)).encode(items.reshape(-1).tolist())
         return np.asarray(codes, dtype=np.int64).reshape(items.shape), levels
@@ -215,13 +229,17 @@ def _naive(date: datetime.date) -> datetime.date:
     return date.astimezone(datetime.UTC).replace(tzinfo=None)
 
 
-def _check_present(name: str, items: Array) -> None:
+def _missing(items: Array) -> Array:
+    """Which values of a column are missing."""
     if items.dtype.kind in "Mm":
-        missing = np.isnat(items)
-    elif items.dtype == object:
-        missing = np.array([is_missing(item) for item in items.reshape(-1).tolist()], dtype=bool).reshape(items.shape)
-    else:
-        return
+        return np.asarray(np.isnat(items))
+    if items.dtype != object:
+        return np.zeros(items.shape, dtype=bool)
+    return np.array([is_missing(item) for item in items.reshape(-1).tolist()], dtype=bool).reshape(items.shape)
+
+
+def _check_present(name: str, items: Array) -> None:
+    missing = _missing(items)
     if missing.any():
         raise missing_error(name, int(missing.sum()), tuple(int(i) for i in np.argwhere(missing)[0]), "NA")
 

@@ -12,16 +12,18 @@ from pyrolvm._base.errors import DataError
 from pyrolvm._base.numerics import Array
 from pyrolvm._compat.scipy import netcdf_attributes
 
-__all__ = ["check_present", "is_missing", "missing_error"]
+__all__ = ["REMEDY", "as_nan", "check_present", "covariate_error", "is_missing", "missing_error"]
 
 
 UNWRITTEN = 9.969209968386869e36
 """What netCDF libraries write where no value was given; the same number in single precision."""
 
-_REMEDY = (
-    "drop or impute those rows, or mask them in the model with poutine.mask and a finite placeholder; "
-    "a model that masks NaN itself takes NaN in a plain float array."
+REMEDY = (
+    'of observations, lvm.Problem(..., missing="latent"), which leaves them to the model; of covariates, give them a distribution '
+    'there as well, x = pyro.sample("x", dist.Normal(m, s), obs=x); or drop those rows. '
+    "A model that masks NaN itself, with a finite placeholder, takes NaN in a plain float array."
 )
+"""What can be done about values that are missing."""
 
 
 def missing_error(name: str, count: int, index: tuple[int, ...], how: str) -> DataError:
@@ -35,7 +37,43 @@ def missing_error(name: str, count: int, index: tuple[int, ...], how: str) -> Da
     """
     where = f"the first at {list(index)}" if index else "its only one"
     plural = "s" if count != 1 else ""
-    return DataError(f"argument {name!r} has {count} missing value{plural} ({how}), {where}. Fix: {_REMEDY}")
+    return DataError(f"argument {name!r} has {count} missing value{plural} ({how}), {where}. Fix: {REMEDY}")
+
+
+def covariate_error(problem: str, name: str, count: int, *, observed: bool) -> DataError:
+    """The error for missing values of which the model does not say where they come from.
+
+    Args:
+        problem: the model's name.
+        name: the argument.
+        count: how many there are.
+        observed: whether sites observe them, several times or changed.
+    """
+    found = f"argument {name!r} of {problem} has {count} missing value{'s' if count != 1 else ''}"
+    if observed:
+        return DataError(f"{found}, which are observed more than once. Fix: observe each once, or drop those rows.")
+    return DataError(
+        f"{found}, and no site observes them as they are: nothing says how they are distributed. Fix: give them a distribution inside "
+        f'the plate, {name} = pyro.sample("{name}", dist.Normal(m, s), obs={name}), where m and s are latents, and use that value; '
+        "transform what is observed before it is passed; or drop those rows."
+    )
+
+
+def as_nan(value: Any) -> Any:
+    """An array of floats with NaN where a container marks a value as missing; the value itself where it marks none."""
+    marks = [np.asarray(mask, dtype=bool) for mask, _ in _masks(value)]
+    if not any(mask.any() for mask in marks) or isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        return np.ma.filled(value.astype(float), np.nan) if value.dtype.kind in "biuf" else value
+    items: Any = value.to_numpy(dtype=object, na_value=None) if type(value).__module__.startswith("pandas") else None
+    if items is None:
+        listed = value.to_pylist if hasattr(value, "to_pylist") else getattr(value, "to_list", None)
+        items = np.array(value if listed is None else listed(), dtype=object)
+    flat = [np.nan if is_missing(item) else item for item in items.reshape(-1).tolist()]
+    if not all(isinstance(item, int | float | np.number) for item in flat):
+        return value
+    return np.array([float(item) for item in flat]).reshape(items.shape)
 
 
 def is_missing(item: object) -> bool:

@@ -18,10 +18,12 @@ from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, Pyrolvm
 from pyrolvm._base.habits import belongs_to
 from pyrolvm._compat.torch import forked_after_cuda
 from pyrolvm._program import data
+from pyrolvm._program.absence import imputed
 from pyrolvm._program.batching import Batch
-from pyrolvm._program.binding import bind, function_of
+from pyrolvm._program.binding import bind, function_of, written
 from pyrolvm._program.frames import asked_by_name, by_name, with_columns
 from pyrolvm._program.image import Image
+from pyrolvm._program.imputing import Impute
 from pyrolvm._program.indexing import labelled
 from pyrolvm._program.inspection import Reading, read
 from pyrolvm._program.labels import Levels
@@ -37,6 +39,7 @@ __all__ = ["Problem", "check_problem", "model"]
 _Model = TypeVar("_Model", bound=Callable[..., Any])
 
 _ATTRIBUTE = "__pyrolvm_model__"
+_MISSING = ("error", "latent")
 
 
 def model(
@@ -91,6 +94,10 @@ class Problem(Program):
             become tensors; floats take torch's default dtype, or the dtype of floating tensors among the arguments. Where float32 would
             lose something of floats of 64 bits, or of integers that the model uses as floats, all floats are float64: where distinct
             values would become equal, or values move by more than a thousandth of their column's standard deviation.
+        missing: ``"latent"`` leaves observations that are missing (NaN, or what their container marks so) to the model. Where nothing
+            else depends on them they are left out of the density and drawn afterwards; where something does, those of continuous
+            sites are latents. Either way they are site ``<site>_missing`` of the result, with coordinates of where each was. By
+            default they are an error. An argument of the model that is called so is given by position.
         **kwargs: the model's keyword arguments, converted likewise.
 
     Raises:
@@ -99,7 +106,7 @@ class Problem(Program):
         ProblemError: if the model does not run, or its density is not what its author can have meant.
     """
 
-    def __init__(self, model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, model: Callable[..., Any], /, *args: Any, missing: object = "error", **kwargs: Any) -> None:
         if isinstance(model, Problem):
             raise ProblemError("model is a Problem already. Fix: use it as it is, or pass its function, problem.model.")
         if not callable(model):
@@ -109,6 +116,13 @@ class Problem(Program):
                 "function itself, "
                 "lvm.Problem(model, *data)."
             )
+        if isinstance(model, Impute):
+            model, missing = model.inner, "latent"
+        if missing not in _MISSING:
+            raise ArgumentError(
+                f'missing must be "error" or "latent", got {missing!r}. Fix: pass missing="latent" to leave missing observations to '
+                "the model; an argument of the model that is called so is given by position."
+            )
         inner = function_of(model)
         name = str(getattr(inner, "__name__", type(inner).__name__))
         info = getattr(inner, _ATTRIBUTE, None) or ModelInfo()
@@ -116,7 +130,14 @@ class Problem(Program):
         with runtime.undisturbed():
             taken, named, apart = by_name(model, args, kwargs)
             bound, stream = heads(bind(model, name, taken, named))
-            _hold(self, stream=stream, by_name=apart, codes=MappingProxyType({}), labelled=MappingProxyType({}))
+            _hold(
+                self,
+                stream=stream,
+                by_name=apart,
+                missing=missing,
+                codes=MappingProxyType({}),
+                labelled=MappingProxyType({}),
+            )
             bound = with_columns(bound)
             try:
                 self._settle(bound, len(taken), None)
@@ -135,11 +156,12 @@ class Problem(Program):
 
     def _settle(self, bound: Mapping[str, object], count: int, dtype: torch.dtype | None) -> None:
         """Takes data in, ``count`` of them positional, and reads the model: in ``dtype``, or in one that loses nothing that matters."""
-        converted = data.convert(bound, dtype=dtype)
+        gaps = self.missing == "latent"
+        converted = data.convert(bound, dtype=dtype, gaps=gaps)
         reading = self._reading(converted, count)
         if reading.lossy and dtype is None and converted.dtype == torch.float32:
             data.check_no_module(bound, reading.lossy)
-            lost, converted = reading.lossy, data.convert(bound, dtype=torch.float64)
+            lost, converted = reading.lossy, data.convert(bound, dtype=torch.float64, gaps=gaps)
             reading = self._reading(converted, count)
             if not reading.lossy:
                 warnings.warn(f"{lost}. The problem is in float64 instead.", PyrolvmWarning, stacklevel=3)
@@ -152,7 +174,11 @@ class Problem(Program):
                 f"{reading.lossy}. Fix: subtract an origin before, or use float64.", PyrolvmWarning, stacklevel=3
             )
         _hold(self, _sizes={plate.name: plate.size for plate in reading.plates.values() if plate.open})
-        after = predicted(self, reading.sites)
+        later = {n: one for n, one in self.absent.items() if not one.latent}
+        after = predicted(self, reading.sites) | {
+            n: torch.full((len(one.index),), one.placeholder, dtype=self.dtype, device=self.device)
+            for n, one in later.items()
+        }
         sites = {n: replace(site, kind="predicted") if n in after else site for n, site in reading.sites.items()}
         runs = AtOnce()(self.program) if reading.one_by_one else self.program
         _hold(
@@ -173,8 +199,12 @@ class Problem(Program):
             self, args=tuple(value for _, value in named[:count]), kwargs=MappingProxyType(dict(named[count:])),
             _arguments=converted.values, _originals=converted.originals, _dtype=converted.dtype, bystanders=(), _sizes={},
             codes=MappingProxyType({**self.codes, **converted.codes}), unused=MappingProxyType({}), model=self.program,
+            absent=MappingProxyType({}),
         )  # fmt: skip
         try:
+            impute = imputed(self) if self.missing == "latent" else None
+            if impute is not None:
+                _hold(self, program=impute, model=impute, absent=MappingProxyType(impute.absent))
             return read(self)
         except ProblemError as error:
             notes = list(converted.notes.values()) + (
@@ -220,9 +250,9 @@ class Problem(Program):
         }
         moved = _hold(
             object.__new__(Problem), name=self.name, source=self.source, stream=self.stream, codes=self.codes,
-            labelled=self.labelled, by_name=self.by_name,
+            labelled=self.labelled, by_name=self.by_name, missing=self.missing,
             info=move_info(self.info, dtype=dtype, device=where),
-            program=move_program(self.program, dtype=dtype, device=where),
+            program=move_program(written(self.program), dtype=dtype, device=where),
         )  # fmt: skip
         with runtime.undisturbed(), runtime.default_dtype(dtype):
             bound = {name: data.cast_modules(value, dtype=dtype, device=where) for name, value in bound.items()}

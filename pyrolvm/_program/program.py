@@ -18,6 +18,7 @@ from pyrolvm._base.pickling import Portable
 from pyrolvm._program import data
 from pyrolvm._program.binding import function_of, is_filled
 from pyrolvm._program.image import Image
+from pyrolvm._program.imputing import Absent
 from pyrolvm._program.labels import Code, Levels
 from pyrolvm._program.sites import Parameter, Plate, Site
 from pyrolvm._program.streaming import Source
@@ -60,6 +61,8 @@ class Program(Portable):
         codes: what the numbers of columns of labels and dates stand for, by argument or place in it, such as ``table['school']``.
         labelled: the dimensions that such columns index, with the columns.
         by_name: whether a table was taken apart by the names of its columns.
+        missing: ``"latent"`` where observations may be missing, else ``"error"``.
+        absent: the missing observations, by the name of the site that stands for them.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Program(Portable):
     codes: Mapping[str, Code]
     labelled: Mapping[str, str]
     by_name: bool
+    missing: str
+    absent: Mapping[str, Absent]
     _arguments: Mapping[str, object]
     _sizes: Mapping[str, int]
     _originals: Mapping[str, object]
@@ -151,7 +156,8 @@ class Program(Portable):
     @cached_property
     def dims(self) -> dict[str, list[str]]:
         """The names of every dimension of every site: plates by name, then event dimensions."""
-        return {name: site.dim_names(self.plates, self.info.dims.get(name)) for name, site in self.sites.items()}
+        given = {**{name: [f"{name}_at"] for name in self.absent}, **self.info.dims}
+        return {name: site.dim_names(self.plates, given.get(name)) for name, site in self.sites.items()}
 
     @cached_property
     def coords(self) -> dict[str, list[object]]:
@@ -164,6 +170,9 @@ class Program(Portable):
             code = self.codes.get(column)
             if dim not in found and isinstance(code, Levels) and dim in sizes:
                 found[dim] = code.along(sizes[dim])
+        for name, one in self.absent.items():
+            along = self.dims.get(one.site)
+            found.setdefault(f"{name}_at", one.labels(found.get(along[0]) if along else None))
         return found
 
     @cached_property

@@ -105,6 +105,8 @@ def data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[
     """The observed values, and the arguments of the model that are not observed themselves."""
     with problem.session(seed=0), torch.no_grad():
         observed = numpy(Joint(problem).observations())
+    for one in problem.absent.values():
+        observed[one.site] = np.where(one.mask.cpu().numpy(), np.nan, observed[one.site])
     values = {n: v.detach().cpu().numpy() for n, v in _tensors(problem).items()}
     constant = {n: v for n, v in values.items() if not any(v is o or _same(v, o) for o in observed.values())}
     named = {n: _argument_dims(problem, n, v.shape) for n, v in constant.items()}
@@ -151,7 +153,7 @@ def _tensors(problem: Problem) -> dict[str, Tensor]:
 
 
 def _same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and bool(np.array_equal(a, b))
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f"))
 
 
 def optimization_dataset(history: History, num_particles: int, batch_size: int | None) -> Any:

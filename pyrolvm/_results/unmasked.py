@@ -30,6 +30,9 @@ def present(problem: Problem) -> dict[str, Array]:
         seen = torch.ones(shape, dtype=torch.bool)
         for mask in (node["mask"], *own_masks(node["fn"])):
             seen = seen & _by_row(mask, len(shape))
+        for one in problem.absent.values():
+            if one.site == site.name:
+                seen = seen & ~one.mask.cpu().reshape(*shape, -1).all(-1)
         if not bool(seen.all()):
             found[site.name] = seen.numpy()
     return found

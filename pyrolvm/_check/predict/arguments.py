@@ -254,6 +254,8 @@ def _stand_ins(old: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Values for so many rows, of those that were observed, in two orders that differ wherever values do."""
     if not old.dim():
         return old, old
+    if old.is_floating_point() and bool(torch.isnan(old).any()):  # what is missing is to be predicted as well
+        old = torch.where(torch.isnan(old), old[~torch.isnan(old)][0], old)
     index = torch.arange(rows, device=old.device) % len(old)
     return old[index], _changed(old)[index]
 

@@ -13,6 +13,7 @@ from pyrolvm._base.errors import DataError, ProblemError
 from pyrolvm._check.predict.arguments import Arguments
 from pyrolvm._check.predict.coding import labels_along
 from pyrolvm._check.predict.running import Predicting, observed_values
+from pyrolvm._program.binding import written
 from pyrolvm._program.data import cast
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.program import ModelInfo
@@ -72,7 +73,7 @@ def made(old: Problem, values: Mapping[str, Any], asked: Arguments) -> Problem:
     """The problem's model with other arguments, in its dtype and on its device; labels stay where lengths do."""
     listed = [(name, cast(value, dtype=old.dtype, device=old.device, modules=False)) for name, value in values.items()]
     args = tuple(value for _, value in listed[: asked.positional])
-    found = Problem(_bare(old.program), *args, **dict(listed[asked.positional :]))
+    found = Problem(_bare(written(old.program)), *args, missing=old.missing, **dict(listed[asked.positional :]))
     found = found.to(dtype=old.dtype, device=old.device)
     sizes = {
         dim: n

@@ -19,6 +19,7 @@ from pyrolvm._program.batching import Batch
 from pyrolvm._program.peeling import innermost
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_observation, is_random
+from pyrolvm._program.starting import Start, centre
 from pyrolvm._program.traces import Message
 
 __all__ = ["Given", "Going", "Predicting", "Quantity", "observed_values", "prior_terms"]
@@ -211,9 +212,12 @@ def observed_values(
 
 
 def prior_terms(problem: Problem, draw: Tree, kept: Mapping[str, Kept], batch: Batch | None = None) -> Tree:
-    """The log density of each latent of a draw given the others, by the dimensions of its batch; inside a session."""
+    """The log density of each latent of a draw given the others, by the dimensions of its batch; inside a session.
+
+    Latents that do not go on are at the centre of their support.
+    """
     batch = batch or Batch.of(problem, None)
-    with batch.active(), Given(draw, kept, frozenset()), poutine.trace() as tracer:
+    with batch.active(), poutine.trace() as tracer, Start(centre), Given(draw, kept, frozenset()):
         problem.program(*batch.args, **batch.kwargs)
     nodes: dict[str, Any] = dict(tracer.trace.nodes)
     return {
