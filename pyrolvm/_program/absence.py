@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from pyro import distributions as dist
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -100,7 +101,7 @@ def _apart(problem: Program, point: int) -> bool:
     return all(bool(torch.isfinite(term).all()) and _same(term, other[name]) for name, term in one.items())
 
 
-def _partial(fn: Any, absent: Tensor) -> bool:
+def _partial(fn: dist.TorchDistribution, absent: Tensor) -> bool:
     return bool(fn.event_dim) and elementwise(fn) is None and partly(absent, fn.event_dim)
 
 
@@ -108,7 +109,7 @@ def _free(name: str, nodes: Nodes) -> str:
     return name if name not in nodes else _free(f"{name}_", nodes)
 
 
-def _run(problem: Program, values: Values, rank: int, point: int) -> tuple[_Fill, dict[str, Any]]:
+def _run(problem: Program, values: Values, rank: int, point: int) -> tuple[_Fill, Nodes]:
     """A run with arguments filled by ``values`` where given, and what is missing at sites by a value that these have seen.
 
     Args:
@@ -118,7 +119,7 @@ def _run(problem: Program, values: Values, rank: int, point: int) -> tuple[_Fill
         point: at which values of the latents.
     """
 
-    def put(label: str, leaf: Any) -> Any:
+    def put(label: str, leaf: Any) -> object:
         if label not in values:
             return leaf
         return leaf.masked_scatter(torch.isnan(leaf), values[label].to(leaf.dtype))

@@ -49,7 +49,7 @@ class Absent:
     index: Tensor
     placeholder: float
     sources: tuple[tuple[str, Tensor, Tensor, int], ...] = ()
-    constraint: Any = None
+    constraint: constraints.Constraint | None = None
 
     @property
     def latent(self) -> bool:
@@ -72,25 +72,24 @@ class Absent:
 class Entries(dist.TorchDistribution):
     """Some entries of the values of a distribution whose rows are independent: all of a row, or single values of it."""
 
-    def __init__(self, fn: Any, absent: Absent) -> None:
+    def __init__(self, fn: dist.TorchDistribution, absent: Absent) -> None:
         super().__init__(torch.Size(), torch.Size((len(absent.index),)), validate_args=False)
         self.fn, self.absent = fn, absent
 
     @constraints.dependent_property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         """That of a single value."""
         base = elementwise(self.fn)
         return constraints.independent(constraints.real if base is None else base.support, 1)
 
     @property
-    def arg_constraints(self) -> dict[str, Any]:
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
         """None: what it is made of has its own."""
         return {}
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """The entries of a draw."""
-        sample_shape = torch.Size(sample_shape)
-        value: Tensor = self.fn.sample(sample_shape)
+        value: Tensor = self.fn.sample(torch.Size(sample_shape))
         return value.reshape(*sample_shape, -1)[..., self.absent.index]
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -103,7 +102,7 @@ class Entries(dist.TorchDistribution):
         rows = self.absent.mask.reshape(*self.fn.batch_shape, -1).all(-1)
         return torch.where(rows, self.fn.log_prob(full), torch.zeros((), dtype=value.dtype)).sum()
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Entries:
+    def expand(self, batch_shape: object, _instance: object = None) -> Entries:
         """Itself, which has no batch."""
         return self
 
@@ -128,7 +127,7 @@ class _Sites(Messenger):
     def __init__(self, absent: Mapping[str, Absent]) -> None:
         super().__init__()
         self.absent = {one.site: one for one in absent.values() if not one.latent}
-        self.found: dict[str, Any] = {}
+        self.found: dict[str, dist.TorchDistribution] = {}
 
     def _pyro_sample(self, msg: Message) -> None:
         one = self.absent.get(msg["name"])
@@ -165,7 +164,7 @@ class Impute(Wrapped):
         except (TypeError, ValueError):
             pass
 
-    def __call__(self, *args: Any, **kwargs: Any) -> object:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         """Latents first, then the program at their values, then what is drawn from its distributions."""
         filled: list[tuple[str, Tensor, Tensor, int]] = []
         for one in self.absent.values():
@@ -182,10 +181,12 @@ class Impute(Wrapped):
             pyro.sample(name, Entries(fn, self.absent[name]))
         return result
 
-    def _with(self, filled: Sequence[tuple[str, Tensor, Tensor, int]], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def _with(
+        self, filled: Sequence[tuple[str, Tensor, Tensor, int]], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
         """Arguments with latents in the place of what is missing."""
 
-        def put(label: str, leaf: Any) -> Any:
+        def put(label: str, leaf: Any) -> object:
             for _, index, value, size in (one for one in filled if one[0] == label):
                 if leaf.numel() != size:
                     raise DataError(
