@@ -200,11 +200,11 @@ def inside(plates: Mapping[str, pyro.plate], latent: Latent) -> ExitStack:
 
 
 def argument_shapes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shapes of array arguments, and ``(n,)`` for an integer ``n``, by position or name."""
+    """The shapes of tensors among the arguments, and ``(n,)`` for an integer ``n``, by position or name."""
     shapes: dict[str, tuple[int, ...]] = {}
     for key, value in [*((str(i), a) for i, a in enumerate(args)), *kwargs.items()]:
         if isinstance(value, int) and not isinstance(value, bool):
             shapes[key] = (value,)
-        elif hasattr(value, "shape"):
+        elif isinstance(value, Tensor):
             shapes[key] = tuple(int(n) for n in value.shape)
     return shapes

@@ -12,9 +12,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem
-from pyrolvm.family import is_deterministic, is_random, support_of
+from pyrolvm.family import is_deterministic, is_discrete, is_random, support_of
 from pyrolvm_guides._layout import Latent, Layout, Rows, argument_shapes, bijection
-from pyrolvm_guides._start import StartMessenger, is_discrete
+from pyrolvm_guides._start import StartMessenger
 
 __all__ = ["read_layout"]
 

@@ -11,24 +11,14 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyrolvm import GuideError
-from pyrolvm.family import is_random, support_of
+from pyrolvm.family import is_discrete, is_random, support_of
 from pyrolvm_guides._layout import bijection
 
-__all__ = ["StartMessenger", "is_discrete"]
+__all__ = ["StartMessenger"]
 
 _DRAWS = 100
 _ELEMENTS = 4_000_000
 _FAR = 5.0
-
-
-def is_discrete(fn: Any) -> bool:
-    """Whether a distribution lives on a discrete set."""
-    if getattr(fn, "has_enumerate_support", False):
-        return True
-    try:
-        return bool(fn.support.is_discrete)
-    except NotImplementedError:
-        return False
 
 
 class StartMessenger(Messenger):

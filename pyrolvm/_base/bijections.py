@@ -21,7 +21,9 @@ from torch.distributions.constraints import Constraint, MixtureSameFamilyConstra
 
 from pyrolvm._compat.distributions import Bijective, registered
 
-__all__ = ["Image", "Stereographic", "Triangle", "bijection", "bijections_known", "of_components", "one_interval"]
+__all__ = [
+    "Image", "Stereographic", "Triangle", "bijection", "bijections_known", "of_components", "one_interval", "shown",
+]  # fmt: skip
 
 Diagonal = Literal["positive", "one", "free"]
 
@@ -223,6 +225,14 @@ def _first(support: Constraint, event_dim: int) -> Constraint:
     return type(support)(
         *(e.select(-1 - event_dim, 0) if isinstance(e, Tensor) and e.dim() > event_dim else e for e in ends)
     )
+
+
+def shown(support: Constraint) -> str:
+    """A support's name: torch takes it that the first letter is an underscore, and leaves it out."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    kind = type(support)
+    return kind.__name__ if kind.__repr__ is Constraint.__repr__ and not kind.__name__.startswith("_") else str(support)
 
 
 def one_interval(support: object) -> bool:

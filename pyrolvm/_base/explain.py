@@ -70,6 +70,11 @@ _REMEDIES = (
         "give every site and plate in one model a name of its own.",
     ),
     (
+        re.compile(r"log_prob at site .* within the support"),
+        "mend the data, or keep them inside the support of their law at every value of the latents, by bounding those by the data; a "
+        "guide must start where the data have a density (init_loc_fn= of an AutoGuide).",
+    ),
+    (
         re.compile(r"within the support|found invalid values"),
         "keep the argument inside its constraint, for example by softplus or exp for a scale, or mend the data there.",
     ),
@@ -99,9 +104,9 @@ _REMEDIES = (
         "convert the true and false values to numbers, for example with y.float().",
     ),
     (
-        re.compile(r"cannot handle discrete sample site"),
+        re.compile(r"cannot handle discrete sample site|Cannot transform \w*MatchingConstraint"),
         'hide discrete sites from it, as in AutoNormal(poutine.block(model, hide=["z"])), or use guide="full_rank", which leaves '
-        "them out; they are then summed out.",
+        "them out; they are then summed out, where their values can be listed.",
     ),
     (
         re.compile(

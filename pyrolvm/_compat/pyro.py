@@ -192,11 +192,11 @@ def mask_of(fn: object) -> Tensor | bool | None:
     return fn._mask if isinstance(fn, pyro.distributions.MaskedDistribution) else None
 
 
-def autoguide_model(guide: Any) -> Callable[..., object]:
-    """Where an AutoGuide keeps its model, which it drops when it is copied. Seen in pyro-ppl 1.9.1 and 1.9.2."""
-    return guide._model
+def autoguide_model(guide: Any) -> Callable[..., object] | None:
+    """The model of an AutoGuide, which it drops when it is copied. Seen in pyro-ppl 1.9.1 and 1.9.2, which keep it in a tuple."""
+    return guide._model[0] if guide._model else None
 
 
-def give_autoguide_model(guide: Any, model: Callable[..., object]) -> None:
-    """Gives an AutoGuide what :func:`autoguide_model` found back. Seen in pyro-ppl 1.9.1 and 1.9.2."""
-    guide._model = model
+def give_autoguide_model(guide: Any, model: Callable[..., object] | None) -> None:
+    """Gives an AutoGuide what :func:`autoguide_model` found back, or another model. Seen in pyro-ppl 1.9.1 and 1.9.2."""
+    guide._model = None if model is None else (model,)

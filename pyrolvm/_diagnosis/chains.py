@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["judge_mixing", "judge_sampler", "mixing_table"]
+__all__ = ["RHAT_FAILED", "judge_mixing", "judge_never_moved", "judge_sampler", "mixing_table", "worst_first"]
 
 RHAT_DOUBTFUL, RHAT_FAILED = 1.01, 1.1
 ESS_DOUBTFUL, ESS_FAILED = 100, 10
@@ -129,6 +129,15 @@ def _judge_ess(table: pd.DataFrame, chains: int) -> Reason:
         f"ESS is down to {told(low, bound, 0)}, below {bound}, for {_names(under)}: error bars and quantiles are rough."
     )
     return Reason("failed" if low < ESS_FAILED * chains else "doubtful", text, figures)
+
+
+def judge_never_moved(data: xr.DataTree) -> Iterator[Reason]:
+    """Yields latents that have one unconstrained value in all draws of all chains, which no posterior with a density has."""
+    if "unconstrained_posterior" not in data.children or data["posterior"].sizes["draw"] < 4:
+        return
+    still = [part.variable for part in blocks(data, "unconstrained_posterior") if is_constant(part.draws).any()]
+    if still:
+        yield Reason("failed", f"{_names(still)} never moved in any chain.", {"quantities moving": float(len(still))})
 
 
 def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:

@@ -16,10 +16,11 @@ from pyrolvm._base.importance import FEW_DRAWS, Weights, weigh
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._compat.notebooks import html
-from pyrolvm._diagnosis.chains import judge_mixing, judge_sampler, mixing_table
+from pyrolvm._diagnosis.chains import judge_mixing, judge_never_moved, judge_sampler, mixing_table
 from pyrolvm._diagnosis.collapse import collapse_steps, judge_collapse
 from pyrolvm._diagnosis.exactness import exact_figures, judge_exact
 from pyrolvm._diagnosis.likelihood import is_likelihood, judge_likelihood, likelihood_figures, likelihood_steps
+from pyrolvm._diagnosis.modes import judge_chains_apart, judge_left_out, judge_modes
 from pyrolvm._diagnosis.outside import judge_outside
 from pyrolvm._diagnosis.points import judge_points, point_figures, point_steps
 from pyrolvm._diagnosis.precision import judged_for_precision
@@ -32,7 +33,6 @@ from pyrolvm._diagnosis.symmetry import judge_symmetry, symmetry_steps
 from pyrolvm._diagnosis.trying import NUTS, left_to_try, tried
 from pyrolvm._diagnosis.weighing import bound_unknown, judge_bound, judge_effective, judge_quantities, judge_weights
 from pyrolvm._results.build import OUTSIDE
-from pyrolvm._results.copies import copies
 from pyrolvm._results.points import PointMass, read_points
 from pyrolvm._results.reading import PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
 from pyrolvm.family.protocol import traits_said
@@ -155,6 +155,9 @@ def diagnose(
     each draw is brought to one copy and judged there, since single labels and signs mean nothing; the verdict says what is
     exchangeable and how many copies the draws cover. Results of :func:`pyrolvm.infer` cover all copies equally.
 
+    Where ascents before a method found several modes, a guide of one mode is doubtful, and so are chains that were in none of modes
+    with 2% or more of the mass; unless the model names quantities that have the same values in all of them.
+
     (b) The range over draws of the difference of log densities, beyond rounding of sums; looked at where a fit ran in float32.
 
     (a) Doubtful if more than 90% of the draws are effective: then only the tails are wrong.
@@ -255,7 +258,7 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         *judge_tails(data, table, log_weight, figures),
         *_judge_optimisation(data),
         *_judge_finite(data),
-        *_judge_modes(data),
+        *judge_modes(data),
         *judge_symmetry(data),
         *judge_collapse(data),
     ]
@@ -297,7 +300,7 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
         *judge_quantities(data, figures),
         *_judge_optimisation(data),
         *_judge_finite(data),
-        *_judge_modes(data),
+        *judge_modes(data),
         *judge_symmetry(data),
         *judge_restarts(data),
     ]
@@ -336,15 +339,6 @@ def _judge_finite(data: xr.DataTree) -> Iterator[Reason]:
         yield Reason(
             "failed", f"{', '.join(f'`{name}`' for name in bad)} has draws that are not finite.", {"sites": len(bad)}
         )
-
-
-def _judge_modes(data: xr.DataTree) -> Iterator[Reason]:
-    """Judges guides of one mode by what the ascents before them saw; weights are blind to a mode without draws."""
-    attrs = data["posterior"].attrs
-    modes, guide = int(attrs.get("modes", 0)), str(attrs.get("pyrolvm_guide", "")).split("(")[0]
-    if modes > max(copies(data), 1) and traits_said(attrs).one_mode and draws_group(data) == "posterior":
-        text = f"Ascents from several starts ended at {modes} modes apart; `{guide}` may cover one of them only."
-        yield Reason("doubtful", text, {"modes": float(modes)})
 
 
 def _blames_guide(reason: Reason) -> bool:
@@ -392,7 +386,14 @@ def _diagnose_chains(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     sizes = data[draws_group(data)].sizes
     chains, draws = sizes["chain"], sizes["draw"]
     table, left_out = mixing_table(data, limit)
-    reasons = [*judge_mixing(table, chains, draws), *judge_sampler(data), *judge_symmetry(data)]
+    reasons = [
+        *judge_mixing(table, chains, draws),
+        *judge_never_moved(data),
+        *judge_sampler(data),
+        *judge_left_out(data),
+        *judge_chains_apart(data),
+        *judge_symmetry(data),
+    ]
     verdict = Verdict.of(reasons, [*_steps_for_chains(reasons, chains, remedies(data)), *symmetry_steps(data)])
     figures = {"chains": float(chains), "draws": float(chains * draws)}
     for column, reduce in (("rhat", "max"), ("ess_bulk", "min"), ("ess_tail", "min")):
@@ -415,6 +416,8 @@ def _steps_for_chains(reasons: list[Reason], chains: int, own: Mapping[str, str]
         yield "Start elsewhere (init=) or warm up longer (warmup=): a chain never left its start."
     if "quantities not finite" in names:
         yield "Find the site that overflows: its draws are not finite."
+    if "mass of other modes" in names:
+        yield "Carry particles through all modes, lvm.smc(problem), or start chains in each (init=)."
     if "rhat" in names:
         yield "Run longer (warmup=, draws=); if R-hat stays high, look for modes or switching labels (quantities=)."
     elif "ess_bulk" in names or "draws" in names:

@@ -23,6 +23,7 @@ from pyrolvm._program.inspection import STARTS, outside_support
 from pyrolvm._program.peeling import innermost
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
+from pyrolvm._program.starting import is_circle, is_discrete, support_of
 from pyrolvm._program.steady import check_steady
 from pyrolvm._program.traces import Trace
 from pyrolvm._program.usage import Leaves
@@ -136,8 +137,7 @@ def _check_sites(problem: Problem, name: str, trace: Trace) -> None:
         if site.is_discrete:
             raise GuideError(
                 f"guide {name!r} has no sample site {site.name!r}, which is {site.distribution}, {site.why_not_listed}, "
-                f'and cannot be summed out. Fix: add pyro.sample("{site.name}", ...) to the guide, or marginalise it in '
-                "the model."
+                f'and cannot be summed out. Fix: add pyro.sample("{site.name}", ...) to the guide, or {site.instead}.'
             )
         raise GuideError(
             f"guide {name!r} has no sample site {site.name!r} (it has: {have}). "
@@ -171,21 +171,20 @@ def _check_points(name: str, trace: Trace) -> None:
 def _check_supports(problem: Problem, name: str, trace: Trace) -> None:
     for site_name, node in guide_sites(trace).items():
         site = problem.sites[site_name]
-        try:
-            support = node["fn"].support
-        except (NotImplementedError, AttributeError):
+        support = support_of(node["fn"])
+        if support is None:
             continue
         if type(innermost(node["fn"])).__name__ == "Delta":
             continue  # its value comes from auxiliary sites; whether it lies in the support, the model's run checks
-        if bool(support.is_discrete) != site.is_discrete:
-            here, there = ("discrete", "continuous") if support.is_discrete else ("continuous", "discrete")
+        if is_discrete(node["fn"]) != site.is_discrete:
+            here, there = ("discrete", "continuous") if is_discrete(node["fn"]) else ("continuous", "discrete")
             raise GuideError(
                 f"site {site_name!r} is {there} in the model ({site.distribution}) but {here} in guide {name!r} "
                 f"({type(node['fn']).__name__}). Fix: leave it out of the guide, where it is then summed out, or give it a "
                 f"{there} distribution."
             )
-        if site.is_discrete or site.support is None:
-            continue
+        if site.is_discrete or site.support is None or is_circle(site.support):
+            continue  # an angle is the same a turn further
         _check_range(site_name, name, support, site.support, node["fn"])
 
 

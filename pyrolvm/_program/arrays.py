@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyrolvm._base.errors import DataError
 from pyrolvm._base.numerics import Array
+from pyrolvm._compat.python import is_named_tuple
 from pyrolvm._program.missing import check_present, missing_error
 
 __all__ = ["as_array", "columns_of", "is_number_column", "kept_as_is", "numbers_of"]
@@ -163,10 +164,12 @@ def _by_protocol(name: str, value: Any) -> Array | None:
 
 
 def _from_list(name: str, value: list[Any]) -> Array | None:
-    """The array of a list of numbers or of rows; ``None`` for text, tensors, modules and the like: the model's own business."""
+    """The array of a list of numbers or of rows; ``None`` for text, tensors, records and the like: the model's own business."""
     if not value:
         return np.empty(0)
     plain = (*_SCALARS, list, tuple, np.ndarray, np.generic, type(None))
+    if any(isinstance(item, tuple) and is_named_tuple(item) for item in value):
+        return None
     found = [isinstance(item, plain) or type(item).__name__ in ("NAType", "NaTType") for item in value]
     if all(found):
         return _stacked(name, value)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyrolvm._base import runtime
-from pyrolvm._base.bijections import bijection, one_interval
+from pyrolvm._base.bijections import bijection, one_interval, shown
 from pyrolvm._base.errors import DataError, ProblemError
 from pyrolvm._base.explain import explained, reason, remedy
 from pyrolvm._base.habits import belongs_to
@@ -29,7 +29,7 @@ from pyrolvm._program.missing import REMEDY
 from pyrolvm._program.peeling import innermost, own_masks, untransformed
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Parameter, Plate, Site, is_deterministic, is_observation, is_random
-from pyrolvm._program.starting import Start, around, centre, support_of
+from pyrolvm._program.starting import Start, around, centre, is_discrete, support_of
 from pyrolvm._program.traces import Message, Trace
 from pyrolvm._program.usage import Watch, surroundings
 
@@ -40,6 +40,15 @@ __all__ = [
 ]
 
 STARTS = 10
+
+_INSTEAD = {
+    "CoalescentTimes": "draw the waiting times, each dist.Exponential(rate * k * (k - 1) / 2) while there are k lineages, and compute "
+    "the times from them, by pyro.deterministic; Pyro has no gradient of this density by its times",
+}
+_OTHERWISE = "compute it from sites that have one, by pyro.deterministic; or register one, torch.distributions.biject_to.register(...)"
+
+MOST_LISTED = 1_000
+"""Orders of nodes up to which matchings are summed out."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +186,8 @@ _ABOUT_VALUES = re.compile(r"support|invalid values|constraint|\bnan\b|\binf\b",
 
 
 def outside_support(error: Exception) -> bool:
-    """Whether a value lies outside a support, or a matrix is not positive definite, which another draw of the latents may mend."""
-    told = ("to be within the support", "the constraint PositiveDefinite")
+    """Whether a value lies outside a support, or an argument is none that its distribution takes, which another draw may mend."""
+    told = ("to be within the support", "to satisfy the constraint")
     return any(text in str(error) for text in told) or isinstance(error.__cause__, LinAlgError)
 
 
@@ -206,18 +215,28 @@ def _score(problem: Program, trace: Trace) -> None:
                 continue
             try:
                 node["fn"].log_prob(node["value"])
-            except NotImplementedError:
+            except NotImplementedError as lacking:
+                if not _has_none(lacking):
+                    raise ProblemError(_fails_in(problem, name, node, error)) from error
                 raise ProblemError(
                     f"site {name!r} has no log density: {type(innermost(node['fn'])).__name__}{_last_transform(node['fn'])} computes "
                     "none. Fix: sample what it is computed from, and compute the value by pyro.deterministic."
                 ) from error
             except (RuntimeError, TypeError):
-                raise ProblemError(
-                    f"model {problem.name!r} fails in the density of site {name!r}, whose value has shape "
-                    f"{_shape(node['value'])} and whose distribution {tuple(node['fn'].shape())}: {reason(error)} "
-                    f"Fix: {remedy(reason(error))}"
-                ) from error
+                raise ProblemError(_fails_in(problem, name, node, error)) from error
         raise
+
+
+def _has_none(error: NotImplementedError) -> bool:
+    """Whether a distribution has no density, where torch says of an operation that it does not take such values."""
+    return not str(error) or re.search(r"log_prob\w*(\(\))? (is|are) not|is not implemented$", str(error)) is not None
+
+
+def _fails_in(problem: Program, name: str, node: Mapping[str, Any], error: Exception) -> str:
+    return (
+        f"model {problem.name!r} fails in the density of site {name!r}, whose value has shape {_shape(node['value'])} and whose "
+        f"distribution {tuple(node['fn'].shape())}: {reason(error)} Fix: {remedy(reason(error))}"
+    )
 
 
 def _last_transform(fn: dist.TorchDistribution) -> str:
@@ -279,25 +298,27 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
     shape = _full_shape(fn.shape(), fn.event_dim, frames)
     if node["is_observed"]:
         return Site(name, "observed", shape, fn.event_dim, support, plates, False, False, label, None)
-    discrete = support is not None and bool(support.is_discrete)
+    discrete = is_discrete(fn)
     unconstrained: tuple[int, ...] | None = None
     if not discrete and support is not None:
         try:
             unconstrained = tuple(bijection(support).inverse_shape(torch.Size(shape)))
         except NotImplementedError:
             raise ProblemError(
-                f"latent site {name!r} ({label}) has support {support}, which no bijection maps to the real line. Fix: compute it from "
-                "sites that have one, by pyro.deterministic; or register a bijection, torch.distributions.biject_to.register(...)."
+                f"latent site {name!r} ({label}) has support {shown(support)}, which no bijection maps to the real line. "
+                f"Fix: {_INSTEAD.get(label, _OTHERWISE)}."
             ) from None
     enumerable = discrete and _has_finite_support(fn)
     return Site(name, "latent", shape, fn.event_dim, support, plates, discrete, enumerable, label, unconstrained)
 
 
 def _has_finite_support(fn: dist.TorchDistribution) -> bool:
-    """Whether a distribution's values can be listed: those of a Binomial only where its counts are all alike."""
+    """Whether a distribution's values can be listed: those of a Binomial only where its counts are all alike, matchings of few."""
     if (
         not getattr(fn, "has_enumerate_support", False) or fn.event_dim > 1
-    ):  # such as trees, which Pyro cannot enumerate in a model
+    ):  # such as trees, which Pyro cannot enumerate
+        return False
+    if isinstance(fn, (dist.OneOneMatching, dist.OneTwoMatching)) and math.factorial(fn.event_shape[0]) > MOST_LISTED:
         return False
     try:
         fn.enumerate_support(expand=False)

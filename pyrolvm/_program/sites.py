@@ -18,6 +18,9 @@ __all__ = ["Parameter", "Plate", "Site", "is_deterministic", "is_observation", "
 
 _UNBOUNDED = type(constraints.nonnegative_integer)
 
+_OF_A_TOTAL = ("Multinomial", "DirichletMultinomial")
+_STRUCTURES = {"SpanningTree": "tree", "OneOneMatching": "matching", "OneTwoMatching": "matching"}
+
 Kind = Literal["latent", "observed", "deterministic", "factor", "predicted"]
 
 
@@ -87,12 +90,43 @@ class Site:
     @property
     def why_not_listed(self) -> str:
         """What keeps the values of a discrete latent that is not enumerable from being summed over."""
+        return self._unlisted[0]
+
+    @property
+    def instead(self) -> str:
+        """What can be done about a discrete latent that is not enumerable."""
+        return self._unlisted[1]
+
+    @property
+    def _unlisted(self) -> tuple[str, str]:
         base = getattr(self.support, "base_constraint", self.support)
-        if isinstance(base, _UNBOUNDED):
-            return "discrete with infinitely many values"
+        if self.distribution in _OF_A_TOTAL:
+            return (
+                "counts of a total, whose ways Pyro does not list",
+                "draw the members instead, each a dist.Categorical in a plate, or leave the counts out where what follows from them "
+                "can be written by their probabilities (with Dirichlet ones they are a DirichletMultinomial)",
+            )
+        if self.distribution in _STRUCTURES:
+            return (
+                f"a {_STRUCTURES[self.distribution]}, of which there are too many to list and none lies between two of them",
+                "observe it, sum over it in the model by pyro.factor, as log_partition_function of the distribution does, or relax it "
+                "to continuous unknowns",
+            )
         if base is not self.support:
-            return "discrete in dimensions declared by .to_event, whose values Pyro does not list (in a plate it would)"
-        return "discrete with values that Pyro does not list"
+            return (
+                "discrete in dimensions declared by .to_event, whose values Pyro does not list (in a plate it would)",
+                "put these dimensions into a plate",
+            )
+        if isinstance(base, _UNBOUNDED):
+            return (
+                "discrete with infinitely many values",
+                "marginalise it in the model (Poisson with a Gamma rate is GammaPoisson), or truncate it: its values from 0 to a "
+                "largest one, as a dist.Categorical whose logits are their log probabilities",
+            )
+        return (
+            "discrete with values that Pyro does not list",
+            "give all members of its plate the same values, or one dist.Categorical with the probabilities of what it can be",
+        )
 
     def dim_names(self, plates: Mapping[str, Plate], given: Sequence[str] | None) -> list[str]:
         """Names for all dimensions of ``shape``: plates for the batch part, ``given`` or ``{site}_dim_{i}`` elsewhere.

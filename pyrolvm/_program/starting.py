@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,13 +15,18 @@ from torch import Tensor
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
-from pyrolvm._base.bijections import Image, bijection, of_components
+from pyrolvm._base.bijections import Image, bijection, of_components, shown
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._program.peeling import innermost
 from pyrolvm._program.traces import Message
 
-__all__ = ["Start", "around", "centre", "support_of"]
+__all__ = ["Start", "Supported", "around", "centre", "is_circle", "is_discrete", "support_of"]
+
+_ANGLES = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
+"""Distributions of angles that declare all real numbers, over which their densities repeat for ever."""
+
+CIRCLE = constraints.interval(-math.pi, math.pi)
 
 
 def centre(message: Mapping[str, Any]) -> Tensor:
@@ -44,6 +51,26 @@ class Start(Messenger):
                 msg["value"] = self.choose(msg)
 
 
+class Supported(Messenger):
+    """Has distributions of latent sites declare the supports that they have, for guides that ask them, as Pyro's own do."""
+
+    def _pyro_sample(self, msg: Message) -> None:
+        fn = msg["fn"]
+        if msg["is_observed"] or is_subsample(fn):
+            return
+        support = _around(fn) or _image(fn)
+        if support is not None:
+            msg["fn"] = _declaring(fn, support)
+
+
+def _declaring(fn: dist.TorchDistribution, support: Constraint) -> dist.TorchDistribution:
+    """The same distribution with a support that it does not declare by itself."""
+    kind: Any = type(fn)
+    other = copy.copy(fn)
+    other.__class__ = type(kind)(kind.__name__, (kind,), {"support": support})
+    return other
+
+
 def around(message: Mapping[str, Any]) -> Tensor:
     """A random value for a latent site, uniform in (-2, 2) on the unconstrained scale."""
     return _from_real(message["fn"], lambda shape: 4 * torch.rand(shape) - 2)
@@ -51,7 +78,7 @@ def around(message: Mapping[str, Any]) -> Tensor:
 
 def _from_real(fn: dist.TorchDistribution, make: Callable[[Any], Tensor]) -> Tensor:
     support = support_of(fn)
-    if support is not None and not support.is_discrete:
+    if support is not None and not is_discrete(fn):
         try:
             transform = bijection(support)
         except NotImplementedError:
@@ -72,8 +99,8 @@ def _drawn(fn: dist.TorchDistribution, support: Constraint | None) -> Tensor:
             transform = transform_to(support)
         except NotImplementedError:
             raise ProblemError(
-                f"a latent site ({type(innermost(fn)).__name__}) has support {support}, which no bijection maps to the real line, and "
-                "no draws. Fix: compute it from sites that have them, by pyro.deterministic."
+                f"a latent site ({type(innermost(fn)).__name__}) has support {shown(support)}, which no bijection maps to the real "
+                "line, and no draws. Fix: compute it from sites that have them, by pyro.deterministic."
             ) from None
         return transform(torch.zeros(transform.inverse_shape(fn.shape())))
 
@@ -82,12 +109,33 @@ def support_of(fn: dist.TorchDistribution) -> Any:
     """The support of a distribution; ``None`` where it tells none.
 
     That of a mixture is that of its components. That of a transformed distribution is the image of what is transformed, where it
-    declares all real numbers, as behind an affine transform.
+    declares all real numbers, as behind an affine transform. That of an angle is once around the circle, where its draws are.
     """
     try:
-        return _image(fn) or of_components(fn.support)
+        return _around(fn) or _image(fn) or of_components(fn.support)
     except (NotImplementedError, AttributeError):
         return None
+
+
+def is_discrete(fn: Any) -> bool:
+    """Whether a distribution lives on a discrete set, such as that of all matchings, which does not say so of itself."""
+    try:
+        declared = bool(fn.support.is_discrete)
+    except (NotImplementedError, AttributeError):
+        declared = False
+    return declared or bool(getattr(innermost(fn), "has_enumerate_support", False))
+
+
+def is_circle(support: object) -> bool:
+    """Whether a support is that of angles."""
+    return getattr(support, "base_constraint", support) is CIRCLE
+
+
+def _around(fn: dist.TorchDistribution) -> Constraint | None:
+    """Once around the circle in each dimension, of angles."""
+    if not isinstance(innermost(fn), _ANGLES):
+        return None
+    return constraints.independent(CIRCLE, fn.event_dim) if fn.event_dim else CIRCLE
 
 
 def _image(fn: dist.TorchDistribution) -> Constraint | None:

@@ -12,7 +12,7 @@ from pyrolvm._program.density import Joint, decentred
 from pyrolvm._program.density.centring import centred
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.sites import is_deterministic, is_random
-from pyrolvm._program.starting import support_of
+from pyrolvm._program.starting import is_discrete, support_of
 from pyrolvm.family.frame import (
     METHODS,
     Frame,
@@ -34,7 +34,7 @@ from pyrolvm.family.student import Student
 __all__ = [
     "METHODS", "Frame", "Guide", "Hooks", "Joint", "Points", "Solution", "Student", "Target", "Traits", "Weighed", "adapt", "bijection",
     "centred", "decentred", "draw_weighed", "find_frame", "frame_engine", "frame_pays",
-    "gradient_seconds", "is_deterministic", "is_random",
+    "gradient_seconds", "is_deterministic", "is_discrete", "is_random",
     "known_frame", "pathfinder_family", "plain_moments", "require_memory", "resample", "starting_frame", "starting_frame_pays",
     "support_of", "traits", "unknown_name",
 ]  # fmt: skip

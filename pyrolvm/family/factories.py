@@ -14,11 +14,13 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoGuide, AutoGuideList, AutoLaplaceApproximation
 from pyro.poutine.guide import GuideMessenger
 
+from pyrolvm._base.bijections import Image
 from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError
 from pyrolvm._base.explain import told
 from pyrolvm._compat.pyro import autoguide_model, give_autoguide_model, returned
 from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.problem import Problem
+from pyrolvm._program.starting import Supported, is_circle
 from pyrolvm.family.guide import Guide
 
 __all__ = ["made"]
@@ -88,14 +90,27 @@ def _innermost(guide: Any) -> Any:
 
 def _instance(maker: Callable[..., Any], problem: Problem) -> PyroGuide:
     """What a class or function makes of the model, ready to be fitted."""
-    guide = maker() if _required(maker) == 0 and not _takes_model(maker) else maker(problem.model)
+    guide = maker() if _required(maker) == 0 and not _takes_model(maker) else maker(_read(problem.model, problem))
     if isinstance(guide, Sequence) and not isinstance(guide, str):
         return _listed(list(guide), problem)
     return _ready(guide)
 
 
+def _read(model: Callable[..., Any], problem: Problem) -> Callable[..., Any]:
+    """A model as guides read it: latents that declare another support than they have, declare that."""
+    supports = [getattr(site.support, "base_constraint", site.support) for site in problem.continuous]
+    if not any(is_circle(support) or isinstance(support, Image) for support in supports):
+        return model
+    read: Callable[..., Any] = Supported()(model)
+    return read
+
+
 def _copied(guide: torch.nn.Module, problem: Problem) -> PyroGuide:
-    return _ready(_copy_module(guide))
+    clone = _copy_module(guide)
+    for part in [m for m in clone.modules() if isinstance(m, AutoGuide)]:
+        model = autoguide_model(part)
+        give_autoguide_model(part, None if model is None else _read(model, problem))
+    return _ready(clone)
 
 
 def _ready(guide: Any) -> PyroGuide:
@@ -194,7 +209,7 @@ def _is_guide(value: Any) -> bool:
 def _listed(parts: list[Any], problem: Problem) -> PyroGuide:
     """An ``AutoGuideList`` of guides; a class or what else makes guides takes the sites that the others leave."""
     if len(parts) == 1:
-        return _part(parts[0], problem.model)
+        return _part(parts[0], _read(problem.model, problem))
     makers = [part for part in parts if _is_maker(part)]
     if len(makers) > 1:
         raise ArgumentError(

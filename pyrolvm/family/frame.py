@@ -167,7 +167,7 @@ def _pathfinder(target: Target, seed: int, most: int) -> Found:
     paths = _ascents(target, seed)
     kept: list[tuple[float, Student]] = []
     for bound, gaussian in sorted(_starts(target, _heights(paths)), key=lambda pair: -pair[0]):
-        if len(kept) < most and bound > max([b for b, _ in kept], default=bound) - NEGLIGIBLE:
+        if len(kept) < most and bound >= max([b for b, _ in kept], default=bound) - NEGLIGIBLE:
             if not any(_inside(gaussian, other) for _, other in kept):
                 kept.append((bound, gaussian))
     if not kept:
@@ -409,15 +409,17 @@ def _with(joint: Joint, seed: int, fit: Callable[..., Fitted], seconds: float = 
         fitted = fit(target, start, seed=seed)
         if any(_near(fitted, other) for _, other in found):
             continue
-        found.append((_local_evidence(target, fitted.family, seed), fitted))
+        evidence = _local_evidence(target, fitted.family, seed)
+        if np.isfinite(evidence):
+            found.append((evidence, fitted))
     if not found:
         raise _nowhere(joint.problem, len(paths))
     found.sort(key=lambda pair: -pair[0])
-    kept = [pair for pair in found if pair[0] > found[0][0] - NEGLIGIBLE]
-    evidence = np.array([value for value, _ in kept])
+    kept = [pair for pair in found if pair[0] >= found[0][0] - NEGLIGIBLE]
+    heights = np.array([value for value, _ in kept])
     modes = tuple(fitted for _, fitted in kept)
     target.allowance = np.inf
-    return Frame(target, joint.centring, modes, evidence, len(paths), len(_heights(paths)), target.evaluations)
+    return Frame(target, joint.centring, modes, heights, len(paths), len(_heights(paths)), target.evaluations)
 
 
 def _heights(paths: list[Path]) -> list[Path]:

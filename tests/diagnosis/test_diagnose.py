@@ -259,6 +259,38 @@ def test_identified_quantities_are_judged_in_place_of_sites(fake, rng):
     assert status_of(fake.chains(rng, sites, quantities={"size": rng.normal(size=(4, 1000))})) == "trusted"
 
 
+def test_a_latent_that_never_moved_fails_whatever_the_others_did(fake, rng):
+    moved = rng.normal(size=(4, 1000))
+    still = {"x": moved, "s": np.full((4, 1000), 2.0)}
+    assert status_of(fake.chains(rng, still)) == "trusted"  # it may be a deterministic value
+    found = diagnose(
+        fake.chains(rng, still, unconstrained_posterior={"x": moved, "s": np.full((4, 1000), 0.7)})
+    ).verdict
+    assert found.status == "failed" and "`s` never moved" in str(found)
+
+
+def test_mass_that_no_chain_was_near_is_doubtful(fake, rng):
+    data = fake.chains(rng, good_chains(rng))
+    data["posterior"].attrs["modes_left_out"] = 0.3
+    verdict = diagnose(data).verdict
+    assert verdict.status == "doubtful" and "30%" in str(verdict) and "lvm.smc" in str(verdict)
+
+
+def test_modes_that_quantities_do_not_tell_apart_are_named_and_no_fault(fake, rng):
+    sites = {"loading": rng.normal(size=(4, 1000)) + np.array([5, -5, 5, -5])[:, None]}
+    chains = fake.chains(rng, sites, quantities={"size": rng.normal(size=(4, 1000))})
+    chains["posterior"].attrs |= {"modes_left_out": 0.5, "modes_unlike": 0}
+    verdict = diagnose(chains).verdict
+    assert verdict.status == "trusted" and "different modes of `loading`" in str(verdict) and "50%" not in str(verdict)
+    for unlike, status in ((0, "trusted"), (2, "doubtful")):
+        fit = fake.fit(
+            rng, {"x": rng.normal(size=(1, 4000))}, guide="full_rank", quantities={"size": rng.normal(size=(1, 4000))}
+        )
+        fit["posterior"].attrs |= {"modes": 8, "modes_unlike": unlike}
+        verdict = diagnose(fit).verdict
+        assert verdict.status == status and "8 modes apart" in str(verdict)
+
+
 # Shared
 
 

@@ -85,6 +85,19 @@ def test_a_program_that_needs_more_digits_runs_in_float64_and_is_named(kind: str
         assert with_digits(lvm.Problem(model, value)).dtype == torch.float64
 
 
+@pytest.mark.filterwarnings("ignore::pyrolvm.PyrolvmWarning")
+@pytest.mark.filterwarnings("ignore:Encountered:UserWarning")
+@pytest.mark.parametrize("size", [1e-30, 1e25])
+def test_a_density_that_float32_cannot_hold_is_run_in_float64(size: float) -> None:
+    def model(y: Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, size))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(m, size), obs=y)
+
+    problem = lvm.Problem(model, T * size)
+    assert with_digits(problem).dtype == torch.float64
+
+
 def test_a_program_that_has_digits_enough_stays_as_it_is() -> None:
     problem = lvm.Problem(plain, T)
     assert with_digits(problem) is problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import decimal
 import fractions
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -158,3 +158,25 @@ def test_values_in_dictionaries_and_tuples_are_converted_moved_and_part_of_the_f
     assert made.fingerprint == problem(1.0).fingerprint != problem(2.0).fingerprint
     with pytest.raises(lvm.DataError, match=r"data\['y'\].*1 missing value"):
         lvm.Problem(model, {"x": np.ones(2), "y": np.ma.masked_equal([1.0, 2.0], 2.0)}, (np.zeros(2), 2))
+
+
+class Series(NamedTuple):
+    """One of several series."""
+
+    x: Any
+    y: Any
+
+
+def test_records_in_a_list_are_converted_field_by_field_and_may_differ_in_length() -> None:
+    def model(series: list[Series]) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        for i, one in enumerate(series):
+            with pyro.plate(f"rows_{i}", len(one.y)):
+                pyro.sample(f"y_{i}", dist.Normal(slope * one.x, 1.0), obs=one.y)
+
+    series = [Series(np.arange(3.0), torch.ones(3)), Series([0.5, 1.5], np.array([1.0, 2.0]))]
+    problem = lvm.Problem(model, series)
+    assert [site.shape for site in problem.observed] == [(3,), (2,)]
+    assert all(
+        isinstance(part, torch.Tensor) and part.dtype == torch.float32 for one in problem.args[0] for part in one
+    )

@@ -415,3 +415,37 @@ def test_fingerprint_follows_the_data() -> None:
     assert lvm.Problem(line, Y, Y).fingerprint == lvm.Problem(line, Y.clone(), Y.clone()).fingerprint
     assert lvm.Problem(line, Y, Y).fingerprint != lvm.Problem(line, Y, Y + 1e-6).fingerprint
     assert lvm.Problem(line, Y, Y).fingerprint != lvm.Problem(line, Y.double(), Y.double()).fingerprint
+
+
+# --- values at which a program is first run ---------------------------------------------------------------------------
+
+
+def test_a_program_whose_arguments_are_none_at_the_middle_is_read_elsewhere() -> None:
+    def ordinal(x: Tensor, y: Tensor) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        cuts = pyro.sample("cuts", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.OrderedLogistic(slope * x, cuts.sort().values), obs=y)
+
+    def apart(y: Tensor) -> None:
+        ends = pyro.sample("ends", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(0.0, (ends[0] - ends[1]).abs()), obs=y)
+
+    assert lvm.Problem(ordinal, Y, torch.tensor([0, 1, 2, 1])).unconstrained_size == 3
+    assert lvm.Problem(apart, Y).unconstrained_size == 2
+
+
+@pytest.mark.parametrize("said", ["Subtraction, the `-` operator, with a bool tensor is not supported.", ""])
+def test_an_operation_that_torch_lacks_is_no_missing_density(said: str) -> None:
+    class Lacking(dist.Normal):
+        def log_prob(self, value: Tensor) -> Tensor:
+            raise NotImplementedError(said) if said else NotImplementedError
+
+    def model(y: Tensor) -> None:
+        pyro.sample("mu", dist.Normal(0.0, 1.0))
+        pyro.sample("y", Lacking(0.0, 1.0).expand(y.shape).to_event(1), obs=y)
+
+    words = "fails in the density of site 'y'.*y.float" if said else "site 'y' has no log density"
+    with pytest.raises(lvm.ProblemError, match=words):
+        lvm.Problem(model, Y)

@@ -56,6 +56,7 @@ LAWS = {
     "wishart": lambda: dist.Wishart(torch.tensor(4.0), covariance_matrix=torch.eye(2)),
     "direction": lambda: dist.ProjectedNormal(torch.tensor([1.0, 0.5, 0.2])),
     "shifted": shifted,
+    "angle": lambda: dist.VonMises(0.4, 1.5),
     "permuted": lambda: dist.TransformedDistribution(
         dist.Gamma(torch.ones(3), 1.0).to_event(1), [T.Permute(torch.tensor([2, 0, 1]))]
     ),
@@ -78,10 +79,14 @@ def test_a_latent_of_that_law_has_the_moments_of_its_prior_where_data_say_nothin
 
 
 @pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
-@pytest.mark.parametrize("law", ["mixture", "wishart", "shifted"])
+@pytest.mark.parametrize("law", ["mixture", "wishart", "shifted", "angle"])
 def test_guides_draw_such_latents_and_state_their_density(law):
     problem = lvm.Problem(with_latent(LAWS[law]), Y)
-    for guide in ("mean_field", pyro.infer.autoguide.AutoNormal) if law != "shifted" else ("mean_field",):
+    for guide in (
+        "mean_field",
+        pyro.infer.autoguide.AutoNormal,
+        pyro.infer.autoguide.AutoMultivariateNormal(problem.model),
+    ):
         fit = lvm.fit(problem, guide, engine="pyro", max_steps=3, draws=4, progress=False)
         value = torch.as_tensor(fit.data["posterior"]["z"].values[0])
         support = support_of(LAWS[law]())
@@ -102,13 +107,29 @@ def uneven():
     )
 
 
+class Disc(constraints.Constraint):
+    """A support that is the user's own."""
+
+    event_dim = 1
+
+    def check(self, value):
+        return value.norm(dim=-1) < 1
+
+
+class OnADisc(dist.Normal):
+    """A law on it."""
+
+    support = Disc()
+
+
 REFUSED = {
     "different bounds": uneven,
     "no log density: TransformedDistribution, whose AbsTransform": lambda: dist.TransformedDistribution(
         dist.Normal(0.0, 1.0), [T.AbsTransform()]
     ),
     "torch's own Normal": lambda: torch.distributions.Normal(0.0, 1.0),
-    "no bijection maps": lambda: dist.CoalescentTimes(torch.zeros(3)),
+    "no bijection maps.*draw the waiting times": lambda: dist.CoalescentTimes(torch.zeros(3)),
+    "support Disc, which no bijection maps": lambda: OnADisc(torch.zeros(2), 1.0).to_event(1),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -27,6 +28,7 @@ from pyrolvm._base.progress import Progress, shown
 from pyrolvm._methods.fit.checkpoint import Keeper
 from pyrolvm._methods.fit.engines import ENGINES, Work, begin
 from pyrolvm._methods.fit.engines import REGISTERED as registered_engines
+from pyrolvm._methods.fit.instead import pointing_to_nuts
 from pyrolvm._methods.fit.loop import AT_ONCE, Step, search
 from pyrolvm._methods.fit.modules import buffers_of, changed_buffers, modules_of, settle
 from pyrolvm._methods.fit.objectives import ParticleELBO, choose_objective
@@ -35,6 +37,7 @@ from pyrolvm._methods.fit.schedules import NAMED
 from pyrolvm._methods.fit.starting import check_start, check_trainable, choose_device, draws_nothing, minibatches_of
 from pyrolvm._methods.fit.stopping import Plateau, Schedule
 from pyrolvm._methods.fit.validation import HeldOut, Validation, check, held_out
+from pyrolvm._methods.modes import unlike
 from pyrolvm._program.agreement import check_guide
 from pyrolvm._program.batching import Minibatches
 from pyrolvm._program.density import with_digits
@@ -199,11 +202,13 @@ def fit(
 
     def work(run: runs.Run | None) -> Fit:
         keeper = None if run is None else Keeper(run)
-        return _run(
+        make = partial(
+            _run,
             problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
             batch_plate=batch_plate, transform=transform, evaluated=evaluated, looks=(validate_every, patience),
             draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress, keeper=keeper,
         )  # fmt: skip
+        return pointing_to_nuts(problem, make, ours=recipe.registered)
 
     fingerprint = None if evaluated is None else evaluated.fingerprint
     kept = store.keep(asked, fit, given, work, problem, kind="Fit", guide=recipe, validation=fingerprint)
@@ -308,6 +313,7 @@ def _run(
                     problem, guide, history,
                     draws=draws, num_particles=getattr(elbo, "num_particles", 1), batch_size=rows, attrs=attrs,
                 )  # fmt: skip
+                tree["posterior"].attrs.update(unlike(problem, tree))
             else:
                 tree = likelihood_tree(problem, history, batch_size=rows, attrs=attrs)
     if problem.latents:

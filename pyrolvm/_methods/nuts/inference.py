@@ -27,6 +27,7 @@ from pyrolvm._base.habits import verb
 from pyrolvm._base.machine import require_memory
 from pyrolvm._base.progress import Progress, shown
 from pyrolvm._methods.arguments import warn_of_subsamples
+from pyrolvm._methods.modes import left_out, unlike
 from pyrolvm._methods.nuts import engines
 from pyrolvm._methods.nuts.base import Raw, Settings
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
@@ -275,11 +276,14 @@ def _run(
             "sampling_time": sampled - set_up - compiling,
             **({"divergences_before": ", ".join(before)} if before else {}),
         }  # fmt: skip
+        beside = left_out(frame, flat.double().cpu().numpy())
         if raw.interrupted and budget.spent():
             attrs["stopped_by"] = "budget"
         allowed = max(SHARE * (sampled - started), LEAST_SECONDS)
         with budget.finishing(allowed), shown(progress):
-            tree = chains_tree(problem, values, chains, raw.stats, attrs)
+            tree = chains_tree(problem, values, chains, raw.stats, attrs | beside)
+        if beside:
+            tree["posterior"].attrs.update(unlike(problem, tree))
     check_afresh(tree, problem, params, seed=seed)
     seconds = {
         "setup": set_up - started, "compile": compiling, "run": sampled - set_up - compiling,

@@ -48,7 +48,7 @@ def check_problem_for_smc(problem: Problem, params: Mapping[str, Tensor]) -> Non
         if not site.enumerable:
             raise ProblemError(
                 f"latent site {site.name!r} of {problem.name} is {site.distribution}, {site.why_not_listed}, and cannot be summed out. "
-                "Fix: marginalise it in the model (Poisson with a Gamma rate is GammaPoisson), or truncate it."
+                f"Fix: {site.instead}."
             )
     if problem.parameters and not params:
         raise ProblemError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrolvm._base.bijections import bijection
 from pyrolvm._program.density.centring import Centring, Spread, conditional
 from pyrolvm._program.sites import is_observation
-from pyrolvm._program.starting import support_of
+from pyrolvm._program.starting import is_discrete, support_of
 from pyrolvm._program.traces import Message
 
 __all__ = ["AsIndex", "Done", "Draw", "FromReal", "Given", "Somewhere", "Unobserve", "one_hot"]
@@ -116,13 +116,6 @@ class AsIndex(Messenger):
 
 def one_hot(index: Tensor, logits: Tensor) -> Tensor:
     return (index.unsqueeze(-1) == torch.arange(logits.shape[-1], device=index.device)).to(logits.dtype)
-
-
-def is_discrete(fn: dist.TorchDistribution) -> bool:
-    try:
-        return fn.support is not None and bool(fn.support.is_discrete)
-    except NotImplementedError:
-        return False
 
 
 class Unobserve(Messenger):

@@ -314,8 +314,8 @@ class Joint:
             for site in summed:
                 if not site.enumerable:
                     raise ProblemError(
-                        f"latent site {site.name!r} is {site.distribution}, {site.why_not_listed}, and cannot be "
-                        "summed out. Fix: marginalise it in the model (Poisson with a Gamma rate is GammaPoisson), or truncate it."
+                        f"latent site {site.name!r} is {site.distribution}, {site.why_not_listed}, and cannot be summed out. "
+                        f"Fix: {site.instead}; or fit it by a guide of your own that draws it, lvm.fit(problem, guide)."
                     )
             model = poutine.enum(config_enumerate(model, "parallel"), first_available_dim=-1 - self._nesting)
         with poutine.trace() as tracer, suppress(Done):

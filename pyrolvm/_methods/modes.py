@@ -1,0 +1,77 @@
+"""What a method leaves of the modes that ascents found before it, for its verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pyrolvm._base.numerics import Array
+from pyrolvm._diagnosis.modes import LEFT_OUT, UNLIKE
+from pyrolvm._program.density import Joint
+from pyrolvm._program.problem import Problem
+from pyrolvm._results.evaluating import deterministic_sites, quantities_of
+from pyrolvm._results.reading import blocks
+from pyrolvm.family import Frame
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["left_out", "unlike"]
+
+NEAR = 3.0
+"""Sds beyond the shell of a mode's own draws within which a draw is near to it."""
+
+LEAST = 0.02
+"""Mass at modes apart that is worth a word."""
+
+APART = 5.0
+"""Sds of a quantity's draws from which on a mode has another value of it."""
+
+
+def left_out(frame: Frame | None, draws: Array) -> dict[str, float]:
+    """The attribute of chains that says which share of the mass their draws are nowhere near to.
+
+    Args:
+        frame: the modes that ascents found, if any were sought.
+        draws: in its coordinates, shape ``(n, size)``.
+    """
+    if frame is None or len(frame.modes) < 2 or not len(draws):
+        return {}
+    weights = np.exp(frame.evidence - frame.evidence.max())
+    missed = [not _near(mode.family.means[0], mode.family.trils[0], draws) for mode in frame.modes]
+    share = float((weights / weights.sum())[missed].sum())
+    return {LEFT_OUT: share} if share >= LEAST else {}
+
+
+def _near(mean: Array, tril: Array, draws: Array) -> bool:
+    """Whether any draw lies where a Gaussian has its mass."""
+    apart = np.linalg.norm(np.linalg.solve(tril, (draws - mean).T), axis=0)
+    return bool((apart < NEAR + np.sqrt(len(mean))).any())
+
+
+def unlike(problem: Problem, data: xr.DataTree) -> dict[str, Any]:
+    """The attribute of draws that says how many of the modes found have other values of the model's quantities.
+
+    Must be called inside a session. Nothing is said where there are no modes apart, no quantities, or discrete latents.
+    """
+    frames: dict[object, Frame] = problem.kept.get("frames", {})
+    frame = next(reversed(frames.values()), None)
+    if frame is None or len(frame.modes) < 2 or "quantities" not in data.children or problem.discrete:
+        return {}
+    try:
+        rows = sum(site.numel for site in problem.observed)
+        with torch.no_grad():
+            values = frame.target.draws(np.concatenate([mode.family.means[:1] for mode in frame.modes]))
+            derived = deterministic_sites(Joint(problem), values, {}, inside=rows)
+            found = quantities_of(problem, values | derived, 1, {})[0]
+    except Exception as error:  # of a quantity that fails at a mode, which its draws do not
+        return {"modes_note": f"quantities at modes: {type(error).__name__}: {error}"[:300]}
+    other = np.zeros(len(frame.modes), dtype=bool)
+    for part in blocks(data, "quantities"):
+        if part.variable in found:
+            at = found[part.variable].double().cpu().numpy().reshape(len(other), -1)
+            flat = part.draws.reshape(-1, part.draws.shape[-1])
+            other |= (np.abs(at - flat.mean(0)) > APART * flat.std(0) + 1e-6 * np.abs(flat).max(0)).any(axis=1)
+    return {UNLIKE: int(other.sum())}
