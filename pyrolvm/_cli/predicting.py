@@ -10,6 +10,7 @@ import numpy as np
 
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError
+from pyrolvm._check.predict.streaming import STATISTICS
 from pyrolvm._cli.fitted import attached
 from pyrolvm._cli.output import Output, replace_file
 from pyrolvm._cli.runs import choose_file
@@ -21,7 +22,6 @@ __all__ = ["run"]
 
 SUFFIXES = (".nc", ".csv")
 SCORES = ("lpd", "crps", "pit")
-ENDS = {"q05": 0.05, "q50": 0.5, "q95": 0.95}
 
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
@@ -44,10 +44,11 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         "draws": args.draws,
         "seed": args.seed,
     }
-    found = lvm.predict(posterior, **{name: value for name, value in words.items() if value}, **new)
+    whole = file.suffix.lower() == ".nc"
+    found = lvm.predict(posterior, summary=not whole, **{name: value for name, value in words.items() if value}, **new)
     if unknown:
         out.note(f"left aside, since {posterior.attached.name} has no such argument: {', '.join(unknown)}")
-    if file.suffix.lower() == ".nc":
+    if whole:
         replace_file(file, lambda opened: store.write_tree(found, opened))
     else:
         text = _table(found).to_csv(index=False)
@@ -69,14 +70,16 @@ def _table(found: Any) -> Any:
     lines = []
     scored = found["scores"].to_dataset() if "scores" in found.children else {}
     for name, values in found["predictions"].data_vars.items():
-        draws = values.to_numpy().astype(float)
-        flat = draws.reshape(draws.shape[0] * draws.shape[1], -1)
+        flat = values.to_numpy().reshape(-1, len(STATISTICS))
         marks = {
             mark: np.asarray(scored[f"{name}_{mark}"]).reshape(-1) for mark in SCORES if f"{name}_{mark}" in scored
         }
-        for place in range(flat.shape[1]):
-            line: dict[str, Any] = {"variable": str(name), "index": place}
-            line |= {"mean": flat[:, place].mean(), "sd": flat[:, place].std()}
-            line |= {word: float(np.quantile(flat[:, place], share)) for word, share in ENDS.items()}
-            lines.append(line | {mark: one[place] for mark, one in marks.items() if len(one) == flat.shape[1]})
-    return pd.DataFrame(lines)
+        lines.append(
+            pd.DataFrame(
+                {
+                    "variable": str(name), "index": np.arange(len(flat)), **dict(zip(STATISTICS, flat.T, strict=True)),
+                    **{mark: one for mark, one in marks.items() if len(one) == len(flat)},
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(lines, ignore_index=True)

@@ -38,7 +38,7 @@ WORDS = ["predict", "runs/a", "--problem", "my_model.py:line", "--data", "data.c
 
 def test_new_rows_are_predicted_into_a_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORDS, "--out", "p.csv", "--json", "-", "--quiet"]) == 0
-    assert json.loads(capsys.readouterr().out)["shapes"]["predictions/y"] == [1, 1000, 2]
+    assert json.loads(capsys.readouterr().out)["shapes"]["predictions/y"] == [2, 5]
     table = pd.read_csv("p.csv")
     assert list(table["variable"]) == ["y", "y"]
     assert table["mean"].tolist() == pytest.approx([21.0, 2.0], abs=0.4)

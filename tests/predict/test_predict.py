@@ -321,3 +321,29 @@ def test_draws_that_are_asked_for_are_taken_evenly_and_not_fewer(regression: lvm
     many = lvm.predict(regression, torch.zeros(6_000), draws=4000)["predictions"]["y"]
     assert many.sizes["draw"] == 4000  # by default there would be fewer, for memory
     assert lvm.predict(regression, torch.zeros(30_000))["predictions"].sizes["draw"] < 1000
+
+
+def test_summaries_of_batches_are_those_of_all_rows_at_once(regression: lvm.Exact) -> None:
+    x, y = np.linspace(-2, 2, 30), np.linspace(-3, 5, 30)
+    whole = lvm.predict(regression, x, y, draws=2000)
+    parts = lvm.predict(regression, ((x[i : i + 10], y[i : i + 10]) for i in (0, 10, 20)), summary=True, draws=2000)
+    drawn = whole["predictions"]["y"].values.reshape(2000, 30)
+    wanted = np.stack([drawn.mean(0), drawn.std(0), *np.quantile(drawn, [0.05, 0.5, 0.95], axis=0)], 1)
+    np.testing.assert_allclose(
+        lvm.predict(regression, x, y, draws=2000, summary=True)["predictions"]["y"], wanted, atol=1e-4
+    )
+    np.testing.assert_allclose(parts["predictions"]["y"], wanted, atol=0.1)
+    np.testing.assert_allclose(parts["scores"]["y_lpd"], whole["scores"]["y_lpd"], rtol=1e-4)
+    assert parts["scores"].attrs["y_lpd"] == pytest.approx(whole["scores"].attrs["y_lpd"], rel=1e-4)
+    assert list(parts["predictions"]["rows"].values) == list(range(30))
+
+
+def test_rows_that_follow_from_those_before_them_are_not_streamed() -> None:
+    def process(y: Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 1.0))
+        root = torch.eye(len(y)) + 0.1
+        pyro.sample("y", dist.MultivariateNormal(level.expand(len(y)), root), obs=y)
+
+    fit = lvm.exact(lvm.Problem(process, torch.arange(4.0)), **QUIET)
+    with pytest.raises(lvm.ProblemError, match=r"follow from those before them.*Fix:"):
+        lvm.predict(fit, (torch.ones(2) for _ in range(2)), summary=True)

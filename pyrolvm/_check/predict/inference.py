@@ -20,6 +20,7 @@ from pyrolvm._check.predict.groups import groups
 from pyrolvm._check.predict.inferring import Inferring, inferring
 from pyrolvm._check.predict.running import Predicting, Quantity
 from pyrolvm._check.predict.setting import Setting, setting
+from pyrolvm._check.predict.streaming import BEHIND, Words, batches, summarised
 from pyrolvm._program.density import Evaluator
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
@@ -51,6 +52,7 @@ def predict(
     rows: int | None = None,
     kind: str = "draws",
     quantities: Mapping[str, Quantity] | bool = False,
+    summary: bool = False,
     draws: int | None = None,
     seed: int = 0,
     **kwargs: Any,
@@ -67,7 +69,8 @@ def predict(
 
     - what all rows share, and members of a plate without data (groups, users), keep their draws; members beyond those of the fit are
       new, and drawn from their distribution given the rest of each draw;
-    - latents of rows are drawn anew for new rows;
+    - latents of rows are drawn anew for new rows, or inferred where observations of these rows are given: in closed form, by the fit's
+      encoder, or at their mode; these observations are then in group ``reconstructions`` too, at the inferred latents;
     - sites that the model did not have in the fit, such as the next steps of a series, are drawn given the others;
     - where the program ties rows together (a Gaussian process, a walk, a state-space model), new rows come behind those of the fit, and
       are drawn from the model's own law given these. Arguments that begin with the fit's rows are the whole series already; what comes
@@ -83,6 +86,9 @@ def predict(
             know one.
         quantities: functions by name, each of a dictionary of all values of a run (latents, deterministic sites, predictions) for one
             draw; their results are in ``predictions``. ``True`` for the model's own.
+        summary: whether to keep the mean, sd and quantiles of each value (dimension ``statistic``) in place of its draws. Rows then go
+            batch after batch, so that memory stays bounded; the only argument may be an iterator or a loader of batches, each of them
+            a tuple of arguments, a dictionary of them, or a table.
         draws: posterior draws to take, evenly among all: as many of each chain, so that there may be a few more. By default 1,000,
             fewer where the result would fill the memory.
         seed: makes it repeatable.
@@ -110,8 +116,18 @@ def predict(
     for name, value in (("rows", rows), ("draws", draws)):
         if value is not None:
             positive_int(name, value)
+
+    import xarray as xr
+
+    def one(given: Words, seed: int, draws: int | None = draws) -> dict[str, xr.Dataset]:
+        return _predicted(posterior, *given, members or {}, rows, kind, quantities, draws, seed, at_once=summary)
+
     with runtime.undisturbed():
-        return _predicted(posterior, args, kwargs, members or {}, rows, kind, quantities, draws, seed)
+        if not summary:
+            return xr.DataTree.from_dict(one((args, kwargs), seed))
+        asked = min(draws or DRAWS, posterior.num_draws)
+        every = batches(posterior.attached, args, kwargs, asked)
+        return xr.DataTree.from_dict(summarised(every, lambda given, seed: one(given, seed, asked), seed))
 
 
 def _predicted(
@@ -124,9 +140,9 @@ def _predicted(
     quantities: Mapping[str, Quantity] | bool,
     draws: int | None,
     seed: int,
-) -> xr.DataTree:
-    import xarray as xr
-
+    *,
+    at_once: bool = False,
+) -> dict[str, xr.Dataset]:
     old, began = posterior.attached, time.perf_counter()
     asked = arguments(old, args, kwargs, rows)
     found = setting(old, asked, members, rows, _two(posterior))
@@ -145,13 +161,15 @@ def _predicted(
             total = len(next(iter(values.values())))
             fewer = math.ceil(total / budget.affordable(many.cost, min(LOOPED, total)))
             values, step = every(values, chains, fewer), step * fewer
-        drawn = many(values)
+        # A batch is small: recording it as a graph would cost more than it saves, and keep memory.
+        drawn = many(values, chunk=len(next(iter(values.values()))) if at_once and many.way == "vmap" else None)
     attrs = {
         "pyrolvm_problem": old.name, "kind": kind, "seed": seed, "thinned_by": step, "evaluated_by": many.way,
         "seconds": time.perf_counter() - began, "inference_library": "pyrolvm",
+        **({} if found.behind is None else {BEHIND: found.behind.before}),
         **({} if inferred is None else {"latents_of_rows": inferred.how}),
     }  # fmt: skip
-    return xr.DataTree.from_dict(groups(found, drawn, chains, attrs))
+    return groups(found, drawn, chains, attrs)
 
 
 def _inferring(posterior: Posterior, found: Setting, values: Mapping[str, Tensor], seed: int) -> Inferring | None:

@@ -61,9 +61,13 @@ def _scores(log_score: Array, draws: Array | None, seen: Array) -> dict[str, Arr
         mean = share.mean(axis=0)
         found = {"lpd": top + np.log(mean), "lpd_error": share.std(axis=0) / mean / math.sqrt(len(share))}
     if draws is not None:
-        ordered, size = np.sort(draws.astype(float), axis=0), len(draws)
-        rank = (np.arange(size) + 0.5).reshape(-1, *[1] * seen.ndim)
-        found["crps"] = 2.0 / size**2 * ((ordered - seen) * (size * (seen < ordered) - rank)).sum(axis=0)
+        size = len(draws)
+        kind = np.float64 if draws.dtype.itemsize == 8 else np.float32
+        ordered = np.ascontiguousarray(np.moveaxis(draws, 0, -1), dtype=kind)
+        ordered.sort(axis=-1)
+        weight = (2.0 * np.arange(size) + 1.0 - size) / size**2  # of the mean distance between draws
+        far = np.abs(ordered - seen[..., None]).mean(axis=-1, dtype=np.float64)
+        found["crps"] = far - (ordered * weight.astype(kind)).sum(axis=-1, dtype=np.float64)
         found["pit"] = (draws < seen).mean(axis=0) + 0.5 * (draws == seen).mean(axis=0)
     return found
 
