@@ -163,9 +163,15 @@ def _methods(
 
 
 def _reach(label: str, method: Callable[..., lvm.Posterior], asked: runs.Order, reached: _Reached, out: Output) -> None:
-    """Runs one method, which keeps what it gives. A failure is noted and disturbs no other method."""
+    """Runs one method, which keeps what it gives. A failure is noted and disturbs no other method.
+
+    Raises:
+        StoreError: if the folder does not take it.
+    """
     try:
         posterior = method(out=asked.out, resume=asked.resume, checkpoint_every=asked.every)
+    except lvm.StoreError:  # of the folder, not of the method
+        raise
     except Exception as error:
         reason = str(error) if isinstance(error, lvm.PyrolvmError) else f"{type(error).__name__}: {error}"
         reached.left_out[label] = reason

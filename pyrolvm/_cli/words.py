@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Collection
 from typing import Any, NoReturn
 
@@ -64,6 +65,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**kwargs)
         self.known: set[str] = set()
         self.wanted = True
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as argparse does, but for ``--option=--``, of which that makes a list."""
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"argument {word[:-3]}: '--' is no value. Fix: pass a value, or leave it out")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with the message and a remedy."""

@@ -52,8 +52,9 @@ class RunFolder:
         manifest: which result is in force; ``None`` if there is none yet.
     """
 
-    def __init__(self, directory: Directory, claim: Claim) -> None:
+    def __init__(self, directory: Directory, claim: Claim, *, made: bool) -> None:
         self._directory, self._claim, self.marker, self.path = directory, claim, claim.marker, directory.path
+        self._made = made
         self.manifest = Manifest.read(self.path)
         if self.manifest is not None and self.manifest.run != self.marker.id:
             raise StoreError(
@@ -77,10 +78,11 @@ class RunFolder:
                 raise OSError("it has a null character")
             if os.path.lexists(path) and not path.is_dir():
                 raise StoreError(f"{path} is a file, expected a folder. Fix: name another path.")
+            made = not os.path.lexists(path)
             path.mkdir(parents=True, exist_ok=True)
             directory = Directory.opened(path)
         with directory, claimed(directory, Marker.new(command, about)) as claim:
-            yield cls(directory, claim)
+            yield cls(directory, claim, made=made)
 
     # --- runs -------------------------------------------------------------------------------------------------------------
 
@@ -98,7 +100,7 @@ class RunFolder:
         return self._directory.is_in_place()
 
     def abandon(self, generation: Generation, *, anyway: bool = False) -> None:
-        """Forgets a run that ended in an error, and the folder if there is nothing else.
+        """Forgets a run that ended in an error, and the folder if there is nothing else and it was made for it.
 
         Args:
             generation: the run.
@@ -113,7 +115,8 @@ class RunFolder:
         if self._directory.names() == [MARKER] and self.manifest is None:
             self._directory.remove(MARKER)
             with suppress(OSError):
-                self.path.rmdir()
+                if self._made and self.is_in_place:
+                    self.path.rmdir()
 
     @contextmanager
     def generation(self, number: int) -> Iterator[Generation]:
@@ -141,8 +144,12 @@ class RunFolder:
                     remove_run(self._directory, self.marker.generation(number))
             number = max([in_force, *used]) + 1
             opened = Generation(self._directory.make(self.marker.generation(number)), self._claim.check)
-            if about is not None:
-                opened.begin(command, about)
+            try:
+                if about is not None:
+                    opened.begin(command, about)
+            except BaseException:
+                self.abandon(opened, anyway=True)
+                raise
         try:
             yield opened
         finally:

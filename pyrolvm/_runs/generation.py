@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from pyrolvm._base.errors import StoreError
@@ -33,12 +34,12 @@ class Generation:
     def __init__(self, directory: Directory, check: Callable[[], None]) -> None:
         self._directory, self._check = directory, check
         self._open: dict[str, Directory] = {}
-        self._log = Lines(os.open(NAMES, _APPEND, 0o644, dir_fd=directory.handle))
-        try:
+        with ExitStack() as undo:
+            undo.callback(directory.close)
+            self._log = Lines.opened(directory, NAMES)
+            undo.callback(self._log.close)
             self._known = set(listed(directory))
-        except BaseException:
-            self._log.close()
-            raise
+            undo.pop_all()
 
     def close(self) -> None:
         """Gives descriptors back."""
@@ -129,7 +130,7 @@ class Generation:
         with taken():
             folder, last = self._place(name)
             self._note(name)
-            return Lines(os.open(last, _APPEND, 0o644, dir_fd=folder.handle), self._check)
+            return Lines.opened(folder, last, self._check)
 
     def remove(self, name: str) -> None:
         """Removes a file that this run wrote, if it is there."""
@@ -205,11 +206,28 @@ class Lines:
         check: refuses to write where somebody else holds the run's folder by now.
     """
 
-    def __init__(self, handle: int, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, handle: int, check: Callable[[], None]) -> None:
         self._handle, self._check = handle, check
-        size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":  # a line cut short, so that the next one stands by itself
-            self.append(b"")
+
+    @classmethod
+    def opened(cls, folder: Directory, name: str, check: Callable[[], None] = lambda: None) -> Lines:
+        """The file of that name in a folder, which is made if it is not there.
+
+        Raises:
+            OSError: if it cannot be written to.
+        """
+        handle = os.open(name, _APPEND, 0o644, dir_fd=folder.handle)
+        made = cls(handle, check)
+        try:
+            size = os.fstat(handle).st_size
+            if (
+                size and os.pread(handle, 1, size - 1) != b"\n"
+            ):  # a line cut short, so that the next one stands by itself
+                made.append(b"")
+        except BaseException:
+            made.close()
+            raise
+        return made
 
     def append(self, line: bytes, *, sync: bool = False) -> None:
         """Appends a line; nothing of it, if it does not fit.

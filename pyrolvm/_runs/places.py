@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,26 +46,25 @@ def check_place(folder: Path) -> None:
         raise ArgumentError(
             f"out={str(folder)!r} cannot be a folder: {reason}. Fix: pass a path of shorter names below a folder."
         ) from None
-    if above != path and not _takes(path, above):
+    if above != path and not _takes(above):
         raise ArgumentError(
             f"out={str(folder)!r} cannot be made: {str(above)!r} is no folder that may be written to. "
             "Fix: pass a path below one that is."
         )
 
 
-def _takes(path: Path, above: Path) -> bool:
-    """Whether it can be made, which permissions do not tell of a system's own folders or a read-only disk; it is removed again."""
-    missing = [part for part in (path, *path.parents) if above in part.parents]
+def _takes(above: Path) -> bool:
+    """Whether a folder can be made there, which permissions do not tell of a system's own folders or a read-only disk.
+
+    One of another name is made and removed: another process may be about to make the one that is asked for.
+    """
+    probe = above / f".pyrolvm-{uuid.uuid4().hex}"
     try:
-        path.mkdir(parents=True)
-    except FileExistsError:  # somebody else was quicker
-        return True
+        probe.mkdir()
     except OSError:
         return False
-    finally:
-        for part in missing:
-            with suppress(OSError):
-                part.rmdir()
+    with suppress(OSError):
+        probe.rmdir()
     return True
 
 

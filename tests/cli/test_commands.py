@@ -489,3 +489,8 @@ def test_doctor_fails_where_something_required_is_broken(pyrolvm, monkeypatch):
     run = pyrolvm("doctor")
     assert run.code == 1
     assert "broken: safetensors" in run.out
+
+
+def test_a_value_of_two_dashes_is_no_value(pyrolvm):
+    run = pyrolvm("exact", "eight_schools", "--out=--")
+    assert run.code == 2 and "argument --out: '--' is no value" in run.err and "Fix:" in run.err

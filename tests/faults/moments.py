@@ -1,4 +1,4 @@
-"""Jobs of ``server.py`` over the command line: killed before its n-th write, or what its folder is before each of them.
+"""Jobs of ``server.py`` over the command line: killed before its n-th write, without room from it on, or copied before each.
 
 What counts as a write is each file that is opened to be written, each piece that is written, each sync, and whatever makes, renames
 or removes a name. A process that is killed before its n-th write leaves what the system was told by then: the folder as it is at that
@@ -9,7 +9,9 @@ leave; ``test_campaign.py`` holds some of the copies against folders whose proce
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import math
 import os
 import shutil
 import signal
@@ -20,12 +22,17 @@ from typing import Any
 
 
 def command(job: dict[str, Any]) -> dict[str, Any]:
-    """The command line in a folder; its process is killed before the n-th time that it writes there, where ``kill`` says so."""
-    kill = job.get("kill")
+    """The command line in a folder, of whose writes one is the last.
 
-    def seen(count: int) -> None:
+    Where ``kill`` says so its process is killed before the n-th write; where ``full`` does, the disk takes nothing from the n-th on.
+    """
+    kill, full = job.get("kill"), job.get("full", math.inf)
+
+    def seen(count: int, takes: bool) -> None:
         if count == kill:
             os.kill(os.getpid(), signal.SIGKILL)
+        if takes and count >= full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with _said_to(Path(job["log"])):
         return _watched(job, seen)
@@ -41,7 +48,7 @@ def record(job: dict[str, Any]) -> dict[str, Any]:
     known: dict[str, int] = {}
     states: list[int] = []
 
-    def seen(count: int) -> None:
+    def seen(count: int, takes: bool) -> None:
         state = known.setdefault(_digest(folder), len(known))
         if len(known) > len(set(states)):
             shutil.copytree(folder, copies / str(state), symlinks=True)
@@ -87,8 +94,8 @@ def _said_to(log: Path) -> Iterator[None]:
             os.close(before[2])
 
 
-def _watched(job: dict[str, Any], seen: Callable[[int], None]) -> dict[str, Any]:
-    """Runs the command; calls ``seen`` before each write with its number."""
+def _watched(job: dict[str, Any], seen: Callable[[int, bool], None]) -> dict[str, Any]:
+    """Runs the command; calls ``seen`` before each write with its number, and whether it takes room."""
     from pyrolvm._cli import main
 
     folder, count, looking = job["folder"], 0, False
@@ -99,21 +106,25 @@ def _watched(job: dict[str, Any], seen: Callable[[int], None]) -> dict[str, Any]
                 path = os.readlink(f"/proc/self/fd/{path}")
             except OSError:
                 return False
+            if not path.startswith("/"):  # a pipe
+                return False
         return f"{os.path.abspath(os.fsdecode(path))}/".startswith(f"{folder}/")
 
-    def before(path: Any) -> None:
+    def before(path: Any, *, takes: bool = True) -> None:
         nonlocal count, looking
         if not looking and inside(path):
             count, looking = count + 1, True
-            seen(count)
-            looking = False
+            try:
+                seen(count, takes)
+            finally:
+                looking = False
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
             if args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 before(args[0])
         elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"):
-            before(args[0])
+            before(args[0], takes=event in ("os.mkdir", "os.symlink"))
 
     def watched(call: Callable[..., Any]) -> Callable[..., Any]:
         def called(handle: int, *rest: Any) -> Any:

@@ -241,6 +241,32 @@ def test_a_copy_of_a_moment_is_what_a_kill_leaves(
     )
 
 
+@pytest.mark.slow
+@pytest.mark.fault("F5")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_whose_disk_is_full_from_any_write_on_says_so_and_goes_on(
+    ask: Ask, tmp_path: Path, name: str, record_property: Any
+) -> None:
+    campaign = Campaign(ask, tmp_path, name)
+    whole = campaign.recorded("whole")
+    moments = sorted(random.Random(name).sample(range(1, len(whole.states) + 1), 6))
+    folders, codes = [tmp_path / f"f{moment}" for moment in moments], []
+    for folder, moment in zip(folders, moments, strict=True):
+        said = campaign.run(folder, full=moment)
+        assert said["code"] == 0 and "Traceback" not in said["log"], (moment, said)
+        codes.append(said["result"]["code"])
+        assert codes[-1] in (0, 1) or "Fix: " in said["log"], (moment, said["log"])
+    for folder, (code, log) in zip(folders, campaign.again(folders, "--resume"), strict=True):
+        assert code in (0, 1), (folder, log)
+        assert numbers(folder / "o") == whole.numbers, (folder, log)
+        assert len(left_over(folder / "o")) == 1, folder
+    record_property(
+        "evidence",
+        f"{name}: no room from writes {', '.join(map(str, moments))} on, {codes.count(2)} ended with an error; all go on, to the "
+        "same numbers",
+    )
+
+
 @pytest.mark.fault("F2")
 @pytest.mark.parametrize("suffix", ["csv", pytest.param("nc", marks=pytest.mark.slow)])
 def test_predictions_that_are_killed_are_the_old_file_or_the_new_one(
@@ -291,3 +317,43 @@ def test_a_command_that_is_killed_at_any_time_goes_on(
         assert numbers(folder / "o") == wanted
         shutil.rmtree(folder)
     record_property("evidence", f"{name}: {hit} of 10 runs were killed; each goes on to the same numbers")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F2")
+def test_predictions_that_are_killed_at_any_time_are_whole_or_not_there(
+    ask: Ask, tmp_path: Path, record_property: Any
+) -> None:
+    import time
+
+    campaign = Campaign(ask, tmp_path, "exact")
+    assert campaign.run(tmp_path / "run")["result"]["code"] == 0
+    file, words = tmp_path / "run" / "p.nc", ["predict", "o", "--problem", REGRESSION, "--draws", "20", "--out", "p.nc"]
+    job: dict[str, Any] = {"words": [*words, "--overwrite"], "folder": tmp_path / "run", "log": campaign.log}
+    began = time.monotonic()
+    assert ask("command", **job)["result"]["code"] == 0
+    took, chance, hit = time.monotonic() - began, random.Random("predict"), 0
+    wanted = _digest_file(file)
+    (tmp_path / "ready").touch()
+    for n in range(10):
+        if n % 2:
+            file.unlink()
+        said = ask("command", **job, kill_after=chance.uniform(0.0, took), ready=tmp_path / "ready")
+        hit += said["code"] == -9
+        assert not file.exists() or _digest_file(file) == wanted
+        assert ask("command", **job)["result"]["code"] == 0 and _digest_file(file) == wanted
+    assert sorted(path.name for path in file.parent.iterdir()) == ["o", "p.nc"]
+    record_property(
+        "evidence", f"predict: {hit} of 10 runs were killed; the file is whole each time, and the same afterwards"
+    )
+
+
+def _digest_file(file: Path) -> str:
+    import xarray as xr
+
+    digest = hashlib.sha256()
+    with xr.open_datatree(file, engine="h5netcdf") as tree:
+        for group in tree.subtree:
+            for name, one in sorted(group.data_vars.items()):
+                digest.update(f"{group.path}/{name}".encode() + np.ascontiguousarray(one.values).tobytes())
+    return digest.hexdigest()

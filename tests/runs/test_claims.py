@@ -160,15 +160,18 @@ def test_a_holder_that_has_ended_and_left_a_fork_is_told_from_one_that_writes(tm
 
 
 def test_a_folder_that_is_renamed_while_a_run_writes_has_its_result_where_it_is_then(tmp_path: Path) -> None:
-    def move(step: Any) -> None:
-        if step.step == 5:
-            (tmp_path / "run").rename(tmp_path / "moved")
+    def work(run_: runs.Run) -> str:
+        kept = run_.checkpoints
+        for n in range(5):
+            kept.write({"n": n}, chunk=n)
+            if n == 2:
+                (tmp_path / "r").rename(tmp_path / "moved")
+        assert len(list((tmp_path / "moved").rglob("checkpoint-*.json"))) == 2
+        return "made"
 
-    words: dict[str, Any] = {"max_steps": 12, "draws": 10, "engine": "pyro", "progress": False, "checkpoint_every": 0}
-    with pytest.warns(PyrolvmWarning, match=r"run was moved or removed while.*Fix:"):
-        fit = lvm.fit(lvm.Problem(model, Y), "mean_field", out=tmp_path / "run", callbacks=[move], **words)
-    assert len(fit.losses) == 12 and not (tmp_path / "run").exists()
-    assert (lvm.load(tmp_path / "moved").losses == fit.losses).all()
+    with pytest.warns(PyrolvmWarning, match=r"r was moved or removed while.*Fix:"):
+        assert run(tmp_path / "r", work) == "made"
+    assert TEXT.read(tmp_path / "moved") == "made" and not (tmp_path / "r").exists()
 
 
 def test_no_part_of_a_run_is_kept_where_its_folder_was(tmp_path: Path) -> None:
@@ -195,21 +198,21 @@ def test_a_folder_that_is_removed_while_a_run_writes_is_no_raw_error(tmp_path: P
 
 
 def test_a_run_that_was_cut_goes_on_in_another_place(tmp_path: Path) -> None:
-    def cut(step: Any) -> None:
-        if step.step == 7:
+    def work(run_: runs.Run) -> str:
+        kept = run_.checkpoints
+        found = kept.read()
+        if found is None:
+            kept.write({"n": 7}, chunk="a")
             raise RuntimeError("power cut")
-
-    def fit(out: Path, **more: Any) -> lvm.Fit:
-        words = {"max_steps": 12, "draws": 10, "engine": "pyro", "progress": False, "checkpoint_every": 0} | more
-        return lvm.fit(lvm.Problem(model, Y), "mean_field", out=out, **words)
+        return f"{found.state['n']} {found.chunks}"
 
     with pytest.raises(RuntimeError):
-        fit(tmp_path / "here", callbacks=[cut])
-    shutil.copytree(tmp_path / "here", tmp_path / "ein anderer Ort" / "läuft")
-    first = []
-    gone_on = fit(tmp_path / "ein anderer Ort" / "läuft", resume=True, callbacks=[lambda step: first.append(step.step)])
-    assert first[0] == 7
-    assert (gone_on.losses == fit(tmp_path / "whole").losses).all()
+        run(tmp_path / "here", work)
+    there = tmp_path / "ein anderer Ort" / "läuft"
+    shutil.copytree(tmp_path / "here", there)
+    assert run(there, work, resume=True) == "7 ['a']"
+    (tmp_path / "here").rename(tmp_path / "moved")
+    assert run(tmp_path / "moved", work, resume=True) == "7 ['a']"
 
 
 @pytest.mark.parametrize(
@@ -228,6 +231,21 @@ def test_a_link_that_leads_nowhere_is_no_place(tmp_path: Path) -> None:
     with pytest.raises(lvm.PyrolvmError, match=r"out.*Fix:"):
         run(tmp_path / "out", lambda _: "made")
     assert (tmp_path / "out").is_symlink() and not (tmp_path / "nowhere").exists()
+
+
+def test_of_calls_that_ask_for_one_new_folder_at_once_none_is_told_of_anything_but_the_others(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def call(n: int) -> str:
+        try:
+            return run(tmp_path / "a" / "r", lambda _: "made", resume=True)
+        except lvm.StoreError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(call, range(40)))
+    assert "made" in said and all(one == "made" or "is writing to" in one for one in said), said
+    assert TEXT.read(tmp_path / "a" / "r") == "made" and [one.name for one in (tmp_path / "a").iterdir()] == ["r"]
 
 
 # --- a result that is replaced while it is read -----------------------------------------------------------------------
@@ -365,6 +383,55 @@ def test_what_a_run_cannot_write_is_said_in_words(tmp_path: Path, monkeypatch: p
     with pytest.raises(lvm.StoreError, match=r"does not take what the run writes: .*No space left.*Fix:"):
         run(tmp_path / "r", work)
     assert not (tmp_path / "r").exists()
+
+
+def test_a_disk_that_takes_nothing_leaves_no_folder_and_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyrolvm._runs import generation
+
+    def full(handle: int, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(generation, "append_whole", full)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for words in ({}, {"overwrite": True}):
+        with pytest.raises(lvm.StoreError, match=r"cannot be written to: No space left.*Fix:"):
+            run(tmp_path / "r", lambda _: "made", **words)
+        assert not (tmp_path / "r").exists()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["infer", "compare"])
+def test_a_disk_that_is_full_is_no_fault_of_a_method_that_another_would_make_good(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pyrolvm._cli import main
+    from pyrolvm._runs.generation import Generation
+
+    real, times = Generation.write_part, []
+
+    def full(*given: Any) -> Any:
+        times.append(1)
+        if len(times) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*given)
+
+    tiny = Path(__file__).parents[1] / "faults" / "tiny.py"
+    words = (
+        ["--methods", "laplace,student"]
+        if verb == "infer"
+        else ["--guide", "laplace", "--guide", "student", "--no-nuts"]
+    )
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Generation, "write_part", full)
+        assert main([verb, f"{tiny}:regression", *words, "--draws", "50", "--out", "o"]) == 2
+    said = capsys.readouterr().err
+    assert "could not be saved in o/" in said and "resume=True" in said and len(times) == 1
+    assert main([verb, f"{tiny}:regression", *words, "--draws", "50", "--out", "o", "--resume"]) in (0, 1)
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_a_calibration_goes_on_where_the_disk_is_full_and_writes_what_did_not_fit_later(

@@ -311,3 +311,7 @@ def test_a_run_that_fails_before_it_has_anything_leaves_no_folder(tmp_path: Path
         lvm.fit(lvm.Problem(nowhere, Y), "mean_field", out=tmp_path / "a", progress=False)
     assert not (tmp_path / "a").exists()
     assert isinstance(CALLS["fit"](out=tmp_path / "a"), lvm.Fit)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(lvm.PyrolvmError):
+        lvm.fit(lvm.Problem(nowhere, Y), "mean_field", out=tmp_path / "mine", progress=False)
+    assert state(tmp_path / "mine") == {} and (tmp_path / "mine").is_dir()

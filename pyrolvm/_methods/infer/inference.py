@@ -15,7 +15,15 @@ import torch
 
 from pyrolvm import _runs as runs
 from pyrolvm._base.budget import Spent, finishing, left, spent, within
-from pyrolvm._base.errors import ArgumentError, FitError, ProblemError, checked_seed, positive_float, positive_int
+from pyrolvm._base.errors import (
+    ArgumentError,
+    FitError,
+    ProblemError,
+    StoreError,
+    checked_seed,
+    positive_float,
+    positive_int,
+)
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._base.verdict import Reason
@@ -382,6 +390,8 @@ def _attempt(name: str, run: Callable[[], Posterior]) -> tuple[Posterior | None,
     started = time.perf_counter()
     try:
         result = run()
+    except StoreError:  # of the folder, not of the method: whatever came next would be another answer
+        raise
     except Exception as error:  # whatever stops one method: the next may well run
         return None, Rung(
             name, "error", None, None, None, time.perf_counter() - started, f"{type(error).__name__}: {error}"
