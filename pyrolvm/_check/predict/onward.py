@@ -27,7 +27,9 @@ JITTER = 1e-9
 """What is added to a covariance, relative to its size, before it is inverted."""
 
 
-def onward(fn: Any, known: Tensor, axis: int, site: str, *, mean: bool = False) -> tuple[Tensor, Tensor]:
+def onward(
+    fn: dist.TorchDistribution, known: Tensor, axis: int, site: str, *, mean: bool = False
+) -> tuple[Tensor, Tensor]:
     """A draw of a law whose first values along an axis are known, and the log density of those.
 
     Args:
@@ -59,7 +61,7 @@ def onward(fn: Any, known: Tensor, axis: int, site: str, *, mean: bool = False) 
     return _gaussian(law, known, axis, mean=mean)
 
 
-def check_onward(fn: Any, known: Tensor, axis: int, before: Tensor, site: str) -> None:
+def check_onward(fn: dist.TorchDistribution, known: Tensor, axis: int, before: Tensor, site: str) -> None:
     """Refuses a law whose first values are others than they were, or that is not Gaussian; of one draw.
 
     Args:
@@ -96,7 +98,7 @@ def is_real(support: Constraint | None) -> bool:
     return type(base).__name__ in ("_Real", "_RealVector") and not getattr(base, "is_discrete", False)
 
 
-def _has_mean(law: Any) -> bool:
+def _has_mean(law: dist.TorchDistribution) -> bool:
     try:
         return bool(law.mean.shape == law.shape())
     except (NotImplementedError, AttributeError):
@@ -113,7 +115,7 @@ def _after(value: Tensor, axis: int) -> tuple[int, ...]:
     return tuple(value.shape[value.dim() + axis + 1 :])
 
 
-def _normal(law: Any, known: Tensor, *, mean: bool) -> tuple[Tensor, Tensor]:
+def _normal(law: MultivariateNormal | LowRankMultivariateNormal, known: Tensor, *, mean: bool) -> tuple[Tensor, Tensor]:
     """Of a normal law with its covariance, in float64: what is taken from it is small where rows are close."""
     count = known.shape[-1]
     centre, cov, seen = law.mean.double(), law.covariance_matrix.double(), known.double()
@@ -136,7 +138,7 @@ def _normal(law: Any, known: Tensor, *, mean: bool) -> tuple[Tensor, Tensor]:
     return whole.to(known.dtype), prefix.sum().to(known.dtype)
 
 
-def _gaussian(law: Any, known: Tensor, axis: int, *, mean: bool) -> tuple[Tensor, Tensor]:
+def _gaussian(law: dist.TorchDistribution, known: Tensor, axis: int, *, mean: bool) -> tuple[Tensor, Tensor]:
     """Of a Gaussian law that is known by its density."""
     middle, precision = _rest(law, known, axis)
     factor = torch.linalg.cholesky_ex(precision).L
@@ -148,7 +150,7 @@ def _gaussian(law: Any, known: Tensor, axis: int, *, mean: bool) -> tuple[Tensor
     return _filled(law, known, axis, drawn.to(known.dtype)), prefix.to(known.dtype)
 
 
-def _rest(law: Any, known: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+def _rest(law: dist.TorchDistribution, known: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Mean and precision of the values that are not known, flat."""
 
     def density(rest: Tensor) -> Tensor:
@@ -162,25 +164,25 @@ def _rest(law: Any, known: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return torch.cholesky_solve(slope[:, None], factor)[:, 0], precision
 
 
-def _shape(law: Any, known: Tensor, axis: int) -> list[int]:
+def _shape(law: dist.TorchDistribution, known: Tensor, axis: int) -> list[int]:
     """The shape of the values that are not known."""
     shape = list(law.shape())
     shape[axis] -= known.shape[axis]
     return shape
 
 
-def _left(law: Any, known: Tensor, axis: int) -> int:
+def _left(law: dist.TorchDistribution, known: Tensor, axis: int) -> int:
     return math.prod(_shape(law, known, axis))
 
 
-def _filled(law: Any, known: Tensor, axis: int, rest: Tensor) -> Tensor:
+def _filled(law: dist.TorchDistribution, known: Tensor, axis: int, rest: Tensor) -> Tensor:
     shape = _shape(law, known, axis)
     tail = rest.reshape(shape).to(known.dtype)
     head = known.expand(*shape[:axis], known.shape[axis], *shape[len(shape) + axis + 1 :])
     return torch.cat([head, tail], axis)
 
 
-def _is_quadratic(law: Any, known: Tensor, axis: int, value: Tensor) -> bool:
+def _is_quadratic(law: dist.TorchDistribution, known: Tensor, axis: int, value: Tensor) -> bool:
     """Whether the density falls as that of a Gaussian does, at a draw and at twice its distance."""
     middle, precision = _rest(law, known, axis)
     drawn = value.narrow(axis, known.shape[axis], value.shape[axis] - known.shape[axis]).reshape(-1).double()
@@ -194,7 +196,7 @@ def _is_quadratic(law: Any, known: Tensor, axis: int, value: Tensor) -> bool:
     return True
 
 
-def _hidden(law: Any, known: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+def _hidden(law: dist.TorchDistribution, known: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Of a hidden Markov model: states go on from what the known values say of the last one."""
     count, steps = known.shape[axis], law.shape()[axis]
     batch = law.batch_shape
@@ -220,11 +222,11 @@ def _hidden(law: Any, known: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return whole, head.log_prob(known).sum()
 
 
-def _emissions(fn: Any, batch: list[int]) -> Any:
+def _emissions(fn: dist.TorchDistribution, batch: list[int]) -> Any:
     return fn.expand(batch)
 
 
-def _sliced(fn: Any, dim: int, start: int, stop: int) -> Any:
+def _sliced(fn: dist.TorchDistribution, dim: int, start: int, stop: int) -> Any:
     """The steps of a distribution of emissions, by its parameters."""
     shape = list(fn.batch_shape)
     if isinstance(fn, Independent):
@@ -241,7 +243,7 @@ def _sliced(fn: Any, dim: int, start: int, stop: int) -> Any:
     return type(fn)(**given)
 
 
-def _picked(fn: Any, state: Tensor) -> Tensor:
+def _picked(fn: dist.TorchDistribution, state: Tensor) -> Tensor:
     """A draw of one step's emission, of the state that each chain is in."""
     drawn = fn.sample()  # of every state
     event = drawn.dim() - len(fn.batch_shape)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
@@ -32,11 +32,11 @@ AT_ONCE = 10_000_000
 BEHIND = "rows_of_the_fit_in_front"
 """The attribute of predictions that follow from the rows of the fit."""
 
-Words = tuple[Sequence[Any], Mapping[str, Any]]
+Words = tuple[Sequence[object], Mapping[str, object]]
 """New arguments, by position and by name."""
 
 
-def batches(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any], draws: int) -> Iterator[Words]:
+def batches(problem: Problem, args: Sequence[object], kwargs: Mapping[str, object], draws: int) -> Iterator[Words]:
     """New arguments some rows at a time: those of an iterable of batches, or parts of those that have a value for each row.
 
     A batch is a table, a dictionary of arguments by name, a tuple or list of them in order, or the one argument.
@@ -61,15 +61,15 @@ def batches(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any], dr
         )
 
 
-def _is_stream(value: Any) -> bool:
+def _is_stream(value: object) -> TypeGuard[Iterable[object]]:
     """Whether it gives batches: an iterator, or a loader."""
     known = isinstance(value, Tensor | np.ndarray | Mapping | str | list | tuple) or is_table(value)
     return isinstance(value, Iterable) and not known and not hasattr(value, "__array__")
 
 
-def _rows(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+def _rows(problem: Problem, args: Sequence[object], kwargs: Mapping[str, object]) -> int:
     """How many rows arguments have: those whose old values had as many as an observation."""
-    if args and is_table(args[0]):
+    if args and is_table(args[0]) and isinstance(args[0], Sized):
         return len(args[0])
     named = {**dict(zip(problem.arguments, args, strict=False)), **kwargs}
     seen = {site.shape[0] for site in problem.observed if site.shape}
@@ -84,10 +84,12 @@ def _rows(problem: Problem, args: Sequence[Any], kwargs: Mapping[str, Any]) -> i
     return max(lengths, default=0)
 
 
-def _sliced(value: Any, count: int, part: slice) -> Any:
-    if not hasattr(value, "__len__") or isinstance(value, str | Mapping) or len(value) != count:
+def _sliced(value: object, count: int, part: slice) -> object:
+    if isinstance(value, str | Mapping) or not isinstance(value, Sized) or len(value) != count:
         return value
-    return value.iloc[part] if hasattr(value, "iloc") else value[part]
+    rows: Any = getattr(value, "iloc", value)
+    found: object = rows[part]
+    return found
 
 
 def summarised(
