@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from pyrolvm._cli.options import dtype, key_value, metavar, positive, read_by, seed
@@ -66,7 +66,9 @@ class Parser(argparse.ArgumentParser):
         self.known: set[str] = set()
         self.wanted = True
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """Parses as argparse does, but for ``--option=--``, of which that makes a list."""
         for word in sys.argv[1:] if args is None else args:
             if word.startswith("--") and word.endswith("=--"):

@@ -35,7 +35,7 @@ Part = tuple[str, Write]
 """A file: the end of its name, and what writes it."""
 
 
-def as_json(value: Any) -> Write:
+def as_json(value: object) -> Write:
     """What writes a value as JSON."""
     return lambda file: file.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 

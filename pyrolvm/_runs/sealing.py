@@ -14,7 +14,7 @@ from pyrolvm._runs.readers import read_object
 __all__ = ["opened", "sealed", "unsealed"]
 
 
-def sealed(content: Mapping[str, Any], schema: int, *, indent: int | None = 1) -> bytes:
+def sealed(content: Mapping[str, object], schema: int, *, indent: int | None = 1) -> bytes:
     """What is written of ``content``.
 
     Args:
@@ -35,7 +35,7 @@ def opened(path: Path, schema: int) -> dict[str, Any]:
     return unsealed(read_object(path), schema, path)
 
 
-def unsealed(whole: Mapping[str, Any], schema: int, path: object) -> dict[str, Any]:
+def unsealed(whole: Mapping[str, object], schema: int, path: object) -> dict[str, Any]:
     """The content of what :func:`sealed` wrote, once it is parsed.
 
     Raises:
@@ -52,6 +52,6 @@ def unsealed(whole: Mapping[str, Any], schema: int, path: object) -> dict[str, A
     return content
 
 
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

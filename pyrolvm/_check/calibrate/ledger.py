@@ -58,7 +58,7 @@ class Ledger:
         records: what is done already, by simulation.
     """
 
-    def __init__(self, run: runs.Run, about: Mapping[str, Any]) -> None:
+    def __init__(self, run: runs.Run, about: Mapping[str, object]) -> None:
         self._lines, self._path = run.generation.lines(LINES), run.generation.path / LINES
         self._waiting: list[bytes] = []
         self.records = _records(self._path)
