@@ -19,6 +19,7 @@ _HOME = {
     "ArgumentError": "_base.errors",
     "Beta_ELBO": "_methods.fit.objectives",
     "Calibration": "_check.calibrate",
+    "Check": "_check.discrepancy",
     "CaptureError": "_base.errors",
     "Chains": "_results",
     "Comparison": "_check.compare",
@@ -46,12 +47,14 @@ _HOME = {
     "ProblemError": "_base.errors",
     "PyrolvmError": "_base.errors",
     "PyrolvmWarning": "_base.errors",
+    "Simulation": "_check.discrepancy",
     "StoreError": "_base.errors",
     "Sweep": "_check.sweep",
     "UnknownNameError": "_base.errors",
     "Verdict": "_base.verdict",
     "Warmup": "_methods.fit.objectives",
     "calibrate": "_check.calibrate",
+    "check": "_check.discrepancy",
     "compare": "_check.compare",
     "compare_models": "_check.elpd",
     "diagnose": "_diagnosis",
@@ -72,6 +75,7 @@ _HOME = {
     "problem": "family.registry",
     "problems": "family.registry",
     "relax": "_methods.fit.objectives.relaxed",
+    "simulate": "_check.discrepancy",
     "smc": "_methods.smc",
     "stream": "_program.streaming",
     "sweep": "_check.sweep",
@@ -99,6 +103,10 @@ if TYPE_CHECKING:
     from pyrolvm._check.calibrate import calibrate as calibrate
     from pyrolvm._check.compare import Comparison as Comparison
     from pyrolvm._check.compare import compare as compare
+    from pyrolvm._check.discrepancy import Check as Check
+    from pyrolvm._check.discrepancy import Simulation as Simulation
+    from pyrolvm._check.discrepancy import check as check
+    from pyrolvm._check.discrepancy import simulate as simulate
     from pyrolvm._check.elpd import ModelComparison as ModelComparison
     from pyrolvm._check.elpd import compare_models as compare_models
     from pyrolvm._check.evaluate import Evaluation as Evaluation

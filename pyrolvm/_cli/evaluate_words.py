@@ -8,7 +8,7 @@ from pyrolvm._cli.options import count, key_value, seed, share, sides
 from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, Commands, add_data, add_keeping, add_method, command
 from pyrolvm._methods.table import METHODS
 
-__all__ = ["add_evaluate", "add_predict", "add_sample"]
+__all__ = ["add_check", "add_evaluate", "add_predict", "add_sample"]
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -74,6 +74,28 @@ def add_sample(commands: Commands) -> None:
         "--seed", metavar="N", type=seed, default=0, help="the same seed gives the same draws (default: 0)"
     )
     group.add_argument("--out", metavar="FILE", required=True, help="a .nc (ArviZ), .csv or .png file")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
+def add_check(commands: Commands) -> None:
+    """``pyrolvm check``."""
+    parser = command(
+        commands,
+        "check",
+        "checking",
+        "Hold data that a model makes against the data that there are, before inference and after it; a table and a page.",
+        "RUN is a folder that fit, nuts, exact or infer wrote. Of a TARGET in its place the prior is checked.\n\n"
+        f"{TARGET}\n{DATA}\nexamples:\n"
+        "  pyrolvm check my_model.py:model --data data.csv\n"
+        "  pyrolvm check runs/a --problem my_model.py:model --data data.csv --by school --out check.html\n\n"
+        f"{CODES}",
+    )
+    _fitted(parser, "RUN or TARGET", "a saved result, or a problem")
+    group = parser.add_argument_group("the check")
+    group.add_argument("--by", metavar="COLUMN", help="look at groups of rows too: an argument or column of the data")
+    group.add_argument("--draws", metavar="N", type=count, help="replicated data sets (default: 500)")
+    group.add_argument("--seed", metavar="N", type=seed, help="of data sets from the prior of a TARGET (default: 0)")
+    group.add_argument("--out", metavar="FILE", help="an .html page with tables and pictures")
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 

@@ -6,6 +6,7 @@ import argparse
 
 from pyrolvm import __version__
 from pyrolvm._base.commands import COMMANDS, Command
+from pyrolvm._cli.evaluate_words import add_check as _add_check
 from pyrolvm._cli.evaluate_words import add_evaluate as _add_evaluate
 from pyrolvm._cli.evaluate_words import add_predict as _add_predict
 from pyrolvm._cli.evaluate_words import add_sample as _add_sample
@@ -62,6 +63,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     _add_gaps(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_check(commands)
     _add_sample(commands)
     _add_diagnose(commands)
     _add_report(commands)

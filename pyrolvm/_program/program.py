@@ -17,6 +17,7 @@ from pyrolvm._base import runtime
 from pyrolvm._base.pickling import Portable
 from pyrolvm._program import data
 from pyrolvm._program.binding import function_of, is_filled
+from pyrolvm._program.columns import Columns
 from pyrolvm._program.image import Image
 from pyrolvm._program.imputing import Absent
 from pyrolvm._program.labels import Code, Levels
@@ -102,6 +103,27 @@ class Program(Portable):
     def arguments(self) -> Mapping[str, Any]:
         """The model's arguments by name, ``*args`` and ``**kwargs`` alike."""
         return MappingProxyType(self._arguments)
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """The arguments that are tensors, and the columns of tables that are one argument, by name."""
+        found: dict[str, object] = dict(self._arguments)
+        for value in self._arguments.values():
+            if isinstance(value, Columns):
+                found |= {str(name): column for name, column in value.items() if str(name) not in found}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def code_of(self, column: str) -> Code | None:
+        """What the numbers of a column stand for, where it was one of labels or dates."""
+        held = self.columns.get(column)
+        return next(
+            (
+                self.codes[place]
+                for place, leaf in data.named_leaves(self._arguments)
+                if leaf is held and place in self.codes
+            ),
+            None,
+        )
 
     @property
     def doc(self) -> str:

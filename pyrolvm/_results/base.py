@@ -30,6 +30,7 @@ from pyrolvm._results.likelihood import generated_dataset
 from pyrolvm._results.modules import trained
 from pyrolvm._results.points import read_points
 from pyrolvm._results.saving import save
+from pyrolvm._results.sensitivity import psense
 from pyrolvm._results.summary import chosen, dataframe, summarised
 from pyrolvm._results.tables import levels
 from pyrolvm._results.weights import from_weights
@@ -192,6 +193,28 @@ class Posterior(Portable):
         observed = any(one.kind == "observed" for one in sites)
         factors = tuple(one.name for one in sites if one.kind == "factor" and (observed or not one.shape))
         return left_out(self.name, self.data, factors, site)
+
+    def psense(self) -> pd.DataFrame:
+        """How much prior and likelihood each decide a quantity: how far it moves when one of them is raised to a power near one.
+
+        The priors of the top are scaled, those that no other latent sets; of a model with several, each by itself as well. Draws of a
+        guide are resampled by log p - log q before.
+
+        When not to trust it: it is a derivative at the prior that is there, not what another prior would give; and a sensitivity is no
+        fault where the prior is meant. Draws of a guide whose weights have a high k-hat say little of it.
+
+        Returns:
+            A row for each scalar quantity: ``prior``, ``likelihood``, ``prior of <site>``, and a ``diagnosis``: a sensitivity from 0.05
+            on counts. ``.attrs["prior_sites"]`` says which priors were scaled.
+
+        Raises:
+            ArgumentError: if the result has no densities of prior and likelihood by site, or is a point estimate.
+
+        References:
+            Kallioinen et al. (2024), "Detecting and diagnosing prior and likelihood sensitivity with power-scaling",
+            https://doi.org/10.1007/s11222-023-10366-5
+        """
+        return psense(self.data, self.problem, self.name)
 
     @property
     def ladder(self) -> list[dict[str, Any]]:

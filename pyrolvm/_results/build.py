@@ -60,6 +60,7 @@ __all__ = [
     "lean",
     "noted",
     "passed_on",
+    "prior_groups",
     "variational_tree",
 ]
 
@@ -390,7 +391,7 @@ def _groups(
     add("posterior_predictive", predictive, lambda: dims, step, "predictive")
     if only:
         return groups
-    groups |= attempts("prior", lambda: _prior_groups(problem, joint, dims, base))
+    groups |= attempts("prior", lambda: prior_groups(problem, dims, base, PRIOR_DRAWS))
     groups |= attempts("observed_data", lambda: data_groups(problem, dims, base))
     return attempts("log_likelihood/masked", lambda: present_groups(groups, present(problem))) or groups
 
@@ -449,13 +450,14 @@ def _quantity(name: str, function: Callable[..., Any], draw: Mapping[str, Tensor
     return {name: torch.as_tensor(function(draw))}
 
 
-def _prior_groups(
-    problem: Problem, joint: Joint, dims: Mapping[str, list[str]], attrs: Mapping[str, Any]
+def prior_groups(
+    problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[str, Any], most: int
 ) -> dict[str, Any]:
-    """Prior draws, unless the prior is improper or even two draws would fill the memory."""
+    """Prior draws, ``most`` of them, unless the prior is improper or even two draws would fill the memory; inside a session."""
+    joint, coords = Joint(problem), Dimensions(problem).coords()
     observed = [site.name for site in problem.observed]
     size = max((site.numel for site in problem.sites.values()), default=1)
-    count = min(PRIOR_DRAWS, MAX_ELEMENTS // max(4 * size, 1))
+    count = min(most, MAX_ELEMENTS // max(4 * size, 1))
     if count < 2:
         return {}
     try:
@@ -470,7 +472,7 @@ def _prior_groups(
     prior = {n: v for n, v in by_chain.items() if n not in observed}
     predictive = {n: v for n, v in by_chain.items() if n in observed}
     groups = {"prior": prior, "prior_predictive": predictive}
-    return {g: site_dataset(v, dims, attrs=attrs, coords=Dimensions(problem).coords()) for g, v in groups.items() if v}
+    return {g: site_dataset(v, dims, attrs=attrs, coords=coords) for g, v in groups.items() if v}
 
 
 def _khat(log_weight: Array) -> float:

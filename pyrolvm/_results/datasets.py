@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.numerics import Array
-from pyrolvm._program.columns import Columns
 from pyrolvm._program.data import named_leaves
 from pyrolvm._program.density import Joint
 from pyrolvm._program.labels import Code, Levels
@@ -107,7 +106,7 @@ def data_groups(problem: Problem, dims: Mapping[str, list[str]], attrs: Mapping[
         observed = numpy(Joint(problem).observations())
     for one in problem.absent.values():
         observed[one.site] = np.where(one.mask.cpu().numpy(), np.nan, observed[one.site])
-    values = {n: v.detach().cpu().numpy() for n, v in _tensors(problem).items()}
+    values = {n: v.detach().cpu().numpy() for n, v in problem.columns.items()}
     constant = {n: v for n, v in values.items() if not any(v is o or _same(v, o) for o in observed.values())}
     named = {n: _argument_dims(problem, n, v.shape) for n, v in constant.items()}
     groups = {}
@@ -137,19 +136,10 @@ def described(dataset: xr.Dataset, problem: Problem, codes: Mapping[str, Code]) 
     for place, code in codes.items():
         leaf = named.get(place)
         sites = [name for name, value in observed.items() if value is leaf]
-        for name in (*(n for n, v in _tensors(problem).items() if v is leaf), *sites):
+        for name in (*(n for n, v in problem.columns.items() if v is leaf), *sites):
             if leaf is not None and variable(name) in dataset:
                 dataset[variable(name)].attrs.update(code.attrs())
     return dataset
-
-
-def _tensors(problem: Problem) -> dict[str, Tensor]:
-    """The arguments that are tensors, and the columns of tables that are."""
-    found: dict[str, Any] = dict(problem.arguments)
-    for value in problem.arguments.values():
-        if isinstance(value, Columns):
-            found |= {str(name): column for name, column in value.items() if str(name) not in found}
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _same(a: Array, b: Array) -> bool:

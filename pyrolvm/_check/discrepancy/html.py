@@ -1,0 +1,99 @@
+"""A check as HTML: for a notebook cell, and as one page that opens anywhere."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from pyrolvm._check.discrepancy.checked import Checked
+from pyrolvm._check.discrepancy.judging import EXTREME
+from pyrolvm._check.discrepancy.plots import CAPTIONS, drawn
+from pyrolvm._compat.notebooks import html
+from pyrolvm._report.webpage import document, notebook_style, picture
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["draw", "fragment", "page"]
+
+SHOWN = 30
+"""Rows of a table in a notebook."""
+
+_READ = """
+<b>p</b> is the share of replicated data sets whose feature is above that of the data. Those after inference come from a posterior
+that has seen the data: p gathers around 1/2 even where the model is wrong, so that a moderate p is no proof of anything, while an
+extreme one says that the model does not make what is there. Those before inference say what the prior thinks possible.
+<b>Sensitivity</b> is how much the posterior moves when the prior, or the likelihood, is raised to a power near one: from 0.05 on it
+counts. Both high: they may disagree. Prior high and likelihood low: the prior decides.
+"""
+
+
+def draw(check: Checked, kind: str) -> Figure:
+    """A picture of a check."""
+    return drawn(check, kind)
+
+
+def fragment(check: Checked) -> str:
+    """Returns tables and verdict for a notebook cell."""
+    return (
+        f"<style scoped>{notebook_style()}</style><div class='pyrolvm'><b>{escape(_title(check))}</b> {html(check.verdict)}"
+        f"{_tables(check, SHOWN)}</div>"
+    )
+
+
+def page(check: Checked) -> str:
+    """Returns the whole page."""
+    pictures = "".join(
+        f"<h2>{kind.capitalize()}</h2><p class=small>{escape(text)}</p>{picture(f'{kind}: {text}', drawn(check, kind))}"
+        for kind, text in CAPTIONS.items()
+    )
+    read = f"<h2>How to read this</h2><p>{_READ}</p>"
+    sections = [f"<h1>{escape(_title(check))}</h1>", html(check.verdict), _tables(check, 500), pictures, read]
+    return document(_title(check), sections)
+
+
+def _title(check: Checked) -> str:
+    return (
+        f"{check.name} of {check.problem}, checked"
+        if check.name != "prior"
+        else f"The prior of {check.problem}, checked"
+    )
+
+
+def _tables(check: Checked, most: int) -> str:
+    found = [
+        f"<h2>{kind.replace('_', ' ').capitalize()}</h2><div class=wide>{_table(table, most)}</div>"
+        for kind, table in check.tables.items()
+        if len(table)
+    ]
+    if check.sensitivity is not None:
+        found.append(
+            f"<h2>Sensitivity to prior and likelihood</h2><div class=wide>{_plain(check.sensitivity.head(most))}</div>"
+        )
+    return "".join(found)
+
+
+def _table(table: pd.DataFrame, most: int) -> str:
+    head = "".join(
+        f"<th class={'text' if name in _TEXT else 'number'}>{name}</th>" for name in (*_TEXT, *table.columns)
+    )
+    body = []
+    for (site, group, statistic), row in table.head(most).iterrows():
+        kind = "differs" if min(row["p"], 1 - row["p"]) < EXTREME else "number"
+        cells = "".join(f"<td>{row[name]:.4g}</td>" for name in table.columns if name != "p")
+        names = "".join(f"<td class=text>{escape(str(one))}</td>" for one in (site, group, statistic))
+        body.append(f"<tr>{names}{cells}<td class={kind}>{row['p']:.3f}</td></tr>")
+    more = f"<p class=small>{len(table) - most} rows more: .table has them.</p>" if len(table) > most else ""
+    return f"<table><tr>{head}</tr>{''.join(body)}</table>{more}"
+
+
+def _plain(table: pd.DataFrame) -> str:
+    text: str = table.to_html(
+        float_format=lambda value: f"{value:.3f}", border=0, escape=True, na_rep="", index_names=False
+    )
+    return text
+
+
+_TEXT = ("site", "group", "statistic")

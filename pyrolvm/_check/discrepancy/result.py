@@ -1,0 +1,79 @@
+"""What a check found: tables, a verdict, pictures, a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pyrolvm._check.discrepancy.checked import Checked
+from pyrolvm._diagnosis.core import jsonable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["Check"]
+
+
+class Check(Checked):
+    """Data that a model makes beside those that there are; attributes of :class:`~pyrolvm._check.discrepancy.checked.Checked`."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The comparison after inference; of a problem, the one before."""
+        return next(iter(self.tables.values()))
+
+    def plot(self, kind: str = "statistics", *, path: str | Path | None = None) -> Figure:
+        """Shows data among replicated ones.
+
+        Args:
+            kind: ``"statistics"`` (each feature among its replicates) or ``"data"`` (distributions).
+            path: where to write the picture as well.
+
+        Returns:
+            A matplotlib Figure.
+
+        Raises:
+            UnknownNameError: if there is no such kind.
+        """
+        figure: Figure = _paper().draw(self, kind)
+        if path is not None:
+            figure.savefig(path, dpi=160)
+        return figure
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with all figures and pictures, which opens anywhere and fetches nothing."""
+        target = Path(path)
+        target.write_text(_paper().page(self), encoding="utf-8")
+        return target
+
+    def as_dict(self) -> dict[str, Any]:
+        """The check as JSON types."""
+        return {
+            "name": self.name,
+            "problem": self.problem,
+            **{kind: jsonable(table.reset_index().to_dict(orient="records")) for kind, table in self.tables.items()},
+            "sensitivity": None
+            if self.sensitivity is None
+            else jsonable(self.sensitivity.reset_index().to_dict(orient="records")),
+            "verdict": jsonable(self.verdict.as_dict()),
+        }
+
+    def __str__(self) -> str:
+        shown = [f"{kind.replace('_', ' ')}\n{table.round(4).to_string()}" for kind, table in self.tables.items()]
+        return "\n".join([*shown, str(self.verdict)])
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{len(table)} features {kind.replace('_', ' ')}" for kind, table in self.tables.items())
+        return f"<Check of {self.name} on {self.problem}: {kinds}, {self.verdict.status}>"
+
+    def _repr_html_(self) -> str:
+        return str(_paper().fragment(self))
+
+
+def _paper() -> ModuleType:
+    """What draws and writes it, imported when it is asked for, since it brings matplotlib."""
+    from pyrolvm._check.discrepancy import html
+
+    return html
