@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import time
@@ -238,7 +239,7 @@ def main() -> None:
             ready, began = Path(job["ready"]), time.monotonic()
             while not ready.exists() and time.monotonic() - began < 60:
                 time.sleep(0.001)
-            time.sleep(after)
+            select.select([reader], [], [], after)  # which its answer ends, if that comes before
             os.kill(pid, signal.SIGKILL)
         with os.fdopen(reader, "rb") as stream:
             said = stream.read()
