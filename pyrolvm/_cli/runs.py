@@ -113,7 +113,7 @@ def choose_folder(args: argparse.Namespace, default: str) -> Path:
             "Fix: use another --out, or move it away."
         )
     there = runs.Manifest.read(path) is not None
-    if (there or runs.unfinished(path) is not None) and not (args.overwrite or args.resume):
+    if not (args.overwrite or args.resume) and (there or runs.unfinished(path) is not None):
         what = "something is saved there already" if there else "a run that did not end is there"
         raise ArgumentError(
             f"--out {out}: {what}. Fix: add --resume to go on with it or use it, --overwrite to replace it, or use another --out."

@@ -5,17 +5,25 @@ from __future__ import annotations
 from pyrolvm._base.errors import StoreError
 from pyrolvm._runs.directory import Directory, is_name
 from pyrolvm._runs.layout import MANIFEST, MARKER, NAMES, Manifest, Marker, generations, is_unwritten
+from pyrolvm._runs.readers import check_room
 
 __all__ = ["dissolve", "listed", "remove_listed", "remove_run"]
 
 DEPTH = 12
 """Folders in folders at most."""
+GROWTH = 10.0
+"""How many bytes of memory a byte of the log may take."""
 
 
 def listed(directory: Directory) -> list[str]:
-    """The names in the log of a run's folder: of files, of folders (which end in a slash), of run folders in it (in two)."""
+    """The names in the log of a run's folder: of files, of folders (which end in a slash), of run folders in it (in two).
+
+    Raises:
+        StoreError: if memory has no room for it.
+    """
     if not directory.is_file(NAMES):
         return []
+    check_room(directory.path / NAMES, GROWTH * directory.size(NAMES))
     with directory.open(NAMES) as file:
         lines = file.read().split(b"\n")[:-1]  # the last one may be cut short, and then nothing has its name
     found = (line.decode("utf-8", errors="replace") for line in lines)
@@ -48,7 +56,11 @@ def remove_run(parent: Directory, name: str) -> None:
     if not parent.is_folder(name):
         return
     with parent.folder(name) as directory:
-        remove_listed(directory, listed(directory))
+        try:
+            names = listed(directory)
+        except StoreError:
+            return  # a log that no run writes: what is ours there cannot be said
+        remove_listed(directory, names)
         if directory.names() == [NAMES]:
             directory.remove(NAMES)
     parent.remove_folder(name)

@@ -22,10 +22,13 @@ import torch
 import pyrolvm as lvm
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import PyrolvmWarning
+from pyrolvm._cli import main
+from pyrolvm._runs import readers
 from pyrolvm._runs.directory import append_whole
 from pyrolvm._runs.folder import RunFolder
 
 Y = torch.tensor([0.3, 1.1, -0.4])
+TINY = Path(__file__).parents[1] / "faults" / "tiny.py"
 TEXT: runs.Codec[str] = runs.Codec(
     "Text",
     lambda text: {"text": (".txt", lambda file: file.write(text.encode()))},
@@ -315,9 +318,12 @@ def test_a_run_that_cannot_be_told_is_not_thrown_away_unasked(damage: str, tmp_p
         ):
             run(out, lambda _: "again", **words)
         assert _lines(out) == before
-    shutil.copytree(out, tmp_path / "copy")
+    for copy in ("copy", "shell"):
+        shutil.copytree(out, tmp_path / copy)
     assert run(out, lambda _: "new", overwrite=True) == TEXT.read(out) == "new"
     assert run(tmp_path / "copy", lambda _: "new", overwrite=True, resume=True) == "new"
+    words = ["exact", f"{TINY}:regression", "--draws", "20", "--out", str(tmp_path / "shell")]
+    assert [main([*words, *more]) for more in ([], ["--resume"], ["--overwrite"], ["--resume"])] == [2, 2, 0, 0]
 
 
 @pytest.mark.parametrize("what", ["a dangling link", "a pipe", "a folder"])
@@ -339,6 +345,18 @@ def test_what_has_the_manifests_name_and_is_no_file_is_refused_and_left(what: st
         with pytest.raises(lvm.StoreError, match=r"manifest\.json.*Fix:"):
             run(out, lambda _: "again", **words)
         assert place.lstat().st_mode == mode
+
+
+def test_a_log_that_memory_has_no_room_for_is_not_read_and_its_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "r"
+    run(out, lambda _: "made")
+    (log,) = out.glob("*/names.log")
+    os.truncate(log, 10**9)
+    monkeypatch.setattr(readers, "free_memory", lambda: 10**9)
+    assert run(out, lambda _: "again", overwrite=True) == TEXT.read(out) == "again"
+    assert log.stat().st_size == 10**9
 
 
 # --- a disk that is full -------------------------------------------------------------------------------------------------
@@ -407,7 +425,6 @@ def test_a_disk_that_takes_nothing_leaves_no_folder_and_no_descriptor(
 def test_a_disk_that_is_full_is_no_fault_of_a_method_that_another_would_make_good(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pyrolvm._cli import main
     from pyrolvm._runs.generation import Generation
 
     real, times = Generation.write_part, []
@@ -418,7 +435,6 @@ def test_a_disk_that_is_full_is_no_fault_of_a_method_that_another_would_make_goo
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*given)
 
-    tiny = Path(__file__).parents[1] / "faults" / "tiny.py"
     words = (
         ["--methods", "laplace,student"]
         if verb == "infer"
@@ -427,10 +443,10 @@ def test_a_disk_that_is_full_is_no_fault_of_a_method_that_another_would_make_goo
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Generation, "write_part", full)
-        assert main([verb, f"{tiny}:regression", *words, "--draws", "50", "--out", "o"]) == 2
+        assert main([verb, f"{TINY}:regression", *words, "--draws", "50", "--out", "o"]) == 2
     said = capsys.readouterr().err
     assert "could not be saved in o/" in said and "resume=True" in said and len(times) == 1
-    assert main([verb, f"{tiny}:regression", *words, "--draws", "50", "--out", "o", "--resume"]) in (0, 1)
+    assert main([verb, f"{TINY}:regression", *words, "--draws", "50", "--out", "o", "--resume"]) in (0, 1)
     assert "left out" not in capsys.readouterr().out
 
 
