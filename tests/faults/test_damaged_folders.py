@@ -93,7 +93,7 @@ def told(folder: Path, times: int) -> Counter[str]:
 @pytest.mark.fault("fuzz")
 def test_a_damaged_result_is_refused_or_has_the_values_that_were_written(tmp_path: Path) -> None:
     lvm.exact(lvm.Problem(regression), draws=20, progress=False).save(tmp_path / "o")
-    assert told(tmp_path / "o", 12).total() > 9
+    assert told(tmp_path / "o", 8).total() > 5
 
 
 @pytest.mark.slow

@@ -295,7 +295,9 @@ def test_a_folder_of_another_version_is_told_and_left_as_it_is(schema: Any, tmp_
         assert _lines(out) == before
 
 
-@pytest.mark.parametrize("damage", ["another schema", "cut", "a flipped bit"])
+@pytest.mark.parametrize(
+    "damage", ["another schema", *(pytest.param(one, marks=pytest.mark.slow) for one in ("cut", "a flipped bit"))]
+)
 def test_a_run_that_cannot_be_told_is_not_thrown_away_unasked(damage: str, tmp_path: Path) -> None:
     out = tmp_path / "r"
 
