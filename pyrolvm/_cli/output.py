@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,14 +147,22 @@ def _cell(value: object) -> str:
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that a reader sees the old content or the new, never half of it."""
-    handle, part = tempfile.mkstemp(prefix=".pyrolvm-", dir=path.absolute().parent)
+    """Writes a file so that a reader sees the old content or the new, never half of it.
+
+    It has no name until it is whole, where the system can do that: a process that is killed leaves nothing beside it.
+    """
+    part = path.absolute().parent / f".pyrolvm-{uuid.uuid4().hex}"
+    handle = _unnamed(part.parent)
+    named = handle is None
+    if handle is None:
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())
+            if not named:
+                _name(file.fileno(), part)
         os.replace(part, path)
     except BaseException:
         with suppress(FileNotFoundError):
@@ -162,10 +170,23 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
-def _umask() -> int:
-    found = os.umask(0o077)
-    os.umask(found)
-    return found
+def _unnamed(folder: Path) -> int | None:
+    """A file in a folder that has no name yet; ``None`` where there are none such."""
+    kind = getattr(os, "O_TMPFILE", None)
+    if kind is None or not os.path.exists("/proc/self/fd"):
+        return None
+    try:
+        return os.open(folder, kind | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError:  # a file system that has none, or one that cannot be written to, as is said next
+        return None
+
+
+def _name(handle: int, part: Path) -> None:
+    folder = os.open(part.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:  # with a folder given, so that the link in /proc is followed
+        os.link(f"/proc/self/fd/{handle}", part.name, dst_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
 
 
 def jsonable(value: object) -> object:

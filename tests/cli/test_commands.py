@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 import pyrolvm as lvm
+from pyrolvm._cli import output
 from pyrolvm._cli.runs import posteriors_in
 from pyrolvm._runs.sealing import sealed
 
@@ -494,3 +496,23 @@ def test_doctor_fails_where_something_required_is_broken(pyrolvm, monkeypatch):
 def test_a_value_of_two_dashes_is_no_value(pyrolvm):
     run = pyrolvm("exact", "eight_schools", "--out=--")
     assert run.code == 2 and "argument --out: '--' is no value" in run.err and "Fix:" in run.err
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(unnamed, tmp_path, monkeypatch):
+    if not unnamed:  # a file system without files that have no name
+        monkeypatch.setattr(output, "_unnamed", lambda folder: None)
+    file, seen = tmp_path / "p.csv", []
+    file.write_text("old")
+
+    def half(opened):
+        opened.write(b"ne")
+        seen.extend(path.name for path in tmp_path.iterdir())
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        output.replace_file(file, half)
+    assert len(seen) == (1 if unnamed and sys.platform == "linux" else 2)
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+    output.replace_file(file, lambda opened: opened.write(b"new"))
+    assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]

@@ -344,6 +344,7 @@ def test_predictions_that_are_killed_at_any_time_are_whole_or_not_there(
         hit += said["code"] == -9
         assert not file.exists() or _digest_file(file) == wanted
         assert ask("command", **job)["result"]["code"] == 0 and _digest_file(file) == wanted
+    assert sorted(path.name for path in file.parent.iterdir()) == ["o", "p.nc"]
     record_property(
         "evidence", f"predict: {hit} of 10 runs were killed; the file is whole each time, and the same afterwards"
     )
