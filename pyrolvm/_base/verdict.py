@@ -15,6 +15,8 @@ Status = Literal["trusted", "doubtful", "failed"]
 
 _ORDER: dict[str, int] = {"trusted": 0, "doubtful": 1, "failed": 2}
 _SIGN: dict[str, str] = {"trusted": "ok", "doubtful": "??", "failed": "!!"}
+_SIGNED = "display:inline-block;width:1.1em;margin-left:-1.1em"
+_MARK: dict[str, str] = {"trusted": "\u2713", "doubtful": "?", "failed": "\u2717"}
 _COLOUR: dict[str, str] = {"trusted": "#1b7f5c", "doubtful": "#b36b00", "failed": "#b3261e"}
 
 
@@ -125,7 +127,8 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         reasons = "".join(
-            f'<li style="color:{_COLOUR[reason.status]}"><span style="color:#333">{escape(reason.text)}</span></li>'
+            f'<li style="list-style:none"><b style="{_SIGNED};color:{_COLOUR[reason.status]}">{_MARK[reason.status]}</b>'
+            f"{escape(reason.text)}</li>"
             for reason in self.reasons
         )
         steps = "".join(f"<li>{escape(step)}</li>" for step in self.next_steps)

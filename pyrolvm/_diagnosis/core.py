@@ -32,6 +32,7 @@ from pyrolvm._diagnosis.reweighted import corrected_table, judge_reweighted, jud
 from pyrolvm._diagnosis.symmetry import judge_symmetry, symmetry_steps
 from pyrolvm._diagnosis.trying import NUTS, left_to_try, tried
 from pyrolvm._diagnosis.weighing import bound_unknown, judge_bound, judge_effective, judge_quantities, judge_weights
+from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.build import OUTSIDE
 from pyrolvm._results.points import PointMass, read_points
 from pyrolvm._results.reading import PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
@@ -82,8 +83,9 @@ class Diagnosis:
 
     def _repr_html_(self) -> str:
         figures = " &nbsp; ".join(f"{escape(name)} <b>{value:.4g}</b>" for name, value in self.figures.items())
-        rows = self.table.head(50).to_html(float_format=lambda value: f"{value:.4g}", border=0, escape=True)
-        return f"<div><b>{escape(self.name)}</b> {html(self.verdict)}<p>{figures}</p>{rows}</div>"
+        return in_notebook(
+            f"<b>{escape(self.name)}</b> {html(self.verdict)}<p class=small>{figures}</p>{table(self.table)}"
+        )
 
     def as_dict(self) -> dict[str, object]:
         """Returns the diagnosis as JSON types, with None for figures that do not exist."""

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from html import escape
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from pyrolvm._program.prediction import AtOnce, Hide, predicted
 from pyrolvm._program.program import ModelInfo, Program, Quantity
 from pyrolvm._program.streaming import heads
 from pyrolvm._program.unused import Fill, unused
+from pyrolvm._report.webpage import in_notebook, table
 
 __all__ = ["Problem", "check_problem", "model"]
 
@@ -220,6 +222,22 @@ class Problem(Program):
         after = "".join(f"; predicted {site.name}{list(site.shape) or ''}" for site in self.predicted)
         known = f"latent {latent or 'none'}; observed {observed or 'none'}{after}"
         return f"Problem({self.name}: {known}; {self.unconstrained_size} unknowns)"
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        rows = {
+            site.name: {
+                "is": site.kind,
+                "distribution": site.distribution,
+                "dimensions": " x ".join(f"{d} {n}" for d, n in zip(self.dims[site.name], site.shape, strict=True)),
+            }
+            for site in self.sites.values()
+        }
+        sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in self.columns.items())
+        facts = f"{self.unconstrained_size} unknowns; {str(self.dtype).removeprefix('torch.')} on {self.device}; data {sizes or 'none'}"
+        title = f"<b>Problem {escape(self.name)}</b><p class=small>{escape(facts)}</p>"
+        return in_notebook(f"{title}{table(pd.DataFrame.from_dict(rows, orient='index'))}")
 
     # --- other views of it --------------------------------------------------------------------------------------------
 

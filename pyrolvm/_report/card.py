@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
-from pyrolvm._report.webpage import notebook_style
+from pyrolvm._report.webpage import in_notebook
+from pyrolvm._report.webpage import table as frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,16 +29,8 @@ def card(title: str, facts: Mapping[str, str], verdict: Verdict, table: pd.DataF
         rest: HTML that is folded away.
     """
     told = " &nbsp; ".join(f"{escape(name)} <b>{escape(text)}</b>" for name, text in facts.items())
-    rows = table.to_html(float_format=_number, border=0, escape=True, na_rep="&ndash;", index_names=False)
-    return (
-        f"<style scoped>{notebook_style()}</style><div class='pyrolvm'><b>{escape(title)}</b> {html(verdict)}"
-        f"<p class=small>{told}</p>"
-        + (f"<div class=wide>{rows.replace('&amp;ndash;', '&ndash;')}</div>" if len(table) else "")
+    return in_notebook(
+        f"<b>{escape(title)}</b> {html(verdict)}<p class=small>{told}</p>{frame(table, most=len(table) or 1)}"
         + (f"<p class=small>{escape(more)}</p>" if more else "")
         + (f"<details><summary>All groups of data</summary>{rest}</details>" if rest else "")
-        + "</div>"
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"

@@ -9,9 +9,10 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["document", "notebook_style", "picture"]
+__all__ = ["document", "in_notebook", "picture", "table"]
 
 STYLE = """
 :root{color-scheme:light}
@@ -20,12 +21,13 @@ max-width:1180px;margin:2em auto;padding:0 1.5em}
 h1{font-size:1.7em;margin:0 0 .2em}
 h2{font-size:1.15em;margin:2em 0 .6em;padding-bottom:.25em;border-bottom:1px solid #e3e6ea}
 .lead{color:#6a707a;margin:0 0 1.5em}
-.wide{overflow-x:auto}
+.wide{overflow-x:auto;margin:.5em 0}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th{font-weight:600;color:#6a707a;text-align:right;padding:.3em .7em;border-bottom:1px solid #c9cdd3;
 vertical-align:bottom;background:#fff;position:sticky;top:0}
 td{text-align:right;padding:.25em .7em;border-bottom:1px solid #f0f1f4;white-space:nowrap}
 th:first-child,td:first-child,td.text,th.text{text-align:left}
+tbody th{border-bottom:1px solid #f0f1f4}
 .text{text-align:left}
 td.note{white-space:normal;text-align:left;color:#6a707a;min-width:12em}
 .se{color:#8a9099;font-size:.88em}
@@ -62,9 +64,53 @@ def document(title: str, sections: Iterable[str]) -> str:
     )
 
 
-def notebook_style() -> str:
+def in_notebook(body: str) -> str:
+    """HTML of our own as a notebook shows it, with its styles: on a light page and on a dark one."""
+    return f"<style scoped>{_notebook_style()}</style><div class='pyrolvm'>{body}</div>"
+
+
+def table(frame: pd.DataFrame, *, digits: int = 4, most: int = 50) -> str:
+    """A DataFrame as a table that scrolls where it is too wide.
+
+    Args:
+        frame: the table; text in it is escaped.
+        digits: of numbers, significant ones.
+        most: rows that are shown; how many there are more is said below.
+    """
+    if not len(frame):
+        return ""
+    rows = frame.head(most).to_html(
+        float_format=lambda value: f"{value:.{digits}g}", border=0, escape=True, na_rep="\u2013", index_names=False
+    )
+    more = f"<p class=small>{len(frame) - most:,} rows more.</p>" if len(frame) > most else ""
+    return f"<div class=wide>{rows}</div>{more}"
+
+
+_ON_ANY_PAGE = {
+    "#6a707a": "#777e88",
+    "#8a9099": "#808791",
+    "#e3e6ea": "rgba(128,136,148,.35)",
+    "#c9cdd3": "rgba(128,136,148,.6)",
+    "#f0f1f4": "rgba(128,136,148,.22)",
+    "background:#fff;position:sticky;top:0": "",
+    "background:#fdf3f2": "background:rgba(214,69,59,.1)",
+    "background:#e8f3ef": "background:rgba(35,144,106,.14)",
+    "background:#faf1e3": "background:rgba(190,120,10,.14)",
+    "background:#f9e8e7": "background:rgba(214,69,59,.14)",
+    "#1b7f5c": "#23906a",
+    "#b36b00": "#bd7a14",
+    "#b3261e": "#d6453b",
+    "#3b5bdb": "#5c78e6",
+}
+"""Colours of the page by those that can be read on white and on black alike, as a notebook may be either."""
+
+
+def _notebook_style() -> str:
     """The page's rules, confined to a block of the class ``pyrolvm``."""
-    rules = [rule for rule in STYLE.replace("\n", "").split("}") if rule and not rule.startswith((":root", "body"))]
+    text = STYLE.replace("\n", "")
+    for ours, theirs in _ON_ANY_PAGE.items():
+        text = text.replace(ours, theirs)
+    rules = [rule for rule in text.split("}") if rule and not rule.startswith((":root", "body"))]
     scoped = []
     for rule in rules:
         selectors, body = rule.split("{")

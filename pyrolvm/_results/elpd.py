@@ -22,6 +22,7 @@ from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._program.names import variable
+from pyrolvm._report.webpage import in_notebook
 from pyrolvm._results.points import read_points
 from pyrolvm._results.reading import is_exact, log_weights
 
@@ -82,7 +83,7 @@ class LOO:
         return f"<LOO of {self.name}: {self}, {self.verdict.status}>"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{escape(f'{self.name}: {self}')}</b></p>{html(self.verdict)}"
+        return in_notebook(f"<b>{escape(f'{self.name}: {self}')}</b> {html(self.verdict)}")
 
 
 def left_out(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | None) -> LOO:

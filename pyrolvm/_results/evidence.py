@@ -12,6 +12,7 @@ from pyrolvm._base.numerics import NORMAL95
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._program.problem import Problem
+from pyrolvm._report.webpage import in_notebook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,4 +114,4 @@ class Evidence:
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"<p><b>{escape(str(self))}</b></p>{html(self.verdict)}"
+        return in_notebook(f"<b>{escape(str(self))}</b> {html(self.verdict)}")

@@ -147,7 +147,7 @@ def _said(prior: float, likelihood: float) -> str:
         return "prior and likelihood may disagree"
     if prior >= THRESHOLD:
         return "the prior decides; the data say little"
-    return "" if likelihood >= THRESHOLD else "neither moves it"
+    return ""
 
 
 # --- which priors stand at the top ------------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from pyrolvm._base.errors import ArgumentError, UnknownNameError
+from pyrolvm._base.verdict import Verdict
 from pyrolvm._check.compare import compare
 from pyrolvm._check.compare.plots import KINDS
+from pyrolvm._report.webpage import in_notebook
 
 EVIL = "<script>alert(1)"  # a DataTree allows no slash in a name
 EVIL_PLACE = "</td><script>alert(2)</script>"
@@ -118,3 +120,19 @@ def test_what_cannot_be_drawn_is_said(fake):
     with pytest.raises(UnknownNameError, match="Fix:"):
         bare.plot("pie")
     assert "<h2>Plots</h2>" in bare.to_html()
+
+
+def test_what_a_notebook_shows_is_read_on_white_and_on_black() -> None:
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    text = in_notebook("")
+    assert "background:#" not in text
+    colours = set(re.findall(r"(?<![-\w])color:(#[0-9a-f]{6})", text))
+    assert len(colours) >= 4
+    for colour in colours:
+        contrasts = 1.05 / (light(colour) + 0.05), (light(colour) + 0.05) / (light("#111111") + 0.05)
+        assert min(contrasts) >= 3.3, colour
+    assert "color:#333" not in Verdict.of([])._repr_html_()

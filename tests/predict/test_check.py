@@ -62,6 +62,7 @@ def test_what_the_model_does_not_make_is_extreme_and_named(inflated: lvm.Fit) ->
     assert "zeros of n" in found.verdict.reasons[0].text and "zero-inflated" in found.verdict.next_steps[0]
 
 
+@pytest.mark.slow
 def test_data_from_the_model_give_no_reason_to_doubt_it_and_are_no_proof() -> None:
     found = lvm.check(fitted(POISSON))
     assert found.verdict.status == "trusted"
@@ -140,6 +141,7 @@ def test_a_check_is_a_page_pictures_and_json(inflated: lvm.Fit, tmp_path: Path) 
         found.plot("pie")
 
 
+@pytest.mark.slow
 def test_the_shell_checks_a_prior_and_a_saved_result(
     inflated: lvm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +195,7 @@ def test_sensitivity_to_the_prior_is_that_of_the_power_scaled_posterior() -> Non
     assert math.isclose(far.psense().loc["mu", "prior"], sum(both) / (2 * math.log2(1.01)), rel_tol=0.15)
 
 
+@pytest.mark.slow
 def test_of_a_hierarchy_the_priors_at_the_top_are_scaled_and_draws_of_a_guide_by_their_weights() -> None:
     y = torch.tensor([2.0, 2.5, 1.5, 2.2], dtype=torch.float64)
     exact = lvm.exact(lvm.Problem(nested, y)).psense()

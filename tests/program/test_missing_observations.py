@@ -165,6 +165,7 @@ def test_discrete_values_that_any_container_marks_as_missing_are_summed_out(kind
     assert set(np.unique(posterior.data["posterior"]["y_missing"].values)) == {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_a_covariate_that_is_given_a_distribution_is_a_latent_where_it_is_missing(tmp_path: Path) -> None:
     x = torch.randn(40, generator=GENERATOR)
     y = 1.5 * x + 0.3 * torch.randn(40, generator=GENERATOR)

@@ -16,6 +16,7 @@ from pyrolvm._check.calibrate.ranks import Ranks
 from pyrolvm._check.calibrate.saving import FORM
 from pyrolvm._compat.notebooks import html
 from pyrolvm._diagnosis.core import jsonable
+from pyrolvm._report.webpage import in_notebook, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,10 +117,9 @@ class Calibration(Ranks):
     def _repr_html_(self) -> str:
         rows = ""
         if self.successes:
-            table = self.statistics.sort_values("p", kind="stable")[list(SHOWN)].head(50)
-            rows = table.to_html(float_format=lambda value: f"{value:.3g}", border=0, escape=True)
+            rows = table(self.statistics.sort_values("p", kind="stable")[list(SHOWN)], digits=3)
         head = escape(f"{self.method} on {self.problem}: {self.simulations} simulations")
-        return f"<div><b>{head}</b> {html(self.verdict)}{rows}</div>"
+        return in_notebook(f"<b>{head}</b> {html(self.verdict)}{rows}")
 
 
 SHOWN = ("ks", "bias", "sd_ratio", "cover50", "cover90", "p_adjusted", "status")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyrolvm._base.verdict import badge
 from pyrolvm._check.compare.compared import Compared
 from pyrolvm._check.compare.table import COLUMNS
-from pyrolvm._report.webpage import document, notebook_style, picture
+from pyrolvm._report.webpage import document, in_notebook, picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,9 +33,8 @@ correlations are in the pairs plot.
 
 def fragment(comparison: Compared) -> str:
     """Returns advice, methods and the worst quantities for a notebook cell, with its own styles."""
-    return (
-        f"<style scoped>{notebook_style()}</style><div class='pyrolvm'>{_advice(comparison)}"
-        f"<div class=wide>{_methods(comparison)}</div><div class=wide>{_quantities(comparison, 25)}</div></div>"
+    return in_notebook(
+        f"{_advice(comparison)}<div class=wide>{_methods(comparison)}</div><div class=wide>{_quantities(comparison, 25)}</div>"
     )
 
 

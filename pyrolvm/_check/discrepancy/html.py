@@ -11,7 +11,7 @@ from pyrolvm._check.discrepancy.checked import Checked
 from pyrolvm._check.discrepancy.judging import EXTREME
 from pyrolvm._check.discrepancy.plots import CAPTIONS, drawn
 from pyrolvm._compat.notebooks import html
-from pyrolvm._report.webpage import document, notebook_style, picture
+from pyrolvm._report.webpage import document, in_notebook, picture, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,10 +37,7 @@ def draw(check: Checked, kind: str) -> Figure:
 
 def fragment(check: Checked) -> str:
     """Returns tables and verdict for a notebook cell."""
-    return (
-        f"<style scoped>{notebook_style()}</style><div class='pyrolvm'><b>{escape(_title(check))}</b> {html(check.verdict)}"
-        f"{_tables(check, SHOWN)}</div>"
-    )
+    return in_notebook(f"<b>{escape(_title(check))}</b> {html(check.verdict)}{_tables(check, SHOWN)}")
 
 
 def page(check: Checked) -> str:
@@ -63,37 +60,29 @@ def _title(check: Checked) -> str:
 
 
 def _tables(check: Checked, most: int) -> str:
-    found = [
-        f"<h2>{kind.replace('_', ' ').capitalize()}</h2><div class=wide>{_table(table, most)}</div>"
-        for kind, table in check.tables.items()
-        if len(table)
+    parts = [
+        f"<h2>{kind.replace('_', ' ').capitalize()}</h2><div class=wide>{_table(found, most)}</div>"
+        for kind, found in check.tables.items()
+        if len(found)
     ]
     if check.sensitivity is not None:
-        found.append(
-            f"<h2>Sensitivity to prior and likelihood</h2><div class=wide>{_plain(check.sensitivity.head(most))}</div>"
-        )
-    return "".join(found)
+        shown = table(check.sensitivity, digits=2, most=most)
+        parts.append(f"<h2>Sensitivity to prior and likelihood</h2>{shown}")
+    return "".join(parts)
 
 
-def _table(table: pd.DataFrame, most: int) -> str:
+def _table(found: pd.DataFrame, most: int) -> str:
     head = "".join(
-        f"<th class={'text' if name in _TEXT else 'number'}>{name}</th>" for name in (*_TEXT, *table.columns)
+        f"<th class={'text' if name in _TEXT else 'number'}>{name}</th>" for name in (*_TEXT, *found.columns)
     )
     body = []
-    for (site, group, statistic), row in table.head(most).iterrows():
+    for (site, group, statistic), row in found.head(most).iterrows():
         kind = "differs" if min(row["p"], 1 - row["p"]) < EXTREME else "number"
-        cells = "".join(f"<td>{row[name]:.4g}</td>" for name in table.columns if name != "p")
+        cells = "".join(f"<td>{row[name]:.4g}</td>" for name in found.columns if name != "p")
         names = "".join(f"<td class=text>{escape(str(one))}</td>" for one in (site, group, statistic))
         body.append(f"<tr>{names}{cells}<td class={kind}>{row['p']:.3f}</td></tr>")
-    more = f"<p class=small>{len(table) - most} rows more: .table has them.</p>" if len(table) > most else ""
+    more = f"<p class=small>{len(found) - most} rows more: .table has them.</p>" if len(found) > most else ""
     return f"<table><tr>{head}</tr>{''.join(body)}</table>{more}"
-
-
-def _plain(table: pd.DataFrame) -> str:
-    text: str = table.to_html(
-        float_format=lambda value: f"{value:.3f}", border=0, escape=True, na_rep="", index_names=False
-    )
-    return text
 
 
 _TEXT = ("site", "group", "statistic")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._diagnosis.core import jsonable
-from pyrolvm._report.webpage import notebook_style
+from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.elpd import LOO
 
 if TYPE_CHECKING:
@@ -93,11 +93,7 @@ class ModelComparison:
         return f"<ModelComparison by elpd: {ranked}; {self.verdict.status}>"
 
     def _repr_html_(self) -> str:
-        rows = self.table.dropna(axis=1, how="all").to_html(
-            float_format=lambda value: f"{value:.4g}", border=0, escape=True, na_rep="-", index_names=False
-        )
         advice = "".join(f"<li>{escape(line)}</li>" for line in self.advice)
-        return (
-            f"<style scoped>{notebook_style()}</style><div class='pyrolvm'><div class=wide>{rows}</div>"
-            f"<ul class=advice>{advice}</ul>{html(self.verdict)}</div>"
+        return in_notebook(
+            f"{table(self.table.dropna(axis=1, how='all'))}<ul class=advice>{advice}</ul>{html(self.verdict)}"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pyrolvm._check.evaluate.evaluated import Evaluated
 from pyrolvm._check.evaluate.plots import CAPTIONS, draw, drawn
 from pyrolvm._compat.notebooks import html
-from pyrolvm._report.webpage import document, picture
+from pyrolvm._report.webpage import document, in_notebook, picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,8 @@ higher score than a held-out one: 0.5 is chance, and below it the score prefers 
 
 def fragment(evaluation: Evaluated) -> str:
     """Returns the figures and the verdict for a notebook cell."""
-    return f"<p><b>{escape(_title(evaluation))}</b> {_lead(evaluation)}</p>{_figures(evaluation)}{html(evaluation.verdict)}"
+    lead = f"<b>{escape(_title(evaluation))}</b> {html(evaluation.verdict)}<p class=small>{_lead(evaluation)}</p>"
+    return in_notebook(f"{lead}<div class=wide>{_figures(evaluation)}</div>")
 
 
 def page(evaluation: Evaluated) -> str:

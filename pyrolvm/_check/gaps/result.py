@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._compat.notebooks import html
 from pyrolvm._diagnosis.collapse import ACTIVE
+from pyrolvm._report.webpage import in_notebook, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,6 +110,12 @@ class Gaps:
     def __repr__(self) -> str:
         lost = f"approximation {self.approximation:.3g}, amortization {self.amortization:.3g} nats a row"
         return f"<Gaps of {self.name}: {lost} of {self.rows}, {self.verdict.status}>"
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        frame = pd.DataFrame({"nats a row": dict(self.figures)})
+        return in_notebook(f"<b>{escape(repr(self)[1:-1])}</b> {html(self.verdict)}{table(frame)}")
 
     @property
     def approximation(self) -> float:

@@ -17,6 +17,7 @@ from pyrolvm._check.sweep.plan import Cell
 from pyrolvm._check.sweep.worker import Record
 from pyrolvm._methods.table import result_type
 from pyrolvm._program.problem import Problem
+from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results import Posterior, store
 from pyrolvm._runs.readers import parsing
 
@@ -262,7 +263,7 @@ class Sweep:
         return f"<{self}>"
 
     def _repr_html_(self) -> str:
-        return f"<p><b>{escape(str(self))}</b></p>{self.summary.to_html(index=False, escape=True)}"
+        return in_notebook(f"<b>{escape(str(self))}</b>{table(self.summary)}")
 
 
 def _farthest(ratios: Any) -> float:

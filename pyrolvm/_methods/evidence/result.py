@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyrolvm._base.errors import ArgumentError
+from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -102,4 +103,4 @@ class Evidences:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return str(self.table.to_html(float_format=lambda value: f"{value:.6g}", border=0))
+        return in_notebook(table(self.table, digits=6))
