@@ -23,6 +23,7 @@ _HOME = {
     "CaptureError": "_base.errors",
     "Chains": "_results",
     "Comparison": "_check.compare",
+    "CrossValidation": "_check.validating",
     "DataError": "_base.errors",
     "Diagnosis": "_diagnosis",
     "Estimators": "_methods.fit.objectives.report",
@@ -57,6 +58,7 @@ _HOME = {
     "check": "_check.discrepancy",
     "compare": "_check.compare",
     "compare_models": "_check.elpd",
+    "cross_validate": "_check.validating",
     "diagnose": "_diagnosis",
     "estimators": "_methods.fit.objectives.report",
     "evaluate": "_check.evaluate",
@@ -118,6 +120,8 @@ if TYPE_CHECKING:
     from pyrolvm._check.saved import load as load
     from pyrolvm._check.sweep import Sweep as Sweep
     from pyrolvm._check.sweep import sweep as sweep
+    from pyrolvm._check.validating import CrossValidation as CrossValidation
+    from pyrolvm._check.validating import cross_validate as cross_validate
     from pyrolvm._diagnosis import Diagnosis as Diagnosis
     from pyrolvm._diagnosis import diagnose as diagnose
     from pyrolvm._methods.evidence import Evidences as Evidences

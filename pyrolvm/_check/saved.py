@@ -12,6 +12,7 @@ from pyrolvm._check.calibrate import storage as calibrations
 from pyrolvm._check.evaluate import storage as evaluations
 from pyrolvm._check.gaps import storage as gaps
 from pyrolvm._check.sweep import Sweep
+from pyrolvm._check.validating import result as validations
 from pyrolvm._methods.evidence import storage as evidences
 from pyrolvm._methods.table import result_type
 from pyrolvm._program.problem import Problem
@@ -21,6 +22,7 @@ __all__ = ["load"]
 
 _KINDS = {
     "Calibration": calibrations.load,
+    "CrossValidation": validations.load,
     "Evaluation": evaluations.load,
     "Evidence": evidences.load,
     "Gaps": gaps.load,
@@ -34,7 +36,7 @@ _BEGUN = {"calibrate": "Calibration", "sweep": "Sweep"}
 
 @verb
 def load(path: str | Path, *, problem: Problem | None = None, guide: object = None) -> Any:
-    """Reads a saved ``Evidence``, ``Calibration``, ``Evaluation``, ``Gaps``, ``Sweep`` or posterior (``Fit``, ``Chains``, ...).
+    """Reads what was saved: a posterior, or an evidence, calibration, cross-validation, evaluation, sweep or gaps.
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.

@@ -135,6 +135,48 @@ def add_predict(commands: Commands) -> None:
     group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
+def add_loo(commands: Commands) -> None:
+    """``pyrolvm loo``."""
+    parser = command(
+        commands,
+        "loo",
+        "scoring",
+        "How well the model of a saved posterior predicts each row from all others: leave-one-out cross-validation.",
+        "examples:\n"
+        "  pyrolvm loo runs/a\n"
+        "  pyrolvm loo runs/a --problem my_model.py:model --data data.csv --refit --out rows.csv\n\n"
+        f"{CODES}",
+    )
+    _fitted(parser, "RUN", "a folder written by fit, nuts, smc, exact or infer")
+    group = parser.add_argument_group("what is left out")
+    group.add_argument(
+        "--site", metavar="NAME", help="the observed site whose rows are left out, where there are several"
+    )
+    group.add_argument("--refit", action="store_true", help="fit again without each row whose k-hat is too high")
+    group.add_argument("--out", metavar="FILE", help="a .csv file for the figures of each row")
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
+def add_compare_models(commands: Commands) -> None:
+    """``pyrolvm compare-models``."""
+    parser = command(
+        commands,
+        "compare-models",
+        "scoring",
+        "Saved posteriors of several models of the same rows, by how well each predicts rows that it has not seen.",
+        "examples:\n"
+        "  pyrolvm compare-models runs/linear runs/quadratic\n"
+        "  pyrolvm compare-models runs/a runs/b --out compared.csv\n\n"
+        f"{CODES}",
+    )
+    parser.add_argument("run", metavar="RUN", nargs="+", help="folders written by fit, nuts, smc, exact or infer")
+    parser.add_argument(
+        "--site", metavar="NAME", help="the observed site whose rows are left out, where there are several"
+    )
+    parser.add_argument("--out", metavar="FILE", help="a .csv file for the table")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+
+
 def _fitted(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:
     """A run, and what it takes to attach a model of the user's own to it."""
     parser.add_argument("target", metavar=metavar, help=what)

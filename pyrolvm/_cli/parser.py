@@ -7,7 +7,9 @@ import argparse
 from pyrolvm import __version__
 from pyrolvm._base.commands import COMMANDS, Command
 from pyrolvm._cli.evaluate_words import add_check as _add_check
+from pyrolvm._cli.evaluate_words import add_compare_models as _add_compare_models
 from pyrolvm._cli.evaluate_words import add_evaluate as _add_evaluate
+from pyrolvm._cli.evaluate_words import add_loo as _add_loo
 from pyrolvm._cli.evaluate_words import add_predict as _add_predict
 from pyrolvm._cli.evaluate_words import add_sample as _add_sample
 from pyrolvm._cli.options import count as _count
@@ -64,6 +66,9 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_check(commands)
+    _add_cross_validate(commands)
+    _add_loo(commands)
+    _add_compare_models(commands)
     _add_sample(commands)
     _add_diagnose(commands)
     _add_report(commands)
@@ -189,6 +194,34 @@ def _add_calibrate(commands: Commands) -> None:
     )
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same ranks (default: 0)")
     _add_keeping(group, what="where each simulation is kept (default: runs/, under the target's name)")
+
+
+def _add_cross_validate(commands: Commands) -> None:
+    parser = _command(
+        commands,
+        "cross-validate",
+        "validating",
+        "Hold rows, or whole groups, out of a fit and predict them, for all rows in turn.",
+        f"{_TARGET}\n{_DATA}\nexamples:\n"
+        "  pyrolvm cross-validate my_model.py:model --data data.csv --method full_rank --folds 10\n"
+        "  pyrolvm cross-validate eight_schools --method nuts --groups school --jobs 2 --out runs/cv --resume\n\n"
+        f"{_CODES}",
+    )
+    _add_problem(parser)
+    group = parser.add_argument_group("the cross-validation")
+    group.add_argument(
+        "--method",
+        metavar="NAME",
+        default="auto",
+        help=f"auto, {', '.join(name for name in METHODS if name != 'fit')}, a guide with or without options, or "
+        "path/file.py:guide (default: auto)",
+    )
+    group.add_argument("--folds", metavar="K", type=_count, help="how many parts (default: 10, or one for each group)")
+    group.add_argument("--groups", metavar="PLATE", help="hold out the members of this plate with all rows of theirs")
+    group.add_argument("--draws", metavar="N", type=_count, help="draws of each fit that predict (default: 1000)")
+    group.add_argument("--jobs", metavar="N", type=_count, help="processes (default: one for each processor)")
+    group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
+    _add_keeping(group, what="where fits and the result are kept (default: runs/, under the target's name)")
 
 
 def _add_sweep(commands: Commands) -> None:

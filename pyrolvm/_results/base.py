@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from pyrolvm._results.draws import draw_guide, rebuild
 from pyrolvm._results.elpd import LOO, left_out
 from pyrolvm._results.evidence import Evidence
 from pyrolvm._results.likelihood import generated_dataset
+from pyrolvm._results.matching import matched
 from pyrolvm._results.modules import trained
 from pyrolvm._results.points import read_points
 from pyrolvm._results.saving import save
@@ -169,7 +170,7 @@ class Posterior(Portable):
         levels(interval)
         return draw(kind, shown, interval, path)
 
-    def loo(self, *, site: str | None = None) -> LOO:
+    def loo(self, *, site: str | None = None, moment_match: bool = True, refit: bool = False) -> LOO:
         """Leave-one-out cross-validation: how well the model predicts each row of the data from all others, in nats.
 
         The draws are weighed by what leaving a row out makes of them; those of a guide by log p - log q as well, so that the estimate
@@ -177,6 +178,9 @@ class Posterior(Portable):
 
         Args:
             site: the observed site whose rows are left out. By default the only one; several of the same rows are left out together.
+            moment_match: whether draws are moved to where leaving a row out puts the posterior, for rows whose k-hat is too high; where
+                there are more than 50 of these, or the model runs draw by draw, they are left as they are.
+            refit: whether rows whose k-hat is too high still are left out by a fit without each of them, by the same method.
 
         Returns:
             The sum with its error, the figures of each row, and a verdict by their k-hat.
@@ -192,7 +196,28 @@ class Posterior(Portable):
         sites = self.problem.sites.values() if self.problem is not None else ()
         observed = any(one.kind == "observed" for one in sites)
         factors = tuple(one.name for one in sites if one.kind == "factor" and (observed or not one.shape))
-        return left_out(self.name, self.data, factors, site)
+        better = None
+        if moment_match and self.problem is not None:
+            better = partial(matched, self.problem, self.params, self.data["posterior"].to_dataset())
+        return left_out(self.name, self.data, factors, site, better, self._refitted if refit else None)
+
+    def _refitted(self, rows: Array) -> Mapping[int, float]:
+        """The log predictive densities of rows, each by a fit without it."""
+        found = public("cross_validate")(
+            self.attached, self._again, rows=rows.tolist(), options=self._options, seed=self.seed, progress=False
+        )
+        densities: dict[int, float] = found.rows["elpd"].dropna().to_dict()
+        return densities
+
+    @property
+    def _again(self) -> Any:
+        """The method that made it, as a sweep takes it."""
+        return "infer"
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """Its options."""
+        return {}
 
     def psense(self) -> pd.DataFrame:
         """How much prior and likelihood each decide a quantity: how far it moves when one of them is raised to a power near one.
@@ -343,6 +368,10 @@ class Fit(Posterior):
         return trained_model(self.attached, self.params)
 
     @property
+    def _again(self) -> Guide:
+        return self._recipe
+
+    @property
     def _recipe(self) -> Guide:
         if self.guide is None:
             raise StoreError(
@@ -455,6 +484,15 @@ class Chains(Posterior):
         """The number of divergent transitions after warmup."""
         return int(self.data["sample_stats"]["diverging"].sum())
 
+    @property
+    def _again(self) -> str:
+        return "nuts"
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        sizes = self.data["posterior"].sizes
+        return {"chains": int(sizes["chain"]), "draws": int(sizes["draw"])}
+
 
 @dataclass(eq=False, repr=False)
 class Exact(Posterior):
@@ -467,6 +505,10 @@ class Exact(Posterior):
     def family(self) -> str:
         """What the posterior is, such as ``"Gaussian, 4 unknowns"``."""
         return str(self.data["posterior"].attrs["family"])
+
+    @property
+    def _again(self) -> str:
+        return "exact"
 
     @property
     def because(self) -> str:

@@ -8,7 +8,7 @@ The log predictive density of each row given all others is estimated by importan
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._program.names import variable
 from pyrolvm._report.webpage import in_notebook
+from pyrolvm._results.matching import Matched
 from pyrolvm._results.points import read_points
 from pyrolvm._results.reading import is_exact, log_weights
 
@@ -47,6 +48,8 @@ class LOO:
         threshold: the k-hat up to which the estimate of a row can be relied on.
         corrected: whether the draws are of a guide and were weighed by log p - log q.
         verdict: whether it can be believed, why, and what to do next.
+        matched: for how many rows the draws were moved to where leaving them out puts the posterior.
+        refitted: how many rows were left out of a fit of their own.
     """
 
     name: str
@@ -58,6 +61,8 @@ class LOO:
     threshold: float
     corrected: bool
     verdict: Verdict = field(compare=False)
+    matched: int = 0
+    refitted: int = 0
 
     @property
     def bad(self) -> int:
@@ -73,7 +78,7 @@ class LOO:
         return {
             "name": self.name, "site": self.site, "elpd": self.elpd, "error": self.error, "p": self.p,
             "rows": int(self.rows["elpd"].size), "rows_above": self.bad, "threshold": self.threshold, "corrected": self.corrected,
-            "verdict": self.verdict.as_dict(),
+            "matched": self.matched, "refitted": self.refitted, "verdict": self.verdict.as_dict(),
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -86,7 +91,21 @@ class LOO:
         return in_notebook(f"<b>{escape(f'{self.name}: {self}')}</b> {html(self.verdict)}")
 
 
-def left_out(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | None) -> LOO:
+Better = Callable[[tuple[str, ...], Array, Array | None, Array, float], Mapping[int, Matched]]
+"""Leaves out rows that weights alone cannot: of some sites, from the draws of these numbers with these ratios, up to a k-hat."""
+
+Refit = Callable[[Array], Mapping[int, float]]
+"""Gives the log predictive densities of rows, each by a fit without it."""
+
+
+def left_out(
+    name: str,
+    data: xr.DataTree,
+    factors: tuple[str, ...],
+    site: str | None,
+    better: Better | None = None,
+    refit: Refit | None = None,
+) -> LOO:
     """Leave-one-out cross-validation of a tree of draws.
 
     Args:
@@ -94,6 +113,8 @@ def left_out(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str |
         data: its tree.
         factors: the model's factors, where it has any.
         site: the observed site whose rows are left out; ``None`` for the only one, or all those of the same rows together.
+        better: leaves out rows whose k-hat is too high in another way.
+        refit: leaves out those by fits without them that are left then.
 
     Raises:
         ArgumentError: if there are no draws of a posterior, no log likelihood by row, or several sites that have other rows.
@@ -103,17 +124,33 @@ def left_out(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str |
     draws = rows.stack(sample=("chain", "draw")).transpose("sample", ...)
     values = np.asarray(draws.values, dtype=np.float64).reshape(draws.sizes["sample"], -1)
     ratios, absent = _ratios(data, rows)
+    taken = np.flatnonzero(np.isin(np.asarray(data["posterior"]["draw"].values), np.asarray(rows["draw"].values)))
+    places = (np.arange(data["posterior"].sizes["chain"])[:, None] * data["posterior"].sizes["draw"] + taken).reshape(
+        -1
+    )
     if ratios is not None:
+        places = places[np.isfinite(ratios)]
         values, ratios = values[np.isfinite(ratios)], ratios[np.isfinite(ratios)]
     _check_finite(name, label, values)
     elpd, khat, whole = _psis(values, ratios)
+    threshold = khat_threshold(len(values))
+    matched = refitted = 0
+    bad = np.flatnonzero(~(khat <= threshold))
+    if better is not None and len(bad):
+        for row, one in better(tuple(label.split(" and ")), places, ratios, bad, threshold).items():
+            elpd[row], khat[row], matched = one.elpd, one.khat, matched + 1
+        bad = np.flatnonzero(~(khat <= threshold))
+    if refit is not None and len(bad):
+        for row, value in refit(bad).items():
+            elpd[row], khat[row], refitted = value, 0.0, refitted + 1
     dims = [str(dim) for dim in rows.dims if dim not in ("chain", "draw")]
     shape = [rows.sizes[dim] for dim in dims]
     coords = {dim: rows.coords[dim] for dim in dims if dim in rows.coords}
     dataset = _dataset({"elpd": elpd.reshape(shape), "khat": khat.reshape(shape)}, dims, coords)
-    threshold = khat_threshold(len(values))
     error = float(math.sqrt(elpd.size) * elpd.std(ddof=1)) if elpd.size > 1 else math.nan
     verdict = _judged(khat, threshold, len(values), factors, ratios is not None, absent)
+    if matched or refitted:
+        verdict = verdict.and_also(_by_other_ways(matched, refitted, len(values)))
     return LOO(
         name,
         label,
@@ -124,6 +161,8 @@ def left_out(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str |
         threshold,
         ratios is not None,
         verdict,
+        matched,
+        refitted,
     )
 
 
@@ -211,6 +250,18 @@ def _above(khat: Array, bound: float) -> int:
     return int((~(khat <= bound)).sum())
 
 
+def _by_other_ways(matched: int, refitted: int, draws: int) -> Verdict:
+    told = []
+    if matched:
+        text = f"Draws of {matched} rows were moved to where leaving them out puts the posterior."
+        told.append(Reason("trusted", text, {"matched": float(matched)}))
+    if refitted:
+        told.append(
+            Reason("trusted", f"{refitted} rows were left out by fits without them.", {"refitted": float(refitted)})
+        )
+    return Verdict.of(told, ())
+
+
 def _judged(
     khat: Array, threshold: float, draws: int, factors: tuple[str, ...], corrected: bool, absent: int
 ) -> Verdict:
@@ -246,6 +297,6 @@ def _steps(khat: Array, threshold: float, corrected: bool) -> Iterator[str]:
     if corrected and 2 * bad > khat.size:
         yield "Use a guide that is closer to the posterior, or lvm.nuts: most rows are off since the guide is."
         return
-    yield "Fit again without those rows and score them by lvm.predict: .rows names them by their k-hat."
+    yield "Fit again without those rows, loo(refit=True): .rows names them by their k-hat."
     if 10 * bad > khat.size:
-        yield "Rows with latents of their own cannot be left out by weights: score held-out rows by lvm.predict."
+        yield "Rows with latents of their own cannot be left out by weights: hold parts of them out, lvm.cross_validate(problem)."

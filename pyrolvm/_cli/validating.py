@@ -1,0 +1,35 @@
+"""``pyrolvm cross-validate``: rows and groups held out of fits, and predicted by them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import pyrolvm as lvm
+from pyrolvm._cli.inference import given
+from pyrolvm._cli.output import Output
+from pyrolvm._cli.runs import choose_folder, kept
+from pyrolvm._cli.signals import Stopped
+from pyrolvm._cli.target import load_guide, load_problem, target_name
+from pyrolvm._methods.table import by_name
+
+__all__ = ["run"]
+
+WORDS = ("folds", "groups", "draws", "jobs", "seed")
+COLUMNS = ["rows", "elpd", "elpd_error", "crps", "inside_90", "verdict", "seconds"]
+
+
+def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
+    """Runs ``cross-validate``; returns 1 where a fold has no fit."""
+    folder = choose_folder(args, f"{target_name(args.target)}-cv")
+    method: Any = args.method if args.method in ("auto", *by_name()) else load_guide(args.method)
+    problem = load_problem(args)
+    out.note(f"{problem!r}")
+    found = lvm.cross_validate(problem, method, progress=out.progress, **kept(args, folder), **given(args, WORDS))
+    out.line(str(found), style="bold")
+    out.frame(found.summary()[COLUMNS])
+    out.verdict(found.verdict)
+    out.line(f"saved in {folder}")
+    out.next([f"lvm.load({str(folder)!r}).rows    the log predictive density of each row"])
+    out.write_json({"command": "cross-validate", "target": args.target, "saved": str(folder), **found.as_dict()})
+    return 1 if found.verdict.status == "failed" else 0
