@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,11 @@ from pyrolvm._program.problem import Problem
 from pyrolvm._report.card import card
 from pyrolvm._results.build import lanes, latent_dataset
 from pyrolvm._results.callables import Trained, trained_guide, trained_model
-from pyrolvm._results.draws import draw_guide, rebuild
-from pyrolvm._results.elpd import LOO, left_out
+from pyrolvm._results.draws import draw_guide, rebuild, stored
+from pyrolvm._results.elpd import LOO
 from pyrolvm._results.evidence import Evidence
+from pyrolvm._results.leaving import leave_out
 from pyrolvm._results.likelihood import generated_dataset
-from pyrolvm._results.matching import matched
 from pyrolvm._results.modules import trained
 from pyrolvm._results.points import read_points
 from pyrolvm._results.saving import save
@@ -109,7 +109,7 @@ class Posterior(Portable):
         They are stored ones, chosen at random, without repetition as long as there are enough, where the method has no fresh ones.
         """
         positive_int("n", n)
-        return _chosen(self.data, n, seed)
+        return stored(self.data, n, seed)
 
     def summary(self, *, interval: float = 0.9, group: str | None = None, max_quantities: int = 500) -> pd.DataFrame:
         """Estimates with their errors, a row for each scalar quantity.
@@ -193,31 +193,14 @@ class Posterior(Portable):
             Vehtari, Gelman and Gabry (2017), https://arxiv.org/abs/1507.04544; Magnusson et al. (2019), "Bayesian leave-one-out
             cross-validation for large data", https://arxiv.org/abs/1904.10679
         """
-        sites = self.problem.sites.values() if self.problem is not None else ()
-        observed = any(one.kind == "observed" for one in sites)
-        factors = tuple(one.name for one in sites if one.kind == "factor" and (observed or not one.shape))
-        better = None
-        if moment_match and self.problem is not None:
-            better = partial(matched, self.problem, self.params, self.data["posterior"].to_dataset())
-        return left_out(self.name, self.data, factors, site, better, self._refitted if refit else None)
-
-    def _refitted(self, rows: Array) -> Mapping[int, float]:
-        """The log predictive densities of rows, each by a fit without it."""
-        found = public("cross_validate")(
-            self.attached, self._again, rows=rows.tolist(), options=self._options, seed=self.seed, progress=False
-        )
-        densities: dict[int, float] = found.rows["elpd"].dropna().to_dict()
-        return densities
+        matching, again = moment_match, (self._again if refit else None)
+        problem = self.attached if refit else self.problem
+        return leave_out(self.name, self.data, problem, self.params, site, matching, again, self.seed)
 
     @property
-    def _again(self) -> Any:
+    def _again(self) -> object:
         """The method that made it, as a sweep takes it."""
-        return "infer"
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        """Its options."""
-        return {}
+        return self.data["posterior"].attrs.get("inference_method", "infer")
 
     def psense(self) -> pd.DataFrame:
         """How much prior and likelihood each decide a quantity: how far it moves when one of them is raised to a power near one.
@@ -461,7 +444,7 @@ class Fit(Posterior):
         """
         positive_int("n", n)
         if self.corrected:
-            return _chosen(self.data, n, seed)
+            return stored(self.data, n, seed)
         problem = self.attached
         if self.maximum_likelihood and problem.latents:
             with self._session(seed):
@@ -484,15 +467,6 @@ class Chains(Posterior):
         """The number of divergent transitions after warmup."""
         return int(self.data["sample_stats"]["diverging"].sum())
 
-    @property
-    def _again(self) -> str:
-        return "nuts"
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        sizes = self.data["posterior"].sizes
-        return {"chains": int(sizes["chain"]), "draws": int(sizes["draw"])}
-
 
 @dataclass(eq=False, repr=False)
 class Exact(Posterior):
@@ -505,10 +479,6 @@ class Exact(Posterior):
     def family(self) -> str:
         """What the posterior is, such as ``"Gaussian, 4 unknowns"``."""
         return str(self.data["posterior"].attrs["family"])
-
-    @property
-    def _again(self) -> str:
-        return "exact"
 
     @property
     def because(self) -> str:
@@ -538,12 +508,3 @@ class Exact(Posterior):
         with self._session(seed):
             values, _ = recognised(problem).draw(n)
             return latent_dataset(problem, values)
-
-
-def _chosen(data: xr.DataTree, n: int, seed: int) -> xr.Dataset:
-    """``n`` stored draws, without repetition as long as there are enough."""
-    stacked = data["posterior"].to_dataset().stack(sample=("chain", "draw"))
-    total = stacked.sizes["sample"]
-    chosen = np.random.default_rng(seed).choice(total, size=n, replace=n > total)
-    picked = stacked.isel(sample=chosen).drop_vars(["sample", "chain", "draw"]).rename(sample="draw")
-    return picked.expand_dims("chain").transpose("chain", "draw", ...).assign_coords(chain=[0], draw=np.arange(n))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
@@ -25,7 +25,10 @@ from pyrolvm._program.unused import Given
 from pyrolvm.family.guide import Guide
 from pyrolvm.family.protocol import Hooks
 
-__all__ = ["draw_guide", "rebuild", "registered"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["draw_guide", "rebuild", "registered", "stored"]
 
 
 def registered(guide: Callable[..., object], name: str, problem: Problem | None = None) -> Callable[..., object]:
@@ -186,3 +189,12 @@ def _weighed_draws(problem: Problem, weighed: Any, count: int) -> tuple[dict[str
 def numpy(values: Mapping[str, Tensor]) -> dict[str, Any]:
     """The values as NumPy arrays on the CPU."""
     return {name: value.detach().cpu().numpy() for name, value in values.items()}
+
+
+def stored(data: xr.DataTree, n: int, seed: int) -> xr.Dataset:
+    """``n`` stored draws, without repetition as long as there are enough."""
+    stacked = data["posterior"].to_dataset().stack(sample=("chain", "draw"))
+    total = stacked.sizes["sample"]
+    chosen = np.random.default_rng(seed).choice(total, size=n, replace=n > total)
+    picked = stacked.isel(sample=chosen).drop_vars(["sample", "chain", "draw"]).rename(sample="draw")
+    return picked.expand_dims("chain").transpose("chain", "draw", ...).assign_coords(chain=[0], draw=np.arange(n))
