@@ -13,7 +13,7 @@ from pyrolvm._base.errors import StoreError
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
-from pyrolvm._report.webpage import in_notebook
+from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.nested import nested_parts, read_frame, read_nested, read_verdict, stored_frame, stored_verdict
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ class CrossValidation:
         return f"<CrossValidation of {self}, {self.verdict.status}>"
 
     def _repr_html_(self) -> str:
-        table = self.summary().to_html(escape=True, border=0)
-        return in_notebook(f"<b>{escape(str(self))}</b> {html(self.verdict)}<div class=wide>{table}</div>")
+        return in_notebook(f"<b>{escape(str(self))}</b> {html(self.verdict)}{table(self.summary())}")
 
 
 def _parts(found: CrossValidation) -> Mapping[str, runs.Part]:
