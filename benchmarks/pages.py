@@ -20,6 +20,7 @@ import density_engines as densities
 import durability as durable
 import evidence as estimates
 import gaps as losses
+import held_out as unseen
 import ica as separation
 import iwae as bounds
 import likelihood as likelihoods
@@ -185,6 +186,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "calibration": by_row(calibrated.COLUMNS),
     "deep": by_row(autoencoders.COLUMNS),
     "durability": durability,
+    "held_out": by_row(unseen.COLUMNS),
     "likelihood": by_row(likelihoods.COLUMNS),
     "load": by_row(loads.COLUMNS),
     "objectives": by_row(gradients.COLUMNS),
