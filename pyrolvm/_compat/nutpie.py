@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WANTED", "called_sampler", "fault", "library", "native_sampler", "options", "trace"]
+__all__ = ["WANTED", "called_sampler", "ended", "fault", "library", "native_sampler", "options", "trace", "waited"]
 
 Array = np.ndarray[Any, Any]
 
@@ -59,6 +59,36 @@ def library() -> object:
         import nutpie
 
         return nutpie
+
+
+def waited(sampler: Any, seconds: float) -> bool:
+    """Whether a sampler is done, after waiting so long for it (nutpie 0.16.8 to 0.16.11).
+
+    Raises:
+        RuntimeError: if it stopped, or its thread panicked, which nutpie raises as an exception beside all others.
+    """
+    try:
+        sampler.wait(seconds)
+    except TimeoutError:
+        return False
+    except BaseException as error:
+        if _is_panic(error):
+            raise RuntimeError(str(error)) from error
+        raise
+    return True
+
+
+def ended(sampler: Any) -> None:
+    """Ends a sampler, whatever became of its thread (nutpie 0.16.8 to 0.16.11)."""
+    try:
+        sampler.abort()
+    except BaseException as error:
+        if not _is_panic(error):
+            raise
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._program.density import ENDLESS
 from pyrolvm._results.afresh import AFRESH
 from pyrolvm._results.attempts import missing
 from pyrolvm._results.build import CHANGES
@@ -18,8 +19,10 @@ __all__ = ["judge_program"]
 
 def judge_program(data: xr.DataTree) -> Verdict:
     """Judges stored densities by those of a fresh run, and says which groups are missing."""
-    reasons = [*_judge_changes(data), *_judge_afresh(data), *_missing(data)]
+    reasons = [*_judge_changes(data), *_judge_afresh(data), *_judge_endless(data), *_missing(data)]
     steps = []
+    if any("sites without end" in reason.figures for reason in reasons):
+        steps.append("Give these sites proper priors, for example a wide Normal; more steps or draws do not help.")
     if any("lp difference" in reason.figures for reason in reasons):
         steps.append(
             "Do not use these draws: report the program to pyrolvm's authors, and use lvm.nuts(problem) meanwhile."
@@ -36,6 +39,17 @@ def _judge_changes(data: xr.DataTree) -> Iterator[Reason]:
     if told:
         text = f"Guide or model is not the same program in every run, so it has no posterior. {told}"
         yield Reason("failed", text, {"program changes": 1.0})
+
+
+def _judge_endless(data: xr.DataTree) -> Iterator[Reason]:
+    sites = str(data["posterior"].attrs.get(ENDLESS, ""))
+    if sites:
+        names = ", ".join(f"`{site}`" for site in sites.split(", "))
+        text = (
+            f"The density does not fall along {names}, however far from the draws: under their flat priors the posterior is improper, "
+            "without means, sds and evidence."
+        )
+        yield Reason("failed", text, {"sites without end": float(sites.count(", ") + 1)})
 
 
 def _judge_afresh(data: xr.DataTree) -> Iterator[Reason]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from pyrolvm._base import budget
 from pyrolvm._base.importance import weigh
 from pyrolvm._base.numerics import Array
-from pyrolvm._program.density import Evaluator, Joint, map_draws, rounding, unconstrained
+from pyrolvm._program.density import Evaluator, Joint, endless, map_draws, rounding, unconstrained
 from pyrolvm._program.names import Dimensions, dump_names
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import SYMMETRY, Layout, Symmetries, find_symmetries
@@ -354,7 +354,7 @@ def _groups(
                 lambda: evaluated(ways, "predictive", joint.predictive, kept, chains, step),
                 step,
             )
-        digits = {} if only else rounding(problem, continuous)
+        digits = {} if only else rounding(problem, continuous) | endless(problem, reals)
 
     def by_chain(values: Draws) -> dict[str, Any]:
         return {n: v.reshape(chains, len(v) // chains, *v.shape[1:]) for n, v in numpy(values).items()}

@@ -142,3 +142,14 @@ def test_a_release_without_a_part_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nutpie", None)
     assert str(nutpie.fault()).startswith("nutpie cannot be imported: ModuleNotFoundError")
+
+
+def test_a_panic_of_a_thread_is_an_error_and_the_sampler_can_be_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    def nowhere(x: Any) -> tuple[float, Any]:
+        return 0.0, np.zeros(2)
+
+    sampler = nutpie.called_sampler(_options(), START, nowhere, lambda x: {"x": x})
+    with pytest.raises(RuntimeError, match="initial"):
+        while not nutpie.waited(sampler, 1.0):
+            pass
+    nutpie.ended(sampler)

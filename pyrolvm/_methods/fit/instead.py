@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from pyrolvm._base.errors import FitError, GuideError, PyrolvmError
+from pyrolvm._base.errors import FitError, GuideError, OutOfMemoryError, PyrolvmError
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import stock
 from pyrolvm._program.problem import Problem
@@ -32,9 +32,9 @@ def pointing_to_nuts(problem: Problem, make: Callable[[], Fit], *, ours: bool) -
     try:
         return make()
     except (FitError, GuideError) as error:
-        if not ours or not _taken(problem):
-            raise
-        raise type(error)(f"{error} Or sample: lvm.nuts(problem) takes this model as it is.") from error
+        if ours and not isinstance(error, OutOfMemoryError) and _taken(problem):
+            error.args = (f"{error} Or sample: lvm.nuts(problem) takes this model as it is.",)
+        raise
 
 
 def _taken(problem: Problem) -> bool:

@@ -109,6 +109,10 @@ def run(
                     f"{error} The chains run on JAX instead. Fix: report this model.", PyrolvmWarning, stacklevel=3
                 )
                 note = f"; not compiled from C: {error}"
+            except nutpie_kernel.Stopped as error:
+                if engine == "c" or kernel == "nutpie" or settings.keeper is not None:
+                    raise
+                note = f"; {error}"
             except CaptureError as error:
                 if engine == "c":
                     raise

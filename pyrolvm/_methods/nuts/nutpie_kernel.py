@@ -190,6 +190,10 @@ class _Scale:
         return gradient * self.root if self.root.ndim == 1 else gradient @ self.root
 
 
+class Stopped(FitError):
+    """nutpie gave up, as where a start has no gradient, which other kernels take."""
+
+
 @dataclass(frozen=True)
 class _Model:
     """What begins one chain, given its settings, and how many draws it has stored."""
@@ -273,7 +277,7 @@ def _drive(chains: Mapping[int, _Chain], tables: dict[int, Table], settings: Set
             interrupted = True
         finally:
             for chain in running.values():
-                chain.sampler.abort()
+                nutpie.ended(chain.sampler)
     tables |= {i: _table(chain) for i, chain in running.items()}
     return interrupted
 
@@ -282,15 +286,15 @@ def _finished(chain: _Chain, seconds: float) -> bool:
     """Whether a chain is done, after waiting so long for it.
 
     Raises:
-        FitError: if the density could not be computed at all.
+        Stopped: if the density could not be computed at all.
     """
     try:
-        chain.sampler.wait(seconds)
-    except TimeoutError:
-        return False
+        return nutpie.waited(chain.sampler, seconds)
     except RuntimeError as error:
-        raise FitError(f'nutpie stopped: {_first_line(error)} Fix: use kernel="numpyro".') from error
-    return True
+        raise Stopped(
+            f'nutpie stopped: {_first_line(error)} Fix: use kernel="numpyro"; if that finds nothing either, look at whether the '
+            "posterior is proper, with lvm.smc or proper priors."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

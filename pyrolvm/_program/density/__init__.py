@@ -4,15 +4,18 @@ from pyrolvm._program.density.coordinates import constrained, flattened, unconst
 from pyrolvm._program.density.joint import Joint, decentred
 from pyrolvm._program.density.marginals import marginals
 from pyrolvm._program.density.precision import rounding, with_digits
+from pyrolvm._program.density.propriety import ENDLESS, endless
 from pyrolvm._program.density.vectorize import Evaluator, map_draws, repeat
 from pyrolvm._program.density.watch import Evaluation, watched
 
 __all__ = [
+    "ENDLESS",
     "Evaluation",
     "Evaluator",
     "Joint",
     "constrained",
     "decentred",
+    "endless",
     "flattened",
     "map_draws",
     "marginals",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
@@ -17,7 +18,7 @@ from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.traces import Message
 
-__all__ = ["check_proper", "prior_draws", "without_data"]
+__all__ = ["check_proper", "is_masked", "prior_draws", "without_data"]
 
 
 class _Silence(Messenger):
@@ -53,7 +54,7 @@ def check_proper(problem: Problem) -> None:
     trace = problem.whole.trace(problem)
     for site in problem.latents:
         node = trace.nodes[site.name]
-        fn, masked = innermost(node["fn"]), any(_masks(mask) for mask in (node["mask"], *own_masks(node["fn"])))
+        fn, masked = innermost(node["fn"]), is_masked(node)
         if isinstance(fn, dist.ImproperUniform) or (masked and not site.is_discrete):
             why = "a flat prior, which" if isinstance(fn, dist.ImproperUniform) else "a prior that is masked out, which"
             raise ProblemError(
@@ -90,6 +91,11 @@ def prior_draws(problem: Problem, count: int) -> dict[str, Tensor]:
             f"site {watch.site!r} of {problem.name} cannot be sampled, so its prior cannot be drawn from "
             f"({error or 'not implemented'}). Fix: give its distribution a sample method, or use method='bridge'."
         ) from None
+
+
+def is_masked(node: Mapping[str, Any]) -> bool:
+    """Whether some of a site's density is masked out."""
+    return any(_masks(mask) for mask in (node["mask"], *own_masks(node["fn"])))
 
 
 def _masks(mask: object) -> bool:
