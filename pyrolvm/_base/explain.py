@@ -70,6 +70,11 @@ _REMEDIES = (
         "give every site and plate in one model a name of its own.",
     ),
     (
+        re.compile(r"does not support sampling"),
+        "start it elsewhere, as in AutoNormal(model, init_loc_fn=pyro.infer.autoguide.init_to_value(values={...})), or use "
+        'guide="mean_field", which starts without draws of the prior.',
+    ),
+    (
         re.compile(r"log_prob at site .* within the support"),
         "mend the data, or keep them inside the support of their law at every value of the latents, by bounding those by the data; a "
         "guide must start where the data have a density (init_loc_fn= of an AutoGuide).",

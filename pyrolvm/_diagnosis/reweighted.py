@@ -29,6 +29,8 @@ SIGMAS = 3.0
 """How many standard errors a difference beyond its bound must be to be called one."""
 UNCLEAR = 1.5
 """How many make it doubtful whether there is one, so that it takes more draws to say."""
+UNKNOWN = 0.5
+"""The standard error from which on nothing is known of an sd that reweighting changes: a few draws far out make it up."""
 HEAVY = 0.5
 """The k-hat of what a variance is a mean of, from which on that has no variance itself: the few draws far out are then too few, and
 what they lack makes it too small."""
@@ -199,7 +201,7 @@ def _unclear(table: pd.DataFrame) -> Iterator[Reason]:
         text = f"The mean of `{name}` is {figure} sd from where reweighting puts it; {TOO_FEW}."
         yield Reason("doubtful", text, {"unclear shift": float(shift[name]), "unclear shift error": float(error[name])})
     change, error = table["psis_sd_ratio"] - 1.0, table["psis_sd_ratio_error"]
-    beyond = change.abs() > np.maximum(SD_BOUND, UNCLEAR * error)
+    beyond = (change.abs() > np.maximum(SD_BOUND, UNCLEAR * error)) | ((change.abs() > SD_BOUND) & (error > UNKNOWN))
     if beyond.any():
         name = change.abs().where(beyond).idxmax()
         figure = f"{told(100 * abs(change[name]), 100 * SD_BOUND, 0)}% +- {100 * error[name]:.2g}%"

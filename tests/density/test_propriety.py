@@ -71,14 +71,20 @@ def test_a_density_that_never_falls_is_no_posterior(model, y, site):
 
 @pytest.mark.filterwarnings("ignore::pyrolvm.PyrolvmWarning")
 @pytest.mark.parametrize(
-    ("model", "y"), [(logistic, MIXED), (location_and_scale, X), (heavy, X), (far_and_narrow, X)],
-    ids=["logistic", "location and scale", "two Cauchys", "far and narrow"],
-)  # fmt: skip
+    ("model", "y"),
+    [
+        pytest.param(logistic, MIXED, marks=pytest.mark.slow, id="logistic"),
+        pytest.param(location_and_scale, X, id="location and scale"),
+        pytest.param(heavy, X, id="two Cauchys"),
+        pytest.param(far_and_narrow, X, marks=pytest.mark.slow, id="far and narrow"),
+    ],
+)
 def test_a_proper_posterior_under_flat_priors_is_not_called_improper(model, y):
     attrs = fitted(model, y).data["posterior"].attrs
     assert "endless" not in attrs and "propriety_note" not in attrs
 
 
-def test_chains_and_corrected_draws_of_an_improper_posterior_fail_too():
+@pytest.mark.slow
+def test_chains_of_an_improper_posterior_fail_too():
     problem = lvm.Problem(logistic, APART)
     assert "improper" in str(lvm.nuts(problem, chains=2, warmup=50, draws=20, seed=1, progress=False).verdict)

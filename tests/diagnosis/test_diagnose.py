@@ -80,6 +80,15 @@ def test_a_change_that_may_be_noise_is_no_reason_to_trust():
     assert [r.status for r in judge_reweighted(table.loc[["fine"]], SimpleNamespace(reliable=True))] == ["trusted"]
 
 
+def test_an_sd_that_one_draw_makes_up_is_no_reason_to_trust(fake, rng):
+    x = rng.normal(size=(1, 4000)) * 0.01
+    x[0, 17] = 20.0
+    weight = np.zeros((1, 4000))
+    weight[0, 17] = -30.0  # the guide's tail, where the posterior has nothing
+    verdict = diagnose(fake.fit(rng, {"x": x}, log_weight=weight)).verdict
+    assert verdict.status == "doubtful" and "too few to tell" in str(verdict)
+
+
 def test_more_draws_tell_what_is_noise(fake):
     rng = np.random.default_rng(0)
     z = 0.87 * rng.normal(size=(1, 400))

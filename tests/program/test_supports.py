@@ -64,7 +64,9 @@ LAWS = {
 
 
 @pytest.mark.filterwarnings("ignore:Singular sample:UserWarning")
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(
+    "law", [pytest.param(law, marks=[pytest.mark.slow] if law in ("wishart", "angle") else []) for law in LAWS]
+)
 def test_a_latent_of_that_law_has_the_moments_of_its_prior_where_data_say_nothing(law):
     def model():
         pyro.sample("z", LAWS[law]())

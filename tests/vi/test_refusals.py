@@ -63,6 +63,7 @@ def test_a_refusal_names_nuts_only_where_it_takes_the_model():
     assert "lvm.nuts" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_density_whose_height_is_beyond_all_measure_ends_in_a_result_or_our_error():
     def model(y: Tensor) -> None:
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
