@@ -157,7 +157,9 @@ def _from_json(path: Path, name: str, value: Any) -> Any:
     if array.dtype.kind == "U" and all(isinstance(item, str) for item in np.asarray(value, dtype=object).ravel()):
         return array
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{name!r} in {path} holds values that are no numbers. Fix: encode categories as integers.")
+        raise DataError(
+            f"{name!r} in {path} holds values that are no numbers. Fix: write numbers alone, or text alone."
+        )
     if array.dtype.kind == "f" and array.size and np.nanmax(np.abs(array), initial=0.0) >= 2**53:
         _check_digits(path, name, np.asarray(value, dtype=object).ravel())
     return array

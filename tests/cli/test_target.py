@@ -140,7 +140,7 @@ def test_registered_problems_bring_their_own_data(problem, npz):
     [
         ("d.json", "[1, 2]", "holds a list"),
         ("d.json", '{"x": [[1], [1, 2]]}', "'x' in .* is ragged"),
-        ("d.json", '{"x": ["a"]}', "no numbers"),
+        ("d.json", '{"x": ["a", 1]}', "no numbers"),
         ("d.json", "{", "cannot be read"),
         ("d.npz", "not a zip", "is no .npz"),
         ("d.csv", "", "is empty"),
@@ -167,9 +167,9 @@ def test_an_array_without_a_name_is_refused(tmp_path):
         load_data(tmp_path / "d.npz")
 
 
-def test_text_columns_are_refused_only_where_they_are_asked_for(problem, tmp_path):
+def test_text_columns_are_labels_and_refused_where_quantities_are_observed(problem, tmp_path):
     (tmp_path / "d.csv").write_text("x,y\n1,a\n2,b\n")
-    with pytest.raises(lvm.DataError, match=r"column 'y' of d.csv holds values such as 'a'"):
+    with pytest.raises(lvm.DataError, match=r"site 'y' is Normal.*argument 'y' holds labels \('a', 'b'\)"):
         problem("my_model.py:model", "--data", "d.csv")
 
 
