@@ -106,7 +106,7 @@ def plate_of_independent_rows(problem: Program, name: str | None = None) -> str:
         outside = next(site.name for site in problem.latents if shared[0] not in site.plates)
         raise ProblemError(
             f"site {outside!r} is outside plate {shared[0]!r}: all rows share it, so that no row has a log p(x) of its own. Fix: make "
-            "what rows share a learnable parameter (pyro.param, pyro.module), or use lvm.evidence, which takes the data as a whole."
+            "what rows share a learnable parameter (pyro.param, pyro.module), or score new rows by lvm.predict or lvm.cross_validate."
         )
     # The outermost: plates within it are of the parts of one row.
     chosen = inside[0]
