@@ -49,6 +49,7 @@ _HOME = {
     "PyrolvmError": "_base.errors",
     "PyrolvmWarning": "_base.errors",
     "Simulation": "_check.discrepancy",
+    "Sparse": "_methods.sparse",
     "StoreError": "_base.errors",
     "Sweep": "_check.sweep",
     "UnknownNameError": "_base.errors",
@@ -79,6 +80,7 @@ _HOME = {
     "relax": "_methods.fit.objectives.relaxed",
     "simulate": "_check.discrepancy",
     "smc": "_methods.smc",
+    "sparse": "_methods.sparse",
     "stream": "_program.streaming",
     "sweep": "_check.sweep",
 }
@@ -139,6 +141,8 @@ if TYPE_CHECKING:
     from pyrolvm._methods.nuts import nuts as nuts
     from pyrolvm._methods.smc import Particles as Particles
     from pyrolvm._methods.smc import smc as smc
+    from pyrolvm._methods.sparse import Sparse as Sparse
+    from pyrolvm._methods.sparse import sparse as sparse
     from pyrolvm._program.image import Image as Image
     from pyrolvm._program.problem import Problem as Problem
     from pyrolvm._program.problem import model as model

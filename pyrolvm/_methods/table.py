@@ -121,6 +121,16 @@ _ROWS = (
         rung=True,
     ),
     Method(
+        "sparse",
+        "pyrolvm._methods.sparse.inference:sparse",
+        "pyrolvm._methods.sparse.result:Sparse",
+        "Integrate out blocks of unknowns and weigh what they share: hierarchies of any size, regressions of many rows.",
+        (
+            "pyrolvm sparse my_model.py:mixed --data pupils.csv",
+            "pyrolvm sparse my_model.py:mixed --data pupils.csv --draws 4000 --out runs/sparse",
+        ),
+    ),
+    Method(
         "exact",
         "pyrolvm._methods.exact.inference:exact",
         "pyrolvm._results:Exact",

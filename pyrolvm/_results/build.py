@@ -258,6 +258,7 @@ def chains_tree(
     stats: Mapping[str, Array],
     attrs: Mapping[str, Any],
     copies: Copies | None = None,
+    lp: Array | None = None,
 ) -> xr.DataTree:
     """Everything that follows from MCMC draws; must be called inside a session.
 
@@ -268,11 +269,12 @@ def chains_tree(
         stats: sampler statistics, each of shape ``(chains, draws)``.
         attrs: attributes of the groups.
         copies: the symmetries by which the draws were mapped to all copies alike, if they were.
+        lp: log p(data, draw) of each, shape ``(chains, draws)``, where it is known.
     """
     import xarray as xr
 
     attempts = Attempts()
-    groups = _groups(problem, draws, attempts, chains=chains, attrs=attrs)
+    groups = _groups(problem, draws, attempts, chains=chains, attrs=attrs, lp=lp)
     lp = _as_written(problem, draws, groups.pop("lp"))
     groups["sample_stats"] = site_dataset({"lp": lp, **stats}, {}, attrs=attrs)
     return noted(problem, attempts.note(xr.DataTree.from_dict(ordered(groups))), draws, copies)
@@ -315,7 +317,13 @@ def latent_dataset(problem: Problem, draws: Draws) -> xr.Dataset:
 
 
 def _groups(
-    problem: Problem, draws: Draws, attempts: Attempts, *, chains: int, attrs: Mapping[str, Any]
+    problem: Problem,
+    draws: Draws,
+    attempts: Attempts,
+    *,
+    chains: int,
+    attrs: Mapping[str, Any],
+    lp: Array | None = None,
 ) -> dict[str, Any]:
     """All groups that follow from draws of the latents and can be made, and ``lp``, an array of shape ``(chain, draw)``."""
     joint, dims = Joint(problem), named_dims(problem)
@@ -331,7 +339,9 @@ def _groups(
             terms, by = attempts.thinned(
                 "log_likelihood", lambda: evaluated(ways, "terms", joint.terms, few, chains, by), by
             )
-        if by > 1 or "log_p" not in terms:
+        if lp is not None:
+            terms["log_p"] = torch.as_tensor(lp.reshape(-1))
+        elif by > 1 or "log_p" not in terms:
             terms |= attempts.log_p(lambda: log_p(ways, joint, draws, inside=rows), joint.log_p, draws)
         given = dump_names(site.name for site in problem.discrete if site.name in draws)
         draws = _completed(joint, draws, attempts)

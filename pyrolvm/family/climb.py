@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import scipy  # its parts are imported when they are first used
+from torch import Tensor
 
 from pyrolvm._base import budget
+from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import Points, Target, nowhere_finite
 from pyrolvm.family.student import Student, lower_root
 
-__all__ = ["Path", "climb", "curvature", "elbo", "local_gaussians", "tril_of_precision"]
+__all__ = ["Path", "Slopes", "ascend", "climb", "curvature", "elbo", "local_gaussians", "tril_of_precision"]
 
 HISTORY = 10
 """Pairs of steps and gradient changes that estimate a curvature."""
@@ -28,6 +31,27 @@ REACH = 2.0
 """Starts are uniform within this distance of zero in every coordinate, as Stan's are."""
 
 _WORST = 1e300
+
+
+class Slopes(Protocol):
+    """A log density with gradients at points: a :class:`Target`, or one of some of its unknowns alone."""
+
+    @property
+    def joint(self) -> Joint:
+        """The density that it is of."""
+
+    @property
+    def size(self) -> int:
+        """How many unknowns it has."""
+
+    def __call__(self, points: Points, /) -> tuple[Points, Points]:
+        """Log densities and gradients at points ``(count, size)``."""
+
+    def at(self, point: Points) -> tuple[float, Points]:
+        """Both at one point."""
+
+    def tensor(self, points: Points) -> Tensor:
+        """Points as the model takes them."""
 
 
 @dataclass
@@ -50,7 +74,7 @@ class Path:
         return max(self.values)
 
 
-def climb(target: Target, *, starts: int, seed: int, tries: int = 100) -> list[Path]:
+def climb(target: Slopes, *, starts: int, seed: int, tries: int = 100) -> list[Path]:
     """Ascends from several starts by L-BFGS; the first start is the origin.
 
     Raises:
@@ -64,7 +88,7 @@ def climb(target: Target, *, starts: int, seed: int, tries: int = 100) -> list[P
     for start in candidates:
         value, gradient = target.at(start)
         if np.isfinite(value) and np.isfinite(gradient).all():
-            found.append(_ascend(target, start))
+            found.append(ascend(target, start))
         if len(found) == starts or (found and budget.spent()):
             break
     if not found:
@@ -72,8 +96,8 @@ def climb(target: Target, *, starts: int, seed: int, tries: int = 100) -> list[P
     return found
 
 
-def _ascend(target: Target, start: Points, steps: int = 500) -> Path:
-
+def ascend(target: Slopes, start: Points, steps: int = 500) -> Path:
+    """The ascent from one start, where the density is finite."""
     path, seen = Path(), {}
 
     def descent(point: Points) -> tuple[float, Points]:
@@ -124,7 +148,7 @@ def local_gaussians(target: Target, path: Path) -> Iterator[Student]:
             yield Student.one(point + covariance @ path.gradients[place], tril)
 
 
-def curvature(target: Target, point: Points) -> Points | None:
+def curvature(target: Slopes, point: Points) -> Points | None:
     """Minus the Hessian of the log density by central differences of its gradient; ``None`` where that is not finite."""
     step = 1e-4 * np.maximum(1.0, np.abs(point))
     _, up = target(point + np.diag(step))

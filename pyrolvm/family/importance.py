@@ -14,7 +14,7 @@ from pyrolvm._base.importance import Weights, weigh
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm.family.student import Student
 
-__all__ = ["Weighed", "adapt", "draw_weighed", "heavier", "resample"]
+__all__ = ["Weighed", "adapt", "draw_weighed", "heavier", "refitted", "resample"]
 
 FREEDOMS = (math.inf, 30.0, 10.0, 4.0)
 TRIAL = 8192
@@ -126,7 +126,7 @@ def _improve(
             trial = _defended(trial, held)
         elif round % 2 == 0 and len(trial.weights) < COMPONENTS:
             trial = _with_component(trial, held, random)
-        trial = _em(trial, held)
+        trial = refitted(trial, held)
         held = draw_weighed(target, trial, count, seed + 1 + round)
         if held.score > best[1].score:
             best = (trial, held)
@@ -167,7 +167,7 @@ def _with_component(family: Student, held: Weighed, random: np.random.Generator)
     )
 
 
-def _em(family: Student, held: Weighed, steps: int = 10) -> Student:
+def refitted(family: Student, held: Weighed, steps: int = 10) -> Student:
     """Weighted expectation maximisation: the likelihood of the draws under the mixture, with their weights as counts."""
     points, counts, n = held.points, held.weights, family.size
     whole = _covariance(held)

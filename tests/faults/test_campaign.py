@@ -34,6 +34,7 @@ COMMANDS: dict[str, list[str]] = {
     "laplace": ["fit", REGRESSION, "--guide", "laplace"],
     "nuts": ["nuts", REGRESSION, "--chains", "2", "--warmup", "20", "--draws", "20", "--engine", "c"],
     "smc": ["smc", REGRESSION, "--particles", "100", "--islands", "2", "--checkpoint-every", "0.000001"],
+    "sparse": ["sparse", REGRESSION, "--draws", "50"],
     "exact": ["exact", REGRESSION, "--draws", "50"],
     "infer": ["infer", REGRESSION, "--methods", "laplace,student", "--draws", "200"],
     "evidence": ["evidence", REGRESSION, "--method", "prior,exact", "--draws", "100"],

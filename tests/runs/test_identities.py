@@ -65,6 +65,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "particles": 400, "islands": 2, "start": "posterior", "ess": 0.6, "forget": 0.3, "max_moves": 9,
         "params": {"scale": torch.tensor(0.1)}, "dtype": torch.float64, "seed": 1,
     },
+    "sparse": {"draws": 11, "params": {"scale": torch.tensor(0.1)}, "seed": 1},
     "exact": {"draws": 11, "params": {"scale": torch.tensor(0.1)}, "seed": 1},
     "infer": {"methods": ["laplace"], "budget": 3.0, "draws": 11, "restarts": 1, "dtype": torch.float64, "seed": 1},
     "evidence": {"draws": 11, "base": "prior", "schedule": 5, "params": {"scale": torch.tensor(0.1)}, "seed": 1},

@@ -53,6 +53,9 @@ COVARIANCE_UNKNOWNS = 1_000
 FLOW_UNKNOWNS = 60
 """Up to so many unknowns a flow is worth its compilation."""
 
+SPARSE_UNKNOWNS, SPARSE_DATA = 60, 50_000
+"""More unknowns, or observed numbers, than so many are first looked at for blocks that are independent given the rest."""
+
 GRADIENTS, FLOW_SECONDS = 240_000, 10.0
 """Gradients that four chains of 2,000 transitions take as a rule, and the seconds that a flow takes at least."""
 
@@ -163,7 +166,8 @@ def infer(
 
     Args:
         problem: a model with its data.
-        methods: what to try: ``"auto"``, the exact posterior if there is one, else the guides that suit the size of the problem,
+        methods: what to try: ``"auto"``, the exact posterior if there is one, else, where unknowns or rows are many, blocks that
+            are integrated out (:func:`pyrolvm.sparse`), then the guides that suit the size of the problem,
             then NUTS started from the best of them, before a flow where its gradients in C are quicker than a flow's steps, then
             methods that say so (the field ``rung`` of the table of methods); ``"vi"``, the guides alone; or a list of guides
             (names, recipes, Pyro guides) and of names of other methods (``"exact"``, ``"nuts"``, ...), in order.
@@ -263,13 +267,21 @@ def _methods(methods: str | Sequence[object], problem: Problem) -> list[object]:
                 f"Fix: pass methods=[{methods!r}]."
             )
         further = ["nuts", *(name for name, row in all_methods().items() if row.rung)]
-        return [*_guides(problem), *(further if methods == "auto" and _can_sample(problem) else [])]
+        first = ["sparse"] if methods == "auto" and _sparse(problem) else []
+        return [*first, *_guides(problem), *(further if methods == "auto" and _can_sample(problem) else [])]
     if not isinstance(methods, Sequence) or not methods:
         raise ArgumentError(f'methods must be a list of guides and methods, got {methods!r}. Fix: use methods="auto".')
     for method in methods:
         if _row(method) is None:
             resolve(method, problem)
     return list(methods)
+
+
+def _sparse(problem: Problem) -> bool:
+    """Whether blocks or rows are so many that it pays to look for structure before all else."""
+    data = sum(site.numel for site in problem.observed)
+    large = problem.unconstrained_size > SPARSE_UNKNOWNS or data > SPARSE_DATA
+    return large and _can_sample(problem) and not problem.discrete and problem.info.guide is None
 
 
 def _guides(problem: Problem) -> list[object]:

@@ -80,8 +80,8 @@ class FromReal(Given):
             self.reals[msg["name"]] = real
             transform = bijection(support_of(msg["fn"]))
             msg["value"] = transform(real)
-            self.jacobians[msg["name"]] = transform.log_abs_det_jacobian(real, msg["value"]).sum()
-            self.log_jacobian = self.log_jacobian + self.jacobians[msg["name"]]
+            self.jacobians[msg["name"]] = transform.log_abs_det_jacobian(real, msg["value"])
+            self.log_jacobian = self.log_jacobian + self.jacobians[msg["name"]].sum()
 
 
 class Somewhere(FromReal):

@@ -68,6 +68,16 @@ def _factor(node: Any, scaled: bool) -> Tensor:
     return found
 
 
+def _apart(node: Any) -> Any:
+    """The log density of a site, value by value where an event is one of independent values and nothing scales or masks it."""
+    fn = node["fn"]
+    if node["mask"] is not None or isinstance(node["scale"], Tensor) or node["scale"] != 1.0:
+        return node["log_prob"]
+    while isinstance(fn, torch.distributions.Independent):
+        fn = fn.base_dist
+    return node["log_prob"] if fn is node["fn"] else fn.log_prob(node["value"])
+
+
 class Joint:
     """The joint density of ``problem`` on ``batch`` (all rows by default), as functions of one draw.
 
@@ -133,7 +143,34 @@ class Joint:
         handler = FromReal(self.split(flat), self.centring)
         trace = self._trace(handler)
         total = self._log_prob_sum(trace)
-        return -(total - trace.nodes[name]["log_prob_sum"] + handler.log_jacobian - handler.jacobians[name])
+        return -(total - trace.nodes[name]["log_prob_sum"] + handler.log_jacobian - handler.jacobians[name].sum())
+
+    def elements(self, flat: Tensor) -> dict[str, Tensor]:
+        """The log density of an unconstrained vector in the smallest parts that the program has, by name.
+
+        Their sum is minus the potential.
+
+        Each site adds its densities and each latent its log Jacobians, with the dimensions of the plates and, where events are made of
+        independent values alone, of these values.
+
+        Raises:
+            ProblemError: if discrete latents have to be summed out, which joins what is apart.
+        """
+        if self.problem.discrete:
+            names = ", ".join(repr(site.name) for site in self.problem.discrete)
+            raise ProblemError(
+                f"the density of {self.problem.name} sums over {names}, so that it has no parts. Fix: use lvm.infer(problem)."
+            )
+        handler = FromReal(self.split(flat), self.centring)
+        trace = self._trace(handler)
+        trace.compute_log_prob()
+        parts = {f"jacobian/{name}": part for name, part in handler.jacobians.items()}
+        for name, slope in handler.slopes.items():
+            parts[f"slope/{name}"] = slope
+        for name, node in trace.nodes.items():
+            if is_random(node) and not is_deterministic(node):
+                parts[f"density/{name}"] = torch.as_tensor(_apart(node))
+        return parts
 
     def terms(self, draw: Draw) -> dict[str, Tensor]:
         """Everything that one run tells about a draw, under names ``group/site``.
@@ -195,6 +232,12 @@ class Joint:
         """The draw that an unconstrained vector stands for; the model runs up to its last continuous latent."""
         trace = self._prior(FromReal(self.split(flat), self.centring))
         return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}
+
+    def log_jacobian(self, flat: Tensor) -> Tensor:
+        """The log Jacobian of :meth:`constrain` at a vector, shape ``()``; the model runs up to its last continuous latent."""
+        handler = FromReal(self.split(flat), self.centring)
+        self._prior(handler)
+        return torch.as_tensor(handler.log_jacobian)
 
     def prior_nodes(self, flat: Tensor) -> Mapping[str, Any]:
         """The trace's nodes up to the last continuous latent, at an unconstrained vector."""

@@ -1,0 +1,307 @@
+"""Which unknowns meet in which parts of a log density, found by trying: blocks that are independent given the rest.
+
+Parts of the density are evaluated at a point and again with some of a site's rows moved. With the rows numbered in binary, two
+evaluations for each digit (rows that have it, rows that have not) tell of every part at once which row it depends on: the digits that
+moved it. A part that both of a digit's evaluations have moved depends on several rows. So the pattern of a million rows takes forty
+evaluations, and it is that of the program as it runs, whatever it is written with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from pyrolvm._program.problem import Problem
+from pyrolvm._program.sites import Site
+
+__all__ = ["Blocks", "find_blocks", "moved_elsewhere"]
+
+FEWEST = 8
+"""Rows of a site from which on it is worth integrating out."""
+
+WIDEST = 12
+"""Unknowns of a block at most: what is integrated out of it grows with them."""
+
+MOVE = 0.1, 0.4
+"""How far unknowns are moved, on the real line: far enough to change every digit, near enough for densities to be finite."""
+
+PLACES = 2
+"""Points at which dependence is tried: at one it may be hidden by a bound or a zero."""
+
+NONE, SEVERAL = -1, -2
+
+INSIDE = ""
+"""The name of blocks as parts of what is around them."""
+
+Index = NDArray[np.int64]
+Array = NDArray[np.float64]
+Parts = Callable[[Array], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Unknowns in blocks that are independent of each other given those that are shared.
+
+    Parts of the density are in groups: one for each block, then one for each block of the blocks around them, then one for what depends
+    on neither.
+
+    Attributes:
+        size: how many unknowns there are.
+        shared: the places of those that are not in a block, shape ``(K,)``.
+        places: those of the blocks' unknowns, shape ``(C, W)``; ``size`` where a block has fewer than W.
+        parts: the group of each part of the density, by name of the part.
+        sites: the sites whose rows are in blocks.
+        parent: the group, counted after the blocks, that each block is in when it is integrated out, shape ``(C,)``.
+        around: blocks of the shared unknowns that are independent of each other once these are integrated out, if there are any.
+    """
+
+    size: int
+    shared: Index
+    places: Index
+    parts: Mapping[str, Index]
+    sites: tuple[str, ...]
+    parent: Index
+    around: Blocks | None = None
+
+    @property
+    def count(self) -> int:
+        """How many blocks."""
+        return len(self.places)
+
+    @property
+    def width(self) -> int:
+        """How many unknowns the widest block has."""
+        return self.places.shape[1]
+
+    @property
+    def rest(self) -> int:
+        """How many groups of parts there are besides the blocks."""
+        return 1 if self.around is None else self.around.count + self.around.rest
+
+    @property
+    def local(self) -> NDArray[np.bool_]:
+        """Which entries of ``places`` are unknowns."""
+        return self.places < self.size
+
+    @property
+    def layers(self) -> tuple[Blocks, ...]:
+        """These blocks, those around them, and so on."""
+        return (self,) if self.around is None else (self, *self.around.layers)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A site's unknowns by row.
+
+    Attributes:
+        site: the site.
+        places: of the unknowns of each row, shape ``(R, width)``.
+        meets: the row that each part depends on, ``NONE`` or ``SEVERAL``, by name of the part.
+    """
+
+    site: Site
+    places: Index
+    meets: dict[str, Index]
+
+
+def find_blocks(problem: Problem, parts: Parts, *, seed: int = 0) -> Blocks:
+    """The blocks of a problem's unknowns: rows of as many sites as can be taken together, those with the most rows first.
+
+    Args:
+        problem: the problem.
+        parts: the log density in parts, by name, at a flat vector of unknowns.
+        seed: of the points where dependence is tried.
+    """
+    random = np.random.default_rng([seed, 71])
+    points = [0.3 * random.normal(size=problem.unconstrained_size) for _ in range(PLACES)]
+    places = [(point, parts(point)) for point in points]
+    candidates = [rows for rows in _candidates(problem) if len(rows.places) >= FEWEST]
+    tried = sorted((_tried(rows, parts, places, random) for rows in candidates), key=lambda rows: -len(rows.places))
+    return _layers(tried, problem.unconstrained_size, {name: np.shape(part) for name, part in places[0][1].items()})
+
+
+def _layers(candidates: list[_Rows], size: int, shapes: Mapping[str, tuple[int, ...]]) -> Blocks:
+    """Blocks of some sites' rows, and the blocks around them of others'."""
+    chosen: list[_Rows] = []
+    found = _joined([], size, shapes)
+    for rows in candidates:
+        if not any((which == SEVERAL).any() for which in rows.meets.values()):
+            joined = _joined([*chosen, rows], size, shapes)
+            if joined is not None:
+                chosen, found = [*chosen, rows], joined
+    assert found is not None  # as of no sites at all
+    left = [rows for rows in candidates if not any(rows is one for one in chosen)]
+    if not chosen or not left:
+        return found
+    # A block that is integrated out is a part of what is left: of each site, the row that its parts meet, or several.
+    outer = [_Rows(rows.site, rows.places, _met(rows, found)) for rows in left]
+    around = _layers(outer, size, {INSIDE: (found.count,), **{name: shape for name, shape in shapes.items()}})
+    if not around.count:
+        return found
+    around = _without(around, found.places)
+    parts = {
+        name: np.where(block < found.count, block, found.count + around.parts[name])
+        for name, block in found.parts.items()
+    }
+    return replace(found, parts=parts, parent=around.parts[INSIDE], around=around)
+
+
+def _without(blocks: Blocks, places: Index) -> Blocks:
+    """The blocks of unknowns that are left when others are integrated out."""
+    around = None if blocks.around is None else _without(blocks.around, places)
+    return replace(blocks, shared=np.setdiff1d(blocks.shared, places), around=around)
+
+
+def _met(rows: _Rows, found: Blocks) -> dict[str, Index]:
+    """The row of a site that each block meets, and each part that is in no block."""
+    pairs = [np.zeros((0, 2), dtype=np.int64)]
+    for name, which in rows.meets.items():
+        if name in found.parts:
+            block = np.ravel(found.parts[name])
+            inside = (block < found.count) & (which != NONE)
+            pairs.append(np.unique(np.stack([block[inside], which[inside]], axis=1), axis=0))
+    both = np.unique(np.concatenate(pairs), axis=0)
+    inner = np.full(found.count, NONE, dtype=np.int64)
+    inner[both[:, 0]] = both[:, 1]
+    again = np.bincount(both[:, 0], minlength=found.count) > 1
+    inner[again] = SEVERAL
+    outer = {
+        name: np.where(np.ravel(found.parts[name]) < found.count, NONE, which)
+        for name, which in rows.meets.items()
+        if name in found.parts
+    }
+    return {INSIDE: inner, **outer}
+
+
+def moved_elsewhere(blocks: Blocks, totals: Callable[[Array], Array], point: Array, seed: int) -> float:
+    """By how much at most, of its size, the density of a block changes when others are moved: zero if blocks are blocks.
+
+    Args:
+        blocks: the innermost blocks.
+        totals: the log density of each group at a vector of unknowns, shape ``(C + R,)``.
+        point: where to try.
+        seed: which half of each layer's blocks is moved.
+    """
+    random = np.random.default_rng([seed, 72])
+    before, worst = totals(point), 0.0
+    group = np.arange(blocks.count + blocks.rest)  # of the layer, by group of the innermost
+    for layer in blocks.layers:
+        moved = random.random(layer.count) < 0.5
+        there = np.append(point, 0.0)
+        which = layer.places[moved].reshape(-1)
+        there[which] += random.uniform(*MOVE, len(which))
+        still = np.append(~moved, np.ones(layer.rest, dtype=bool))[group]
+        gap = np.abs(before - totals(there[:-1]))[still] / (1 + np.abs(before[still]))
+        worst = max(worst, float(np.max(gap, initial=0.0)))
+        group = np.append(layer.parent, np.arange(layer.rest))[group]
+    return worst
+
+
+def _candidates(problem: Problem) -> list[_Rows]:
+    """The sites whose unknowns have rows: those of their plates, or without plates their single values."""
+    found, start = [], 0
+    for site in problem.continuous:
+        numel = site.unconstrained_numel
+        rows = int(np.prod(site.shape[: len(site.shape) - site.event_dim], dtype=int))
+        rows = rows if rows > 1 else numel
+        if rows and numel % rows == 0:
+            found.append(_Rows(site, np.arange(start, start + numel).reshape(rows, -1), {}))
+        start += numel
+    return found
+
+
+def _tried(
+    rows: _Rows,
+    parts: Parts,
+    places: list[tuple[Array, dict[str, Array]]],
+    random: np.random.Generator,
+) -> _Rows:
+    """A site with the rows that parts depend on."""
+    count = len(rows.places)
+    digits = max(int(count - 1).bit_length(), 1)
+    number = np.arange(count)
+    seen = {name: (np.zeros(np.size(part), dtype=np.int64), np.zeros(np.size(part), dtype=bool), np.zeros(np.size(part), dtype=bool))
+            for name, part in places[0][1].items()}  # fmt: skip
+    for point, before in places:
+        for digit in range(digits):
+            has = (number >> digit) & 1 == 1
+            one, other = (_changed(parts, point, before, rows.places[half], random) for half in (has, ~has))
+            for name, (row, some, both) in seen.items():
+                row |= np.where(one[name], 1 << digit, 0)
+                some |= one[name] | other[name]
+                both |= one[name] & other[name]
+        # at another point a part may show what it hid here: digits that differ between points are of several rows
+    meets = {name: np.where(both, SEVERAL, np.where(some, row, NONE)) for name, (row, some, both) in seen.items()}
+    return _Rows(rows.site, rows.places, meets)
+
+
+def _changed(
+    parts: Parts,
+    point: Array,
+    before: Mapping[str, Array],
+    places: Index,
+    random: np.random.Generator,
+) -> dict[str, NDArray[np.bool_]]:
+    there = point.copy()
+    which = places.reshape(-1)
+    there[which] += random.uniform(*MOVE, len(which)) * random.choice([-1.0, 1.0], len(which))
+    after = parts(there)
+    return {
+        name: ~(
+            (np.ravel(part) == np.ravel(after[name])) | (np.isnan(np.ravel(part)) & np.isnan(np.ravel(after[name])))
+        )
+        for name, part in before.items()
+    }
+
+
+def _joined(chosen: list[_Rows], size: int, shapes: Mapping[str, tuple[int, ...]]) -> Blocks | None:
+    """Blocks of the rows of some sites; ``None`` if two rows of one site meet in a block, or it is too wide."""
+    widths = [rows.places.shape[1] for rows in chosen]
+    if sum(widths) > WIDEST:
+        return None
+    starts = np.cumsum([0, *(len(rows.places) for rows in chosen)])
+    edges: list[Index] = [np.zeros((0, 2), dtype=np.int64)]
+    for name in shapes:
+        nodes = [
+            np.where(rows.meets[name] >= 0, rows.meets[name] + start, -1)
+            for rows, start in zip(chosen, starts, strict=False)
+        ]
+        for k in range(1, len(nodes)):  # each with the nearest site before it that the part depends on
+            last = np.full_like(nodes[k], -1)
+            for earlier in nodes[:k]:
+                last = np.where(earlier >= 0, earlier, last)
+            both = (last >= 0) & (nodes[k] >= 0)
+            edges.append(np.unique(np.stack([last[both], nodes[k][both]], axis=1), axis=0))
+    label, count = _components(np.concatenate(edges), int(starts[-1]))
+    places = np.full((count, sum(widths)), size, dtype=np.int64)
+    column = 0
+    for rows, start, width in zip(chosen, starts, widths, strict=False):
+        mine = label[start : start + len(rows.places)]
+        if len(np.unique(mine)) < len(mine):
+            return None
+        places[mine, column : column + width] = rows.places
+        column += width
+    which: dict[str, Index] = {}
+    for name, shape in shapes.items():
+        block = np.full(int(np.prod(shape, dtype=int)), count, dtype=np.int64)
+        for rows, start in zip(chosen, starts, strict=False):
+            met = rows.meets[name] >= 0
+            block[met] = label[start + rows.meets[name][met]]
+        which[name] = block.reshape(shape)
+    inside = np.zeros(size + 1, dtype=bool)
+    inside[places.reshape(-1)] = True
+    sites = tuple(rows.site.name for rows in chosen)
+    return Blocks(size, np.flatnonzero(~inside[:size]), places, which, sites, np.zeros(count, dtype=np.int64))
+
+
+def _components(pairs: Index, total: int) -> tuple[Index, int]:
+    """The connected component of each of ``total`` nodes, and how many there are."""
+    if not total:
+        return np.zeros(0, dtype=np.int64), 0
+    graph = scipy.sparse.coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(total, total))
+    count, label = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    return label.astype(np.int64), int(count)

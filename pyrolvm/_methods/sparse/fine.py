@@ -1,0 +1,252 @@
+"""Weighed draws whose blocks are integrated as finely as it takes, at few of them where a polynomial tells the rest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyrolvm._methods.sparse.marginal import Marginal, Nest, Rule, rules
+from pyrolvm._methods.sparse.pool import ENOUGH, Pool, held, weigh_shared
+from pyrolvm._methods.sparse.search import polished
+from pyrolvm.family.importance import refitted, resample
+from pyrolvm.family.student import Student
+
+__all__ = ["Found", "weigh_finely"]
+
+Array = NDArray[np.float64]
+
+COMPARED = 16
+"""Draws at which rules are compared."""
+
+SHAPE = 0.05
+"""Nats by which a finer rule may change how densities differ between draws, for the coarser one to do."""
+
+COARSE = 1.0
+"""The same, for a rule by which draws are found that a polynomial then corrects."""
+
+CLIMBED = 1
+"""The rule by which the Gaussian was found."""
+
+PILOT = 200.0
+"""Effective draws by which it is first told what a finer rule changes."""
+
+TIMES, SQUARES, PRODUCTS = 3, 60, 12
+"""Draws that a polynomial is fitted to, for each coefficient; up to so many unknowns it has squares, and products."""
+
+LEFT = 0.15
+"""Nats that a polynomial may leave: they are noise between draws, and move no mean."""
+
+FITTED, HEAVY = 300, 10.0
+"""Draws that a polynomial is fitted to beside a Gaussian, at most; and their degrees of freedom, so that some are in its tails."""
+
+MANY = 4.0
+"""How many times the effective draws are taken where they cost nothing."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weighed draws.
+
+    Attributes:
+        pool: the draws.
+        rule: how blocks were integrated.
+        left: nats from draw to draw that are not known.
+        fitted: at how many points the density was taken, where a polynomial tells that of the draws; 0 where all were.
+    """
+
+    pool: Pool
+    rule: Rule
+    left: float
+    fitted: int = 0
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """What rules do.
+
+    Attributes:
+        fine: the number of the coarsest that the next finer one only shifts.
+        base: of the coarsest that is near enough to it to find draws by.
+        shift: what the next finer one shifts by: a constant, which is of the evidence alone.
+        spread: by how much it changes differences, in nats.
+    """
+
+    fine: int
+    base: int
+    shift: float
+    spread: float
+
+
+def weigh_finely(marginal: Marginal, start: Student, *, seed: int, enough: float = ENOUGH) -> Found:
+    """Weighed draws whose blocks are integrated as finely as it takes.
+
+    Where the density is that of the Gaussian but for a polynomial of the second degree, which is measured, it is taken at the points
+    that this is fitted to. Otherwise draws are found by the coarsest integral that will do, and what finer ones change, again a smooth
+    function of the shared unknowns, is taken at some and fitted. Where polynomials leave too much, all draws are integrated finely.
+
+    Args:
+        marginal: the density, whose rule is changed.
+        start: its Gaussian.
+        seed: makes it repeatable.
+        enough: effective draws at which no more are taken.
+    """
+    inside = _refine_inside(marginal, start.sample(COMPARED, seed))
+    levels = rules(marginal.shape[1])
+    needed = _compared(marginal, levels, start.sample(COMPARED, seed))
+    if needed.base > CLIMBED:
+        marginal.rule = levels[needed.base]
+        start = polished(marginal, start, seed=seed)
+    marginal.rule = levels[needed.fine]
+    around = _around(marginal, start, seed)
+    if around is not None and around.left <= LEFT:
+        pool = weigh_shared(
+            lambda points: (start.log_density(points), None), start, seed=seed, enough=MANY * enough, change=around
+        )
+        pool = pool.shifted(around(pool.points) + needed.shift)
+        return Found(pool, marginal.rule, max(around.left, needed.spread, inside), around.fitted)
+    found = _by_rules(marginal, start, levels, needed, seed, enough)
+    marginal.rule = levels[needed.fine]
+    return replace(found, left=max(found.left, inside))
+
+
+def _refine_inside(marginal: Marginal, points: Array) -> float:
+    """Takes for blocks in blocks the coarsest rules that the next finer ones only shift.
+
+    Returns:
+        By how much finer ones change differences, in nats, from draw to draw.
+    """
+    worst, layer = 0.0, marginal.layer
+    while isinstance(layer, Nest):
+        inner = layer.inner
+        levels = rules(inner.shape[1])[CLIMBED:]
+        inner.rule = levels[0]
+        before, spread = marginal.values(points), math.inf
+        for coarse, fine in pairwise(levels):
+            inner.rule = fine
+            values = marginal.values(points)
+            spread = _apart(values, before)[1]
+            if spread < SHAPE:
+                inner.rule = coarse
+                break
+            before = values
+        worst, layer = max(worst, spread), inner.layer
+    return worst
+
+
+def _by_rules(
+    marginal: Marginal, start: Student, levels: list[Rule], needed: _Needed, seed: int, enough: float
+) -> Found:
+    base, fine = levels[needed.base], levels[needed.fine]
+    marginal.rule = base
+    density = marginal.values_with_blocks
+    if needed.base == needed.fine:
+        pool = weigh_shared(density, start, seed=seed, enough=enough)
+        return Found(pool.shifted(np.full(len(pool.points), needed.shift)), base, needed.spread)
+    first = weigh_shared(density, start, seed=seed, enough=min(enough, PILOT))
+    change = _changed(marginal, first, base, fine)
+    if change is not None:  # what is drawn next is drawn for the finer integrals
+        family = refitted(first.family, held(first.shifted(change(first.points))))
+        pool = weigh_shared(density, family, seed=seed + 1, enough=enough, change=change)
+        again = _changed(marginal, pool, base, fine)
+        if again is not None and again.left <= LEFT:
+            return Found(pool.shifted(again(pool.points) + needed.shift), fine, max(again.left, needed.spread))
+    else:
+        pool = weigh_shared(density, start, seed=seed, enough=enough)
+    marginal.rule = fine
+    gap = marginal.values(pool.points) - pool.base
+    return Found(pool.shifted(np.where(np.isfinite(gap), gap, 0.0) + needed.shift), fine, needed.spread)
+
+
+def _compared(marginal: Marginal, levels: list[Rule], points: Array) -> _Needed:
+    seen: list[Array] = []
+    shift, spread = 0.0, 0.0
+    for rule in levels:
+        marginal.rule = rule
+        seen.append(marginal.values(points))
+        if len(seen) > 1:
+            shift, spread = _apart(seen[-1], seen[-2])
+            if spread < SHAPE:
+                fine = len(seen) - 2
+                break
+    else:
+        fine, shift = len(levels) - 1, 0.0
+    base = next(k for k in range(fine + 1) if k == fine or _apart(seen[k], seen[fine])[1] < COARSE)
+    return _Needed(fine, base, shift, spread)
+
+
+def _apart(one: Array, other: Array) -> tuple[float, float]:
+    gap = (one - other)[np.isfinite(one) & np.isfinite(other)]
+    return (float(gap.mean()), float(gap.std())) if len(gap) > 1 else (0.0, math.inf)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a log density has beside another: a polynomial in the shared unknowns.
+
+    Attributes:
+        mean: where it is centred, shape ``(K,)``.
+        sd: the unit of each unknown, shape ``(K,)``.
+        coefficients: of one, the unknowns, and their squares where there are few.
+        left: nats that it leaves at a point that it is not fitted to.
+        fitted: how many points it is fitted to.
+    """
+
+    mean: Array
+    sd: Array
+    coefficients: Array
+    left: float
+    fitted: int
+
+    def __call__(self, points: Array) -> Array:
+        return _features((points - self.mean) / self.sd) @ self.coefficients
+
+
+def _features(scaled: Array) -> Array:
+    size = scaled.shape[1]
+    more = [scaled**2] if size <= SQUARES else []
+    if size <= PRODUCTS:
+        one, other = np.triu_indices(size, 1)
+        more.append(scaled[:, one] * scaled[:, other])
+    return np.concatenate([np.ones((len(scaled), 1)), scaled, *more], axis=1)
+
+
+def _fitted(points: Array, gap: Array, mean: Array, sd: Array) -> _Change:
+    """The polynomial through gaps at points, and what it leaves at each when fitted to the others."""
+    good = np.isfinite(gap)
+    features = _features((points[good] - mean) / sd)
+    orthogonal, upper = np.linalg.qr(features)
+    coefficients = np.linalg.lstsq(upper, orthogonal.T @ gap[good], rcond=None)[0]
+    leverage = np.minimum(np.sum(orthogonal**2, axis=1), 0.99)
+    left = (gap[good] - features @ coefficients) / (1 - leverage)
+    return _Change(mean, sd, coefficients, float(np.sqrt(np.mean(left**2))), int(good.sum()))
+
+
+def _around(marginal: Marginal, start: Student, seed: int) -> _Change | None:
+    """What the density has beside its Gaussian; ``None`` where a polynomial takes too many points."""
+    mean, tril = start.means[0], start.trils[0]
+    sd = np.sqrt(np.sum(tril**2, axis=1))
+    wanted = max(4 * COMPARED, TIMES * _features(mean[None]).shape[1])
+    if wanted > FITTED:
+        return None
+    points = start.with_freedom(max(HEAVY, start.size**2 / HEAVY)).sample(wanted, seed + 1)
+    gap = marginal.values(points) - start.log_density(points)
+    return _fitted(points, gap, mean, sd) if np.isfinite(gap).mean() > 0.9 else None
+
+
+def _changed(marginal: Marginal, pool: Pool, base: Rule, fine: Rule) -> _Change | None:
+    """What a finer rule changes, fitted at some of a pool's draws; ``None`` where these are too few to fit it."""
+    mean = pool.weights @ pool.points
+    sd = np.sqrt(np.maximum(pool.weights @ (pool.points - mean) ** 2, 1e-300))
+    place = np.unique(resample(pool.weights, len(pool.weights), 0))
+    wanted = max(COMPARED, TIMES * _features(mean[None]).shape[1])
+    if wanted > len(place):
+        return None
+    some = place[np.linspace(0, len(place) - 1, wanted).astype(int)]
+    marginal.rule = fine
+    gap = marginal.values(pool.points[some]) - pool.base[some]
+    marginal.rule = base
+    return _fitted(pool.points[some], gap, mean, sd)

@@ -1,0 +1,281 @@
+"""``lvm.sparse``: posteriors of many unknowns, whose blocks are integrated out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from pyrolvm import _runs as runs
+from pyrolvm._base.errors import FitError, ProblemError, checked_seed, positive_int
+from pyrolvm._base.explain import at_the_door
+from pyrolvm._base.habits import verb
+from pyrolvm._base.progress import Progress, Show
+from pyrolvm._diagnosis.recorded import record
+from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
+from pyrolvm._methods.sparse.blocks import Blocks, find_blocks, moved_elsewhere
+from pyrolvm._methods.sparse.drawing import BlockDraws, draw_blocks
+from pyrolvm._methods.sparse.fine import Found, weigh_finely
+from pyrolvm._methods.sparse.judge import judge
+from pyrolvm._methods.sparse.marginal import DONE_INSIDE, NUMBERS, Marginal, Nest, Rule, rules
+from pyrolvm._methods.sparse.pool import ENOUGH, Pool
+from pyrolvm._methods.sparse.result import INTEGRATION, Sparse
+from pyrolvm._methods.sparse.search import find_gaussian
+from pyrolvm._methods.sparse.split import Split
+from pyrolvm._methods.table import result_type
+from pyrolvm._program.density import Joint, constrained, map_draws
+from pyrolvm._program.problem import Problem, check_problem
+from pyrolvm._program.steady import check_steady_model
+from pyrolvm._results import Posterior, store
+from pyrolvm._results.afresh import check_afresh
+from pyrolvm._results.build import chains_tree, default_draws
+from pyrolvm.family.importance import resample
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["sparse"]
+
+Array = NDArray[np.float64]
+
+FEWEST_DRAWS, ROWS = 400, 200_000_000
+"""Draws that are kept at least, and rows of all draws together."""
+
+MOST_SHARED, MOST_ALONE = 500, 100
+"""Up to so many shared unknowns are weighed together; and where there are no blocks."""
+
+DRAWS = 1_000
+"""Draws that are kept by default, fewer where they would fill the memory."""
+
+
+@verb
+@at_the_door
+def sparse(
+    problem: Problem,
+    *,
+    draws: int | None = None,
+    params: Posterior | Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    progress: Show = True,
+    out: str | Path | None = None,
+    resume: bool | str = False,
+    overwrite: bool = False,
+) -> Sparse:
+    r"""The posterior of a model whose many unknowns fall into blocks that few shared ones hold together.
+
+    In a hierarchical model the unknowns of groups, subjects or items are independent of each other given the hyperparameters, the
+    coefficients and whatever else all rows share. Which these are is found by trying the program. Every block is integrated out by
+    quadrature at its own mode, so that what is left is a density of the shared unknowns alone, with its gradient; its draws are
+    weighed, blocks are drawn given each, and the verdict is of both: Pareto k-hat of the shared unknowns' weights, and of each block's
+    own. The cost grows in proportion to the rows and blocks, of which there may be a million. A model without blocks and with up to
+    100 unknowns is weighed as a whole, which is quick where there are many rows.
+
+    *When not to use it.* Blocks of more than 12 unknowns, time series and spatial neighbours are not integrated out: their unknowns
+    count as shared. Discrete latents are not summed out.
+
+    Args:
+        problem: a model with its data.
+        draws: how many to keep; by default 1,000, fewer where they would fill the memory.
+        params: values at which learnable model parameters are held, as for :func:`pyrolvm.exact`.
+        seed: the same seed gives the same result.
+        progress: whether to show a bar; or a function of ``(done, total, text)``.
+        out: a folder to save the result in.
+        resume: with ``out``: return the finished result that is there, if it is of the same problem, draws and seed; a run that was
+            killed is run again. ``"any-version"`` under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this run is finished.
+
+    Raises:
+        ArgumentError: if an argument is out of range.
+        ProblemError: if there are discrete latents, no continuous ones, or parameters without a prior and without values.
+        FitError: if too many unknowns are shared, the program cannot be compiled, or its density is finite nowhere.
+        StoreError: if ``out`` holds something else.
+
+    Example:
+        >>> result = lvm.sparse(problem, seed=0)
+        >>> result.verdict.status, result.evidence.value  # doctest: +SKIP
+
+    References:
+        Rue, Martino, Chopin, *Approximate Bayesian inference for latent Gaussian models by using integrated nested Laplace
+        approximations*, https://doi.org/10.1111/j.1467-9868.2008.00700.x;
+        Cornuet, Marin, Mira, Robert, *Adaptive multiple importance sampling*,
+        https://doi.org/10.1111/j.1467-9469.2011.00756.x;
+        Vehtari et al., *Pareto smoothed importance sampling*, https://arxiv.org/abs/1507.02646
+    """
+    given = dict(locals())
+    check_problem(problem)
+    asked = runs.order(out, resume, overwrite)
+    seed = checked_seed(seed)
+    if draws is not None:
+        positive_int("draws", draws, minimum=2)
+    held = held_parameters(problem, params)
+    _check(problem, held)
+    warn_of_subsamples(problem, "blocks and weights are of all rows")
+    problem = problem.to(dtype=torch.float64, device="cpu")
+
+    def work(run: runs.Run | None) -> Sparse:
+        with threadpool_limits(1, user_api="blas"):
+            return _run(problem, draws, held, seed, progress)
+
+    return cast(
+        "Sparse", store.keep(asked, sparse, given, work, problem, kind="Sparse", kinds=result_type, params=held)
+    )
+
+
+def _check(problem: Problem, held: Mapping[str, Tensor]) -> None:
+    if problem.discrete:
+        names = ", ".join(repr(site.name) for site in problem.discrete)
+        raise ProblemError(
+            f"{problem.name} has discrete latents ({names}), which are not summed out here. Fix: use lvm.infer(problem)."
+        )
+    if not problem.continuous:
+        raise ProblemError(
+            f"{problem.name} has no continuous latent site, so that nothing is weighed. Fix: use lvm.fit, which learns parameters."
+        )
+    if problem.parameters and not held:
+        raise ProblemError(
+            f"{problem.name} has learnable parameters without priors ({', '.join(list(problem.parameters)[:3])}). "
+            "Fix: give them priors with pyro.sample, or pass params=fit to hold them at fitted values."
+        )
+
+
+def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int, progress: Show) -> Sparse:
+    began = time.perf_counter()
+    check_steady_model(problem)
+    with problem.session(seed=seed, params=held), Progress(f"sparse on {problem.name}", 4, progress) as bar:
+        joint = Joint(problem)
+        blocks = find_blocks(problem, lambda point: _parts(joint, point), seed=seed)
+        _check_shared(problem, blocks)
+        bar.update(1, lambda: f"{blocks.count:,} blocks, {len(blocks.layers[-1].shared):,} shared unknowns")
+        split = Split.of(joint, blocks)
+        marginal = _layers(joint, split, blocks)
+        set_up = time.perf_counter()
+        gaussian, modes = find_gaussian(marginal, seed)
+        bar.update(2, lambda: "Gaussian found")
+        enough = max(ENOUGH, min(draws or 0, 4_000))
+        found = weigh_finely(marginal, gaussian, seed=seed, enough=enough)
+        pool = found.pool
+        bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
+        count = draws or _affordable(problem)
+        which = np.sort(resample(pool.weights, count, seed))  # so that those of one point are side by side
+        shared = pool.points[which]
+        drawn = draw_blocks(marginal, shared, None if pool.local is None else pool.local.of(which), seed=seed)
+        flat = _assembled(marginal, shared, drawn)
+        meets = moved_elsewhere(blocks, lambda point: split.at(point[None]).totals[0], flat[0], seed)
+        verdict = judge(blocks.layers, drawn[::-1], found, meets, modes)
+        arrived = time.perf_counter()
+        reals = torch.as_tensor(flat).to(problem.dtype)
+        with torch.no_grad():
+            values = constrained(joint, reals)
+            jacobians = map_draws(lambda one: {"log": joint.log_jacobian(one["u"])}, {"u": reals})["log"]
+        lp = _log_densities(split, flat) - jacobians.double().numpy()
+        attrs = {
+            "inference_method": "sparse", "engine": split.engine, "seed": seed, "evaluations": split.evaluations,
+            "sampling_time": arrived - began,
+        }  # fmt: skip
+        order = np.random.default_rng([seed, 74]).permutation(len(which))
+        values = {name: value[order] for name, value in values.items()}
+        tree = chains_tree(problem, values, 1, {"point": which[order][None]}, attrs, lp=lp[order][None])
+        tree["proposal_stats"] = _proposal(pool)
+        tree[INTEGRATION] = _integration(found, drawn[-1], blocks, split)
+        bar.update(4, lambda: "done")
+    record(tree, verdict, {})
+    check_afresh(tree, problem, held, seed=seed)
+    return Sparse(
+        name="sparse", data=tree, problem=problem, params=held, engine=split.engine, engine_reason=split.reason, seed=seed,
+        seconds={"setup": set_up - began, "run": arrived - set_up, "draws": time.perf_counter() - arrived},
+    )  # fmt: skip
+
+
+def _parts(joint: Joint, point: Array) -> dict[str, Array]:
+    with torch.no_grad():
+        parts = joint.elements(torch.as_tensor(point).to(joint.problem.dtype))
+        return {name: part.double().numpy() for name, part in parts.items()}
+
+
+def _check_shared(problem: Problem, blocks: Blocks) -> None:
+    shared, most = len(blocks.layers[-1].shared), MOST_SHARED if blocks.count else MOST_ALONE
+    if shared <= most:
+        return
+    what = f"{shared:,} of {blocks.size:,} unknowns of {problem.name} are not in blocks that are independent given the rest"
+    raise FitError(
+        f'{what}: at most {most} may be. Fix: use lvm.nuts(problem), or a guide such as lvm.fit(problem, "low_rank").'
+    )
+
+
+def _affordable(problem: Problem) -> int:
+    """How many draws are kept by default: as many as fit into memory, fewer where each takes the densities of many rows."""
+    rows = max((site.numel for site in problem.observed), default=1)
+    return min(DRAWS, default_draws(problem), max(FEWEST_DRAWS, ROWS // rows))
+
+
+def _log_densities(split: Split, flat: Array) -> Array:
+    """Log densities of all unknowns, log Jacobians included, shape ``(D,)``."""
+    count = max(1, NUMBERS // split.numbers)
+    pieces = [flat[start : start + count] for start in range(0, len(flat), count)]
+    return np.concatenate([split.at(piece).totals.sum(axis=1) for piece in pieces])
+
+
+def _layers(joint: Joint, split: Split, blocks: Blocks) -> Marginal:
+    """The density of what all blocks share, those of each layer integrated out."""
+    marginal = Marginal(joint, split, _first(blocks))
+    shared = blocks.shared
+    for around in blocks.layers[1:]:
+        marginal.done = DONE_INSIDE
+        marginal = Marginal(joint, Nest.of(marginal, shared, around), _first(around))
+        shared = around.shared
+    return marginal
+
+
+def _first(blocks: Blocks) -> Rule:
+    """The rule by which ascents integrate blocks: the first that has a gradient of its own."""
+    levels = rules(blocks.width if blocks.count else 0)
+    return levels[min(1, len(levels) - 1)]
+
+
+def _assembled(marginal: Marginal, shared: Array, drawn: list[BlockDraws]) -> Array:
+    """Vectors of all unknowns, shape ``(D, n)``."""
+    layer = marginal.layer
+    for blocks in drawn:
+        shared = layer.assembled(shared, blocks.values)
+        layer = layer.inner.layer if isinstance(layer, Nest) else layer
+    return shared
+
+
+def _proposal(pool: Pool) -> xr.DataTree:
+    import xarray as xr
+
+    return xr.DataTree(
+        xr.Dataset({"log_weight": (("chain", "draw"), pool.log_weight[None]), "khat": ((), pool.figures.khat)})
+    )
+
+
+def _integration(found: Found, drawn: BlockDraws, blocks: Blocks, split: Split) -> xr.DataTree:
+    import xarray as xr
+
+    pool, figures = found.pool, found.pool.figures
+    dataset = xr.Dataset({"share": ("block", drawn.share)})
+    return xr.DataTree(
+        dataset.assign_attrs(
+            evidence=figures.evidence,
+            evidence_error=figures.evidence_error,
+            khat=figures.khat,
+            ess=figures.ess,
+            rule=found.rule.name,
+            left=found.left,
+            fitted=found.fitted,
+            blocks=blocks.count,
+            width=blocks.width,
+            shared=len(blocks.layers[-1].shared),
+            sites=", ".join(name for layer in blocks.layers for name in layer.sites),
+            block_candidates=drawn.candidates,
+            rounds=pool.rounds,
+            evaluations=split.evaluations,
+        )
+    )

@@ -1,0 +1,85 @@
+"""What the weights of shared unknowns and of blocks tell of a posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pyrolvm._base.importance import khat_threshold
+from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._methods.sparse.blocks import Blocks
+from pyrolvm._methods.sparse.drawing import CANDIDATES, BlockDraws
+from pyrolvm._methods.sparse.fine import Found
+
+__all__ = ["judge"]
+
+MEETS = 1e-9
+"""By how much, of its size, a block's density may change when others are moved: rounding."""
+
+ROUGH = 0.2
+"""Nats from draw to draw that may be unknown without a word."""
+
+NEXT = "Sample with lvm.nuts."
+
+
+def judge(layers: Sequence[Blocks], drawn: Sequence[BlockDraws], found: Found, meets: float, places: int) -> Verdict:
+    """The verdict on what was found, besides that of the weights.
+
+    Args:
+        layers: the blocks, those around them, and so on.
+        drawn: their draws.
+        found: the weighed draws of the shared unknowns.
+        meets: by how much of its size a block's density changed when others were moved.
+        places: at how many places ascents ended.
+    """
+    reasons = [
+        reason for blocks, draws in zip(layers, drawn, strict=True) if blocks.count for reason in _blocks(blocks, draws)
+    ]
+    reasons += [*_left(found), *_apart(meets), *_modes(places)]
+    return Verdict.of(reasons, [NEXT] if any(reason.status != "trusted" for reason in reasons) else [])
+
+
+def _blocks(blocks: Blocks, drawn: BlockDraws) -> Iterator[Reason]:
+    sites = ", ".join(f"{name!r}" for name in blocks.sites)
+    bound = khat_threshold(CANDIDATES * max(len(drawn.values), 1))
+    bad = drawn.which[drawn.khats > bound]
+    worst = float(drawn.khats.max()) if len(drawn.khats) else 0.0
+    least = float(drawn.share.min())
+    figures = {"block_khat": worst, "block_share": least}
+    if len(bad):
+        named = ", ".join(str(block) for block in bad[:5])
+        text = f"All but {len(bad)} of {blocks.count:,} blocks ({sites}) have weights with a tail that is reliable; not {named}"
+        yield Reason("doubtful", f"{text}{', ...' if len(bad) > 5 else ''} (k-hat up to {worst:.2f}).", figures)
+    else:
+        text = f"Of each of {blocks.count:,} blocks ({sites}), at least {least:.0%} of the draws are effective."
+        yield Reason("trusted", text, figures)
+
+
+def _left(found: Found) -> Iterator[Reason]:
+    figures = {"density_left": found.left}
+    how = f"a polynomial fitted at {found.fitted} points" if found.fitted else found.rule.name
+    if not found.left <= ROUGH:
+        text = (
+            f"Log densities, by {how}, are not known from draw to draw but for {found.left:.2g} nats (bound {ROUGH})."
+        )
+        yield Reason("doubtful", text, figures)
+    elif found.fitted:
+        yield Reason(
+            "trusted", f"Log densities of draws are by {how}, which it leaves by {found.left:.2g} nats.", figures
+        )
+
+
+def _apart(meets: float) -> Iterator[Reason]:
+    if not meets <= MEETS:
+        text = (
+            f"The density of a block changes by {meets:.2g} of its size when others move: blocks are not independent."
+        )
+        yield Reason("failed", text, {"meets": meets})
+
+
+def _modes(places: int) -> Iterator[Reason]:
+    if places > 1:
+        yield Reason(
+            "doubtful",
+            f"Ascents ended at {places} places apart: draws are of one mode of several.",
+            {"modes": float(places)},
+        )

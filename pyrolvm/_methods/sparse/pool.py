@@ -1,0 +1,133 @@
+"""Draws of shared unknowns with importance weights, from proposals that learn of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy
+from numpy.typing import NDArray
+
+from pyrolvm._base import budget
+from pyrolvm._base.importance import Weights, weigh
+from pyrolvm._methods.sparse.marginal import Local
+from pyrolvm.family.importance import Weighed, refitted
+from pyrolvm.family.student import Student
+
+__all__ = ["ENOUGH", "Density", "Pool", "held", "weigh_shared"]
+
+Array = NDArray[np.float64]
+Density = Callable[[Array], tuple[Array, Local | None]]
+"""Log densities at points ``(S, K)``, and the blocks given each where they are known."""
+
+FIRST, LEAST, MOST = 256, 64, 8_192
+"""Draws of the first proposal, of each further one at least, and of all together at most."""
+
+ENOUGH = 1_000.0
+"""Effective draws at which no more are taken."""
+
+FREEDOM, RADIAL = 30.0, 10.0
+"""Degrees of freedom of the first proposal: tails that are heavier than a posterior's, and not much. At least so many, and the
+square of the number of unknowns over the second, since in many dimensions a common stretch of all is a large change."""
+
+GOOD = 0.7
+"""The share of effective draws from which on a proposal is left as it is."""
+
+POOR, TRIALS = 0.03, 1_024
+"""The share of effective draws below which, after so many draws, more are not worth their time."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Weighed draws of the shared unknowns.
+
+    Attributes:
+        points: shape ``(S, K)``.
+        log_p: their log densities, blocks integrated out.
+        weights: Pareto smoothed, summing to one, shape ``(S,)``.
+        log_weight: log p less the log density of all proposals together.
+        figures: what the weights say; its evidence is that of the problem.
+        local: the blocks given each point; ``None`` where there is no room for them.
+        rounds: how many proposals there were.
+        base: log densities as they were computed, without what was added to them.
+        family: the last proposal.
+    """
+
+    points: Array
+    log_p: Array
+    weights: Array
+    log_weight: Array
+    figures: Weights
+    local: Local | None
+    rounds: int
+    base: Array
+    family: Student
+
+    def shifted(self, by: Array) -> Pool:
+        """The pool with log densities that are higher than their base by so much."""
+        log_p = self.base + by
+        log_weight = self.log_weight + (log_p - self.log_p)
+        figures, weights = weigh(log_weight)
+        return replace(self, log_p=log_p, log_weight=log_weight, figures=figures, weights=weights)
+
+
+def weigh_shared(
+    density: Density,
+    start: Student,
+    *,
+    seed: int,
+    enough: float = ENOUGH,
+    change: Callable[[Array], Array] | None = None,
+) -> Pool:
+    """Draws from proposals that are each fitted to the weights of all draws before, weighed by the mixture of all.
+
+    Args:
+        density: what is weighed.
+        start: the first proposal.
+        seed: makes it repeatable.
+        enough: effective draws at which no more are taken.
+        change: what is added to log densities.
+
+    References:
+        Cornuet, Marin, Mira, Robert, *Adaptive multiple importance sampling*, https://doi.org/10.1111/j.1467-9469.2011.00756.x
+    """
+    family = start.with_freedom(max(FREEDOM, start.size**2 / RADIAL))
+    families: list[Student] = []
+    counts: list[int] = []
+    local: list[Local] = []
+    points, base = np.zeros((0, start.size)), np.zeros(0)
+    count = FIRST
+    while True:
+        drawn = family.sample(count, seed + len(counts))
+        points = np.concatenate([points, drawn])
+        values, given = density(drawn)
+        base = np.concatenate([base, values])
+        local = [*local, given] if given is not None else []
+        families, counts = [*families, family], [*counts, count]
+        shares = np.log(np.array(counts) / sum(counts))
+        parts = [one.log_density(points) + share for one, share in zip(families, shares, strict=True)]
+        log_q = scipy.special.logsumexp(parts, axis=0)
+        log_p = base if change is None else base + change(points)
+        log_weight = np.where(np.isfinite(log_p), log_p - log_q, -np.inf)
+        figures, weights = weigh(log_weight)
+        full = figures.ess >= enough and figures.reliable
+        poor = sum(counts) >= TRIALS and figures.ess < POOR * sum(counts)
+        if full or poor or sum(counts) >= MOST or budget.spent():
+            known = Local.joined(local) if len(local) == len(counts) else None
+            return Pool(points, log_p, weights, log_weight, figures, known, len(counts), base, family)
+        count = _more(enough, figures.ess, sum(counts))
+        if figures.ess < GOOD * sum(counts) and figures.ess > 2:
+            family = refitted(family, Weighed(points, log_p, log_q, weights, figures, family))
+
+
+def held(pool: Pool) -> Weighed:
+    """A pool as adaptation takes it."""
+    return Weighed(pool.points, pool.log_p, pool.log_p - pool.log_weight, pool.weights, pool.figures, pool.family)
+
+
+def _more(enough: float, effective: float, count: int) -> int:
+    """How many draws more it takes if they are as effective as those so far, but no more than so many again."""
+    wanted = math.ceil(1.1 * (enough - effective) * count / max(effective, 1.0))
+    return int(min(max(wanted, LEAST), count, MOST - count))

@@ -1,0 +1,128 @@
+"""Models in blocks, with data that a seed makes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+
+import pyrolvm as lvm
+
+
+def normals(groups: int = 40, each: int = 3, seed: int = 1) -> lvm.Problem:
+    """Means of groups around an unknown one, all scales known: every integral has a formula."""
+    random = np.random.default_rng(seed)
+    y = torch.as_tensor(0.5 + random.normal(size=(groups, 1)) + random.normal(size=(groups, each)))
+
+    def model(y: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+        with pyro.plate("group", len(y), dim=-2):
+            theta = pyro.sample("theta", dist.Normal(mean, 1.0))
+            with pyro.plate("row", y.shape[1], dim=-1):
+                pyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+    return lvm.Problem(model, y)
+
+
+def counts(groups: int = 60, seed: int = 2) -> lvm.Problem:
+    """Two counts of each group, which tell little of it."""
+    random = np.random.default_rng(seed)
+    rate = np.exp(0.4 + 0.7 * random.normal(size=groups))
+    y = torch.as_tensor(random.poisson(rate[:, None], size=(groups, 2)).astype(float))
+    group = torch.arange(groups).repeat_interleave(2)
+
+    def model(group: torch.Tensor, y: torch.Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 2.0))
+        spread = pyro.sample("spread", dist.HalfNormal(1.0))
+        with pyro.plate("groups", groups):
+            effect = pyro.sample("effect", dist.Normal(0.0, spread))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Poisson(torch.exp(level + effect[group])), obs=y)
+
+    return lvm.Problem(model, group, y.reshape(-1))
+
+
+def nested(areas: int = 10, schools: int = 4, pupils: int = 3, seed: int = 3) -> lvm.Problem:
+    """Schools in areas, all scales known."""
+    random = np.random.default_rng(seed)
+    area = torch.arange(areas).repeat_interleave(schools)
+    school = torch.arange(areas * schools).repeat_interleave(pupils)
+    at_area = 0.7 * random.normal(size=areas)
+    at_school = at_area[area] + 0.5 * random.normal(size=areas * schools)
+    y = torch.as_tensor(1.0 + at_school[school] + random.normal(size=len(school)))
+
+    def model(area: torch.Tensor, school: torch.Tensor, y: torch.Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 2.0))
+        with pyro.plate("areas", areas):
+            a = pyro.sample("a", dist.Normal(0.0, 0.7))
+        with pyro.plate("schools", areas * schools):
+            s = pyro.sample("s", dist.Normal(a[area], 0.5))
+        with pyro.plate("pupils", len(y)):
+            pyro.sample("y", dist.Normal(level + s[school], 1.0), obs=y)
+
+    return lvm.Problem(model, area, school, y)
+
+
+def crossed(persons: int = 30, items: int = 9, seed: int = 4) -> lvm.Problem:
+    """Answers of persons to items: each person meets each item."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(persons, 1)) - random.normal(size=items)
+    y = torch.as_tensor((random.random((persons, items)) < 1 / (1 + np.exp(-logits))).astype(float))
+
+    def model(y: torch.Tensor) -> None:
+        with pyro.plate("items", items, dim=-1):
+            hard = pyro.sample("hard", dist.Normal(0.0, 1.5))
+        with pyro.plate("persons", persons, dim=-2):
+            able = pyro.sample("able", dist.Normal(0.0, 1.0))
+        with pyro.plate("p", persons, dim=-2), pyro.plate("i", items, dim=-1):
+            pyro.sample("y", dist.Bernoulli(logits=able - hard), obs=y)
+
+    return lvm.Problem(model, y)
+
+
+def slopes(groups: int = 25, each: int = 6, seed: int = 5) -> lvm.Problem:
+    """An intercept and a slope of each group, correlated."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(groups, each))
+    y = 0.5 + x * random.normal(1.0, 0.5, size=(groups, 1)) + random.normal(size=(groups, each))
+
+    def model(x: torch.Tensor, y: torch.Tensor) -> None:
+        middle = pyro.sample("middle", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+        sd = pyro.sample("sd", dist.HalfNormal(1.0).expand([2]).to_event(1))
+        root = pyro.sample("root", dist.LKJCholesky(2, 2.0))
+        with pyro.plate("group", groups, dim=-1):
+            line = pyro.sample("line", dist.MultivariateNormal(middle, scale_tril=sd[:, None] * root))
+            mean = line[:, :1] + line[:, 1:] * x
+            pyro.sample("y", dist.Normal(mean, 1.0).to_event(1), obs=y)
+
+    return lvm.Problem(model, torch.as_tensor(x), torch.as_tensor(y))
+
+
+def walk(steps: int = 30, seed: int = 6) -> lvm.Problem:
+    """A random walk whose neighbours meet: no blocks."""
+    random = np.random.default_rng(seed)
+    y = torch.as_tensor(np.cumsum(0.3 * random.normal(size=steps)) + 0.5 * random.normal(size=steps))
+
+    def model(y: torch.Tensor) -> None:
+        x = pyro.sample("x", dist.Normal(0.0, 3.0).expand([steps]).to_event(1))
+        pyro.factor("steps", dist.Normal(0.0, 0.3).log_prob(x[1:] - x[:-1]).sum())
+        with pyro.plate("t", steps):
+            pyro.sample("y", dist.Normal(x, 0.5), obs=y)
+
+    return lvm.Problem(model, y)
+
+
+def regression(rows: int = 2_000, seed: int = 7) -> lvm.Problem:
+    """A logistic regression whose predictors have scales from 0.01 to 100."""
+    random = np.random.default_rng(seed)
+    scales = 10.0 ** np.linspace(-2, 2, 5)
+    x = random.normal(size=(rows, 5)) * scales
+    y = (random.random(rows) < 1 / (1 + np.exp(-(x @ (0.5 / scales))))).astype(float)
+
+    def model(x: torch.Tensor, y: torch.Tensor) -> None:
+        b = pyro.sample("b", dist.Normal(0.0, 100.0).expand([5]).to_event(1))
+        with pyro.plate("rows", rows):
+            pyro.sample("y", dist.Bernoulli(logits=x @ b), obs=y)
+
+    return lvm.Problem(model, torch.as_tensor(x), torch.as_tensor(y))

@@ -1,0 +1,139 @@
+"""Posteriors whose blocks are integrated out, against formulas, grids and the joint density itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import scipy.special
+import scipy.stats
+import sparse_models as models
+import torch
+
+import pyrolvm as lvm
+
+
+@pytest.mark.parametrize("make", [models.normals, models.nested])
+def test_posterior_and_evidence_are_the_exact_ones_where_there_are_formulas(make) -> None:
+    problem = make()
+    exact, found = lvm.exact(problem, draws=4_000, progress=False), lvm.sparse(problem, progress=False)
+    assert found.verdict.status == "trusted"
+    assert abs(found.evidence.value - exact.evidence.value) < 0.01
+    wanted, drawn = exact.data["posterior"], found.data["posterior"]
+    for name in wanted.data_vars:
+        mean, sd = (getattr(wanted[name], what)(("chain", "draw")).values for what in ("mean", "std"))
+        assert np.all(np.abs(drawn[name].mean(("chain", "draw")).values - mean) < 0.2 * sd)
+        assert np.all(np.abs(drawn[name].std(("chain", "draw")).values / sd - 1) < 0.15)
+
+
+def test_skew_blocks_are_integrated_as_a_grid_does() -> None:
+    problem = models.counts()
+    found = lvm.sparse(problem, draws=2_000, progress=False)
+    y = problem.args[1].numpy().reshape(-1, 2)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    level, spread = np.linspace(-0.4, 1.0, 80), np.linspace(0.05, 1.8, 90)
+    rates = level[:, None, None] + spread[None, :, None] * nodes
+    each = (
+        y.sum(1)[:, None, None, None] * rates
+        - 2 * np.exp(rates)
+        - scipy.special.gammaln(y + 1).sum(1)[:, None, None, None]
+    )
+    log_p = scipy.special.logsumexp(each + np.log(weights / weights.sum()), axis=-1).sum(0)
+    log_p += scipy.stats.norm(0, 2).logpdf(level)[:, None] + scipy.stats.halfnorm().logpdf(spread)
+    mass = np.exp(log_p - scipy.special.logsumexp(log_p))
+    evidence = scipy.special.logsumexp(log_p) + np.log((level[1] - level[0]) * (spread[1] - spread[0]))
+    assert found.verdict.status == "trusted"
+    assert abs(found.evidence.value - evidence) < 0.03
+    for name, grid, share in (("level", level, mass.sum(1)), ("spread", spread, mass.sum(0))):
+        mean = share @ grid
+        sd = np.sqrt(share @ (grid - mean) ** 2)
+        draws = found.data["posterior"][name].values
+        assert abs(draws.mean() - mean) < 0.12 * sd
+        assert abs(draws.std() / sd - 1) < 0.1
+
+
+@pytest.mark.parametrize("make", [models.crossed, pytest.param(models.slopes, marks=pytest.mark.slow)])
+def test_draws_are_those_of_nuts(make) -> None:
+    problem = make()
+    found, chains = lvm.sparse(problem, progress=False), lvm.nuts(problem, progress=False, seed=1)
+    assert found.verdict.status == "trusted"
+    for name in chains.data["posterior"].data_vars:
+        wanted = chains.data["posterior"][name].stack(sample=("chain", "draw"))
+        drawn = found.data["posterior"][name].stack(sample=("chain", "draw"))
+        sd = np.maximum(wanted.std("sample").values, 1e-9)
+        assert np.all(np.abs(drawn.mean("sample").values - wanted.mean("sample").values) < 0.25 * sd)
+        moves = wanted.std("sample").values > 1e-6  # a factor's corner is constant
+        assert np.all(np.abs(drawn.std("sample").values / sd - 1)[moves] < 0.2)
+
+
+def test_a_regression_of_many_scales_is_taken_as_a_whole() -> None:
+    problem = models.regression()
+    found = lvm.sparse(problem, progress=False)
+    assert found.verdict.status == "trusted"
+    assert found.data["integration"].attrs["blocks"] == 0
+    draws = found.data["posterior"]["b"].values.reshape(-1, 5)
+    scales = 10.0 ** np.linspace(-2, 2, 5)
+    assert np.all(np.abs(draws.mean(0) * scales - 0.5) < 5 * draws.std(0) * scales)
+
+
+def test_lp_is_the_models_and_the_same_seed_gives_the_same_draws(tmp_path) -> None:
+    problem = models.counts()
+    one, other = (lvm.sparse(problem, seed=3, progress=False) for _ in range(2))
+    for name in one.data["posterior"].data_vars:
+        assert np.array_equal(one.data["posterior"][name], other.data["posterior"][name])
+    assert not np.array_equal(
+        one.data["posterior"]["level"], lvm.sparse(problem, seed=4, progress=False).data["posterior"]["level"]
+    )
+    one.save(tmp_path / "run")
+    again = lvm.load(tmp_path / "run", problem=problem)
+    assert isinstance(again, lvm.Sparse)
+    assert again.verdict.status == "trusted"
+    assert (again.evidence.value, again.khat) == (one.evidence.value, one.khat)
+
+
+def test_two_modes_of_what_is_shared_are_not_trusted() -> None:
+    y = torch.full((40,), 2.0, dtype=torch.float64)
+
+    def model(y: torch.Tensor) -> None:
+        root = pyro.sample("root", dist.Normal(0.3, 3.0))
+        with pyro.plate("rows", len(y)):
+            local = pyro.sample("local", dist.Normal(root**2, 0.5))
+            pyro.sample("y", dist.Normal(local, 0.5), obs=y)
+
+    found = lvm.sparse(lvm.Problem(model, y), progress=False)
+    assert found.verdict.status == "doubtful"
+    assert "modes" in found.verdict.figures
+
+
+def test_what_cannot_be_split_is_refused_before_anything_runs() -> None:
+    def discrete(y: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            kind = pyro.sample("kind", dist.Bernoulli(0.4))
+            pyro.sample("y", dist.Normal(mean + kind, 1.0), obs=y)
+
+    def learnt(y: torch.Tensor) -> None:
+        scale = pyro.param("scale", torch.tensor(1.0))
+        mean = pyro.sample("mean", dist.Normal(0.0, scale))
+        pyro.sample("y", dist.Normal(mean, 1.0).expand([len(y)]).to_event(1), obs=y)
+
+    y = torch.zeros(4)
+    with pytest.raises(lvm.ProblemError, match="'kind'"):
+        lvm.sparse(lvm.Problem(discrete, y))
+    with pytest.raises(lvm.ProblemError, match="scale"):
+        lvm.sparse(lvm.Problem(learnt, y))
+    with pytest.raises(lvm.FitError, match="600 of 600 unknowns"):
+        lvm.sparse(models.walk(steps=600), progress=False)
+
+
+def test_infer_looks_for_blocks_first_where_unknowns_are_many() -> None:
+    found = lvm.infer(models.counts(groups=200), progress=False)
+    assert isinstance(found, lvm.Sparse)
+    assert [(rung["method"], rung["status"]) for rung in found.ladder] == [("sparse", "trusted")]
+
+
+@pytest.mark.slow
+def test_simulations_rank_their_truths_uniformly() -> None:
+    found = lvm.calibrate(models.counts(groups=20), "sparse", simulations=200, seed=0, progress=False)
+    assert found.verdict.status == "trusted"
