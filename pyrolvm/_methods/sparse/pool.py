@@ -28,6 +28,9 @@ FIRST, LEAST, MOST = 256, 64, 8_192
 ENOUGH = 1_000.0
 """Effective draws at which no more are taken."""
 
+HEAVY, TAILS = 0.5, 3.0
+"""The k-hat above which weights have no variance, and how many times the effective draws it takes there."""
+
 FREEDOM, RADIAL = 30.0, 10.0
 """Degrees of freedom of the first proposal: tails that are heavier than a posterior's, and not much. At least so many, and the
 square of the number of unknowns over the second, since in many dimensions a common stretch of all is a large change."""
@@ -112,12 +115,13 @@ def weigh_shared(
         log_p = base if change is None else base + change(points)
         log_weight = np.where(np.isfinite(log_p), log_p - log_q, -np.inf)
         figures, weights = weigh(log_weight)
-        full = figures.ess >= enough and figures.reliable
+        wanted = enough if figures.khat <= HEAVY else TAILS * enough
+        full = figures.ess >= wanted and figures.reliable
         poor = sum(counts) >= TRIALS and figures.ess < POOR * sum(counts)
         if full or poor or sum(counts) >= MOST or budget.spent():
             known = Local.joined(local) if len(local) == len(counts) else None
             return Pool(points, log_p, weights, log_weight, figures, known, len(counts), base, family)
-        count = _more(enough, figures.ess, sum(counts))
+        count = _more(wanted, figures.ess, sum(counts))
         if figures.ess < GOOD * sum(counts) and figures.ess > 2:
             family = refitted(family, Weighed(points, log_p, log_q, weights, figures, family))
 

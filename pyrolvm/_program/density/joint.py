@@ -26,6 +26,7 @@ from pyrolvm._compat.pyro import is_enumerated, packed_dims
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.density.centring import Centring, conditional, non_centred
 from pyrolvm._program.density.handlers import AsIndex, Done, Draw, FromReal, Given, Somewhere, Unobserve, one_hot
+from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import has_terms
 from pyrolvm._program.sites import is_deterministic, is_random
@@ -71,11 +72,10 @@ def _factor(node: Any, scaled: bool) -> Tensor:
 def _apart(node: Any) -> Any:
     """The log density of a site, value by value where an event is one of independent values and nothing scales or masks it."""
     fn = node["fn"]
-    if node["mask"] is not None or isinstance(node["scale"], Tensor) or node["scale"] != 1.0:
+    if node["mask"] is not None or own_masks(fn) or isinstance(node["scale"], Tensor) or node["scale"] != 1.0:
         return node["log_prob"]
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
-    return node["log_prob"] if fn is node["fn"] else fn.log_prob(node["value"])
+    inside = innermost(fn)
+    return node["log_prob"] if inside is fn else inside.log_prob(node["value"])
 
 
 class Joint:
