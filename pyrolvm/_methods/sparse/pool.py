@@ -35,6 +35,9 @@ FREEDOM, RADIAL = 30.0, 10.0
 """Degrees of freedom of the first proposal: tails that are heavier than a posterior's, and not much. At least so many, and the
 square of the number of unknowns over the second, since in many dimensions a common stretch of all is a large change."""
 
+HEAVIEST = 5.0
+"""The least degrees of freedom of a proposal, or the number of unknowns where that is more."""
+
 GOOD = 0.7
 """The share of effective draws from which on a proposal is left as it is."""
 
@@ -122,7 +125,9 @@ def weigh_shared(
             known = Local.joined(local) if len(local) == len(counts) else None
             return Pool(points, log_p, weights, log_weight, figures, known, len(counts), base, family)
         count = _more(wanted, figures.ess, sum(counts))
-        if figures.ess < GOOD * sum(counts) and figures.ess > 2:
+        light = figures.khat > HEAVY  # tails: of weights too heavy, of the proposal too light
+        if (figures.ess < GOOD * sum(counts) or light) and figures.ess > 2:
+            family = family.with_freedom(max(HEAVIEST, start.size)) if light else family
             family = refitted(family, Weighed(points, log_p, log_q, weights, figures, family))
 
 
