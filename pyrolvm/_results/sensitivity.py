@@ -124,7 +124,7 @@ def _tree(posterior: xr.Dataset, density: Any, chosen: Array | None) -> xr.DataT
     prior = density.to_dataset(name="density")
     if chosen is not None:
         posterior, prior = (
-            one.stack(_all=("chain", "draw")).isel(_all=chosen).drop_vars(["_all", "chain", "draw"]).rename(_all="draw")
+            one.stack(every=("chain", "draw")).isel(every=chosen).drop_vars(["every", "chain", "draw"]).rename(every="draw")
             .expand_dims("chain").assign_coords(chain=[0], draw=np.arange(len(chosen)))
             for one in (posterior, prior)
         )  # fmt: skip

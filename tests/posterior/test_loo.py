@@ -117,10 +117,13 @@ def test_figures_are_those_of_arviz_on_chains(results: dict[str, lvm.Posterior])
 def test_a_row_far_from_all_others_is_named_by_its_khat() -> None:
     y = Y.clone()
     y[7] += 12.0
-    found = lvm.exact(lvm.Problem(line, X, y), draws=2000, **QUIET).loo()
+    posterior = lvm.exact(lvm.Problem(line, X, y), draws=2000, **QUIET)
+    moved, found = posterior.loo(), posterior.loo(moment_match=False)
+    assert moved.verdict.status == "trusted"
+    assert moved.elpd == pytest.approx(exact_loo([torch.ones(40), X], y, 0.5).sum(), abs=0.5)
     assert found.verdict.status == "doubtful" and 1 <= found.bad <= 4
     assert int(found.rows["khat"].values.argmax()) == 7
-    assert "lvm.predict" in " ".join(found.verdict.next_steps)
+    assert "refit=True" in " ".join(found.verdict.next_steps)
 
 
 def test_rows_that_are_masked_are_in_no_group_of_data() -> None:

@@ -137,11 +137,13 @@ def _samples(data: xr.DataTree, kind: str, problem: Problem | None, draws: int) 
         if name not in replicated:
             continue
         values = seen[name]
-        made = replicated[name].stack(_draw=("chain", "draw"))
+        made = replicated[name].stack(each_draw=("chain", "draw"))
         made = made.isel(
-            _draw=np.arange(min(draws, made.sizes["_draw"])) * made.sizes["_draw"] // min(draws, made.sizes["_draw"])
+            each_draw=np.arange(min(draws, made.sizes["each_draw"]))
+            * made.sizes["each_draw"]
+            // min(draws, made.sizes["each_draw"])
         )
-        made = _same_rows(made, values).transpose("_draw", *values.dims, ...)
+        made = _same_rows(made, values).transpose("each_draw", *values.dims, ...)
         if made.shape[1:] != values.shape:
             continue
         flat, drawn = np.asarray(values.values), np.asarray(made.values)
@@ -158,7 +160,7 @@ def _same_rows(made: xr.DataArray, values: xr.DataArray) -> xr.DataArray:
     """Replicated data of the rows that are observed: a masked row is in one and not in the other."""
     stacked = next((str(dim) for dim in values.dims if dim not in made.dims and str(dim).endswith("_seen")), None)
     if stacked is not None:
-        return made.sel({dim: values.coords[dim] for dim in made.dims if dim != "_draw" and dim in values.coords})
+        return made.sel({dim: values.coords[dim] for dim in made.dims if dim != "each_draw" and dim in values.coords})
     for dim in values.dims:
         whole = str(dim).removeprefix(f"{values.name}_")
         if dim not in made.dims and whole in made.dims:

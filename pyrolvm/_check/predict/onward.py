@@ -15,7 +15,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Independent, LowRankMultivariateNormal, MultivariateNormal
+from torch.distributions import Categorical, Independent, LowRankMultivariateNormal, MultivariateNormal, constraints
 from torch.distributions.constraints import Constraint
 
 from pyrolvm._base.errors import ProblemError
@@ -95,7 +95,7 @@ def is_real(support: Constraint | None) -> bool:
     base: Any = support
     while hasattr(base, "base_constraint"):
         base = base.base_constraint
-    return type(base).__name__ in ("_Real", "_RealVector") and not getattr(base, "is_discrete", False)
+    return isinstance(base, type(constraints.real)) and not getattr(base, "is_discrete", False)
 
 
 def _has_mean(law: dist.TorchDistribution) -> bool:

@@ -207,6 +207,6 @@ def _attributes(parts: list[xr.Dataset]) -> dict[str, Any]:
             found[name] = float(np.sqrt((values**2).sum()))
         elif name.endswith("_lpd") or name == "seconds":
             found[name] = float(values.sum())
-        elif name.endswith("_crps") or "_inside_" in name:
+        elif name.endswith("_crps") or "inside" in name.split("_"):
             found[name] = float((values * counts).sum() / counts.sum())
     return found
