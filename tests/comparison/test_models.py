@@ -56,6 +56,7 @@ def test_the_table_is_that_of_arviz_on_chains(chains: dict[str, lvm.Posterior], 
     np.testing.assert_allclose(compared.table["weight"], theirs["weight"], atol=0.05)
 
 
+@pytest.mark.slow
 def test_models_rank_alike_by_chains_guides_and_closed_forms(compared: lvm.ModelComparison) -> None:
     exact = lvm.compare_models({f"degree {k}": lvm.exact(problem(k), draws=2000, **QUIET) for k in (0, 1, 2)})
     steps: dict[str, Any] = {"max_steps": 1200, "draws": 2000, "engine": "pyro", **QUIET}

@@ -79,9 +79,9 @@ CALLS: dict[str, tuple[Callable[[lvm.Problem], Any], str]] = {
     "a problem as guide": (lambda p: lvm.fit(p, p), "guide must be a name.*got Problem"),
     "a loader": (lambda p: lvm.fit(p, DataLoader(TensorDataset(X))), r"\*lvm.stream\(loader\)"),
     "a loader as data": (lambda p: lvm.Problem(line, DataLoader(TensorDataset(X))), r"\*lvm.stream\(loader\)"),
-    "a table as data": (
-        lambda p: lvm.Problem(line, pd.DataFrame({"x": X, "y": Y})),
-        r"pass its columns, .*data\['x'\]",
+    "a table that lacks a column": (
+        lambda p: lvm.Problem(line, pd.DataFrame({"x": X, "outcome": Y})),
+        "it has none called 'y'.*rename them",
     ),
     "a problem as model": (lambda p: lvm.Problem(p, X), "a Problem already"),
     "the result of a model": (lambda p: lvm.Problem(None, X), "the result of a call"),  # type: ignore[arg-type]
