@@ -74,7 +74,9 @@ class Pool:
     def shifted(self, by: Array) -> Pool:
         """The pool with log densities that are higher than their base by so much."""
         log_p = self.base + by
-        log_weight = self.log_weight + (log_p - self.log_p)
+        known = np.isfinite(log_p) & np.isfinite(self.log_p)
+        log_weight = np.full_like(self.log_weight, -np.inf)
+        log_weight[known] = self.log_weight[known] + log_p[known] - self.log_p[known]
         figures, weights = weigh(log_weight)
         return replace(self, log_p=log_p, log_weight=log_weight, figures=figures, weights=weights)
 
