@@ -78,3 +78,19 @@ def test_a_wrong_pattern_shows_when_others_are_moved() -> None:
         split = Split.of(Joint(problem), wrong)
         point = np.random.default_rng(0).normal(size=30)
         assert moved_elsewhere(wrong, lambda there: split.at(there[None]).totals[0], point, 1) > 1e-3
+
+
+def test_a_part_that_depends_on_one_row_here_and_on_another_there_is_of_several() -> None:
+    y = torch.zeros(9, dtype=torch.float64)
+
+    def model(y: torch.Tensor) -> None:
+        switch = pyro.sample("switch", dist.Normal(0.0, 1.0))
+        with pyro.plate("groups", 9):
+            level = pyro.sample("level", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", 9):
+            pyro.sample("y", dist.Normal(torch.where(switch > 0, level, level.flip(0)), 1.0), obs=y)
+
+    random = np.random.default_rng([0, 71])
+    assert np.prod([random.normal(size=10)[0] for _ in range(2)]) < 0, "the two points are on either side of the switch"
+    blocks, _ = found(lvm.Problem(model, y))
+    assert blocks.count == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import scipy
@@ -82,7 +83,7 @@ class Blocks:
         """How many groups of parts there are besides the blocks."""
         return 1 if self.around is None else self.around.count + self.around.rest
 
-    @property
+    @cached_property
     def local(self) -> NDArray[np.bool_]:
         """Which entries of ``places`` are unknowns."""
         return self.places < self.size
@@ -139,7 +140,7 @@ def _layers(candidates: list[_Rows], size: int, shapes: Mapping[str, tuple[int, 
         return found
     # A block that is integrated out is a part of what is left: of each site, the row that its parts meet, or several.
     outer = [_Rows(rows.site, rows.places, _met(rows, found)) for rows in left]
-    around = _layers(outer, size, {INSIDE: (found.count,), **{name: shape for name, shape in shapes.items()}})
+    around = _layers(outer, size, {INSIDE: (found.count,), **shapes})
     if not around.count:
         return found
     around = _without(around, found.places)
@@ -224,18 +225,20 @@ def _tried(
     count = len(rows.places)
     digits = max(int(count - 1).bit_length(), 1)
     number = np.arange(count)
-    seen = {name: (np.zeros(np.size(part), dtype=np.int64), np.zeros(np.size(part), dtype=bool), np.zeros(np.size(part), dtype=bool))
-            for name, part in places[0][1].items()}  # fmt: skip
+    # By part, the digits that rows which have them move it by, and those that rows which have them not do; of all points together,
+    # since a part may depend on one row here and on another there.
+    seen = {name: np.zeros((2, np.size(part)), dtype=np.int64) for name, part in places[0][1].items()}
     for point, before in places:
         for digit in range(digits):
-            has = (number >> digit) & 1 == 1
-            one, other = (_changed(parts, point, before, rows.places[half], random) for half in (has, ~has))
-            for name, (row, some, both) in seen.items():
-                row |= np.where(one[name], 1 << digit, 0)
-                some |= one[name] | other[name]
-                both |= one[name] & other[name]
-        # at another point a part may show what it hid here: digits that differ between points are of several rows
-    meets = {name: np.where(both, SEVERAL, np.where(some, row, NONE)) for name, (row, some, both) in seen.items()}
+            half = (number >> digit) & 1 == 1
+            one, other = (_changed(parts, point, before, rows.places[which], random) for which in (half, ~half))
+            for name, numbers in seen.items():
+                numbers |= np.where(np.stack([one[name], other[name]]), 1 << digit, 0)
+    every = (1 << digits) - 1
+    meets = {
+        name: np.where(has ^ lacks == every, has, np.where(has | lacks == 0, NONE, SEVERAL))
+        for name, (has, lacks) in seen.items()
+    }
     return _Rows(rows.site, rows.places, meets)
 
 

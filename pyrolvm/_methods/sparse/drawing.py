@@ -94,7 +94,7 @@ def _pieces(marginal: Marginal, shared: Array, known: Local | None) -> list[tupl
 
 def _gaussian(marginal: Marginal, shared: Array, known: Local | None, random: np.random.Generator) -> Array:
     refined = _refined(marginal, shared, known)[0]
-    return refined.at(random.normal(size=refined.mode.shape) * marginal.layer.mask)
+    return refined.at(random.normal(size=refined.mode.shape) * marginal.layer.blocks.local)
 
 
 def _refined(marginal: Marginal, shared: Array, known: Local | None) -> tuple[Local, Array]:
@@ -124,7 +124,7 @@ def _with_moments(marginal: Marginal, shared: Array, known: Local | None) -> tup
     mean = np.einsum("sdc,si->dci", parts, nodes)
     covariance = np.einsum("sdc,si,sj->dcij", parts, nodes, nodes) - mean[..., :, None] * mean[..., None, :]
     unit = np.eye(nodes.shape[1])
-    both = marginal.layer.mask[:, :, None] & marginal.layer.mask[:, None, :]
+    both = marginal.layer.blocks.local[:, :, None] & marginal.layer.blocks.local[:, None, :]
     covariance = np.where(both, covariance, unit)
     values, vectors = np.linalg.eigh(covariance)
     values = np.clip(values, *SPREADS)
@@ -171,7 +171,7 @@ def _weighed(
     marginal: Marginal, shared: Array, local: Local, log_block: Array, freedom: float, random: np.random.Generator
 ) -> tuple[Array, Array]:
     """A draw of each block, shape ``(D, C, W)``, and its log weight, normalised by the block's integral, ``(D, C)``."""
-    mask, width = marginal.layer.mask, marginal.layer.mask.sum(axis=1)
+    mask, width = marginal.layer.blocks.local, marginal.layer.blocks.local.sum(axis=1)
     noise = random.normal(size=local.mode.shape) * mask
     if math.isinf(freedom):
         log_q = -0.5 * (noise**2).sum(-1) - 0.5 * width * math.log(2 * math.pi)

@@ -145,20 +145,12 @@ class Layer(Protocol):
     """A log density in blocks, given shared unknowns."""
 
     @property
+    def blocks(self) -> Blocks:
+        """The blocks."""
+
+    @property
     def size(self) -> int:
         """How many unknowns are shared."""
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """Which entries of blocks are unknowns, shape ``(C, W)``."""
-
-    @property
-    def parent(self) -> NDArray[np.int64]:
-        """The group, of the R that are no blocks, that each block is in once it is integrated out, shape ``(C,)``."""
-
-    @property
-    def rest(self) -> int:
-        """The number R of groups besides the blocks."""
 
     @property
     def numbers(self) -> int:
@@ -202,7 +194,7 @@ class Marginal:
     @property
     def shape(self) -> tuple[int, int]:
         """The number of blocks and their width."""
-        count, width = self.layer.mask.shape
+        count, width = self.layer.blocks.local.shape
         return count, width
 
     def values(self, shared: Array) -> Array:
@@ -222,7 +214,7 @@ class Marginal:
 
     def __call__(self, shared: Array) -> tuple[Array, Array]:
         """Log densities ``(D,)`` and gradients ``(D, K)`` at points ``(D, K)``."""
-        totals, slopes = self.groups(shared, np.ones((len(shared), self.layer.rest)))
+        totals, slopes = self.groups(shared, np.ones((len(shared), self.layer.blocks.rest)))
         return totals.sum(axis=1), slopes
 
     def groups(self, shared: Array, weights: Array | None) -> tuple[Array, Array]:
@@ -243,10 +235,10 @@ class Marginal:
         """Shared unknowns as the model takes them, with zeros for the blocks'."""
         problem, layer = self.joint.problem, self.layer
         flat = np.atleast_2d(points)
-        full = layer.assembled(flat, np.zeros((len(flat), *layer.mask.shape)))
+        full = layer.assembled(flat, np.zeros((len(flat), *layer.blocks.local.shape)))
         while isinstance(layer, Nest):
             layer = layer.inner.layer
-            full = layer.assembled(full, np.zeros((len(flat), *layer.mask.shape)))
+            full = layer.assembled(full, np.zeros((len(flat), *layer.blocks.local.shape)))
         return torch.as_tensor(full.reshape(*points.shape[:-1], -1)).to(dtype=problem.dtype, device=problem.device)
 
     def pieces(self, shared: Array) -> list[Array]:
@@ -260,7 +252,7 @@ class Marginal:
         """Of each group the log density, the gradient of their weighted sum, and the blocks."""
         budget.check(2.0)
         layer, rule, (blocks, width) = self.layer, self.rule, self.shape
-        count, nodes, rest = len(shared), len(rule.nodes), layer.rest
+        count, nodes, rest = len(shared), len(rule.nodes), layer.blocks.rest
         if not blocks:
             found = layer(shared, np.zeros((count, 0, 0)), weights)
             empty = np.zeros((count, 0, 0))
@@ -270,13 +262,13 @@ class Marginal:
             self.centre = (shared[0].copy(), local.mode[0].copy(), None)
         shares = self.weighed(shared, local)
         log_block = scipy.special.logsumexp(shares, axis=0)
-        totals = local.top[:, blocks:] + _summed(log_block, layer.parent, rest)
+        totals = local.top[:, blocks:] + _summed(log_block, layer.blocks.parent, rest)
         totals = np.where(local.fine[:, None] & ~np.isnan(totals), totals, -np.inf)
         if weights is None:
             return totals, np.zeros_like(shared), local
         each = np.empty((nodes, count, blocks + rest))
         with np.errstate(invalid="ignore"):
-            each[:, :, :blocks] = np.nan_to_num(np.exp(shares - log_block)) * weights[:, layer.parent]
+            each[:, :, :blocks] = np.nan_to_num(np.exp(shares - log_block)) * weights[:, layer.blocks.parent]
         each[:, :, blocks:] = weights / nodes
         points = np.stack([local.at(node) for node in rule.nodes]).reshape(-1, blocks, width)
         slopes = layer(_repeated(shared, nodes), points, each.reshape(nodes * count, -1))
@@ -284,7 +276,7 @@ class Marginal:
 
     def weighed(self, shared: Array, local: Local) -> Array:
         """The log of each node's part of each block's integral, shape ``(S, D, C)``."""
-        rule, mask, (blocks, width) = self.rule, self.layer.mask, self.shape
+        rule, mask, (blocks, width) = self.rule, self.layer.blocks.local, self.shape
         moved = [node for node in rule.nodes if node.any()]  # what a node at the mode finds is known
         found = np.empty((len(rule.nodes), len(shared), blocks))
         found[:] = local.top[:, :blocks]
@@ -332,14 +324,14 @@ class Marginal:
             better = gain > -SLACK - 1e-9 * np.abs(tops[active][:, :blocks])
             here[active] = np.where(better[..., None], trial, here[active])
             slopes[active] = np.where(better[..., None], then.local, slopes[active])
-            kept = np.concatenate([better, np.ones((len(active), split.rest), dtype=bool)], axis=1)
+            kept = np.concatenate([better, np.ones((len(active), split.blocks.rest), dtype=bool)], axis=1)
             tops[active] = np.where(kept, then.totals, tops[active])
             share[active] = np.where(better, np.minimum(2 * share[active], 1.0), share[active] / 4)
         return Local(here, root, tops, fine)
 
     def _guess(self, shared: Array) -> Array:
         if self.centre is None:
-            return np.zeros((len(shared), *self.layer.mask.shape))
+            return np.zeros((len(shared), *self.layer.blocks.local.shape))
         point, mode, moves = self.centre
         if moves is None:
             return np.repeat(mode[None], len(shared), axis=0)
@@ -347,7 +339,7 @@ class Marginal:
 
     def _roots(self, shared: Array, here: Array, slopes: Array) -> Array:
         """Lower factors of the inverse curvatures of all blocks, made positive where they are not."""
-        mask, (_, width) = self.layer.mask, self.shape
+        mask, (_, width) = self.layer.blocks.local, self.shape
         nudge = self.layer.nudge
         nudges = nudge * np.eye(width)[:, None, None, :] * mask
         up = self.layer(_repeated(shared, width), (here + nudges).reshape(-1, *here.shape[1:])).local
@@ -375,7 +367,7 @@ class Marginal:
         if isinstance(self.layer, Nest):
             self.layer.inner.settle(self.layer.assembled(point[None], local.mode)[0])
         moves = None
-        if self.layer.mask.size * self.size <= NUMBERS:
+        if self.layer.blocks.local.size * self.size <= NUMBERS:
             nudges = self.layer.nudge * np.maximum(1.0, np.abs(point)) * np.eye(self.size)
             there = np.concatenate([point[None], point + nudges])
             slopes = np.concatenate([
@@ -422,21 +414,6 @@ class Nest:
         return len(self.outer)
 
     @property
-    def mask(self) -> NDArray[np.bool_]:
-        """Which entries of blocks are unknowns, shape ``(C, W)``."""
-        return self.blocks.local
-
-    @property
-    def parent(self) -> NDArray[np.int64]:
-        """The group that each block is in once it is integrated out, shape ``(C,)``."""
-        return self.blocks.parent
-
-    @property
-    def rest(self) -> int:
-        """The number of groups besides the blocks."""
-        return self.blocks.rest
-
-    @property
     def numbers(self) -> int:
         """How many numbers a point takes."""
         return 4 * self.inner.size
@@ -455,7 +432,7 @@ class Nest:
 
     def __call__(self, shared: Array, local: Array, weights: Array | None = None) -> Shares:
         """The density at points; see :class:`pyrolvm._methods.sparse.split.Split`."""
-        weights = np.ones((len(shared), self.blocks.count + self.rest)) if weights is None else weights
+        weights = np.ones((len(shared), self.blocks.count + self.blocks.rest)) if weights is None else weights
         totals, slopes = self.inner.groups(self.assembled(shared, local), weights)
         wide = np.concatenate([slopes, np.zeros((len(slopes), 1))], axis=1)
         inside = wide[:, self.places.reshape(-1)].reshape(len(shared), *self.places.shape)

@@ -21,6 +21,7 @@ from pyrolvm._capture import capture
 from pyrolvm._capture.native import compile_gradient
 from pyrolvm._methods.sparse.blocks import Blocks
 from pyrolvm._program.density import Joint
+from pyrolvm._program.density.target import LONG
 from pyrolvm._program.density.ways import Evaluate, by_xla
 
 __all__ = ["Shares", "Split"]
@@ -35,9 +36,6 @@ NUDGE = 1e-5
 
 SHARED = 5e-3
 """Seconds of evaluations from which on threads share them; points do not meet, so that what comes out is the same."""
-
-LONG = 15_000
-"""Operations from which on C is compiled for too long."""
 
 
 @dataclass(frozen=True)
@@ -131,21 +129,6 @@ class Split:
             weights: what gradients weigh each group by, shape ``(D, C + R)``; by default all alike.
         """
         return self.at(self.assembled(shared, local), weights)
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """Which entries of blocks are unknowns, shape ``(C, W)``."""
-        return self.blocks.local
-
-    @property
-    def parent(self) -> NDArray[np.int64]:
-        """The group, of the R that are no blocks, that each block is in once it is integrated out."""
-        return self.blocks.parent
-
-    @property
-    def rest(self) -> int:
-        """The number R of groups of parts besides the blocks."""
-        return self.blocks.rest
 
     @property
     def numbers(self) -> int:
