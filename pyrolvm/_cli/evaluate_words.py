@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from pyrolvm._cli.options import count, key_value, seed, share, sides
 from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, Commands, add_data, add_keeping, add_method, command
@@ -73,8 +74,7 @@ def add_sample(commands: Commands) -> None:
     group.add_argument(
         "--seed", metavar="N", type=seed, default=0, help="the same seed gives the same draws (default: 0)"
     )
-    group.add_argument("--out", metavar="FILE", required=True, help="a .nc (ArviZ), .csv or .png file")
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_file(group, "a .nc (ArviZ), .csv or .png file", required=True)
 
 
 def add_check(commands: Commands) -> None:
@@ -95,8 +95,7 @@ def add_check(commands: Commands) -> None:
     group.add_argument("--by", metavar="COLUMN", help="look at groups of rows too: an argument or column of the data")
     group.add_argument("--draws", metavar="N", type=count, help="replicated data sets (default: 500)")
     group.add_argument("--seed", metavar="N", type=seed, help="of data sets from the prior of a TARGET (default: 0)")
-    group.add_argument("--out", metavar="FILE", help="an .html page with tables and pictures")
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_file(group, "an .html page with tables and pictures")
 
 
 def add_predict(commands: Commands) -> None:
@@ -131,8 +130,7 @@ def add_predict(commands: Commands) -> None:
     group.add_argument(
         "--seed", metavar="N", type=seed, default=0, help="the same seed gives the same draws (default: 0)"
     )
-    group.add_argument("--out", metavar="FILE", required=True, help="a .csv (summaries) or .nc (ArviZ, all draws) file")
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_file(group, "a .csv (summaries) or .nc (ArviZ, all draws) file", required=True)
 
 
 def add_loo(commands: Commands) -> None:
@@ -153,8 +151,7 @@ def add_loo(commands: Commands) -> None:
         "--site", metavar="NAME", help="the observed site whose rows are left out, where there are several"
     )
     group.add_argument("--refit", action="store_true", help="fit again without each row whose k-hat is too high")
-    group.add_argument("--out", metavar="FILE", help="a .csv file for the figures of each row")
-    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_file(group, "a .csv file for the figures of each row")
 
 
 def add_compare_models(commands: Commands) -> None:
@@ -173,8 +170,13 @@ def add_compare_models(commands: Commands) -> None:
     parser.add_argument(
         "--site", metavar="NAME", help="the observed site whose rows are left out, where there are several"
     )
-    parser.add_argument("--out", metavar="FILE", help="a .csv file for the table")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_file(parser, "a .csv file for the table")
+
+
+def _add_file(group: Any, what: str, *, required: bool = False) -> None:
+    """A file that a command writes, and whether it may replace one."""
+    group.add_argument("--out", metavar="FILE", required=required, help=what)
+    group.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
 def _fitted(parser: argparse.ArgumentParser, metavar: str, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from pyrolvm import __version__
 from pyrolvm._base.commands import COMMANDS, Command
@@ -180,13 +181,7 @@ def _add_calibrate(commands: Commands) -> None:
     )
     _add_problem(parser)
     group = parser.add_argument_group("the calibration")
-    group.add_argument(
-        "--method",
-        metavar="NAME",
-        default="auto",
-        help=f"auto (infer), {', '.join(name for name in METHODS if name != 'fit')}, a guide with or without options, or "
-        "path/file.py:guide (default: auto)",
-    )
+    _add_any_method(group, "auto (infer)")
     group.add_argument("--simulations", metavar="N", type=_count, help="how many data sets (default: 200)")
     group.add_argument("--ranked", metavar="N", type=_count, help="draws that a truth is ranked among (default: 127)")
     group.add_argument(
@@ -194,6 +189,13 @@ def _add_calibrate(commands: Commands) -> None:
     )
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same ranks (default: 0)")
     _add_keeping(group, what="where each simulation is kept (default: runs/, under the target's name)")
+
+
+def _add_any_method(group: Any, auto: str) -> None:
+    """``--method``, of all methods and guides."""
+    names = ", ".join(name for name in METHODS if name != "fit")
+    text = f"{auto}, {names}, a guide with or without options, or path/file.py:guide (default: auto)"
+    group.add_argument("--method", metavar="NAME", default="auto", help=text)
 
 
 def _add_cross_validate(commands: Commands) -> None:
@@ -209,13 +211,7 @@ def _add_cross_validate(commands: Commands) -> None:
     )
     _add_problem(parser)
     group = parser.add_argument_group("the cross-validation")
-    group.add_argument(
-        "--method",
-        metavar="NAME",
-        default="auto",
-        help=f"auto, {', '.join(name for name in METHODS if name != 'fit')}, a guide with or without options, or "
-        "path/file.py:guide (default: auto)",
-    )
+    _add_any_method(group, "auto")
     group.add_argument("--folds", metavar="K", type=_count, help="how many parts (default: 10, or one for each group)")
     group.add_argument("--groups", metavar="PLATE", help="hold out the members of this plate with all rows of theirs")
     group.add_argument("--draws", metavar="N", type=_count, help="draws of each fit that predict (default: 1000)")

@@ -17,13 +17,13 @@ import numpy as np
 import scipy  # its parts are imported when they are first used
 
 from pyrolvm._base.errors import ArgumentError, unknown_name
-from pyrolvm._base.importance import FEW_DRAWS, khat_threshold, smooth
+from pyrolvm._base.importance import FEW_DRAWS, khat_threshold
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._program.names import variable
 from pyrolvm._report.webpage import in_notebook
-from pyrolvm._results.matching import Matched
+from pyrolvm._results.matching import Matched, smoothed_weights
 from pyrolvm._results.points import read_points
 from pyrolvm._results.reading import is_exact, log_weights
 
@@ -231,18 +231,12 @@ def _psis(values: Array, ratios: Array | None) -> tuple[Array, Array, Array]:
     """By row: the log predictive density given the others, the k-hat of its weights, and the log density given all rows."""
     size = len(values)
     elpd, khat, whole = (np.empty(values.shape[1]) for _ in range(3))
-    own = np.full(size, -math.log(size)) if ratios is None else _smoothed(ratios)[0]
+    own = np.full(size, -math.log(size)) if ratios is None else smoothed_weights(ratios)[1]
     for row, terms in enumerate(values.T):
-        log_weight, khat[row] = _smoothed(-terms if ratios is None else ratios - terms)
+        khat[row], log_weight = smoothed_weights(-terms if ratios is None else ratios - terms)
         elpd[row] = scipy.special.logsumexp(terms + log_weight)
         whole[row] = scipy.special.logsumexp(terms + own)
     return elpd, khat, whole
-
-
-def _smoothed(log_ratio: Array) -> tuple[Array, float]:
-    """Normalised log weights, Pareto smoothed, and their k-hat."""
-    khat, smoothed = smooth(log_ratio)
-    return smoothed - scipy.special.logsumexp(smoothed), khat
 
 
 def _above(khat: Array, bound: float) -> int:

@@ -28,7 +28,7 @@ from pyrolvm._results.unmasked import present
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Matched", "matched"]
+__all__ = ["Matched", "matched", "smoothed_weights"]
 
 ROUNDS = 20
 """Moves of the draws of a row, of each kind."""
@@ -128,7 +128,7 @@ def _one(density: _Density, flat: Tensor, ratios: Array | None, row: int, thresh
     u = flat.double().cpu().numpy()
     log_p, seen = density(u, row, flat)
     log_q = log_p if ratios is None else log_p - ratios
-    khat, weight = _weights(log_p - log_q - seen)
+    khat, weight = smoothed_weights(log_p - log_q - seen)
     first = khat
     for _ in range(ROUNDS):
         before = khat
@@ -140,7 +140,7 @@ def _one(density: _Density, flat: Tensor, ratios: Array | None, row: int, thresh
             new_p, new_seen = density(there, row, flat)
             if not np.isfinite(new_p).any():
                 continue
-            new_khat, new_weight = _weights(new_p - (log_q - log_det) - new_seen)
+            new_khat, new_weight = smoothed_weights(new_p - (log_q - log_det) - new_seen)
             if new_khat < khat:
                 u, log_p, seen, log_q = there, new_p, new_seen, log_q - log_det
                 khat, weight = new_khat, new_weight
@@ -152,7 +152,7 @@ def _one(density: _Density, flat: Tensor, ratios: Array | None, row: int, thresh
     return Matched(float(scipy.special.logsumexp((seen + weight)[finite])), khat)
 
 
-def _weights(log_ratio: Array) -> tuple[float, Array]:
+def smoothed_weights(log_ratio: Array) -> tuple[float, Array]:
     """k-hat, and normalised log weights, Pareto smoothed."""
     finite = np.isfinite(log_ratio)
     khat, some = smooth(log_ratio[finite])
