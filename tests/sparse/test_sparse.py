@@ -97,6 +97,16 @@ def test_results_are_kept_and_the_same_seed_gives_the_same_draws(tmp_path) -> No
     assert (again.evidence.value, again.khat) == (one.evidence.value, one.khat)
 
 
+def test_blocks_whose_modes_are_far_from_where_they_start_are_found() -> None:
+    y = np.random.default_rng(8).poisson(np.exp(np.linspace(2.0, 12.0, 20))[:, None], size=(20, 2)).astype(float)
+    problem = models.counts(20)
+    found = lvm.sparse(lvm.Problem(problem.model, problem.args[0], torch.as_tensor(y.reshape(-1))), progress=False)
+    rates = found.data["posterior"]["level"] + found.data["posterior"]["effect"]
+    assert found.verdict.status == "trusted"
+    large = y.mean(1) > 100
+    np.testing.assert_allclose(rates.mean(("chain", "draw")).values[large], np.log(y.mean(1))[large], atol=0.05)
+
+
 def test_two_modes_of_what_is_shared_are_not_trusted() -> None:
     y = torch.full((40,), 2.0, dtype=torch.float64)
 

@@ -50,7 +50,7 @@ SLACK = 1e-3
 """Nats that a step may lose: where inner blocks are integrated, gradients are not quite those of the quadrature's own sum."""
 
 LONGEST = 6.0
-"""Sds that a step may go where curvature is right; more is a guess."""
+"""Sds that the first step may go."""
 
 NUDGE_AROUND = 1e-3
 """The difference that curvatures of blocks around others are taken by, whose gradients are rougher."""
@@ -315,7 +315,8 @@ class Marginal:
                 root[active] = self._roots(shared[active], here[active], slopes[active])
                 white = np.einsum("dcji,dcj->dci", root[active], slopes[active])
                 length = (white**2).sum(-1)
-            shorter = np.minimum(1.0, LONGEST / np.sqrt(np.maximum(length, 1e-300))) * share[active]
+            far = np.sqrt(np.maximum(length, 1e-300))
+            shorter = np.minimum(1.0, LONGEST * share[active] / far)
             move = np.einsum("dcij,dcj->dci", root[active], white) * shorter[..., None]
             trial = here[active] + move
             then = split(shared[active], trial)
@@ -326,7 +327,8 @@ class Marginal:
             slopes[active] = np.where(better[..., None], then.local, slopes[active])
             kept = np.concatenate([better, np.ones((len(active), split.blocks.rest), dtype=bool)], axis=1)
             tops[active] = np.where(kept, then.totals, tops[active])
-            share[active] = np.where(better, np.minimum(2 * share[active], 1.0), share[active] / 4)
+            # Where steps gain the next may go further, however much curvature changes on the way; where one does not, a quarter.
+            share[active] = np.where(better, 2 * share[active], np.minimum(share[active], far / LONGEST) / 4)
         return Local(here, root, tops, fine)
 
     def _guess(self, shared: Array) -> Array:

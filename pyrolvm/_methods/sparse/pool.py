@@ -11,6 +11,7 @@ import scipy
 from numpy.typing import NDArray
 
 from pyrolvm._base import budget
+from pyrolvm._base.errors import FitError
 from pyrolvm._base.importance import Weights, weigh
 from pyrolvm._methods.sparse.marginal import Local
 from pyrolvm.family.importance import Weighed, refitted
@@ -98,6 +99,9 @@ def weigh_shared(
         enough: effective draws at which no more are taken.
         change: what is added to log densities.
 
+    Raises:
+        FitError: if no draw has a density.
+
     References:
         Cornuet, Marin, Mira, Robert, *Adaptive multiple importance sampling*, https://doi.org/10.1111/j.1467-9469.2011.00756.x
     """
@@ -120,6 +124,11 @@ def weigh_shared(
         log_p = base if change is None else base + change(points)
         log_weight = np.where(np.isfinite(log_p), log_p - log_q, -np.inf)
         figures, weights = weigh(log_weight)
+        if not np.isfinite(log_weight).any():
+            raise FitError(
+                f"none of {len(points):,} draws of the Gaussian at the mode has a density. Fix: bound scales away from zero, or use "
+                "lvm.nuts(problem)."
+            )
         wanted = enough if figures.khat <= HEAVY else TAILS * enough
         full = figures.ess >= wanted and figures.reliable
         poor = sum(counts) >= TRIALS and figures.ess < POOR * sum(counts)
