@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrolvm._methods.sparse.marginal import Marginal, Nest, Rule, rules
-from pyrolvm._methods.sparse.pool import ENOUGH, Pool, held, weigh_shared
+from pyrolvm._methods.sparse.pool import ENOUGH, Pool, held, log_ratio, weigh_shared
 from pyrolvm._methods.sparse.search import polished
 from pyrolvm.family.importance import refitted, resample
 from pyrolvm.family.student import Student
@@ -157,8 +157,8 @@ def _by_rules(
     else:
         pool = weigh_shared(density, start, seed=seed, enough=enough)
     marginal.rule = fine
-    gap = marginal.values(pool.points) - pool.base
-    return Found(pool.shifted(np.where(np.isfinite(gap), gap, 0.0) + needed.shift), fine, needed.spread)
+    gap = log_ratio(marginal.values(pool.points), pool.base)
+    return Found(pool.shifted(gap + needed.shift), fine, needed.spread)
 
 
 def _compared(marginal: Marginal, levels: list[Rule], points: Array) -> _Needed:
@@ -179,7 +179,8 @@ def _compared(marginal: Marginal, levels: list[Rule], points: Array) -> _Needed:
 
 
 def _apart(one: Array, other: Array) -> tuple[float, float]:
-    gap = (one - other)[np.isfinite(one) & np.isfinite(other)]
+    gap = log_ratio(one, other)
+    gap = gap[np.isfinite(gap)]
     return (float(gap.mean()), float(gap.std())) if len(gap) > 1 else (0.0, math.inf)
 
 
@@ -233,7 +234,7 @@ def _around(marginal: Marginal, start: Student, seed: int) -> _Change | None:
     if wanted > FITTED:
         return None
     points = start.with_freedom(max(HEAVY, start.size**2 / HEAVY)).sample(wanted, seed + 1)
-    gap = marginal.values(points) - start.log_density(points)
+    gap = log_ratio(marginal.values(points), start.log_density(points))
     return _fitted(points, gap, mean, sd) if np.isfinite(gap).mean() > 0.9 else None
 
 
@@ -247,6 +248,6 @@ def _changed(marginal: Marginal, pool: Pool, base: Rule, fine: Rule) -> _Change 
         return None
     some = place[np.linspace(0, len(place) - 1, wanted).astype(int)]
     marginal.rule = fine
-    gap = marginal.values(pool.points[some]) - pool.base[some]
+    gap = log_ratio(marginal.values(pool.points[some]), pool.base[some])
     marginal.rule = base
     return _fitted(pool.points[some], gap, mean, sd)

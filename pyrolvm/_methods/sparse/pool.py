@@ -17,7 +17,7 @@ from pyrolvm._methods.sparse.marginal import Local
 from pyrolvm.family.importance import Weighed, refitted
 from pyrolvm.family.student import Student
 
-__all__ = ["ENOUGH", "Density", "Pool", "held", "weigh_shared"]
+__all__ = ["ENOUGH", "Density", "Pool", "held", "log_ratio", "weigh_shared"]
 
 Array = NDArray[np.float64]
 Density = Callable[[Array], tuple[Array, Local | None]]
@@ -54,7 +54,7 @@ class Pool:
         points: shape ``(S, K)``.
         log_p: their log densities, blocks integrated out.
         weights: Pareto smoothed, summing to one, shape ``(S,)``.
-        log_weight: log p less the log density of all proposals together.
+        log_q: the log density of all proposals together.
         figures: what the weights say; its evidence is that of the problem.
         local: the blocks given each point; ``None`` where there is no room for them.
         rounds: how many proposals there were.
@@ -65,21 +65,29 @@ class Pool:
     points: Array
     log_p: Array
     weights: Array
-    log_weight: Array
+    log_q: Array
     figures: Weights
     local: Local | None
     rounds: int
     base: Array
     family: Student
 
+    @property
+    def log_weight(self) -> Array:
+        """Log p less log q; minus infinity where there is no density."""
+        return log_ratio(self.log_p, self.log_q)
+
     def shifted(self, by: Array) -> Pool:
         """The pool with log densities that are higher than their base by so much."""
         log_p = self.base + by
-        known = np.isfinite(log_p) & np.isfinite(self.log_p)
-        log_weight = np.full_like(self.log_weight, -np.inf)
-        log_weight[known] = self.log_weight[known] + log_p[known] - self.log_p[known]
-        figures, weights = weigh(log_weight)
-        return replace(self, log_p=log_p, log_weight=log_weight, figures=figures, weights=weights)
+        figures, weights = weigh(log_ratio(log_p, self.log_q))
+        return replace(self, log_p=log_p, figures=figures, weights=weights)
+
+
+def log_ratio(one: Array, other: Array) -> Array:
+    """The difference of log densities; minus infinity where the first has none, or neither is finite."""
+    both = np.isfinite(one) & np.isfinite(other)
+    return np.subtract(one, other, out=np.full(one.shape, -np.inf), where=both)
 
 
 def weigh_shared(
@@ -122,7 +130,7 @@ def weigh_shared(
         parts = [one.log_density(points) + share for one, share in zip(families, shares, strict=True)]
         log_q = scipy.special.logsumexp(parts, axis=0)
         log_p = base if change is None else base + change(points)
-        log_weight = np.where(np.isfinite(log_p), log_p - log_q, -np.inf)
+        log_weight = log_ratio(log_p, log_q)
         figures, weights = weigh(log_weight)
         if not np.isfinite(log_weight).any():
             raise FitError(
@@ -134,7 +142,7 @@ def weigh_shared(
         poor = sum(counts) >= TRIALS and figures.ess < POOR * sum(counts)
         if full or poor or sum(counts) >= MOST or budget.spent():
             known = Local.joined(local) if len(local) == len(counts) else None
-            return Pool(points, log_p, weights, log_weight, figures, known, len(counts), base, family)
+            return Pool(points, log_p, weights, log_q, figures, known, len(counts), base, family)
         count = _more(wanted, figures.ess, sum(counts))
         light = figures.khat > HEAVY  # tails: of weights too heavy, of the proposal too light
         if (figures.ess < GOOD * sum(counts) or light) and figures.ess > 2:
@@ -144,7 +152,7 @@ def weigh_shared(
 
 def held(pool: Pool) -> Weighed:
     """A pool as adaptation takes it."""
-    return Weighed(pool.points, pool.log_p, pool.log_p - pool.log_weight, pool.weights, pool.figures, pool.family)
+    return Weighed(pool.points, pool.log_p, pool.log_q, pool.weights, pool.figures, pool.family)
 
 
 def _more(enough: float, effective: float, count: int) -> int:
