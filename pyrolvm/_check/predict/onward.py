@@ -202,7 +202,7 @@ def _hidden(law: dist.TorchDistribution, known: Tensor, axis: int) -> tuple[Tens
     batch = law.batch_shape
     states = law.initial_logits.shape[-1]
     moves = law.transition_logits.expand(*batch, steps, states, states)
-    seen = _emissions(law.observation_dist, [*batch, steps, states])
+    seen = law.observation_dist.expand([*batch, steps, states])
 
     def part(start: int, stop: int, initial: Tensor) -> Any:
         piece = [slice(None)] * len(batch) + [slice(start, stop)]
@@ -220,10 +220,6 @@ def _hidden(law: dist.TorchDistribution, known: Tensor, axis: int) -> tuple[Tens
         values.append(_picked(_sliced(seen, len(batch), step, step + 1), state))
     whole = torch.cat([known, torch.cat(values, len(batch))], len(batch))
     return whole, head.log_prob(known).sum()
-
-
-def _emissions(fn: dist.TorchDistribution, batch: list[int]) -> Any:
-    return fn.expand(batch)
 
 
 def _sliced(fn: dist.TorchDistribution, dim: int, start: int, stop: int) -> Any:
