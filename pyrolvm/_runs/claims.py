@@ -80,14 +80,18 @@ class Claim:
 
 
 @contextmanager
-def claimed(directory: Directory, new: Marker) -> Iterator[Claim]:
-    """Holds a folder's lock; makes the marker where there is none.
+def claimed(directory: Directory, new: Marker) -> Iterator[Claim | None]:
+    """Holds a folder's lock; makes the marker where there is none. ``None`` if the folder was removed since it was opened.
 
     Raises:
         StoreError: if another process, or another run of this one, writes there; if the folder is somebody else's.
     """
     with writing(directory.path):
-        handle, claim = _taken(directory, new)
+        found = _taken(directory, new)
+    if found is None:
+        yield None
+        return
+    handle, claim = found
     try:
         yield claim
     finally:
@@ -95,9 +99,11 @@ def claimed(directory: Directory, new: Marker) -> Iterator[Claim]:
         os.close(handle)
 
 
-def _taken(directory: Directory, new: Marker) -> tuple[int, Claim]:
+def _taken(directory: Directory, new: Marker) -> tuple[int, Claim] | None:
     while True:
         handle = _marker(directory)
+        if handle is None:
+            return None
         try:
             _lock(handle, directory.path)
             if _is_at(handle, directory):
@@ -108,8 +114,8 @@ def _taken(directory: Directory, new: Marker) -> tuple[int, Claim]:
         os.close(handle)  # the holder before removed the file between our opening and locking it
 
 
-def _marker(directory: Directory) -> int:
-    """The marker's descriptor; the file is made only in a folder that is empty.
+def _marker(directory: Directory) -> int | None:
+    """The marker's descriptor; the file is made only in a folder that is empty. ``None`` if the folder has been removed.
 
     Raises:
         StoreError: if the folder is somebody else's.
@@ -119,9 +125,15 @@ def _marker(directory: Directory) -> int:
             with suppress(FileNotFoundError):
                 return os.open(MARKER, _OPEN, dir_fd=directory.handle)
         if directory.names():
+            if directory.is_file(MARKER):
+                continue  # another process made it between our two looks
             raise _foreign(directory.path)
-        with suppress(FileExistsError):
+        try:
             return os.open(MARKER, _OPEN | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=directory.handle)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            return None
 
 
 def _lock(handle: int, path: Path) -> None:
@@ -133,7 +145,7 @@ def _lock(handle: int, path: Path) -> None:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EINTR):
             _warn_of_locks(error, path)
             return
-        holder = _holder(os.pread(handle, _LONGEST, 0).partition(b"\n")[2]) or "another"
+        holder = _holder(os.pread(handle, _LONGEST, 0).partition(b"\n")[2])
         raise StoreError(_held(holder, path)) from None
 
 
@@ -149,7 +161,7 @@ def _held(holder: str, path: Path) -> str:
             f"process {holder}, which was writing to {path}, has ended, but not all processes that it forked. "
             f"Fix: wait for them, end them (`fuser {path / MARKER}` names them), or name another folder."
         )
-    return f"process {holder} is writing to {path}. Fix: wait for it, or name another folder."
+    return f"{f'process {holder}' if holder else 'another process'} is writing to {path}. Fix: wait for it, or name another folder."
 
 
 def _runs(process: int) -> bool:

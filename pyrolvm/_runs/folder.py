@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from pyrolvm._runs.layout import MANIFEST, MARKER, Manifest, Marker, Unfinished,
 from pyrolvm._runs.removal import remove_run
 
 __all__ = ["RunFolder", "is_free", "is_run"]
+
+_TIMES = 100
+"""How often a folder is made that others remove at once."""
 
 
 def is_run(path: Path) -> bool:
@@ -41,6 +44,28 @@ def is_free(path: Path) -> bool:
             return not directory.names() or is_unwritten(directory)
     except (OSError, ValueError):
         return False
+
+
+def _opened(path: Path) -> tuple[Directory, bool]:
+    """A folder, and whether it had to be made.
+
+    Raises:
+        StoreError: if it cannot be made.
+    """
+    with writing(path):
+        if "\0" in str(path):
+            raise OSError("it has a null character")
+        for left in reversed(range(_TIMES)):
+            made = not os.path.lexists(path)
+            if not made and not path.is_dir() and os.path.lexists(path):
+                raise StoreError(f"{path} is a file, expected a folder. Fix: name another path.")
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                return Directory.opened(path), made
+            except (FileExistsError, FileNotFoundError):  # also where a run that had made it failed, and removes it
+                if not left:
+                    raise
+    raise AssertionError("the last time returns or raises")
 
 
 class RunFolder:
@@ -72,16 +97,13 @@ class RunFolder:
         Raises:
             StoreError: if it is somebody else's, another process writes there, or it cannot be written to.
         """
-        path = Path(path)
-        with writing(path):
-            if "\0" in str(path):
-                raise OSError("it has a null character")
-            if os.path.lexists(path) and not path.is_dir():
-                raise StoreError(f"{path} is a file, expected a folder. Fix: name another path.")
-            made = not os.path.lexists(path)
-            path.mkdir(parents=True, exist_ok=True)
-            directory = Directory.opened(path)
-        with directory, claimed(directory, Marker.new(command, about)) as claim:
+        path, new = Path(path), Marker.new(command, about)
+        with ExitStack() as held:
+            claim = None
+            while claim is None:  # a run that failed removes the folder that it made, perhaps the one that we opened
+                directory, made = _opened(path)
+                held.enter_context(directory)
+                claim = held.enter_context(claimed(directory, new))
             yield cls(directory, claim, made=made)
 
     # --- runs -------------------------------------------------------------------------------------------------------------

@@ -247,8 +247,46 @@ def test_of_calls_that_ask_for_one_new_folder_at_once_none_is_told_of_anything_b
 
     with ThreadPoolExecutor(8) as pool:
         said = list(pool.map(call, range(40)))
-    assert "made" in said and all(one == "made" or "is writing to" in one for one in said), said
+    assert "made" in said and not {one for one in said if one != "made" and "is writing to" not in one}
     assert TEXT.read(tmp_path / "a" / "r") == "made" and [one.name for one in (tmp_path / "a").iterdir()] == ["r"]
+
+
+def test_runs_that_fail_at_once_in_one_new_folder_are_told_of_nothing_but_each_other(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def fail(_: runs.Run) -> str:
+        raise RuntimeError("failed")
+
+    def call(n: int) -> str:
+        try:
+            return run(tmp_path / "r", fail)
+        except (lvm.StoreError, RuntimeError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(call, range(200)))
+    assert "failed" in said and not {one for one in said if one != "failed" and "is writing to" not in one}
+    assert not list(tmp_path.glob("*/*"))  # the folder itself may be left by one that did not make it
+
+
+def test_a_marker_that_is_made_between_two_looks_at_a_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyrolvm._runs.directory import Directory
+
+    assert run(tmp_path / "made", lambda _: "made") == "made"
+    looked = Directory.names
+
+    def names(directory: Directory) -> list[str]:
+        monkeypatch.setattr(Directory, "names", looked)
+        (tmp_path / "made").rename(tmp_path / "away")
+        for one in (tmp_path / "away").iterdir():
+            one.rename(tmp_path / "r" / one.name)
+        return looked(directory)
+
+    (tmp_path / "r").mkdir()
+    monkeypatch.setattr(Directory, "names", names)
+    assert run(tmp_path / "r", lambda _: "again", resume=True) == "made"
 
 
 # --- a result that is replaced while it is read -----------------------------------------------------------------------
