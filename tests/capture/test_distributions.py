@@ -40,7 +40,7 @@ def test_what_is_rare_exists() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in RARE or number % 3 else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in RARE or number % 5 else [])
         for number, (name, kind) in enumerate(distributions().items())
         if kind in CASES
     ],

@@ -74,7 +74,20 @@ def _data(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-PROBLEMS: dict[str, Callable[[], lvm.Problem]] = {
+def _once(make: Callable[[], lvm.Problem]) -> Callable[[], lvm.Problem]:
+    """A problem is made once for each default type, so that its frame is sought once for all tests and families."""
+    made: dict[torch.dtype, lvm.Problem] = {}
+
+    def of() -> lvm.Problem:
+        dtype = torch.get_default_dtype()
+        if dtype not in made:
+            made[dtype] = make()
+        return made[dtype]
+
+    return of
+
+
+_MADE: dict[str, Callable[[], lvm.Problem]] = {
     "real_scalar": lambda: lvm.Problem(real_scalar),
     "positive": lambda: lvm.Problem(positive, _data(4).abs()),
     "unit_interval": lambda: lvm.Problem(unit_interval, torch.tensor([0.0, 1.0, 1.0])),
@@ -84,6 +97,7 @@ PROBLEMS: dict[str, Callable[[], lvm.Problem]] = {
     "grid": lambda: lvm.Problem(grid, _data(3, 2)),
     "correlation_matrix": lambda: lvm.Problem(correlation_matrix),
 }
+PROBLEMS = {name: _once(make) for name, make in _MADE.items()}
 
 # What a family says it cannot take; the test that it says so is below.
 REFUSES = {("amortized", name) for name in PROBLEMS if name not in ("local", "grid")} | {

@@ -12,11 +12,11 @@ SHARE = 0.15
 """Of programs whose density may run on stock Pyro."""
 
 QUICK = [
-    pytest.param(name, marks=[] if number % 3 == 0 or make().interpreted else [pytest.mark.slow])
+    pytest.param(name, marks=[] if number % 4 == 0 or make().interpreted else [pytest.mark.slow])
     for number, (name, make) in enumerate(PROGRAMS.items())
 ]
-"""Every third program, and all that run on stock Pyro; the others are among the slow tests, as are all of them by every engine."""
-KEPT = frozenset(list(PROGRAMS)[::6])
+"""Every fourth program, and all that run on stock Pyro; the others are among the slow tests, as are all of them by every engine."""
+KEPT = frozenset(list(PROGRAMS)[::8])
 """Programs whose chains, saving and loading are tried here too; those of all are tried in the slow tier."""
 
 
