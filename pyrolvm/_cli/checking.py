@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 import pyrolvm as lvm
+from pyrolvm._base.writing import replace_file
 from pyrolvm._check.discrepancy.html import page
 from pyrolvm._cli.fitted import attached, is_run
 from pyrolvm._cli.inference import given
-from pyrolvm._cli.output import Output, replace_file
+from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import choose_file
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_problem

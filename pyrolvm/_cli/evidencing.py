@@ -8,10 +8,11 @@ import pyrolvm as lvm
 from pyrolvm import _runs as runs
 from pyrolvm._cli.inference import given
 from pyrolvm._cli.output import Output
-from pyrolvm._cli.runs import choose_folder, choose_picture, kept, write_picture
+from pyrolvm._cli.runs import choose_folder, choose_picture, kept
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem
 from pyrolvm._methods.evidence.storage import CODEC, COMMAND
+from pyrolvm._report.pictures import written
 from pyrolvm._results import store
 from pyrolvm.family.choice import resolve
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     if picture is not None:
         exact = next((one.value for name, one in found.items() if name == "exact"), None)
         figure = lvm.Evidences(found, exact).plot()
-        write_picture(picture, figure)
+        written(figure, picture)
         out.line(f"written: {picture}")
     out.write_json(
         {"command": "evidence", "target": args.target, "methods": {name: one.as_dict() for name, one in found.items()}}

@@ -10,11 +10,12 @@ from pyrolvm import _runs as runs
 from pyrolvm._check.gaps.storage import CODEC, COMMAND
 from pyrolvm._cli.inference import given
 from pyrolvm._cli.output import Output
-from pyrolvm._cli.runs import choose_folder, choose_picture, kept, write_picture
+from pyrolvm._cli.runs import choose_folder, choose_picture, kept
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem
 from pyrolvm._cli.words import plain_words
 from pyrolvm._methods.table import METHODS
+from pyrolvm._report.pictures import written
 from pyrolvm._results import store
 from pyrolvm.family.choice import resolve
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     out.frame(found.collapse.table)
     out.verdict(found.verdict)
     if picture is not None:
-        write_picture(picture, found.plot())
+        written(found.plot(), picture)
         out.line(f"written: {picture}")
     if folder is not None:
         out.line(f"saved in {folder}")

@@ -7,24 +7,24 @@ import json
 import math
 import os
 import sys
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pyrolvm._base.errors import ArgumentError
+from pyrolvm._base.plain import jsonable
 from pyrolvm._base.progress import is_terminal
+from pyrolvm._base.writing import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Output", "jsonable", "replace_file"]
+__all__ = ["Output"]
 
 _STYLE = {"trusted": "green", "doubtful": "yellow", "failed": "red"}
 _PLAIN_WIDTH = 140
@@ -144,64 +144,3 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that a reader sees the old content or the new, never half of it.
-
-    It has no name until it is whole, where the system can do that: a process that is killed leaves nothing beside it.
-    """
-    part = path.absolute().parent / f".pyrolvm-{uuid.uuid4().hex}"
-    handle = _unnamed(part.parent)
-    named = handle is None
-    if handle is None:
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            if not named:
-                _name(file.fileno(), part)
-        os.replace(part, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(part)
-        raise
-
-
-def _unnamed(folder: Path) -> int | None:
-    """A file in a folder that has no name yet; ``None`` where there are none such."""
-    kind = getattr(os, "O_TMPFILE", None)
-    if kind is None or not os.path.exists("/proc/self/fd"):
-        return None
-    try:
-        return os.open(folder, kind | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    except OSError:  # a file system that has none, or one that cannot be written to, as is said next
-        return None
-
-
-def _name(handle: int, part: Path) -> None:
-    folder = os.open(part.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:  # with a folder given, so that the link in /proc is followed
-        os.link(f"/proc/self/fd/{handle}", part.name, dst_dir_fd=folder, follow_symlinks=True)
-    finally:
-        os.close(folder)
-
-
-def jsonable(value: object) -> object:
-    """Nested mappings, sequences, frames and NumPy values as JSON types; what is not finite becomes ``None``."""
-    if hasattr(value, "reset_index") and hasattr(value, "to_dict"):
-        # An index without a name numbers the rows or names them; only names say something.
-        value = value.reset_index().to_dict(orient="records")
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [jsonable(item) for item in value]
-    if hasattr(value, "tolist"):
-        return jsonable(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int | bool):
-        return value
-    return str(value)

@@ -10,9 +10,10 @@ import numpy as np
 
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError
+from pyrolvm._base.writing import replace_file
 from pyrolvm._check.predict.streaming import STATISTICS
 from pyrolvm._cli.fitted import attached
-from pyrolvm._cli.output import Output, replace_file
+from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import choose_file
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.sources import checked, load_data

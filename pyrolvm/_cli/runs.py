@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import ArgumentError, StoreError
-from pyrolvm._cli.output import replace_file
 from pyrolvm._runs.sealing import opened, sealed
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ __all__ = [
     "posteriors_in",
     "slug",
     "write_parts",
-    "write_picture",
 ]
 
 ROOT = Path("runs")
@@ -146,14 +144,6 @@ def picture(figure: Figure) -> runs.Write:
         figure.clear()
 
     return write
-
-
-def write_picture(file: Path, figure: Figure) -> None:
-    """Writes a figure to the file that the user names, whole or not at all; its ending says how."""
-    kind = file.suffix.removeprefix(".").lower() or "png"
-    if kind not in figure.canvas.get_supported_filetypes():
-        raise ArgumentError(f"--plot {file} must end in .png, .pdf or .svg. Fix: use for example --plot picture.png.")
-    replace_file(file, lambda opened: figure.savefig(opened, format=kind, dpi=160))
 
 
 def kind_of(path: Path) -> str | None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError, unknown_name
+from pyrolvm._base.writing import replace_file
 from pyrolvm._cli.calibrating import show as show_calibration
 from pyrolvm._cli.comparing import compared, drawn, judge
 from pyrolvm._cli.inference import outcome, show
-from pyrolvm._cli.output import Output, replace_file
+from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import kind_of, posteriors_in
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.sweeping import show as show_sweep

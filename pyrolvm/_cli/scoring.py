@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError, StoreError
+from pyrolvm._base.writing import replace_file
 from pyrolvm._cli.fitted import attached
-from pyrolvm._cli.output import Output, replace_file
+from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import choose_file
 from pyrolvm._cli.signals import Stopped
 

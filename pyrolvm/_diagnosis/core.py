@@ -14,6 +14,7 @@ from pyrolvm._base.errors import positive_int
 from pyrolvm._base.habits import verb
 from pyrolvm._base.importance import FEW_DRAWS, Weights, weigh
 from pyrolvm._base.numerics import Array
+from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._diagnosis.chains import judge_mixing, judge_never_moved, judge_sampler, mixing_table
@@ -97,17 +98,6 @@ class Diagnosis:
             "left_out": self.left_out,
             "quantities": jsonable(rows),
         }
-
-
-def jsonable(value: object) -> object:
-    """Returns nested dicts and lists with NumPy scalars as Python ones and non-finite numbers as None."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @verb

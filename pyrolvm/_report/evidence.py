@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._base.numerics import NORMAL95
+from pyrolvm._report.pictures import written
 from pyrolvm._report.style import FAINT, INK, colours, legend, sheet, tidy
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ def draw(found: Mapping[str, Course], exact: float | None, path: str | Path | No
     if truth is not None:
         handles, labels = [*handles, Line2D([], [], color=INK)], [*labels, "exact"]
     legend(figure, handles, labels)
-    if path is not None:
-        figure.savefig(path, dpi=160)
-    return figure
+    return written(figure, path)
 
 
 def _course(axes: Axes, one: Course, colour: str, style: object) -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from pyrolvm._base.errors import unknown_name
 from pyrolvm._base.numerics import Array
+from pyrolvm._report.pictures import written
 from pyrolvm._report.style import INK, PALETTE, density, plain, sheet, tidy
 
 __all__ = ["draw"]
@@ -36,9 +37,7 @@ def draw(kind: str, draws: Draws, share: float, path: str | Path | None) -> Figu
     if kind not in KINDS:
         raise unknown_name("kind of plot", kind, KINDS)
     figure = KINDS[kind](draws, share)
-    if path is not None:
-        figure.savefig(path, dpi=160)
-    return figure
+    return written(figure, path)
 
 
 def marginals(draws: Draws, share: float) -> Figure:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm._cli import output
+from pyrolvm._base import writing
 from pyrolvm._cli.runs import posteriors_in
 from pyrolvm._runs.sealing import sealed
 
@@ -501,7 +501,7 @@ def test_a_value_of_two_dashes_is_no_value(pyrolvm):
 @pytest.mark.parametrize("unnamed", [True, False])
 def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(unnamed, tmp_path, monkeypatch):
     if not unnamed:  # a file system without files that have no name
-        monkeypatch.setattr(output, "_unnamed", lambda folder: None)
+        monkeypatch.setattr(writing, "_unnamed", lambda folder: None)
     file, seen = tmp_path / "p.csv", []
     file.write_text("old")
 
@@ -511,8 +511,8 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(unnamed, tm
         raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError):
-        output.replace_file(file, half)
+        writing.replace_file(file, half)
     assert len(seen) == (1 if unnamed and sys.platform == "linux" else 2)
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
-    output.replace_file(file, lambda opened: opened.write(b"new"))
+    writing.replace_file(file, lambda opened: opened.write(b"new"))
     assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from pyrolvm._base.errors import ArgumentError, UnknownNameError
+from pyrolvm._base.errors import ArgumentError, StoreError, UnknownNameError
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._check.compare import compare
 from pyrolvm._check.compare.plots import KINDS
@@ -120,6 +120,29 @@ def test_what_cannot_be_drawn_is_said(fake):
     with pytest.raises(UnknownNameError, match="Fix:"):
         bare.plot("pie")
     assert "<h2>Plots</h2>" in bare.to_html()
+
+
+@pytest.mark.parametrize("write", ["plot", "to_html", "to_json"])
+def test_a_file_that_cannot_be_written_is_said_and_nothing_is_left(comparison, tmp_path, write):
+    there = {
+        "plot": lambda path: comparison.plot(path=path),
+        "to_html": comparison.to_html,
+        "to_json": comparison.to_json,
+    }
+    with pytest.raises(StoreError, match=r"nowhere/page.png' cannot be written: No such file.*Fix:"):
+        there[write](tmp_path / "nowhere" / "page.png")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(StoreError, match=r"taken' cannot be written: .*Fix:"):
+        there[write](tmp_path / "taken")
+    there[write](str(tmp_path / "page"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["page", "taken"]
+
+
+def test_a_format_that_pictures_do_not_have_is_said(comparison, tmp_path):
+    with pytest.raises(ArgumentError, match=r"no format '\.xyz'.*Fix: .*\.png"):
+        comparison.plot(path=tmp_path / "page.xyz")
+    comparison.plot(path=tmp_path / "page.PDF")
+    assert [file.name for file in tmp_path.iterdir()] == ["page.PDF"]
 
 
 def test_what_a_notebook_shows_is_read_on_white_and_on_black() -> None:

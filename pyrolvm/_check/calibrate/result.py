@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import StoreError, unknown_name
 from pyrolvm._base.face import public
+from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._check.calibrate.judge import judge
 from pyrolvm._check.calibrate.ranks import Ranks
 from pyrolvm._check.calibrate.saving import FORM
 from pyrolvm._compat.notebooks import html
-from pyrolvm._diagnosis.core import jsonable
+from pyrolvm._report.pictures import written
 from pyrolvm._report.webpage import in_notebook, table
 
 if TYPE_CHECKING:
@@ -66,9 +67,7 @@ class Calibration(Ranks):
         if kind not in plots.KINDS:
             raise unknown_name("kind of plot", kind, plots.KINDS)
         figure = plots.KINDS[kind](self, **options)
-        if path is not None:
-            figure.savefig(path, dpi=160)
-        return figure
+        return written(figure, path)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Writes it to a folder, which :func:`pyrolvm.load` and :meth:`load` read.

@@ -12,15 +12,18 @@ import numpy as np
 
 from pyrolvm._base.errors import ArgumentError, positive_int, unknown_name
 from pyrolvm._base.habits import verb
+from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Verdict
+from pyrolvm._base.writing import write_file
 from pyrolvm._check.compare.advice import advise, warn_of_reference
 from pyrolvm._check.compare.align import Pair, pair_up, screen
 from pyrolvm._check.compare.compared import METHOD_COLUMNS, Compared
 from pyrolvm._check.compare.html import fragment, page
 from pyrolvm._check.compare.table import quantity_rows
 from pyrolvm._check.compare.text import as_text
-from pyrolvm._diagnosis.core import Diagnosis, diagnose, jsonable
+from pyrolvm._diagnosis.core import Diagnosis, diagnose
 from pyrolvm._diagnosis.trying import left_to_try
+from pyrolvm._report.pictures import written
 from pyrolvm._results.reading import PosteriorLike, is_exact, log_weights, stat, tree
 from pyrolvm.family.protocol import traits_said
 
@@ -61,9 +64,7 @@ class Comparison(Compared):
         if kind not in plots.KINDS:
             raise unknown_name("kind of plot", kind, plots.KINDS)
         figure = plots.KINDS[kind](self, **options)
-        if path is not None:
-            figure.savefig(path, dpi=160)
-        return figure
+        return written(figure, path)
 
     def to_html(self, path: str | Path | None = None, *, plots: bool = True) -> str:
         """Writes the comparison as one HTML page that needs nothing else: no network, no scripts.
@@ -77,7 +78,7 @@ class Comparison(Compared):
         """
         text = page(self, self.plot if plots else None)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            write_file(path, lambda file: file.write(text.encode()))
         return text
 
     def as_dict(self) -> dict[str, object]:
@@ -95,7 +96,7 @@ class Comparison(Compared):
         """Returns the comparison as JSON, and writes it where a path is given."""
         text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            write_file(path, lambda file: file.write(text.encode()))
         return text
 
     def __str__(self) -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pyrolvm._base.plain import jsonable
+from pyrolvm._base.writing import write_file
 from pyrolvm._check.discrepancy.checked import Checked
-from pyrolvm._diagnosis.core import jsonable
+from pyrolvm._report.pictures import written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,15 +40,11 @@ class Check(Checked):
             UnknownNameError: if there is no such kind.
         """
         figure: Figure = _paper().draw(self, kind)
-        if path is not None:
-            figure.savefig(path, dpi=160)
-        return figure
+        return written(figure, path)
 
     def to_html(self, path: str | Path) -> Path:
         """Writes one page with all figures and pictures, which opens anywhere and fetches nothing."""
-        target = Path(path)
-        target.write_text(_paper().page(self), encoding="utf-8")
-        return target
+        return write_file(path, lambda file: file.write(_paper().page(self).encode()))
 
     def as_dict(self) -> dict[str, Any]:
         """The check as JSON types."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from pyrolvm._report.pictures import written
 from pyrolvm._report.style import FAINT, INK, PALETTE, plain, sheet, tidy
 
 if TYPE_CHECKING:
@@ -36,6 +37,4 @@ def draw(table: pd.DataFrame, path: str | Path | None) -> Figure:
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xlabel("elpd beside the best model's, nats, with two standard errors", fontsize=8.5, color=INK)
     tidy(axes, grid=True)
-    if path is not None:
-        figure.savefig(path, dpi=160)
-    return figure
+    return written(figure, path)

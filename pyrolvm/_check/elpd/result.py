@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
-from pyrolvm._diagnosis.core import jsonable
 from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.elpd import LOO
 

@@ -8,8 +8,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pyrolvm import _runs as runs
+from pyrolvm._base.writing import write_file
 from pyrolvm._check.evaluate.evaluated import Evaluated
 from pyrolvm._check.evaluate.saving import FORM
+from pyrolvm._report.pictures import written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,9 +32,7 @@ class Evaluation(Evaluated):
             A matplotlib Figure.
         """
         figure: Figure = _paper().draw(self)
-        if path is not None:
-            figure.savefig(path, dpi=160)
-        return figure
+        return written(figure, path)
 
     def pictures(self, folder: str | Path) -> list[Path]:
         """Writes every picture to a folder as PNG: figures, reconstructions, samples, interpolations, traversals.
@@ -45,7 +45,7 @@ class Evaluation(Evaluated):
         files = []
         for name, figure in self.drawn().items():
             files.append(target / name)
-            figure.savefig(files[-1], dpi=130)
+            written(figure, files[-1])
         return files
 
     def drawn(self) -> dict[str, Figure]:
@@ -54,9 +54,7 @@ class Evaluation(Evaluated):
 
     def to_html(self, path: str | Path) -> Path:
         """Writes one page with all figures and pictures, which opens anywhere and fetches nothing."""
-        target = Path(path)
-        target.write_text(_paper().page(self), encoding="utf-8")
-        return target
+        return write_file(path, lambda file: file.write(_paper().page(self).encode()))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Writes it to a folder, which :func:`pyrolvm.load` reads.

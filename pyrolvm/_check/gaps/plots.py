@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pyrolvm._report.pictures import written
 from pyrolvm._report.style import FAINT, INK, PALETTE, REFERENCE, legend, sheet, tidy
 
 if TYPE_CHECKING:
@@ -51,6 +52,4 @@ def draw(figures: Mapping[str, float], course: pd.Series, units: pd.DataFrame, p
     handles = [Line2D([], [], color=colour, linestyle=style) for _, colour, style in shown]
     handles.append(Line2D([], [], color=PALETTE[0]))
     legend(figure, handles, ["log evidence", "best of the family", "ELBO", "refinement"])
-    if path is not None:
-        figure.savefig(path, dpi=160)
-    return figure
+    return written(figure, path)

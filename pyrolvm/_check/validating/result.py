@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import StoreError
 from pyrolvm._base.numerics import Array
+from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._report.webpage import in_notebook, table
@@ -94,8 +95,6 @@ class CrossValidation:
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON types."""
-        from pyrolvm._diagnosis.core import jsonable
-
         return {
             "name": self.name, "problem": self.problem, "elpd": jsonable(self.elpd), "error": jsonable(self.error),
             "folds": jsonable(self.table.reset_index().to_dict(orient="records")), "interrupted": self.interrupted,
