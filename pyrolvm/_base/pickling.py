@@ -19,6 +19,7 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 
 from pyrolvm._base.errors import StoreError
+from pyrolvm._base.passing import passed_over
 
 __all__ = ["Portable", "dumps"]
 
@@ -83,6 +84,7 @@ class Portable:
             try:
                 dumps(value)
             except Exception:
+                passed_over("it is said which attribute holds what cannot be pickled")
                 return f"its {name} holds what cannot, "
         return ""
 

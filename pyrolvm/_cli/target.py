@@ -11,6 +11,7 @@ import torch
 
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError, DataError, unknown_name
+from pyrolvm._base.passing import passed_over
 from pyrolvm._base.runtime import session
 from pyrolvm._cli.sources import checked, file_and_name, load_data, load_module, member
 from pyrolvm._cli.values import split_options
@@ -82,6 +83,7 @@ def _from_function(
         except lvm.PyrolvmError:
             raise
         except Exception:
+            passed_over("perhaps no function that makes a problem")
             made = None
         if isinstance(made, lvm.Problem):
             return made

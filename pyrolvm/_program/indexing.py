@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pyrolvm._base.errors import DataError
+from pyrolvm._base.passing import passed_over
 from pyrolvm._program.data import mapped
 from pyrolvm._program.labels import Levels
 from pyrolvm._program.program import Program
@@ -101,7 +102,8 @@ def labelled(problem: Program, levels: Mapping[str, Levels]) -> dict[str, str]:
         try:
             with watch, poutine.trace() as tracer, _Marks(), Start(centre):
                 problem.model(*args, **kwargs)
-        except Exception:  # whatever marked tensors cannot do: its dimensions then have numbers
+        except Exception:
+            passed_over("whatever marked tensors cannot do: its dimensions then have numbers")
             return {}
     _check_quantities(problem, levels, tracer.trace.nodes)
     found: dict[str, set[str]] = {}

@@ -14,6 +14,7 @@ from pyro.ops.provenance import extract_provenance, get_provenance, track_proven
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrolvm._base.passing import passed_over
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Site, is_deterministic, is_random
 from pyrolvm._program.starting import Start, centre
@@ -70,7 +71,8 @@ def predicted(problem: Program, sites: Mapping[str, Site]) -> dict[str, Tensor]:
     with problem.session(seed=0), torch.no_grad():
         try:
             children, values = _children(problem)
-        except Exception:  # whatever marked tensors cannot do: the site then stays what it is
+        except Exception:
+            passed_over("whatever marked tensors cannot do: the site then stays what it is")
             return {}
         found: set[str] = set()
         for name in asked:
@@ -133,7 +135,8 @@ def _stay(problem: Program, names: set[str]) -> bool:
 
     try:
         runs = [run(seed) for seed in range(RUNS)]
-    except Exception:  # a program that cannot run at other values depends on them
+    except Exception:
+        passed_over("a program that cannot run at other values depends on them")
         return False
     return all(run.keys() == runs[0].keys() for run in runs) and _fixed(runs) == runs[0].keys()
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, PyrolvmWarning
 from pyrolvm._base.habits import belongs_to
+from pyrolvm._base.passing import passed_over
 from pyrolvm._compat.torch import forked_after_cuda
 from pyrolvm._program import data
 from pyrolvm._program.absence import imputed
@@ -381,7 +382,8 @@ def _present(device: torch.device) -> bool:
     """Whether this installation of torch holds tensors with values on a device."""
     try:
         return torch.zeros(1, device=device).cpu().numel() == 1 and device.type != "meta"
-    except Exception:  # of the many kinds that a backend that is not there raises; the device's name is what matters
+    except Exception:
+        passed_over("of the many kinds that a backend that is not there raises; the device's name is what matters")
         return False
 
 

@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrolvm._base.errors import ProblemError
+from pyrolvm._base.passing import passed_over
 from pyrolvm._program.density import Joint
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_observation, is_random
@@ -233,13 +234,15 @@ def _alike(by_site: Simulator, by_arguments: Simulator) -> bool:
         try:
             with by_site.problem.session(seed=0), torch.no_grad(), Observe(observed):
                 a = Joint(by_site.problem).site_log_probs(latents)
-        except Exception:  # a prior may well give data that no density can take
+        except Exception:
+            passed_over("a prior may well give data that no density can take")
             continue
         try:
             problem = by_arguments.attach(observed)
             with problem.session(seed=0), torch.no_grad():
                 b = Joint(problem).site_log_probs(latents)
-        except Exception:  # whatever the model does with such an argument, it is not to observe it alone
+        except Exception:
+            passed_over("whatever the model does with such an argument, it is not to observe it alone")
             return False
         tolerance = _TOLERANCE.get(by_site.problem.dtype, 1e-2)
         if a.keys() != b.keys() or not all(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import GuideError, ProblemError
+from pyrolvm._base.passing import passed_over
 from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
@@ -141,7 +142,8 @@ def _run_at(problem: Problem, values: object) -> Seen | None:
     """A run of the model at these values of its latents; ``None`` where it has no density, as of a matrix without a factor."""
     try:
         return _model_run(problem, values)
-    except Exception:  # whether it runs at all is checked elsewhere, and explained there
+    except Exception:
+        passed_over("whether it runs at all is checked elsewhere, and explained there")
         return None
 
 

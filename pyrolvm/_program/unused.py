@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrolvm._base.bijections import bijection
+from pyrolvm._base.passing import passed_over
 from pyrolvm._program.peeling import unmasked
 from pyrolvm._program.program import Program
 from pyrolvm._program.sites import Site, is_deterministic, is_random
@@ -119,7 +120,8 @@ def unused(problem: Program, sites: Mapping[str, Site]) -> dict[str, Tensor]:
     with problem.session(seed=0):
         try:
             return {name: mask for name, mask in masks.items() if _apart(problem, name, mask)}
-        except Exception:  # a program that does not run at other values: what depends on them is not known
+        except Exception:
+            passed_over("a program that does not run at other values: what depends on them is not known")
             return {}
 
 
@@ -128,7 +130,8 @@ def _masks(problem: Program) -> dict[str, Tensor]:
         try:
             with poutine.trace() as tracer, Start(around):
                 problem.model(*problem.args, **problem.kwargs)
-        except Exception:  # said where the program is run next
+        except Exception:
+            passed_over("said where the program is run next")
             return {}
     found = {}
     nodes: dict[str, Any] = dict(tracer.trace.nodes.items())

@@ -20,6 +20,7 @@ from torch import Tensor
 from pyrolvm._base import budget
 from pyrolvm._base.importance import weigh
 from pyrolvm._base.numerics import Array
+from pyrolvm._base.passing import passed_over
 from pyrolvm._program.density import Evaluator, Joint, endless, map_draws, rounding, unconstrained
 from pyrolvm._program.names import Dimensions, dump_names
 from pyrolvm._program.problem import Problem
@@ -449,7 +450,8 @@ def _quantities(
     """The model's quantities, those that can be computed, and of every how-manieth draw."""
     try:
         return quantities_of(problem, draws, chains, ways)
-    except Exception:  # found again below, by name
+    except Exception:
+        passed_over("found again below, by name")
         found: Draws = {}
         for name, function in problem.quantities.items():
             found |= attempts(f"quantities/{name}", partial(map_draws, partial(_quantity, name, function), draws))

@@ -16,6 +16,7 @@ from torch import Tensor
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._base.importance import smooth
 from pyrolvm._base.numerics import Array
+from pyrolvm._base.passing import passed_over
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
@@ -171,7 +172,8 @@ def _top(problem: Problem | None, known: list[str]) -> Iterator[str]:
             with poutine.trace() as tracer, _Track(), Start(around):
                 problem.model(*problem.args, **problem.kwargs)
             tracer.trace.compute_log_prob()
-        except Exception:  # whatever marked tensors cannot do
+        except Exception:
+            passed_over("whatever marked tensors cannot do")
             yield from known
             return
     for site in problem.latents:

@@ -17,6 +17,7 @@ from pyro.poutine.guide import GuideMessenger
 from pyrolvm._base.bijections import Image
 from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError
 from pyrolvm._base.explain import told
+from pyrolvm._base.passing import passed_over
 from pyrolvm._compat.pyro import autoguide_model, give_autoguide_model, returned
 from pyrolvm._program.agreement import guide_sites
 from pyrolvm._program.problem import Problem
@@ -186,7 +187,8 @@ def _makes_guides(function: Callable[..., Any], problem: Problem) -> bool:
     with problem.session(seed=0), problem.whole.active(), torch.no_grad():
         try:
             trace = poutine.trace(function).get_trace(*problem.args, **problem.kwargs)
-        except Exception:  # no guide, or a wrong one, which the check of guides explains
+        except Exception:
+            passed_over("no guide, or a wrong one, which the check of guides explains")
             trace = None
     if trace is not None:
         return not guide_sites(trace) and _is_guide(returned(trace))
@@ -195,7 +197,8 @@ def _makes_guides(function: Callable[..., Any], problem: Problem) -> bool:
     with problem.session(seed=0):
         try:
             found = function() if _required(function) == 0 and not _takes_model(function) else function(problem.model)
-        except Exception:  # not a maker either
+        except Exception:
+            passed_over("not a maker either")
             return False
     return _is_guide(found)
 

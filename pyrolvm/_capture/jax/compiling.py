@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyrolvm._base.passing import passed_over
+
 __all__ = ["compiled"]
 
 _QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
@@ -19,6 +21,6 @@ def compiled(lowered: Any, *, quick: bool) -> Any:
     if quick:
         try:
             return lowered.compile(compiler_options=_QUICK)
-        except Exception:  # XLA's options come and go; without them it compiles longer
-            pass
+        except Exception:
+            passed_over("XLA's options come and go; without them it compiles longer")
     return lowered.compile()

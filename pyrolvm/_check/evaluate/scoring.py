@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pyrolvm._base import randomness, runtime
 from pyrolvm._base.errors import CaptureError, GuideError, ProblemError
+from pyrolvm._base.passing import passed_over
 from pyrolvm._capture import Captured, capture
 from pyrolvm._capture.vmap import vmapped
 from pyrolvm._program.agreement import guide_sites
@@ -285,7 +286,8 @@ class Scorer:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 run(rows)
-        except Exception:  # no C++ compiler, most of all
+        except Exception:
+            passed_over("no C++ compiler, most of all")
             return graph
         self.compiled = True
         return run

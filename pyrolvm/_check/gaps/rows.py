@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm._base.errors import CaptureError, GuideError, ProblemError
+from pyrolvm._base.passing import passed_over
 from pyrolvm._capture import capture
 from pyrolvm._capture.vmap import vmapped
 from pyrolvm._program.agreement import guide_sites
@@ -270,7 +271,8 @@ def _density(problem: Problem, plate: str, batch: Batch, parts: Sequence[_Part])
                 kept[len(u)] = together if wrong else graph
             except CaptureError:
                 kept[len(u)] = together
-            except Exception:  # whatever vmap cannot run
+            except Exception:
+                passed_over("whatever vmap cannot run")
                 kept[len(u)] = one_by_one
         return kept[len(u)](u)
 

@@ -26,6 +26,7 @@ from pyrolvm._base.errors import (
 )
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
+from pyrolvm._base.passing import passed_over
 from pyrolvm._base.verdict import Reason
 from pyrolvm._methods.exact import exact
 from pyrolvm._methods.fit import fit
@@ -249,7 +250,8 @@ def _exactly(climb: _Climb, methods: object) -> Posterior | None:
     started = time.perf_counter()
     try:
         result = exact(climb.problem, draws=climb.draws, seed=climb.seed, progress=climb.progress)
-    except Exception:  # not exact, or whatever else stops it: the next may well run
+    except Exception:
+        passed_over("not exact, or whatever else stops it: the next may well run")
         return None
     return _recorded(result, [_rung("exact", result, started)])
 

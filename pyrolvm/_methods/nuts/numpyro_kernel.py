@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pyrolvm._base.interrupts import held
 from pyrolvm._base.numerics import Array
+from pyrolvm._base.passing import passed_over
 from pyrolvm._capture.door import xla
 from pyrolvm._compat.python import replaced
 from pyrolvm._methods.nuts.base import Raw, Settings, depths, workers
@@ -215,8 +216,8 @@ def _optimised(lowered: Any, program: Program, device: Any) -> Any:
     if device.platform == "cpu" and small:
         try:
             return lowered.compile(compiler_options={"xla_cpu_use_fusion_emitters": False})
-        except Exception:  # XLA's options come and go; without this one it compiles longer
-            pass
+        except Exception:
+            passed_over("XLA's options come and go; without this one it compiles longer")
     return lowered.compile()
 
 

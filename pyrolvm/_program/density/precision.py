@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import PyrolvmWarning
 from pyrolvm._base.numerics import Array
+from pyrolvm._base.passing import passed_over
 from pyrolvm._capture.vmap import vmapped
 from pyrolvm._compat.torch import pytree
 from pyrolvm._program.density.joint import Joint
@@ -99,32 +100,33 @@ def with_digits(problem: Problem) -> Problem:
         wide = problem.to(dtype=torch.float64)
         drawn, points, known = _looked_at(wide)
         coarse = _coarse(drawn)
-    except Exception:  # of a program that runs in float32 alone, or not there: it is met by what runs it next
+    except Exception:
+        passed_over("of a program that runs in float32 alone, or not there: it is met by what runs it next")
         return problem
     if coarse:
-        warnings.warn(
-            f"{coarse}, so {problem.name!r} is run in float64. Fix: subtract large offsets from priors, data and constants, or pass "
-            "dtype=torch.float64.",
-            PyrolvmWarning,
-            stacklevel=5,
+        return _run_wide(
+            wide, f"{coarse}, so {problem.name!r} is", "subtract large offsets from priors, data and constants"
         )
-        return wide
     if problem.stream is not None:
         return problem
     try:
         with problem.session(seed=POINTS_SEED):
             points = {name: value.float() for name, value in points.items()}
             apart = _apart(_log_p(problem, points), known)
-    except Exception:  # as above
+    except Exception:
+        passed_over("of a program that runs in float64 alone: it is met by what runs it next")
         return problem
     if not apart or _out_of_bounds(problem, points):
         return problem
-    warnings.warn(
-        f"the log density of {problem.name!r} in float32 {apart}, so it is run in float64. Fix: give data and constants a size near "
-        "one and no large offsets, or pass dtype=torch.float64.",
-        PyrolvmWarning,
-        stacklevel=5,
+    return _run_wide(
+        wide,
+        f"the log density of {problem.name!r} in float32 {apart}, so it is",
+        "give data and constants a size near one and no large offsets",
     )
+
+
+def _run_wide(wide: Problem, why: str, mend: str) -> Problem:
+    warnings.warn(f"{why} run in float64. Fix: {mend}, or pass dtype=torch.float64.", PyrolvmWarning, stacklevel=6)
     return wide
 
 
@@ -147,7 +149,8 @@ def _looked_at(wide: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor], Arr
             values, log_p = vmapped(joint.somewhere)(flat, torch.arange(len(flat), device=wide.device) < PRIOR)
             drawn = {name: value[:PRIOR] for name, value in values.items()}
             points, known = {name: value[PRIOR:] for name, value in values.items()}, log_p[PRIOR:]
-        except Exception:  # of vmap, or of a prior without draws
+        except Exception:
+            passed_over("of vmap, or of a prior without draws")
             drawn = _prior(joint, flat[:PRIOR])
             points, known = _each(joint.somewhere, flat[PRIOR:])
     return drawn, points, known.double().cpu().numpy()
@@ -157,7 +160,8 @@ def _prior(joint: Joint, flat: Tensor) -> dict[str, Tensor]:
     """Draws of the prior, as many as there are vectors; none where it has none."""
     try:
         return _each(lambda one: joint.somewhere(one, torch.ones((), dtype=torch.bool, device=one.device)), flat)[0]
-    except Exception:  # densities are looked at next
+    except Exception:
+        passed_over("densities are looked at next")
         return {}
 
 
@@ -202,8 +206,8 @@ def _each(function: Callable[[Any], T], rows: Any, *, together: bool = True) -> 
                 warnings.simplefilter("ignore")
                 found: T = vmapped(function)(rows)
                 return found
-        except Exception:  # whatever vmap cannot run; a real error shows in the plain runs
-            pass
+        except Exception:
+            passed_over("whatever vmap cannot run; a real error shows in the plain runs")
     leaves, structure = pytree.tree_flatten(rows)
     results = [function(pytree.tree_unflatten([leaf[i] for leaf in leaves], structure)) for i in range(len(leaves[0]))]
     columns = zip(*(pytree.tree_flatten(one)[0] for one in results), strict=True)

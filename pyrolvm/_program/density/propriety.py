@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.numerics import Array
+from pyrolvm._base.passing import passed_over
 from pyrolvm._capture.vmap import vmapped
 from pyrolvm._program.density.joint import Joint
 from pyrolvm._program.density.prior import is_masked
@@ -123,6 +124,7 @@ def _heights(joint: Joint, points: Array) -> tuple[Array, bool]:
     like = torch.as_tensor(points).to(joint.problem.device)
     try:
         return -vmapped(joint.potential)(like).cpu().numpy(), True
-    except Exception:  # whatever vmap cannot run; a real error shows in the plain runs
+    except Exception:
+        passed_over("whatever vmap cannot run; a real error shows in the plain runs")
         some = like[: LOOKED_AT * ONE_BY_ONE]
         return -torch.stack([joint.potential(point) for point in some]).cpu().numpy(), False

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm._base.errors import CaptureError
+from pyrolvm._base.passing import passed_over
 from pyrolvm._capture import Captured, capture
 from pyrolvm._capture.door import xla
 from pyrolvm._capture.graph import widened
@@ -163,7 +164,8 @@ def by_torch(potential: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Evalu
     places = np.linspace(-0.3, 0.3, 2 * like.numel()).reshape(2, like.numel())
     try:
         found = at_once(places)[1]
-    except Exception:  # whatever vmap cannot run; a real error shows in the plain loop
+    except Exception:
+        passed_over("whatever vmap cannot run; a real error shows in the plain loop")
         return one_by_one, False
     # Torch has operations whose gradient through vmap is another one, without a word.
     alone = one_by_one(places)[1]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrolvm._base.entries import Kind
 from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError
+from pyrolvm._base.passing import passed_over
 from pyrolvm._compat.python import replaced
 from pyrolvm._methods.fit.objectives.annealed import Beta_ELBO
 from pyrolvm._methods.fit.objectives.base import PureELBO, traces
@@ -225,7 +226,7 @@ def _tried(elbo: PureELBO, problem: Problem, guide: Callable[..., Any], batch: B
             return values.detach()
     except PyrolvmError:
         raise
-    except Exception:  # whatever vmap refuses; a real error shows in the plain run
-        pass
+    except Exception:
+        passed_over("whatever vmap refuses; a real error shows in the plain run")
     torch.random.set_rng_state(before)
     return None

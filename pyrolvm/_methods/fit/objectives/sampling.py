@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import CaptureError
+from pyrolvm._base.passing import passed_over
 from pyrolvm._capture import capture, with_noise
 from pyrolvm._methods.fit.objectives.base import PureELBO
 from pyrolvm._program.batching import Batch
@@ -81,7 +82,8 @@ def sample_gradients(
         parts = [run(min(size, draws - done)) for done in range(0, draws, size)]
         values, rows = (torch.cat(column) for column in zip(*parts, strict=True))
         timed: Callable[[], Tensor] = lambda: captured(*params)  # noqa: E731
-    except Exception:  # whatever cannot be recorded or mapped
+    except Exception:
+        passed_over("whatever cannot be recorded or mapped")
         found = [_one(estimate, params) for _ in range(draws)]
         values, rows = (torch.stack(column) for column in zip(*found, strict=True))
         timed = estimate
