@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         return _compared(args, problem, guides, run, _Reached(left_out=dict(left_out)), out, stopped)
 
     # A finished comparison is made again of its posteriors, each of which is found finished: `more` says so.
-    codec: runs.Codec[_Reached] = runs.Codec("Comparison", lambda _: {}, _unread, lambda reached: reached.interrupted)
+    codec: runs.Codec[_Reached] = runs.Codec("Comparison", lambda _: {}, partial=lambda reached: reached.interrupted)
     about = store.identity(None, problem, None, args.seed or 0, _asked(args, problem, guides))
     reached = runs.run(
         runs.order(**kept(args, folder)), "compare", about, codec, work, more=True, pages=(*PAGES, PARTS)
@@ -84,10 +84,6 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     if named and reached.left_out and not stopped:
         return 2
     return code
-
-
-def _unread(folder: Path) -> _Reached:
-    raise AssertionError(f"{folder}: a comparison is not read, but made again")
 
 
 def _compared(

@@ -215,9 +215,15 @@ def _add_cross_validate(commands: Commands) -> None:
     group.add_argument("--folds", metavar="K", type=_count, help="how many parts (default: 10, or one for each group)")
     group.add_argument("--groups", metavar="PLATE", help="hold out the members of this plate with all rows of theirs")
     group.add_argument("--draws", metavar="N", type=_count, help="draws of each fit that predict (default: 1000)")
-    group.add_argument("--jobs", metavar="N", type=_count, help="processes (default: one for each processor)")
+    _add_workers(group)
     group.add_argument("--seed", metavar="N", type=_seed, help="the same seed gives the same result (default: 0)")
     _add_keeping(group, what="where fits and the result are kept (default: runs/, under the target's name)")
+
+
+def _add_workers(group: Any) -> None:
+    group.add_argument("--jobs", metavar="N", type=_count, help="processes (default: one for each processor)")
+    text = "local, here, dask, ray, or the address of a Dask or Ray cluster (default: local)"
+    group.add_argument("--backend", metavar="NAME", help=text)
 
 
 def _add_sweep(commands: Commands) -> None:
@@ -242,12 +248,7 @@ def _add_sweep(commands: Commands) -> None:
         help=f"a guide, or auto, {', '.join(name for name in METHODS if name != 'fit')}; repeatable (default: auto)",
     )
     group.add_argument("--seeds", metavar="N", default="1", help="how many seeds, or which, with commas (default: 1)")
-    group.add_argument("--jobs", metavar="N", type=_count, help="processes (default: one for each processor)")
-    group.add_argument(
-        "--backend",
-        metavar="NAME",
-        help="local, here, dask, ray, or the address of a Dask or Ray cluster (default: local)",
-    )
+    _add_workers(group)
     group.add_argument(
         "--retries",
         metavar="N",

@@ -159,6 +159,7 @@ _KINDS = {
     "compare": "Comparison",
     "calibrate": "Calibration",
     "sweep": "Sweep",
+    "cross-validate": "CrossValidation",
     "evaluate": "Evaluation",
     "evidence": "Evidence",
     "gaps": "Gaps",
@@ -182,12 +183,12 @@ def posteriors_in(paths: Iterable[str]) -> dict[str, Path]:
                 f"{given!r} is a sweep, with a posterior in each of its cells. Fix: pyrolvm diagnose {given} shows it; name a "
                 "folder .../cells/.../result for one of them."
             )
-        elif kind in ("Calibration", "Evidence", "Gaps"):
+        elif kind == "Posterior":
+            parts = {path.name: path}
+        elif kind is not None:
             raise StoreError(
                 f"{given!r} is of kind {kind}, which has no posterior of its own. Fix: pyrolvm diagnose {given} shows it."
             )
-        elif kind is not None:
-            parts = {path.name: path}
         elif not path.exists():
             raise StoreError(f"there is no run at {given!r}. Fix: check the path; `ls runs` shows what is saved.")
         else:

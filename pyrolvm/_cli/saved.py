@@ -16,6 +16,7 @@ from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import kind_of, posteriors_in
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.sweeping import show as show_sweep
+from pyrolvm._cli.validating import show as show_validation
 
 __all__ = ["run"]
 
@@ -27,10 +28,12 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
 
 def _diagnose(args: argparse.Namespace, out: Output) -> int:
     kind = kind_of(Path(args.run))
-    if kind in ("Evidence", "Gaps", "Calibration"):
+    if kind in ("Evidence", "Gaps", "Calibration", "CrossValidation", "Evaluation"):
         result = lvm.load(args.run)
         if kind == "Calibration":
             show_calibration(result, out)
+        elif kind == "CrossValidation":
+            show_validation(result, out)
         else:
             out.line(str(result))
         out.write_json({"command": "diagnose", "run": args.run, **result.as_dict()})
@@ -44,11 +47,6 @@ def _diagnose(args: argparse.Namespace, out: Output) -> int:
     found, failed = {}, 0
     for name, path in posteriors_in([args.run]).items():
         posterior = lvm.load(path)
-        if isinstance(posterior, lvm.Evaluation):
-            out.line(str(posterior))
-            found[name] = posterior.as_dict()
-            failed += posterior.verdict.status == "failed"
-            continue
         diagnosis = lvm.diagnose(posterior)
         verdict = diagnosis.verdict.and_also(posterior.verdict)
         show(posterior, diagnosis, verdict, out)

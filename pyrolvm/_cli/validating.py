@@ -13,9 +13,9 @@ from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
 from pyrolvm._methods.table import by_name
 
-__all__ = ["run"]
+__all__ = ["run", "show"]
 
-WORDS = ("folds", "groups", "draws", "jobs", "seed")
+WORDS = ("folds", "groups", "draws", "jobs", "backend", "seed")
 COLUMNS = ["rows", "elpd", "elpd_error", "crps", "inside_90", "verdict", "seconds"]
 
 
@@ -26,10 +26,15 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     problem = load_problem(args)
     out.note(f"{problem!r}")
     found = lvm.cross_validate(problem, method, progress=out.progress, **kept(args, folder), **given(args, WORDS))
-    out.line(str(found), style="bold")
-    out.frame(found.summary()[COLUMNS])
-    out.verdict(found.verdict)
+    show(found, out)
     out.line(f"saved in {folder}")
     out.next([f"lvm.load({str(folder)!r}).rows    the log predictive density of each row"])
     out.write_json({"command": "cross-validate", "target": args.target, "saved": str(folder), **found.as_dict()})
     return 1 if found.verdict.status == "failed" else 0
+
+
+def show(found: lvm.CrossValidation, out: Output) -> None:
+    """Prints a cross-validation: its sum, a row for each fold, its verdict."""
+    out.line(str(found), style="bold")
+    out.frame(found.summary()[COLUMNS])
+    out.verdict(found.verdict)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrolvm import _runs as runs
-from pyrolvm._base.errors import StoreError
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._runs.packing import pack, unpack
 
@@ -38,16 +37,12 @@ def _exactly(value: Any) -> Any:
     return np.float64(value) if isinstance(value, float) else value
 
 
-def read_nested(folder: Path, kind: str) -> Any:
+def read_nested(folder: Path) -> Any:
     """What :func:`nested_parts` was given.
 
     Raises:
-        StoreError: if the folder holds another kind of result, or is damaged.
+        StoreError: if it is not there, or is damaged.
     """
-    manifest = runs.Manifest.read(folder)
-    if manifest is None or manifest.kind != kind:
-        what = "no saved result" if manifest is None else f"a {manifest.kind!r}, not of kind {kind!r}"
-        raise StoreError(f"{folder} holds {what}. Fix: use lvm.load(path), or give another folder.")
     paths = runs.verified(folder, ("value", "arrays"))
     return unpack(paths["value"].json().get("value"), paths["arrays"].tensors())
 

@@ -40,13 +40,13 @@ class Kept(Protocol):
     seed: int
 
 
-def form(about: Mapping[str, Any] | None = None) -> runs.Form[Any]:
+def form(about: Mapping[str, Any] | None = None) -> runs.Codec[Any]:
     """How posteriors are written.
 
     Args:
         about: the identity of the run that makes them.
     """
-    return runs.Form(KIND, lambda result: _parts(result, about), is_partial)
+    return runs.Codec(KIND, lambda result: _parts(result, about), partial=is_partial)
 
 
 def save(result: Kept, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -11,13 +11,12 @@ from pyrolvm._runs.folder import is_free, is_run
 from pyrolvm._runs.generation import Generation
 from pyrolvm._runs.identity import ANY_VERSION
 from pyrolvm._runs.layout import MANIFEST, MARKER, Manifest, Unfinished, unfinished
-from pyrolvm._runs.pace import Pace, warn_of_disk
 from pyrolvm._runs.packing import write_tensors
 from pyrolvm._runs.places import as_folder
-from pyrolvm._runs.runner import Codec, Form, Order, Run, order, run, save, write_pages
+from pyrolvm._runs.runner import Codec, Order, Run, order, run, save, write_pages
 
 __all__ = [
-    "ANY_VERSION", "MANIFEST", "MARKER", "Checkpoint", "Checkpoints", "Codec", "Form", "Generation", "Manifest", "Order", "Pace",
+    "ANY_VERSION", "MANIFEST", "MARKER", "Checkpoint", "Checkpoints", "Codec", "Generation", "Manifest", "Order",
     "Part", "Run", "Stored", "Unfinished", "Write", "as_folder", "as_json", "bundled", "is_free", "is_run", "order",
-    "run", "save", "steady", "unfinished", "verified", "warn_of_disk", "write_pages", "write_tensors",
+    "run", "save", "steady", "unfinished", "verified", "write_pages", "write_tensors",
 ]  # fmt: skip

@@ -7,8 +7,9 @@ later checkpoints refer to.
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from pyrolvm._base.errors import PyrolvmWarning, StoreError
 from pyrolvm._runs.files import stored
 from pyrolvm._runs.generation import Generation
+from pyrolvm._runs.pace import Pace
 from pyrolvm._runs.packing import pack, unpack, write_tensors
 from pyrolvm._runs.readers import parsing
 from pyrolvm._runs.sealing import opened, sealed
@@ -45,14 +47,15 @@ class Checkpoints:
 
     Args:
         generation: the run's folder, open for writing.
+        every: seconds between two; ``None`` for the default.
 
     Attributes:
         folder: where they are.
         run: the folder that the user named, for messages.
     """
 
-    def __init__(self, generation: Generation) -> None:
-        self._generation = generation
+    def __init__(self, generation: Generation, every: float | None = None) -> None:
+        self._generation, self._pace = generation, Pace(every)
         self.folder, self.run = generation.path / FOLDER, generation.path.parent
         self._chunks: list[dict[str, Any]] = []
         self._number, self._before = 0, frozenset[str]()
@@ -71,6 +74,33 @@ class Checkpoints:
         self._number, content, checkpoint = found
         self._chunks, self._before = content["chunks"], _names(content)
         return checkpoint
+
+    def look(
+        self, state: Callable[[], Mapping[str, Any]], chunk: Callable[[], Any] = lambda: None, *, now: bool = False
+    ) -> bool:
+        """Writes the next one if it is due; returns whether it did. A disk that does not take it is named in a warning.
+
+        Args:
+            state: makes the state.
+            chunk: makes what is new since the last one, if anything.
+            now: whether it is due in any case.
+        """
+        if not (now or self._pace.due()):
+            return False
+        began = time.monotonic()
+        try:
+            self.write(state(), chunk())
+        except OSError as error:
+            warnings.warn(
+                f"a checkpoint could not be written to {self.folder}: {error}. The run goes on, and the checkpoint before is as it "
+                "was. Fix: make room on the disk; the next one is tried in a while.",
+                PyrolvmWarning,
+                stacklevel=3,
+            )
+            return False
+        finally:
+            self._pace.written(began)
+        return True
 
     def write(self, state: Mapping[str, Any], chunk: Any = None) -> None:
         """Writes the next one, and forgets all but the last two.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from pyrolvm._runs.layout import MARKER, Marker, is_unwritten
 
 __all__ = ["Claim", "claimed"]
 
-_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAKE = _OPEN | os.O_CREAT | os.O_EXCL
 _LONGEST = 1 << 20
 
 
@@ -106,8 +108,9 @@ def _taken(directory: Directory, new: Marker) -> tuple[int, Claim] | None:
             return None
         try:
             _lock(handle, directory.path)
-            if _is_at(handle, directory):
-                return handle, Claim(directory, handle, _written(handle, directory, new))
+            marker = _written(handle, directory, new)
+            if marker is not None:
+                return handle, Claim(directory, handle, marker)
         except BaseException:
             os.close(handle)
             raise
@@ -117,23 +120,31 @@ def _taken(directory: Directory, new: Marker) -> tuple[int, Claim] | None:
 def _marker(directory: Directory) -> int | None:
     """The marker's descriptor; the file is made only in a folder that is empty. ``None`` if the folder has been removed.
 
+    What is seen of the folder may be another by the time at which the file is opened: then it is looked at again.
+
     Raises:
         StoreError: if the folder is somebody else's.
     """
     while True:
-        if directory.is_file(MARKER):
-            with suppress(FileNotFoundError):
-                return os.open(MARKER, _OPEN, dir_fd=directory.handle)
-        if directory.names():
-            if directory.is_file(MARKER):
-                continue  # another process made it between our two looks
+        names = directory.names()
+        if names and MARKER not in names:
             raise _foreign(directory.path)
         try:
-            return os.open(MARKER, _OPEN | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=directory.handle)
+            handle = os.open(MARKER, _OPEN if names else _MAKE, 0o644, dir_fd=directory.handle)
         except FileExistsError:
             continue
         except FileNotFoundError:
+            if names:
+                continue
             return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a socket
+                raise _foreign(directory.path) from None
+            raise
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return handle
+        os.close(handle)
+        raise _foreign(directory.path)
 
 
 def _lock(handle: int, path: Path) -> None:
@@ -203,17 +214,19 @@ def _is_at(handle: int, directory: Directory) -> bool:
         return False
 
 
-def _written(handle: int, directory: Directory, new: Marker) -> Marker:
-    """What the marker says, which is written now if it is empty and nothing is there but it."""
+def _written(handle: int, directory: Directory, new: Marker) -> Marker | None:
+    """What the marker says, which is written now if it is empty and nothing is there but it; ``None`` if it was removed meanwhile."""
     found = Marker.of(directory)
-    if found is not None:
-        return found
-    if not is_unwritten(directory):
+    if found is None and is_unwritten(directory):
+        write_whole(handle, new.line, 0)
+        os.fsync(handle)
+        directory.sync()
+        found = new
+    if not _is_at(handle, directory):
+        return None
+    if found is None:
         raise _foreign(directory.path)
-    write_whole(handle, new.line, 0)
-    os.fsync(handle)
-    directory.sync()
-    return new
+    return found
 
 
 def _foreign(path: Path) -> StoreError:

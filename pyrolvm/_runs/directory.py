@@ -160,6 +160,11 @@ class Directory:
         found = self._stat(name)
         return found is not None and stat.S_ISREG(found.st_mode)
 
+    def is_empty(self, name: str) -> bool:
+        """Whether there is a file of that name with nothing in it."""
+        found = self._stat(name)
+        return found is not None and stat.S_ISREG(found.st_mode) and not found.st_size
+
     def is_folder(self, name: str) -> bool:
         """Whether there is a folder of that name, no link."""
         found = self._stat(name)

@@ -46,8 +46,8 @@ def is_free(path: Path) -> bool:
         return False
 
 
-def _opened(path: Path) -> tuple[Directory, bool]:
-    """A folder, and whether it had to be made.
+def _opened(path: Path) -> tuple[Directory, tuple[Path, ...]]:
+    """A folder, and what had to be made for it: itself and those above it, in this order.
 
     Raises:
         StoreError: if it cannot be made.
@@ -56,7 +56,7 @@ def _opened(path: Path) -> tuple[Directory, bool]:
         if "\0" in str(path):
             raise OSError("it has a null character")
         for left in reversed(range(_TIMES)):
-            made = not os.path.lexists(path)
+            made = tuple(one for one in (path, *path.parents) if not os.path.lexists(one))
             if not made and not path.is_dir() and os.path.lexists(path):
                 raise StoreError(f"{path} is a file, expected a folder. Fix: name another path.")
             try:
@@ -77,7 +77,7 @@ class RunFolder:
         manifest: which result is in force; ``None`` if there is none yet.
     """
 
-    def __init__(self, directory: Directory, claim: Claim, *, made: bool) -> None:
+    def __init__(self, directory: Directory, claim: Claim, *, made: tuple[Path, ...]) -> None:
         self._directory, self._claim, self.marker, self.path = directory, claim, claim.marker, directory.path
         self._made = made
         self.manifest = Manifest.read(self.path)
@@ -122,7 +122,7 @@ class RunFolder:
         return self._directory.is_in_place()
 
     def abandon(self, generation: Generation, *, anyway: bool = False) -> None:
-        """Forgets a run that ended in an error, and the folder if there is nothing else and it was made for it.
+        """Forgets a run that ended in an error, and the folder, with those above it, if there is nothing else and it was made for it.
 
         Args:
             generation: the run.
@@ -136,9 +136,9 @@ class RunFolder:
             remove_run(self._directory, generation.name)
         if self._directory.names() == [MARKER] and self.manifest is None:
             self._directory.remove(MARKER)
-            with suppress(OSError):
-                if self._made and self.is_in_place:
-                    self.path.rmdir()
+            with suppress(OSError):  # the first in which there is something stays, and those above it
+                for one in self._made if self.is_in_place else ():
+                    one.rmdir()
 
     @contextmanager
     def generation(self, number: int) -> Iterator[Generation]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from pyrolvm._base.errors import StoreError
 from pyrolvm._runs.directory import Directory
+from pyrolvm._runs.readers import parsing
 from pyrolvm._runs.sealing import opened, sealed
 
 __all__ = [
@@ -140,21 +141,21 @@ class Manifest:
         if not os.path.lexists(path):
             return None
         try:
-            found = opened(path, SCHEMA)
+            with parsing(path):
+                found = opened(path, SCHEMA)
+                made = cls(
+                    str(found["kind"]), dict(found["files"]), found["run"], int(found["number"]), str(found["status"]),
+                    str(found["command"]), dict(found["about"]), tuple(str(name) for name in found["pages"]),
+                )  # fmt: skip
+                if made.status not in ("finished", "partial") or not all(
+                    isinstance(one, dict) for one in made.files.values()
+                ):
+                    raise ValueError("its status or files are none")
         except StoreError as error:
             said = str(error).partition(" Fix:")[0]
             raise StoreError(
                 f"{said} Fix: restore it from a copy; or move it away, and call what made it again with resume=True or overwrite=True."
             ) from None
-        try:
-            made = cls(
-                str(found["kind"]), dict(found["files"]), found["run"], int(found["number"]), str(found["status"]),
-                str(found["command"]), dict(found["about"]), tuple(str(name) for name in found["pages"]),
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{path} is damaged: {error!r}. Fix: restore it, or run again.") from None
-        if made.status not in ("finished", "partial") or not all(isinstance(one, dict) for one in made.files.values()):
-            raise StoreError(f"{path} is damaged: its status or files are none. Fix: restore it, or run again.")
         return made
 
     @property
@@ -175,7 +176,7 @@ class Manifest:
 
 def is_unwritten(directory: Directory) -> bool:
     """Whether a folder has nothing but a marker whose process was killed before it was written."""
-    return directory.names() == [MARKER] and directory.is_file(MARKER) and not directory.size(MARKER)
+    return directory.names() == [MARKER] and directory.is_empty(MARKER)
 
 
 def generations(directory: Directory, marker: Marker) -> list[int]:
@@ -195,12 +196,11 @@ def begun(directory: Directory) -> tuple[str, dict[str, object]] | None:
         return None
     path = directory.path / BEGUN
     try:
-        found = opened(path, SCHEMA)
-        return str(found["command"]), dict(found["about"])
+        with parsing(path):
+            found = opened(path, SCHEMA)
+            return str(found["command"]), dict(found["about"])
     except StoreError as error:
         why = str(error).partition(" Fix:")[0]
-    except (KeyError, TypeError, ValueError) as error:
-        why = f"{path} is damaged: {error!r}."
     raise StoreError(
         f"{why} Which run was begun there cannot be said. Fix: restore it, run again with overwrite=True, or name another folder."
     )

@@ -1,14 +1,10 @@
-"""When checkpoints are written, and what is said where the disk does not take one."""
+"""When checkpoints are written."""
 
 from __future__ import annotations
 
 import time
-import warnings
 
-from pyrolvm._base.errors import PyrolvmWarning
-from pyrolvm._runs.checkpoints import Checkpoints
-
-__all__ = ["Pace", "warn_of_disk"]
+__all__ = ["Pace"]
 
 EVERY = 60.0
 """Seconds between checkpoints by default."""
@@ -37,13 +33,3 @@ class Pace:
         """Notes that one was written, or tried to be, from ``began`` on."""
         self._last = time.monotonic()
         self._took = self._last - began
-
-
-def warn_of_disk(checkpoints: Checkpoints, error: OSError) -> None:
-    """Says that a checkpoint could not be written."""
-    warnings.warn(
-        f"a checkpoint could not be written to {checkpoints.folder}: {error}. The run goes on, and the checkpoint before is as it was. "
-        "Fix: make room on the disk; the next one is tried in a while.",
-        PyrolvmWarning,
-        stacklevel=3,
-    )

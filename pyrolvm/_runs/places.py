@@ -46,26 +46,27 @@ def check_place(folder: Path) -> None:
         raise ArgumentError(
             f"out={str(folder)!r} cannot be a folder: {reason}. Fix: pass a path of shorter names below a folder."
         ) from None
-    if above != path and not _takes(above):
+    why = None if above == path else _refused(above)
+    if why is not None:
         raise ArgumentError(
-            f"out={str(folder)!r} cannot be made: {str(above)!r} is no folder that may be written to. "
-            "Fix: pass a path below one that is."
+            f"out={str(folder)!r} cannot be made: {str(above)!r} takes no new folder ({why}). "
+            "Fix: pass a path below a folder that may be written to, on a disk with room."
         )
 
 
-def _takes(above: Path) -> bool:
-    """Whether a folder can be made there, which permissions do not tell of a system's own folders or a read-only disk.
+def _refused(above: Path) -> str | None:
+    """Why no folder can be made there, which permissions do not tell of a system's own folders or a read-only disk.
 
-    One of another name is made and removed: another process may be about to make the one that is asked for.
+    One of another name is made and removed: another process may be about to make the one that is asked for, or to remove this one.
     """
     probe = above / f".pyrolvm-{uuid.uuid4().hex}"
     try:
         probe.mkdir()
-    except OSError:
-        return False
+    except OSError as error:
+        return error.strerror if above.is_dir() or _exists(above) else None
     with suppress(OSError):
         probe.rmdir()
-    return True
+    return None
 
 
 def _exists(path: Path) -> bool:

@@ -160,7 +160,7 @@ def parsing(path: object, manner: Manner = STORED) -> Iterator[None]:
     except PyrolvmError:
         raise
     except Exception as error:
-        why = str(error) or type(error).__name__
+        why = repr(error) if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise manner.damage(path, f"{why[:300]}") from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pyrolvm._base.errors import ArgumentError, PyrolvmWarning, StoreError, positive_float
 from pyrolvm._base.interrupts import held
@@ -21,7 +21,7 @@ from pyrolvm._runs.identity import check, check_resume, differences, lasting
 from pyrolvm._runs.layout import Manifest, Unfinished
 from pyrolvm._runs.places import as_folder, check_place
 
-__all__ = ["Codec", "Form", "Order", "Run", "order", "run", "save", "write_pages"]
+__all__ = ["Codec", "Order", "Run", "order", "run", "save", "write_pages"]
 
 Result = TypeVar("Result")
 
@@ -71,23 +71,8 @@ def order(
     return Order(folder, resume, overwrite, checkpoint_every)
 
 
-def _never(result: object) -> bool:
-    return False
-
-
-@dataclass(frozen=True)
-class Form(Generic[Result]):
-    """How results of a kind are written.
-
-    Attributes:
-        kind: its name in the manifest.
-        parts: the files of a result, by what they are.
-        partial: whether the run that made a result was stopped before its end.
-    """
-
-    kind: str
-    parts: Callable[[Result], Mapping[str, Part]]
-    partial: Callable[[Result], bool] = _never
+def _unread(folder: Path) -> Any:
+    raise StoreError(f"{folder} holds a result that is not read here. Fix: use lvm.load(path).")
 
 
 @dataclass(frozen=True)
@@ -97,14 +82,14 @@ class Codec(Generic[Result]):
     Attributes:
         kind: its name in the manifest.
         parts: the files of a result, by what they are.
-        read: reads the result in force in a folder.
+        read: reads the result in force in a folder; not needed to save one.
         partial: whether the run that made a result was stopped before its end.
     """
 
     kind: str
     parts: Callable[[Result], Mapping[str, Part]]
-    read: Callable[[Path], Result]
-    partial: Callable[[Result], bool] = _never
+    read: Callable[[Path], Result] = _unread
+    partial: Callable[[Result], bool] = lambda _: False
 
 
 class Run:
@@ -121,7 +106,7 @@ class Run:
     @property
     def checkpoints(self) -> Checkpoints:
         """Its checkpoints."""
-        return Checkpoints(self.generation)
+        return Checkpoints(self.generation, self.every)
 
     def stage(self, name: str) -> Order:
         """Where a part of it is kept, until it is finished, that is a run by itself."""
@@ -196,7 +181,7 @@ def run(
 
 
 def save(
-    codec: Form[Result] | Codec[Result],
+    codec: Codec[Result],
     result: Result,
     path: str | Path,
     *,
@@ -344,7 +329,7 @@ def _refuse_what_is_there(folder: RunFolder, asked: Order) -> None:
 def _keep(
     folder: RunFolder,
     generation: Generation,
-    codec: Form[Result] | Codec[Result],
+    codec: Codec[Result],
     result: Result,
     command: str,
     about: Mapping[str, object],

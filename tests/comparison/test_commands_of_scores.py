@@ -44,8 +44,12 @@ def test_rows_are_left_out_models_compared_and_folds_held_out(
     assert list(pd.read_csv("rows.csv").columns)[1:] == ["elpd", "khat"]
     main(["compare-models", "runs/line", "runs/level", "--json", "-", "--quiet"])
     assert [row["model"] for row in json.loads(capsys.readouterr().out)["table"]] == ["line", "level"]
-    words = ["--method", "exact", "--folds", "2", "--jobs", "1", "--out", "runs/cv"]
+    words = ["--method", "exact", "--folds", "2", "--backend", "here", "--out", "runs/cv"]
     assert main(["cross-validate", "my_model.py:line", *data, *words, "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["folds"]) == 2 and found["elpd"] < 0
     assert main(["loo", "runs/cv"]) == 2 and "not a posterior" in capsys.readouterr().err
+    assert main(["diagnose", "runs/cv", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["folds"] == found["folds"]
+    assert main(["report", "runs/cv", "runs/line", "--out", "r.html"]) == 2
+    assert "of kind CrossValidation" in capsys.readouterr().err

@@ -43,6 +43,9 @@ COMMANDS: dict[str, list[str]] = {
     ],
     "calibrate": ["calibrate", REGRESSION, "--method", "exact", "--simulations", "3", "--ranked", "9", "--workers", "1"],
     "sweep": ["sweep", REGRESSION, "--guide", "laplace", "--guide", "exact", "--backend", "here"],
+    "cross-validate": [
+        "cross-validate", ROWS, "--method", "exact", "--folds", "3", "--draws", "20", "--backend", "here",
+    ],
     "evaluate": [
         "evaluate", ROWS, "--guide", "amortized", "--hold-out", "0.25", "--draws", "20", *STEPS,
     ],

@@ -289,6 +289,73 @@ def test_a_marker_that_is_made_between_two_looks_at_a_folder_is_found(
     assert run(tmp_path / "r", lambda _: "again", resume=True) == "made"
 
 
+@pytest.mark.parametrize("gone", ["the marker", "the folder"])
+def test_what_is_removed_while_a_folder_is_claimed_is_made_again(
+    gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyrolvm._runs import claims
+
+    out, removed = tmp_path / "r", []
+    assert run(out, lambda _: "made") == "made"
+
+    def remove(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any, **words: Any) -> Any:
+            found = call(*given, **words)
+            if not removed:
+                removed.append(out)
+                shutil.rmtree(out)
+                if gone == "the marker":  # and another run's folder has its place
+                    out.mkdir()
+            return found
+
+        return called
+
+    for name, place in (("names", claims.Directory), ("_lock", claims)):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, remove(getattr(place, name)))
+            removed.clear()
+            assert run(out, lambda _, name=name: name, overwrite=True) == TEXT.read(out) == name
+            assert removed
+
+
+@pytest.mark.parametrize("what", ["a link", "a pipe", "a socket", "a folder"])
+def test_what_has_the_markers_name_and_is_no_file_makes_a_folder_foreign(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "r"
+    out.mkdir()
+    monkeypatch.chdir(out)  # the path of a socket may not be long
+    place = out / runs.MARKER
+    if what == "a socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(runs.MARKER)
+    else:
+        {"a link": lambda: place.symlink_to("x"), "a pipe": lambda: os.mkfifo(place), "a folder": place.mkdir}[what]()
+    mode = place.lstat().st_mode
+    with pytest.raises(lvm.StoreError, match=r"was not made by pyrolvm.*Fix:"):
+        run(out, lambda _: "made", overwrite=True)
+    assert place.lstat().st_mode == mode and len(list(out.iterdir())) == 1
+
+
+def test_a_run_that_fails_leaves_none_of_the_folders_that_it_made(tmp_path: Path) -> None:
+    def fail(_: runs.Run) -> str:
+        raise RuntimeError("failed")
+
+    (tmp_path / "mine").mkdir()
+    for out in ("mine/r", "mine/a/b/r", "new/a/r"):
+        with pytest.raises(RuntimeError):
+            run(tmp_path / out, fail)
+        assert [one.name for one in tmp_path.rglob("*")] == ["mine"]
+
+    def beside(_: runs.Run) -> str:
+        (tmp_path / "new" / "a file of mine").touch()
+        raise RuntimeError("failed")
+
+    with pytest.raises(RuntimeError):
+        run(tmp_path / "new" / "a" / "r", beside)
+    assert sorted(one.name for one in tmp_path.rglob("*")) == ["a file of mine", "mine", "new"]
+
+
 # --- a result that is replaced while it is read -----------------------------------------------------------------------
 
 

@@ -14,8 +14,9 @@ import torch
 import pyrolvm as lvm
 from pyrolvm import _runs as runs
 from pyrolvm._cli.signals import listening
-from pyrolvm._runs import Pace, pace
+from pyrolvm._runs import pace
 from pyrolvm._runs.folder import RunFolder
+from pyrolvm._runs.pace import Pace
 
 Y = torch.tensor([0.3, 1.1, -0.4])
 

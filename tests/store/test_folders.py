@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,14 +70,15 @@ def test_a_run_does_not_begin_where_no_folder_can_be(
     assert repr(closed) in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
 def test_a_run_into_a_folder_that_cannot_be_made_does_not_begin(
-    fit: lvm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, fit: lvm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> str:
-        raise OSError(30, "Read-only file system")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "mkdir", full)
     monkeypatch.setattr(lvm.Problem, "session", None)
     for out in (tmp_path / "new", tmp_path / "new" / "below"):
-        with pytest.raises(lvm.ArgumentError, match=r"cannot be made: .* is no folder that may be written to"):
+        with pytest.raises(lvm.ArgumentError, match=rf"takes no new folder \({os.strerror(number)}\).*Fix:"):
             lvm.fit(fit.problem, "mean_field", progress=False, out=out)

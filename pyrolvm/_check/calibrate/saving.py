@@ -26,4 +26,4 @@ def _parts(calibration: Ranks) -> Mapping[str, runs.Part]:
     }
 
 
-FORM: runs.Form[Ranks] = runs.Form("Calibration", _parts, lambda calibration: calibration.interrupted)
+FORM: runs.Codec[Ranks] = runs.Codec("Calibration", _parts, partial=lambda calibration: calibration.interrupted)

@@ -28,9 +28,6 @@ def load(path: str | Path) -> Calibration:
             raise StoreError(f"{folder} holds no finished simulation yet. Fix: wait, or run it again with resume=True.")
         with parsing(begun.folder):
             return Calibration.of(about, records.values(), interrupted=len(records) < about["simulations"])
-    if manifest is None or manifest.kind != FORM.kind:
-        what = "no calibration" if manifest is None else f"a {manifest.kind!r}, not a calibration"
-        raise StoreError(f"{folder} holds {what}. Fix: give the folder that calibrate wrote, or use lvm.load(path).")
     paths = runs.verified(folder, ("data", "meta"))
     meta = paths["meta"].json()
     store.check_types(paths["meta"].path, meta, META)

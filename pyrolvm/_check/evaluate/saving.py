@@ -37,4 +37,4 @@ def _parts(evaluation: Evaluated) -> Mapping[str, runs.Part]:
     }
 
 
-FORM: runs.Form[Evaluated] = runs.Form("Evaluation", _parts)
+FORM: runs.Codec[Evaluated] = runs.Codec("Evaluation", _parts)

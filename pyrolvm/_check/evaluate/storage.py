@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 
 from pyrolvm import _runs as runs
-from pyrolvm._base.errors import StoreError
 from pyrolvm._check.evaluate.result import Evaluation
 from pyrolvm._check.evaluate.saving import FORM, PLAIN
 from pyrolvm._program.image import Image
 from pyrolvm._results import store
 from pyrolvm._results.nested import read_verdict
+from pyrolvm._runs.readers import parsing
 
 __all__ = ["CODEC", "COMMAND", "load"]
 
@@ -29,11 +29,9 @@ def load(path: str | Path) -> Evaluation:
     folder = Path(path)
     paths = runs.verified(folder, ("data", "meta"))
     meta = paths["meta"].json()
-    if meta.get("kind") != FORM.kind:
-        raise StoreError(f"{folder} holds a {meta.get('kind')!r}, not an evaluation. Fix: use lvm.load(path).")
     store.check_types(paths["meta"].path, meta, PLAIN)
     data = paths["data"].tree()
-    try:
+    with parsing(paths["meta"].path):
         table = pd.DataFrame(meta["table"]).set_index("figure").replace({None: math.nan})
         numbers = ["value", "error", "row_error", "train"]
         table[numbers] = table[numbers].astype(float)
@@ -41,8 +39,6 @@ def load(path: str | Path) -> Evaluation:
         verdict = read_verdict(meta["verdict"])
         left_out = {str(name): str(why) for name, why in meta["left_out"]}
         image = None if meta["image"] is None else Image(**meta["image"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{paths['meta'].path} is damaged: {error}. Fix: restore it, or run again.") from error
     units = None
     if "units" in data.children:
         units = data["units"].to_dataset().to_dataframe()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pyrolvm import _runs as runs
-from pyrolvm._base.errors import StoreError
 from pyrolvm._check.gaps.result import Collapse, Gaps
 from pyrolvm._results.nested import nested_parts, read_frame, read_nested, stored_frame
+from pyrolvm._runs.readers import parsing
 
 __all__ = ["CODEC", "COMMAND", "load"]
 
@@ -32,8 +32,8 @@ def load(path: str | Path) -> Gaps:
         StoreError: if there are none, or a file is damaged.
     """
     folder = Path(path)
-    stored = read_nested(folder, KIND)
-    try:
+    stored = read_nested(folder)
+    with parsing(folder):
         table, units, course = (read_frame(stored[name]) for name in ("table", "units", "refinement"))
         if table is None or units is None or course is None:
             raise ValueError("a table is missing")
@@ -42,8 +42,6 @@ def load(path: str | Path) -> Gaps:
             str(stored["method"]), Collapse(units, *(float(stored[name]) for name in _UNITS)), course["elbo"],
             float(stored["seconds"]),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{folder} is damaged: {error!r}. Fix: restore it, or run again.") from None
 
 
 CODEC: runs.Codec[Gaps] = runs.Codec(KIND, _parts, load)

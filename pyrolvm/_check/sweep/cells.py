@@ -13,6 +13,7 @@ from pathlib import Path
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import StoreError
 from pyrolvm._check.sweep.plan import Cell
+from pyrolvm._runs.readers import parsing
 from pyrolvm._runs.sealing import opened, sealed
 
 __all__ = ["COMMAND", "KIND", "Cells", "kept_in", "listed", "read_cell", "result_of"]
@@ -48,15 +49,13 @@ def listed(folder: Path) -> tuple[Cell, ...]:
     """
     if not (folder / LIST).is_file():
         raise StoreError(f"{folder} lists no cells yet. Fix: run the sweep again with resume=True.")
-    content = opened(folder / LIST, SCHEMA)
-    try:
+    with parsing(folder / LIST):
+        content = opened(folder / LIST, SCHEMA)
         cells = tuple(
             Cell(str(c["problem"]), str(c["method"]), int(c["seed"]), str(c["key"])) for c in content["cells"]
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{folder / LIST} is damaged: {error!r}. Fix: restore it, or run again.") from None
-    if not all(_KEY.fullmatch(cell.key) for cell in cells):
-        raise StoreError(f"{folder / LIST} is damaged: a cell has no key. Fix: restore it, or run again.")
+        if not all(_KEY.fullmatch(cell.key) for cell in cells):
+            raise ValueError("a cell has no key")
     return cells
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrolvm import _runs as runs
-from pyrolvm._base.errors import StoreError
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.nested import nested_parts, read_frame, read_nested, read_verdict, stored_frame, stored_verdict
+from pyrolvm._runs.readers import parsing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,8 +146,8 @@ def load(path: str | Path) -> CrossValidation:
     Raises:
         StoreError: if there is none, or a file is damaged.
     """
-    stored = read_nested(Path(path), KIND)
-    try:
+    stored = read_nested(Path(path))
+    with parsing(path):
         table, rows = read_frame(stored["table"]), read_frame(stored["rows"])
         if table is None or rows is None:
             raise ValueError("it has no table")
@@ -155,8 +155,6 @@ def load(path: str | Path) -> CrossValidation:
             str(stored["name"]), str(stored["problem"]), float(stored["elpd"]), float(stored["error"]), table, rows,
             read_verdict(stored["verdict"]), bool(stored["interrupted"]),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{path} is damaged: {error!r}. Fix: restore it, or run again.") from None
 
 
 CODEC: runs.Codec[CrossValidation] = runs.Codec(KIND, _parts, load, lambda found: found.interrupted)

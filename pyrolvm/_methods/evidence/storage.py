@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pyrolvm import _runs as runs
-from pyrolvm._base.errors import StoreError
 from pyrolvm._methods.evidence.result import Evidences
 from pyrolvm._results import Evidence
 from pyrolvm._results.nested import nested_parts, read_frame, read_nested, read_verdict, stored_frame, stored_verdict
+from pyrolvm._runs.readers import parsing
 
 __all__ = ["CODEC", "COMMAND", "load"]
 
@@ -49,14 +49,12 @@ def load(path: str | Path) -> Evidence | Evidences:
         StoreError: if there is none, or a file is damaged.
     """
     folder = Path(path)
-    stored = read_nested(folder, KIND)
-    try:
+    stored = read_nested(folder)
+    with parsing(folder):
         if "one" in stored:
             return _read(stored["one"])
         exact = None if stored["exact"] is None else float(stored["exact"])
         return Evidences({str(name): _read(one) for name, one in stored["several"]}, exact)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{folder} is damaged: {error!r}. Fix: restore it, or run again.") from None
 
 
 CODEC: runs.Codec[Any] = runs.Codec(KIND, _parts, load)

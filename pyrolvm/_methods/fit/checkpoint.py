@@ -7,7 +7,6 @@ schedule. Callbacks that have ``state_dict()`` and ``load_state_dict(state)`` ar
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pyrolvm._base import randomness, runtime
 from pyrolvm._base.errors import StoreError
 from pyrolvm._methods.fit.engines import Engine, Work
 from pyrolvm._methods.fit.modules import modules_of
-from pyrolvm._runs import Pace, Run, warn_of_disk
+from pyrolvm._runs import Run
 
 __all__ = ["Keeper", "Parts"]
 
@@ -86,7 +85,6 @@ class Keeper:
     def __init__(self, run: Run) -> None:
         self.store = run.checkpoints
         self.found = self.store.read()
-        self._pace = Pace(run.every)
         self._parts: Parts | None = None
 
     def hold(self, work: Work) -> None:
@@ -109,14 +107,9 @@ class Keeper:
 
     def look(self, search: Callable[[], Mapping[str, Any]], *, now: bool = False) -> None:
         """Writes a checkpoint if one is due. A disk that does not take it is named in a warning; those before stay."""
-        if self._parts is None or not (now or self._pace.due()):
-            return
-        began = time.monotonic()
-        try:
-            self.store.write({"search": dict(search()), **self._parts.state()})
-        except OSError as error:
-            warn_of_disk(self.store, error)
-        self._pace.written(began)
+        parts = self._parts
+        if parts is not None:
+            self.store.look(lambda: {"search": dict(search()), **parts.state()}, now=now)
 
 
 def _buffers(work: Work) -> dict[str, torch.Tensor]:

@@ -7,7 +7,6 @@ that go on from there draw what they would have drawn.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from pyrolvm._base.errors import StoreError
-from pyrolvm._runs import Pace, Run, warn_of_disk
+from pyrolvm._runs import Run
 
 __all__ = ["ChainKeeper", "attributes", "restore_attributes"]
 
@@ -30,7 +29,6 @@ class ChainKeeper:
     def __init__(self, run: Run) -> None:
         self.store = run.checkpoints
         self._found = self.store.read()
-        self._pace = Pace(run.every)
         self._setup = ""
 
     @property
@@ -75,17 +73,7 @@ class ChainKeeper:
         self, kernel: str, chains: Callable[[], dict[str, Any]], drawn: Callable[[], Any], *, now: bool = False
     ) -> bool:
         """Writes a checkpoint if one is due; returns whether it did. A disk that does not take it is named in a warning."""
-        if not (now or self._pace.due()):
-            return False
-        began = time.monotonic()
-        try:
-            self.store.write({"kernel": kernel, "setup": self._setup, "chains": chains()}, drawn())
-        except OSError as error:
-            warn_of_disk(self.store, error)
-            return False
-        finally:
-            self._pace.written(began)
-        return True
+        return self.store.look(lambda: {"kernel": kernel, "setup": self._setup, "chains": chains()}, drawn, now=now)
 
 
 # --- Pyro's kernels, which have no state of their own to hand out -----------------------------------------------------

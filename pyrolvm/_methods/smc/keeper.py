@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from pyrolvm._base.errors import StoreError
 from pyrolvm._methods.evidence.annealing import Cloud
 from pyrolvm._methods.smc.sampler import Stage, Swarm
-from pyrolvm._runs import Pace, Run, warn_of_disk
+from pyrolvm._runs import Run
 
 __all__ = ["Keeper"]
 
@@ -27,7 +26,6 @@ class Keeper:
 
     def __init__(self, run: Run | None) -> None:
         self._store = None if run is None else run.checkpoints
-        self._pace = Pace(None if run is None else run.every)
         self._setup = ""
 
     def begin(self, first: Swarm) -> Swarm:
@@ -49,15 +47,8 @@ class Keeper:
 
     def look(self, swarm: Swarm, *, now: bool = False) -> None:
         """Writes a checkpoint if one is due. A disk that does not take it is named in a warning."""
-        if self._store is None or not (now or self._pace.due()):
-            return
-        began = time.monotonic()
-        try:
-            self._store.write({"setup": self._setup, **_packed(swarm)})
-        except OSError as error:
-            warn_of_disk(self._store, error)
-        finally:
-            self._pace.written(began)
+        if self._store is not None:
+            self._store.look(lambda: {"setup": self._setup, **_packed(swarm)}, now=now)
 
 
 def _packed(swarm: Swarm) -> dict[str, object]:
