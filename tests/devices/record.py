@@ -40,7 +40,7 @@ def cell(problem: lvm.Problem, guide: str, engine: str = "torch") -> str:
     return "clean"
 
 
-UNFRAMED = {"mean_field", "full_rank", "low_rank", "student"}
+UNFRAMED = {"mean_field", "full_rank", "low_rank"}
 """Families whose search for a frame is the same for all; only ``laplace`` and ``pathfinder`` make theirs here."""
 
 

@@ -120,7 +120,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _place(func: Any, asked: Any, args: Any, ours: bool) -> bool:
     """Whether the results of an operation lie on the device."""
     if asked is not None:
-        return torch.device(asked).type == "cuda" or _inside()
+        # A number that a gradient's formula makes for itself may be on either side, as numbers of no dimension may.
+        return torch.device(asked).type == "cuda" or (_inside() and func is not aten.scalar_tensor.default)
     if func is aten.copy_.default:
         return isinstance(args[0], _OnDevice)
     return ours
