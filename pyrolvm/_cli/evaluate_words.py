@@ -19,22 +19,26 @@ def add_evaluate(commands: Commands) -> None:
         "evaluate",
         "evaluating",
         "Evaluate a fitted model on held-out data: log p(x), bound, bits, units, pictures, outliers; a table and a page.",
-        "RUN is a folder that pyrolvm fit wrote. A TARGET in its place is fitted first, as by pyrolvm fit.\n\n"
+        "RUN is a folder that fit, nuts, smc, exact or infer wrote. A TARGET in its place is fitted first, as by pyrolvm fit.\n"
+        "Where rows share latents they are scored as by pyrolvm predict: log p(x), CRPS, coverage, PIT.\n\n"
         f"{TARGET}\n{DATA}\n{GUIDE}\nexamples:\n"
         "  pyrolvm evaluate runs/a --held-out test.npz --shape 28x28 --out runs/a-test\n"
         "  pyrolvm evaluate runs/a --problem my_model.py:vae --data train.npz --guide my_model.py:encoder --held-out test.npz\n"
         "  pyrolvm evaluate vae --batch-size 100 --hold-out 0.25 --draws 1000 --out runs/vae-test\n\n"
         f"{CODES}",
     )
-    _fitted(parser, "RUN or TARGET", "a folder written by pyrolvm fit, or what to fit")
+    _fitted(parser, "RUN or TARGET", "a saved result, or what to fit")
     parser.add_argument(
         "--hold-out", metavar="SHARE", type=share, help="of a TARGET: fit to the other rows, evaluate on these"
     )
     add_method(parser, METHODS["fit"], but=("draws",))
     group = parser.add_argument_group("the evaluation")
     group.add_argument("--held-out", metavar="FILE", help="the model's arguments on new rows: .npz, .json or .csv")
-    group.add_argument("--draws", metavar="K", type=count, help="draws of a row for log p(x) (default: 5000)")
+    group.add_argument(
+        "--draws", metavar="K", type=count, help="draws of a row (default: 5000), or of the posterior (default: 1000)"
+    )
     group.add_argument("--rows", metavar="N", type=count, help="how many rows to look at (default: all)")
+    _add_members(group)
     group.add_argument("--labels", metavar="NAME", help="the array of --held-out (and --data) that holds classes")
     group.add_argument(
         "--outliers",
@@ -116,10 +120,7 @@ def add_predict(commands: Commands) -> None:
     group = parser.add_argument_group("what is predicted")
     group.add_argument("--new", metavar="FILE", help="new arguments: .npz, .json or .csv (default: the fit's own)")
     group.add_argument("--rows", metavar="N", type=count, help="how many rows, where no argument tells")
-    group.add_argument(
-        "--members", metavar="PLATE=WHO", action="append", type=key_value, default=[],
-        help="which member of the fit each member of a plate is: new, same, or a JSON list of numbers, null for new ones; repeatable",
-    )  # fmt: skip
+    _add_members(group)
     group.add_argument(
         "--kind",
         choices=("draws", "mean"),
@@ -171,6 +172,14 @@ def add_compare_models(commands: Commands) -> None:
         "--site", metavar="NAME", help="the observed site whose rows are left out, where there are several"
     )
     _add_file(parser, "a .csv file for the table")
+
+
+def _add_members(group: Any) -> None:
+    """Who the members of plates are."""
+    group.add_argument(
+        "--members", metavar="PLATE=WHO", action="append", type=key_value, default=[],
+        help="which member of the fit each member of a plate is: new, same, or a JSON list of numbers, null for new ones; repeatable",
+    )  # fmt: skip
 
 
 def _add_file(group: Any, what: str, *, required: bool = False) -> None:

@@ -43,14 +43,9 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         raise ArgumentError("--hold-out and --held-out both say what to evaluate on. Fix: leave one out.")
     default = f"{Path(args.target).name if saved else target_name(args.target)}-evaluation"
     folder = choose_folder(args, default)
-    words: dict[str, Any] = given(args, WORDS)
+    words: dict[str, Any] = given(args, WORDS) | ({"members": dict(args.members)} if args.members else {})
     if saved:
-        fit = attached(args)
-        if not isinstance(fit, lvm.Fit):
-            raise ArgumentError(
-                f"{args.target} holds {type(fit).__name__}, not a fit. Fix: pass a folder that pyrolvm fit wrote."
-            )
-        found = _evaluated(args, fit, None, words, out, kept(args, folder))
+        found = _evaluated(args, attached(args), None, words, out, kept(args, folder))
     else:
         found = _fitted(args, words, out, kept(args, folder))
     _show(found, out)
@@ -69,7 +64,12 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
 
 
 def _evaluated(
-    args: argparse.Namespace, fit: lvm.Fit, held: Any, words: dict[str, Any], out: Output, where: Mapping[str, Any]
+    args: argparse.Namespace,
+    fit: lvm.Posterior,
+    held: Any,
+    words: dict[str, Any],
+    out: Output,
+    where: Mapping[str, Any],
 ) -> lvm.Evaluation:
     if args.held_out is not None:
         held, words = _held(args, fit, words)
@@ -111,7 +111,7 @@ def _fitted(args: argparse.Namespace, words: dict[str, Any], out: Output, where:
 
 
 def _held(
-    args: argparse.Namespace, fit: lvm.Fit, words: dict[str, object]
+    args: argparse.Namespace, fit: lvm.Posterior, words: dict[str, object]
 ) -> tuple[Mapping[str, object], dict[str, object]]:
     """The held-out arguments by name, and the labels among them."""
     content = load_data(Path(args.held_out))
@@ -130,7 +130,7 @@ def _held(
     return held, words
 
 
-def _arguments(content: Mapping[str, object], fit: lvm.Fit, what: str) -> dict[str, object]:
+def _arguments(content: Mapping[str, object], fit: lvm.Posterior, what: str) -> dict[str, object]:
     """The model's arguments among the arrays of a file."""
     names = list(fit.attached.arguments)
     found = {name: checked(content[name]) for name in names if name in content}
@@ -142,7 +142,7 @@ def _arguments(content: Mapping[str, object], fit: lvm.Fit, what: str) -> dict[s
     return found
 
 
-def _outliers(text: str, fit: lvm.Fit) -> tuple[str, dict[str, object]]:
+def _outliers(text: str, fit: lvm.Posterior) -> tuple[str, dict[str, object]]:
     """A data set and its name, from ``NAME=FILE`` or ``FILE``."""
     name, equals, file = text.partition("=")
     path = Path(file if equals else text)
@@ -151,9 +151,9 @@ def _outliers(text: str, fit: lvm.Fit) -> tuple[str, dict[str, object]]:
 
 def _show(found: lvm.Evaluation, out: Output) -> None:
     rows = int(found.data["rows"].sizes["row"])
-    how = "log p(x) exact" if found.exact else f"log p(x) by importance sampling, K = {found.draws:,}"
     out.line(
-        f"{found.name} on {found.problem}: {rows:,} rows; {how}; {found.engine}; {found.seconds:.1f} s", style="bold"
+        f"{found.name} on {found.problem}: {rows:,} rows; {found.how}; {found.engine}; {found.seconds:.1f} s",
+        style="bold",
     )
     out.frame(found.table[["value", "error", "row_error", "train", "unit"]])
     if found.auroc is not None:

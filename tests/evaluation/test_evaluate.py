@@ -170,24 +170,50 @@ def test_bad_input_is_refused_before_the_work(fit, data, words, error, match):
     assert "Fix:" in str(caught.value)
 
 
-def test_a_guide_with_parameters_for_each_row_knows_no_others(rows):
+def test_rows_that_a_guide_by_rows_does_not_know_are_scored_at_draws_of_the_posterior(rows):
     fit = lvm.fit(
         lvm.Problem(small, rows[:60]), "mean_field", max_steps=5, tolerance=0, draws=10, engine="pyro", **QUIET
     )
-    for held in (rows[60:], rows[:30], rows[:7]):
-        with pytest.raises(lvm.GuideError, match="Fix: use an encoder"):
-            lvm.evaluate(fit, held, **QUIET)
-    assert lvm.evaluate(fit, draws=20, pictures=False, **QUIET).log_p < 0
+    found = lvm.evaluate(fit, rows[60:], **QUIET)
+    assert len(found.rows) == 60 and "parameters for the fit's own rows" in found.left_out["ELBO"]
+    generator = torch.Generator().manual_seed(1)
+    top = torch.randn(50_000, 1, generator=generator)
+    latents = torch.cat([top, top + 0.5 * torch.randn(50_000, 1, generator=generator)], 1)
+    terms = dist.Bernoulli(logits=latents @ fit.params["weights"].detach()).log_prob(rows[60:64, None]).sum(-1)
+    np.testing.assert_allclose(found.rows["log_p"][:4], terms.logsumexp(1) - np.log(50_000), atol=0.15)
 
 
-def test_rows_that_share_a_latent_have_no_density_of_their_own():
-    fit = lvm.fit(
-        lvm.problem("eight_schools"), "mean_field", max_steps=5, tolerance=0, draws=10, engine="pyro", **QUIET
-    )
-    with pytest.raises(lvm.ProblemError, match=r"site 'mu' is outside plate .*Fix:"):
-        lvm.evaluate(fit, **QUIET)
-    with pytest.raises(lvm.ArgumentError, match="takes a Fit, got int"):
+def branching(y):
+    middle = pyro.param("middle", torch.tensor(0.0))
+    with pyro.plate("rows", len(y)):
+        z = pyro.sample("z", dist.Normal(middle, 1.0))
+        scale = 0.5 if z.sum() < 1e9 else 1.0  # no graph of it, and no draws at once
+        pyro.sample("y", dist.Normal(z, scale), obs=y)
+
+
+def test_a_guide_by_rows_runs_draw_by_draw_where_draws_do_not_run_at_once():
+    y = torch.linspace(-1, 1, 12)
+    fit = lvm.fit(lvm.Problem(branching, y), "mean_field", max_steps=400, draws=20, engine="pyro", **QUIET)
+    wanted = dist.Normal(fit.params["middle"].detach(), 1.25**0.5).log_prob(y)
+    words = {"draws": 60, "pictures": False, **QUIET}
+    found = lvm.evaluate(fit, **words)
+    assert found.engine == "pyro"
+    np.testing.assert_allclose(found.rows["log_p"], wanted, atol=0.3)
+    for chosen in (list(range(11, -1, -1)), [3] * 12 + [7]):  # in another order, as many as there are, and more
+        other = lvm.evaluate(fit, rows=chosen, **words)
+        np.testing.assert_allclose(other.rows["log_p"], wanted[chosen], atol=0.3)
+
+
+def test_what_is_no_result_and_what_observes_nothing_by_row_are_refused():
+    def at_once(y):
+        a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        pyro.factor("likelihood", dist.Normal(a, 1.0).log_prob(y).sum())
+
+    with pytest.raises(lvm.ArgumentError, match=r"takes a result of fit, nuts, .* got int"):
         lvm.evaluate(3, **QUIET)
+    fit = lvm.fit(lvm.Problem(at_once, torch.ones(5)), "mean_field", max_steps=5, draws=10, engine="pyro", **QUIET)
+    with pytest.raises(lvm.ProblemError, match="factor, 'likelihood'"):
+        lvm.evaluate(fit, torch.ones(3), **QUIET)
 
 
 def test_a_problem_is_split_into_rows_that_were_there(rows):

@@ -71,7 +71,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "evidence": {"draws": 11, "base": "prior", "schedule": 5, "params": {"scale": torch.tensor(0.1)}, "seed": 1},
     "evaluate": {
         "draws": 11, "rows": 3, "train_rows": 4, "labels": X > 0, "train_labels": X > 0, "outliers": {"other": X + 1}, "shape": (1, 1),
-        "levels": 4, "plate": "row", "pictures": False, "seed": 1,
+        "levels": 4, "plate": "row", "members": {"row": "new"}, "pictures": False, "seed": 1,
     },
     "gaps": {"rows": 3, "method": "ais", "draws": 31, "steps": 11, "seed": 1},
 }  # fmt: skip

@@ -32,13 +32,14 @@ class Evaluated:
         auroc: by data set (rows) and score (columns), the probability that a row of it has a higher score than a held-out one; ``None``
             where no other data were given.
         data: an ``xarray.DataTree``: ``rows`` and ``train_rows`` (figures by row), ``bounds`` (by draws), ``latents`` (posterior
-            means and sds), ``units``, ``pictures``, ``outliers/<data set>`` (scores).
+            means and sds), ``units``, ``pictures``, ``outliers/<data set>`` (scores); where rows share latents, ``scores`` as
+            :func:`pyrolvm.predict` gives them.
         left_out: what does not apply, and why.
         notes: what to know of the pictures.
         titles: labels of pictures by name.
         image: what says that rows are images.
         site: the observed site that is shown.
-        draws: draws of a row.
+        draws: draws of a row, or of the posterior.
         exact: whether log p(x) is exact.
         verdict: whether the figures can be believed, and what they say.
         engine: what ran the model.
@@ -72,8 +73,20 @@ class Evaluated:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """A row for each data point: ``log_p``, ``log_p_error``, ``khat``, ``ess``, ``elbo``, ``log_likelihood``, ``kl_<site>``, ..."""
+        """A row for each data point: ``log_p``, ``log_p_error``, ``khat``, ``ess``, ``elbo``, ``log_likelihood``, ``kl_<site>``, ...
+
+        Where rows share latents ``log_p``, ``log_p_error``, ``crps`` and ``pit``.
+        """
         return self.data["rows"].to_dataset().to_dataframe()
+
+    @property
+    def how(self) -> str:
+        """How log p(x) of rows was found."""
+        if self.exact:
+            return "log p(x) exact"
+        if "scores" in self.data.children:
+            return f"log p(x) by {self.draws:,} draws of the posterior"
+        return f"log p(x) by importance sampling, K = {self.draws:,}"
 
     @property
     def log_p(self) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrolvm._base import randomness
 from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, positive_int
+from pyrolvm._check.validating.folds import row_count, without
 from pyrolvm._program.batching import slice_rows
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import plate_of_independent_rows
@@ -42,12 +43,18 @@ def split(problem: Problem, share: float, *, seed: int = 0, plate: str | None = 
         ArgumentError: if a part would be empty.
         ProblemError: if rows cannot be taken apart.
     """
-    chosen = plate_of_independent_rows(problem, plate)
-    size = problem.plates[chosen].size
+    try:
+        chosen = plate_of_independent_rows(problem, plate)
+    except ProblemError:  # rows share latents
+        chosen = None
+    size = row_count(problem, plate) if chosen is None else problem.plates[chosen].size
     count = round(share * size) if 0 < share < 1 else 0
     if not 0 < count < size:
         raise ArgumentError(f"a share of {share!r} of {size} rows leaves a part empty. Fix: pass for example 0.25.")
     order = torch.randperm(size, generator=torch.Generator().manual_seed(randomness.folded(seed))).to(problem.device)
+    if chosen is None:
+        first, second = (part.sort().values.cpu().numpy() for part in (order[count:], order[:count]))
+        return without(problem, size, second), without(problem, size, first)
     return part(problem, order[count:].sort().values, chosen), part(problem, order[:count].sort().values, chosen)
 
 

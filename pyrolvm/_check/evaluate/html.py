@@ -18,10 +18,12 @@ __all__ = ["draw", "drawn", "fragment", "page"]
 
 _READ = """
 <b>log p(x)</b> is the log density of a row under the fitted model, latents integrated out: exact without latents, else by importance
-sampling from the guide, which on average is too low, the less the more draws. The first error is that of sampling; the one of rows is
-how far the mean over another sample of rows would be. <b>ELBO</b> = reconstruction - KL. A <b>unit</b> is active where its posterior
-mean varies over rows by more than 0.01 of the prior variance. <b>AUROC</b> is the probability that a row of another data set has a
-higher score than a held-out one: 0.5 is chance, and below it the score prefers the other data.
+sampling from the guide, which on average is too low, the less the more draws; where rows share latents, the mean over draws of the
+posterior, for each row by itself, of which <b>CRPS</b> and the share of values in central intervals are told too. The first error is
+that of sampling; the one of rows is how far the mean over another sample of rows would be. <b>ELBO</b> = reconstruction - KL. A
+<b>unit</b> is active where its posterior mean varies over rows by more than 0.01 of the prior variance. <b>AUROC</b> is the
+probability that a row of another data set has a higher score than a held-out one: 0.5 is chance, and below it the score prefers the
+other data.
 """
 
 
@@ -61,8 +63,7 @@ def _title(evaluation: Evaluated) -> str:
 
 def _lead(evaluation: Evaluated) -> str:
     rows = int(evaluation.data["rows"].sizes["row"])
-    how = "log p(x) exact" if evaluation.exact else f"log p(x) by importance sampling, K = {evaluation.draws:,}"
-    text = f"{rows:,} rows; {how}; {evaluation.engine}, {evaluation.seconds:.1f} s, seed {evaluation.seed}"
+    text = f"{rows:,} rows; {evaluation.how}; {evaluation.engine}, {evaluation.seconds:.1f} s, seed {evaluation.seed}"
     return escape(text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from pyrolvm import _runs as runs
-from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
+from pyrolvm._base.errors import ArgumentError, ProblemError, checked_seed, positive_int
 from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress
 from pyrolvm._check.evaluate.assembly import Gathered, assemble
@@ -20,10 +21,12 @@ from pyrolvm._check.evaluate.measure import Scored, choose_image, score
 from pyrolvm._check.evaluate.outliers import plain_rows
 from pyrolvm._check.evaluate.probe import check_labels
 from pyrolvm._check.evaluate.result import Evaluation
+from pyrolvm._check.evaluate.scoring import UnknownRowsError
 from pyrolvm._check.evaluate.storage import CODEC, COMMAND
+from pyrolvm._check.evaluate.together import Asked, evaluated_together
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import plate_of_independent_rows
-from pyrolvm._results import Fit, store
+from pyrolvm._results import Fit, Posterior, store
 
 __all__ = ["evaluate"]
 
@@ -35,10 +38,10 @@ PROBE_ROWS, PROBE_DRAWS = 5_000, 100
 
 @verb
 def evaluate(
-    fit: Fit,
+    fit: Posterior,
     data: Any = None,
     *,
-    draws: int = DRAWS,
+    draws: int | None = None,
     rows: int | Sequence[int] | Tensor | None = None,
     train_rows: int | Sequence[int] | Tensor = TRAIN_ROWS,
     labels: Any = None,
@@ -47,6 +50,7 @@ def evaluate(
     shape: Any = None,
     levels: int | None = None,
     plate: str | None = None,
+    members: Mapping[str, str | Sequence[int | None]] | None = None,
     pictures: bool = True,
     seed: int = 0,
     progress: bool | Callable[[int, int, str], None] = True,
@@ -56,21 +60,30 @@ def evaluate(
 ) -> Evaluation:
     r"""Evaluates a fitted model on held-out data: its density of each row, what its latents say, what it draws.
 
-    With latents in the plate of the data, the density of a row is that of importance sampling from the guide, an encoder,
+    Of a fit whose rows have latents of their own alone, the density of a row is that of importance sampling from the guide, an encoder,
 
     .. math:: \log p(x) \approx \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k \mid x)}, \qquad z_k \sim q(\cdot \mid x),
 
     which on average is too low, the less the more draws; without latents it is exact. The model's learnable parameters are the fitted
     ones. What does not apply to a model is left out, with the reason.
 
+    Where rows share latents (regressions, hierarchies, processes), and of draws without an encoder (chains, particles, guides with
+    parameters for each row), held-out rows are scored by :func:`pyrolvm.predict`,
+
+    .. math:: \log p(x) \approx \log \frac1S \sum_{s=1}^S p(x \mid \theta_s),
+
+    each by itself, at draws of the posterior as they are: with the log density come the CRPS and the coverage of central intervals, and
+    group ``scores`` of the result has them by row, PIT as well.
+
     When not to trust it: rows whose k-hat is above 0.7 have weights of such heavy tails that their log p(x) is likely too low, and the
-    error understates it. Figures of pictures are means of the likelihood, not draws.
+    error understates it. Figures of pictures are means of the likelihood, not draws. Rows that share latents are not independent: the
+    sum of their densities is not that of all of them together.
 
     Args:
-        fit: what :func:`pyrolvm.fit` returns.
+        fit: what :func:`pyrolvm.fit` returns, or any other result with its problem.
         data: what the fit has not seen: a problem of the same model; its arguments by name, those left out being the fit's; a tuple of
             those that have a row for each data point; or the one such argument. By default the fit's own data.
-        draws: K.
+        draws: K, by default 5,000; or S, by default 1,000.
         rows: which rows to look at, or how many, evenly spread; by default all.
         train_rows: rows of the fit's own data, for the gap between them.
         labels: classes of the held-out rows, shape ``(rows of data,)``, for the accuracy of a linear classifier on posterior means.
@@ -81,6 +94,7 @@ def evaluate(
             the model says (``lvm.model(images=)``).
         levels: how many values a pixel had, where the likelihood is continuous and data are ``(level + noise) / levels``.
         plate: the plate whose rows are data points, where several could be meant.
+        members: where rows share latents, which member of the fit each member of a plate is, as for :func:`pyrolvm.predict`.
         pictures: whether to decode reconstructions, samples, interpolations and traversals.
         seed: makes it repeatable.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
@@ -90,10 +104,10 @@ def evaluate(
         overwrite: with ``out``: replace what is there, which stays in force until this one is finished.
 
     Raises:
-        ArgumentError: if it is no fit, or an argument is out of range.
+        ArgumentError: if it is no result of an inference, an argument is out of range, or nothing says who the members of a plate are.
         DataError: if data or labels are not those of the model, or not finite.
-        GuideError: if the guide cannot encode new rows.
-        ProblemError: if rows have no density of their own, naming the site.
+        GuideError: if the guide does not run on the rows.
+        ProblemError: if rows are not scored, since nothing is observed at a site.
 
     References:
         Rezende, Mohamed, Wierstra, *Stochastic backpropagation and approximate inference in deep generative models*,
@@ -107,12 +121,63 @@ def evaluate(
     words = store.counted(evaluate, given)
     asked = runs.order(out, resume, overwrite)
     asks = {"fit": fit, "held out": data, **words}
-    about = {} if out is None else store.identity("Evaluation", problem, fit.guide, seed, asks)
+    guide = fit.guide if isinstance(fit, Fit) else None
+    about = {} if out is None else store.identity("Evaluation", problem, guide, seed, asks)
 
     def work(run: runs.Run | None) -> Evaluation:
-        return _evaluated(fit, problem, data, progress=progress, seed=seed, **words)
+        return _chosen(fit, problem, data, progress=progress, seed=seed, **words)
 
     return runs.run(asked, COMMAND, about, CODEC, work)
+
+
+def _chosen(
+    fit: Posterior,
+    problem: Problem,
+    data: Any,
+    *,
+    plate: str | None,
+    draws: int | None,
+    outliers: Mapping[str, Any] | None,
+    members: Mapping[str, str | Sequence[int | None]] | None,
+    seed: int,
+    **words: Any,
+) -> Evaluation:
+    """By the guide, where it encodes rows that are independent given the parameters; else by draws of the posterior."""
+    if draws is not None:
+        draws = positive_int("draws", draws, minimum=2)
+    if outliers is not None and not isinstance(outliers, Mapping):
+        raise ArgumentError(
+            f'outliers must be data sets by name, got {type(outliers).__name__}. Fix: pass outliers={{"other": data}}.'
+        )
+    try:
+        chosen, why = plate_of_independent_rows(problem, plate), "rows are scored at draws of the posterior"
+    except ProblemError as error:
+        if not problem.observed:
+            raise
+        chosen, why = (
+            None,
+            f"rows share latents ({str(error).partition(': ')[0]})",
+        )
+    if isinstance(fit, Fit) and chosen is not None:
+        try:
+            return _evaluated(
+                _with_guide(fit),
+                problem,
+                data,
+                plate=chosen,
+                draws=draws or DRAWS,
+                outliers=outliers,
+                seed=seed,
+                **words,
+            )
+        except UnknownRowsError:
+            why = "the guide has parameters for the fit's own rows; latents of others were inferred by lvm.predict"
+    return evaluated_together(
+        Asked(
+            fit, data, members or {}, plate, draws, partial(some_rows, words["rows"]),
+            partial(some_rows, words["train_rows"], what="train_rows"), outliers or {}, why, seed,
+        )
+    )  # fmt: skip
 
 
 def _evaluated(
@@ -128,20 +193,14 @@ def _evaluated(
     outliers: Mapping[str, Any] | None,
     shape: Any,
     levels: int | None,
-    plate: str | None,
+    plate: str,
     pictures: bool,
     seed: int,
     progress: bool | Callable[[int, int, str], None],
 ) -> Evaluation:
-    started = time.perf_counter()
-    draws = positive_int("draws", draws, minimum=2)
+    started, chosen = time.perf_counter(), plate
     if levels is not None:
         positive_int("levels", levels, minimum=2)
-    if outliers is not None and not isinstance(outliers, Mapping):
-        raise ArgumentError(
-            f'outliers must be data sets by name, got {type(outliers).__name__}. Fix: pass outliers={{"other": data}}.'
-        )
-    chosen = plate_of_independent_rows(problem, plate)
     held = held_out(fit, data, chosen)
     size = held.plates[chosen].size
     indices = some_rows(rows, size)
@@ -192,20 +251,30 @@ def _evaluated(
 
 
 def _checked(fit: object) -> Problem:
-    """The fit's problem.
+    """The result's problem.
 
     Raises:
-        ArgumentError: if it is no fit, or has lost its guide.
+        ArgumentError: if it is no result.
     """
-    if not isinstance(fit, Fit):
-        raise ArgumentError(f"evaluate takes a Fit, got {type(fit).__name__}. Fix: pass what lvm.fit returns.")
-    problem = fit.attached
+    if not isinstance(fit, Posterior):
+        raise ArgumentError(
+            f"evaluate takes a result of fit, nuts, smc, exact, infer or load, got {type(fit).__name__}. Fix: pass the result."
+        )
+    return fit.attached
+
+
+def _with_guide(fit: Fit) -> Fit:
+    """The fit.
+
+    Raises:
+        ArgumentError: if it has lost its guide, or is a point estimate.
+    """
     fit.check_density("evaluate")
-    if fit.guide is None and problem.latents:
+    if fit.guide is None and fit.attached.latents:
         raise ArgumentError(
             f"{fit.name} was loaded without its guide. Fix: lvm.load(path, problem=problem, guide=the guide function)."
         )
-    return problem
+    return fit
 
 
 def _plain(fit: Fit, problem: Problem, held: Problem, plate: str, site: str, count: int) -> dict[str, Problem]:

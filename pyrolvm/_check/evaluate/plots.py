@@ -27,7 +27,8 @@ GAP, EDGE = 4, 0.79
 """Between pictures: white pixels of the canvas, and the grey of the line around each."""
 
 CAPTIONS = {
-    "figures": "Densities of rows, the bound of so many draws, how much each unit varies with the data, scores of other data.",
+    "figures": "Densities of rows, their places in predictive distributions, the bound of so many draws, how much each unit varies, "
+    "scores of other data.",
     "data and reconstructions": "Rows as they are, and the mean of the likelihood at the posterior mean of their latents.",
     "samples": "The mean of the likelihood at latents drawn from the prior; without latents, draws of the model.",
     "sampled data": "Draws of the model: latents from the prior, data from the likelihood.",
@@ -120,6 +121,8 @@ def _wide(images: Array, columns: int = 12) -> Array:
 def draw(evaluation: Evaluated) -> Figure:
     """Densities of rows, the bound of several draws, units and scores, as far as there are such."""
     panels = [_density]
+    if "pit" in evaluation.data["rows"]:
+        panels.append(_places)
     if "bounds" in evaluation.data.children:
         panels.append(_bounds)
     if evaluation.units is not None:
@@ -146,7 +149,7 @@ def _density(evaluation: Evaluated, axes: Axes) -> None:
     every = np.concatenate(list(values.values()))
     if every.size == 0:
         return
-    low, high = np.quantile(every, [0.001, 0.999])
+    low, high = np.quantile(every, [0.001, 0.999] if len(every) > 1_000 else [0.0, 1.0])
     bins: Any = np.linspace(float(low), float(high), 41) if high > low else 10
     for (label, rows), colour in zip(values.items(), PALETTE, strict=False):
         axes.hist(rows, bins=bins, density=True, histtype="step", color=colour, linewidth=1.4, label=label)
@@ -154,6 +157,16 @@ def _density(evaluation: Evaluated, axes: Axes) -> None:
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
     axes.set_xlabel("log p(x) of a row, nats", fontsize=9, color=INK)
     axes.set_ylabel("share", fontsize=9, color=INK)
+    axes.set_yticks([])
+
+
+def _places(evaluation: Evaluated, axes: Axes) -> None:
+    """Where values lie in their predictive distributions: level where these are calibrated."""
+    places = evaluation.data["rows"]["pit"].to_numpy()
+    bins = int(np.clip(len(places) // 10, 4, 20))
+    axes.hist(places, bins=bins, range=(0.0, 1.0), density=True, color=PALETTE[0], alpha=0.8)
+    axes.axhline(1.0, color=INK, linewidth=0.8, linestyle=":")
+    axes.set_xlabel("place of a value in its predictive distribution (PIT)", fontsize=9, color=INK)
     axes.set_yticks([])
 
 

@@ -66,9 +66,8 @@ class Evaluation(Evaluated):
 
     def __str__(self) -> str:
         count = int(self.data["rows"].sizes["row"])
-        how = "log p(x) exact" if self.exact else f"log p(x) by importance sampling, K = {self.draws:,}"
         width = max(len(str(name)) for name in self.table.index)
-        lines = [f"{self.name} on {self.problem}: {count:,} rows; {how}; {self.engine}; {self.seconds:.1f} s"]
+        lines = [f"{self.name} on {self.problem}: {count:,} rows; {self.how}; {self.engine}; {self.seconds:.1f} s"]
         for name, row in self.table.iterrows():
             error = "" if not math.isfinite(row["error"]) or row["error"] == 0 else f" +- {row['error']:.2g}"
             rows = "" if not math.isfinite(row["row_error"]) else f" (rows +- {row['row_error']:.2g})"

@@ -32,7 +32,7 @@ from pyrolvm._program.density import Joint
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 
-__all__ = ["CHUNK", "Block", "Scorer", "plan"]
+__all__ = ["CHUNK", "Block", "Scorer", "UnknownRowsError", "plan"]
 
 Array = NDArray[np.float64]
 
@@ -89,6 +89,10 @@ def plan(width: int, draws: int, rows: int, room: int) -> Plan:
     return Plan(at_once, some, held)
 
 
+class UnknownRowsError(GuideError):
+    """A guide has parameters for the rows of its fit, and the rows are others."""
+
+
 class Scorer:
     """The weights of rows; to be used inside the session of a problem whose parameters are the fitted ones.
 
@@ -99,7 +103,8 @@ class Scorer:
         room: numbers that a chunk may hold of one kind; by default what suits the device.
 
     Attributes:
-        engine: what runs: ``"captured"`` (a graph, draws as lanes), ``"repeated"`` (a graph, draws as rows) or ``"pyro"`` (no graph).
+        engine: what runs: ``"captured"`` (a graph, draws as lanes), ``"repeated"`` (a graph, draws as rows), ``"single"`` (a graph of
+            one draw) or ``"pyro"`` (no graph).
         reason: why not a graph, where it is none.
         compiled: whether torch compiled the graph.
         largest: the most draws times rows that ran at once.
@@ -112,7 +117,7 @@ class Scorer:
         self.room = room or (CHUNK_GPU if problem.device.type == "cuda" else CHUNK)
         self.continuous = [site.name for site in problem.continuous]
         self.engine, self.reason, self.largest = "captured", "", 0
-        self.compiled = self._large = False
+        self.compiled = self._large = self._by_place = False
         self._runs: dict[tuple[int, int], Callable[[Tensor], dict[str, Tensor]]] = {}
 
     @property
@@ -132,7 +137,7 @@ class Scorer:
         """All draws of the rows, some rows at a time; ``told`` hears of the rows that are done."""
         draws = 1 if self.exact else draws
         self._large = float(len(rows)) * draws * self.width > COMPILED
-        cut = plan(self.width, draws, len(rows), self.room)
+        cut = plan(self.width, draws, self._at_once(rows), self.room)
         done = 0
         for start in range(0, len(rows), cut.rows_held):
             pieces = [self._some(piece, draws, cut) for piece in rows[start : start + cut.rows_held].split(cut.rows)]
@@ -140,6 +145,11 @@ class Scorer:
             done += len(block.rows)
             told(done)
             yield block
+
+    def _at_once(self, rows: Tensor) -> int:
+        """Rows that may run at once: Pyro takes as many as the plate has for all of it, in its own order."""
+        whole = len(rows) == self.plate.size and torch.equal(rows, torch.arange(len(rows), device=rows.device))
+        return len(rows) if whole or not self._by_place else max(1, min(len(rows), self.plate.size - 1))
 
     def _some(self, rows: Tensor, draws: int, cut: Plan) -> Block:
         """A few rows: they are padded to the size of the others, so that one graph serves all."""
@@ -229,7 +239,10 @@ class Scorer:
             return self._runs[key](rows)
 
     def _compile(self, rows: Tensor, draws: int) -> Callable[[Tensor], dict[str, Tensor]]:
-        """What gives so many draws of so many rows: the first that runs of a graph over lanes, a graph of repeated rows, and Pyro."""
+        """What gives so many draws of so many rows: the first that runs of a graph over lanes, a graph of repeated rows, and Pyro.
+
+        A guide with parameters for each row takes repeated rows for all rows of a plate, so that its draws run one by one.
+        """
         lanes = torch.zeros(draws, dtype=self.problem.dtype, device=self.problem.device)
 
         def laned(rows: Tensor) -> dict[str, Tensor]:
@@ -239,17 +252,26 @@ class Scorer:
             found = self.one(rows.repeat(draws))
             return _summed({name: value.reshape(draws, len(rows), *value.shape[1:]) for name, value in found.items()})
 
+        def one_by_one(single: Callable[[Tensor], dict[str, Tensor]]) -> Callable[[Tensor], dict[str, Tensor]]:
+            def run(rows: Tensor) -> dict[str, Tensor]:
+                found = [single(rows) for _ in range(draws)]
+                return _summed({name: torch.stack([one[name] for one in found]) for name in found[0]})
+
+            return run
+
         if self.engine == "captured" and draws > 1:
             try:
                 return self._captured(laned, rows)
             except CaptureError:
-                self.engine = "repeated"
-        if self.engine != "pyro":
-            try:
+                self.engine = "single" if self._by_place else "repeated"
+        try:
+            if self.engine == "single":
+                return one_by_one(self._captured(self.one, rows))
+            if self.engine != "pyro":
                 return self._captured(repeated, rows)
-            except CaptureError as error:
-                self.engine, self.reason = "pyro", str(error)
-        return repeated
+        except CaptureError as error:
+            self.engine, self.reason = "pyro", str(error)
+        return one_by_one(self.one) if self._by_place else repeated
 
     def _captured(
         self, program: Callable[[Tensor], dict[str, Tensor]], rows: Tensor
@@ -302,7 +324,8 @@ class Scorer:
             new: whether the rows are others than the fit's, so that a guide with parameters for each row cannot know them.
 
         Raises:
-            GuideError: if the guide does not run on these rows, lacks a site, or goes by a row's number instead of its data.
+            GuideError: if the guide does not run on these rows, or lacks a site.
+            UnknownRowsError: if it goes by a row's number instead of its data, and the rows are others.
         """
         rows = torch.arange(min(2, self.plate.size), device=self.problem.device)
         fix = 'Fix: use an encoder, such as guide="amortized", or evaluate the rows of the fit (data=None).'
@@ -320,8 +343,9 @@ class Scorer:
             raise GuideError(
                 f"guide {name!r} gives {tuple(found['log_weight'].shape)} weights for {len(rows)} rows. {fix}"
             )
-        if new and self.guide is not None and not self.exact and self.plate.size > 1 and self._by_number():
-            raise GuideError(
+        self._by_place = self.guide is not None and not self.exact and self.plate.size > 1 and self._by_number()
+        if new and self._by_place:
+            raise UnknownRowsError(
                 f"guide {name!r} has parameters for each row of the fit's data and knows no others: what it says of a row depends on "
                 f"the row's number. {fix}"
             )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from pyrolvm._check.predict.running import observed_values
+from pyrolvm._base.numerics import Array
+from pyrolvm._check.predict.running import TOGETHER, observed_values
 from pyrolvm._check.predict.scores import scores, totals
 from pyrolvm._check.predict.setting import Setting
 from pyrolvm._program.names import Dimensions
@@ -66,10 +68,28 @@ def _scores(setting: Setting, found: Mapping[str, Tensor], attrs: Mapping[str, A
         draws = found[f"predictions/{name}"].cpu().numpy() if ordered else None
         here = setting.shown(name, seen[name], False)
         assert here is not None
-        each = scores(term.cpu().numpy(), draws, here.cpu().numpy())
-        told |= totals(name, each)
+        density = term.cpu().numpy()
+        each = scores(density, draws, here.cpu().numpy())
+        told |= totals(name, each, density)
         for what, value in each.items():
             values[f"{name}_{what}"], named[f"{name}_{what}"] = value, dims[name][: value.ndim]
     if not values:
         return None
+    together = _together(found)
+    if together is not None:
+        each = {name: value for name, value in scores(together, None, together[0]).items() if name.startswith("lpd")}
+        told |= {name.removeprefix("_"): value for name, value in totals("", each, together).items()}
+        rows = next(dims for name, dims in named.items() if name.endswith("_lpd"))
+        values |= each
+        named |= {name: rows[: value.ndim] for name, value in each.items()}
     return site_dataset(values, named, attrs=told, coords=Dimensions(new).coords(), sample_dims=())
+
+
+def _together(found: Mapping[str, Tensor]) -> Array | None:
+    """The log density of all sites by draw and row; ``None`` where there is one, or they are of other rows."""
+    if TOGETHER in found:
+        return found[TOGETHER].cpu().numpy()
+    terms = [value.cpu().numpy() for key, value in found.items() if key.startswith("log_score/")]
+    if len(terms) < 2 or len({term.shape for term in terms}) > 1:
+        return None
+    return np.asarray(np.sum(terms, axis=0, dtype=np.float64))

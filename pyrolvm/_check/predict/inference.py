@@ -30,7 +30,7 @@ from pyrolvm._results.evaluating import every
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["predict"]
+__all__ = ["predict", "scored"]
 
 DRAWS = 1_000
 """Draws that are taken by default."""
@@ -97,7 +97,8 @@ def predict(
     Returns:
         A tree with groups ``predictions`` (dims ``(chain, draw, ...)``; deterministic sites and new members' latents too),
         ``log_score`` (log densities of what is given, by draw and row), ``scores`` (of what is given, by row: log predictive density
-        ``<site>_lpd`` with its Monte Carlo error, ``<site>_crps`` and ``<site>_pit``; sums and coverages are its attributes), and
+        ``<site>_lpd`` with its Monte Carlo error, ``<site>_crps`` and ``<site>_pit``; ``lpd`` of several sites of the same rows
+        together; sums and coverages are its attributes), and
         ``predictions_constant_data`` (the new arguments).
 
     Raises:
@@ -130,6 +131,30 @@ def predict(
         return xr.DataTree.from_dict(summarised(every, lambda given, seed: one(given, seed, asked), seed))
 
 
+def scored(
+    posterior: Posterior,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    members: Mapping[str, str | Sequence[int | None]],
+    draws: int | None,
+    seed: int,
+) -> xr.Dataset | None:
+    """Group ``scores`` of :func:`predict` for rows that are known, batch after batch; ``None`` where nothing is scored.
+
+    Without arguments they are the fit's own rows, with their own latents as the fit knows them.
+    """
+    own = not args and not kwargs
+
+    def one(given: Words, seed: int) -> dict[str, xr.Dataset]:
+        return _predicted(
+            posterior, *given, members, None, "draws", False, draws, seed, at_once=not own, own_scored=own
+        )
+
+    with runtime.undisturbed():
+        every = batches(posterior.attached, args, kwargs, min(draws or DRAWS, posterior.num_draws))
+        return summarised(every, one, seed).get("scores")
+
+
 def _predicted(
     posterior: Posterior,
     args: Sequence[Any],
@@ -142,10 +167,11 @@ def _predicted(
     seed: int,
     *,
     at_once: bool = False,
+    own_scored: bool = False,
 ) -> dict[str, xr.Dataset]:
     old, began = posterior.attached, time.perf_counter()
     asked = arguments(old, args, kwargs, rows)
-    found = setting(old, asked, members, rows, _two(posterior))
+    found = setting(old, asked, members, rows, _two(posterior), scored=own_scored)
     values, chains, step = _draws(posterior, found.new, set(found.kept), draws)
     if found.fresh:
         check_priors(posterior, found, values, set(members))
@@ -164,7 +190,8 @@ def _predicted(
         # A batch is small: recording it as a graph would cost more than it saves, and keep memory.
         drawn = many(values, chunk=len(next(iter(values.values()))) if at_once and many.way == "vmap" else None)
     attrs = {
-        "pyrolvm_problem": old.name, "kind": kind, "seed": seed, "thinned_by": step, "evaluated_by": many.way,
+        "pyrolvm_problem": old.name, "kind": kind, "seed": seed, "draws": len(next(iter(values.values()))), "thinned_by": step,
+        "evaluated_by": many.way,
         "seconds": time.perf_counter() - began, "inference_library": "pyrolvm",
         **({} if found.behind is None else {BEHIND: found.behind.before}),
         **({} if inferred is None else {"latents_of_rows": inferred.how}),

@@ -22,7 +22,10 @@ from pyrolvm._program.sites import is_deterministic, is_observation, is_random
 from pyrolvm._program.starting import Start, centre
 from pyrolvm._program.traces import Message
 
-__all__ = ["Given", "Going", "Predicting", "Quantity", "observed_values", "prior_terms"]
+__all__ = ["TOGETHER", "Given", "Going", "Predicting", "Quantity", "observed_values", "prior_terms"]
+
+TOGETHER = "log_score_of_rows"
+"""Where the density of all observations of a row together is, whose latents are integrated out."""
 
 Tree = dict[str, Tensor]
 Quantity = Callable[[Mapping[str, Tensor]], Tensor]
@@ -156,8 +159,8 @@ class Predicting:
                 new[name] = node["value"] if middle is None else middle
         for name, value in new.items():
             self._add(found, "predictions", name, value)
-        if density is not None and len(scored) == 1:
-            found[f"log_score/{scored[0]}"] = density
+        if density is not None:
+            found[f"log_score/{scored[0]}" if len(scored) == 1 else TOGETHER] = density
         return new
 
     def run(self, draw: Tree) -> dict[str, Any]:

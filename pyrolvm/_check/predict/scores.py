@@ -72,13 +72,23 @@ def _scores(log_score: Array, draws: Array | None, seen: Array) -> dict[str, Arr
     return found
 
 
-def totals(name: str, found: Mapping[str, Array]) -> dict[str, object]:
-    """Sums and means over all values of a site, as attributes: each with its standard error as a sample of rows."""
+def totals(name: str, found: Mapping[str, Array], log_score: Array) -> dict[str, object]:
+    """Sums and means over all values of a site, as attributes: each with its standard error as a sample of rows.
+
+    The Monte Carlo error of the sum is that of rows scored by the same draws, which err together.
+
+    Args:
+        name: the site's.
+        found: its scores by value.
+        log_score: log densities by draw, ``(S, ...)``.
+    """
     lpd = found["lpd"].reshape(-1)
     told: dict[str, object] = {f"{name}_lpd": float(lpd.sum())}
     if lpd.size > 1:
         told[f"{name}_lpd_row_error"] = float(math.sqrt(lpd.size) * lpd.std(ddof=1))
-    told[f"{name}_lpd_error"] = float(np.sqrt((found["lpd_error"] ** 2).sum()))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = np.exp(log_score - found["lpd"]).reshape(len(log_score), -1).sum(axis=1, dtype=np.float64)
+    told[f"{name}_lpd_error"] = float(shares.std() / math.sqrt(len(shares)))
     if "crps" in found:
         told[f"{name}_crps"] = float(found["crps"].mean())
         for share in CENTRAL:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -102,7 +102,9 @@ class Setting:
         return found
 
 
-def setting(old: Problem, asked: Arguments, said: Asked, rows: int | None, draws: tuple[Draw, Draw]) -> Setting:
+def setting(
+    old: Problem, asked: Arguments, said: Asked, rows: int | None, draws: tuple[Draw, Draw], *, scored: bool = False
+) -> Setting:
     """What a prediction runs.
 
     Args:
@@ -111,6 +113,7 @@ def setting(old: Problem, asked: Arguments, said: Asked, rows: int | None, draws
         said: who the members of plates are said to be.
         rows: rows to predict, where no argument tells.
         draws: two draws of the posterior.
+        scored: whether observations of the fit's own rows are scored and not predicted, where nothing is new.
     """
     fresh = bool(asked.given) or rows is not None
     after = behind(old, asked, rows) if fresh else None
@@ -118,8 +121,12 @@ def setting(old: Problem, asked: Arguments, said: Asked, rows: int | None, draws
         new, predicted = problem_at(old, after.arguments)
         if _ties(old, new, after, draws):
             return _behind(old, new, asked, after, predicted, said)
-    new, predicted = problem_at(old, asked)
-    if not fresh:
+    if fresh:
+        new, predicted = problem_at(old, asked)
+    elif scored:
+        asked, new, predicted = replace(asked, left_out=frozenset()), old, frozenset()
+    else:
+        new, _ = problem_at(old, asked)
         predicted = frozenset(site.name for site in old.observed)
     who = memberships(old, new, said, fresh=fresh)
     return Setting(old, new, asked, predicted, kept_sites(old, new, who), {}, fresh)

@@ -203,9 +203,11 @@ def _attributes(parts: list[xr.Dataset]) -> dict[str, Any]:
         if not all(isinstance(one, int | float | np.number) for one in every):
             continue
         values = np.array(every, dtype=float)
-        if name.endswith("_error"):
+        if name.endswith("lpd_error"):
+            found[name] = float(values.sum())  # the same draws scored all batches
+        elif name.endswith("_error"):
             found[name] = float(np.sqrt((values**2).sum()))
-        elif name.endswith("_lpd") or name == "seconds":
+        elif name.endswith("_lpd") or name in ("lpd", "seconds"):
             found[name] = float(values.sum())
         elif name.endswith("_crps") or "inside" in name.split("_"):
             found[name] = float((values * counts).sum() / counts.sum())
