@@ -247,9 +247,77 @@ def gu_immun(small: bool) -> Made:
     return lvm.Problem(model, *tensors(home, mother, x, y)), {}
 
 
+def volatility(small: bool) -> Made:
+    """The volatility of 5,000 days of the Dow Jones index, from 1980."""
+    index = _of_r("AER", "DJIA8012")["dat"].dropna().to_numpy(dtype=float)
+    y = 100 * np.diff(np.log(index))[: 300 if small else 5_000]
+    days = len(y)
+
+    def model(y: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+        stays = pyro.sample("stays", dist.Beta(20.0, 1.5))
+        shock = pyro.sample("shock", dist.HalfNormal(0.5))
+        log_vol = pyro.sample("log_vol", dist.ImproperUniform(dist.constraints.real, (), (days,)))
+        pyro.factor("first", dist.Normal(mean, shock / torch.sqrt(1 - stays**2)).log_prob(log_vol[0]))
+        with pyro.plate("steps", days - 1):
+            pyro.factor("step", dist.Normal(mean + stays * (log_vol[:-1] - mean), shock).log_prob(log_vol[1:]))
+        with pyro.plate("days", days):
+            pyro.sample("y", dist.Normal(0.0, torch.exp(log_vol / 2)), obs=y)
+
+    return lvm.Problem(model, *tensors(y)), {}
+
+
+def walk(small: bool) -> Made:
+    """Counts on a random walk of 10,000 steps, written as the sum of its steps, with gaps."""
+    random, steps = np.random.default_rng(8), 300 if small else 10_000
+    level = 3 + np.cumsum(0.05 * random.normal(size=steps))
+    seen = np.ones(steps, dtype=bool)
+    for share in (0.2, 0.5, 0.8):
+        seen[int(share * steps) : int(share * steps) + steps // 50] = False
+    y = np.where(seen, random.poisson(np.exp(level)), 0).astype(float)
+
+    def model(y: torch.Tensor, seen: torch.Tensor) -> None:
+        start = pyro.sample("start", dist.Normal(3.0, 1.0))
+        scale = pyro.sample("scale", dist.HalfNormal(0.2))
+        with pyro.plate("steps", steps):
+            step = pyro.sample("step", dist.Normal(0.0, 1.0))
+        level = start + scale * torch.cumsum(step, -1)
+        with pyro.plate("times", steps), pyro.poutine.mask(mask=seen):
+            pyro.sample("y", dist.Poisson(torch.exp(level)), obs=y)
+
+    return lvm.Problem(model, *tensors(y, seen)), {"scale": 0.05}
+
+
+def grid(small: bool) -> Made:
+    """Counts on a map of 40 x 40 cells, whose neighbours are alike: an intrinsic conditional autoregression."""
+    random, side = np.random.default_rng(9), 12 if small else 40
+    number = np.arange(side * side).reshape(side, side)
+    one = np.concatenate([number[:, :-1].ravel(), number[:-1].ravel()])
+    other = np.concatenate([number[:, 1:].ravel(), number[1:].ravel()])
+    laplacian = np.zeros((side * side, side * side))
+    np.add.at(laplacian, (one, one), 1.0)
+    np.add.at(laplacian, (other, other), 1.0)
+    laplacian[one, other] = laplacian[other, one] = -1.0
+    values, vectors = np.linalg.eigh(laplacian)
+    risk = vectors[:, 1:] @ (random.normal(size=side * side - 1) / np.sqrt(8.0 * values[1:]))
+    people = random.uniform(2.0, 10.0, side * side)
+    y = random.poisson(people * np.exp(risk)).astype(float)
+
+    def model(one: torch.Tensor, other: torch.Tensor, people: torch.Tensor, y: torch.Tensor) -> None:
+        precision = pyro.sample("precision", dist.Gamma(1.0, 0.05))
+        risk = pyro.sample("risk", dist.ImproperUniform(dist.constraints.real, (), (len(y),)))
+        pyro.factor("rank", 0.5 * (len(y) - 1) * torch.log(precision))
+        with pyro.plate("edges", len(one)):
+            pyro.factor("alike", -0.5 * precision * (risk[one] - risk[other]) ** 2)
+        with pyro.plate("cells", len(y)):
+            pyro.sample("y", dist.Poisson(people * torch.exp(risk)), obs=y)
+
+    return lvm.Problem(model, *tensors(one, other, people, y)), {"precision": 8.0}
+
+
 PROBLEMS: dict[str, Callable[[bool], Made]] = {
     "contraception": contraception, "gu_immun": gu_immun, "verb_agg": verb_agg, "chem97": chem97, "mixed": mixed, "slopes": slopes,
-    "questions": questions, "counts": counts, "regression": regression,
+    "questions": questions, "counts": counts, "regression": regression, "volatility": volatility, "walk": walk, "grid": grid,
 }  # fmt: skip
 METHODS: dict[str, Callable[..., lvm.Posterior]] = {
     "infer": lambda problem, seed: lvm.infer(problem, seed=seed, progress=False),

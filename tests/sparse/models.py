@@ -126,3 +126,120 @@ def regression(rows: int = 2_000, seed: int = 7) -> lvm.Problem:
             pyro.sample("y", dist.Bernoulli(logits=x @ b), obs=y)
 
     return lvm.Problem(model, torch.as_tensor(x), torch.as_tensor(y))
+
+
+def mixed_up(unknowns: int = 110, seed: int = 13) -> lvm.Problem:
+    """Unknowns that all meet all others."""
+    random = np.random.default_rng(seed)
+    weights, y = (
+        torch.as_tensor(random.normal(size=(unknowns, unknowns))),
+        torch.as_tensor(random.normal(size=unknowns)),
+    )
+
+    def model(y: torch.Tensor) -> None:
+        with pyro.plate("each", unknowns):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", unknowns):
+            pyro.sample("y", dist.Normal(weights @ z, 1.0), obs=y)
+
+    return lvm.Problem(model, y)
+
+
+def level(steps: int = 200, *, summed: bool, seed: int = 9) -> lvm.Problem:
+    """A walk seen with noise, both scales unknown: places of the walk, or its steps, whose sums they are."""
+    random = np.random.default_rng(seed)
+    y = torch.as_tensor(np.cumsum(0.3 * random.normal(size=steps)) + 0.5 * random.normal(size=steps))
+    real = dist.constraints.real
+
+    def model(y: torch.Tensor) -> None:
+        step = pyro.sample("step", dist.HalfNormal(1.0))
+        noise = pyro.sample("noise", dist.HalfNormal(1.0))
+        if summed:
+            with pyro.plate("steps", steps):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            x = pyro.deterministic("x", step * torch.cumsum(z, -1))
+        else:
+            x = pyro.sample("x", dist.ImproperUniform(real, (), (steps,)))
+            before = torch.cat([x.new_zeros(1), x[:-1]])
+            with pyro.plate("steps", steps):
+                pyro.factor("walk", dist.Normal(before, step).log_prob(x))
+        with pyro.plate("times", steps):
+            pyro.sample("y", dist.Normal(x, noise), obs=y)
+
+    return lvm.Problem(model, y)
+
+
+def counted_walk(steps: int = 150, seed: int = 10) -> lvm.Problem:
+    """Small counts on a walk, a third of them not seen."""
+    random = np.random.default_rng(seed)
+    level = 0.5 + np.cumsum(0.2 * random.normal(size=steps))
+    seen = np.arange(steps) % 60 < 40
+    y = torch.as_tensor(np.where(seen, random.poisson(np.exp(level)), 0).astype(float))
+
+    def model(y: torch.Tensor, seen: torch.Tensor) -> None:
+        start = pyro.sample("start", dist.Normal(0.0, 1.0))
+        scale = pyro.sample("scale", dist.HalfNormal(0.5))
+        with pyro.plate("steps", steps):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        x = pyro.deterministic("x", start + scale * torch.cumsum(z, -1))
+        with pyro.plate("times", steps), pyro.poutine.mask(mask=seen):
+            pyro.sample("y", dist.Poisson(torch.exp(x)), obs=y)
+
+    return lvm.Problem(model, y, torch.as_tensor(seen))
+
+
+def volatile(steps: int = 150, seed: int = 11) -> lvm.Problem:
+    """Returns whose log volatility is an autoregression."""
+    random = np.random.default_rng(seed)
+    x = np.zeros(steps)
+    for t in range(1, steps):
+        x[t] = 0.9 * x[t - 1] + 0.4 * random.normal()
+    y = torch.as_tensor(np.exp(x / 2) * random.normal(size=steps))
+    real = dist.constraints.real
+
+    def model(y: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        stays = pyro.sample("stays", dist.Beta(9.0, 1.0))
+        shock = pyro.sample("shock", dist.HalfNormal(0.5))
+        x = pyro.sample("x", dist.ImproperUniform(real, (), (steps,)))
+        pyro.factor("first", dist.Normal(mean, shock / torch.sqrt(1 - stays**2)).log_prob(x[0]))
+        with pyro.plate("steps", steps - 1):
+            pyro.factor("step", dist.Normal(mean + stays * (x[:-1] - mean), shock).log_prob(x[1:]))
+        with pyro.plate("times", steps):
+            pyro.sample("y", dist.Normal(0.0, torch.exp(x / 2)), obs=y)
+
+    return lvm.Problem(model, y)
+
+
+def neighbours(side: int = 11, *, joint: bool = False, shuffled: bool = False, seed: int = 12) -> lvm.Problem:
+    """Counts on a grid of cells whose neighbours are alike, the cells in order or not, their prior in parts or in one piece."""
+    random = np.random.default_rng(seed)
+    number = random.permutation(side * side) if shuffled else np.arange(side * side)
+    number = number.reshape(side, side)
+    one = np.concatenate([number[:, :-1].ravel(), number[:-1].ravel()])
+    other = np.concatenate([number[:, 1:].ravel(), number[1:].ravel()])
+    precision = 0.1 * np.eye(side * side)
+    for i, j in ((one, other), (other, one)):
+        np.add.at(precision, (i, i), 1.0)
+        precision[i, j] = -1.0
+    x = np.linalg.solve(np.linalg.cholesky(precision).T, random.normal(size=side * side))
+    y = torch.as_tensor(random.poisson(np.exp(1.0 + x)).astype(float))
+    matrix = torch.as_tensor(precision)
+    i, j = torch.as_tensor(one), torch.as_tensor(other)
+
+    def model(y: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+        tau = pyro.sample("tau", dist.Gamma(4.0, 4.0))
+        x = pyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), (side * side,)))
+        pyro.factor("volume", 0.5 * len(y) * torch.log(tau))
+        if joint:
+            pyro.factor("alike", -0.5 * tau * (x @ (matrix @ x)))
+        else:
+            with pyro.plate("edges", len(i)):
+                pyro.factor("alike", -0.5 * tau * (x[i] - x[j]) ** 2)
+            with pyro.plate("each", side * side):
+                pyro.factor("size", -0.5 * tau * 0.1 * x**2)
+        with pyro.plate("cells", side * side):
+            pyro.sample("y", dist.Poisson(torch.exp(mean + x)), obs=y)
+
+    return lvm.Problem(model, y)

@@ -138,8 +138,8 @@ def test_what_cannot_be_split_is_refused_before_anything_runs() -> None:
         lvm.sparse(lvm.Problem(discrete, y))
     with pytest.raises(lvm.ProblemError, match="scale"):
         lvm.sparse(lvm.Problem(learnt, y))
-    with pytest.raises(lvm.FitError, match="600 of 600 unknowns"):
-        lvm.sparse(models.walk(steps=600), progress=False)
+    with pytest.raises(lvm.FitError, match="110 of 110 unknowns"):
+        lvm.sparse(models.mixed_up(), progress=False)
 
 
 def test_infer_looks_for_blocks_first_where_unknowns_are_many() -> None:

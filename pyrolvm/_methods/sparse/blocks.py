@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import Site
 
-__all__ = ["Blocks", "find_blocks", "moved_elsewhere"]
+__all__ = ["NONE", "SEVERAL", "Blocks", "differ", "find_blocks", "moved_elsewhere", "rows_met"]
 
 FEWEST = 8
 """Rows of a site from which on it is worth integrating out."""
@@ -33,7 +33,11 @@ MOVE = 0.1, 0.4
 PLACES = 2
 """Points at which dependence is tried: at one it may be hidden by a bound or a zero."""
 
+ROUNDING = 1e-11
+"""By how much, of its size, a number changes by rounding."""
+
 NONE, SEVERAL = -1, -2
+"""In place of the number of the row that a part depends on."""
 
 INSIDE = ""
 """The name of blocks as parts of what is around them."""
@@ -222,7 +226,32 @@ def _tried(
     random: np.random.Generator,
 ) -> _Rows:
     """A site with the rows that parts depend on."""
-    count = len(rows.places)
+    return _Rows(rows.site, rows.places, _meets(rows.places, parts, places, random))
+
+
+def rows_met(rows: Index, parts: Callable[[Array], Array], size: int, seed: int) -> Index:
+    """The row of unknowns that each part of a density depends on, ``NONE`` or ``SEVERAL``.
+
+    Args:
+        rows: the places of each row's unknowns, shape ``(R, width)``; some may be there twice.
+        parts: the parts at a vector of unknowns.
+        size: how many unknowns there are.
+        seed: of the points where dependence is tried.
+    """
+    random = np.random.default_rng([seed, 77])
+    points = [0.3 * random.normal(size=size) for _ in range(PLACES)]
+    places = [(point, {INSIDE: parts(point)}) for point in points]
+    return _meets(rows, lambda point: {INSIDE: parts(point)}, places, random)[INSIDE]
+
+
+def _meets(
+    rows: Index,
+    parts: Parts,
+    places: list[tuple[Array, dict[str, Array]]],
+    random: np.random.Generator,
+) -> dict[str, Index]:
+    """The row that each part depends on, by name."""
+    count = len(rows)
     digits = max(int(count - 1).bit_length(), 1)
     number = np.arange(count)
     # By part, the digits that rows which have them move it by, and those that rows which have them not do; of all points together,
@@ -231,15 +260,14 @@ def _tried(
     for point, before in places:
         for digit in range(digits):
             half = (number >> digit) & 1 == 1
-            one, other = (_changed(parts, point, before, rows.places[which], random) for which in (half, ~half))
+            one, other = (_changed(parts, point, before, rows[which], random) for which in (half, ~half))
             for name, numbers in seen.items():
                 numbers |= np.where(np.stack([one[name], other[name]]), 1 << digit, 0)
     every = (1 << digits) - 1
-    meets = {
+    return {
         name: np.where(has ^ lacks == every, has, np.where(has | lacks == 0, NONE, SEVERAL))
         for name, (has, lacks) in seen.items()
     }
-    return _Rows(rows.site, rows.places, meets)
 
 
 def _changed(
@@ -250,15 +278,17 @@ def _changed(
     random: np.random.Generator,
 ) -> dict[str, NDArray[np.bool_]]:
     there = point.copy()
-    which = places.reshape(-1)
+    which = np.unique(places)
     there[which] += random.uniform(*MOVE, len(which)) * random.choice([-1.0, 1.0], len(which))
     after = parts(there)
-    return {
-        name: ~(
-            (np.ravel(part) == np.ravel(after[name])) | (np.isnan(np.ravel(part)) & np.isnan(np.ravel(after[name])))
-        )
-        for name, part in before.items()
-    }
+    return {name: differ(np.ravel(part), np.ravel(after[name])) for name, part in before.items()}
+
+
+def differ(before: Array, after: Array) -> NDArray[np.bool_]:
+    """Which numbers are not the same but for rounding: sums of differences, say, are not quite what they were."""
+    with np.errstate(invalid="ignore"):
+        close = np.abs(after - before) <= ROUNDING * (1 + np.abs(before))
+    return ~(close | (before == after) | (np.isnan(before) & np.isnan(after)))
 
 
 def _joined(chosen: list[_Rows], size: int, shapes: Mapping[str, tuple[int, ...]]) -> Blocks | None:

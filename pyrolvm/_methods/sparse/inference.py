@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,17 +19,23 @@ from pyrolvm._base.errors import FitError, ProblemError, checked_seed, positive_
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress, Show
+from pyrolvm._base.verdict import Verdict
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
 from pyrolvm._methods.sparse.blocks import Blocks, find_blocks, moved_elsewhere
 from pyrolvm._methods.sparse.drawing import BlockDraws, draw_blocks
+from pyrolvm._methods.sparse.fields.coupled import Coupled
+from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
+from pyrolvm._methods.sparse.fields.pattern import met_elsewhere
+from pyrolvm._methods.sparse.fields.weighing import FieldDraws, weigh_field
 from pyrolvm._methods.sparse.fine import Found, weigh_finely
-from pyrolvm._methods.sparse.judge import judge
+from pyrolvm._methods.sparse.judge import judge, judge_field
 from pyrolvm._methods.sparse.marginal import DONE_INSIDE, NUMBERS, Marginal, Nest, Rule, rules
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool
 from pyrolvm._methods.sparse.result import INTEGRATION, Sparse
 from pyrolvm._methods.sparse.search import find_gaussian
 from pyrolvm._methods.sparse.split import Split
+from pyrolvm._methods.sparse.weighted import Weighted
 from pyrolvm._methods.table import result_type
 from pyrolvm._program.density import Joint, constrained, map_draws
 from pyrolvm._program.problem import Problem, check_problem
@@ -51,6 +58,9 @@ FEWEST_DRAWS, ROWS = 400, 200_000_000
 MOST_SHARED, MOST_ALONE = 500, 100
 """Up to so many shared unknowns are weighed together; and where there are no blocks."""
 
+FEWER = 0.5
+"""The share of the unknowns that blocks leave shared, of which so many may be where the others are coupled to neighbours."""
+
 DRAWS = 1_000
 """Draws that are kept by default, fewer where they would fill the memory."""
 
@@ -68,7 +78,7 @@ def sparse(
     resume: bool | str = False,
     overwrite: bool = False,
 ) -> Sparse:
-    r"""The posterior of a model whose many unknowns fall into blocks that few shared ones hold together.
+    r"""The posterior of a model whose many unknowns fall into blocks, or are coupled to neighbours, and share few others.
 
     In a hierarchical model the unknowns of groups, subjects or items are independent of each other given the hyperparameters, the
     coefficients and whatever else all rows share. Which these are is found by trying the program. Every block is integrated out by
@@ -77,8 +87,14 @@ def sparse(
     own. The cost grows in proportion to the rows and blocks, of which there may be a million. A model without blocks and with up to
     100 unknowns is weighed as a whole, which is quick where there are many rows.
 
-    *When not to use it.* Blocks of more than 12 unknowns, time series and spatial neighbours are not integrated out: their unknowns
-    count as shared. Discrete latents are not summed out.
+    In a time series or on a map unknowns meet their neighbours, so that there are no blocks, but most of their Hessian is zero. Which
+    meet which is found by moving some and looking whose slopes change, also among the sums of steps, as which walks are often
+    written. They are integrated out together, by Newton's method with banded factors, and drawn by annealing from the Gaussian at
+    the mode to their own law, so that the weights are of all unknowns and nothing is left to an approximation.
+
+    *When not to use it.* Blocks of more than 12 unknowns count as shared, unless what is in them meets few others. Unknowns
+    that all meet (a Gaussian process, an autoregression written in its shocks, a sum that a prior holds near zero) are refused from
+    100 of them on. Discrete latents are not summed out.
 
     Args:
         problem: a model with its data.
@@ -106,6 +122,7 @@ def sparse(
         approximations*, https://doi.org/10.1111/j.1467-9868.2008.00700.x;
         Cornuet, Marin, Mira, Robert, *Adaptive multiple importance sampling*,
         https://doi.org/10.1111/j.1467-9469.2011.00756.x;
+        Neal, *Annealed importance sampling*, https://arxiv.org/abs/physics/9803008;
         Vehtari et al., *Pareto smoothed importance sampling*, https://arxiv.org/abs/1507.02646
     """
     given = dict(locals())
@@ -145,52 +162,134 @@ def _check(problem: Problem, held: Mapping[str, Tensor]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What either way ends with.
+
+    Attributes:
+        pool: the weighed draws of the shared unknowns.
+        which: those that were kept, shape ``(D,)``.
+        flat: all unknowns of each, shape ``(D, n)``.
+        log_p: their log densities, log Jacobians included.
+        verdict: on what was drawn, besides that of the weights.
+        integration: what was integrated, and how.
+        weighted: the compiled density.
+        set_up: when it was ready.
+    """
+
+    pool: Pool
+    which: NDArray[np.int64]
+    flat: Array
+    log_p: Array
+    verdict: Verdict
+    integration: xr.Dataset
+    weighted: Weighted
+    set_up: float
+
+
 def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int, progress: Show) -> Sparse:
     began = time.perf_counter()
     check_steady_model(problem)
     with problem.session(seed=seed, params=held), Progress(f"sparse on {problem.name}", 4, progress) as bar:
         joint = Joint(problem)
         blocks = find_blocks(problem, lambda point: _parts(joint, point), seed=seed)
-        _check_shared(problem, blocks)
-        bar.update(1, lambda: f"{blocks.count:,} blocks, {len(blocks.layers[-1].shared):,} shared unknowns")
-        split = Split.of(joint, blocks)
-        marginal = _layers(joint, split, blocks)
-        set_up = time.perf_counter()
-        gaussian, modes = find_gaussian(marginal, seed)
-        bar.update(2, lambda: "Gaussian found")
-        enough = max(ENOUGH, min(draws or 0, 4_000))
-        found = weigh_finely(marginal, gaussian, seed=seed, enough=enough)
-        pool = found.pool
-        bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
+        coupled = _coupled(joint, blocks, seed)
         count = draws or _affordable(problem)
-        which = np.sort(resample(pool.weights, count, seed))  # so that those of one point are side by side
-        shared = pool.points[which]
-        drawn = draw_blocks(marginal, shared, None if pool.local is None else pool.local.of(which), seed=seed)
-        flat = _assembled(marginal, shared, drawn)
-        meets = moved_elsewhere(blocks, lambda point: split.at(point[None]).totals[0], flat[0], seed)
-        verdict = judge(blocks.layers, drawn[::-1], found, meets, modes)
+        if coupled is None:
+            _check_shared(problem, blocks)
+            found = _in_blocks(joint, blocks, count, draws, seed, bar)
+        else:
+            found = _in_a_field(joint, coupled, count, draws, seed, bar)
         arrived = time.perf_counter()
-        reals = torch.as_tensor(flat).to(problem.dtype)
+        reals, which = torch.as_tensor(found.flat).to(problem.dtype), found.which
         with torch.no_grad():
             values = constrained(joint, reals)
             jacobians = map_draws(lambda one: {"log": joint.log_jacobian(one["u"])}, {"u": reals})["log"]
-        lp = _log_densities(split, flat) - jacobians.double().numpy()
+        lp = found.log_p - jacobians.double().numpy()
         attrs = {
-            "inference_method": "sparse", "engine": split.engine, "seed": seed, "evaluations": split.evaluations,
+            "inference_method": "sparse", "engine": found.weighted.engine, "seed": seed, "evaluations": found.weighted.evaluations,
             "sampling_time": arrived - began,
         }  # fmt: skip
         order = np.random.default_rng([seed, 74]).permutation(len(which))
         values = {name: value[order] for name, value in values.items()}
         tree = chains_tree(problem, values, 1, {"point": which[order][None]}, attrs, lp=lp[order][None])
-        tree["proposal_stats"] = _proposal(pool)
-        tree[INTEGRATION] = _integration(found, drawn[-1], blocks, split)
+        tree["proposal_stats"] = _proposal(found.pool)
+        tree[INTEGRATION] = _integration(found)
         bar.update(4, lambda: "done")
-    record(tree, verdict, {})
+    record(tree, found.verdict, {})
     check_afresh(tree, problem, held, seed=seed)
     return Sparse(
-        name="sparse", data=tree, problem=problem, params=held, engine=split.engine, engine_reason=split.reason, seed=seed,
-        seconds={"setup": set_up - began, "run": arrived - set_up, "draws": time.perf_counter() - arrived},
+        name="sparse", data=tree, problem=problem, params=held, engine=found.weighted.engine, engine_reason=found.weighted.reason,
+        seed=seed,
+        seconds={"setup": found.set_up - began, "run": arrived - found.set_up, "draws": time.perf_counter() - arrived},
     )  # fmt: skip
+
+
+def _coupled(joint: Joint, blocks: Blocks, seed: int) -> Coupled | None:
+    """The density with unknowns that are coupled to neighbours, where blocks leave many shared and these meet few others."""
+    shared = len(blocks.layers[-1].shared)
+    if shared <= MOST_ALONE:
+        return None
+    coupled = Coupled.of(joint, seed)
+    return coupled if coupled is not None and len(coupled.pattern.shared) <= min(FEWER * shared, MOST_ALONE) else None
+
+
+def _in_blocks(joint: Joint, blocks: Blocks, count: int, draws: int | None, seed: int, bar: Progress) -> _Drawn:
+    """Draws where unknowns fall into blocks, or are few."""
+    bar.update(1, lambda: f"{blocks.count:,} blocks, {len(blocks.layers[-1].shared):,} shared unknowns")
+    split = Split.of(joint, blocks)
+    marginal = _layers(joint, split, blocks)
+    set_up = time.perf_counter()
+    gaussian, modes = find_gaussian(marginal, seed)
+    bar.update(2, lambda: "Gaussian found")
+    found = weigh_finely(marginal, gaussian, seed=seed, enough=max(ENOUGH, min(draws or 0, 4_000)))
+    pool = found.pool
+    bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
+    which = np.sort(resample(pool.weights, count, seed))  # so that those of one point are side by side
+    shared = pool.points[which]
+    drawn = draw_blocks(marginal, shared, None if pool.local is None else pool.local.of(which), seed=seed)
+    flat = _assembled(marginal, shared, drawn)
+    meets = moved_elsewhere(blocks, lambda point: split.at(point[None]).totals[0], flat[0], seed)
+    verdict = judge(blocks.layers, drawn[::-1], found, meets, modes)
+    return _Drawn(
+        pool,
+        which,
+        flat,
+        _log_densities(split, flat),
+        verdict,
+        _of_blocks(found, drawn[-1], blocks),
+        split.weighted,
+        set_up,
+    )
+
+
+def _in_a_field(joint: Joint, coupled: Coupled, count: int, draws: int | None, seed: int, bar: Progress) -> _Drawn:
+    """Draws where unknowns are coupled to neighbours."""
+    pattern = coupled.pattern
+    bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
+    marginal = FieldMarginal(joint, coupled)
+    set_up = time.perf_counter()
+    gaussian, modes = find_gaussian(marginal, seed)
+    bar.update(2, lambda: "Gaussian found")
+    drawn = weigh_field(marginal, gaussian, seed=seed, enough=max(ENOUGH, min(draws or 0, 4_000)))
+    pool = drawn.pool
+    bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
+    which = np.sort(resample(pool.weights, count, seed))
+    points = pattern.assembled(pool.points[which], drawn.local[which])
+    log_p = coupled.at(points)[0].sum(axis=1)
+    sites = coupled.sites(joint.problem)
+    meets = met_elsewhere(pattern, lambda some: coupled.at(some)[1], points[0], seed)
+    verdict = judge_field(drawn, sites, meets, modes)
+    return _Drawn(
+        pool,
+        which,
+        coupled.unknowns(points),
+        log_p,
+        verdict,
+        _of_field(drawn, coupled, sites),
+        coupled.weighted,
+        set_up,
+    )
 
 
 def _parts(joint: Joint, point: Array) -> dict[str, Array]:
@@ -203,7 +302,10 @@ def _check_shared(problem: Problem, blocks: Blocks) -> None:
     shared, most = len(blocks.layers[-1].shared), MOST_SHARED if blocks.count else MOST_ALONE
     if shared <= most:
         return
-    what = f"{shared:,} of {blocks.size:,} unknowns of {problem.name} are not in blocks that are independent given the rest"
+    what = (
+        f"{shared:,} of {blocks.size:,} unknowns of {problem.name} are neither in blocks that are independent given the rest "
+        "nor coupled to few neighbours alone"
+    )
     raise FitError(
         f'{what}: at most {most} may be. Fix: use lvm.nuts(problem), or a guide such as lvm.fit(problem, "low_rank").'
     )
@@ -256,26 +358,52 @@ def _proposal(pool: Pool) -> xr.DataTree:
     )
 
 
-def _integration(found: Found, drawn: BlockDraws, blocks: Blocks, split: Split) -> xr.DataTree:
+def _integration(found: _Drawn) -> xr.DataTree:
     import xarray as xr
 
-    pool, figures = found.pool, found.pool.figures
-    dataset = xr.Dataset({"share": ("block", drawn.share)})
+    figures = found.pool.figures
     return xr.DataTree(
-        dataset.assign_attrs(
+        found.integration.assign_attrs(
+            found.integration.attrs,
             evidence=figures.evidence,
             evidence_error=figures.evidence_error,
             khat=figures.khat,
             ess=figures.ess,
-            rule=found.rule.name,
-            left=found.left,
-            fitted=found.fitted,
-            blocks=blocks.count,
-            width=blocks.width,
-            shared=len(blocks.layers[-1].shared),
-            sites=", ".join(name for layer in blocks.layers for name in layer.sites),
-            block_candidates=drawn.candidates,
-            rounds=pool.rounds,
-            evaluations=split.evaluations,
+            rounds=found.pool.rounds,
+            evaluations=found.weighted.evaluations,
         )
+    )
+
+
+def _of_blocks(found: Found, drawn: BlockDraws, blocks: Blocks) -> xr.Dataset:
+    import xarray as xr
+
+    return xr.Dataset({"share": ("block", drawn.share)}).assign_attrs(
+        rule=found.rule.name,
+        left=found.left,
+        fitted=found.fitted,
+        blocks=blocks.count,
+        width=blocks.width,
+        coupled=0,
+        shared=len(blocks.layers[-1].shared),
+        sites=", ".join(name for layer in blocks.layers for name in layer.sites),
+        block_candidates=drawn.candidates,
+    )
+
+
+def _of_field(drawn: FieldDraws, coupled: Coupled, sites: list[str]) -> xr.Dataset:
+    import xarray as xr
+
+    pattern, annealing = coupled.pattern, drawn.annealing
+    return xr.Dataset({"taken": ("window", drawn.taken)}).assign_attrs(
+        rule=f"annealing in {annealing.steps} steps" if annealing.steps else "a Gaussian",
+        left=drawn.drift,
+        blocks=0,
+        coupled=pattern.count,
+        bandwidth=pattern.bandwidth,
+        colours=pattern.colours,
+        shared=len(pattern.shared),
+        sites=", ".join(sites),
+        spread=annealing.spread,
+        steps=annealing.steps,
     )

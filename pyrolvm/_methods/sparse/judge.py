@@ -8,15 +8,19 @@ from pyrolvm._base.importance import khat_threshold
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._methods.sparse.blocks import Blocks
 from pyrolvm._methods.sparse.drawing import CANDIDATES, BlockDraws
+from pyrolvm._methods.sparse.fields.weighing import FieldDraws
 from pyrolvm._methods.sparse.fine import Found
 
-__all__ = ["judge"]
+__all__ = ["judge", "judge_field"]
 
 MEETS = 1e-9
 """By how much, of its size, a block's density may change when others are moved: rounding."""
 
 ROUGH = 0.2
 """Nats from draw to draw that may be unknown without a word."""
+
+STUCK = 0.1
+"""The share of a window's moves that must be taken for its law to be near its Gaussian."""
 
 NEXT = "Sample with lvm.nuts."
 
@@ -36,6 +40,50 @@ def judge(layers: Sequence[Blocks], drawn: Sequence[BlockDraws], found: Found, m
     ]
     reasons += [*_left(found), *_apart(meets), *_modes(places)]
     return Verdict.of(reasons, [NEXT] if any(reason.status != "trusted" for reason in reasons) else [])
+
+
+def judge_field(drawn: FieldDraws, sites: Sequence[str], meets: float, places: int) -> Verdict:
+    """The verdict on unknowns that are coupled to neighbours, besides that of the weights, which are of all unknowns together.
+
+    Args:
+        drawn: the draws.
+        sites: whose unknowns are coupled.
+        meets: by how much of its size a slope changed when only unknowns were moved that it should not meet.
+        places: at how many places ascents ended.
+    """
+    reasons = [*_windows(drawn, sites), *_drifts(drawn), *_coupled(meets), *_modes(places)]
+    return Verdict.of(reasons, [NEXT] if any(reason.status != "trusted" for reason in reasons) else [])
+
+
+def _windows(drawn: FieldDraws, sites: Sequence[str]) -> Iterator[Reason]:
+    annealing, count = drawn.annealing, drawn.local.shape[1]
+    named = ", ".join(f"{name!r}" for name in sites)
+    figures = {"field_spread": annealing.spread, "field_steps": float(annealing.steps)}
+    if not annealing.steps:
+        yield Reason("trusted", f"Given what is shared, {count:,} coupled unknowns ({named}) are Gaussian.", figures)
+        return
+    least = float(drawn.taken.min())
+    figures["field_taken"] = least
+    text = (
+        f"{count:,} coupled unknowns ({named}) differ from a Gaussian by {annealing.spread**0.5:.2g} nats (sd), which "
+        f"{annealing.steps} steps bring in; of the moves of each of {len(drawn.taken)} windows at least {least:.0%} were taken"
+    )
+    yield Reason("trusted" if least >= STUCK else "doubtful", f"{text}.", figures)
+
+
+def _drifts(drawn: FieldDraws) -> Iterator[Reason]:
+    if not drawn.drift <= ROUGH:
+        text = (
+            f"Parts of the density that several windows share are not of the second degree: weights are off by up to {drawn.drift:.2g} "
+            f"nats (bound {ROUGH})."
+        )
+        yield Reason("doubtful", text, {"field_drift": drawn.drift})
+
+
+def _coupled(meets: float) -> Iterator[Reason]:
+    if not meets <= MEETS:
+        text = f"A slope changes by {meets:.2g} of its size when only unknowns are moved that it should not meet: the pattern is wrong."
+        yield Reason("failed", text, {"meets": meets})
 
 
 def _blocks(blocks: Blocks, drawn: BlockDraws) -> Iterator[Reason]:

@@ -197,6 +197,11 @@ class Marginal:
         count, width = self.layer.blocks.local.shape
         return count, width
 
+    @property
+    def nudge(self) -> float:
+        """The difference that curvatures are taken by."""
+        return self.layer.nudge
+
     def values(self, shared: Array) -> Array:
         """Log densities at points ``(D, K)``; minus infinity where a block has none."""
         return np.concatenate([self._parts(part)[0].sum(axis=1) for part in self.pieces(shared)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,8 @@ from torch import Tensor
 
 from pyrolvm._base import budget
 from pyrolvm._base.errors import FitError
-from pyrolvm._methods.sparse.marginal import Marginal
 from pyrolvm._program.density import Joint
-from pyrolvm.family.climb import ascend, climb, curvature, tril_of_precision
+from pyrolvm.family.climb import Slopes, ascend, climb, curvature, tril_of_precision
 from pyrolvm.family.student import Student, lower_root
 
 __all__ = ["find_gaussian", "polished"]
@@ -45,6 +45,17 @@ FINITE, SHRINK = 0.9, 0.7
 """The share of draws that must have a density, and what a Gaussian is scaled by until they have."""
 
 
+class Shared(Slopes, Protocol):
+    """A log density of shared unknowns, whatever else is integrated out."""
+
+    @property
+    def nudge(self) -> float:
+        """The difference that curvatures are taken by."""
+
+    def settle(self, point: Array) -> None:
+        """Takes a point as the centre from which modes of what is integrated out are guessed."""
+
+
 @dataclass(frozen=True)
 class _Scaled:
     """A density in coordinates in which its curvature at one place is the identity, whatever the units of its unknowns.
@@ -55,16 +66,16 @@ class _Scaled:
         tril: a factor of the inverse curvature, shape ``(K, K)``.
     """
 
-    marginal: Marginal
+    marginal: Shared
     centre: Array
     tril: Array
 
     @classmethod
-    def of(cls, marginal: Marginal) -> _Scaled:
+    def of(cls, marginal: Shared) -> _Scaled:
         """By the curvature at the origin, in differences of gradients; plain coordinates where there is none."""
         origin = np.zeros(marginal.size)
         marginal.at(origin)  # after which blocks are guessed from there
-        nudge = marginal.layer.nudge
+        nudge = marginal.nudge
         _, slopes = marginal(np.concatenate([origin[None], nudge * np.eye(marginal.size)]))
         precision = (slopes[0] - slopes[1:]) / nudge
         precision = (precision + precision.T) / 2
@@ -104,7 +115,7 @@ class _Scaled:
         return self.marginal.tensor(self.plain(points))
 
 
-def find_gaussian(marginal: Marginal, seed: int) -> tuple[Student, int]:
+def find_gaussian(marginal: Shared, seed: int) -> tuple[Student, int]:
     """The Gaussian at the highest end of the ascents, and at how many places they ended.
 
     Raises:
@@ -136,7 +147,7 @@ def find_gaussian(marginal: Marginal, seed: int) -> tuple[Student, int]:
     return polished(marginal, gaussian, seed=seed), len(places)
 
 
-def polished(marginal: Marginal, start: Student, *, seed: int) -> Student:
+def polished(marginal: Shared, start: Student, *, seed: int) -> Student:
     """A Gaussian moved to where gradients at its draws have no mean, and as wide in each of its directions as they say.
 
     The mode of many unknowns may be sds from their mean; a few gradients tell, since what they differ by from those of a Gaussian is

@@ -1,41 +1,22 @@
-"""A log density with the share of each block, compiled.
-
-The program that is compiled takes a weight for each block beside the unknowns, and multiplies the parts of the density by the
-weights of their blocks. Its gradient in the weights is the density of each block, in the unknowns that of all; both come of one run.
-"""
+"""A log density with the share of each block, compiled."""
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pyrolvm._base.errors import CaptureError, FitError
-from pyrolvm._base.machine import available
-from pyrolvm._capture import capture
-from pyrolvm._capture.native import compile_gradient
 from pyrolvm._methods.sparse.blocks import Blocks
+from pyrolvm._methods.sparse.weighted import Weighted
 from pyrolvm._program.density import Joint
-from pyrolvm._program.density.target import LONG
-from pyrolvm._program.density.ways import Evaluate, by_xla
 
 __all__ = ["Shares", "Split"]
 
 Array = NDArray[np.float64]
 
-TOLERANCE = 1e-8
-"""By how much, of its size, the compiled density may differ from the model's."""
-
 NUDGE = 1e-5
 """The difference that curvatures are taken by."""
-
-SHARED = 5e-3
-"""Seconds of evaluations from which on threads share them; points do not meet, so that what comes out is the same."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +40,11 @@ class Split:
 
     Attributes:
         blocks: the blocks.
-        engine: what runs it, ``"c"`` or ``"jax"``.
-        reason: why not C.
-        evaluations: at how many points it has been run.
-        seconds: what that took.
+        weighted: the compiled density, a group for each block and each other group of parts.
     """
 
     blocks: Blocks
-    engine: str
-    reason: str
-    _run: Evaluate = field(repr=False)
-    evaluations: int = 0
-    seconds: float = 0.0
+    weighted: Weighted
 
     @classmethod
     def of(cls, joint: Joint, blocks: Blocks) -> Split:
@@ -79,46 +53,7 @@ class Split:
         Raises:
             FitError: if neither C nor XLA can run it.
         """
-        problem, size = joint.problem, blocks.size
-        which = {name: torch.as_tensor(block) for name, block in blocks.parts.items()}
-
-        def potential(point: Tensor) -> Tensor:
-            weight = point[size:]
-            total = torch.zeros((), dtype=problem.dtype)
-            for name, part in joint.elements(point[:size]).items():
-                total = total - (part * weight[which[name]]).sum()
-            return total
-
-        example = torch.zeros(size + blocks.count + blocks.rest, dtype=problem.dtype)
-        try:
-            captured = capture(potential, example, what=f"the density of {problem.name}")
-        except CaptureError as error:
-            raise FitError(f"{error} Without a compiled density there are no blocks to integrate out.") from error
-        reasons: list[str] = []
-        for engine in ("c", "jax"):
-            try:
-                if engine == "c" and captured.size > LONG:
-                    raise CaptureError(f"{captured.size:,} operations take a C compiler long.")
-                run = compile_gradient(captured).many if engine == "c" else by_xla(captured)
-                split = cls(blocks, engine, " ".join(reasons), run)
-                split._check(joint)
-                return split
-            except CaptureError as error:
-                reasons.append(str(error))
-        raise FitError(
-            f"the density of {problem.name} cannot be compiled in blocks: {' '.join(reasons)} Fix: use lvm.infer(problem)."
-        )
-
-    def _check(self, joint: Joint) -> None:
-        random = np.random.default_rng(19)
-        for _ in range(2):
-            point = 0.3 * random.normal(size=self.blocks.size)
-            flat = torch.as_tensor(point).to(joint.problem.dtype)
-            with torch.no_grad():
-                wanted = -float(joint.potential(flat))
-            found = float(self.at(point[None]).totals.sum())
-            if np.isfinite([wanted, found]).any() and not abs(found - wanted) <= TOLERANCE * (1 + abs(wanted)):
-                raise CaptureError(f"the compiled density is {found:.10g} where the model's is {wanted:.10g}.")
+        return cls(blocks, Weighted.of(joint, blocks.parts, blocks.count + blocks.rest))
 
     def __call__(self, shared: Array, local: Array, weights: Array | None = None) -> Shares:
         """The density at points.
@@ -133,7 +68,7 @@ class Split:
     @property
     def numbers(self) -> int:
         """How many numbers a point takes."""
-        return 2 * (self.blocks.size + self.blocks.count + self.blocks.rest)
+        return self.weighted.numbers
 
     @property
     def nudge(self) -> float:
@@ -156,31 +91,7 @@ class Split:
     def at(self, points: Array, weights: Array | None = None) -> Shares:
         """The density at vectors of all unknowns, shape ``(D, n)``; otherwise as a call."""
         blocks, count = self.blocks, len(points)
-        full = np.empty((count, blocks.size + blocks.count + blocks.rest))
-        full[:, : blocks.size] = points
-        full[:, blocks.size :] = 1.0 if weights is None else weights
-        started = time.perf_counter()
-        gradients = self._many(full)
-        self.seconds += time.perf_counter() - started
-        self.evaluations += count
-        slopes = np.concatenate([gradients[:, : blocks.size], np.zeros((count, 1))], axis=1)
-        totals = gradients[:, blocks.size :]
+        totals, gradients = self.weighted.at(points, weights)
+        slopes = np.concatenate([gradients, np.zeros((count, 1))], axis=1)
         local = slopes[:, blocks.places.reshape(-1)].reshape(count, *blocks.places.shape)
         return Shares(np.where(np.isfinite(totals), totals, -np.inf), slopes[:, blocks.shared], local)
-
-    def _many(self, full: Array) -> Array:
-        """Gradients, by a thread for each processor: points do not meet, so that the result is that of one."""
-        expected = len(full) * self.seconds / max(self.evaluations, 1)
-        threads = min(available(), len(full)) if self.engine == "c" and expected > SHARED else 1
-        if threads == 1:
-            return self._run(full)[1]
-        found = np.empty_like(full)
-        ends = np.linspace(0, len(full), threads + 1).astype(int)
-
-        def some(k: int) -> None:
-            part = slice(ends[k], ends[k + 1])
-            found[part] = self._run(full[part])[1]
-
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(some, range(threads)))
-        return found

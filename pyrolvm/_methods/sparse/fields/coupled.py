@@ -1,0 +1,253 @@
+"""A log density whose unknowns are coupled to neighbours: its parts, its Hessian given shared unknowns, and its mode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pyrolvm._base import budget
+from pyrolvm._methods.sparse.fields import band
+from pyrolvm._methods.sparse.fields.coordinates import Summed, summed, unknowns
+from pyrolvm._methods.sparse.fields.pattern import Pattern, find_pattern, shared_unknowns
+from pyrolvm._methods.sparse.weighted import Weighted
+from pyrolvm._program.density import Joint
+from pyrolvm._program.problem import Problem
+
+__all__ = ["Coupled", "Given"]
+
+Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+STEPS = 60
+"""Newton steps at most."""
+
+DONE = 1e-8
+"""The squared length of a Newton step, in sds of all unknowns together, at which it is one too many."""
+
+FIRST = 1.0
+"""How far the first step may move an unknown; those after it twice as far, or a quarter where one loses."""
+
+SLACK = 1e-9
+"""By how much, of its size, a density may fall in a step: rounding."""
+
+NUDGE = 1e-4
+"""The difference that curvatures are taken by, in sds where these are known."""
+
+NUMBERS = 4_000_000
+"""Numbers that are held at a time."""
+
+DAMPED = 12
+"""How often what makes a curvature positive is tried, ten times as much each time."""
+
+MOSTLY = 0.5
+"""The share of a site's unknowns that are shared, from which on it may be the steps of a walk."""
+
+TWICE = 2
+"""How often steps are summed at most: a walk, or one whose steps walk."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Coupled unknowns given D values of the shared ones.
+
+    Attributes:
+        shared: the values, shape ``(D, K)``.
+        mode: the unknowns' mode, shape ``(D, m)``.
+        hessian: minus the Hessian there, shape ``(D, m, b + 1)``.
+        factor: its Cholesky factor.
+        top: the log density at the mode, shape ``(D,)``.
+        slope: its gradient in the shared unknowns there, shape ``(D, K)``.
+        fine: whether the mode was found, shape ``(D,)``.
+    """
+
+    shared: Array
+    mode: Array
+    hessian: Array
+    factor: Array
+    top: Array
+    slope: Array
+    fine: Flags
+
+    @property
+    def values(self) -> Array:
+        """The log density of the shared unknowns by Laplace's approximation; minus infinity where there is no mode."""
+        volume = 0.5 * self.mode.shape[1] * np.log(2 * np.pi) - 0.5 * band.log_determinants(self.factor)
+        return np.where(self.fine, self.top + volume, -np.inf)
+
+
+@dataclass
+class Coupled:
+    """A log density in coordinates in which most of its unknowns meet few others. Made by :meth:`of`, inside a session.
+
+    Attributes:
+        weighted: the compiled density, a group for each of its parts.
+        sums: the sites whose coordinates are sums of steps.
+        pattern: who meets whom.
+        nudge: by how much each coupled unknown is moved to take curvatures, shape ``(m,)``.
+    """
+
+    weighted: Weighted
+    sums: list[Summed]
+    pattern: Pattern
+    nudge: Array
+
+    @classmethod
+    def of(cls, joint: Joint, seed: int) -> Coupled | None:
+        """The density in coordinates in which it has a pattern, or ``None`` if it has none.
+
+        Raises:
+            FitError: if it cannot be compiled.
+        """
+        sums: dict[int, Summed] = {}
+        plain: Coupled | None = None
+        for times in range(TWICE + 1):
+            weighted = _compiled(joint, list(sums.values()))
+
+            def slopes(points: Array, weighted: Weighted = weighted) -> Array:
+                return _at(weighted, points)[1]
+
+            shared = shared_unknowns(slopes, weighted.size, seed)
+            dense = [site for site in summed(joint.problem) if shared[site.start : site.stop].mean() > MOSTLY]
+            if not (dense and times):
+                pattern = find_pattern(slopes, shared, seed)
+                found = (
+                    None
+                    if pattern is None
+                    else cls(weighted, list(sums.values()), pattern, np.full(pattern.count, NUDGE))
+                )
+                plain = plain if times else found
+                if not dense:
+                    return found
+            sums |= {site.start: replace(site, times=times + 1) for site in dense}
+        return plain
+
+    @property
+    def parts(self) -> int:
+        """How many parts the density has."""
+        return self.weighted.groups
+
+    def sites(self, problem: Problem) -> list[str]:
+        """The names of the sites whose unknowns are coupled."""
+        inside = np.zeros(self.pattern.size, dtype=bool)
+        inside[self.pattern.local] = True
+        ends = np.cumsum([site.unconstrained_numel for site in problem.continuous])
+        parts = np.split(inside, ends[:-1])
+        return [site.name for site, part in zip(problem.continuous, parts, strict=True) if part.any()]
+
+    def unknowns(self, points: Array) -> Array:
+        """The flat vectors of unknowns that coordinates ``(D, n)`` stand for."""
+        return unknowns(self.sums, torch.as_tensor(points)).numpy()
+
+    def at(self, points: Array, weights: Array | None = None) -> tuple[Array, Array]:
+        """The parts ``(D, P)`` and the gradient ``(D, n)`` of their sum, weighted if there are weights ``(P,)``."""
+        budget.check(2.0)
+        return _at(self.weighted, points, weights)
+
+    def pieces(self, count: int, each: int) -> list[slice]:
+        """Slices of a number of points, such that so many evaluations for each fit into memory."""
+        step = max(1, NUMBERS // (each * self.weighted.numbers))
+        return [slice(start, start + step) for start in range(0, count, step)]
+
+    def hessian(self, shared: Array, local: Array, weights: Array | None = None) -> tuple[Array, Array, Array]:
+        """Log densities ``(D,)``, their gradients ``(D, n)``, and minus their Hessians in the coupled unknowns, ``(D, m, b + 1)``."""
+        found = [
+            self._hessian(shared[part], local[part], weights)
+            for part in self.pieces(len(shared), 1 + self.pattern.colours)
+        ]
+        values, slopes, bands = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return values, slopes, bands
+
+    def _hessian(self, shared: Array, local: Array, weights: Array | None) -> tuple[Array, Array, Array]:
+        pattern, count = self.pattern, len(shared)
+        colours, size = pattern.colours, pattern.count
+        points = np.repeat(pattern.assembled(shared, local)[:, None], colours + 1, axis=1)
+        points[:, 1 + pattern.colour, pattern.local] += self.nudge
+        parts, slopes = self.at(points.reshape(-1, pattern.size), weights)
+        slopes = slopes.reshape(count, colours + 1, -1)
+        inside = slopes[..., pattern.local]
+        change = inside[:, :1] - inside[:, 1:]
+        rows, columns = pattern.rows, pattern.columns
+        one = change[:, pattern.colour[columns], rows] / self.nudge[columns]
+        other = change[:, pattern.colour[rows], columns] / self.nudge[rows]
+        bands = np.zeros((count, size, pattern.bandwidth + 1))
+        bands[:, columns, rows - columns] = (one + other) / 2
+        base = parts.reshape(count, colours + 1, -1)[:, 0]
+        values = base.sum(axis=1) if weights is None else base @ weights
+        return np.where(np.isfinite(values), values, -np.inf), slopes[:, 0], bands
+
+    def given(self, shared: Array, start: Array) -> Given:
+        """The coupled unknowns' modes at values of the shared ones ``(D, K)``, by Newton's method from where they may be ``(D, m)``."""
+        pattern, here = self.pattern, start.copy()
+        top, slopes, hessian = self.hessian(shared, here)
+        lost = ~(np.isfinite(top) & np.isfinite(slopes).all(axis=1))
+        if lost.any():
+            here[lost] = 0.0
+            top[lost], slopes[lost], hessian[lost] = self.hessian(shared[lost], here[lost])
+        reach = np.full(len(shared), FIRST)
+        fine = np.zeros(len(shared), dtype=bool)
+        factor = np.zeros_like(hessian)
+        factor[..., 0] = 1.0
+        active = np.flatnonzero(np.isfinite(top))
+        for _ in range(STEPS):
+            factors, positive = _positive(hessian[active])
+            inward = slopes[active][:, pattern.local]
+            step = band.solved(factors, inward)
+            length = (step * inward).sum(axis=1)
+            done = positive & (length < DONE)
+            fine[active[done]], factor[active[done]] = True, factors[done]
+            keep = ~done & np.isfinite(length)
+            active, step = active[keep], step[keep]
+            if not len(active):
+                break
+            far = np.maximum(np.abs(step).max(axis=1), 1e-300)
+            trial = here[active] + step * np.minimum(1.0, reach[active] / far)[:, None]
+            values, then, curved = self.hessian(shared[active], trial)
+            better = (values > top[active] - SLACK * (1 + np.abs(top[active]))) & np.isfinite(then).all(axis=1)
+            moved = active[better]
+            here[moved], top[moved], slopes[moved], hessian[moved] = (
+                trial[better],
+                values[better],
+                then[better],
+                curved[better],
+            )
+            reach[active] = np.where(better, 2 * reach[active], np.minimum(reach[active], far) / 4)
+        return Given(shared, here, hessian, factor, top, slopes[:, pattern.shared], fine)
+
+
+def _positive(bands: Array) -> tuple[Array, Flags]:
+    """Factors of matrices, made positive definite by what is added to their diagonals where they are not, and which were."""
+    factors, good = band.factored(bands)
+    unit = np.abs(bands[..., 0]).mean(axis=1, where=np.isfinite(bands[..., 0])) + 1e-12
+    bad = np.flatnonzero(~good)
+    for k in range(DAMPED):
+        if not len(bad):
+            break
+        more = bands[bad].copy()
+        more[..., 0] += (unit[bad] * 10.0 ** (k - 4))[:, None]
+        found, now = band.factored(more)
+        factors[bad[now]] = found[now]
+        bad = bad[~now]
+    factors[bad] = 0.0
+    factors[bad, :, 0] = np.inf  # no step
+    return factors, good
+
+
+def _compiled(joint: Joint, sums: Sequence[Summed]) -> Weighted:
+    """The density with a group for each of its parts."""
+    with torch.no_grad():
+        parts = joint.elements(torch.zeros(joint.problem.unconstrained_size, dtype=joint.problem.dtype))
+    which, count = {}, 0
+    for name, part in parts.items():
+        which[name] = np.arange(count, count + part.numel()).reshape(part.shape)
+        count += part.numel()
+    return Weighted.of(joint, which, count, lambda point: unknowns(sums, point))
+
+
+def _at(weighted: Weighted, points: Array, weights: Array | None = None) -> tuple[Array, Array]:
+    step = max(1, NUMBERS // weighted.numbers)
+    found = [weighted.at(points[start : start + step], weights) for start in range(0, len(points), step)]
+    return np.concatenate([parts for parts, _ in found]), np.concatenate([slopes for _, slopes in found])

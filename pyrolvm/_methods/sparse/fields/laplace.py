@@ -1,0 +1,131 @@
+r"""The log density of shared unknowns alone: those that are coupled integrated out at their mode, by Laplace's approximation.
+
+.. math:: \log p(g, y) \approx f(x^*, g) + \tfrac{m}{2} \log 2\pi - \tfrac12 \log |H(x^*, g)|, \qquad x^* = \arg\max_x f(x, g)
+
+References:
+    Rue, Martino, Chopin, *Approximate Bayesian inference for latent Gaussian models by using integrated nested Laplace
+    approximations*, https://doi.org/10.1111/j.1467-9868.2008.00700.x
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyrolvm._methods.sparse.fields import band
+from pyrolvm._methods.sparse.fields.coupled import Coupled, Given
+from pyrolvm._program.density import Joint
+
+__all__ = ["FieldMarginal"]
+
+Array = NDArray[np.float64]
+
+NUDGE = 1e-4
+"""The difference of shared unknowns that their gradients are taken by."""
+
+
+@dataclass
+class FieldMarginal:
+    """The log density of K shared unknowns.
+
+    Attributes:
+        joint: the density of all.
+        coupled: the same with its pattern.
+        centre: shared unknowns, the coupled ones' mode there ``(m,)``, and how it moves with them ``(m, K)``, if that is known.
+    """
+
+    joint: Joint
+    coupled: Coupled
+    centre: tuple[Array, Array, Array | None] | None = None
+
+    @property
+    def size(self) -> int:
+        """How many unknowns are shared."""
+        return len(self.coupled.pattern.shared)
+
+    @property
+    def nudge(self) -> float:
+        """The difference that curvatures are taken by."""
+        return 1e-3
+
+    def tensor(self, points: Array) -> Tensor:
+        """Shared unknowns as the model takes them, with zeros for the others."""
+        problem, pattern = self.joint.problem, self.coupled.pattern
+        flat = np.atleast_2d(points)
+        full = self.coupled.unknowns(pattern.assembled(flat, np.zeros((len(flat), pattern.count))))
+        return torch.as_tensor(full.reshape(*points.shape[:-1], -1)).to(dtype=problem.dtype, device=problem.device)
+
+    def given(self, shared: Array) -> Given:
+        """The coupled unknowns at values of the shared ones."""
+        found = self.coupled.given(shared, self._guess(shared))
+        if self.centre is None and found.fine[0]:
+            self.centre = (shared[0].copy(), found.mode[0].copy(), None)
+        return found
+
+    def values(self, shared: Array) -> Array:
+        """Log densities at points ``(D, K)``; minus infinity where there is no mode."""
+        return np.concatenate([self.given(shared[part]).values for part in self._pieces(len(shared))])
+
+    def __call__(self, shared: Array) -> tuple[Array, Array]:
+        """Log densities ``(D,)`` and gradients ``(D, K)`` at points ``(D, K)``.
+
+        At its mode the coupled unknowns' own moves change nothing, but the determinant changes with them.
+        """
+        found = [self._sloped(shared[part]) for part in self._pieces(len(shared))]
+        return np.concatenate([values for values, _ in found]), np.concatenate([slopes for _, slopes in found])
+
+    def at(self, point: Array) -> tuple[float, Array]:
+        """Log density and gradient at one point."""
+        values, gradients = self(point[None])
+        return float(values[0]), gradients[0]
+
+    def settle(self, point: Array) -> None:
+        """Takes a point as the centre from which modes are guessed, with how they move as the shared unknowns do."""
+        given = self.given(point[None])
+        if given.fine[0]:
+            moves = self._moves(given)[0]
+            self.coupled.nudge = NUDGE / np.sqrt(np.maximum(given.hessian[0, :, 0], 1e-12))
+            self.centre = (point.copy(), given.mode[0].copy(), moves.T)
+
+    def _pieces(self, count: int) -> list[slice]:
+        pattern = self.coupled.pattern
+        return self.coupled.pieces(count, 2 * self.size * (1 + pattern.colours))
+
+    def _guess(self, shared: Array) -> Array:
+        if self.centre is None:
+            return np.zeros((len(shared), self.coupled.pattern.count))
+        point, mode, moves = self.centre
+        return np.repeat(mode[None], len(shared), axis=0) if moves is None else mode + (shared - point) @ moves.T
+
+    def _nudges(self, shared: Array) -> Array:
+        """Moves of each shared unknown alone, shape ``(D, K, K)``."""
+        return NUDGE * np.maximum(1.0, np.abs(shared))[:, :, None] * np.eye(self.size)
+
+    def _moves(self, given: Given) -> Array:
+        """How modes move with each shared unknown, shape ``(D, K, m)``."""
+        pattern, (count, size) = self.coupled.pattern, given.shared.shape
+        nudges = self._nudges(given.shared)
+        there = np.concatenate([given.shared[:, None], given.shared[:, None] + nudges], axis=1).reshape(-1, size)
+        modes = np.repeat(given.mode, size + 1, axis=0)
+        slopes = self.coupled.at(pattern.assembled(there, modes))[1][:, pattern.local].reshape(count, size + 1, -1)
+        change = (slopes[:, 1:] - slopes[:, :1]) / np.diagonal(nudges, axis1=1, axis2=2)[..., None]
+        moves = band.solved(np.repeat(given.factor, size, axis=0), change.reshape(count * size, -1))
+        return moves.reshape(count, size, -1)
+
+    def _sloped(self, shared: Array) -> tuple[Array, Array]:
+        count, size = shared.shape
+        given = self.given(shared)
+        nudges = self._nudges(shared)
+        unit = np.diagonal(nudges, axis1=1, axis2=2)[..., None]
+        moves = self._moves(given) * unit
+        both = np.stack([nudges, -nudges], axis=1), np.stack([moves, -moves], axis=1)
+        there = (shared[:, None, None] + both[0]).reshape(-1, size)
+        modes = (given.mode[:, None, None] + both[1]).reshape(len(there), -1)
+        factors, good = band.factored(self.coupled.hessian(there, modes)[2])
+        halves = np.where(good, -0.5 * band.log_determinants(factors), np.nan).reshape(count, 2, size)
+        change = (halves[:, 0] - halves[:, 1]) / (2 * unit[..., 0])
+        return given.values, given.slope + np.where(given.fine[:, None], change, 0.0)

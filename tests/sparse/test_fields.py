@@ -1,0 +1,152 @@
+"""Unknowns that are coupled to neighbours: series and maps, against formulas and NUTS."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import sparse_models as models
+import torch
+
+import pyrolvm as lvm
+from pyrolvm._methods.sparse.fields import band
+from pyrolvm._methods.sparse.fields.coupled import Coupled
+from pyrolvm._program.density import Joint
+
+STEPS = 110
+
+
+def coupled(problem: lvm.Problem) -> Coupled:
+    """The density of a problem with its pattern."""
+    problem = problem.to(dtype=torch.float64, device="cpu")
+    with problem.session(seed=0):
+        found = Coupled.of(Joint(problem), 0)
+    assert found is not None
+    return found
+
+
+def kalman(y: np.ndarray, step: float, noise: float) -> tuple[float, np.ndarray, np.ndarray]:
+    """Log density of a walk's noisy places, and the mean and variance of each place given all."""
+    steps = len(y)
+    walk = step**2 * np.minimum.outer(np.arange(1, steps + 1), np.arange(1, steps + 1))
+    seen = walk + noise**2 * np.eye(steps)
+    gain = np.linalg.solve(seen, walk).T
+    log_p = scipy.stats.multivariate_normal(np.zeros(steps), seen).logpdf(y)
+    return float(log_p), gain @ y, np.diag(walk - gain @ walk)
+
+
+@functools.cache
+def exact_level() -> tuple[float, np.ndarray, np.ndarray, tuple[float, float]]:
+    """Evidence, means and sds of the walk, and means of its two scales, on a grid of these."""
+    y = models.level(STEPS, summed=False).args[0].numpy()
+    step, noise = np.linspace(0.05, 0.85, 26), np.linspace(0.25, 0.8, 26)
+    found = [[kalman(y, s, n) for n in noise] for s in step]
+    log_p = np.array([[one[0] for one in row] for row in found])
+    log_p += scipy.stats.halfnorm().logpdf(step)[:, None] + scipy.stats.halfnorm().logpdf(noise)
+    top = scipy.special.logsumexp(log_p)
+    mass = np.exp(log_p - top)
+    means, variances = (np.array([[one[k] for one in row] for row in found]) for k in (1, 2))
+    mean = np.einsum("ij,ijt->t", mass, means)
+    sd = np.sqrt(np.einsum("ij,ijt->t", mass, variances + means**2) - mean**2)
+    evidence = top + np.log((step[1] - step[0]) * (noise[1] - noise[0]))
+    return float(evidence), mean, sd, (float(mass.sum(1) @ step), float(mass.sum(0) @ noise))
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_a_walk_with_noise_has_the_evidence_and_moments_of_a_kalman_filter(summed) -> None:
+    found = lvm.sparse(models.level(STEPS, summed=summed), progress=False)
+    evidence, mean, sd, scales = exact_level()
+    said = found.data["integration"].attrs
+    assert found.verdict.status == "trusted"
+    assert (said["coupled"], said["bandwidth"], said["shared"], said["steps"]) == (STEPS, 1, 2, 0)
+    assert abs(found.evidence.value - evidence) < 0.03
+    drawn = found.data["posterior"]
+    walk = drawn["x"].values.reshape(-1, STEPS)
+    assert np.all(np.abs(walk.mean(0) - mean) < 0.2 * sd)
+    assert np.all(np.abs(walk.std(0) / sd - 1) < 0.15)
+    for name, wanted in zip(("step", "noise"), scales, strict=True):
+        assert abs(float(drawn[name].mean()) - wanted) < 0.12 * float(drawn[name].std())
+
+
+@pytest.mark.parametrize(
+    ("problem", "coupled_unknowns", "most", "summed"),
+    [
+        (models.level(120, summed=False), 120, 1, 0),
+        (models.level(120, summed=True), 120, 1, 1),
+        (models.volatile(), 150, 1, 0),
+        (models.neighbours(), 121, 11, 0),
+        (models.neighbours(joint=True), 121, 11, 0),
+        (models.neighbours(shuffled=True), 121, 20, 0),
+    ],
+)
+def test_who_meets_whom_is_found_by_trying(problem, coupled_unknowns, most, summed) -> None:
+    found = coupled(problem)
+    pattern = found.pattern
+    assert pattern.count == coupled_unknowns
+    assert pattern.bandwidth <= most
+    assert len(found.sums) == summed
+    random = np.random.default_rng(0)
+    shared, local = 0.3 * random.normal(size=(1, len(pattern.shared))), 0.3 * random.normal(size=(1, pattern.count))
+    _, slopes, bands = found.hessian(shared, local)
+    dense = np.empty((pattern.count, pattern.count))
+    for k in range(pattern.count):
+        there = local.copy()
+        there[:, k] += 1e-5
+        dense[k] = (slopes - found.at(pattern.assembled(shared, there))[1])[0, pattern.local] / 1e-5
+    unit = np.eye(pattern.count)
+    product = band.product(np.repeat(bands, pattern.count, axis=0), unit, pattern.offsets)
+    np.testing.assert_allclose(product, dense, atol=2e-3 * np.abs(dense).max())
+
+
+def test_bands_are_factored_solved_and_drawn_from_as_full_matrices_are() -> None:
+    random = np.random.default_rng(1)
+    bands = random.normal(size=(3, 30, 4))
+    bands[..., 0] = 12.0
+    for gap in range(1, 4):
+        bands[:, -gap:, gap] = 0.0
+    full = np.stack([sum(np.diag(one[: 30 - gap, gap], -gap) for gap in range(4)) for one in bands])
+    full = full + np.tril(full, -1).swapaxes(1, 2)
+    factors, good = band.factored(bands)
+    right = random.normal(size=(3, 30))
+    assert good.all()
+    np.testing.assert_allclose(band.log_determinants(factors), np.linalg.slogdet(full)[1])
+    np.testing.assert_allclose(band.solved(factors, right), np.linalg.solve(full, right[..., None])[..., 0])
+    np.testing.assert_allclose(band.product(bands, right, range(4)), (full @ right[..., None])[..., 0])
+    roots = np.linalg.cholesky(full)
+    np.testing.assert_allclose(band.forward(factors, right), np.linalg.solve(roots, right[..., None])[..., 0])
+    np.testing.assert_allclose(
+        band.backward(factors, right), np.linalg.solve(roots.swapaxes(1, 2), right[..., None])[..., 0]
+    )
+    bands[1, 5, 0] = -1.0
+    assert band.factored(bands)[1].tolist() == [True, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [models.counted_walk, models.volatile, models.neighbours, functools.partial(models.neighbours, joint=True)],
+    ids=["counts", "volatility", "map", "map in one piece"],
+)
+def test_draws_of_coupled_unknowns_are_those_of_nuts(make) -> None:
+    problem = make()
+    found, chains = lvm.sparse(problem, progress=False), lvm.nuts(problem, draws=4_000, progress=False, seed=1)
+    assert found.verdict.status == "trusted"
+    assert found.data["integration"].attrs["coupled"] >= 100
+    for name in chains.data["posterior"].data_vars:
+        wanted = chains.data["posterior"][name].stack(sample=("chain", "draw"))
+        drawn = found.data["posterior"][name].stack(sample=("chain", "draw"))
+        mean, sd = wanted.mean("sample").values, wanted.std("sample").values
+        off = np.abs(drawn.mean("sample").values - mean) / sd
+        assert np.sqrt(np.mean(off**2)) < 0.08
+        assert np.max(off) < 0.25
+        assert np.sqrt(np.mean((drawn.std("sample").values / sd - 1) ** 2)) < 0.06
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [models.counted_walk, models.volatile])
+def test_simulations_of_coupled_unknowns_rank_their_truths_uniformly(make) -> None:
+    found = lvm.calibrate(make(), "sparse", simulations=100, seed=0, progress=False)
+    assert found.verdict.status == "trusted"
