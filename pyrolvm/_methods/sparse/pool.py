@@ -96,6 +96,7 @@ def weigh_shared(
     *,
     seed: int,
     enough: float = ENOUGH,
+    most: int = MOST,
     change: Callable[[Array], Array] | None = None,
 ) -> Pool:
     """Draws from proposals that are each fitted to the weights of all draws before, weighed by the mixture of all.
@@ -105,6 +106,7 @@ def weigh_shared(
         start: the first proposal.
         seed: makes it repeatable.
         enough: effective draws at which no more are taken.
+        most: draws at most.
         change: what is added to log densities.
 
     Raises:
@@ -140,10 +142,10 @@ def weigh_shared(
         wanted = enough if figures.khat <= HEAVY else TAILS * enough
         full = figures.ess >= wanted and figures.reliable
         poor = sum(counts) >= TRIALS and figures.ess < POOR * sum(counts)
-        if full or poor or sum(counts) >= MOST or budget.spent():
+        if full or poor or sum(counts) >= most or budget.spent():
             known = Local.joined(local) if len(local) == len(counts) else None
             return Pool(points, log_p, weights, log_q, figures, known, len(counts), base, family)
-        count = _more(wanted, figures.ess, sum(counts))
+        count = min(_more(wanted, figures.ess, sum(counts)), most - sum(counts))
         light = figures.khat > HEAVY  # tails: of weights too heavy, of the proposal too light
         if (figures.ess < GOOD * sum(counts) or light) and figures.ess > 2:
             family = family.with_freedom(max(HEAVIEST, start.size)) if light else family
@@ -158,4 +160,4 @@ def held(pool: Pool) -> Weighed:
 def _more(enough: float, effective: float, count: int) -> int:
     """How many draws more it takes if they are as effective as those so far, but no more than so many again."""
     wanted = math.ceil(1.1 * (enough - effective) * count / max(effective, 1.0))
-    return int(min(max(wanted, LEAST), count, MOST - count))
+    return int(min(max(wanted, LEAST), count))

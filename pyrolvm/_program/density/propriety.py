@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyro.distributions as dist
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm._base.numerics import Array
@@ -106,10 +107,7 @@ def _directions(
     axes, names = np.eye(len(spread))[own] * spread[own, None], [str(owner[i]) for i in own]
     if len(own) < 2 or not curved:
         return axes, names
-    point = torch.as_tensor(middle).to(joint.problem.device)
-    with torch.enable_grad():
-        curvature = torch.autograd.functional.hessian(joint.potential, point).cpu().numpy()
-    block = curvature[np.ix_(own, own)] * spread[own, None] * spread[own]
+    block = _curvature(joint, middle, own) * spread[own, None] * spread[own]
     if not np.isfinite(block).all():
         return axes, names
     vectors = np.linalg.eigh((block + block.T) / 2)[1].T[:MOST]
@@ -117,6 +115,18 @@ def _directions(
     least[:, own] = vectors * spread[own]
     of = [str(owner[own[int(np.argmax(np.abs(row)))]]) for row in vectors]
     return np.concatenate([least, axes]), of + names
+
+
+def _curvature(joint: Joint, middle: Array, own: NDArray[np.int64]) -> Array:
+    """The Hessian of the potential in some coordinates, of which there may be far fewer than unknowns."""
+    point = torch.as_tensor(middle).to(joint.problem.device).requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(joint.potential(point), point, create_graph=True)
+        if not slope.requires_grad:  # of a potential that is linear
+            return np.zeros((len(own), len(own)))
+        rows = [torch.autograd.grad(slope[i], point, retain_graph=True, allow_unused=True)[0] for i in own.tolist()]
+    zero = torch.zeros_like(point)
+    return np.stack([(zero if row is None else row)[own].cpu().numpy() for row in rows])
 
 
 def _heights(joint: Joint, points: Array) -> tuple[Array, bool]:

@@ -17,8 +17,8 @@ __all__ = ["FieldDraws", "weigh_field"]
 
 Array = NDArray[np.float64]
 
-PILOT = 300.0
-"""Effective draws of the shared unknowns by Laplace's approximation, to which the first proposal is fitted."""
+PILOT, MOST = 300.0, 1_024
+"""Effective draws of the shared unknowns by Laplace's approximation, to which the first proposal is fitted; and draws at most."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def weigh_field(marginal: FieldMarginal, start: Student, *, seed: int, enough: f
         seed: makes it repeatable.
         enough: effective draws at which no more are taken.
     """
-    rough = weigh_shared(lambda points: (marginal.values(points), None), start, seed=seed, enough=min(enough, PILOT))
+    rough = weigh_shared(
+        lambda points: (marginal.values(points), None), start, seed=seed, enough=min(enough, PILOT), most=MOST
+    )
     annealing = Annealing.of(marginal, rough.points[resample(rough.weights, len(rough.points), seed)], seed)
     family = refitted(rough.family, held(rough)) if rough.figures.ess > len(start.means[0]) + 2 else start
     density = _Recorded(annealing, seed)
