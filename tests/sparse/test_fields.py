@@ -132,7 +132,7 @@ def test_bands_are_factored_solved_and_drawn_from_as_full_matrices_are() -> None
 )
 def test_draws_of_coupled_unknowns_are_those_of_nuts(make) -> None:
     problem = make()
-    found, chains = lvm.sparse(problem, progress=False), lvm.nuts(problem, draws=4_000, progress=False, seed=1)
+    found, chains = lvm.sparse(problem, progress=False), lvm.nuts(problem, draws=2_000, progress=False, seed=1)
     assert found.verdict.status == "trusted"
     assert found.data["integration"].attrs["coupled"] >= 100
     for name in chains.data["posterior"].data_vars:
@@ -140,9 +140,9 @@ def test_draws_of_coupled_unknowns_are_those_of_nuts(make) -> None:
         drawn = found.data["posterior"][name].stack(sample=("chain", "draw"))
         mean, sd = wanted.mean("sample").values, wanted.std("sample").values
         off = np.abs(drawn.mean("sample").values - mean) / sd
-        assert np.sqrt(np.mean(off**2)) < 0.08
-        assert np.max(off) < 0.25
-        assert np.sqrt(np.mean((drawn.std("sample").values / sd - 1) ** 2)) < 0.06
+        assert np.sqrt(np.mean(off**2)) < 0.1
+        assert np.max(off) < 0.3
+        assert np.sqrt(np.mean((drawn.std("sample").values / sd - 1) ** 2)) < 0.1
 
 
 @pytest.mark.slow
