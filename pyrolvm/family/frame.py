@@ -74,7 +74,7 @@ PAYS_DATA = 50_000
 """Up to so many observed numbers the thousands of densities of all rows that a frame takes are a matter of seconds."""
 
 SAVES_SECONDS = 60.0
-"""Seconds of densities and gradients after which the search for a frame has cost what it can save, and ends without one.
+"""Seconds of an ordinary processor for densities after which the search for a frame has cost what it can save, and ends without one.
 
 A frame takes thousands of gradients and saves the tens of thousands that chains and guides lose to scales that they must
 learn; where its own take a minute, what evaluates it is slower than the samplers' engines.
@@ -283,10 +283,10 @@ def frame_engine(problem: Problem) -> str:
 
 
 def gradient_seconds(problem: Problem) -> float | None:
-    """What one density with its gradient takes in C, by those that the problem's frame took; ``None`` where there is none in C."""
+    """What one density with its gradient takes in C on an ordinary processor; ``None`` where no frame has one in C."""
     kept: dict[tuple[int, str], Frame] = problem.kept.get("frames", {})
     targets = [frame.target for frame in kept.values() if frame.target.native is not None and frame.target.evaluations]
-    return targets[-1].seconds / targets[-1].evaluations if targets else None
+    return targets[-1].each.point if targets else None
 
 
 def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | None:
@@ -308,7 +308,7 @@ def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
     if share < CENTRED_FROM:
         return frame
     try:
-        second = _with(joint.recentred(better), seed, fit, SAVES_SECONDS - frame.target.seconds)
+        second = _with(joint.recentred(better), seed, fit, SAVES_SECONDS - frame.target.effort)
     except (
         FitError
     ):  # of other coordinates, which may have no Gaussian or cost more than they save: there is a frame already

@@ -73,7 +73,8 @@ CAREFUL = (0.8, 0.95, 0.99)
 """Acceptance rates that NUTS is asked for in turn, as long as it diverges."""
 
 LONGER, LONGER_SECONDS = 4, 10.0
-"""How many times the transitions nearly mixed chains are given, where theirs took no more than so many seconds."""
+"""How many times the transitions nearly mixed chains are given, where those of one take at most so many seconds of an ordinary
+processor."""
 
 NEARLY = {"rhat": 1.05, "ess": 40.0}
 """The R-hat up to which, and the effective draws of each chain from which on, more transitions are all that chains lack."""
@@ -361,7 +362,7 @@ def _tried(climb: _Climb, method: object, found: list[Posterior]) -> Iterator[tu
         yield result, rung
         if result is None or spent():
             return
-        if climb.draws is None and rung.seconds <= LONGER_SECONDS and _nearly_mixed(result):
+        if climb.draws is None and _effort(result) <= LONGER_SECONDS and _nearly_mixed(result):
             result, rung = _attempt(
                 f"{name}, {LONGER} times as long",
                 lambda: _chains(climb, found, accept, longer=True),  # noqa: B023
@@ -369,6 +370,10 @@ def _tried(climb: _Climb, method: object, found: list[Posterior]) -> Iterator[tu
             yield result, rung
         if result is None or spent() or not any("divergences" in r.figures for r in _doubts(result)):
             return
+
+
+def _effort(chains: Posterior) -> float:
+    return float(chains.data["posterior"].attrs.get("effort", math.inf))
 
 
 def _asked(climb: _Climb, row: Method) -> Posterior:

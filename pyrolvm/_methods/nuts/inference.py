@@ -33,6 +33,7 @@ from pyrolvm._methods.nuts.base import Raw, Settings
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
 from pyrolvm._methods.nuts.starts import find_starts, moments
 from pyrolvm._program.density import Joint, constrained, with_digits
+from pyrolvm._program.density.target import Target
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._program.steady import check_steady_model
 from pyrolvm._results import Chains, Fit, store
@@ -51,7 +52,11 @@ ACCEPTS = (0.8, 0.95, 0.99)
 """Acceptance probabilities of ``target_accept="auto"``: of the first run, and of others as long as the last diverged."""
 
 AGAIN_SECONDS = 30.0
-"""Seconds that a run may have taken for another to be no matter."""
+"""Seconds of an ordinary processor that the gradients of a chain may have taken for another run to be no matter."""
+
+UNKNOWN, NUMBER = 1e-9, 2e-8
+"""Seconds of an ordinary processor for an entry of a dense mass matrix, and for a coordinate or a number of the data where no frame
+has a density of the problem."""
 
 AGAIN_SHARE = 0.1
 """The share of draws that diverge from which on smaller steps are not what is missing."""
@@ -92,8 +97,9 @@ def nuts(
         warmup: transitions of each chain that adapt step size and mass matrix, and are dropped.
         draws: transitions of each chain that are kept.
         target_accept: mean acceptance probability to adapt to, between 0 and 1; nearer to 1 is slower and diverges less. ``"auto"``
-            is 0.8; where a few draws of chains in a frame diverge and they took at most 30 seconds, all chains are run again at 0.95,
-            then 0.99, from the same starts, and the verdict says so.
+            is 0.8; where a few draws of chains in a frame diverge and the gradients of a chain take at most 30 seconds of an ordinary
+            processor, whatever else this one does, all chains are run again at 0.95, then 0.99, from the same starts, and the
+            verdict says so.
         max_tree_depth: bound on the doublings of a trajectory.
         init: where to start: a :class:`~pyrolvm._results.Fit`, or values by site; by default draws of the frame, or without one
             uniform in (-2, 2) on the unconstrained scale. Of a fit, chains take starts from its draws, the first mass matrix from
@@ -245,7 +251,8 @@ def _run(
             settings.keeper.set_up(starts, mean, covariance)
         outcome, before = ran(settings, f"nuts on {problem.name}"), []
         for accept in ACCEPTS[1:] if again and frame is not None else ():
-            if not _diverged_a_little(outcome.raw, time.perf_counter() - set_up):
+            effort = _effort(outcome.raw, target, problem, settings)
+            if not _diverged_a_little(outcome.raw, effort, time.perf_counter() - set_up):
                 break
             careful = replace(settings, target_accept=accept, keeper=None)
             another = ran(careful, f"nuts on {problem.name} again, with smaller steps")
@@ -272,7 +279,7 @@ def _run(
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
             "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": settings.target_accept, "dense_mass": int(dense),
             "sampled_in": coordinates, "frame_engine": _frame_engine(frame), "interrupted": int(raw.interrupted and not budget.spent()),
-            "draws_asked": draws,
+            "draws_asked": draws, "effort": _effort(raw, target, problem, settings),
             "sampling_time": sampled - set_up - compiling,
             **({"divergences_before": ", ".join(before)} if before else {}),
         }  # fmt: skip
@@ -295,11 +302,19 @@ def _run(
     )  # fmt: skip
 
 
-def _diverged_a_little(raw: Raw, seconds: float) -> bool:
-    """Whether to run chains again with smaller steps: they came to their end soon, and a few of their draws diverged."""
+def _diverged_a_little(raw: Raw, effort: float, seconds: float) -> bool:
+    """Whether to run chains again with smaller steps: they take little effort, and a few of their draws diverged."""
     share = float(raw.stats["diverging"].mean()) if raw.draws.shape[1] else 0.0
     done = not raw.interrupted and not budget.spent() and 2 * seconds < budget.left()
-    return done and 0 < share <= AGAIN_SHARE and seconds <= AGAIN_SECONDS
+    return done and 0 < share <= AGAIN_SHARE and effort <= AGAIN_SECONDS
+
+
+def _effort(raw: Raw, target: Target | None, problem: Problem, settings: Settings) -> float:
+    """Seconds of an ordinary processor that the gradients of a chain take, of the mean chain."""
+    steps = float(raw.stats["n_steps"].sum() + raw.warmup_steps.sum()) / len(raw.draws)
+    size = problem.unconstrained_size
+    each = NUMBER * (size + sum(site.numel for site in problem.observed)) if target is None else target.each.of(1)
+    return steps * (each + (UNKNOWN * size**2 if settings.dense else 0.0))
 
 
 def _frame(problem: Problem, precondition: str, engine: str, seed: int) -> tuple[Frame | None, str]:

@@ -18,6 +18,7 @@ from pyrolvm._capture import Captured, capture
 from pyrolvm._capture.graph import on_processor, widened, with_slices
 from pyrolvm._capture.native import NativeGradient, compile_density, compile_gradient
 from pyrolvm._program.density.coordinates import constrained, flattened
+from pyrolvm._program.density.effort import Effort, effort_of
 from pyrolvm._program.density.joint import Joint
 from pyrolvm._program.density.ways import (
     Evaluate,
@@ -43,7 +44,7 @@ MANY = 20_000_000
 """Numbers that a density computes from which on a device is worth its launches."""
 
 PATIENCE = 5.0
-"""Seconds of a graph run operation by operation from which on it is worth compiling."""
+"""Seconds of a graph run operation by operation from which on it is worth compiling, as :mod:`.effort` reckons them."""
 
 ASKED, ASKED_AT_ONCE = 24, 3
 """Points where a compiled density is not finite at which stock Pyro is run, in all and in one call."""
@@ -81,7 +82,8 @@ class Target:
         together: whether many points are evaluated at once; where they are not, each takes a run of the model.
         evaluations: how many densities have been evaluated so far.
         seconds: what that took.
-        allowance: seconds after which it refuses to go on; infinite as a rule.
+        effort: what that takes on an ordinary processor with nothing else to do, in seconds.
+        allowance: the effort after which it refuses to go on; infinite as a rule.
         native: the compiled function of engine ``"c"``.
         disowned: engines whose density turned out not to be the model's, with what was seen.
     """
@@ -94,6 +96,7 @@ class Target:
     evaluations: int = 0
     native: NativeGradient | None = field(default=None, repr=False)
     seconds: float = 0.0
+    effort: float = 0.0
     allowance: float = np.inf
     disowned: dict[str, str] = field(default_factory=dict)
     _alone: dict[str, Values | None] = field(default_factory=dict, repr=False)
@@ -101,6 +104,7 @@ class Target:
     _left: list[str] = field(default_factory=list, repr=False)
     _asked: int = field(default=0, repr=False)
     _tried: bool = field(default=False, repr=False)
+    _reckoned: dict[tuple[str, bool], Effort] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, joint: Joint, *, engine: str = "auto") -> Target:
@@ -193,6 +197,16 @@ class Target:
         )
 
     @property
+    def each(self) -> Effort:
+        """What a density with its gradient takes by the engine of the moment; must be called inside a session."""
+        way = self.engine, self.together
+        if way not in self._reckoned:
+            self._reckoned[way] = effort_of(
+                self.joint, _zero(self.joint), self._captured, self.engine, together=self.together
+            )
+        return self._reckoned[way]
+
+    @property
     def size(self) -> int:
         """The number of coordinates."""
         return self.joint.problem.unconstrained_size
@@ -230,10 +244,11 @@ class Target:
         return np.where(np.isfinite(values), values, -np.inf)
 
     def _admitted(self, points: Points) -> Points:
-        if self.seconds > self.allowance:
+        if self.effort > self.allowance:
             raise FitError(
-                f"the search took {self.evaluations:,} densities and gradients of {self.joint.problem.name} in {self.seconds:.0f} s by "
-                f"engine {self.engine!r}, more than the {self.allowance:.0f} s that it may save. {self.reason}".strip()
+                f"the search took {self.evaluations:,} densities and gradients of {self.joint.problem.name} by engine "
+                f"{self.engine!r}, about {self.effort:.0f} s of an ordinary processor, more than the {self.allowance:.0f} s that it "
+                f"may save. {self.reason}".strip()
             )
         self.evaluations += len(points)
         return np.ascontiguousarray(points, dtype=np.float64)
@@ -243,7 +258,8 @@ class Target:
         started = time.perf_counter()
         found = _in_pieces(evaluate, points)
         self.seconds += time.perf_counter() - started
-        if self.engine == "torch" and self.seconds > PATIENCE and self._captured is not None:
+        self.effort += self.each.of(len(points))
+        if self.engine == "torch" and self.effort > PATIENCE and self._captured is not None:
             self._compile()
         return found
 
