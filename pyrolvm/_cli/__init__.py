@@ -63,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stopped.exit_code or code
 
 
-_UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF)
-_CLOSED = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNWRITABLE = (*_FULL, errno.EIO, errno.EBADF)
+_CLOSED = (*_FULL, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 """What the system says of a path that is not there or is closed."""
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "picture",
     "posteriors_in",
     "slug",
+    "told",
     "write_parts",
 ]
 
@@ -134,6 +135,16 @@ def in_force(folder: Path, *, stopped: bool) -> bool:
     """Whether the result that a folder holds is of the run that has just been made there: one that was stopped replaces none."""
     manifest = runs.Manifest.read(folder)
     return manifest is not None and manifest.finished is not stopped
+
+
+def told(folder: Path, *, complete: bool) -> str:
+    """What is said of where a run of many parts is kept."""
+    if complete:
+        return f"saved in {folder}"
+    return (
+        f"not all of it is done: what is done is kept in {folder}, and --out {folder} --resume goes on; a result that was finished "
+        "there before is still in force"
+    )
 
 
 def picture(figure: Figure) -> runs.Write:

@@ -9,7 +9,7 @@ import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._cli.inference import given, ladder
 from pyrolvm._cli.output import Output
-from pyrolvm._cli.runs import choose_folder, kept
+from pyrolvm._cli.runs import choose_folder, kept, told
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
 from pyrolvm._cli.words import plain_words
@@ -51,10 +51,8 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         **{name: value for name, value in words.items() if value is not None},
         **options,
     )
-    if stopped:
-        out.log.print(f"stopped; what is done is kept; --out {folder} --resume goes on")
     show(found, out)
-    out.line(f"saved in {folder}")
+    out.line(told(folder, complete=found.complete))
     out.next([f"lvm.load({str(folder)!r}).table    every cell, as a DataFrame"])
     out.write_json({"command": "sweep", "targets": args.targets, "saved": str(folder), **found.as_dict()})
     return 0 if set(found.counts) == {"done"} else 1

@@ -8,7 +8,7 @@ from typing import Any
 import pyrolvm as lvm
 from pyrolvm._cli.inference import given
 from pyrolvm._cli.output import Output
-from pyrolvm._cli.runs import choose_folder, kept
+from pyrolvm._cli.runs import choose_folder, kept, told
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
 from pyrolvm._methods.table import by_name
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     out.note(f"{problem!r}")
     found = lvm.cross_validate(problem, method, progress=out.progress, **kept(args, folder), **given(args, WORDS))
     show(found, out)
-    out.line(f"saved in {folder}")
+    out.line(told(folder, complete=not found.interrupted))
     out.next([f"lvm.load({str(folder)!r}).rows    the log predictive density of each row"])
     out.write_json({"command": "cross-validate", "target": args.target, "saved": str(folder), **found.as_dict()})
     return 1 if found.verdict.status == "failed" else 0

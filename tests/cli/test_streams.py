@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +50,14 @@ def test_a_reader_that_goes_away_ends_a_command_in_order(monkeypatch: pytest.Mon
     assert main(["list"]) == 0
 
 
-def test_a_full_disk_behind_stdout_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "stdout", Refusing(OSError(errno.ENOSPC, "No space left on device")))
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_behind_stdout_is_said(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Refusing(OSError(number, os.strerror(number))))
     assert main(["list"]) == 2
     said = capsys.readouterr().err
-    assert "No space left on device. Fix: " in said and "Traceback" not in said
+    assert f"{os.strerror(number)}. Fix: " in said and "Traceback" not in said
 
 
 def test_what_an_encoding_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,27 @@ def test_it_is_kept_gone_on_with_and_loaded(problem: lvm.Problem, tmp_path: Path
     with pytest.raises(lvm.StoreError, match="folds"):
         lvm.cross_validate(problem, "exact", folds=3, out=tmp_path / "cv", resume=True, **HERE)
     assert found.save(tmp_path / "other").is_dir()
+
+
+def test_folds_that_the_disk_did_not_take_are_fitted_when_it_is_called_again(
+    problem: lvm.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyrolvm._check.sweep.cells import Cells
+
+    out, real = tmp_path / "cv", Cells._write
+
+    def full(cells: Cells, name: str, content: Any) -> None:
+        if name.endswith("cell.json") and content["problem"] == "fold 1":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(cells, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cells, "_write", full)
+        found = lvm.cross_validate(problem, "exact", folds=2, out=out, **HERE)
+    assert found.interrupted and found.verdict.status == "failed" and "resume=True" in found.verdict.next_steps[0]
+    again = lvm.cross_validate(problem, "exact", folds=2, out=out, resume=True, **HERE)
+    assert not again.interrupted and again.elpd == lvm.load(out).elpd < 0
+    assert again.table["seconds"]["fold 0"] == found.table["seconds"]["fold 0"]  # which was not fitted again
 
 
 def test_a_fold_that_cannot_be_fitted_is_told_and_there_is_no_sum(problem: lvm.Problem) -> None:

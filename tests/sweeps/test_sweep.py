@@ -219,6 +219,26 @@ def test_a_full_disk_costs_the_cell_that_did_not_fit(tmp_path: Path, monkeypatch
     assert sweep({"a": models.Draws()}, 3, out=out, resume=True).counts == {"done": 3}
 
 
+def test_a_sweep_that_the_disk_did_not_take_whole_replaces_no_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real = tmp_path / "s", Cells._write
+
+    def full(cells: Cells, name: str, content: Mapping[str, Any]) -> None:
+        if name.endswith("cell.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(cells, name, content)
+
+    before = sweep({"a": models.Draws()}, 2, out=out, backend="here")
+    with monkeypatch.context() as patch:
+        patch.setattr(Cells, "_write", full)
+        assert sweep({"a": models.Draws()}, 3, out=out, overwrite=True, backend="here").counts == {"unsaved": 3}
+    assert lvm.load(out).table.equals(before.table)
+    words = {"resume": True, "overwrite": True}
+    assert sweep({"a": models.Draws()}, 3, out=out, backend="here", **words).counts == {"done": 3}
+    assert lvm.load(out).counts == {"done": 3}
+
+
 def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     def stop(done: int, total: int, text: str) -> None:
         if done == 3:

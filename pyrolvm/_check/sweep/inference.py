@@ -64,7 +64,8 @@ def sweep(
         reference: the label of the method that ``mean_diff`` and ``sd_ratio`` compare with; by default ``"exact"``, or else ``"nuts"``.
         out: a folder to keep cells in.
         resume: with ``out``: go on with the sweep that is there. What is done is not run again; new cells are added.
-        overwrite: with ``out``: replace what is there, which stays in force until this sweep is finished.
+        overwrite: with ``out``: replace what is there, which stays in force until this sweep is finished: until each of its cells is
+            done or has failed by itself.
         retry_failed: with ``resume``: run cells again that raised an error. Those whose process died are run again in any case.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
         **options: for each method that takes them, such as ``max_steps=2000``.
@@ -102,7 +103,7 @@ def sweep(
             planned.cells, records, where[0], interrupted, reference, planned.problems, planned.methods, where[1]
         )
 
-    codec: runs.Codec[Sweep] = runs.Codec(KIND, lambda _: {}, Sweep.load, lambda found: found.interrupted)
+    codec: runs.Codec[Sweep] = runs.Codec(KIND, lambda _: {}, Sweep.load, lambda found: not found.complete)
     return runs.run(asked, COMMAND, {}, codec, work, more=True)
 
 

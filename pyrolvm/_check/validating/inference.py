@@ -190,7 +190,7 @@ def _validated(
     return CrossValidation(
         name, problem.name, float(values.sum()) if whole else math.nan,
         float(math.sqrt(len(values)) * values.std(ddof=1)) if whole and len(values) > 1 else math.nan,
-        table, rows, Verdict.of(list(_reasons(table)), list(_steps(table))), fitted.interrupted,
+        table, rows, Verdict.of(list(_reasons(table)), list(_steps(table, fitted.complete))), not fitted.complete,
     )  # fmt: skip
 
 
@@ -242,8 +242,10 @@ def _reasons(table: pd.DataFrame) -> Iterator[Reason]:
         yield Reason("trusted", f"The fits of all {len(table)} folds can be trusted.", {"folds": float(len(table))})
 
 
-def _steps(table: pd.DataFrame) -> Iterator[str]:
-    if (table["error"] != "").any():
+def _steps(table: pd.DataFrame, complete: bool) -> Iterator[str]:
+    if not complete:
         yield "call it again with out= and resume=True: folds that are fitted are not fitted again"
+    elif (table["error"] != "").any():
+        yield "mend what the model or the method fails at without those rows, or pass options= of the method"
     if table["verdict"].isin(["doubtful", "failed"]).any():
         yield "take a method whose fits can be trusted, such as method='infer' or 'nuts'"

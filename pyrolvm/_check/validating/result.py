@@ -50,7 +50,7 @@ class CrossValidation:
         table: a row for each fold; columns in :data:`COLUMNS`.
         rows: the log predictive density of each row (``elpd``) with its fold; of each fold where it has one density.
         verdict: whether it can be believed, and why not.
-        interrupted: whether it was stopped before all folds were fitted.
+        interrupted: whether it was stopped before all folds were fitted, a worker died or the disk did not take a fit.
     """
 
     name: str
