@@ -243,3 +243,68 @@ def neighbours(side: int = 11, *, joint: bool = False, shuffled: bool = False, s
             pyro.sample("y", dist.Poisson(torch.exp(mean + x)), obs=y)
 
     return lvm.Problem(model, y)
+
+
+def panel(groups: int = 20, steps: int = 10, seed: int = 14) -> lvm.Problem:
+    """A walk of each group around a level of its own."""
+    random = np.random.default_rng(seed)
+    x = np.cumsum(0.3 * random.normal(size=(groups, steps)), axis=1) + random.normal(size=(groups, 1))
+    y = torch.as_tensor(random.poisson(np.exp(x)).astype(float))
+
+    def model(y: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        spread = pyro.sample("spread", dist.HalfNormal(1.0))
+        scale = pyro.sample("scale", dist.HalfNormal(0.5))
+        with pyro.plate("groups", groups, dim=-2):
+            level = pyro.sample("level", dist.Normal(mean, spread))
+            with pyro.plate("steps", steps, dim=-1):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("y", dist.Poisson(torch.exp(level + scale * z.cumsum(-1))), obs=y)
+
+    return lvm.Problem(model, y)
+
+
+def looped(steps: int = 110, seed: int = 15) -> lvm.Problem:
+    """An autoregression written as a loop, a site for each step."""
+    y = torch.as_tensor(np.random.default_rng(seed).normal(size=steps))
+
+    def model(y: torch.Tensor) -> None:
+        stays = pyro.sample("stays", dist.Beta(9.0, 1.0))
+        shock = pyro.sample("shock", dist.HalfNormal(0.5))
+        x = torch.zeros((), dtype=y.dtype)
+        for t in pyro.markov(range(len(y))):
+            x = pyro.sample(f"x{t}", dist.Normal(stays * x, shock))
+            pyro.sample(f"y{t}", dist.Normal(0.0, torch.exp(x / 2)), obs=y[t])
+
+    return lvm.Problem(model, y)
+
+
+def squares(steps: int = 120, seed: int = 16) -> lvm.Problem:
+    """A walk of which only squares are seen: its sign is not known."""
+    random = np.random.default_rng(seed)
+    y = torch.as_tensor((1.5 + np.cumsum(0.1 * random.normal(size=steps))) ** 2 + 0.3 * random.normal(size=steps))
+
+    def model(y: torch.Tensor) -> None:
+        scale = pyro.sample("scale", dist.HalfNormal(1.0))
+        x = pyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), (steps,)))
+        pyro.factor("first", dist.Normal(0.2, 1.0).log_prob(x[0]))
+        with pyro.plate("steps", steps - 1):
+            pyro.factor("step", dist.Normal(x[:-1], scale).log_prob(x[1:]))
+        with pyro.plate("times", steps):
+            pyro.sample("y", dist.Normal(x**2, 0.3), obs=y)
+
+    return lvm.Problem(model, y)
+
+
+def boundless(steps: int = 120) -> lvm.Problem:
+    """A walk that is the more likely the farther it goes."""
+
+    def model() -> None:
+        scale = pyro.sample("scale", dist.HalfNormal(1.0))
+        x = pyro.sample("x", dist.ImproperUniform(dist.constraints.real, (), (steps,)))
+        with pyro.plate("steps", steps - 1):
+            pyro.factor("step", dist.Normal(0.0, scale).log_prob(x[1:] - x[:-1]))
+        with pyro.plate("times", steps):
+            pyro.factor("away", x)
+
+    return lvm.Problem(model)

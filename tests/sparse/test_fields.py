@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.special
 import scipy.stats
 import sparse_models as models
@@ -33,9 +34,13 @@ def kalman(y: np.ndarray, step: float, noise: float) -> tuple[float, np.ndarray,
     steps = len(y)
     walk = step**2 * np.minimum.outer(np.arange(1, steps + 1), np.arange(1, steps + 1))
     seen = walk + noise**2 * np.eye(steps)
-    gain = np.linalg.solve(seen, walk).T
-    log_p = scipy.stats.multivariate_normal(np.zeros(steps), seen).logpdf(y)
-    return float(log_p), gain @ y, np.diag(walk - gain @ walk)
+    root = np.linalg.cholesky(seen)
+    half, rest = (
+        scipy.linalg.solve_triangular(root, walk, lower=True),
+        scipy.linalg.solve_triangular(root, y, lower=True),
+    )
+    log_p = -0.5 * rest @ rest - np.log(np.diag(root)).sum() - 0.5 * steps * np.log(2 * np.pi)
+    return float(log_p), half.T @ rest, np.diag(walk) - (half**2).sum(axis=0)
 
 
 @functools.cache
@@ -55,7 +60,7 @@ def exact_level() -> tuple[float, np.ndarray, np.ndarray, tuple[float, float]]:
     return float(evidence), mean, sd, (float(mass.sum(1) @ step), float(mass.sum(0) @ noise))
 
 
-@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("summed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_walk_with_noise_has_the_evidence_and_moments_of_a_kalman_filter(summed) -> None:
     found = lvm.sparse(models.level(STEPS, summed=summed), progress=False)
     evidence, mean, sd, scales = exact_level()
@@ -74,12 +79,14 @@ def test_a_walk_with_noise_has_the_evidence_and_moments_of_a_kalman_filter(summe
 @pytest.mark.parametrize(
     ("problem", "coupled_unknowns", "most", "summed"),
     [
-        (models.level(120, summed=False), 120, 1, 0),
         (models.level(120, summed=True), 120, 1, 1),
-        (models.volatile(), 150, 1, 0),
-        (models.neighbours(), 121, 11, 0),
-        (models.neighbours(joint=True), 121, 11, 0),
         (models.neighbours(shuffled=True), 121, 20, 0),
+        (models.panel(), 220, 10, 0),
+        pytest.param(models.level(120, summed=False), 120, 1, 0, marks=pytest.mark.slow),
+        pytest.param(models.volatile(), 150, 1, 0, marks=pytest.mark.slow),
+        pytest.param(models.neighbours(), 121, 11, 0, marks=pytest.mark.slow),
+        pytest.param(models.neighbours(joint=True), 121, 11, 0, marks=pytest.mark.slow),
+        pytest.param(models.looped(), 110, 1, 0, marks=pytest.mark.slow),
     ],
 )
 def test_who_meets_whom_is_found_by_trying(problem, coupled_unknowns, most, summed) -> None:
@@ -125,10 +132,29 @@ def test_bands_are_factored_solved_and_drawn_from_as_full_matrices_are() -> None
 
 
 @pytest.mark.slow
+def test_two_modes_of_coupled_unknowns_are_not_trusted() -> None:
+    found = lvm.sparse(models.squares(), progress=False)
+    assert found.verdict.status == "doubtful"
+    assert found.verdict.figures["modes"] >= 2
+
+
+@pytest.mark.slow
+def test_coupled_unknowns_without_a_mode_are_refused_in_words() -> None:
+    with pytest.raises(lvm.FitError, match="120 coupled unknowns of model have no mode"):
+        lvm.sparse(models.boundless(), progress=False)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
-    [models.counted_walk, models.volatile, models.neighbours, functools.partial(models.neighbours, joint=True)],
-    ids=["counts", "volatility", "map", "map in one piece"],
+    [
+        models.counted_walk,
+        models.volatile,
+        models.neighbours,
+        functools.partial(models.neighbours, joint=True),
+        models.panel,
+    ],
+    ids=["counts", "volatility", "map", "map in one piece", "panel"],
 )
 def test_draws_of_coupled_unknowns_are_those_of_nuts(make) -> None:
     problem = make()

@@ -44,6 +44,7 @@ from pyrolvm._results import Posterior, store
 from pyrolvm._results.afresh import check_afresh
 from pyrolvm._results.build import chains_tree, default_draws
 from pyrolvm.family.importance import resample
+from pyrolvm.family.student import Student
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,8 +94,8 @@ def sparse(
     the mode to their own law, so that the weights are of all unknowns and nothing is left to an approximation.
 
     *When not to use it.* Blocks of more than 12 unknowns count as shared, unless what is in them meets few others. Unknowns
-    that all meet (a Gaussian process, an autoregression written in its shocks, a sum that a prior holds near zero) are refused from
-    100 of them on. Discrete latents are not summed out.
+    that all meet (a Gaussian process, an autoregression written in its shocks) are refused from 100 of them on. Discrete latents
+    are not summed out.
 
     Args:
         problem: a model with its data.
@@ -269,7 +270,7 @@ def _in_a_field(joint: Joint, coupled: Coupled, count: int, draws: int | None, s
     bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
     marginal = FieldMarginal(joint, coupled)
     set_up = time.perf_counter()
-    gaussian, modes = find_gaussian(marginal, seed)
+    gaussian, modes = _gaussian_of_field(marginal, seed)
     bar.update(2, lambda: "Gaussian found")
     drawn = weigh_field(marginal, gaussian, seed=seed, enough=max(ENOUGH, min(draws or 0, 4_000)))
     pool = drawn.pool
@@ -279,7 +280,8 @@ def _in_a_field(joint: Joint, coupled: Coupled, count: int, draws: int | None, s
     log_p = coupled.at(points)[0].sum(axis=1)
     sites = coupled.sites(joint.problem)
     meets = met_elsewhere(pattern, lambda some: coupled.at(some)[1], points[0], seed)
-    verdict = judge_field(drawn, sites, meets, modes)
+    inside = marginal.modes(pool.points[np.argmax(pool.weights)], seed)
+    verdict = judge_field(drawn, sites, meets, max(modes, inside))
     return _Drawn(
         pool,
         which,
@@ -290,6 +292,19 @@ def _in_a_field(joint: Joint, coupled: Coupled, count: int, draws: int | None, s
         coupled.weighted,
         set_up,
     )
+
+
+def _gaussian_of_field(marginal: FieldMarginal, seed: int) -> tuple[Student, int]:
+    try:
+        return find_gaussian(marginal, seed)
+    except FitError as error:
+        values = marginal.coupled.at(np.zeros((1, marginal.coupled.pattern.size)))[0]
+        if not np.isfinite(values).all():
+            raise
+        raise FitError(
+            f"the {marginal.coupled.pattern.count:,} coupled unknowns of {marginal.joint.problem.name} have no mode given the "
+            "others where it was sought: their density may grow without bound, or have many modes. Fix: use lvm.nuts(problem)."
+        ) from error
 
 
 def _parts(joint: Joint, point: Array) -> dict[str, Array]:

@@ -19,6 +19,9 @@ MEETS = 1e-9
 ROUGH = 0.2
 """Nats from draw to draw that may be unknown without a word."""
 
+NAMED = 3
+"""Sites that are named, of those whose unknowns are coupled: a program in a loop has one for each step."""
+
 STUCK = 0.1
 """The share of a window's moves that must be taken for its law to be near its Gaussian."""
 
@@ -57,7 +60,7 @@ def judge_field(drawn: FieldDraws, sites: Sequence[str], meets: float, places: i
 
 def _windows(drawn: FieldDraws, sites: Sequence[str]) -> Iterator[Reason]:
     annealing, count = drawn.annealing, drawn.local.shape[1]
-    named = ", ".join(f"{name!r}" for name in sites)
+    named = ", ".join(f"{name!r}" for name in sites[:NAMED]) + (", ..." if len(sites) > NAMED else "")
     figures = {"field_spread": annealing.spread, "field_steps": float(annealing.steps)}
     if not annealing.steps:
         yield Reason("trusted", f"Given what is shared, {count:,} coupled unknowns ({named}) are Gaussian.", figures)

@@ -18,12 +18,15 @@ Array = NDArray[np.float64]
 
 
 def factored(bands: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Lower Cholesky factors of matrices ``(D, m, b + 1)``, and which of these are positive definite."""
-    factors, good = np.empty_like(bands), np.zeros(len(bands), dtype=bool)
+    """Lower Cholesky factors of matrices ``(D, m, b + 1)``, and which of these are positive definite; the unit matrix for others."""
+    factors, good = np.zeros_like(bands), np.zeros(len(bands), dtype=bool)
+    factors[..., 0] = 1.0
     for k, band in enumerate(bands):
         if np.isfinite(band).all():
             found, info = lapack.dpbtrf(band.T, lower=1)
-            factors[k], good[k] = found.T, info == 0
+            good[k] = info == 0
+            if good[k]:
+                factors[k] = found.T
     return factors, good
 
 

@@ -40,11 +40,14 @@ NUDGE = 1e-4
 NUMBERS = 4_000_000
 """Numbers that are held at a time."""
 
-DAMPED = 12
-"""How often what makes a curvature positive is tried, ten times as much each time."""
+SHARES = 0.25, 0.5, 1.0, 2.0
+"""Shares that are tried of what surely makes a curvature positive."""
 
 MOSTLY = 0.5
 """The share of a site's unknowns that are shared, from which on it may be the steps of a walk."""
+
+FEW, MOST_FEW = 8, 40
+"""Unknowns from which on a site may be coupled; and of sites with fewer, up to how many together are shared whomever they meet."""
 
 TWICE = 2
 """How often steps are summed at most: a walk, or one whose steps walk."""
@@ -103,6 +106,7 @@ class Coupled:
             FitError: if it cannot be compiled.
         """
         sums: dict[int, Summed] = {}
+        few = _few(joint.problem)
         plain: Coupled | None = None
         for times in range(TWICE + 1):
             weighted = _compiled(joint, list(sums.values()))
@@ -110,7 +114,7 @@ class Coupled:
             def slopes(points: Array, weighted: Weighted = weighted) -> Array:
                 return _at(weighted, points)[1]
 
-            shared = shared_unknowns(slopes, weighted.size, seed)
+            shared = shared_unknowns(slopes, few, seed)
             dense = [site for site in summed(joint.problem) if shared[site.start : site.stop].mean() > MOSTLY]
             if not (dense and times):
                 pattern = find_pattern(slopes, shared, seed)
@@ -219,21 +223,36 @@ class Coupled:
 
 
 def _positive(bands: Array) -> tuple[Array, Flags]:
-    """Factors of matrices, made positive definite by what is added to their diagonals where they are not, and which were."""
+    """Factors of matrices, made positive definite where they are not, and which were.
+
+    To their diagonals is added, where it takes that, what is smaller there than all beside it (Gershgorin's bound), or a share of it.
+    """
     factors, good = band.factored(bands)
-    unit = np.abs(bands[..., 0]).mean(axis=1, where=np.isfinite(bands[..., 0])) + 1e-12
     bad = np.flatnonzero(~good)
-    for k in range(DAMPED):
-        if not len(bad):
-            break
+    if not len(bad):
+        return factors, good
+    size = np.abs(bands[bad])
+    around = size[..., 1:].sum(axis=-1)
+    for gap in range(1, min(bands.shape[-1], bands.shape[1])):
+        around[:, gap:] += size[:, :-gap, gap]
+    short = np.maximum(around - bands[bad, :, 0], 0.0) + 1e-6 * size[..., 0].mean(axis=1, keepdims=True) + 1e-12
+    for share in SHARES:
         more = bands[bad].copy()
-        more[..., 0] += (unit[bad] * 10.0 ** (k - 4))[:, None]
+        more[..., 0] += share * short
         found, now = band.factored(more)
         factors[bad[now]] = found[now]
-        bad = bad[~now]
+        bad, short = bad[~now], short[~now]
     factors[bad] = 0.0
     factors[bad, :, 0] = np.inf  # no step
     return factors, good
+
+
+def _few(problem: Problem) -> Flags:
+    """Unknowns of sites that have few: scales and means of the others, unless there are so many that they are themselves a series."""
+    found = np.concatenate(
+        [np.full(site.unconstrained_numel, site.unconstrained_numel < FEW) for site in problem.continuous]
+    )
+    return found if found.sum() <= MOST_FEW else np.zeros_like(found)
 
 
 def _compiled(joint: Joint, sums: Sequence[Summed]) -> Weighted:

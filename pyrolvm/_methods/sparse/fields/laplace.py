@@ -24,6 +24,10 @@ __all__ = ["FieldMarginal"]
 
 Array = NDArray[np.float64]
 
+STARTS, REACH, APART = 4, 2.0, 4.0
+"""Starts from which modes of the coupled unknowns are sought again, how far from zero they are in each, and the sds of an unknown from
+which on modes are apart."""
+
 NUDGE = 1e-4
 """The difference of shared unknowns that their gradients are taken by."""
 
@@ -90,6 +94,22 @@ class FieldMarginal:
             moves = self._moves(given)[0]
             self.coupled.nudge = NUDGE / np.sqrt(np.maximum(given.hessian[0, :, 0], 1e-12))
             self.centre = (point.copy(), given.mode[0].copy(), moves.T)
+
+    def modes(self, shared: Array, seed: int) -> int:
+        """At how many places ascents of the coupled unknowns end, given shared ones ``(K,)``.
+
+        They start at the mode's mirror image, and far from it.
+        """
+        first = self.given(shared[None])
+        random = np.random.default_rng([seed, 85])
+        far = random.uniform(-REACH, REACH, size=(STARTS - 1, self.coupled.pattern.count))
+        found = self.coupled.given(np.repeat(shared[None], STARTS, axis=0), np.concatenate([-first.mode, far]))
+        sds = np.sqrt(np.maximum(first.hessian[0, :, 0], 1e-300))
+        places = [first.mode[0]]
+        for mode in found.mode[found.fine]:
+            if all(np.max(np.abs(mode - other) * sds) > APART for other in places):
+                places.append(mode)
+        return len(places)
 
     def _pieces(self, count: int) -> list[slice]:
         pattern = self.coupled.pattern

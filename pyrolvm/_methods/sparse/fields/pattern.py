@@ -96,18 +96,18 @@ class Pattern:
         return points
 
 
-def shared_unknowns(slopes: Slopes, size: int, seed: int) -> Flags:
+def shared_unknowns(slopes: Slopes, known: Flags, seed: int) -> Flags:
     """Which unknowns meet many others: almost whatever is moved, their slope changes.
 
     Args:
         slopes: gradients.
-        size: how many unknowns there are.
+        known: those that are shared in any case, which are not moved.
         seed: of the points where it is tried.
     """
-    trial = _Trial.of(slopes, size, seed)
-    dealt = trial.random.permutation(size)
-    sets = [dealt[start::SETS] for start in range(min(SETS, size))]
-    return np.asarray(trial.changed(sets).mean(axis=0) > MANY)
+    trial = _Trial.of(slopes, len(known), seed)
+    dealt = trial.random.permutation(np.flatnonzero(~known))
+    sets = [dealt[start::SETS] for start in range(min(SETS, len(dealt)))]
+    return known | (trial.changed(sets).mean(axis=0) > MANY if sets else known)
 
 
 def find_pattern(slopes: Slopes, shared: Flags, seed: int) -> Pattern | None:
