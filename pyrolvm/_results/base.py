@@ -170,7 +170,9 @@ class Posterior(Portable):
         levels(interval)
         return draw(kind, shown, interval, path)
 
-    def loo(self, *, site: str | None = None, moment_match: bool = True, refit: bool = False) -> LOO:
+    def loo(
+        self, *, site: str | None = None, integrate: bool = True, moment_match: bool = True, refit: bool = False
+    ) -> LOO:
         """Leave-one-out cross-validation: how well the model predicts each row of the data from all others, in nats.
 
         The draws are weighed by what leaving a row out makes of them; those of a guide by log p - log q as well, so that the estimate
@@ -178,6 +180,8 @@ class Posterior(Portable):
 
         Args:
             site: the observed site whose rows are left out. By default the only one; several of the same rows are left out together.
+            integrate: whether latents that a row has of its own, or shares with few others, are integrated out, where they are
+                independent given the rest and draws run at once: the weights are then of what is shared, and have short tails.
             moment_match: whether draws are moved to where leaving a row out puts the posterior, for rows whose k-hat is too high; where
                 there are more than 50 of these, or the model runs draw by draw, they are left as they are.
             refit: whether rows whose k-hat is too high still are left out by a fit without each of them, by the same method.
@@ -191,11 +195,12 @@ class Posterior(Portable):
 
         References:
             Vehtari, Gelman and Gabry (2017), https://arxiv.org/abs/1507.04544; Magnusson et al. (2019), "Bayesian leave-one-out
-            cross-validation for large data", https://arxiv.org/abs/1904.10679
+            cross-validation for large data", https://arxiv.org/abs/1904.10679; Merkle, Furr and Rabe-Hesketh (2019), "Bayesian
+            comparison of latent variable models: conditional versus marginal likelihoods", https://arxiv.org/abs/1802.04452
         """
-        matching, again = moment_match, (self._again if refit else None)
+        again = self._again if refit else None
         problem = self.attached if refit else self.problem
-        return leave_out(self.name, self.data, problem, self.params, site, matching, again, self.seed)
+        return leave_out(self.name, self.data, problem, self.params, site, moment_match, integrate, again, self.seed)
 
     @property
     def _again(self) -> object:

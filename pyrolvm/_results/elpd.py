@@ -23,6 +23,7 @@ from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._program.names import variable
 from pyrolvm._report.webpage import in_notebook
+from pyrolvm._results.integrating import Integrated
 from pyrolvm._results.matching import Matched, smoothed_weights
 from pyrolvm._results.points import read_points
 from pyrolvm._results.reading import is_exact, log_weights
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["LOO", "left_out"]
+
+OWN = 0.5
+"""The k-hat from which on the weights of a row have no variance."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,6 +54,7 @@ class LOO:
         verdict: whether it can be believed, why, and what to do next.
         matched: for how many rows the draws were moved to where leaving them out puts the posterior.
         refitted: how many rows were left out of a fit of their own.
+        integrated: the latents of rows, or of few rows together, that were integrated out.
     """
 
     name: str
@@ -63,6 +68,7 @@ class LOO:
     verdict: Verdict = field(compare=False)
     matched: int = 0
     refitted: int = 0
+    integrated: tuple[str, ...] = ()
 
     @property
     def bad(self) -> int:
@@ -78,7 +84,7 @@ class LOO:
         return {
             "name": self.name, "site": self.site, "elpd": self.elpd, "error": self.error, "p": self.p,
             "rows": int(self.rows["elpd"].size), "rows_above": self.bad, "threshold": self.threshold, "corrected": self.corrected,
-            "matched": self.matched, "refitted": self.refitted, "verdict": self.verdict.as_dict(),
+            "matched": self.matched, "refitted": self.refitted, "integrated": list(self.integrated), "verdict": self.verdict.as_dict(),
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -94,6 +100,9 @@ class LOO:
 Better = Callable[[tuple[str, ...], Array, Array | None, Array, float], Mapping[int, Matched]]
 """Leaves out rows that weights alone cannot: of some sites, from the draws of these numbers with these ratios, up to a k-hat."""
 
+Without = Callable[[tuple[str, ...], Array, Array | None], Integrated]
+"""Integrates latents of rows out, of some sites, from the draws of these numbers with these ratios."""
+
 Refit = Callable[[Array], Mapping[int, float]]
 """Gives the log predictive densities of rows, each by a fit without it."""
 
@@ -105,6 +114,7 @@ def left_out(
     site: str | None,
     better: Better | None = None,
     refit: Refit | None = None,
+    without: Without | None = None,
 ) -> LOO:
     """Leave-one-out cross-validation of a tree of draws.
 
@@ -115,6 +125,7 @@ def left_out(
         site: the observed site whose rows are left out; ``None`` for the only one, or all those of the same rows together.
         better: leaves out rows whose k-hat is too high in another way.
         refit: leaves out those by fits without them that are left then.
+        without: integrates latents out that rows have of their own.
 
     Raises:
         ArgumentError: if there are no draws of a posterior, no log likelihood by row, or several sites that have other rows.
@@ -133,11 +144,17 @@ def left_out(
         values, ratios = values[np.isfinite(ratios)], ratios[np.isfinite(ratios)]
     _check_finite(name, label, values)
     elpd, khat, whole = _psis(values, ratios)
-    threshold = khat_threshold(len(values))
+    sites, corrected = tuple(label.split(" and ")), ratios is not None
+    told = Integrated(()) if without is None else without(sites, places, ratios)
+    if told.values is not None:
+        values, ratios = told.values, told.ratios
+        elpd, khat, _ = _psis(values, ratios)
+        khat = khat if told.known is None else np.where(told.known, khat, math.inf)
+    threshold, first = khat_threshold(len(values)), khat.copy()
     matched = refitted = 0
     bad = np.flatnonzero(~(khat <= threshold))
-    if better is not None and len(bad):
-        for row, one in better(tuple(label.split(" and ")), places, ratios, bad, threshold).items():
+    if better is not None and len(bad) and told.values is None:
+        for row, one in better(sites, places, ratios, bad, threshold).items():
             elpd[row], khat[row], matched = one.elpd, one.khat, matched + 1
         bad = np.flatnonzero(~(khat <= threshold))
     if refit is not None and len(bad):
@@ -148,7 +165,12 @@ def left_out(
     coords = {dim: rows.coords[dim] for dim in dims if dim in rows.coords}
     dataset = _dataset({"elpd": elpd.reshape(shape), "khat": khat.reshape(shape)}, dims, coords)
     error = float(math.sqrt(elpd.size) * elpd.std(ddof=1)) if elpd.size > 1 else math.nan
-    verdict = _judged(khat, threshold, len(values), factors, ratios is not None, absent)
+    verdict = _judged(khat, threshold, len(values), factors, corrected, absent)
+    if told.latents:
+        text = f"The latents {', '.join(told.latents)}, which few rows share, were integrated out."
+        verdict = verdict.and_also(Verdict.of([Reason("trusted", text, {"draws": float(len(values))})], ()))
+    elif told.owned is not None and not refitted:
+        verdict = verdict.and_also(_doubted(told.owned, first))
     if matched or refitted:
         verdict = verdict.and_also(_by_other_ways(matched, refitted, len(values)))
     return LOO(
@@ -159,10 +181,11 @@ def left_out(
         float((whole - elpd).sum()),
         dataset,
         threshold,
-        ratios is not None,
+        corrected,
         verdict,
         matched,
         refitted,
+        told.latents,
     )
 
 
@@ -254,6 +277,19 @@ def _by_other_ways(matched: int, refitted: int, draws: int) -> Verdict:
             Reason("trusted", f"{refitted} rows were left out by fits without them.", {"refitted": float(refitted)})
         )
     return Verdict.of(told, ())
+
+
+def _doubted(owned: Array, khat: Array) -> Verdict:
+    """That draws of latents which follow a single row say little of what is left without it, whatever k-hat moved draws have."""
+    rows = owned & ~(khat <= OWN) if owned.shape == khat.shape else np.zeros(0, dtype=bool)
+    if not rows.any():
+        return Verdict.of((), ())
+    text = (
+        f"{int(rows.sum())} rows have latents of their own and weights with a k-hat above {OWN:g}, which have no variance: their "
+        "estimates are likely too high, by nats, moved draws or not."
+    )
+    step = "Let loo integrate them out, from a plate of rows that are independent given the rest, or fit again, loo(refit=True)."
+    return Verdict.of([Reason("doubtful", text, {"rows": float(rows.sum())})], (step,))
 
 
 def _judged(

@@ -1,4 +1,4 @@
-"""Rows left out of a posterior: by the weights of its draws, by draws that are moved, by fits without them."""
+"""Rows left out of a posterior: by the weights of its draws, by latents integrated out, by draws moved, by fits without them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pyrolvm._base.face import public
 from pyrolvm._base.numerics import Array
 from pyrolvm._program.problem import Problem
 from pyrolvm._results.elpd import LOO, left_out
+from pyrolvm._results.integrating import integrated
 from pyrolvm._results.matching import matched
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def leave_out(
     params: Mapping[str, Tensor],
     site: str | None,
     moment_match: bool,
+    integrate: bool,
     again: object | None,
     seed: int,
 ) -> LOO:
@@ -39,6 +41,7 @@ def leave_out(
         params: learnable parameters.
         site: the observed site whose rows are left out.
         moment_match: whether draws are moved.
+        integrate: whether latents that few rows share are integrated out.
         again: the method that fits without rows; ``None`` to fit none.
         seed: of these fits.
 
@@ -51,9 +54,11 @@ def leave_out(
     better = None
     if moment_match and problem is not None:
         better = partial(matched, problem, params, data["posterior"].to_dataset())
-    return left_out(
-        name, data, factors, site, better, None if again is None else partial(_refitted, data, problem, again, seed)
-    )
+    without = None
+    if problem is not None:
+        without = partial(integrated, problem, params, data["posterior"].to_dataset(), integrate=integrate, seed=seed)
+    refit = None if again is None else partial(_refitted, data, problem, again, seed)
+    return left_out(name, data, factors, site, better, refit, without)
 
 
 def _refitted(data: xr.DataTree, problem: Problem | None, again: object, seed: int, rows: Array) -> dict[int, float]:

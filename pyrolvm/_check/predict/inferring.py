@@ -24,7 +24,7 @@ from pyrolvm._check.predict.onward import is_real
 from pyrolvm._check.predict.running import Given, Tree
 from pyrolvm._check.predict.setting import Setting
 from pyrolvm._program.batching import Batch
-from pyrolvm._program.density import Joint
+from pyrolvm._program.density import Joint, modes
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import Plate, is_observation
 from pyrolvm._program.traces import Message
@@ -37,9 +37,6 @@ UNITS = 64
 
 STEPS = 8
 """Newton's steps to the mode of a row."""
-
-SHARES = (1.0, 0.3, 0.1, 0.03, 0.0)
-"""How much of a step is tried."""
 
 PROPOSALS = 16
 """Values of which one is chosen by its weight."""
@@ -116,28 +113,8 @@ class Inferring:
     def normal(self, values: Tree, steps: int) -> tuple[Tensor, Tensor]:
         """The mode of each row, ``(rows, units)``, and the Cholesky factor of the precision there."""
         flat = self._flat(values)
-        if steps == 1:
-            flat = torch.zeros_like(flat)
-        units = flat.shape[-1]
-        slope = torch.func.grad(lambda z: self.density(z, values).sum())
-        directions = torch.eye(units, dtype=flat.dtype, device=flat.device)
-        factor = directions.expand(*flat.shape[:-1], units, units)
-        for _ in range(steps):
-            pulled = torch.func.vjp(slope, flat)[1]  # forward derivatives would say that torch.jit is deprecated
-            columns = [pulled(one.expand_as(flat))[0] for one in directions]
-            precision = -torch.stack(columns, -1)
-            precision = 0.5 * (precision + precision.mT)
-            factor = _factor(precision) if steps > 1 else torch.linalg.cholesky_ex(precision).L
-            step = torch.cholesky_solve(slope(flat)[..., None], factor)[..., 0]
-            flat = flat + step if steps == 1 else self._highest(flat, step, values)
-        return flat, factor
-
-    def _highest(self, flat: Tensor, step: Tensor, values: Tree) -> Tensor:
-        """Of each row, the point along its step whose density is highest."""
-        points = torch.stack([flat + share * step for share in SHARES])
-        density = torch.stack([self.density(point, values) for point in points]).nan_to_num(nan=-math.inf)
-        best = density.argmax(0)[None, :, None].expand(1, *flat.shape)
-        return points.gather(0, best)[0]
+        start = torch.zeros_like(flat) if steps == 1 else flat
+        return modes(lambda z: self.density(z, values), start, steps)
 
     def _flat(self, values: Tree) -> Tensor:
         return torch.cat([self._units(values[name], name) for name in self.rows.latents], -1)
@@ -316,15 +293,6 @@ def _is_gaussian(found: Inferring, values: Tree) -> bool:
             if not torch.allclose(top - found.density(middle + step, values), fall, rtol=2e-2, atol=2e-2):
                 return False
     return True
-
-
-def _factor(precision: Tensor) -> Tensor:
-    """A Cholesky factor of the precision, curved enough where the density is not concave."""
-    values, vectors = torch.linalg.eigh(precision)
-    floor = 1e-3 * values.abs().amax(-1, keepdim=True) + 1e-6
-    lifted: Tensor = vectors * torch.maximum(values.abs(), floor)[..., None, :] @ vectors.mT
-    factor: Tensor = torch.linalg.cholesky_ex(lifted).L
-    return factor
 
 
 def _per_row(term: Tensor, plate: Plate) -> Tensor:

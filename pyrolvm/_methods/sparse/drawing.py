@@ -11,7 +11,8 @@ import scipy
 from numpy.typing import NDArray
 
 from pyrolvm._base.importance import weigh
-from pyrolvm._methods.sparse.marginal import Local, Marginal, Nest, rules
+from pyrolvm._base.quadrature import rules
+from pyrolvm._methods.sparse.marginal import Local, Marginal, Nest
 
 __all__ = ["CANDIDATES", "BlockDraws", "draw_blocks"]
 

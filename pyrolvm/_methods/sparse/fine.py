@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pyrolvm._methods.sparse.marginal import Marginal, Nest, Rule, rules
+from pyrolvm._base.quadrature import Rule, rules
+from pyrolvm._methods.sparse.marginal import Marginal, Nest
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool, held, log_ratio, weigh_shared
 from pyrolvm._methods.sparse.search import polished
 from pyrolvm.family.importance import refitted, resample

@@ -19,6 +19,7 @@ from pyrolvm._base.errors import FitError, ProblemError, checked_seed, positive_
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress, Show
+from pyrolvm._base.quadrature import Rule, rules
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
@@ -30,7 +31,7 @@ from pyrolvm._methods.sparse.fields.pattern import met_elsewhere
 from pyrolvm._methods.sparse.fields.weighing import FieldDraws, weigh_field
 from pyrolvm._methods.sparse.fine import Found, weigh_finely
 from pyrolvm._methods.sparse.judge import judge, judge_field
-from pyrolvm._methods.sparse.marginal import DONE_INSIDE, NUMBERS, Marginal, Nest, Rule, rules
+from pyrolvm._methods.sparse.marginal import DONE_INSIDE, NUMBERS, Marginal, Nest
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool
 from pyrolvm._methods.sparse.result import INTEGRATION, Sparse
 from pyrolvm._methods.sparse.search import find_gaussian

@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm._base import budget
+from pyrolvm._base.quadrature import Rule
 from pyrolvm._methods.sparse.blocks import Blocks
 from pyrolvm._methods.sparse.split import Shares
 from pyrolvm._program.density import Joint
 
-__all__ = ["Layer", "Local", "Marginal", "Nest", "Rule", "rules"]
+__all__ = ["Layer", "Local", "Marginal", "Nest"]
 
 Array = NDArray[np.float64]
 
@@ -65,43 +66,6 @@ KEPT = 40_000_000
 
 def _repeated(shared: Array, times: int) -> Array:
     return np.tile(shared, (times, 1))
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Nodes and log weights of an integral over a standard normal density.
-
-    Attributes:
-        name: what it is.
-        nodes: shape ``(S, W)``.
-        log_weights: shape ``(S,)``; they sum to one.
-    """
-
-    name: str
-    nodes: Array
-    log_weights: Array
-
-
-def rules(width: int) -> list[Rule]:
-    """Rules for blocks of a width, each finer than the one before: of one node (Laplace's), then tensor products or even draws."""
-    found = [Rule("Laplace's approximation", np.zeros((1, width)), np.zeros(1))]
-    if not width:
-        return found
-    levels = {1: (3, 5, 9, 17, 33), 2: (3, 5, 7, 9, 13), 3: (3, 5, 7)}.get(width)
-    for level in levels or ():
-        nodes, weights = np.polynomial.hermite_e.hermegauss(level)
-        grid = np.stack(np.meshgrid(*[nodes] * width, indexing="ij"), axis=-1).reshape(-1, width)
-        logs = np.log(weights / weights.sum())
-        each = np.stack(np.meshgrid(*[logs] * width, indexing="ij"), axis=-1).reshape(-1, width).sum(axis=1)
-        found.append(Rule(f"Gauss-Hermite quadrature with {level} nodes a dimension", grid, each))
-    if levels is None:
-        ends = math.sqrt(width) * np.concatenate([np.eye(width), -np.eye(width)])
-        found.append(Rule("spherical cubature", ends, np.full(len(ends), -math.log(len(ends)))))
-        for count in (32, 128):
-            even = scipy.special.ndtri(scipy.stats.qmc.Sobol(width, rng=11).random(count // 2))
-            both = np.concatenate([even, -even])
-            found.append(Rule(f"importance sampling with {count} even draws", both, np.full(count, -math.log(count))))
-    return found
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The joint density of a problem, evaluated at draws: one run of the program each, all draws at once where that works."""
 
+from pyrolvm._program.density.by_row import modes, nodes
 from pyrolvm._program.density.coordinates import constrained, flattened, unconstrained
 from pyrolvm._program.density.joint import Joint, decentred
 from pyrolvm._program.density.marginals import marginals
@@ -19,6 +20,8 @@ __all__ = [
     "flattened",
     "map_draws",
     "marginals",
+    "modes",
+    "nodes",
     "repeat",
     "rounding",
     "unconstrained",

@@ -1,0 +1,87 @@
+r"""Densities that are sums over rows, each of numbers of its own: all rows' modes, curvatures and integrals at once.
+
+.. math:: \log \int e^{f_r(z)}\, dz \approx \log \sum_s w_s\, e^{f_r(m_r + L_r^{-\top} x_s) + \frac12 |x_s|^2}
+    - \log |L_r| + \tfrac d2 \log 2\pi
+
+with the mode :math:`m_r`, the Cholesky factor :math:`L_r` of the precision there, and nodes :math:`x_s` of a rule for the standard
+normal density (adaptive quadrature).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyrolvm._base.quadrature import Rule
+
+__all__ = ["modes", "nodes"]
+
+SHARES = (1.0, 0.3, 0.1, 0.03, 0.0)
+"""How much of a step is tried."""
+
+Density = Callable[[Tensor], Tensor]
+"""Log densities ``(rows,)`` of the numbers of rows, ``(rows, units)``."""
+
+
+def modes(density: Density, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The mode of each row, ``(rows, units)``, by Newton's method, and the Cholesky factor of the precision there.
+
+    Args:
+        density: what is climbed.
+        start: where from.
+        steps: how many steps; a single one is taken as it is, since a Gaussian's mode is one step away.
+    """
+    flat, units = start, start.shape[-1]
+    slope = torch.func.grad(lambda z: density(z).sum())
+    directions = torch.eye(units, dtype=flat.dtype, device=flat.device)
+    factor = directions.expand(*flat.shape[:-1], units, units)
+    for _ in range(steps):
+        pulled = torch.func.vjp(slope, flat)[1]  # forward derivatives would say that torch.jit is deprecated
+        columns = [pulled(one.expand_as(flat))[0] for one in directions]
+        precision = -torch.stack(columns, -1)
+        precision = 0.5 * (precision + precision.mT)
+        factor = _factor(precision) if steps > 1 else torch.linalg.cholesky_ex(precision).L
+        step = slope(flat) / factor[..., 0].square() if units == 1 else _solved(slope(flat), factor)
+        flat = flat + step if steps == 1 else _highest(density, flat, step)
+    return flat, factor
+
+
+def nodes(middle: Tensor, factor: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Points ``(nodes, rows, units)`` of each row's integral and the logarithms of what densities there count, ``(nodes, rows)``."""
+    places = torch.as_tensor(rule.nodes).to(middle)
+    units = places.shape[-1]
+    moved = places[:, None, :, None].expand(len(places), *middle.shape, 1)
+    points = (
+        middle + torch.linalg.solve_triangular(factor.mT.expand(len(places), *factor.shape), moved, upper=True)[..., 0]
+    )
+    weights = torch.as_tensor(rule.log_weights).to(middle) + 0.5 * places.square().sum(-1)
+    volume = 0.5 * units * math.log(2 * math.pi) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return points, weights[:, None] + volume
+
+
+def _highest(density: Density, flat: Tensor, step: Tensor) -> Tensor:
+    """Of each row, the point along its step whose density is highest."""
+    points = torch.stack([flat + share * step for share in SHARES])
+    found = torch.stack([density(point) for point in points]).nan_to_num(nan=-math.inf)
+    best = found.argmax(0)[None, :, None].expand(1, *flat.shape)
+    return points.gather(0, best)[0]
+
+
+def _solved(slope: Tensor, factor: Tensor) -> Tensor:
+    step: Tensor = torch.cholesky_solve(slope[..., None], factor)[..., 0]
+    return step
+
+
+def _factor(precision: Tensor) -> Tensor:
+    """A Cholesky factor of the precision, curved enough where the density is not concave."""
+    if precision.shape[-1] == 1:
+        root: Tensor = (precision.abs() + 1e-6).sqrt()
+        return root
+    values, vectors = torch.linalg.eigh(precision)
+    floor = 1e-3 * values.abs().amax(-1, keepdim=True) + 1e-6
+    lifted: Tensor = vectors * torch.maximum(values.abs(), floor)[..., None, :] @ vectors.mT
+    factor: Tensor = torch.linalg.cholesky_ex(lifted).L
+    return factor

@@ -1,0 +1,201 @@
+"""Leave-one-out with latents that few rows share integrated out, against closed forms and grids; what cannot be is doubted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from scipy.special import logsumexp
+from torch import Tensor
+
+import pyrolvm as lvm
+from pyrolvm._program.density import Joint
+from pyrolvm._results.blocks import members_of
+
+QUIET: dict[str, Any] = {"progress": False}
+GROUP = torch.arange(30) % 6
+GENERATOR = torch.Generator().manual_seed(0)
+Y = 1.5 * torch.randn(6, generator=GENERATOR)[GROUP] + torch.randn(30, generator=GENERATOR)
+Y[4] = 7.0
+N = torch.poisson((0.5 + 0.8 * torch.randn(40, generator=GENERATOR)).exp(), generator=GENERATOR)
+N[7] = 14.0
+
+
+def grouped(y: Tensor) -> None:
+    middle = pyro.sample("middle", dist.Normal(0.0, 3.0))
+    with pyro.plate("groups", 6):
+        effect = pyro.sample("effect", dist.Normal(0.0, 1.0))  # in units of its sd
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(middle + 1.5 * effect[GROUP], 1.0), obs=y)
+
+
+def pooled(y: Tensor) -> None:
+    middle = pyro.sample("middle", dist.Normal(0.0, 3.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(middle, 1.8), obs=y)
+
+
+def vector(y: Tensor) -> None:
+    middle = pyro.sample("middle", dist.Normal(0.0, 3.0))
+    own = pyro.sample("own", dist.Normal(torch.zeros(len(y)), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(middle + own, 0.5), obs=y)
+
+
+def counts(y: Tensor) -> None:
+    a = pyro.sample("a", dist.Normal(0.0, 2.0))
+    spread = pyro.sample("spread", dist.HalfNormal(1.0))
+    with pyro.plate("rows", len(y)):
+        effect = pyro.sample("effect", dist.Normal(0.0, spread))
+        pyro.sample("y", dist.Poisson((a + effect).exp()), obs=y)
+
+
+def even_counts(y: Tensor) -> None:
+    a = pyro.sample("a", dist.Normal(0.0, 2.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Poisson(a.exp()), obs=y)
+
+
+def rates(y: Tensor) -> None:
+    rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        own = pyro.sample("own", dist.Gamma(3.0, rate))  # on the positive line
+        pyro.sample("y", dist.Poisson(own), obs=y)
+
+
+def gaussian_rows(covariance: np.ndarray, y: Tensor) -> np.ndarray:
+    precision = np.linalg.inv(covariance)
+    gap, variance = precision @ y.double().numpy(), 1 / np.diag(precision)
+    return np.asarray(-0.5 * np.log(2 * np.pi * variance) - 0.5 * gap**2 * variance)
+
+
+def from_grid(log_prior: np.ndarray, log_density: np.ndarray) -> np.ndarray:
+    """From densities of rows ``(points, rows)`` at points of what is shared."""
+    joint = log_prior + log_density.sum(1)
+    return np.asarray(logsumexp(joint) - logsumexp(joint[:, None] - log_density, axis=0))
+
+
+SAME = (GROUP[:, None] == GROUP).double().numpy()
+GROUPED = gaussian_rows(9.0 + 2.25 * SAME + np.eye(30), Y)
+POOLED = gaussian_rows(9.0 + 3.24 * np.eye(30), Y)
+VECTOR = gaussian_rows(9.0 + 1.25 * np.eye(30), Y)
+
+
+def exact_counts() -> tuple[np.ndarray, np.ndarray]:
+    """Rows of counts with an effect of their own, and without."""
+    place, weight = (torch.as_tensor(one) for one in np.polynomial.hermite_e.hermegauss(120))
+    a, log_spread = (
+        one.reshape(-1, 1)
+        for one in torch.meshgrid(
+            torch.linspace(-1.0, 2.0, 70, dtype=torch.double),
+            torch.linspace(-2.5, 1.2, 70, dtype=torch.double),
+            indexing="ij",
+        )
+    )
+    spread = log_spread.exp()
+    rows = [
+        (dist.Poisson((a + spread * place).exp()).log_prob(n) + (weight / weight.sum()).log()).logsumexp(1)
+        for n in N.double()
+    ]
+    prior = dist.Normal(0.0, 2.0).log_prob(a) + dist.HalfNormal(1.0).log_prob(spread) + log_spread
+    line = torch.linspace(-1.0, 2.0, 2_000, dtype=torch.double)[:, None]
+    even = dist.Poisson(line.exp()).log_prob(N.double())
+    return (
+        from_grid(prior[:, 0].numpy(), torch.stack(rows, 1).numpy()),
+        from_grid(dist.Normal(0.0, 2.0).log_prob(line)[:, 0].numpy(), even.numpy()),
+    )
+
+
+def test_effects_of_groups_are_integrated_out_and_rows_far_off_are_right() -> None:
+    posterior = lvm.exact(lvm.Problem(grouped, Y), draws=500, **QUIET)
+    found = posterior.loo()
+    assert found.integrated == ("effect",) and found.verdict.trusted and not found.matched
+    np.testing.assert_allclose(found.rows["elpd"], GROUPED, atol=0.03)
+    assert np.abs(posterior.loo(integrate=False, moment_match=False).rows["elpd"] - GROUPED).max() > 0.1
+
+
+def test_elements_of_a_vector_are_members_too_and_are_doubted_where_they_are_not_integrated_out() -> None:
+    posterior = lvm.exact(lvm.Problem(vector, Y), draws=500, **QUIET)
+    found, moved = posterior.loo(), posterior.loo(integrate=False)
+    assert found.integrated == ("own",)
+    np.testing.assert_allclose(found.rows["elpd"], VECTOR, rtol=0.004, atol=0.05)
+    assert moved.elpd > VECTOR.sum() + 3 and moved.verdict.status == "doubtful"
+    assert any("latents of their own" in reason.text for reason in moved.verdict.reasons)
+
+
+def test_rows_tied_by_their_latents_are_not_taken_apart_and_members_are_found_however_rows_are_written() -> None:
+    def tied(y: Tensor) -> None:
+        steps = pyro.sample("steps", dist.Normal(torch.zeros(len(y)), 1.0).to_event(1))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(steps.cumsum(0), 1.0), obs=y)
+
+    def of_two(y: Tensor) -> None:
+        with pyro.plate("groups", 6):
+            effect = pyro.sample("effect", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(effect[GROUP] + effect[GROUP.flip(0)], 1.0), obs=y)
+
+    found = {}
+    for model in (tied, of_two, grouped, rates):
+        problem = lvm.Problem(model, N if model is rates else Y)
+        with problem.session(seed=0), torch.no_grad():
+            found[model] = members_of(Joint(problem), torch.zeros(problem.unconstrained_size))
+    assert found[tied] is None and found[of_two] is None
+    groups, rows = found[grouped], found[rates]
+    assert groups is not None and torch.equal(groups.rows["y"], GROUP) and groups.count == 6
+    assert rows is not None and torch.equal(rows.rows["y"], torch.arange(40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["nuts", "mean_field", "full_rank", "smc"])
+def test_counts_with_effects_of_their_own_are_left_out_rightly_by_every_method(method: str) -> None:
+    problem = lvm.Problem(counts, N)
+    posterior: lvm.Posterior
+    if method == "nuts":
+        posterior = lvm.nuts(problem, chains=2, warmup=500, draws=1_000, **QUIET)
+    elif method == "smc":
+        posterior = lvm.smc(problem, particles=2_000, **QUIET)
+    else:
+        posterior = lvm.fit(problem, method, **QUIET)
+    found, (wanted, _) = posterior.loo(), exact_counts()
+    assert found.integrated == ("effect",) and found.verdict.trusted
+    assert found.elpd == pytest.approx(wanted.sum(), abs=0.3)
+    assert np.abs(found.rows["elpd"] - wanted).max() < 0.15
+
+
+@pytest.mark.slow
+def test_positive_latents_of_rows_are_integrated_out() -> None:
+    found = lvm.fit(lvm.Problem(rates, N), "mean_field", **QUIET).loo()
+    rate = np.linspace(0.02, 8.0, 4_000)[:, None]
+    rows = dist.GammaPoisson(3.0, torch.as_tensor(rate)).log_prob(N.double()).numpy()
+    wanted = from_grid((np.log(rate) - rate)[:, 0], rows)
+    assert found.integrated == ("own",)
+    np.testing.assert_allclose(found.rows["elpd"], wanted, atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["nuts", "mean_field"])
+def test_models_are_ranked_as_by_exact_leave_one_out(method: str) -> None:
+    def posterior(problem: lvm.Problem) -> lvm.Posterior:
+        if method == "nuts":
+            return lvm.nuts(problem, chains=2, warmup=500, draws=1_000, **QUIET)
+        return lvm.fit(problem, method, **QUIET)
+
+    several: list[tuple[Any, Any, Tensor, np.ndarray, np.ndarray]] = [
+        (grouped, pooled, Y, GROUPED, POOLED),
+        (counts, even_counts, N, *exact_counts()),
+    ]
+    for one, other, data, first, second in several:
+        found = lvm.compare_models(
+            {"one": posterior(lvm.Problem(one, data)), "other": posterior(lvm.Problem(other, data))}
+        )
+        gap = first - second
+        better, worse = ("one", "other") if gap.sum() > 0 else ("other", "one")
+        assert list(found.table.index) == [better, worse]
+        line = found.table.loc[worse]
+        assert line["elpd_diff"] == pytest.approx(abs(gap.sum()), abs=0.5)
+        assert line["diff_error"] == pytest.approx(np.sqrt(len(gap)) * gap.std(ddof=1), rel=0.1)
