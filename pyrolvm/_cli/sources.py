@@ -10,10 +10,10 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,10 +21,13 @@ from pyrolvm._base.errors import ArgumentError, DataError, ProblemError, unknown
 from pyrolvm._base.numerics import Array
 from pyrolvm._cli.archives import read_npz
 from pyrolvm._cli.data_files import DATA, Refused
-from pyrolvm._cli.tables import read_table
+from pyrolvm._cli.tables import read_pieces, read_table
 from pyrolvm._runs.readers import JSON_BYTES, JSON_GROWTH, parse_json, parsing, read_bytes
 
-__all__ = ["file_and_name", "load_data", "load_module", "member"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["data_pieces", "file_and_name", "load_data", "load_module", "member"]
 
 _FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>[^:]*))?")
 _MATRIX_COLUMN = re.compile(r"(?P<name>.+)\.(?P<index>\d+)")
@@ -175,10 +178,28 @@ def _check_digits(path: Path, name: str, values: Array) -> None:
             )
 
 
+def data_pieces(path: Path, rows: int) -> Iterator[dict[str, Any]]:
+    """The same of a table, so many rows at a time, in bounded memory.
+
+    Raises:
+        DataError: if the file is missing, or no table.
+    """
+    if not os.path.exists(path):
+        raise DataError(
+            f"there is no data file {str(path)!r}. Fix: check the path; it is relative to the current folder."
+        )
+    for header, frame in read_pieces(path, rows):
+        yield _columns(path, header, frame)
+
+
 def _read_csv(path: Path) -> dict[str, Any]:
+    return _columns(path, *read_table(path))
+
+
+def _columns(path: Path, header: list[str], frame: pd.DataFrame) -> dict[str, Any]:
+    """The columns of a table by name, those of a matrix together."""
     import pandas as pd
 
-    header, frame = read_table(path)
     _check_once(path, "column", header)
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     columns: dict[str, Any] = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from pyrolvm._runs.readers import PIECE, check_room, opened, parsing
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["read_table"]
+__all__ = ["read_pieces", "read_table"]
 
 COLUMNS = 100_000
 """How many columns a table may have."""
@@ -35,24 +36,72 @@ def read_table(path: Path) -> tuple[list[str], pd.DataFrame]:
     import pandas as pd
 
     with opened(path, DATA) as file:
-        size = os.fstat(file.fileno()).st_size
-        check_room(path, size * GROWTH, DATA)
-        quoted = _look(file, path)
-        header = _header(file, path)
-        counts = _counts_of_quoted(file, path) if quoted else _counts(file)
-        for line, count in counts:
-            if count != len(header):
-                more = "more" if count > len(header) else "fewer"
-                raise DATA.error(
-                    f"data file {str(path)!r} has {more} values in a row (line {line:,}: {count:,}) than its header has names "
-                    f"({', '.join(header)[:200]}). Fix: separate values by commas, and write decimals with a point."
-                )
+        check_room(path, os.fstat(file.fileno()).st_size * GROWTH, DATA)
+        header = _checked_header(file, path)
         file.seek(0)
         with parsing(path, DATA):
             # A column as a whole: pieces of other types would meet in one that rounds.
-            frame = pd.read_csv(file, encoding="utf-8-sig", skipinitialspace=True, low_memory=False, **_exactly())
-            _check_infinite(file, path, frame)
+            frame = pd.read_csv(file, low_memory=False, **_manner())
+            _check_infinite(path, frame)
     return header, frame
+
+
+def read_pieces(path: Path, rows: int) -> Iterator[tuple[list[str], pd.DataFrame]]:
+    """The same so many rows at a time, each column of one type in all pieces: that which it has as a whole.
+
+    Raises:
+        DataError: if the file is no such table.
+    """
+    import pandas as pd
+
+    with opened(path, DATA) as file:
+        header = _checked_header(file, path)
+        kinds: dict[object, Any] = {}
+        for frame in _pieces(file, path, rows):
+            for name, kind in frame.dtypes.items():
+                kinds[name] = kind if name not in kinds else _common(kinds[name], kind)
+        told: dict[Any, Any] = {name: kind for name, kind in kinds.items() if kind.kind in "iufO"}
+        for number, frame in enumerate(_pieces(file, path, rows, told)):
+            with parsing(path, DATA):
+                _check_infinite(path, frame, rows, number)
+            yield header, frame
+        if not kinds:
+            yield header, pd.DataFrame(columns=header)
+
+
+def _pieces(file: BinaryIO, path: Path, rows: int, kinds: Mapping[Any, Any] | None = None) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    file.seek(0)
+    with parsing(path, DATA):
+        yield from pd.read_csv(file, low_memory=False, chunksize=rows, dtype=kinds, **_manner())
+
+
+def _common(one: Any, other: Any) -> Any:
+    """The type of a column whose pieces have these; text where they are not both numbers."""
+    numbers = one.kind in "iuf" and other.kind in "iuf"
+    if numbers:
+        return np.result_type(one, other)
+    return one if one == other else np.dtype(object)
+
+
+def _checked_header(file: BinaryIO, path: Path) -> list[str]:
+    """The names in the header of a table with as many values in each row."""
+    quoted = _look(file, path)
+    header = _header(file, path)
+    for line, count in _counts_of_quoted(file, path) if quoted else _counts(file):
+        if count != len(header):
+            more = "more" if count > len(header) else "fewer"
+            raise DATA.error(
+                f"data file {str(path)!r} has {more} values in a row (line {line:,}: {count:,}) than its header has names "
+                f"({', '.join(header)[:200]}). Fix: separate values by commas, and write decimals with a point."
+            )
+    return header
+
+
+def _manner() -> dict[str, Any]:
+    """How tables are read."""
+    return {"encoding": "utf-8-sig", "skipinitialspace": True, **_exactly()}
 
 
 def _exactly() -> dict[str, object]:
@@ -63,14 +112,22 @@ def _exactly() -> dict[str, object]:
     return {"float_precision": "round_trip"} if version < (3, 1) else {}
 
 
-def _check_infinite(file: BinaryIO, path: Path, frame: pd.DataFrame) -> None:
-    """Refuses a number that became infinite by being read."""
+def _check_infinite(path: Path, frame: pd.DataFrame, rows: int | None = None, number: int = 0) -> None:
+    """Refuses a number that became infinite by being read.
+
+    Args:
+        path: the file.
+        frame: what was read of it.
+        rows: how many rows a piece has; ``None`` where it was read as a whole.
+        number: which piece it is.
+    """
     import pandas as pd
 
     floats = [index for index, kind in enumerate(frame.dtypes) if kind.kind == "f"]
     for index in (index for index in floats if np.isinf(frame.iloc[:, index].to_numpy()).any()):
-        file.seek(0)
-        text = pd.read_csv(file, encoding="utf-8-sig", skipinitialspace=True, usecols=[index], dtype=str).iloc[:, 0]
+        with opened(path, DATA) as file:
+            read = pd.read_csv(file, usecols=[index], dtype=str, chunksize=rows, **_manner())
+            text = (read if rows is None else next(islice(read, number, None))).iloc[:, 0]
         written = text[np.isinf(frame.iloc[:, index].to_numpy())].str.strip().str.lower()
         beyond = written[~written.str.contains("inf")]
         if len(beyond):

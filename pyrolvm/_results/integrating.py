@@ -275,7 +275,8 @@ def _anew(
     if not size:
         told = evaluated(points[:1])
         return Integrated(members.latents, told["rows"].repeat(100, 0), known=_known(told))
-    tril = np.linalg.cholesky(np.atleast_2d(np.cov(points.T)) + 1e-10 * np.eye(size))
+    spread: Array = np.atleast_2d(np.cov(points.T)) + 1e-10 * np.eye(size)
+    tril = np.asarray(np.linalg.cholesky(spread), dtype=np.float64)
     family = Student.one(points.mean(0), tril, FREEDOM)
     best: tuple[float, dict[str, Array], Array] | None = None
     for number in range(ROUNDS):
@@ -307,7 +308,8 @@ def _owned(joint: Joint, flat: Tensor, sites: tuple[str, ...]) -> Array:
         return torch.stack([terms[f"log_likelihood/{site}"].reshape(-1) for site in sites]).sum(0)
 
     with torch.enable_grad():
-        value, pull = torch.func.vjp(rows, flat)
+        traced = torch.func.vjp(rows, flat)
+        value, pull = traced[0], traced[1]
         count = len(value)
         number = torch.arange(1, count + 1, dtype=flat.dtype, device=flat.device) / count
         sums = [pull(weight)[0].double() for weight in (torch.ones_like(number), number, number**2)]

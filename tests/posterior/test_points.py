@@ -123,10 +123,11 @@ def test_what_needs_weights_refuses_a_point(tmp_path):
         lambda: lvm.evidence(fit, progress=False),
         lambda: lvm.evidence(fit, "bridge", progress=False),
         lambda: lvm.gaps(fit, progress=False),
-        lambda: lvm.evaluate(fit, progress=False),
     ):
         with pytest.raises(lvm.ArgumentError, match="point estimate"):
             use()
+    found = lvm.evaluate(fit, progress=False)  # it predicts, and the doubts about it are told
+    assert any("The posterior itself is" in reason.text for reason in found.verdict.reasons)
 
 
 def test_infer_prefers_chains_to_a_point():

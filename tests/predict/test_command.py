@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pyrolvm._base.errors import DataError
 from pyrolvm._cli import main
 
 MODEL = """
@@ -62,3 +63,33 @@ def test_a_file_of_other_names_is_refused(run: Path, capsys: pytest.CaptureFixtu
     pd.DataFrame({"z": [1.5]}).to_csv("new.csv", index=False)
     assert main([*WORDS, "--out", "p.csv"]) == 2
     assert "none of which is an argument of line (x, y)" in capsys.readouterr().err
+
+
+def test_a_long_table_is_predicted_in_pieces_as_it_is_as_a_whole(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.DataFrame({"x": [0.5 * i for i in range(25)], "y": [1.0 + i for i in range(25)]})
+    table.to_csv("new.csv", index=False)
+    Path("new.json").write_text(json.dumps(table.to_dict(orient="list")))
+    monkeypatch.setattr("pyrolvm._check.predict.streaming.AT_ONCE", 1_000)  # ten rows with a hundred draws
+    words = [*WORDS[:-1], "new.csv", "--draws", "100", "--quiet", "--out"]
+    assert main([*words, "pieces.csv"]) == 0
+    assert main([*[word.replace("new.csv", "new.json") for word in words], "whole.csv"]) == 0
+    pieces, whole = pd.read_csv("pieces.csv"), pd.read_csv("whole.csv")
+    pd.testing.assert_frame_equal(pieces, whole)
+    assert pieces["index"].tolist() == list(range(25)) and pieces["lpd"].notna().all()
+
+
+def test_a_column_has_one_type_in_all_pieces(tmp_path: Path) -> None:
+    from pyrolvm._cli.tables import read_pieces
+
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,c,d\n1,7,x,1\n2,8,y,2\n\n3.5,9,z,late\n")
+    frames = [frame for _, frame in read_pieces(path, 2)]
+    assert [len(frame) for frame in frames] == [2, 1]
+    assert all(frame["a"].dtype == float and frame["b"].dtype == "int64" for frame in frames)
+    assert frames[0]["d"].tolist() == ["1", "2"] and frames[1]["d"].tolist() == ["late"]
+    path.write_text("a,b\n1,2\n3\n")
+    with pytest.raises(DataError, match="fewer values in a row"):
+        next(read_pieces(path, 1))
+    path.write_text("a\n1\n2\n1e999\n")
+    with pytest.raises(DataError, match="1e999 is beyond"):
+        list(read_pieces(path, 2))

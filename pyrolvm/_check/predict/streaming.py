@@ -16,7 +16,7 @@ from pyrolvm._program.problem import Problem
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BEHIND", "STATISTICS", "Words", "batches", "summarised"]
+__all__ = ["BEHIND", "STATISTICS", "Words", "batches", "rows_at_once", "seed_of", "summarised"]
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
 """What is kept of the draws of each value, dimension ``statistic``."""
@@ -49,7 +49,7 @@ def batches(problem: Problem, args: Sequence[object], kwargs: Mapping[str, objec
                 yield (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
         return
     count = _rows(problem, args, kwargs)
-    step = max(1, AT_ONCE // max(draws, 1))
+    step = rows_at_once(draws)
     if count <= step:
         yield args, kwargs
         return
@@ -59,6 +59,16 @@ def batches(problem: Problem, args: Sequence[object], kwargs: Mapping[str, objec
             tuple(_sliced(value, count, part) for value in args),
             {name: _sliced(value, count, part) for name, value in kwargs.items()},
         )
+
+
+def rows_at_once(draws: int) -> int:
+    """Rows of a batch, of which so many draws are taken."""
+    return max(1, AT_ONCE // max(draws, 1))
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The seed of a batch by its number."""
+    return (seed + STRIDE * number) % 2**63
 
 
 def _is_stream(value: object) -> TypeGuard[Iterable[object]]:
@@ -107,7 +117,7 @@ def summarised(
     """
     parts: list[dict[str, xr.Dataset]] = []
     for number, given in enumerate(words):
-        found = one(given, (seed + STRIDE * number) % 2**63)
+        found = one(given, seed_of(seed, number))
         parts.append(_summary(found))
         tied = BEHIND in found["predictions"].attrs
         del found
