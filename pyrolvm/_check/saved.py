@@ -9,6 +9,7 @@ from pyrolvm import _runs as runs
 from pyrolvm._base.errors import StoreError
 from pyrolvm._base.habits import verb
 from pyrolvm._check.calibrate import storage as calibrations
+from pyrolvm._check.discrepancy import result as checks
 from pyrolvm._check.evaluate import storage as evaluations
 from pyrolvm._check.gaps import storage as gaps
 from pyrolvm._check.sweep import Sweep
@@ -22,6 +23,7 @@ __all__ = ["load"]
 
 _KINDS = {
     "Calibration": calibrations.load,
+    "Check": checks.load,
     "CrossValidation": validations.load,
     "Evaluation": evaluations.load,
     "Evidence": evidences.load,
@@ -36,7 +38,7 @@ _BEGUN = {"calibrate": "Calibration", "sweep": "Sweep"}
 
 @verb
 def load(path: str | Path, *, problem: Problem | None = None, guide: object = None) -> Any:
-    """Reads what was saved: a posterior, or an evidence, calibration, cross-validation, evaluation, sweep or gaps.
+    """Reads what was saved: a posterior, or an evidence, calibration, check, cross-validation, evaluation, sweep or gaps.
 
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.

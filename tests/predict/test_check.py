@@ -141,6 +141,21 @@ def test_a_check_is_a_page_pictures_and_json(inflated: lvm.Fit, tmp_path: Path) 
         found.plot("pie")
 
 
+def test_a_check_is_saved_and_loaded(inflated: lvm.Fit, tmp_path: Path) -> None:
+    found = lvm.check(inflated, by="city", draws=50)
+    found.save(tmp_path / "check")
+    again = lvm.load(tmp_path / "check")
+    assert isinstance(again, type(found)) and str(again) == str(found) and again.verdict == found.verdict
+    for kind, table in found.tables.items():
+        pd.testing.assert_frame_equal(again.tables[kind], table)
+    assert found.sensitivity is not None
+    pd.testing.assert_frame_equal(again.sensitivity, found.sensitivity)
+    assert again.sensitivity.attrs == found.sensitivity.attrs
+    assert again.to_html(tmp_path / "again.html").read_bytes() == found.to_html(tmp_path / "found.html").read_bytes()
+    with pytest.raises(lvm.StoreError, match="already"):
+        found.save(tmp_path / "check")
+
+
 @pytest.mark.slow
 def test_the_shell_checks_a_prior_and_a_saved_result(
     inflated: lvm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

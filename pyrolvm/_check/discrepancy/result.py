@@ -6,16 +6,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pyrolvm import _runs as runs
 from pyrolvm._base.plain import jsonable
 from pyrolvm._base.writing import write_file
 from pyrolvm._check.discrepancy.checked import Checked
+from pyrolvm._check.discrepancy.saving import FORM, read
 from pyrolvm._report.pictures import written
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Check"]
+__all__ = ["Check", "load"]
 
 
 class Check(Checked):
@@ -58,6 +60,14 @@ class Check(Checked):
             "verdict": jsonable(self.verdict.as_dict()),
         }
 
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes it to a folder, which :func:`pyrolvm.load` reads.
+
+        Raises:
+            StoreError: if the folder holds something already and ``overwrite`` is false.
+        """
+        return runs.save(FORM, self, path, overwrite=overwrite)
+
     def __str__(self) -> str:
         shown = [f"{kind.replace('_', ' ')}\n{table.round(4).to_string()}" for kind, table in self.tables.items()]
         return "\n".join([*shown, str(self.verdict)])
@@ -68,6 +78,15 @@ class Check(Checked):
 
     def _repr_html_(self) -> str:
         return str(_paper().fragment(self))
+
+
+def load(path: str | Path) -> Check:
+    """Reads a check.
+
+    Raises:
+        StoreError: if there is none, or a file is damaged.
+    """
+    return Check(**read(path))
 
 
 def _paper() -> ModuleType:
