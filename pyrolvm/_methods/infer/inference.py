@@ -168,11 +168,11 @@ def infer(
 
     Args:
         problem: a model with its data.
-        methods: what to try: ``"auto"``, the exact posterior if there is one, else, where unknowns or rows are many, blocks that
-            are integrated out (:func:`pyrolvm.sparse`), then the guides that suit the size of the problem,
-            then NUTS started from the best of them, before a flow where its gradients in C are quicker than a flow's steps, then
-            methods that say so (the field ``rung`` of the table of methods); ``"vi"``, the guides alone; or a list of guides
-            (names, recipes, Pyro guides) and of names of other methods (``"exact"``, ``"nuts"``, ...), in order.
+        methods: what to try: ``"auto"``, the exact posterior if there is one, else, where unknowns or rows are many, what is
+            independent or coupled to neighbours integrated out (:func:`pyrolvm.sparse`), then the guides that suit the size of
+            the problem, then NUTS started from the best of them, before a flow where its gradients in C are quicker than a
+            flow's steps, then methods that say so (the field ``rung`` of the table of methods); ``"vi"``, the guides alone; or a
+            list of guides (names, recipes, Pyro guides) and of names of other methods (``"exact"``, ``"nuts"``, ...), in order.
         budget: the seconds that it may take. A method that runs then ends as at an interrupt, with the steps or draws that it has,
             and is judged by them; no other is begun. What runs in one piece, such as a compilation, and the making of the result
             may take some seconds more.

@@ -147,9 +147,9 @@ class Annealing:
         """The density of all unknowns."""
         return self.marginal.coupled
 
-    def __call__(self, shared: Array, seed: int) -> Annealed:
-        """A draw for each value of the shared unknowns ``(D, K)``."""
-        random = np.random.default_rng([seed, 84])
+    def __call__(self, shared: Array, seed: int, number: int) -> Annealed:
+        """A draw for each value of the shared unknowns ``(D, K)``; other ones for each number."""
+        random = np.random.default_rng([seed, 84, number])
         numbers = self.coupled.weighted.numbers + 4 * self.coupled.pattern.count * (self.coupled.pattern.bandwidth + 1)
         each = max(1, 2 + numbers // self.coupled.weighted.numbers)
         found = [self._annealed(shared[part], random) for part in self.coupled.pieces(len(shared), each)]

@@ -49,7 +49,7 @@ class _Recorded:
     kept: list[Annealed] = field(default_factory=list)
 
     def __call__(self, points: Array) -> tuple[Array, None]:
-        self.kept.append(self.annealing(points, self.seed + len(self.kept)))
+        self.kept.append(self.annealing(points, self.seed, len(self.kept)))
         return self.kept[-1].values, None
 
 
