@@ -46,18 +46,19 @@ class Effort:
         return self._call + points * self.point
 
 
-def effort_of(joint: Joint, zero: Tensor, captured: Captured | None, engine: str, *, together: bool) -> Effort:
+def effort_of(joint: Joint, captured: Captured | None, engine: str, *, together: bool) -> Effort:
     """What a density takes by an engine.
 
     Args:
         joint: the density.
-        zero: a point.
-        captured: its graph; ``None`` where it has none, and the program is run.
+        captured: its graph; ``None`` where there is none at hand: the program itself is run by ``"pyro"``, which must be inside a session.
         engine: what evaluates it.
         together: whether it takes many points at once.
     """
-    operations = _operations(joint, zero) if captured is None else captured.size
-    numbers = operations * max(zero.numel(), 1) if captured is None else _numbers(captured)
+    operations, numbers = (0, 0.0) if captured is None else (captured.size, _numbers(captured))
+    if captured is None and engine == "pyro":
+        operations = _operations(joint)
+        numbers = float(operations * joint.problem.unconstrained_size)
     point = POINT + numbers * NUMBER[engine]
     if engine not in ("torch", "pyro"):
         return Effort(0.0, point)
@@ -92,8 +93,10 @@ class _Count(DispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _operations(joint: Joint, zero: Tensor) -> int:
+def _operations(joint: Joint) -> int:
     """How many operations a run of the program takes."""
+    problem = joint.problem
+    zero = torch.zeros(problem.unconstrained_size, dtype=problem.dtype, device=problem.device)
     with torch.no_grad(), _Count() as counted:
         joint.potential(zero)
     return counted.count

@@ -201,9 +201,7 @@ class Target:
         """What a density with its gradient takes by the engine of the moment; must be called inside a session."""
         way = self.engine, self.together
         if way not in self._reckoned:
-            self._reckoned[way] = effort_of(
-                self.joint, _zero(self.joint), self._captured, self.engine, together=self.together
-            )
+            self._reckoned[way] = effort_of(self.joint, self._captured, self.engine, together=self.together)
         return self._reckoned[way]
 
     @property
