@@ -51,7 +51,7 @@ def effort_of(joint: Joint, captured: Captured | None, engine: str, *, together:
 
     Args:
         joint: the density.
-        captured: its graph; ``None`` where there is none at hand: the program itself is run by ``"pyro"``, which must be inside a session.
+        captured: its graph; ``None`` where there is none: engine ``"pyro"`` runs the program, which must be inside a session.
         engine: what evaluates it.
         together: whether it takes many points at once.
     """
