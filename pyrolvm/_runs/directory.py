@@ -209,11 +209,7 @@ class Directory:
             OSError: if the disk does not take it; what was there is untouched.
         """
         self.create(part, write)
-        try:
-            self.rename(part, name)
-        except BaseException:
-            self.remove(part)
-            raise
+        self._place(part, name)
 
     def link(self, name: str, target: str, *, part: str = PART) -> None:
         """Makes a link to what lies in this folder, in place of what has its name.
@@ -225,6 +221,10 @@ class Directory:
         """
         self.remove(part)
         os.symlink(target, _checked(part), dir_fd=self.handle)
+        self._place(part, name)
+
+    def _place(self, part: str, name: str) -> None:
+        """Gives what is whole its name; removes it where it cannot have it."""
         try:
             self.rename(part, name)
         except BaseException:

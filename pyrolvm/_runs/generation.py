@@ -7,8 +7,8 @@ it lists, and nothing else. A folder in which something foreign lies stays, with
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pyrolvm._base.errors import StoreError
@@ -92,11 +92,8 @@ class Generation:
         Raises:
             Unwritten: if the disk does not take it; what was there is untouched.
         """
-        self._check()
-        with taken():
-            folder, last = self._place(name)
+        with self._writing(name, _beside(name)) as (folder, last):
             self._note(name)
-            self._note(_beside(name))
             folder.replace(last, write)
 
     def write_part(self, stem: str, suffix: str, write: Write) -> dict[str, object]:
@@ -105,10 +102,7 @@ class Generation:
         Raises:
             Unwritten: if the disk does not take it.
         """
-        self._check()
-        with taken():
-            folder, last = self._place(stem)
-            self._note(_beside(stem))
+        with self._writing(stem, _beside(stem)) as (folder, last):
             folder.create(PART, write)
             try:
                 digest, size = folder.digest(PART)
@@ -126,10 +120,7 @@ class Generation:
         Raises:
             Unwritten: if the disk does not take it.
         """
-        self._check()
-        with taken():
-            folder, last = self._place(name)
-            self._note(name)
+        with self._writing(name, name) as (folder, last):
             return Lines.opened(folder, last, self._check)
 
     def remove(self, name: str) -> None:
@@ -173,6 +164,15 @@ class Generation:
         return self.path / folder / name
 
     # --- within -----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self, name: str, noted: str) -> Iterator[tuple[Directory, str]]:
+        """The folder of a file that is written there, and its name in it; what is noted may be made in it from now on."""
+        self._check()
+        with taken():
+            place = self._place(name)
+            self._note(noted)
+            yield place
 
     def _place(self, name: str) -> tuple[Directory, str]:
         folder, _, last = name.rpartition("/")

@@ -180,14 +180,7 @@ def run(
     return result
 
 
-def save(
-    codec: Codec[Result],
-    result: Result,
-    path: str | Path,
-    *,
-    overwrite: bool = False,
-    about: Mapping[str, object] | None = None,
-) -> Path:
+def save(codec: Codec[Result], result: Result, path: str | Path, *, overwrite: bool = False) -> Path:
     """Writes a result that is there to a folder.
 
     Raises:
@@ -195,7 +188,7 @@ def save(
     """
     asked = Order(as_folder(path), overwrite=overwrite)
     assert asked.out is not None
-    with RunFolder.claimed(asked.out, "save", about or {}) as folder:
+    with RunFolder.claimed(asked.out, "save", {}) as folder:
         if folder.manifest is not None and not overwrite:
             raise StoreError(
                 f"{folder.path} holds a result already. Fix: pass overwrite=True to replace it, or name another folder."
@@ -203,7 +196,7 @@ def save(
         _refuse_what_is_there(folder, asked)
         with folder.begin("save", None) as generation:
             try:
-                _keep(folder, generation, codec, result, "save", about or {})
+                _keep(folder, generation, codec, result, "save", {})
             except BaseException:
                 folder.abandon(generation, anyway=True)
                 raise
