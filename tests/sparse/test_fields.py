@@ -166,12 +166,11 @@ def test_coupled_unknowns_without_a_mode_are_refused_in_words() -> None:
     "make",
     [
         models.counted_walk,
-        models.volatile,
         models.neighbours,
         functools.partial(models.neighbours, joint=True),
         models.panel,
     ],
-    ids=["counts", "volatility", "map", "map in one piece", "panel"],
+    ids=["counts", "map", "map in one piece", "panel"],
 )
 def test_draws_of_coupled_unknowns_are_those_of_nuts(make) -> None:
     problem = make()
