@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
 
 def _diagnose(args: argparse.Namespace, out: Output) -> int:
     kind = kind_of(Path(args.run))
-    if kind in ("Evidence", "Gaps", "Calibration", "CrossValidation", "Evaluation"):
+    if kind not in (None, "Posterior", "Comparison", "Sweep"):
         result = lvm.load(args.run)
         if kind == "Calibration":
             show_calibration(result, out)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pyrolvm._cli import main
+import pyrolvm as lvm
+from pyrolvm._check import saved as kinds
+from pyrolvm._cli import main, saved
 
 MODEL = """
 import pyro
@@ -53,3 +55,19 @@ def test_rows_are_left_out_models_compared_and_folds_held_out(
     assert json.loads(capsys.readouterr().out)["folds"] == found["folds"]
     assert main(["report", "runs/cv", "runs/line", "--out", "r.html"]) == 2
     assert "of kind CrossValidation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", sorted({*kinds._KINDS} - {"Sweep", "Calibration", "CrossValidation"}))
+def test_every_kind_that_is_read_is_shown(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Found:
+        verdict = lvm.Verdict.of([], [])
+
+        def as_dict(self) -> dict[str, str]:
+            return {"kind": kind}
+
+    monkeypatch.setattr(saved, "kind_of", lambda path: kind)
+    monkeypatch.setattr(lvm, "load", lambda path: Found())
+    assert main(["diagnose", "runs/a", "--json", "-", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == kind
