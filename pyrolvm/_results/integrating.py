@@ -63,6 +63,12 @@ CLOSE = 0.2
 FINE = {1: 4, 2: 3, 3: 2}
 """The rule that is taken of all for so many latents: 17, 7 and 5 nodes for each of them."""
 
+APART, DEEP = 3.0, 7.0
+"""Sds between modes from which on they are two, and nats below the other from which on one does not matter."""
+
+TRIED = 32
+"""Draws at which it is tried whether they run at once."""
+
 AT_ONCE = 1_000_000
 """Rows times draws that run at once."""
 
@@ -131,6 +137,8 @@ def integrated(
         kept = None if positions is None else np.flatnonzero(positions.reshape(-1))
         found = _Rows.of(joint, flat, seen) if integrate else None
         told = None if found is None else _left_out(found, flat, ratios, seed)
+        if found is not None and told is not None and told.known is not None:
+            told = replace(told, known=told.known & ~found.several(flat))
         if told is None or told.values is None or told.known is None or not told.known.any():
             owned = _owned(joint, flat[0], seen)
             return Integrated((), owned=owned if kept is None else owned[kept])
@@ -172,7 +180,9 @@ class _Rows:
     def many(self, flat: Tensor) -> Callable[[Tensor], dict[str, Array]] | None:
         """The same of many draws; ``None`` if they do not run at once, or have no second derivatives."""
         try:
-            every = Evaluator(self, {"u": flat}, what="integrated rows")
+            every = Evaluator(
+                self, {"u": flat[:TRIED]}, what="integrated rows"
+            )  # too few for a graph, which is no match for vmap
         except (RuntimeError, NotImplementedError, ValueError):
             return None
         chunk = max(1, AT_ONCE // max(len(self.member), self.members.places.numel()))
@@ -181,6 +191,28 @@ class _Rows:
             return {name: value.double().cpu().numpy() for name, value in every({"u": flat}, chunk=chunk).items()}
 
         return None if every.way == "loop" else run
+
+    def several(self, flat: Tensor) -> NDArray[np.bool_]:
+        """Whether the member of each row has a second mode, as a few ascents from elsewhere show: one rule sees one mode alone."""
+        places = self.members.places
+        far = 2 * flat[:, places].std(dim=(0, 1))
+        found = torch.zeros(len(places), dtype=torch.bool, device=flat.device)
+        for u in flat[[0, len(flat) // 2]]:
+
+            def density(z: Tensor, u: Tensor = u) -> Tensor:
+                return self.members.together(*self._at(u, z))
+
+            with torch.enable_grad():
+                base, factor = modes(density, self.start, 2 * STEPS)
+                for start in (-self.start, self.start + far, self.start - far):
+                    there, root = modes(density, start, 2 * STEPS)
+                    slope = torch.func.grad(lambda z, density=density: density(z).sum())(there)
+                    apart = torch.einsum("gji,gj->gi", factor, there - base).norm(dim=-1) > APART
+                    still = (
+                        torch.linalg.solve_triangular(root, slope[..., None], upper=False)[..., 0].norm(dim=-1) < 0.1
+                    )
+                    found |= apart & still & (density(there) > density(base) - DEEP)
+        return np.asarray(((self.member >= 0) & found[self.member.clamp(min=0)]).cpu().numpy())
 
     def __call__(self, draw: Mapping[str, Tensor]) -> Tree:
         """The log densities of rows given the others, ``rows``, by a rougher rule too, and that of all but members' latents."""

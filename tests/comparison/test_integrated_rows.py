@@ -150,6 +150,18 @@ def test_rows_tied_by_their_latents_are_not_taken_apart_and_members_are_found_ho
     assert rows is not None and torch.equal(rows.rows["y"], torch.arange(40))
 
 
+def test_latents_with_two_modes_are_not_integrated_around_one_of_them() -> None:
+    def squared(y: Tensor) -> None:
+        middle = pyro.sample("middle", dist.Normal(0.0, 0.1))
+        with pyro.plate("rows", len(y)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(middle + z**2, 0.1), obs=y)
+
+    y = torch.linspace(0.5, 3.0, 12)
+    found = lvm.fit(lvm.Problem(squared, y), "mean_field", max_steps=100, draws=200, engine="pyro", **QUIET).loo()
+    assert not found.verdict.trusted
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["nuts", "mean_field", "full_rank", "smc"])
 def test_counts_with_effects_of_their_own_are_left_out_rightly_by_every_method(method: str) -> None:
