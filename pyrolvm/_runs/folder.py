@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -46,6 +47,14 @@ def is_free(path: Path) -> bool:
         return False
 
 
+def _is_no_folder(path: Path) -> bool:
+    """Whether something else has a path, by one look: others may remove a folder there, and make it again."""
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return os.path.islink(path)
+
+
 def _opened(path: Path) -> tuple[Directory, tuple[Path, ...]]:
     """A folder, and what had to be made for it: itself and those above it, in this order.
 
@@ -57,7 +66,7 @@ def _opened(path: Path) -> tuple[Directory, tuple[Path, ...]]:
             raise OSError("it has a null character")
         for left in reversed(range(_TIMES)):
             made = tuple(one for one in (path, *path.parents) if not os.path.lexists(one))
-            if not made and not path.is_dir() and os.path.lexists(path):
+            if not made and _is_no_folder(path):
                 raise StoreError(f"{path} is a file, expected a folder. Fix: name another path.")
             try:
                 path.mkdir(parents=True, exist_ok=True)

@@ -150,6 +150,7 @@ def test_rows_tied_by_their_latents_are_not_taken_apart_and_members_are_found_ho
     assert rows is not None and torch.equal(rows.rows["y"], torch.arange(40))
 
 
+@pytest.mark.slow
 def test_latents_with_two_modes_are_not_integrated_around_one_of_them() -> None:
     def squared(y: Tensor) -> None:
         middle = pyro.sample("middle", dist.Normal(0.0, 0.1))

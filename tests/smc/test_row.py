@@ -27,6 +27,7 @@ def test_the_command_runs_and_keeps_what_it_found(tmp_path, capsys):
     assert main([*words, "--resume"]) in (0, 1)
 
 
+@pytest.mark.slow
 def test_calibrations_and_sweeps_take_its_name(known, tmp_path):
     problem = known("regression").problem
     calibration = lvm.calibrate(problem, "smc", simulations=4, draws=20, progress=False, **SMALL)

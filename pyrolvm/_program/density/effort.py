@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrolvm._base.passing import passed_over
 from pyrolvm._capture.graph import Captured
 from pyrolvm._capture.recorder import operation
 from pyrolvm._compat.torch import DispatchMode
@@ -24,6 +25,8 @@ OPERATION = 3e-5
 """Seconds of an operation of torch with its gradient, whatever its size."""
 POINT = 3e-7
 """Seconds for each point besides."""
+USUAL = 100
+"""Operations of a small program."""
 INNER = 0.5
 """Of a product or factorisation of matrices: for each number of the result, so many times the length of what is summed for it."""
 
@@ -97,6 +100,12 @@ def _operations(joint: Joint) -> int:
     """How many operations a run of the program takes."""
     problem = joint.problem
     zero = torch.zeros(problem.unconstrained_size, dtype=problem.dtype, device=problem.device)
-    with torch.no_grad(), _Count() as counted:
-        joint.potential(zero)
+    try:
+        with torch.no_grad(), _Count() as counted:
+            joint.potential(zero)
+    except Exception:
+        passed_over(
+            "a density that does not run is told of where it is evaluated; its operations are as many as those of small programs"
+        )
+        return USUAL
     return counted.count

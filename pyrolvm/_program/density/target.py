@@ -180,8 +180,9 @@ class Target:
     @classmethod
     def eager(cls, joint: Joint, potential: Callable[[Tensor], Tensor]) -> Target:
         """Minus another potential of the same coordinates, not compiled, for a few calls."""
-        zero = _ready(joint)
-        return cls(joint, "pyro", "for a few calls", *by_torch(potential, zero))
+        evaluate, together = by_torch(potential, _ready(joint))
+        free = {("pyro", together): Effort(0.0, 0.0)}
+        return cls(joint, "pyro", "for a few calls", evaluate, together, _reckoned=free)
 
     def at_once(self, remedy: str) -> Target:
         """The target itself, if it takes many points at once.
