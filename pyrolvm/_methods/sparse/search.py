@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 from torch import Tensor
 
 from pyrolvm._base import budget
@@ -98,7 +98,7 @@ class _Scaled:
 
     def inverse(self, plain: Array) -> Array:
         """The coordinates of unknowns."""
-        return np.asarray(solve_triangular(self.tril, plain - self.centre, lower=True))
+        return np.asarray(scipy.linalg.solve_triangular(self.tril, plain - self.centre, lower=True))
 
     def __call__(self, points: Array) -> tuple[Array, Array]:
         """Log densities and gradients at points."""
@@ -141,7 +141,7 @@ def find_gaussian(marginal: Shared, seed: int) -> tuple[Student, int]:
     ends = [path.points[-1] for path in paths if np.linalg.norm(tril.T @ path.gradients[-1]) < NEAR]
     places: list[Array] = []
     for one in [end, *ends]:
-        apart = [np.linalg.norm(solve_triangular(tril, one - other, lower=True)) for other in places]
+        apart = [np.linalg.norm(scipy.linalg.solve_triangular(tril, one - other, lower=True)) for other in places]
         if min(apart, default=np.inf) > APART:
             places.append(one)
     return polished(marginal, gaussian, seed=seed), len(places)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 __all__ = ["backward", "factored", "forward", "log_determinants", "product", "solved"]
 
@@ -23,7 +23,7 @@ def factored(bands: Array) -> tuple[Array, NDArray[np.bool_]]:
     factors[..., 0] = 1.0
     for k, band in enumerate(bands):
         if np.isfinite(band).all():
-            found, info = lapack.dpbtrf(band.T, lower=1)
+            found, info = scipy.linalg.lapack.dpbtrf(band.T, lower=1)
             good[k] = info == 0
             if good[k]:
                 factors[k] = found.T
@@ -37,17 +37,21 @@ def log_determinants(factors: Array) -> Array:
 
 def solved(factors: Array, right: Array) -> Array:
     """Solutions of systems with factored matrices and right sides ``(D, m)``."""
-    return _each(lambda factor, side: lapack.dpbtrs(factor.T, side, lower=1)[0], factors, right)
+    return _each(lambda factor, side: scipy.linalg.lapack.dpbtrs(factor.T, side, lower=1)[0], factors, right)
 
 
 def forward(factors: Array, right: Array) -> Array:
     """Solutions of ``L y = right``, shape ``(D, m)``."""
-    return _each(lambda factor, side: lapack.dtbtrs(factor.T, side, uplo="L", trans="N")[0], factors, right)
+    return _each(
+        lambda factor, side: scipy.linalg.lapack.dtbtrs(factor.T, side, uplo="L", trans="N")[0], factors, right
+    )
 
 
 def backward(factors: Array, right: Array) -> Array:
     """Solutions of ``L' y = right``, shape ``(D, m)``: of standard normal numbers, draws whose precision the factor is of."""
-    return _each(lambda factor, side: lapack.dtbtrs(factor.T, side, uplo="L", trans="T")[0], factors, right)
+    return _each(
+        lambda factor, side: scipy.linalg.lapack.dtbtrs(factor.T, side, uplo="L", trans="T")[0], factors, right
+    )
 
 
 def product(bands: Array, vectors: Array, offsets: Sequence[int]) -> Array:
