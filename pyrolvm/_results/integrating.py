@@ -34,10 +34,9 @@ from pyrolvm._base.importance import Weights, khat_threshold, weigh
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.quadrature import Rule, rules
 from pyrolvm._program.density import Evaluator, Joint, flattened, modes, nodes
-from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._results.blocks import Members, members_of
-from pyrolvm._results.unmasked import present
+from pyrolvm._results.one_row import draws_at, rows_seen
 from pyrolvm.family.importance import Weighed, refitted
 from pyrolvm.family.student import Student
 
@@ -128,13 +127,10 @@ def integrated(
     """
     if not problem.continuous or problem.discrete:
         return Integrated(())
-    names = {variable(site.name): site.name for site in problem.sites.values()}
-    seen = tuple(names.get(site, site) for site in sites)
     with problem.session(seed=seed, params=params), torch.no_grad():
         joint = Joint(problem)
-        flat = flattened(joint, _draws(problem, data, places))
-        positions = present(problem).get(seen[0])
-        kept = None if positions is None else np.flatnonzero(positions.reshape(-1))
+        seen, kept = rows_seen(problem, sites)
+        flat = flattened(joint, draws_at(problem, data, places))
         found = _Rows.of(joint, flat, seen) if integrate else None
         told = None if found is None else _left_out(found, flat, ratios, seed)
         if found is not None and told is not None and told.known is not None:
@@ -143,14 +139,6 @@ def integrated(
             owned = _owned(joint, flat[0], seen)
             return Integrated((), owned=owned if kept is None else owned[kept])
         return told if kept is None else replace(told, values=told.values[:, kept], known=told.known[kept])
-
-
-def _draws(problem: Problem, data: xr.Dataset, places: Array) -> Tree:
-    found = {}
-    for site in problem.continuous:
-        every = data[variable(site.name)].transpose("chain", "draw", ...).values.reshape(-1, *site.shape)
-        found[site.name] = torch.as_tensor(every[places], device=problem.device).to(problem.dtype)
-    return found
 
 
 class _Rows:

@@ -21,9 +21,8 @@ from torch import Tensor
 from pyrolvm._base.importance import smooth
 from pyrolvm._base.numerics import Array
 from pyrolvm._program.density import Evaluator, Joint, flattened
-from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
-from pyrolvm._results.unmasked import present
+from pyrolvm._results.one_row import draws_at, rows_seen
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,19 +73,10 @@ def matched(
     """
     if not len(rows) or len(rows) > MOST_ROWS or not problem.continuous:
         return {}
-    names = {variable(site.name): site.name for site in problem.sites.values()}
-    seen = tuple(names[site] if site in names else site for site in sites)
-    draws = {}
-    for site in problem.continuous:
-        every = data[variable(site.name)].transpose("chain", "draw", ...).values
-        draws[site.name] = every.reshape(-1, *site.shape)[places]
     with problem.session(seed=0, params=params), torch.no_grad():
         joint = Joint(problem)
-        values = {
-            name: torch.as_tensor(value, device=problem.device).to(problem.dtype) for name, value in draws.items()
-        }
-        flat = flattened(joint, values)
-        positions = _places(problem, seen[0])
+        seen, positions = rows_seen(problem, sites)
+        flat = flattened(joint, draws_at(problem, data, places))
         density = _Density(joint, seen, flat)
         if density.many.way == "loop":
             return {}  # each move would run the program for every draw
@@ -96,12 +86,6 @@ def matched(
             if one is not None:
                 found[row] = one
     return found
-
-
-def _places(problem: Problem, site: str) -> Array | None:
-    """Where the rows that are not masked are among all."""
-    seen = present(problem).get(site)
-    return None if seen is None else np.flatnonzero(seen.reshape(-1))
 
 
 class _Density:

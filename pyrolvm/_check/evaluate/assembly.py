@@ -17,7 +17,7 @@ from pyrolvm._base.importance import khat_threshold
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._check.evaluate.decoding import Decoder
 from pyrolvm._check.evaluate.measure import Pictures, Scored, bits, pictures, prior_of, units
-from pyrolvm._check.evaluate.outliers import Background, auroc, scores
+from pyrolvm._check.evaluate.outliers import Background, areas, scores
 from pyrolvm._check.evaluate.probe import linear_probe
 from pyrolvm._check.evaluate.result import Evaluation
 from pyrolvm._check.evaluate.summary import mean_of
@@ -256,19 +256,9 @@ def _outliers(of: Gathered, table: _Table, values: Array | None) -> tuple[pd.Dat
         }
     if levels is None:
         table.left_out["complexity"] = "bits are of whole numbers; pass levels="
-    apart = {"held out": score(of.problem, of.main)}
-    areas = {}
-    for name, (problem, _, found) in of.outliers.items():
-        apart[name] = score(problem, found)
-        areas[name] = {
-            column: auroc(apart["held out"][column].to_numpy(), apart[name][column].to_numpy())
-            for column in apart[name].columns
-        }
-    import pandas as pd
-
-    frame = pd.DataFrame.from_dict(areas, orient="index")
-    frame.index.name = "data set"
-    return frame, apart
+    others = {name: score(problem, found) for name, (problem, _, found) in of.outliers.items()}
+    apart = {"held out": score(of.problem, of.main), **others}
+    return areas(apart), apart
 
 
 def _discrete(of: Gathered) -> bool:

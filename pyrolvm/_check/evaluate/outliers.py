@@ -23,6 +23,7 @@ from __future__ import annotations
 import bz2
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Background", "auroc", "compressed_bits", "plain_rows", "scores"]
+__all__ = ["Background", "areas", "auroc", "compressed_bits", "plain_rows", "scores"]
 
 Array = NDArray[np.float64]
 
@@ -55,6 +56,22 @@ def auroc(normal: Array, outlying: Array) -> float:
     count, other = len(normal), len(outlying)
     ranks = rankdata(np.concatenate([normal, outlying]))
     return float((ranks[count:].sum() - other * (other + 1) / 2) / (count * other))
+
+
+def areas(apart: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """By data set and score, :func:`auroc` of its rows against those of the first.
+
+    Args:
+        apart: the scores of each data set by row; the first is of rows like the training rows.
+    """
+    import pandas as pd
+
+    (_, normal), *others = apart.items()
+    told = {
+        name: {column: auroc(normal[column].to_numpy(), found[column].to_numpy()) for column in found.columns}
+        for name, found in others
+    }
+    return pd.DataFrame.from_dict(told, orient="index").rename_axis("data set")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrolvm._base.errors import ArgumentError, DataError
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason, Verdict
-from pyrolvm._check.evaluate.outliers import auroc, scores
+from pyrolvm._check.evaluate.outliers import areas, scores
 from pyrolvm._check.evaluate.result import Evaluation
 from pyrolvm._check.evaluate.summary import mean_of
 from pyrolvm._check.predict.inference import scored
@@ -320,8 +320,6 @@ def _table(main: Scored, train: Scored | None) -> pd.DataFrame:
 
 def _outliers(asked: Asked, main: Scored, train: Scored | None) -> tuple[pd.DataFrame | None, dict[str, pd.DataFrame]]:
     """How well scores tell rows of other data sets: the log density by itself, and its distance from that of training rows."""
-    import pandas as pd
-
     if not asked.outliers:
         return None, {}
     centre = None if train is None else train.mean[0]
@@ -329,16 +327,9 @@ def _outliers(asked: Asked, main: Scored, train: Scored | None) -> tuple[pd.Data
     def score(table: pd.DataFrame) -> pd.DataFrame:
         return scores(table["log_p"].to_numpy(), None, centre=centre, background=None, levels=None)
 
-    apart, areas = {"held out": score(main.table)}, {}
-    for name, data in asked.outliers.items():
-        apart[name] = score(_by_row(asked.scored(data, f"outliers[{name!r}]")))
-        areas[name] = {
-            column: auroc(apart["held out"][column].to_numpy(), apart[name][column].to_numpy())
-            for column in apart[name].columns
-        }
-    frame = pd.DataFrame.from_dict(areas, orient="index")
-    frame.index.name = "data set"
-    return frame, apart
+    others = {name: score(_by_row(asked.scored(data, f"outliers[{name!r}]"))) for name, data in asked.outliers.items()}
+    apart = {"held out": score(main.table), **others}
+    return areas(apart), apart
 
 
 def _tree(

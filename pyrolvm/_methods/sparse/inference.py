@@ -63,6 +63,9 @@ MOST_SHARED, MOST_ALONE = 500, 100
 FEWER = 0.5
 """The share of the unknowns that blocks leave shared, of which so many may be where the others are coupled to neighbours."""
 
+MOST_EFFECTIVE = 4_000
+"""Effective draws that are waited for at most, however many are to be kept."""
+
 DRAWS = 1_000
 """Draws that are kept by default, fewer where they would fill the memory."""
 
@@ -196,12 +199,12 @@ def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int
         joint = Joint(problem)
         blocks = find_blocks(problem, lambda point: _parts(joint, point), seed=seed)
         coupled = _coupled(joint, blocks, seed)
-        count = draws or _affordable(problem)
+        count, enough = draws or _affordable(problem), max(ENOUGH, min(draws or 0, MOST_EFFECTIVE))
         if coupled is None:
             _check_shared(problem, blocks)
-            found = _in_blocks(joint, blocks, count, draws, seed, bar)
+            found = _in_blocks(joint, blocks, count, enough, seed, bar)
         else:
-            found = _in_a_field(joint, coupled, count, draws, seed, bar)
+            found = _in_a_field(joint, coupled, count, enough, seed, bar)
         arrived = time.perf_counter()
         reals, which = torch.as_tensor(found.flat).to(problem.dtype), found.which
         with torch.no_grad():
@@ -236,7 +239,7 @@ def _coupled(joint: Joint, blocks: Blocks, seed: int) -> Coupled | None:
     return coupled if coupled is not None and len(coupled.pattern.shared) <= min(FEWER * shared, MOST_ALONE) else None
 
 
-def _in_blocks(joint: Joint, blocks: Blocks, count: int, draws: int | None, seed: int, bar: Progress) -> _Drawn:
+def _in_blocks(joint: Joint, blocks: Blocks, count: int, enough: float, seed: int, bar: Progress) -> _Drawn:
     """Draws where unknowns fall into blocks, or are few."""
     bar.update(1, lambda: f"{blocks.count:,} blocks, {len(blocks.layers[-1].shared):,} shared unknowns")
     split = Split.of(joint, blocks)
@@ -244,7 +247,7 @@ def _in_blocks(joint: Joint, blocks: Blocks, count: int, draws: int | None, seed
     set_up = time.perf_counter()
     gaussian, modes = find_gaussian(marginal, seed)
     bar.update(2, lambda: "Gaussian found")
-    found = weigh_finely(marginal, gaussian, seed=seed, enough=max(ENOUGH, min(draws or 0, 4_000)))
+    found = weigh_finely(marginal, gaussian, seed=seed, enough=enough)
     pool = found.pool
     bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
     which = np.sort(resample(pool.weights, count, seed))  # so that those of one point are side by side
@@ -265,7 +268,7 @@ def _in_blocks(joint: Joint, blocks: Blocks, count: int, draws: int | None, seed
     )
 
 
-def _in_a_field(joint: Joint, coupled: Coupled, count: int, draws: int | None, seed: int, bar: Progress) -> _Drawn:
+def _in_a_field(joint: Joint, coupled: Coupled, count: int, enough: float, seed: int, bar: Progress) -> _Drawn:
     """Draws where unknowns are coupled to neighbours."""
     pattern = coupled.pattern
     bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
@@ -273,7 +276,7 @@ def _in_a_field(joint: Joint, coupled: Coupled, count: int, draws: int | None, s
     set_up = time.perf_counter()
     gaussian, modes = _gaussian_of_field(marginal, seed)
     bar.update(2, lambda: "Gaussian found")
-    drawn = weigh_field(marginal, gaussian, seed=seed, enough=max(ENOUGH, min(draws or 0, 4_000)))
+    drawn = weigh_field(marginal, gaussian, seed=seed, enough=enough)
     pool = drawn.pool
     bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
     which = np.sort(resample(pool.weights, count, seed))
