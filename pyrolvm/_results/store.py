@@ -14,7 +14,10 @@ import torch
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import PyrolvmError, StoreError, checked_seed
 from pyrolvm._program.problem import Problem
-from pyrolvm._results.base import Chains, Exact, Fit, Posterior
+from pyrolvm._results.base import Posterior
+from pyrolvm._results.chains import Chains
+from pyrolvm._results.exact import Exact
+from pyrolvm._results.fit import Fit
 from pyrolvm._results.identity import counted, describe, identity
 from pyrolvm._results.saving import KIND, bundle, form, is_partial, save, write_tree
 from pyrolvm._runs.identity import warn_of

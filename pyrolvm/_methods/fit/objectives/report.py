@@ -23,8 +23,8 @@ from pyrolvm._methods.fit.objectives.weighted import ImportanceWeighted_ELBO
 from pyrolvm._program.agreement import check_guide
 from pyrolvm._program.peeling import untransformed
 from pyrolvm._program.problem import Problem, check_problem
-from pyrolvm._results.base import Fit
 from pyrolvm._results.draws import registered
+from pyrolvm._results.fit import Fit
 from pyrolvm.family.choice import resolve
 
 if TYPE_CHECKING:
