@@ -202,7 +202,7 @@ def data(active):
     return torch.as_tensor(x, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("active", [0, 1])
+@pytest.mark.parametrize("active", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_units_with_nothing_to_say_are_named(active):
     """Noise of one above the spread of the other directions: units for those are pruned."""
     fit = lvm.fit(lvm.Problem(decoder, data(active), 2), "amortized", max_steps=2500, tolerance=0, draws=300, **QUIET)

@@ -49,7 +49,7 @@ def _densities(load: Any, name: str, change: float = 0.0) -> tuple[list[float], 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in ("eight_schools", "mixture") else [pytest.mark.slow]) for name in NAMES],
+    [pytest.param(name, marks=[] if name == "eight_schools" else [pytest.mark.slow]) for name in NAMES],
 )
 def test_pyro_and_numpyro_twins_are_one_density(load: Any, name: str) -> None:
     ours, other = _densities(load, name)

@@ -293,6 +293,7 @@ def test_bad_input_is_said_before_the_work(problem, method, options, error, says
 # --- processes, folders, interrupts -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_its_simulation_alone_and_ranks_do_not_depend_on_processes(problem):
     found = lvm.calibrate(problem, killed, simulations=3, workers=2, progress=False, seed=SOME_DIE)
     assert found.successes == 2

@@ -23,7 +23,7 @@ CASES = {
 }
 
 
-SLOW = ("strided", "three dimensions", "transposed, in groups")
+SLOW = ("strided", "dilated, in groups", "three dimensions", "transposed", "transposed, in groups")
 """Which put together what the others have each."""
 
 

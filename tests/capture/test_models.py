@@ -240,12 +240,12 @@ def test_potentials_of_the_zoo_agree_in_single_precision(name: str) -> None:
     _potential(_problem(name, torch.float32), torch.float32)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", _quick(MODELS, MODELS[::2]), ids=lambda model: model.__name__)
 def test_potentials_in_c_agree(model: Callable[..., Any]) -> None:
     _native(lvm.Problem(model, X.double(), Y.double()))
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", _quick(ZOO, ZOO[1::2]))
 def test_potentials_of_the_zoo_in_c_agree(name: str) -> None:
     _native(_problem(name, torch.float64))
 

@@ -50,6 +50,7 @@ def test_it_is_run_kept_shown_and_gone_on_with(pyrolvm, call, tmp_path):
     assert "diagnose runs/c" in pyrolvm("report", "runs/c", "runs/c").err
 
 
+@pytest.mark.slow
 def test_a_method_that_is_wrong_is_exit_code_1(call):
     run = call("--method", "m.py:careless", "--simulations", "15", "--ranked", "63")
     assert run.code == 1, run.err

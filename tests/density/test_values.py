@@ -76,7 +76,7 @@ def without_gradients(target: Target) -> Target:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("model", [scaled, correlated, shares])
+@pytest.mark.parametrize("model", [pytest.param(scaled, marks=pytest.mark.slow), correlated, shares])
 def test_values_alone_are_those_that_come_with_gradients(model: Callable[[Tensor], None], engine: str) -> None:
     with lvm.Problem(model, DATA[model]).session(seed=0):
         target = target_of(model, engine)

@@ -25,6 +25,8 @@ from pyrolvm._cli.parser import build_parser
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+LONG = ("evaluate", "sparse", "sweep", "use-a-posterior", "zoo-deep")
+"""Pages whose programs take many seconds: run among the slow tests."""
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -82,7 +84,15 @@ def closed_figures():
 
 @pytest.mark.filterwarnings("default")  # what other libraries warn of is not what these pages are about
 @pytest.mark.usefixtures("small_runs", "new_arviz", "closed_figures")
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.stem in LONG else [])
+        for page in PAGES
+        if blocks(page, "python")
+    ],
+    ids=lambda page: page.name,
+)
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope: dict[str, Any] = {"__name__": page.stem}

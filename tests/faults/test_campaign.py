@@ -97,10 +97,9 @@ class Recorded:
     numbers: str
     states: list[Path]
 
-    def distinct(self, most: int) -> list[Path]:
-        """The states, each once; at most so many, evenly spread."""
-        every = list(dict.fromkeys(self.states))
-        return every[:: max(1, -(-len(every) // most))]
+    def distinct(self) -> list[Path]:
+        """The states, each once."""
+        return list(dict.fromkeys(self.states))
 
 
 class Campaign:
@@ -158,24 +157,15 @@ def anonymous(folder: Path) -> dict[str, str]:
     return found
 
 
-FEW, ALL = 3, 10**6
-QUICK = ("exact",)
-
-
-def _levels(names: Any) -> list[Any]:
-    """All commands at all states in the slow tier, one at a few in the quick one."""
-    fast = [pytest.param(name, FEW) for name in names if name in QUICK]
-    return fast + [pytest.param(name, ALL, marks=[pytest.mark.slow]) for name in names]
-
-
+@pytest.mark.slow
 @pytest.mark.fault("F2")
-@pytest.mark.parametrize(("name", "most"), _levels(COMMANDS))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_that_is_killed_before_any_write_goes_on(
-    ask: Ask, tmp_path: Path, name: str, most: int, record_property: Any
+    ask: Ask, tmp_path: Path, name: str, record_property: Any
 ) -> None:
     campaign = Campaign(ask, tmp_path, name)
     whole = campaign.recorded("whole")
-    states, resumed = whole.distinct(most), []
+    states, resumed = whole.distinct(), []
     for folder, (code, log) in zip(states, campaign.again(states), strict=True):
         assert code in (0, 1, 2), (folder, log)
         if code == 2:  # there is something: both words are said
@@ -193,10 +183,11 @@ def test_a_command_that_is_killed_before_any_write_goes_on(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F2")
-@pytest.mark.parametrize(("name", "most"), _levels(COMMANDS))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_that_is_killed_while_it_overwrites_leaves_the_old_result_or_the_new_one(
-    ask: Ask, tmp_path: Path, name: str, most: int, record_property: Any
+    ask: Ask, tmp_path: Path, name: str, record_property: Any
 ) -> None:
     campaign = Campaign(ask, tmp_path, name)
     seeded = ("--seeds", "5,6") if name == "sweep" else ("--seed", "5")
@@ -206,7 +197,7 @@ def test_a_command_that_is_killed_while_it_overwrites_leaves_the_old_result_or_t
     shutil.copytree(tmp_path / "old", tmp_path / "new", symlinks=True)
     new = campaign.recorded("new", *seeded, "--overwrite")
     assert old != new.numbers or name in ("exact", "evidence", "laplace")
-    states = new.distinct(most)
+    states = new.distinct()
     loaded = [numbers(folder / "o") for folder in states]
     assert set(loaded) <= {old, new.numbers}
     both = (
@@ -224,15 +215,14 @@ def test_a_command_that_is_killed_while_it_overwrites_leaves_the_old_result_or_t
     )
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F2")
-@pytest.mark.parametrize(("name", "most"), _levels(COMMANDS))
-def test_a_copy_of_a_moment_is_what_a_kill_leaves(
-    ask: Ask, tmp_path: Path, name: str, most: int, record_property: Any
-) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_copy_of_a_moment_is_what_a_kill_leaves(ask: Ask, tmp_path: Path, name: str, record_property: Any) -> None:
     """The proof of the two tests above: processes that are killed by SIGKILL at some of the moments."""
     campaign = Campaign(ask, tmp_path, name)
     whole = campaign.recorded("whole")
-    kills = sorted(random.Random(name).sample(range(1, len(whole.states) + 1), min(most, 4)))
+    kills = sorted(random.Random(name).sample(range(1, len(whole.states) + 1), 4))
     for kill in kills:
         folder = tmp_path / f"k{kill}"
         assert campaign.run(folder, kill=kill)["code"] == -9

@@ -51,7 +51,7 @@ def _data(*shape: int) -> Tensor:
     ("model", "shape", "precondition"),
     [
         (hierarchy, (3, 4), "none"),
-        (pairs, (5,), "frame"),
+        pytest.param(pairs, (5,), "frame", marks=pytest.mark.slow),
         pytest.param(hierarchy, (3, 4), "frame", marks=pytest.mark.slow),
         pytest.param(pairs, (5,), "none", marks=pytest.mark.slow),
     ],

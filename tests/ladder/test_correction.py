@@ -164,7 +164,7 @@ def stiff(y: Tensor) -> None:
     pyro.sample("y", dist.Normal(x[0], 1.0), obs=y)
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_an_evidence_that_is_called_reliable_is_within_its_error(seed: int) -> None:
     """Moment matching uses the same draws twice; its error must say so."""
     evidence = -0.5 * (1.0 / 2) - 0.5 * math.log(2 * math.pi * 2)

@@ -183,6 +183,7 @@ def test_a_latent_whose_location_an_enumerated_one_chooses_is_drawn_right() -> N
 # --- what it stops at -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_mean_field_on_strong_correlation_is_corrected_right_or_not_trusted() -> None:
     rho, size = 0.99, 10
     wanted = np.sqrt(1 - np.array([1.0, rho]) ** 2 / 2)

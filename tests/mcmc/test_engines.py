@@ -120,7 +120,7 @@ def worst_z(ours: Moments, theirs: Moments) -> float:
 
 
 @pytest.mark.parametrize(("engine", "kernel"), WAYS)
-@pytest.mark.parametrize("dense_mass", [False, True])
+@pytest.mark.parametrize("dense_mass", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_kernel_gives_the_moments_of_a_gaussian(
     gaussian_problem: lvm.Problem, engine: str, kernel: str, dense_mass: bool
 ) -> None:
@@ -313,7 +313,8 @@ def test_nutpie_that_is_missing_is_asked_for_by_name(
 # --- rules that are missing or wrong ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", ["numpyro", pytest.param("nutpie", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["numpyro", "nutpie"])
 def test_an_operation_without_a_rule_goes_through_torch_and_is_named(
     monkeypatch: pytest.MonkeyPatch, kernel: str
 ) -> None:

@@ -68,7 +68,13 @@ def fitted(guide: Any, steps: int = 150) -> lvm.Fit:
     )
 
 
-@pytest.mark.parametrize("kind", GUIDES)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in ("function", "laplace", "list") else [pytest.mark.slow])
+        for kind in GUIDES
+    ],
+)
 def test_the_trained_guide_draws_what_the_fit_draws(kind: str) -> None:
     fit = fitted(GUIDES[kind])
     drawn = Predictive(fit.guide_fn(), num_samples=400)(X, Y)

@@ -312,7 +312,7 @@ def test_an_improper_prior_has_no_prior_groups(kind: str) -> None:
     assert "posterior_predictive" in data.children
 
 
-@pytest.mark.parametrize("limit", [60, 1_000])
+@pytest.mark.parametrize("limit", [60, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_large_groups_are_thinned_and_say_so(kind: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only pointwise groups lose draws; draws, statistics and their order stay complete."""
 

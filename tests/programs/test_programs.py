@@ -12,10 +12,10 @@ SHARE = 0.15
 """Of programs whose density may run on stock Pyro."""
 
 QUICK = [
-    pytest.param(name, marks=[] if number % 4 == 0 or make().interpreted else [pytest.mark.slow])
+    pytest.param(name, marks=[] if number % 8 == 0 or make().interpreted else [pytest.mark.slow])
     for number, (name, make) in enumerate(PROGRAMS.items())
 ]
-"""Every fourth program, and all that run on stock Pyro; the others are among the slow tests, as are all of them by every engine."""
+"""Every eighth program, and all that run on stock Pyro; the others are among the slow tests, as are all of them by every engine."""
 KEPT = frozenset(list(PROGRAMS)[::8])
 """Programs whose chains, saving and loading are tried here too; those of all are tried in the slow tier."""
 

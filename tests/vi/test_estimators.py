@@ -58,6 +58,7 @@ def report() -> lvm.Estimators:
     return lvm.estimators(lvm.Problem(model, Y), guide, particles=(1, 8, 64), draws=2000)
 
 
+@pytest.mark.slow
 def test_estimators_without_bias_show_none_and_the_others_show_theirs(report: lvm.Estimators) -> None:
     biased = report.table["estimator"].isin(["weighted, sticking the landing", "weighted, wake"])
     assert float(report.table.loc[~biased, "z"].max()) < 3.5

@@ -73,6 +73,7 @@ def fresh(*names: str) -> dict[str, str]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_runs_in_one_process_are_bit_identical_to_each_alone() -> None:
     """A fit and NUTS, in either order and with somebody's own Pyro in between, are what each is in a fresh process."""
     one, other = fresh("mean_field", "noise", "nuts", "by_hand"), fresh("nuts", "by_hand", "mean_field")
