@@ -1,4 +1,4 @@
-# make demo | demo-vae | test | test-newest | coverage | test-slow | test-faults | lint | format | clean
+# make demo | demo-vae | test | test-newest | test-lowest | coverage | test-slow | test-faults | lint | format | docs | notebooks | dist | clean
 # Needs Python 3.11 or newer and make. Everything installs into .venv; nothing outside this folder is touched.
 # For torch without CUDA from its own index: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -8,23 +8,28 @@ NEWEST_PYTHON ?= python3.13
 WORKERS ?= 2
 VENV := .venv
 NEWEST := .venv-newest
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vae test test-newest coverage test-slow test-faults lint format install install-dev clean
+.PHONY: help demo demo-vae test test-newest test-lowest docs notebooks dist coverage test-slow test-faults lint format install install-dev clean
 
 help:
 	@echo "make demo       install into .venv, compare guides with NUTS on eight schools, write runs/demo/report.html"
 	@echo "make demo-vae   train a digits VAE, evaluate it, write its pictures to runs/demo-vae"
 	@echo "make test       the tests"
 	@echo "make test-newest  the same on Python 3.13 (NEWEST_PYTHON=...) with the newest release of everything, in $(NEWEST)"
+	@echo "make test-lowest  a part of them on Python 3.11 with the lowest releases that pyproject.toml allows, in $(LOWEST)"
+	@echo "make docs       the pages of docs/ as a site in build/site; warnings are errors"
+	@echo "make notebooks  run the notebooks of docs/gallery again and keep what they show"
+	@echo "make dist       wheel and sdist in dist/, checked, installed and tried on Python 3.11, 3.12 and 3.13"
 	@echo "make coverage   the same, which lines they reach, and failure below 85%"
 	@echo "make test-slow  the statistical and packaging tests that take minutes"
 	@echo "make test-faults  bad input, kills, full disks, damaged files: the reliability scorecard, line by line"
 	@echo "make lint       ruff, import-linter and mypy"
 	@echo "make format     let ruff rewrite the sources"
-	@echo "make clean      remove .venv, $(NEWEST), caches and build outputs (runs/ stays)"
+	@echo "make clean      remove .venv, $(NEWEST), $(LOWEST), caches and build outputs (runs/ stays)"
 
 # The environment is built once, and again when what it is built from changes.
 $(BIN)/python:
@@ -54,6 +59,19 @@ $(NEWEST)/.installed: pyproject.toml
 	$(NEWEST)/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS) --editable '.[dev]'
 	@touch $@
 
+# The lowest releases that are allowed; what they ask for themselves is whatever fits.
+$(LOWEST)/.installed: pyproject.toml .ci/lowest.py | $(BIN)/python
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet packaging
+	$(LOWEST)/bin/python .ci/lowest.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS) --requirement $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/.installed-dev
+	$(PIP) install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev,docs]'
+	@touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/pyrolvm compare eight_schools_noncentered --guide mean_field --guide full_rank --guide mixture \
 		--guide autoregressive --guide flow \
@@ -67,6 +85,21 @@ test: $(VENV)/.installed-dev
 
 test-newest: $(NEWEST)/.installed
 	$(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+
+LOWEST_TESTS ?= tests/compat tests/capture tests/density tests/exact tests/posterior tests/store tests/vi
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(LOWEST_TESTS)
+
+# The line that Sphinx prints of each page is left out; what it warns of is an error.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs 2 -b html docs build/site
+	@echo "build/site/index.html"
+
+notebooks: $(VENV)/.installed-docs
+	$(BIN)/python docs/run_notebooks.py
+
+dist: $(VENV)/.installed-dev
+	$(BIN)/python .ci/dist.py $(if $(PIP_ARGS),--pip-args="$(PIP_ARGS)")
 
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=pyrolvm --cov-report=term:skip-covered --cov-fail-under=85
@@ -88,5 +121,5 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage htmlcov
+	rm -rf $(VENV) $(NEWEST) $(LOWEST) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

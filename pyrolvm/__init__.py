@@ -13,7 +13,7 @@ of both, and ArviZ objects for all of them.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "ArgumentError": "_base.errors",

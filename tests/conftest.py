@@ -8,9 +8,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Workers share what they compile, and no test reads or fills the caller's own folder.
+os.environ["PYROLVM_CACHE"] = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "programs")
 
 import numpy as np
 import pyro

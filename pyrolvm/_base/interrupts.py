@@ -11,9 +11,10 @@ from typing import Any
 
 from pyrolvm._base import budget
 
-__all__ = ["Held", "Stopped", "held"]
+__all__ = ["SIGNALS", "Held", "Stopped", "held"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Those that ask a process to stop; Windows has no hangup."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -60,7 +61,7 @@ def held() -> Iterator[Held]:
     if threading.current_thread() is not threading.main_thread():
         yield waiting
         return
-    found = {int(number): signal.getsignal(number) for number in _SIGNALS}
+    found = {int(number): signal.getsignal(number) for number in SIGNALS}
     waiting.handlers = {number: handler for number, handler in found.items() if callable(handler)}
     try:
         for number in waiting.handlers:

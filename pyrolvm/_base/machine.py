@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyrolvm._base.errors import ArgumentError
 
-__all__ = ["available", "free_memory", "require_memory"]
+__all__ = ["available", "flags", "free_memory", "require_memory"]
 
 _LIMITS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -22,6 +22,11 @@ WORTH_A_LOOK = 100_000_000
 def available() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def flags(*names: str) -> int:
+    """Flags of ``os.open`` together, of those that this system has: Windows has few, and its files are opened as bytes."""
+    return sum(getattr(os, name, 0) for name in (*names, "O_CLOEXEC", "O_BINARY"))
 
 
 def free_memory() -> int | None:

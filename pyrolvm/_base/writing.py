@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pyrolvm._base.errors import StoreError
+from pyrolvm._base.machine import flags
 
 __all__ = ["replace_file", "write_file"]
 
@@ -47,7 +48,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     handle = _unnamed(part.parent)
     named = handle is None
     if handle is None:
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        handle = os.open(part, flags("O_RDWR", "O_CREAT", "O_EXCL"), 0o666)
     try:
         with os.fdopen(handle, "w+b") as file:
             write(file)
@@ -68,13 +69,13 @@ def _unnamed(folder: Path) -> int | None:
     if kind is None or not os.path.exists("/proc/self/fd"):
         return None
     try:
-        return os.open(folder, kind | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        return os.open(folder, kind | flags("O_RDWR"), 0o666)
     except OSError:  # a file system that has none, or one that cannot be written to, as is said next
         return None
 
 
 def _name(handle: int, part: Path) -> None:
-    folder = os.open(part.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.open(part.parent, flags("O_RDONLY", "O_DIRECTORY"))
     try:  # with a folder given, so that the link in /proc is followed
         os.link(f"/proc/self/fd/{handle}", part.name, dst_dir_fd=folder, follow_symlinks=True)
     finally:

@@ -100,6 +100,7 @@ class Part:
         instead: what happens without it, as a sentence.
         fix: the remedy.
         trial: raises whatever goes wrong.
+        quick: whether the trial takes no more than a second of imports.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Part:
     instead: str
     fix: str
     trial: Callable[[], None]
+    quick: bool = True
 
 
 PARTS: dict[str, Part] = {
@@ -150,6 +152,7 @@ PARTS: dict[str, Part] = {
         "It runs on NumPyro, which takes longer to start.",
         f"pip install '{nutpie.WANTED}'",
         _samples_by_nutpie,
+        quick=False,
     ),
     "numpyro": Part(
         "kernel numpyro",
@@ -158,6 +161,7 @@ PARTS: dict[str, Part] = {
         "NUTS runs on nutpie where it can, and on stock Pyro elsewhere.",
         "pip install --force-reinstall numpyro",
         _samples_by_numpyro,
+        quick=False,
     ),
 }
 """What is tried, by name."""

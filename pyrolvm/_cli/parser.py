@@ -363,11 +363,15 @@ def _add_report(commands: Commands) -> None:
 
 
 def _add_doctor(commands: Commands) -> None:
-    _command(
+    parser = _command(
         commands,
         "doctor",
         "doctor",
         "Check this installation: versions, devices, processors, compilers, ArviZ, plugins.",
-        "examples:\n  pyrolvm doctor\n  pyrolvm doctor --json doctor.json\n\n"
+        "examples:\n  pyrolvm doctor\n  pyrolvm doctor --thorough --json doctor.json\n  pyrolvm doctor --clear-cache\n\n"
         "exit codes: 0 everything required works; 1 something required is broken\n",
+    )
+    parser.add_argument("--thorough", action="store_true", help="import every package, sampler and plugin too")
+    parser.add_argument(
+        "--clear-cache", action="store_true", help="remove the compiled programs that are kept, and do nothing else"
     )

@@ -55,8 +55,8 @@ def listening() -> Iterator[Stopped]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield stopped
         return
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    numbers = (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,)))
+    kinds = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [kind for kind in kinds if kind.name != "SIGHUP" or signal.getsignal(kind) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stopped) for number in numbers}
     try:
         yield stopped

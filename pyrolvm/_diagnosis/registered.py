@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pyrolvm._base.entries import Entry, Kind
+from pyrolvm._base.entries import Entry
 from pyrolvm._base.errors import ArgumentError, PluginError
 from pyrolvm._base.explain import told
+from pyrolvm._base.kinds import DIAGNOSTICS
 from pyrolvm._base.verdict import Reason, Verdict
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ class Diagnostic(Protocol):
 
     def __call__(self, data: xr.DataTree, /) -> Verdict:
         """What a result's tree shows, by ``Verdict.of(reasons, steps)``; without reasons where the check does not concern it."""
-
-
-DIAGNOSTICS: Kind[Diagnostic] = Kind("diagnostic", "pyrolvm.diagnostics", "a function", callable)
 
 
 def judge_by_own(data: xr.DataTree, checks: Sequence[Diagnostic]) -> Verdict:

@@ -18,12 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyrolvm._base.errors import PyrolvmWarning, StoreError
+from pyrolvm._base.machine import flags
 from pyrolvm._runs.directory import Directory, write_whole, writing
 from pyrolvm._runs.layout import MARKER, Marker, is_unwritten
 
 __all__ = ["Claim", "claimed"]
 
-_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN = flags("O_RDWR", "O_NOFOLLOW", "O_NONBLOCK")
 _MAKE = _OPEN | os.O_CREAT | os.O_EXCL
 _LONGEST = 1 << 20
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from pyrolvm._base.errors import StoreError
+from pyrolvm._base.machine import flags
 
 __all__ = ["PART", "Directory", "Unwritten", "Write", "append_whole", "is_name", "taken", "write_whole", "writing"]
 
@@ -32,8 +33,8 @@ class Unwritten(OSError):
 
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FOLDER = _READ | os.O_DIRECTORY
+_READ = flags("O_RDONLY", "O_NOFOLLOW")
+_FOLDER = flags("O_RDONLY", "O_NOFOLLOW", "O_DIRECTORY")
 
 
 def is_name(name: object) -> bool:
@@ -109,8 +110,14 @@ class Directory:
 
         Raises:
             OSError: if there is none.
+            StoreError: on Windows, which names no file by the folder that is open.
         """
-        return cls(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        if os.open not in os.supports_dir_fd:
+            raise StoreError(
+                f"{str(path)!r} cannot be a folder of results: this system does not keep folders open, which is how files are written "
+                "whole. Fix: run pyrolvm in WSL or on Linux or macOS, or keep the draws by posterior.data.to_netcdf(path)."
+            )
+        return cls(path, os.open(path, flags("O_RDONLY", "O_DIRECTORY")))
 
     def __enter__(self) -> Directory:
         return self
@@ -191,7 +198,7 @@ class Directory:
         Raises:
             OSError: if there is none, or it is a link, a pipe or a device.
         """
-        handle = os.open(_checked(name), _READ | os.O_NONBLOCK, dir_fd=self.handle)
+        handle = os.open(_checked(name), _READ | flags("O_NONBLOCK"), dir_fd=self.handle)
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
             raise OSError(errno.EINVAL, "not a file", name)
@@ -238,9 +245,7 @@ class Directory:
             OSError: if the disk does not take it; then it is not there.
         """
         self.remove(name)
-        handle = os.open(
-            _checked(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=self.handle
-        )
+        handle = os.open(_checked(name), flags("O_RDWR", "O_CREAT", "O_EXCL", "O_NOFOLLOW"), 0o644, dir_fd=self.handle)
         try:
             with os.fdopen(handle, "w+b") as file:
                 write(file)

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pyrolvm._base.errors import StoreError
+from pyrolvm._base.machine import flags
 from pyrolvm._runs.directory import PART, Directory, Write, append_whole, taken
 from pyrolvm._runs.layout import BEGUN, NAMES, SCHEMA
 from pyrolvm._runs.removal import listed, remove_listed
@@ -252,7 +253,7 @@ class Lines:
             os.close(handle)
 
 
-_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_APPEND = flags("O_RDWR", "O_APPEND", "O_CREAT", "O_NOFOLLOW")
 
 
 def _beside(name: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from pyrolvm._base.errors import PyrolvmError, StoreError
-from pyrolvm._base.machine import WORTH_A_LOOK, free_memory
+from pyrolvm._base.machine import WORTH_A_LOOK, flags, free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,9 +106,9 @@ def opened(path: Path, manner: Manner = STORED) -> Iterator[BinaryIO]:
 
 
 def _descriptor(path: Path, manner: Manner) -> int:
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if manner.follow else os.O_NOFOLLOW)
+    no_link = () if manner.follow else ("O_NOFOLLOW",)
     try:
-        return os.open(path, flags)
+        return os.open(path, flags("O_RDONLY", "O_NONBLOCK", "O_NOCTTY", *no_link))
     except ValueError as error:  # a null character
         raise manner.refusal(ascii(str(path)), f"cannot be read: {error}") from None
     except OSError:

@@ -16,13 +16,11 @@ from typing import Any
 
 from pyrolvm._base.entries import Kind
 from pyrolvm._base.errors import ArgumentError, PluginError
+from pyrolvm._base.kinds import GUIDES, MODELS
 from pyrolvm._program.problem import Problem
 from pyrolvm.family.guide import Guide
 
 __all__ = ["GUIDES", "MODELS", "guide", "guides", "problem", "problems"]
-
-MODELS: Kind[Callable[..., Problem]] = Kind("problem", "pyrolvm.models", "a function", callable)
-GUIDES: Kind[Callable[..., Any]] = Kind("guide", "pyrolvm.guides", "a function", callable)
 
 
 def problems() -> list[str]:

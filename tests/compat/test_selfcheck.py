@@ -286,7 +286,7 @@ def _doctor() -> tuple[int, dict[str, Any]]:
         def write_json(self, content: Any) -> None: ...
 
     out: Any = Out()
-    code = doctor.run(Namespace(), out, None)  # type: ignore[arg-type]
+    code = doctor.run(Namespace(thorough=True, clear_cache=False), out, None)  # type: ignore[arg-type]
     assert len(out.lines) == sum(state == "broken" for _, state, _ in out.rows)
     return code, {what: (state, found) for what, state, found in out.rows}
 
@@ -307,8 +307,8 @@ def test_the_doctor_shows_a_fault_with_its_cause(
     row: str, harm: Any, cause: str, monkeypatch: Break, tmp_path: Path
 ) -> None:
     harm(monkeypatch, tmp_path)
-    monkeypatch.setattr("pyrolvm._cli.doctor._packages", lambda: [])
-    monkeypatch.setattr("pyrolvm._cli.doctor._plugins", lambda: [])
+    monkeypatch.setattr("pyrolvm._cli.doctor._packages", lambda thorough: [])
+    monkeypatch.setattr("pyrolvm._cli.doctor._plugins", lambda thorough: [])
     code, rows = _doctor()
     assert code == 1
     state, found = rows[row]
@@ -317,8 +317,8 @@ def test_the_doctor_shows_a_fault_with_its_cause(
 
 
 def test_the_doctor_finds_every_engine_sound_here(monkeypatch: Break) -> None:
-    monkeypatch.setattr("pyrolvm._cli.doctor._packages", lambda: [])
-    monkeypatch.setattr("pyrolvm._cli.doctor._plugins", lambda: [])
+    monkeypatch.setattr("pyrolvm._cli.doctor._packages", lambda thorough: [])
+    monkeypatch.setattr("pyrolvm._cli.doctor._plugins", lambda thorough: [])
     code, rows = _doctor()
     assert code == 0
     names = {"capture", "engine c", "engine jax", "engine torch", "kernel nutpie", "kernel numpyro"}

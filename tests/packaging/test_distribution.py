@@ -62,7 +62,34 @@ def test_the_versions_agree():
     import pyrolvm
 
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert pyrolvm.__version__ == declared == version("pyrolvm")
+    assert pyrolvm.__version__ == declared
+    assert version("pyrolvm") == declared, "the checkout was installed before its version changed: make install-dev"
+    assert f"\nversion: {declared}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"> Version {declared}." in (ROOT / "README.md").read_text()
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", declared]
+
+
+def test_what_workflows_make_is_in_the_makefile():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    files = [*(ROOT / ".github" / "workflows").glob("*.yml"), ROOT / ".ci" / "run"]
+    text = "\n".join(path.read_text() for path in files)
+    (matrix,) = re.findall(r"target: \[(.+)\]", text)
+    asked = {word for line in re.findall(r"\bmake ([a-z -]+)", text) for word in line.split()}
+    assert asked | {word.strip() for word in matrix.split(",")} <= targets
+
+
+def test_the_lowest_releases_are_those_that_pyproject_names():
+    import tomllib
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("lowest", ROOT / ".ci" / "lowest.py")
+    assert spec is not None and spec.loader is not None
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.lowest(["a>=1.2,<3", "b[x]>=2; python_version < '3'", "c", "d[y]>=4"]) == ["a==1.2", "c", "d[y]==4"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert all("==" in line for line in tool.lowest(project["dependencies"]))  # none is without a lower bound
 
 
 def test_every_required_package_is_pinned_and_used():
@@ -71,7 +98,7 @@ def test_every_required_package_is_pinned_and_used():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = (ROOT / "constraints.txt").read_text().lower()
-    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines if "pyrolvm[" not in line]
     names = {_name(line) for line in project["dependencies"]}
     for name in names | {_name(line) for line in extras}:
         assert f"\n{name}==" in pins, f"{name} is not in constraints.txt"

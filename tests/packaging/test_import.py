@@ -49,6 +49,12 @@ def test_importing_everything_costs_little_beside_pyro():
     pytest.fail(f"importing takes {min(found):.2f} of what Pyro takes, expected at most {SHARE}")
 
 
+def test_what_is_registered_is_listed_without_torch():
+    code = "import sys\nfrom pyrolvm._cli import main\nmain(['list'])\nprint([n for n in sys.modules if '.' not in n])"
+    modules = _python(code).rsplit("\n", 2)[1]
+    assert not any(f"'{name}'" in modules for name in ("torch", "pyro", "numpy", *HEAVY))
+
+
 @pytest.mark.parametrize("words", [["--help"], ["compare", "--help"], ["--version"], ["fit"]])
 def test_help_starts_without_torch(words):
     code = (

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from pyrolvm._base.errors import CaptureError
+from pyrolvm._base.programs import key_of, processor, programs
 
 __all__ = ["library", "trial"]
 
@@ -50,7 +51,7 @@ def trial() -> float:
 
 
 def library(text: str) -> ctypes.CDLL:
-    """The library that the system's C compiler (``CC``, or ``cc``) makes of a program; no file of it stays behind.
+    """The library that the system's C compiler (``CC``, or ``cc``) makes of a program, now or in an earlier process.
 
     Raises:
         CaptureError: if there is no C compiler, it fails, or what it made cannot be loaded.
@@ -70,17 +71,54 @@ def library(text: str) -> ctypes.CDLL:
 
 @functools.lru_cache(maxsize=64)
 def _library(compiler: tuple[str, ...], text: str) -> ctypes.CDLL:
+    """Compiled now, or by an earlier process: what is loaded is the bytes that were looked at, in a folder of their own."""
+    options = (*FLAGS, *_libraries())
+    known, kept = _identity(compiler), programs()
+    key = None if known is None else key_of("c", text, *compiler, known, *options, processor())
     with tempfile.TemporaryDirectory(prefix="pyrolvm-") as folder:
-        source, library = Path(folder, "density.c"), Path(folder, "density.so")
-        source.write_text(text)
-        command = [*compiler, *FLAGS, str(source), "-o", str(library), *_libraries()]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            raise CaptureError(f"engine 'c' cannot be compiled: {_first_error(done.stderr)}")
+        library = Path(folder, "density.so")
+        body = None if key is None else kept.get(key)
+        if body is None:
+            _compile(compiler, text, library)
+        else:
+            library.write_bytes(body)
         try:
-            return ctypes.CDLL(str(library))
+            loaded = ctypes.CDLL(str(library))
         except OSError as error:
             raise CaptureError(f"engine 'c' cannot load what it compiled: {error}") from error
+        if key is not None and body is None:
+            kept.put(key, library.read_bytes())
+        return loaded
+
+
+def _compile(compiler: tuple[str, ...], text: str, library: Path) -> None:
+    source = library.with_suffix(".c")
+    source.write_text(text)
+    command = [*compiler, *FLAGS, str(source), "-o", str(library), *_libraries()]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise CaptureError(f"engine 'c' cannot be compiled: {_first_error(done.stderr)}")
+
+
+_SEEN_BY_COMPILERS = (
+    "CPATH", "C_INCLUDE_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LIBRARY_PATH", "PATH", "SDKROOT", "MACOSX_DEPLOYMENT_TARGET"
+)  # fmt: skip
+"""Variables that change what a compiler makes, or which parts of it run."""
+
+
+def _identity(compiler: tuple[str, ...]) -> str | None:
+    """Which compiler it is: the file, what it says of itself, and the variables that it heeds; ``None`` if it says nothing."""
+    path = os.path.realpath(shutil.which(compiler[0]) or compiler[0])
+    state = os.stat(path)
+    heeded = tuple(os.environ.get(name, "") for name in _SEEN_BY_COMPILERS)
+    said = _version(compiler, path, state.st_size, state.st_mtime_ns, heeded)
+    return said and "\n".join([path, str(state.st_size), str(state.st_mtime_ns), *heeded, said])
+
+
+@functools.lru_cache(maxsize=16)
+def _version(compiler: tuple[str, ...], path: str, size: int, changed: int, heeded: tuple[str, ...]) -> str | None:
+    done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, errors="replace", check=False)
+    return done.stdout if done.returncode == 0 and done.stdout else None
 
 
 def _libraries() -> list[str]:

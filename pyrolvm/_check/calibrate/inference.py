@@ -15,6 +15,7 @@ from typing import Any
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import ProblemError, PyrolvmWarning, checked_seed, positive_int
 from pyrolvm._base.habits import verb
+from pyrolvm._base.interrupts import SIGNALS
 from pyrolvm._base.machine import available
 from pyrolvm._base.progress import Progress
 from pyrolvm._check.calibrate.job import Job, Record
@@ -195,15 +196,13 @@ def _here(job: Job, waiting: deque[int], interrupts: _Interrupts, *, bounded: bo
 class _Interrupts:
     """Notes interrupts, of which a method may make a result of its own, as if it had ended."""
 
-    _KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
     def __init__(self) -> None:
         self.came = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for kind in self._KINDS:
+            for kind in SIGNALS:
                 before = signal.getsignal(kind)
                 if callable(before):  # else it ends the process, which loses nothing either
                     self._before[kind] = signal.signal(kind, self._note)

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from pyrolvm._base.interrupts import held
 from pyrolvm._base.numerics import Array
-from pyrolvm._base.passing import passed_over
 from pyrolvm._capture.door import xla
 from pyrolvm._compat.python import replaced
 from pyrolvm._methods.nuts.base import Raw, Settings, depths, workers
@@ -213,12 +212,7 @@ def _compile(
 def _optimised(lowered: Any, program: Program, device: Any) -> Any:
     """Compiles; small programs without XLA's fused loops, which take as long to compile as all the rest."""
     small = max(program.size, program.width) < LARGE
-    if device.platform == "cpu" and small:
-        try:
-            return lowered.compile(compiler_options={"xla_cpu_use_fusion_emitters": False})
-        except Exception:
-            passed_over("XLA's options come and go; without this one it compiles longer")
-    return lowered.compile()
+    return xla().compiled(lowered, xla().UNFUSED if device.platform == "cpu" and small else None)
 
 
 def _rows(settings: Settings, size: int, chains: int) -> int:

@@ -152,7 +152,7 @@ def _gradient(program: Program) -> Gradient:
     kind = numpy_dtype(program.dtype)
     with xla().precision(program.dtype):
         function = jax.jit(jax.value_and_grad(program.function))
-        compiled = function.lower(np.zeros(program.size, kind), *program.constants).compile()
+        compiled = xla().compiled(function.lower(np.zeros(program.size, kind), *program.constants))
 
     def call(z: Array) -> tuple[float, Array]:
         with xla().precision(program.dtype):

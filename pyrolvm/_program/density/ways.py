@@ -94,7 +94,7 @@ def _for_each_width(function: Any, constants: Any, size: int) -> Callable[[Point
         with xla().precision(torch.float64):
             if len(points) not in ready:
                 lowered = jitted.lower(np.zeros((len(points), size)), constants)
-                ready[len(points)] = xla().compiled(lowered, quick=True)
+                ready[len(points)] = xla().compiled(lowered, xla().QUICK)
             return jax.block_until_ready(ready[len(points)](points, constants))
 
     return run

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from pyrolvm._base.entries import Kind
 from pyrolvm._base.errors import CaptureError, PluginError, PyrolvmWarning
 from pyrolvm._base.forks import jax_is_lost
+from pyrolvm._base.kinds import ENGINES as REGISTERED_ENGINES
 from pyrolvm._capture import Captured, selfcheck, with_noise
 from pyrolvm._capture.recorder import operation
 from pyrolvm._methods.fit.engines.base import Engine, MakeEngine, Work
@@ -66,15 +67,7 @@ COMPILED: dict[str, Callable[[Work, Captured, int], Engine]] = {"c": _c, "jax": 
 
 ENGINES = (*COMPILED, "pyro")
 
-ENGINE_WORDS = {
-    "c": "The captured step compiled from C, for small programs.",
-    "jax": "The captured step compiled by XLA.",
-    "torch": "The captured step compiled by torch.",
-    "pyro": "Stock Pyro, which runs what cannot be captured.",
-}
-"""What each is."""
-
-REGISTERED: Kind[MakeEngine] = Kind("engine", "pyrolvm.engines", "a function", callable)
+REGISTERED: Kind[MakeEngine] = REGISTERED_ENGINES
 """Those of other distributions, which are taken where they are asked for by name."""
 
 NEEDED = ("name", "limit", "compile_seconds", "advance", "publish", "restart", "state", "restore")

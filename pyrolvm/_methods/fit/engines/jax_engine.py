@@ -18,7 +18,7 @@ from pyrolvm._base.explain import reason
 from pyrolvm._base.numerics import Array
 from pyrolvm._capture import Captured
 from pyrolvm._capture.jax import device_of, lower, precision, tensor
-from pyrolvm._capture.jax.compiling import compiled
+from pyrolvm._capture.jax.compiling import QUICK, compiled
 from pyrolvm._methods.fit.engines.ahead import Ahead
 from pyrolvm._methods.fit.engines.base import Work, write
 from pyrolvm._methods.fit.engines.captured import check_first, first_step
@@ -117,7 +117,7 @@ class JaxEngine:
         noise, rows = self._ahead.noise(0, self.limit), self._rows(self._ahead.batches(0, self.limit))
         example = (self._state, noise, self._key, 0, rows, rates, 0, self._constants)
         quick = captured.numbers < SMALL and device_of(self.params[0].device).platform == "cpu"
-        self._chunk = compiled(jax.jit(chunk).lower(*example), quick=quick)
+        self._chunk = compiled(jax.jit(chunk).lower(*example), QUICK if quick else None)
 
     def _compare(self, captured: Captured) -> None:
         """Takes one step of size zero on numbers of torch's, and compares its loss and gradient with torch's."""

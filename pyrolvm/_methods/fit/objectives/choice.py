@@ -11,8 +11,8 @@ from pyro import infer, poutine
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyrolvm._base.entries import Kind
 from pyrolvm._base.errors import ArgumentError, GuideError, PyrolvmError
+from pyrolvm._base.kinds import OBJECTIVE_WORDS, OBJECTIVES
 from pyrolvm._base.passing import passed_over
 from pyrolvm._compat.python import replaced
 from pyrolvm._methods.fit.objectives.annealed import Beta_ELBO
@@ -25,34 +25,16 @@ from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_random
 from pyrolvm.family.protocol import Hooks
 
-__all__ = ["OBJECTIVES", "OBJECTIVE_WORDS", "Chosen", "choose_objective"]
+__all__ = ["Chosen", "choose_objective"]
 
 _E = TypeVar("_E", bound=ELBO)
 
 CLASSES: dict[str, type[PureELBO]] = {"ImportanceWeighted_ELBO": ImportanceWeighted_ELBO, "Beta_ELBO": Beta_ELBO}
 """Objectives of ours that go by the name of their class."""
 
-OBJECTIVE_WORDS = {
-    "Trace_ELBO": "The ELBO, by draws of the guide.",
-    "TraceMeanField_ELBO": "The same with analytic KL terms, for guides that factorise.",
-    "TraceEnum_ELBO": "The same with discrete latents summed out.",
-    "StickingTheLanding_ELBO": "The same without the guide's score, whose gradient has no noise at the posterior.",
-    "ImportanceWeighted_ELBO": "A bound that is tighter with every draw of a row.",
-    "Beta_ELBO": "The ELBO with its KL term weighed or bounded below.",
-}
-"""Those that have a name, and what each is."""
-
 ONE_BY_ONE = "; particles run one by one, since the model or guide reads values or fills tensors in place"
 
 OURS = ("auto", *OBJECTIVE_WORDS)
-
-OBJECTIVES: Kind[type[ELBO]] = Kind(
-    "objective",
-    "pyrolvm.objectives",
-    "a subclass of pyro.infer.ELBO",
-    lambda it: isinstance(it, type) and issubclass(it, ELBO),
-)
-"""Those of other distributions."""
 
 STOCK = (infer.Trace_ELBO, infer.TraceMeanField_ELBO, infer.TraceEnum_ELBO)
 """What these estimate particle by particle, ours estimate at once."""
