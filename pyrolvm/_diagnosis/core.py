@@ -298,7 +298,9 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     ]
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
     verdict = Verdict.of(reasons, [*_steps_for_fit(figures, reasons, guide, data), *symmetry_steps(data)])
-    return Diagnosis(name, table, _figures(figures), verdict, left_out)
+    kept = float(data["posterior"].sizes["chain"] * data["posterior"].sizes["draw"])
+    told = {**_figures(figures), "draws": kept, "weighed": float(figures.num_draws)}
+    return Diagnosis(name, table, told, verdict, left_out)
 
 
 def _rounding(data: xr.DataTree) -> float:
@@ -370,7 +372,7 @@ def _steps_for_fit(weights: Weights, reasons: list[Reason], guide: str, data: xr
                 'the rows you need, or try guide="mean_field", which has parameters of its own for each row.'
             )
             return
-        found = [f'Try guide="{richer}".'] if guide != richer else []
+        found = [f'Try guide="{richer}".'] if guide not in ("", richer) else []
         yield from left_to_try([*found, NUTS], tried(data))
 
 

@@ -39,11 +39,21 @@ def gaussian_weights(rng: np.random.Generator, scale: float, size: int, unknowns
 def test_many_effective_draws_are_trusted(fake: Any, rng: np.random.Generator) -> None:
     found = diagnose(corrected(fake, rng, gaussian_weights(rng, 1.3, 8192)))
     assert found.verdict.status == "trusted"
-    assert found.figures["draws"] == 8192
+    assert (found.figures["draws"], found.figures["weighed"]) == (4000, 8192)
     assert found.figures["ess_importance"] > 1000
     assert abs(found.figures["evidence"]) < 4 * found.figures["evidence_error"]
     assert not found.verdict.next_steps
     assert any("effective" in reason.text for reason in found.verdict.reasons)
+
+
+@pytest.mark.parametrize(("guide", "named"), [("student", True), ("", False)])
+def test_a_richer_guide_is_advised_where_there_is_a_guide(
+    fake: Any, rng: np.random.Generator, guide: str, named: bool
+) -> None:
+    found = diagnose(corrected(fake, rng, gaussian_weights(rng, 0.3, 8192), guide=guide))
+    assert found.verdict.status != "trusted"
+    assert any("guide=" in step for step in found.verdict.next_steps) == named
+    assert any("lvm.nuts" in step for step in found.verdict.next_steps)
 
 
 def test_the_same_weights_on_draws_that_are_not_corrected_are_not_enough(fake: Any, rng: np.random.Generator) -> None:

@@ -81,6 +81,25 @@ def crossed(persons: int = 30, items: int = 9, seed: int = 4) -> lvm.Problem:
     return lvm.Problem(model, y)
 
 
+def two_sides(one: int = 64, other: int = 66, *, normal: bool = True, seed: int = 17) -> lvm.Problem:
+    """Numbers, or yes-or-no answers, of each pair of members of two sides, none of which is small."""
+    random = np.random.default_rng(seed)
+    mean = 0.5 + 0.8 * random.normal(size=(one, 1)) + 0.8 * random.normal(size=other)
+    y = mean + random.normal(size=mean.shape) if normal else (random.logistic(size=mean.shape) < mean).astype(float)
+
+    def model(y: torch.Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 2.0))
+        tau = pyro.sample("tau", dist.HalfNormal(1.0))
+        with pyro.plate("rows", one, dim=-2):
+            u = pyro.sample("u", dist.Normal(level, tau))
+        with pyro.plate("columns", other, dim=-1):
+            v = pyro.sample("v", dist.Normal(0.0, tau))
+        with pyro.plate("r", one, dim=-2), pyro.plate("c", other, dim=-1):
+            pyro.sample("y", dist.Normal(u + v, 1.0) if normal else dist.Bernoulli(logits=u + v), obs=y)
+
+    return lvm.Problem(model, torch.as_tensor(y))
+
+
 def slopes(groups: int = 25, each: int = 6, seed: int = 5) -> lvm.Problem:
     """An intercept and a slope of each group, correlated."""
     random = np.random.default_rng(seed)

@@ -110,7 +110,8 @@ def test_who_meets_whom_is_found_by_trying(problem, coupled_unknowns, most, summ
     found = coupled(problem)
     pattern = found.pattern
     assert pattern.count == coupled_unknowns
-    assert pattern.bandwidth <= most
+    assert isinstance(pattern.layout, band.Band)
+    assert pattern.layout.bandwidth <= most
     assert len(found.sums) == summed
     random = np.random.default_rng(0)
     shared, local = 0.3 * random.normal(size=(1, len(pattern.shared))), 0.3 * random.normal(size=(1, pattern.count))
@@ -121,7 +122,7 @@ def test_who_meets_whom_is_found_by_trying(problem, coupled_unknowns, most, summ
         there[:, k] += 1e-5
         dense[k] = (slopes - found.at(pattern.assembled(shared, there))[1])[0, pattern.local] / 1e-5
     unit = np.eye(pattern.count)
-    product = band.product(np.repeat(bands, pattern.count, axis=0), unit, pattern.offsets)
+    product = pattern.layout.product(bands, unit)
     np.testing.assert_allclose(product, dense, atol=2e-3 * np.abs(dense).max())
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import Site
 
-__all__ = ["NONE", "SEVERAL", "Blocks", "differ", "find_blocks", "moved_elsewhere", "rows_met"]
+__all__ = ["NONE", "SEVERAL", "Blocks", "differ", "find_blocks", "moved_elsewhere", "rows_met", "rows_of"]
 
 FEWEST = 8
 """Rows of a site from which on it is worth integrating out."""
@@ -217,6 +217,11 @@ def _candidates(problem: Problem) -> list[_Rows]:
             found.append(_Rows(site, np.arange(start, start + numel).reshape(rows, -1), {}))
         start += numel
     return found
+
+
+def rows_of(problem: Problem) -> list[Index]:
+    """The places of each site's unknowns by row, shapes ``(R, width)``."""
+    return [rows.places for rows in _candidates(problem)]
 
 
 def _tried(

@@ -18,6 +18,7 @@ from pyrolvm import _runs as runs
 from pyrolvm._base.errors import FitError, ProblemError, checked_seed, positive_int
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
+from pyrolvm._base.passing import passed_over
 from pyrolvm._base.progress import Progress, Show
 from pyrolvm._base.quadrature import Rule, rules
 from pyrolvm._base.verdict import Verdict
@@ -57,8 +58,8 @@ Array = NDArray[np.float64]
 FEWEST_DRAWS, ROWS = 400, 200_000_000
 """Draws that are kept at least, and rows of all draws together."""
 
-MOST_SHARED, MOST_ALONE = 500, 100
-"""Up to so many shared unknowns are weighed together; and where there are no blocks."""
+MOST_SHARED, MOST_ALONE, MOST_ALIKE = 500, 100, 60
+"""Up to so many shared unknowns are weighed together; where there are no blocks; and where they need not be."""
 
 FEWER = 0.5
 """The share of the unknowns that blocks leave shared, of which so many may be where the others are coupled to neighbours."""
@@ -198,13 +199,8 @@ def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int
     with problem.session(seed=seed, params=held), Progress(f"sparse on {problem.name}", 4, progress) as bar:
         joint = Joint(problem)
         blocks = find_blocks(problem, lambda point: _parts(joint, point), seed=seed)
-        coupled = _coupled(joint, blocks, seed)
         count, enough = draws or _affordable(problem), max(ENOUGH, min(draws or 0, MOST_EFFECTIVE))
-        if coupled is None:
-            _check_shared(problem, blocks)
-            found = _in_blocks(joint, blocks, count, enough, seed, bar)
-        else:
-            found = _in_a_field(joint, coupled, count, enough, seed, bar)
+        found = _drawn(_Asked(joint, blocks, count, enough, seed, bar))
         arrived = time.perf_counter()
         reals, which = torch.as_tensor(found.flat).to(problem.dtype), found.which
         with torch.no_grad():
@@ -230,27 +226,86 @@ def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int
     )  # fmt: skip
 
 
-def _coupled(joint: Joint, blocks: Blocks, seed: int) -> Coupled | None:
+@dataclass(frozen=True)
+class _Asked:
+    """What is drawn from, and how.
+
+    Attributes:
+        joint: the density.
+        blocks: its unknowns in blocks.
+        count: how many draws are kept.
+        enough: effective ones at which no more are taken.
+        seed: makes it repeatable.
+        bar: shows what is done.
+    """
+
+    joint: Joint
+    blocks: Blocks
+    count: int
+    enough: float
+    seed: int
+    bar: Progress
+
+    @property
+    def shared(self) -> int:
+        """How many unknowns no block has."""
+        return len(self.blocks.layers[-1].shared)
+
+
+def _drawn(asked: _Asked) -> _Drawn:
+    """Draws by what the unknowns are: coupled to neighbours, in blocks and a core that they meet, or in blocks alone."""
+    coupled = _neighbours(asked)
+    if coupled is not None:
+        return _in_a_field(asked, coupled)
+    first = _with_core(asked) if asked.blocks.count and asked.shared > MOST_ALIKE else None
+    if first is not None and _good(first):
+        return first
+    _check_shared(asked.joint.problem, asked.blocks)
+    found = _in_blocks(asked)
+    if first is None and not _good(found) and asked.blocks.count:
+        first = _with_core(asked)
+    return first if first is not None and (_good(first) or found.pool.figures.khat > first.pool.figures.khat) else found
+
+
+def _good(found: _Drawn) -> bool:
+    return found.verdict.trusted and found.pool.figures.reliable
+
+
+def _neighbours(asked: _Asked) -> Coupled | None:
     """The density with unknowns that are coupled to neighbours, where blocks leave many shared and these meet few others."""
-    shared = len(blocks.layers[-1].shared)
-    if shared <= MOST_ALONE:
+    if asked.shared <= MOST_ALONE:
         return None
-    coupled = Coupled.of(joint, seed)
-    return coupled if coupled is not None and len(coupled.pattern.shared) <= min(FEWER * shared, MOST_ALONE) else None
+    coupled = Coupled.of(asked.joint, asked.seed)
+    return (
+        coupled
+        if coupled is not None and len(coupled.pattern.shared) <= min(FEWER * asked.shared, MOST_ALONE)
+        else None
+    )
 
 
-def _in_blocks(joint: Joint, blocks: Blocks, count: int, enough: float, seed: int, bar: Progress) -> _Drawn:
+def _with_core(asked: _Asked) -> _Drawn | None:
+    """Draws where blocks meet a core of others, all of them integrated out together; ``None`` where that is not to be had."""
+    try:
+        coupled = Coupled.around(asked.joint, asked.blocks, asked.seed)
+        return None if coupled is None or coupled.pairs is None else _in_a_field(asked, coupled)
+    except FitError:
+        passed_over("blocks and a core as one field: blocks alone may do")
+        return None
+
+
+def _in_blocks(asked: _Asked) -> _Drawn:
     """Draws where unknowns fall into blocks, or are few."""
-    bar.update(1, lambda: f"{blocks.count:,} blocks, {len(blocks.layers[-1].shared):,} shared unknowns")
+    joint, blocks, seed, bar = asked.joint, asked.blocks, asked.seed, asked.bar
+    bar.update(1, lambda: f"{blocks.count:,} blocks, {asked.shared:,} shared unknowns")
     split = Split.of(joint, blocks)
     marginal = _layers(joint, split, blocks)
     set_up = time.perf_counter()
     gaussian, modes = find_gaussian(marginal, seed)
     bar.update(2, lambda: "Gaussian found")
-    found = weigh_finely(marginal, gaussian, seed=seed, enough=enough)
+    found = weigh_finely(marginal, gaussian, seed=seed, enough=asked.enough)
     pool = found.pool
     bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
-    which = np.sort(resample(pool.weights, count, seed))  # so that those of one point are side by side
+    which = np.sort(resample(pool.weights, asked.count, seed))  # so that those of one point are side by side
     shared = pool.points[which]
     drawn = draw_blocks(marginal, shared, None if pool.local is None else pool.local.of(which), seed=seed)
     flat = _assembled(marginal, shared, drawn)
@@ -268,18 +323,18 @@ def _in_blocks(joint: Joint, blocks: Blocks, count: int, enough: float, seed: in
     )
 
 
-def _in_a_field(joint: Joint, coupled: Coupled, count: int, enough: float, seed: int, bar: Progress) -> _Drawn:
-    """Draws where unknowns are coupled to neighbours."""
-    pattern = coupled.pattern
+def _in_a_field(asked: _Asked, coupled: Coupled) -> _Drawn:
+    """Draws where unknowns are coupled."""
+    joint, seed, bar, pattern = asked.joint, asked.seed, asked.bar, coupled.pattern
     bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
     marginal = FieldMarginal(joint, coupled)
     set_up = time.perf_counter()
     gaussian, modes = _gaussian_of_field(marginal, seed)
     bar.update(2, lambda: "Gaussian found")
-    drawn = weigh_field(marginal, gaussian, seed=seed, enough=enough)
+    drawn = weigh_field(marginal, gaussian, seed=seed, enough=asked.enough)
     pool = drawn.pool
     bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
-    which = np.sort(resample(pool.weights, count, seed))
+    which = np.sort(resample(pool.weights, asked.count, seed))
     points = pattern.assembled(pool.points[which], drawn.local[which])
     log_p = coupled.at(points)[0].sum(axis=1)
     sites = coupled.sites(joint.problem)
@@ -300,7 +355,12 @@ def _in_a_field(joint: Joint, coupled: Coupled, count: int, enough: float, seed:
 
 def _gaussian_of_field(marginal: FieldMarginal, seed: int) -> tuple[Student, int]:
     try:
-        return find_gaussian(marginal, seed)
+        if marginal.size:
+            return find_gaussian(marginal, seed)
+        marginal.settle(np.zeros(0))
+        if marginal.given(np.zeros((1, 0))).fine[0]:
+            return Student.one(np.zeros(0), np.zeros((0, 0))), 1
+        raise FitError("ascents did not end.")
     except FitError as error:
         values = marginal.coupled.at(np.zeros((1, marginal.coupled.pattern.size)))[0]
         if not np.isfinite(values).all():
@@ -419,8 +479,7 @@ def _of_field(drawn: FieldDraws, coupled: Coupled, sites: list[str]) -> xr.Datas
         left=drawn.drift,
         blocks=0,
         coupled=pattern.count,
-        bandwidth=pattern.bandwidth,
-        colours=pattern.colours,
+        **pattern.layout.figures,
         shared=len(pattern.shared),
         sites=", ".join(sites),
         spread=annealing.spread,

@@ -13,18 +13,19 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyrolvm._base import budget
-from pyrolvm._methods.sparse.fields import band
+from pyrolvm._base.errors import FitError
 from pyrolvm._methods.sparse.fields.coupled import Coupled, Given
 from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
+from pyrolvm._methods.sparse.fields.layout import Layout
 from pyrolvm._methods.sparse.fields.windows import Windows, windows
 
-__all__ = ["Annealed", "Annealing"]
+__all__ = ["TRIED", "Annealed", "Annealing"]
 
 Array = NDArray[np.float64]
 
@@ -39,6 +40,9 @@ NOISE = 0.3
 
 MOST = 200
 """Steps from the Gaussian to the law at most."""
+
+SHARES, TAKEN, MOVES = (1.0, 0.7, 0.5, 0.35, 0.25), 0.3, 8
+"""Shares of a window's law that a move draws again: the largest of which so many moves are taken; and how many are tried."""
 
 TRIED, EACH = 8, 4
 """Values of the shared unknowns at which it is told how many it takes, and draws at each."""
@@ -70,9 +74,9 @@ class _Start:
     Attributes:
         given: the mode and curvature.
         mean: of the Gaussian, shape ``(D, m)``.
-        factors: of the curvatures of the windows alone, every other one's and the others', shapes ``(D, m, b + 1)``.
+        factors: of the curvatures of the windows alone, every other one's and the others', shapes ``(D, ...)``.
         slope: of the parts that several windows meet, at the mode, shape ``(D, m)``; ``None`` if there are none.
-        curved: minus their Hessian there, shape ``(D, m, b + 1)``.
+        curved: minus their Hessian there, shape ``(D, ...)``.
     """
 
     given: Given
@@ -81,11 +85,11 @@ class _Start:
     slope: Array | None
     curved: Array | None
 
-    def log_density(self, local: Array, offsets: list[int]) -> Array:
+    def log_density(self, local: Array, layout: Layout) -> Array:
         """Of the Gaussian at points, shape ``(D,)``."""
         gap = local - self.mean
-        squared = (gap * band.product(self.given.hessian, gap, offsets)).sum(axis=1)
-        half = 0.5 * band.log_determinants(self.given.factor)
+        squared = (gap * layout.product(self.given.hessian, gap)).sum(axis=1)
+        half = 0.5 * self.given.log_determinant
         return np.asarray(half - 0.5 * local.shape[1] * math.log(2 * math.pi) - 0.5 * squared)
 
 
@@ -113,6 +117,7 @@ class Annealing:
         windows: every other window, and the others.
         common: which parts of the density several windows meet, as weights ``(P,)``.
         pull: the mean of gradients around the mode, by which the mean is off it, shape ``(m,)``.
+        shares: how much of each list's windows a move draws again: all of it at one.
         steps: how many steps it takes from the Gaussian to the law.
         spread: the variance of r under the Gaussian that this is by, in nats squared.
     """
@@ -121,6 +126,7 @@ class Annealing:
     windows: list[Windows]
     common: Array
     pull: Array
+    shares: list[float] = field(default_factory=list)
     steps: int = 0
     spread: float = 0.0
 
@@ -129,28 +135,50 @@ class Annealing:
         """Windows, and as many steps as it takes at some values of the shared unknowns ``(D, K)``."""
         found = windows(marginal.coupled, seed)
         common = np.any([one.common for one in found], axis=0).astype(float)
-        made = cls(marginal, found, common, np.zeros(marginal.coupled.pattern.count))
+        made = cls(marginal, found, common, np.zeros(marginal.coupled.pattern.count), [SHARES[0]] * len(found))
         random = np.random.default_rng([seed, 83])
         given = [marginal.given(np.repeat(point[None], EACH, axis=0)) for point in shared[:TRIED]]
         given = [one for one in given if one.fine.all()]
         made.pull = np.mean([made._pulled(one, random) for one in given], axis=0) if given else made.pull
         ratios = [made._drawn(made._start(one), random).ratio for one in given]
         made.spread = float(np.mean([np.var(ratio, ddof=1) for ratio in ratios])) if ratios else math.inf
+        if marginal.coupled.pairs is not None and not made.spread < NOISE * MOST:
+            raise FitError(
+                f"coupled unknowns of {marginal.joint.problem.name} are far from a Gaussian given the others ({made.spread:.3g} "
+                "nats squared). Fix: use lvm.nuts(problem)."
+            )
         if not np.isfinite(made.spread):
             made.steps = MOST
         elif made.spread > STILL:
             made.steps = int(np.clip(math.ceil(made.spread / NOISE), 1, MOST))
+            made.shares = [made._share(given[0], k, random) for k in range(len(found))]
         return made
+
+    def _share(self, given: Given, k: int, random: np.random.Generator) -> float:
+        """How much of windows can be drawn again at the law itself, such that moves are taken."""
+        start = self._start(given)
+        draws = self._drawn(start, random)
+        for share in SHARES:
+            self.shares[k] = share
+            taken = np.mean([self._moved(start, draws, k, 1.0, random).mean() for _ in range(MOVES)])
+            if taken > TAKEN:
+                break
+        return self.shares[k]
 
     @property
     def coupled(self) -> Coupled:
         """The density of all unknowns."""
         return self.marginal.coupled
 
+    @property
+    def layout(self) -> Layout:
+        """Which of the coupled unknowns meet."""
+        return self.coupled.pattern.layout
+
     def __call__(self, shared: Array, seed: int, number: int) -> Annealed:
         """A draw for each value of the shared unknowns ``(D, K)``; other ones for each number."""
         random = np.random.default_rng([seed, 84, number])
-        numbers = self.coupled.weighted.numbers + 4 * self.coupled.pattern.count * (self.coupled.pattern.bandwidth + 1)
+        numbers = self.coupled.weighted.numbers + 4 * self.layout.numbers * (self.marginal.size > 0)
         each = max(1, 2 + numbers // self.coupled.weighted.numbers)
         found = [self._annealed(shared[part], random) for part in self.coupled.pieces(len(shared), each)]
         taken = np.mean([one.taken * len(one.local) for one in found], axis=0) * len(found) / len(shared)
@@ -166,8 +194,10 @@ class Annealing:
         taken = [np.zeros(one.count) for one in self.windows]
         for step in range(self.steps):
             value += draws.ratio / self.steps
-            for k in range(len(self.windows)):
-                taken[k] += self._moved(start, draws, k, (step + 1) / self.steps, random)
+            for k, share in enumerate(self.shares):
+                times = math.ceil(1 / share)
+                for _ in range(times):
+                    taken[k] += self._moved(start, draws, k, (step + 1) / self.steps, random) / times
         exact = self._ratio(start, draws)
         drift = np.where(np.isfinite(exact), np.abs(exact - draws.ratio), 0.0)
         value = exact if not self.steps else value
@@ -178,22 +208,25 @@ class Annealing:
         """The mean of gradients at draws around the mode, opposite ones together; zero where they are not finite."""
         pattern = self.coupled.pattern
         pairs = PAIRS // EACH
-        away = np.concatenate([band.backward(given.factor, random.normal(size=given.mode.shape)) for _ in range(pairs)])
+        away = np.concatenate(
+            [self.layout.backward(given.factor, random.normal(size=given.mode.shape)) for _ in range(pairs)]
+        )
         mode, shared = np.tile(given.mode, (pairs, 1)), np.tile(given.shared, (2 * pairs, 1))
         points = pattern.assembled(shared, np.concatenate([mode + away, mode - away]))
         pull = self.coupled.at(points)[1][:, pattern.local].mean(axis=0)
         return pull if np.isfinite(pull).all() else np.zeros_like(pull)
 
     def _start(self, given: Given) -> _Start:
-        mean = given.mode + band.solved(given.factor, np.repeat(self.pull[None], len(given.mode), axis=0))
-        factors = [band.factored(some.within(given.hessian))[0] for some in self.windows]
+        mean = given.mode + self.layout.solved(given.factor, np.repeat(self.pull[None], len(given.mode), axis=0))
+        factors = [self.layout.factored(self.layout.within(given.hessian, some.window))[0] for some in self.windows]
         if not self.common.any():
             return _Start(given, mean, factors, None, None)
-        _, slopes, curved = self.coupled.hessian(given.shared, given.mode, self.common)
+        some = slice(None) if self.marginal.size else slice(1)
+        _, slopes, curved = self.coupled.hessian(given.shared[some], given.mode[some], self.common)
         return _Start(given, mean, factors, slopes[:, self.coupled.pattern.local], curved)
 
     def _drawn(self, start: _Start, random: np.random.Generator) -> _Draws:
-        local = start.mean + band.backward(start.given.factor, random.normal(size=start.mean.shape))
+        local = start.mean + self.layout.backward(start.given.factor, random.normal(size=start.mean.shape))
         draws = _Draws(local, self._parts(start, local), np.zeros(len(local)))
         draws.ratio = self._ratio(start, draws)
         return draws
@@ -204,29 +237,31 @@ class Annealing:
     def _ratio(self, start: _Start, draws: _Draws) -> Array:
         """R at draws, of all parts, with nothing taken to be of the second degree."""
         density = self._parts(start, draws.local).sum(axis=1)
-        found = density - start.log_density(draws.local, self.coupled.pattern.offsets)
+        found = density - start.log_density(draws.local, self.layout)
         return np.where(np.isfinite(found), found, -np.inf)
 
     def _moved(self, start: _Start, draws: _Draws, k: int, warmth: float, random: np.random.Generator) -> Array:
-        """Draws every other window again from the Gaussian given the rest, and takes each with its own probability.
+        """Draws some windows again from the Gaussian given the rest, or a part of them, and takes each with its own probability.
 
         Returns:
             The share of draws that each window's move was taken of, shape ``(W,)``.
         """
         some, factor = self.windows[k], start.factors[k]
-        offsets, hessian, inside = self.coupled.pattern.offsets, start.given.hessian, some.inside
+        layout, hessian, inside = self.layout, start.given.hessian, some.inside
         before = draws.local - start.mean
-        around = band.product(hessian, np.where(inside, 0.0, before), offsets)
-        right = band.forward(factor, np.where(inside, -around, 0.0))
-        right[:, inside] += random.normal(size=(len(right), int(inside.sum())))
-        after = np.where(inside, band.backward(factor, right), before)
+        around = layout.product(hessian, np.where(inside, 0.0, before))
+        again = self.shares[k]
+        still = math.sqrt(1 - again**2)
+        right = (1 - still) * layout.forward(factor, np.where(inside, -around, 0.0))
+        right[:, inside] += again * random.normal(size=(len(right), int(inside.sum())))
+        after = np.where(inside, layout.backward(factor, right) + still * before, before)
         trial = start.mean + after
         parts = self._parts(start, trial)
         change = after - before
-        gaussian = -0.5 * change * band.product(hessian, after + before, offsets)
+        gaussian = -0.5 * change * layout.product(hessian, after + before)
         if start.slope is not None and start.curved is not None:
             both = trial + draws.local - 2 * start.given.mode
-            gaussian -= change * (start.slope - 0.5 * band.product(start.curved, both, offsets))
+            gaussian -= change * (start.slope - 0.5 * layout.product(start.curved, both))
         with np.errstate(invalid="ignore"):
             gain = some.of_parts @ (parts - draws.parts).T - some.of_unknowns @ gaussian.T
         with np.errstate(divide="ignore"):

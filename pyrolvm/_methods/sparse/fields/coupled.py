@@ -10,9 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from pyrolvm._base import budget
-from pyrolvm._methods.sparse.fields import band
+from pyrolvm._methods.sparse.blocks import Blocks, rows_of
+from pyrolvm._methods.sparse.fields.arrow import Arrow
 from pyrolvm._methods.sparse.fields.coordinates import Summed, summed, unknowns
-from pyrolvm._methods.sparse.fields.pattern import Pattern, find_pattern, shared_unknowns
+from pyrolvm._methods.sparse.fields.layout import Layout
+from pyrolvm._methods.sparse.fields.pairs import Pairs
+from pyrolvm._methods.sparse.fields.pattern import Pattern, clustered, find_pattern, shared_unknowns
 from pyrolvm._methods.sparse.weighted import Weighted
 from pyrolvm._program.density import Joint
 from pyrolvm._program.problem import Problem
@@ -49,6 +52,9 @@ MOSTLY = 0.5
 FEW, MOST_FEW = 8, 40
 """Unknowns from which on a site may be coupled; and of sites with fewer, up to how many together are shared whomever they meet."""
 
+MOST_CORE = 500
+"""Unknowns at most that meet all others."""
+
 TWICE = 2
 """How often steps are summed at most: a walk, or one whose steps walk."""
 
@@ -60,8 +66,9 @@ class Given:
     Attributes:
         shared: the values, shape ``(D, K)``.
         mode: the unknowns' mode, shape ``(D, m)``.
-        hessian: minus the Hessian there, shape ``(D, m, b + 1)``.
+        hessian: minus the Hessian there, shape ``(D, ...)``; where nothing is shared, one for all.
         factor: its Cholesky factor.
+        log_determinant: its own, shape ``(D,)``.
         top: the log density at the mode, shape ``(D,)``.
         slope: its gradient in the shared unknowns there, shape ``(D, K)``.
         fine: whether the mode was found, shape ``(D,)``.
@@ -71,6 +78,7 @@ class Given:
     mode: Array
     hessian: Array
     factor: Array
+    log_determinant: Array
     top: Array
     slope: Array
     fine: Flags
@@ -78,8 +86,15 @@ class Given:
     @property
     def values(self) -> Array:
         """The log density of the shared unknowns by Laplace's approximation; minus infinity where there is no mode."""
-        volume = 0.5 * self.mode.shape[1] * np.log(2 * np.pi) - 0.5 * band.log_determinants(self.factor)
+        volume = 0.5 * self.mode.shape[1] * np.log(2 * np.pi) - 0.5 * self.log_determinant
         return np.where(self.fine, self.top + volume, -np.inf)
+
+    def repeated(self, shared: Array) -> Given:
+        """The same at so many values ``(D, 0)`` of no shared unknowns, with the matrices of one."""
+        count = len(shared)
+        mode, top = np.repeat(self.mode, count, axis=0), np.repeat(self.top, count)
+        slope, fine = np.zeros((count, 0)), np.repeat(self.fine, count)
+        return Given(shared, mode, self.hessian, self.factor, self.log_determinant, top, slope, fine)
 
 
 @dataclass
@@ -91,12 +106,14 @@ class Coupled:
         sums: the sites whose coordinates are sums of steps.
         pattern: who meets whom.
         nudge: by how much each coupled unknown is moved to take curvatures, shape ``(m,)``.
+        pairs: which unknowns each part meets, where these are few and curvatures are taken of parts.
     """
 
     weighted: Weighted
     sums: list[Summed]
     pattern: Pattern
     nudge: Array
+    pairs: Pairs | None = None
 
     @classmethod
     def of(cls, joint: Joint, seed: int) -> Coupled | None:
@@ -112,7 +129,7 @@ class Coupled:
             weighted = _compiled(joint, list(sums.values()))
 
             def slopes(points: Array, weighted: Weighted = weighted) -> Array:
-                return _at(weighted, points)[1]
+                return _slopes(weighted, points)
 
             shared = shared_unknowns(slopes, few, seed)
             dense = [site for site in summed(joint.problem) if shared[site.start : site.stop].mean() > MOSTLY]
@@ -128,6 +145,35 @@ class Coupled:
                     return found
             sums |= {site.start: replace(site, times=times + 1) for site in dense}
         return plain
+
+    @classmethod
+    def around(cls, joint: Joint, blocks: Blocks, seed: int) -> Coupled | None:
+        """The density with all unknowns of long sites coupled: blocks, and a core that may meet all; ``None`` where it is too large.
+
+        Args:
+            joint: the density.
+            blocks: the innermost blocks.
+            seed: of the points where it is tried.
+
+        Raises:
+            FitError: if it cannot be compiled.
+        """
+        few = _few(joint.problem)
+        inside = blocks.places.reshape(-1)
+        inside = np.sort(inside[inside < blocks.size])
+        core = np.setdiff1d(np.flatnonzero(~few), inside)
+        if len(core) > MOST_CORE or len(core) + len(inside) == 0 or few[inside].any():
+            return None
+        weighted = _compiled(joint, [])
+        local = np.concatenate([inside, core])
+        place = np.full(blocks.size + 1, len(local), dtype=np.int64)
+        place[local] = np.arange(len(local))
+        clusters = clustered(lambda points: _slopes(weighted, points), blocks.size, core, seed)
+        layout = Arrow(len(local), place[blocks.places], clusters)
+        pattern = Pattern(blocks.size, np.flatnonzero(few), local, layout)
+        rows = [(place[one], one) for one in rows_of(joint.problem) if not few[one].any()]
+        pairs = Pairs.of(lambda points: _at(weighted, points)[0], rows, layout, blocks.size, seed)
+        return cls(weighted, [], pattern, np.full(pattern.count, NUDGE), pairs)
 
     @property
     def parts(self) -> int:
@@ -157,35 +203,36 @@ class Coupled:
         return [slice(start, start + step) for start in range(0, count, step)]
 
     def hessian(self, shared: Array, local: Array, weights: Array | None = None) -> tuple[Array, Array, Array]:
-        """Log densities ``(D,)``, their gradients ``(D, n)``, and minus their Hessians in the coupled unknowns, ``(D, m, b + 1)``."""
-        found = [
-            self._hessian(shared[part], local[part], weights)
-            for part in self.pieces(len(shared), 1 + self.pattern.colours)
-        ]
-        values, slopes, bands = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return values, slopes, bands
+        """Log densities ``(D,)``, their gradients ``(D, n)``, and minus their Hessians in the coupled unknowns, ``(D, ...)``."""
+        found = [self._hessian(shared[part], local[part], weights) for part in self.pieces(len(shared), 1 + self.moves)]
+        values, slopes, matrices = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return values, slopes, matrices
+
+    @property
+    def moves(self) -> int:
+        """How many evaluations a Hessian takes besides the one at its point."""
+        return (self.pairs or self.pattern.layout).moves
 
     def _hessian(self, shared: Array, local: Array, weights: Array | None) -> tuple[Array, Array, Array]:
         pattern, count = self.pattern, len(shared)
-        colours, size = pattern.colours, pattern.count
-        points = np.repeat(pattern.assembled(shared, local)[:, None], colours + 1, axis=1)
-        points[:, 1 + pattern.colour, pattern.local] += self.nudge
-        parts, slopes = self.at(points.reshape(-1, pattern.size), weights)
-        slopes = slopes.reshape(count, colours + 1, -1)
-        inside = slopes[..., pattern.local]
-        change = inside[:, :1] - inside[:, 1:]
-        rows, columns = pattern.rows, pattern.columns
-        one = change[:, pattern.colour[columns], rows] / self.nudge[columns]
-        other = change[:, pattern.colour[rows], columns] / self.nudge[rows]
-        bands = np.zeros((count, size, pattern.bandwidth + 1))
-        bands[:, columns, rows - columns] = (one + other) / 2
-        base = parts.reshape(count, colours + 1, -1)[:, 0]
-        values = base.sum(axis=1) if weights is None else base @ weights
-        return np.where(np.isfinite(values), values, -np.inf), slopes[:, 0], bands
+        moves = (self.pairs or pattern.layout).moved(self.nudge)
+        points = pattern.assembled(shared, local)
+        there = np.repeat(points[:, None], len(moves), axis=1)
+        there[:, :, pattern.local] += moves
+        parts, slopes = self.at(points, weights)
+        values = parts.sum(axis=1) if weights is None else parts @ weights
+        values = np.where(np.isfinite(values), values, -np.inf)
+        if self.pairs is not None:
+            after = _at(self.weighted, there.reshape(-1, pattern.size))[0].reshape(count, len(moves), -1)
+            known = 1.0 if weights is None else weights
+            return values, slopes, pattern.layout.filled(self.pairs.matrices(parts * known, after * known, self.nudge))
+        after = _slopes(self.weighted, there.reshape(-1, pattern.size), weights).reshape(count, len(moves), -1)
+        change = slopes[:, None, pattern.local] - after[..., pattern.local]
+        return values, slopes, pattern.layout.matrices(change, self.nudge)
 
     def given(self, shared: Array, start: Array) -> Given:
         """The coupled unknowns' modes at values of the shared ones ``(D, K)``, by Newton's method from where they may be ``(D, m)``."""
-        pattern, here = self.pattern, start.copy()
+        pattern, layout, here = self.pattern, self.pattern.layout, start.copy()
         top, slopes, hessian = self.hessian(shared, here)
         lost = ~(np.isfinite(top) & np.isfinite(slopes).all(axis=1))
         if lost.any():
@@ -193,13 +240,12 @@ class Coupled:
             top[lost], slopes[lost], hessian[lost] = self.hessian(shared[lost], here[lost])
         reach = np.full(len(shared), FIRST)
         fine = np.zeros(len(shared), dtype=bool)
-        factor = np.zeros_like(hessian)
-        factor[..., 0] = 1.0
+        factor = layout.factored(np.full_like(hessian, np.nan))[0]
         active = np.flatnonzero(np.isfinite(top))
         for _ in range(STEPS):
-            factors, positive = _positive(hessian[active])
+            factors, positive = _positive(layout, hessian[active])
             inward = slopes[active][:, pattern.local]
-            step = band.solved(factors, inward)
+            step = layout.solved(factors, inward)
             length = (step * inward).sum(axis=1)
             done = positive & (length < DONE)
             fine[active[done]], factor[active[done]] = True, factors[done]
@@ -219,31 +265,27 @@ class Coupled:
                 curved[better],
             )
             reach[active] = np.where(better, 2 * reach[active], np.minimum(reach[active], far) / 4)
-        return Given(shared, here, hessian, factor, top, slopes[:, pattern.shared], fine)
+        volume = layout.log_determinants(factor)
+        return Given(shared, here, hessian, factor, volume, top, slopes[:, pattern.shared], fine)
 
 
-def _positive(bands: Array) -> tuple[Array, Flags]:
+def _positive(layout: Layout, matrices: Array) -> tuple[Array, Flags]:
     """Factors of matrices, made positive definite where they are not, and which were.
 
     To their diagonals is added, where it takes that, what is smaller there than all beside it (Gershgorin's bound), or a share of it.
     """
-    factors, good = band.factored(bands)
+    factors, good = layout.factored(matrices)
     bad = np.flatnonzero(~good)
     if not len(bad):
         return factors, good
-    size = np.abs(bands[bad])
-    around = size[..., 1:].sum(axis=-1)
-    for gap in range(1, min(bands.shape[-1], bands.shape[1])):
-        around[:, gap:] += size[:, :-gap, gap]
-    short = np.maximum(around - bands[bad, :, 0], 0.0) + 1e-6 * size[..., 0].mean(axis=1, keepdims=True) + 1e-12
+    main = layout.diagonal(matrices[bad])
+    short = np.maximum(layout.around(matrices[bad]) - main, 0.0)
+    short += 1e-6 * np.abs(main).mean(axis=1, keepdims=True) + 1e-12
     for share in SHARES:
-        more = bands[bad].copy()
-        more[..., 0] += share * short
-        found, now = band.factored(more)
+        found, now = layout.factored(layout.added(matrices[bad], share * short))
         factors[bad[now]] = found[now]
         bad, short = bad[~now], short[~now]
-    factors[bad] = 0.0
-    factors[bad, :, 0] = np.inf  # no step
+    factors[bad] = layout.added(0.0 * factors[bad], np.full_like(short, np.inf))  # no step
     return factors, good
 
 
@@ -267,6 +309,14 @@ def _compiled(joint: Joint, sums: Sequence[Summed]) -> Weighted:
 
 
 def _at(weighted: Weighted, points: Array, weights: Array | None = None) -> tuple[Array, Array]:
-    step = max(1, NUMBERS // weighted.numbers)
-    found = [weighted.at(points[start : start + step], weights) for start in range(0, len(points), step)]
+    found = [weighted.at(piece, weights) for piece in _pieces(weighted, points)]
     return np.concatenate([parts for parts, _ in found]), np.concatenate([slopes for _, slopes in found])
+
+
+def _slopes(weighted: Weighted, points: Array, weights: Array | None = None) -> Array:
+    return np.concatenate([weighted.at(piece, weights)[1] for piece in _pieces(weighted, points)])
+
+
+def _pieces(weighted: Weighted, points: Array) -> list[Array]:
+    step = max(1, NUMBERS // weighted.numbers)
+    return [points[start : start + step] for start in range(0, len(points), step)]

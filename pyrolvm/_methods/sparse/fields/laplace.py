@@ -9,14 +9,13 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrolvm._methods.sparse.fields import band
 from pyrolvm._methods.sparse.fields.coupled import Coupled, Given
 from pyrolvm._program.density import Joint
 
@@ -45,6 +44,7 @@ class FieldMarginal:
     joint: Joint
     coupled: Coupled
     centre: tuple[Array, Array, Array | None] | None = None
+    _alone: Given | None = field(default=None, init=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -64,7 +64,10 @@ class FieldMarginal:
         return torch.as_tensor(full.reshape(*points.shape[:-1], -1)).to(dtype=problem.dtype, device=problem.device)
 
     def given(self, shared: Array) -> Given:
-        """The coupled unknowns at values of the shared ones."""
+        """The coupled unknowns at values of the shared ones; where there are none, one matrix for all."""
+        if not self.size:
+            self._alone = self._alone or self.coupled.given(shared[:1], self._guess(shared[:1]))
+            return self._alone.repeated(shared)
         found = self.coupled.given(shared, self._guess(shared))
         if self.centre is None and found.fine[0]:
             self.centre = (shared[0].copy(), found.mode[0].copy(), None)
@@ -91,8 +94,9 @@ class FieldMarginal:
         """Takes a point as the centre from which modes are guessed, with how they move as the shared unknowns do."""
         given = self.given(point[None])
         if given.fine[0]:
-            moves = self._moves(given)[0]
-            self.coupled.nudge = NUDGE / np.sqrt(np.maximum(given.hessian[0, :, 0], 1e-12))
+            moves = self._moves(given)[0] if self.size else np.zeros((0, len(given.mode[0])))
+            sizes = np.maximum(self.coupled.pattern.layout.diagonal(given.hessian)[0], 1e-12)
+            self.coupled.nudge = NUDGE / np.sqrt(sizes)
             self.centre = (point.copy(), given.mode[0].copy(), moves.T)
 
     def modes(self, shared: Array, seed: int) -> int:
@@ -104,7 +108,7 @@ class FieldMarginal:
         random = np.random.default_rng([seed, 85])
         far = random.uniform(-REACH, REACH, size=(STARTS - 1, self.coupled.pattern.count))
         found = self.coupled.given(np.repeat(shared[None], STARTS, axis=0), np.concatenate([-first.mode, far]))
-        sds = np.sqrt(np.maximum(first.hessian[0, :, 0], 1e-300))
+        sds = np.sqrt(np.maximum(self.coupled.pattern.layout.diagonal(first.hessian)[0], 1e-300))
         places = [first.mode[0]]
         for mode in found.mode[found.fine]:
             if all(np.max(np.abs(mode - other) * sds) > APART for other in places):
@@ -112,8 +116,7 @@ class FieldMarginal:
         return len(places)
 
     def _pieces(self, count: int) -> list[slice]:
-        pattern = self.coupled.pattern
-        return self.coupled.pieces(count, 2 * self.size * (1 + pattern.colours))
+        return self.coupled.pieces(count, 2 * max(self.size, 1) * (1 + self.coupled.moves))
 
     def _guess(self, shared: Array) -> Array:
         if self.centre is None:
@@ -133,7 +136,7 @@ class FieldMarginal:
         modes = np.repeat(given.mode, size + 1, axis=0)
         slopes = self.coupled.at(pattern.assembled(there, modes))[1][:, pattern.local].reshape(count, size + 1, -1)
         change = (slopes[:, 1:] - slopes[:, :1]) / np.diagonal(nudges, axis1=1, axis2=2)[..., None]
-        moves = band.solved(np.repeat(given.factor, size, axis=0), change.reshape(count * size, -1))
+        moves = pattern.layout.solved(np.repeat(given.factor, size, axis=0), change.reshape(count * size, -1))
         return moves.reshape(count, size, -1)
 
     def _sloped(self, shared: Array) -> tuple[Array, Array]:
@@ -145,7 +148,8 @@ class FieldMarginal:
         both = np.stack([nudges, -nudges], axis=1), np.stack([moves, -moves], axis=1)
         there = (shared[:, None, None] + both[0]).reshape(-1, size)
         modes = (given.mode[:, None, None] + both[1]).reshape(len(there), -1)
-        factors, good = band.factored(self.coupled.hessian(there, modes)[2])
-        halves = np.where(good, -0.5 * band.log_determinants(factors), np.nan).reshape(count, 2, size)
+        layout = self.coupled.pattern.layout
+        factors, good = layout.factored(self.coupled.hessian(there, modes)[2])
+        halves = np.where(good, -0.5 * layout.log_determinants(factors), np.nan).reshape(count, 2, size)
         change = (halves[:, 0] - halves[:, 1]) / (2 * unit[..., 0])
         return given.values, given.slope + np.where(given.fine[:, None], change, 0.0)

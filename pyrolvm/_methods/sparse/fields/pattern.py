@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import scipy
 from numpy.typing import NDArray
 
 from pyrolvm._methods.sparse.blocks import differ
+from pyrolvm._methods.sparse.fields.band import Band
+from pyrolvm._methods.sparse.fields.layout import Layout
 
-__all__ = ["Pattern", "find_pattern", "met_elsewhere", "shared_unknowns"]
+__all__ = ["Pattern", "clustered", "find_pattern", "met_elsewhere", "shared_unknowns"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -50,43 +51,24 @@ MOVE = 0.1, 0.4
 
 @dataclass(frozen=True)
 class Pattern:
-    """Unknowns whose Hessian given the shared ones is zero but near its diagonal.
+    """Unknowns of which most do not meet each other given the shared ones.
 
     Attributes:
         size: how many unknowns there are.
         shared: the places of those that are shared, shape ``(K,)``.
-        local: of the others, in an order in which those that meet are near each other, shape ``(m,)``.
-        rows: the numbers of pairs that meet, in that order, the larger one, each with itself among them.
-        columns: the smaller ones.
-        colour: of each, such that no unknown meets two of a colour, shape ``(m,)``.
+        local: of the others, in the order of the layout, shape ``(m,)``.
+        layout: which of these meet.
     """
 
     size: int
     shared: Index
     local: Index
-    rows: Index
-    columns: Index
-    colour: Index
+    layout: Layout
 
     @property
     def count(self) -> int:
         """How many unknowns are not shared."""
         return len(self.local)
-
-    @property
-    def colours(self) -> int:
-        """How many colours."""
-        return int(self.colour.max()) + 1
-
-    @cached_property
-    def bandwidth(self) -> int:
-        """How far apart two that meet are at most."""
-        return int((self.rows - self.columns).max())
-
-    @cached_property
-    def offsets(self) -> list[int]:
-        """How far apart two that meet are."""
-        return [int(gap) for gap in np.unique(self.rows - self.columns)]
 
     def assembled(self, shared: Array, local: Array) -> Array:
         """Vectors of all unknowns, shape ``(D, n)``."""
@@ -126,15 +108,30 @@ def find_pattern(slopes: Slopes, shared: Flags, seed: int) -> Pattern | None:
     meets = _pairs(trial, local)
     if meets is None:
         return None
-    if not shared.any():  # something must be weighed
-        shared[local[-1]] = True
-        local, meets = local[:-1], meets[:-1, :-1]
     order = _order(meets)
     meets = scipy.sparse.csr_array(meets[order][:, order])
     rows, columns = (found.astype(np.int64) for found in scipy.sparse.tril(meets).nonzero())
     if (rows - columns).max() > WIDEST:
         return None
-    return Pattern(size, np.flatnonzero(shared), local[order], rows, columns, _colours(meets))
+    layout = Band(len(local), rows, columns, _colours(meets))
+    return Pattern(size, np.flatnonzero(shared), local[order], layout)
+
+
+def clustered(slopes: Slopes, size: int, core: Index, seed: int) -> Index:
+    """The cluster that each of some unknowns belongs to: those that meet, directly or by others of them, given all else.
+
+    Args:
+        slopes: gradients.
+        size: how many unknowns there are.
+        core: the places of some.
+        seed: of the points where it is tried.
+    """
+    if not len(core):
+        return core
+    hit = _Trial.of(slopes, size, seed).changed([core[k : k + 1] for k in range(len(core))])[:, core]
+    return np.asarray(scipy.sparse.csgraph.connected_components(scipy.sparse.csr_array(hit), directed=False)[1]).astype(
+        np.int64
+    )
 
 
 @dataclass(frozen=True)
@@ -253,12 +250,11 @@ def met_elsewhere(pattern: Pattern, slopes: Slopes, point: Array, seed: int) -> 
     random = np.random.default_rng([seed, 82])
     before, worst = slopes(point[None])[0], 0.0
     count = pattern.count
-    lower = scipy.sparse.csr_array((np.ones(len(pattern.rows)), (pattern.rows, pattern.columns)), shape=(count, count))
-    for share in (0.5, 0.05, 0.01):
-        moved = random.random(count) < share
+    for share, window in product((0.5, 0.05, 0.01), pattern.layout.windows()):
+        moved = (random.random(count) < share) & (window >= 0)
         there = point.copy()
         there[pattern.local[moved]] += random.uniform(*MOVE, int(moved.sum()))
-        met = (lower @ moved + lower.T @ moved) > 0
-        gap = np.abs(slopes(there[None])[0] - before)[pattern.local[~met]]
-        worst = max(worst, float(np.max(gap / (1 + np.abs(before[pattern.local[~met]])), initial=0.0)))
+        still = pattern.local[~pattern.layout.met(moved)]
+        gap = np.abs(slopes(there[None])[0] - before)[still]
+        worst = max(worst, float(np.max(gap / (1 + np.abs(before[still])), initial=0.0)))
     return worst

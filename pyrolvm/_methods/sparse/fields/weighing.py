@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pyrolvm._methods.sparse.fields.annealing import Annealed, Annealing
+from pyrolvm._base import budget
+from pyrolvm._base.importance import weigh
+from pyrolvm._methods.sparse.fields.annealing import TRIED, Annealed, Annealing
 from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
-from pyrolvm._methods.sparse.pool import Pool, held, weigh_shared
+from pyrolvm._methods.sparse.pool import POOR, TRIALS, Pool, held, weigh_shared
 from pyrolvm.family.importance import refitted, resample
 from pyrolvm.family.student import Student
 
 __all__ = ["FieldDraws", "weigh_field"]
 
 Array = NDArray[np.float64]
+
+FIRST, MOST_ALONE = 512, 8_192
+"""Draws at first, and at most, where nothing is shared."""
 
 PILOT, MOST = 300.0, 1_024
 """Effective draws of the shared unknowns by Laplace's approximation, to which the first proposal is fitted; and draws at most."""
@@ -62,15 +67,35 @@ def weigh_field(marginal: FieldMarginal, start: Student, *, seed: int, enough: f
         seed: makes it repeatable.
         enough: effective draws at which no more are taken.
     """
+    if not marginal.size:
+        annealing = Annealing.of(marginal, np.zeros((TRIED, 0)), seed)
+        density = _Recorded(annealing, seed)
+        return _together(density, _alone(density, start, enough))
     rough = weigh_shared(
         lambda points: (marginal.values(points), None), start, seed=seed, enough=min(enough, PILOT), most=MOST
     )
     annealing = Annealing.of(marginal, rough.points[resample(rough.weights, len(rough.points), seed)], seed)
     family = refitted(rough.family, held(rough)) if rough.figures.ess > len(start.means[0]) + 2 else start
     density = _Recorded(annealing, seed)
-    pool = weigh_shared(density, family, seed=seed + 1, enough=enough)
+    return _together(density, weigh_shared(density, family, seed=seed + 1, enough=enough))
+
+
+def _alone(density: _Recorded, start: Student, enough: float) -> Pool:
+    """Draws where nothing is shared: each has its weight from the annealing alone."""
+    values = np.zeros(0)
+    while True:
+        more = density(np.zeros((max(FIRST, len(values)), 0)))[0]
+        values = np.concatenate([values, more])
+        figures, weights = weigh(values)
+        poor = len(values) >= TRIALS and figures.ess < POOR * len(values)
+        if (figures.ess >= enough and figures.reliable) or poor or len(values) >= MOST_ALONE or budget.spent():
+            points, log_q = np.zeros((len(values), 0)), np.zeros(len(values))
+            return Pool(points, values, weights, log_q, figures, None, len(density.kept), values, start)
+
+
+def _together(density: _Recorded, pool: Pool) -> FieldDraws:
     counts = np.array([len(one.values) for one in density.kept])
     taken = np.sum([one.taken * count for one, count in zip(density.kept, counts, strict=True)], axis=0) / counts.sum()
     drift = np.concatenate([one.drift for one in density.kept])[np.isfinite(pool.log_p)]
     local = np.concatenate([one.local for one in density.kept])
-    return FieldDraws(pool, local, annealing, taken, float(drift.max(initial=0.0)))
+    return FieldDraws(pool, local, density.annealing, taken, float(drift.max(initial=0.0)))

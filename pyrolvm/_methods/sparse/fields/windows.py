@@ -18,13 +18,10 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-SHORTEST = 48
-"""Unknowns of a window at least; and the bandwidth."""
-
 
 @dataclass(frozen=True)
 class Windows:
-    """Every other window of the coupled unknowns.
+    """Windows that do not meet each other given the rest.
 
     Attributes:
         window: the number of each unknown's, ``-1`` outside, shape ``(m,)``.
@@ -59,27 +56,10 @@ class Windows:
         """The sum over each window's parts, as a matrix ``(W, P)``."""
         return _sums(self.part, self.count)
 
-    def within(self, bands: Array) -> Array:
-        """Matrices ``(D, m, b + 1)`` of the windows' unknowns alone, with ones on the diagonal for the others."""
-        found, last = np.zeros_like(bands), np.full(bands.shape[-1], -1)
-        wide = np.concatenate([self.window, last])
-        for gap in range(bands.shape[-1]):
-            same = (self.window >= 0) & (self.window == wide[gap : gap + len(self.window)])
-            found[:, same, gap] = bands[:, same, gap]
-        found[:, ~self.inside, 0] = 1.0
-        return found
-
 
 def windows(coupled: Coupled, seed: int) -> list[Windows]:
-    """The windows with even numbers and those with odd ones, of all coupled unknowns."""
-    pattern = coupled.pattern
-    length = max(SHORTEST, pattern.bandwidth)
-    number = np.minimum(np.arange(pattern.count) // length, max(pattern.count // length - 1, 0))
-    found = []
-    for parity in range(min(2, int(number.max()) + 1)):
-        window = np.where(number % 2 == parity, number // 2, -1)
-        found.append(Windows(window, _met(coupled, window, seed)))
-    return found
+    """The windows of all coupled unknowns, in lists of some that do not meet each other given the rest."""
+    return [Windows(window, _met(coupled, window, seed)) for window in coupled.pattern.layout.windows()]
 
 
 def _met(coupled: Coupled, window: Index, seed: int) -> Index:
