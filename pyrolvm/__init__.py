@@ -78,6 +78,7 @@ _HOME = {
     "problem": "family.registry",
     "problems": "family.registry",
     "relax": "_methods.fit.objectives.relaxed",
+    "sample": "_methods.kernels",
     "simulate": "_check.discrepancy",
     "smc": "_methods.smc",
     "sparse": "_methods.sparse",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from pyrolvm._methods.fit.objectives.report import Estimators as Estimators
     from pyrolvm._methods.fit.objectives.report import estimators as estimators
     from pyrolvm._methods.infer import infer as infer
+    from pyrolvm._methods.kernels import sample as sample
     from pyrolvm._methods.nuts import nuts as nuts
     from pyrolvm._methods.smc import Particles as Particles
     from pyrolvm._methods.smc import smc as smc

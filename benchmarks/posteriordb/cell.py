@@ -33,6 +33,9 @@ HARD = "hard/"
 PYRO, CAPTURED = "pyro:", "captured:"
 """What the names of stock Pyro's guides begin with: run by Pyro, or step for step the same by pyrolvm's engines."""
 
+SAMPLE = "sample:"
+"""What the names of the kernels of ``lvm.sample`` begin with."""
+
 INFER = {"infer-vi": {"methods": "vi"}, "infer": {}}
 """Options of ``lvm.infer`` by method."""
 
@@ -61,7 +64,8 @@ def check_method(name: str) -> str:
     from .stock import GUIDES
 
     stock = [kind + guide for kind in (PYRO, CAPTURED) for guide in GUIDES]
-    known = [*INFER, "nuts", *lvm.guides(), *stock]
+    kernels = [SAMPLE + kernel for kernel in ("mams", "mclmc", "chees", "meads", "barker")]
+    known = [*INFER, "nuts", *kernels, *lvm.guides(), *stock]
     if name not in known:
         raise ValueError(f"there is no method {name!r}. Fix: use one of {', '.join(known)}.")
     return name
@@ -170,15 +174,18 @@ def _call(method: str) -> tuple[Callable[..., Any], dict[str, Any]]:
         if not hasattr(lvm, "infer"):
             raise NotImplementedError("this pyrolvm has no lvm.infer")
         return lvm.infer, dict(INFER[method])
+    if method.startswith(SAMPLE):
+        return lvm.sample, {"kernel": method.removeprefix(SAMPLE)}
     return (lvm.nuts, {}) if method == "nuts" else (lvm.fit, {"guide": method})
 
 
 def _evaluations(stats: Any) -> int | None:
-    """Evaluations of the density: as the result says, or the leapfrog steps of chains."""
+    """Evaluations of the density: as the result says, or the gradients of chains, with warmup and the frame's."""
     if "evaluations" in stats.attrs:
         return int(stats.attrs["evaluations"])
     if "n_steps" in stats and "warmup_steps" in stats.attrs:
-        return int(stats["n_steps"].sum()) + int(stats.attrs["warmup_steps"])
+        before = int(stats.attrs["warmup_steps"]) + int(stats.attrs.get("frame_evaluations", 0))
+        return int(stats["n_steps"].sum()) + before
     return None
 
 

@@ -5,7 +5,8 @@
     python benchmarks/posteriordb/run.py --method infer-vi --only hard
     python benchmarks/posteriordb/run.py --method infer-vi --quick
 
-Methods: ``infer-vi`` and ``infer`` (``lvm.infer`` without and with NUTS), ``nuts`` (``lvm.nuts``), a registered guide (``lvm.fit``),
+Methods: ``infer-vi`` and ``infer`` (``lvm.infer`` without and with NUTS), ``nuts`` (``lvm.nuts``), ``sample:mams`` and the other
+kernels of ``lvm.sample``, a registered guide (``lvm.fit``),
 and ``pyro:AutoNormal``, ``pyro:AutoMultivariateNormal``, ``pyro:AutoIAFNormal`` (stock Pyro with Adam); with ``captured:`` in place
 of ``pyro:``, the same guides and steps by pyrolvm's engines, for accuracy without the wait. All else is default.
 """

@@ -11,7 +11,7 @@ from pyrolvm._cli.runs import choose_folder, kept
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
 from pyrolvm._cli.words import plain_words
-from pyrolvm._methods.table import by_name, method
+from pyrolvm._methods.table import by_name, of_command
 
 __all__ = ["given", "ladder", "outcome", "run", "show"]
 
@@ -23,7 +23,7 @@ def given(args: argparse.Namespace, words: tuple[str, ...]) -> dict[str, Any]:
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs a method; returns 1 where the verdict is ``failed``."""
-    row = method(args.command)
+    row = of_command(args.command)
     label = (args.guide or "auto") if row.guided else row.name
     folder = choose_folder(args, f"{target_name(args.target)}-{label}")
     guide = (load_guide(label),) if row.guided else ()

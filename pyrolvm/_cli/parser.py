@@ -119,7 +119,11 @@ def _add_method(commands: Commands, row: Method) -> None:
     guide = _GUIDE if row.guided else ""
     examples = "".join(f"  {line}\n" for line in row.examples)
     parser = _command(
-        commands, row.name, "inference", row.does, f"{_TARGET}\n{_DATA}\n{guide}\nexamples:\n{examples}\n{_CODES}"
+        commands,
+        row.command or row.name,
+        "inference",
+        row.does,
+        f"{_TARGET}\n{_DATA}\n{guide}\nexamples:\n{examples}\n{_CODES}",
     )
     _add_problem(parser)
     if row.guided:

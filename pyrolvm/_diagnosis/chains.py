@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyrolvm._base.numerics import array_stats
+from pyrolvm._base.numerics import Array, array_stats
 from pyrolvm._base.verdict import Reason
 from pyrolvm._base.wording import told
 from pyrolvm._results.moments import cheap_screen, is_constant
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["RHAT_FAILED", "judge_mixing", "judge_never_moved", "judge_sampler", "mixing_table", "worst_first"]
+__all__ = [
+    "RHAT_FAILED",
+    "judge_mixing",
+    "judge_never_moved",
+    "judge_sampler",
+    "mixing_table",
+    "superchains",
+    "worst_first",
+]
 
 RHAT_DOUBTFUL, RHAT_FAILED = 1.01, 1.1
 ESS_DOUBTFUL, ESS_FAILED = 100, 10
@@ -46,7 +54,8 @@ def mixing_table(data: xr.DataTree, limit: int) -> tuple[pd.DataFrame, int]:
         limit: how many quantities to examine closely, worst first.
 
     Returns:
-        A table as :func:`~pyrolvm._results.tables.chain_rows` makes it, and the number of quantities left out.
+        A table as :func:`~pyrolvm._results.tables.chain_rows` makes it, and the number of quantities left out. Of chains that
+        start in groups, ``rhat`` is the nested one.
     """
     import pandas as pd
 
@@ -55,8 +64,59 @@ def mixing_table(data: xr.DataTree, limit: int) -> tuple[pd.DataFrame, int]:
     if density is not None:
         parts.append(Block("lp", ["lp"], density[:, :, None].astype(np.float64), False))
     parts, left_out = worst_first(parts, limit)
+    groups = superchains(data)
     tables = [chain_rows(part) for part in parts]
+    if groups:
+        for part, table in zip(parts, tables, strict=True):
+            table["rhat"] = np.where(table["state"] == "moving", nested_rhat(part.draws, groups), np.nan)
     return (pd.concat(tables) if tables else pd.DataFrame()), left_out
+
+
+def superchains(data: xr.DataTree) -> int:
+    """How many groups of several chains started at the same point; 0 where each chain had its own start."""
+    groups = int(data["sample_stats"].attrs.get("superchains", 0)) if "sample_stats" in data.children else 0
+    chains = data["sample_stats"].sizes["chain"] if groups else 0
+    return groups if 1 < groups < chains and chains % groups == 0 else 0
+
+
+def nested_rhat(draws: Array, groups: int) -> Array:
+    """Nested R-hat of many short chains: whether groups of chains, each from its own start, have the same mean.
+
+    Draws of one chain need not forget each other for it, since a group has many chains: what its mean does not forget is its start.
+    As for long chains, draws are ranked and made normal, and their distances from the median are looked at too.
+
+    Args:
+        draws: of shape ``(chains, draws, n)``, group after group.
+        groups: how many groups.
+
+    Returns:
+        The larger of the two, of shape ``(n,)``.
+
+    References:
+        Margossian et al. (2021), "Nested R-hat", https://arxiv.org/abs/2110.13017
+    """
+    folded = np.abs(draws - np.median(draws, axis=(0, 1)))
+    return np.maximum(_between(_normal_ranks(draws), groups), _between(_normal_ranks(folded), groups))
+
+
+def _normal_ranks(draws: Array) -> Array:
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    ranks = rankdata(draws.reshape(-1, draws.shape[-1]), axis=0).reshape(draws.shape)
+    found: Array = ndtri((ranks - 0.375) / (draws.shape[0] * draws.shape[1] + 0.25))
+    return found
+
+
+def _between(draws: Array, groups: int) -> Array:
+    """The root of 1 + B / W, with B the variance of the groups' means and W the variance in a group, between its chains and within."""
+    chains = draws.reshape(groups, -1, *draws.shape[1:])
+    means = chains.mean(axis=2)
+    between = means.mean(axis=1).var(axis=0, ddof=1)
+    within = (means.var(axis=1, ddof=1) + chains.var(axis=2, ddof=1).mean(axis=1)).mean(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Array = np.sqrt(1 + between / within)
+    return found
 
 
 def _names(index: Any, at_most: int = 3) -> str:

@@ -17,7 +17,7 @@ from pyrolvm._base.numerics import Array
 from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._compat.notebooks import html
-from pyrolvm._diagnosis.chains import judge_mixing, judge_never_moved, judge_sampler, mixing_table
+from pyrolvm._diagnosis.chains import judge_mixing, judge_never_moved, judge_sampler, mixing_table, superchains
 from pyrolvm._diagnosis.collapse import collapse_steps, judge_collapse
 from pyrolvm._diagnosis.exactness import exact_figures, judge_exact
 from pyrolvm._diagnosis.likelihood import is_likelihood, judge_likelihood, likelihood_figures, likelihood_steps
@@ -381,7 +381,7 @@ def _diagnose_chains(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     chains, draws = sizes["chain"], sizes["draw"]
     table, left_out = mixing_table(data, limit)
     reasons = [
-        *judge_mixing(table, chains, draws),
+        *judge_mixing(table, superchains(data) or chains, draws),
         *judge_never_moved(data),
         *judge_sampler(data),
         *judge_left_out(data),

@@ -8,11 +8,31 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pyrolvm._base.errors import ArgumentError, PyrolvmWarning
+from pyrolvm._base.errors import ArgumentError, ProblemError, PyrolvmWarning
 from pyrolvm._program.problem import Problem
-from pyrolvm._results import Posterior
+from pyrolvm._results import Fit, Posterior
 
-__all__ = ["held_parameters", "warn_of_subsamples"]
+__all__ = ["check_has_posterior", "held_parameters", "warn_of_subsamples"]
+
+
+def check_has_posterior(problem: Problem, init: object, sampler: str) -> None:
+    """Refuses what a sampler of continuous latents cannot do, in whose name it speaks.
+
+    Raises:
+        ProblemError: if there is nothing continuous to sample, or a parameter without a prior and without a fit.
+    """
+    if not problem.continuous:
+        method = "lvm.fit, which learns its parameters by maximum likelihood" if problem.parameters else "lvm.exact"
+        method = method if problem.latents or problem.parameters else "lvm.fit"
+        raise ProblemError(
+            f"{problem.name} has no continuous latent site, so there is nothing for {sampler} to sample. "
+            f"Fix: use {method}, or give its unknowns priors."
+        )
+    if problem.parameters and not isinstance(init, Fit):
+        raise ProblemError(
+            f"{problem.name} has learnable parameters without priors ({', '.join(list(problem.parameters)[:3])}, ...), which {sampler} "
+            "does not sample. Fix: give them priors with pyro.sample, or pass init=fit to hold them at fitted values."
+        )
 
 
 def held_parameters(problem: Problem, params: Posterior | Mapping[str, Tensor] | None) -> dict[str, Tensor]:

@@ -21,7 +21,17 @@ from pyrolvm._methods.options import Option, options_of
 if TYPE_CHECKING:
     from pyrolvm._results import Posterior
 
-__all__ = ["METHODS", "REGISTERED", "Method", "by_name", "method", "methods", "result_type", "without_guide"]
+__all__ = [
+    "METHODS",
+    "REGISTERED",
+    "Method",
+    "by_name",
+    "method",
+    "methods",
+    "of_command",
+    "result_type",
+    "without_guide",
+]
 
 
 class Method(NamedTuple):
@@ -36,6 +46,7 @@ class Method(NamedTuple):
         examples: lines that show its command.
         guided: whether its second argument is a guide. There is one such method; the others are asked for by their names.
         rung: whether :func:`pyrolvm.infer` tries it by itself after NUTS, where no method before could be trusted.
+        command: the word of its command, where something else has its name there.
     """
 
     name: str
@@ -45,6 +56,7 @@ class Method(NamedTuple):
     examples: tuple[str, ...] = ()
     guided: bool = False
     rung: bool = False
+    command: str = ""
 
     @property
     def call(self) -> Callable[..., Any]:
@@ -108,6 +120,17 @@ _ROWS = (
             "pyrolvm nuts eight_schools --chains 4 --draws 2000 --target-accept 0.95",
             "pyrolvm nuts my_model.py:model --data data.csv --out runs/nuts",
         ),
+    ),
+    Method(
+        "sample",
+        "pyrolvm._methods.kernels.inference:sample",
+        "pyrolvm._results:Chains",
+        "Draw by one of BlackJAX's kernels, many short chains side by side.",
+        (
+            "pyrolvm mcmc eight_schools --kernel mams --chains 64",
+            "pyrolvm mcmc my_model.py:model --data data.csv --kernel chees --out runs/chees",
+        ),
+        command="mcmc",
     ),
     Method(
         "smc",
@@ -193,6 +216,15 @@ def method(name: str) -> Method:
         PluginError: if it cannot be imported or is no :class:`Method`.
     """
     return METHODS[name] if name in METHODS else replaced(REGISTERED.named(name, *METHODS), name=name)
+
+
+def of_command(word: str) -> Method:
+    """The row whose command has that word, which there is.
+
+    Raises:
+        PluginError: if it cannot be imported or is no :class:`Method`.
+    """
+    return next((row for row in METHODS.values() if row.command == word), None) or method(word)
 
 
 def result_type(name: str) -> type[Posterior] | None:

@@ -61,6 +61,10 @@ CHANGES: dict[str, dict[str, Any]] = {
         "chains": 2, "warmup": 7, "draws": 11, "target_accept": 0.9, "max_tree_depth": 4, "init": {"mean": torch.tensor(0.3)},
         "dense_mass": False, "precondition": "none", "engine": "pyro", "kernel": "numpyro", "dtype": torch.float64, "seed": 1,
     },
+    "sample": {
+        "kernel": "chees", "chains": 32, "superchains": 4, "warmup": 90, "draws": 11, "init": {"mean": torch.tensor(0.3)},
+        "precondition": "none", "dtype": torch.float64, "seed": 1,
+    },
     "smc": {
         "particles": 400, "islands": 2, "start": "posterior", "ess": 0.6, "forget": 0.3, "max_moves": 9,
         "params": {"scale": torch.tensor(0.1)}, "dtype": torch.float64, "seed": 1,

@@ -15,9 +15,7 @@ from pyrolvm import _runs as runs
 from pyrolvm._base import budget
 from pyrolvm._base.errors import (
     ArgumentError,
-    CaptureError,
     FitError,
-    ProblemError,
     checked_seed,
     positive_int,
     unknown_name,
@@ -26,12 +24,12 @@ from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._base.machine import require_memory
 from pyrolvm._base.progress import Progress, shown
-from pyrolvm._methods.arguments import warn_of_subsamples
+from pyrolvm._methods.arguments import check_has_posterior, warn_of_subsamples
 from pyrolvm._methods.modes import left_out, unlike
 from pyrolvm._methods.nuts import engines
 from pyrolvm._methods.nuts.base import Raw, Settings
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
-from pyrolvm._methods.nuts.starts import find_starts, moments
+from pyrolvm._methods.nuts.starts import find_starts, frame_engine, moments, sampling_frame
 from pyrolvm._program.density import Joint, constrained, with_digits
 from pyrolvm._program.density.target import Target
 from pyrolvm._program.problem import Problem, check_problem
@@ -39,7 +37,6 @@ from pyrolvm._program.steady import check_steady_model
 from pyrolvm._results import Chains, Fit, store
 from pyrolvm._results.afresh import check_afresh
 from pyrolvm._results.build import chains_tree
-from pyrolvm.family import Frame, find_frame, frame_pays
 
 __all__ = ["nuts"]
 
@@ -154,11 +151,11 @@ def nuts(
     _check_accept(target_accept)
     if precondition not in PRECONDITIONS:
         raise unknown_name("precondition", str(precondition), PRECONDITIONS)
-    _check_problem(problem, init)
+    check_has_posterior(problem, init, "NUTS")
     warn_of_subsamples(problem, "NUTS on subsamples does not target the posterior")
     problem = problem.to(dtype=dtype, device=None if str(device) == "auto" else device)
     problem = problem if dtype is not None else with_digits(problem)
-    _check_memory(problem, chains, draws, dense_mass)
+    check_chains_fit(problem, chains, draws, dense_mass)
 
     accept = ACCEPTS[0] if isinstance(target_accept, str) else float(target_accept)
 
@@ -170,7 +167,7 @@ def nuts(
             engine=engine, kernel=kernel, seed=seed, progress=progress,
         )  # fmt: skip
 
-    return cast("Chains", store.keep(asked, nuts, given, work, problem, kind="Chains", init=_described(init)))
+    return cast("Chains", store.keep(asked, nuts, given, work, problem, kind="Chains", init=described(init)))
 
 
 def _check_accept(target_accept: Any) -> None:
@@ -187,7 +184,7 @@ def _check_accept(target_accept: Any) -> None:
         )
 
 
-def _check_memory(problem: Problem, chains: int, draws: int, dense_mass: bool | str) -> None:
+def check_chains_fit(problem: Problem, chains: int, draws: int, dense_mass: bool | str = False) -> None:
     """Refuses more draws, or a larger mass matrix, than there is room for.
 
     Raises:
@@ -207,7 +204,7 @@ def _check_memory(problem: Problem, chains: int, draws: int, dense_mass: bool | 
         )
 
 
-def _described(init: object) -> object:
+def described(init: object) -> object:
     """What chains start from, as a run's identity holds it."""
     return {"fit": init.seed, **init.params} if isinstance(init, Fit) else init
 
@@ -232,7 +229,9 @@ def _run(
     check_steady_model(problem)
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(chains)]
     with problem.session(seed=seed, params=params):
-        frame, coordinates = _frame(problem, precondition, engine, seed)
+        frame, coordinates = sampling_frame(
+            problem, "none" if (precondition, engine) == ("auto", "pyro") else precondition, seed
+        )
         joint = Joint(problem) if frame is None else frame.target.joint
         starts = find_starts(joint, init, chains, seed, frame)
         mean, covariance, dense = moments(joint, init, dense_mass, frame)
@@ -278,7 +277,9 @@ def _run(
         attrs = {
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
             "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": settings.target_accept, "dense_mass": int(dense),
-            "sampled_in": coordinates, "frame_engine": _frame_engine(frame), "interrupted": int(raw.interrupted and not budget.spent()),
+            "sampled_in": coordinates, "frame_engine": frame_engine(frame),
+            "frame_evaluations": 0 if target is None else target.evaluations,
+            "interrupted": int(raw.interrupted and not budget.spent()),
             "draws_asked": draws, "effort": _effort(raw, target, problem, settings),
             "sampling_time": sampled - set_up - compiling,
             **({"divergences_before": ", ".join(before)} if before else {}),
@@ -315,39 +316,3 @@ def _effort(raw: Raw, target: Target | None, problem: Problem, settings: Setting
     size = problem.unconstrained_size
     each = NUMBER * (size + sum(site.numel for site in problem.observed)) if target is None else target.each.of(1)
     return steps * (each + (UNKNOWN * size**2 if settings.dense else 0.0))
-
-
-def _frame(problem: Problem, precondition: str, engine: str, seed: int) -> tuple[Frame | None, str]:
-    """The frame to sample in, if any, and what the coordinates are, or why they are the plain ones."""
-    if precondition == "none" or (precondition == "auto" and engine == "pyro"):
-        return None, "unconstrained"
-    if precondition == "auto" and not frame_pays(problem):
-        return None, "unconstrained: too many unknowns or data for a frame"
-    try:
-        return find_frame(problem, seed=seed), "frame"
-    except (CaptureError, FitError) as error:
-        if precondition == "frame":
-            raise
-        return None, f"unconstrained: {error}"
-
-
-def _frame_engine(frame: Frame | None) -> str:
-    """What the density of the frame ran on, and why not on a faster engine."""
-    if frame is None:
-        return ""
-    return f"{frame.target.engine}: {frame.target.reason}".removesuffix(": ")
-
-
-def _check_problem(problem: Problem, init: object) -> None:
-    if not problem.continuous:
-        method = "lvm.fit, which learns its parameters by maximum likelihood" if problem.parameters else "lvm.exact"
-        method = method if problem.latents or problem.parameters else "lvm.fit"
-        raise ProblemError(
-            f"{problem.name} has no continuous latent site, so there is nothing for NUTS to sample. "
-            f"Fix: use {method}, or give its unknowns priors."
-        )
-    if problem.parameters and not isinstance(init, Fit):
-        raise ProblemError(
-            f"{problem.name} has learnable parameters without priors ({', '.join(list(problem.parameters)[:3])}, ...), which NUTS "
-            "does not sample. Fix: give them priors with pyro.sample, or pass init=fit to hold them at fitted values."
-        )

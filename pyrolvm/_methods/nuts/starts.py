@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrolvm._base.errors import ArgumentError
+from pyrolvm._base.errors import ArgumentError, CaptureError, FitError
 from pyrolvm._program.density import Joint, constrained, flattened
 from pyrolvm._program.density.target import nowhere_finite
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._results import Fit
-from pyrolvm.family import Frame
+from pyrolvm.family import Frame, find_frame, frame_pays
 
-__all__ = ["find_starts", "moments"]
+__all__ = ["find_starts", "frame_engine", "moments", "sampling_frame"]
 
 TRIES = 100
 
@@ -175,3 +175,24 @@ def _value(problem: Problem, name: str, given: object) -> Tensor:
             f"init for site {name!r} lies outside its support {site.support}. Fix: give a value inside it."
         )
     return value
+
+
+def sampling_frame(problem: Problem, precondition: str, seed: int) -> tuple[Frame | None, str]:
+    """The frame to sample in, if any, and what the coordinates are, or why they are the plain ones."""
+    if precondition == "none":
+        return None, "unconstrained"
+    if precondition == "auto" and not frame_pays(problem):
+        return None, "unconstrained: too many unknowns or data for a frame"
+    try:
+        return find_frame(problem, seed=seed), "frame"
+    except (CaptureError, FitError) as error:
+        if precondition == "frame":
+            raise
+        return None, f"unconstrained: {error}"
+
+
+def frame_engine(frame: Frame | None) -> str:
+    """What the density of the frame ran on, and why not on a faster engine."""
+    if frame is None:
+        return ""
+    return f"{frame.target.engine}: {frame.target.reason}".removesuffix(": ")
