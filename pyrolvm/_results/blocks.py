@@ -1,25 +1,27 @@
-"""Latents that rows have of their own, or share with few others: members that are independent given the rest.
-
-Which row belongs to which member is found by trying the program: the members whose numbers have a binary digit are moved, and the rows
-whose density changes have that digit too, so that it does not matter how the program is written.
-"""
+"""Latents that rows have of their own, or share with few others: members that are independent given the rest, found by trying."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._program.density import Joint
+from pyrolvm._program.density.dependence import NONE, SEVERAL, met_by
 from pyrolvm._program.sites import Site
 
 __all__ = ["Members", "members_of"]
 
-MOVE = 0.37
-"""How far latents are moved on the real line."""
+RANDOM = 73
+"""The seed of what latents are moved by."""
+
+OWN = "own"
+"""The name of what members' latents have for themselves, as parts."""
 
 Parts = Mapping[str, Tensor]
 
@@ -121,37 +123,27 @@ def _tried(joint: Joint, flat: Tensor, parts: Parts, axes: dict[str, int]) -> Me
         return None
     observed = [site.name for site in joint.problem.observed if f"density/{site.name}" in parts]
     found = Members(tuple(axes), places, theirs, {name: torch.zeros(0, dtype=torch.long) for name in observed})
-    before, own = found.seen(joint, parts), found.own(parts)
-    sides: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in observed}
-    numbers = torch.arange(count, device=flat.device)
-    for digit in range(max(1, (count - 1).bit_length())):
-        here = (numbers >> digit & 1).bool()
-        changed: list[dict[str, Tensor]] = []
-        for moved in (here, ~here):
-            new = flat.index_add(
-                0, places[moved].reshape(-1), flat.new_full((int(moved.sum()) * places.shape[1],), MOVE)
-            )
-            there = joint.elements(new)
-            if any(not torch.equal(parts[key], there[key]) for key in found.others(parts)):
-                return None
-            if not torch.equal(own[~moved], found.own(there)[~moved]):
-                return None
-            after = found.seen(joint, there)
-            changed.append({name: after[name] != before[name] for name in observed})
-        for name in observed:
-            if bool((changed[0][name] & changed[1][name]).any()):
-                return None  # a row of several members
-            sides[name].append((changed[0][name], changed[0][name] | changed[1][name]))
-    rows = {}
-    for name, told in sides.items():
-        any_side = torch.stack([either for _, either in told])
-        number = torch.stack([one.long() << digit for digit, (one, _) in enumerate(told)]).sum(0)
-        rows[name] = torch.where(any_side.all(0), number, torch.full_like(number, -1))
-        if bool((any_side.any(0) & ~any_side.all(0)).any()) or int(rows[name].max()) >= count:
-            return None
-    if all(bool((one < 0).all()) for one in rows.values()):
+
+    def told(point: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        there = joint.elements(torch.as_tensor(point).to(flat))
+        by_name = {OWN: found.own(there), **{f"row/{name}": term for name, term in found.seen(joint, there).items()}}
+        by_name |= {key: there[key] for key in found.others(there)}
+        return {name: term.double().cpu().numpy() for name, term in by_name.items()}
+
+    here = flat.double().cpu().numpy()
+    met = met_by(places.cpu().numpy(), told, [(here, told(here))], np.random.default_rng(RANDOM))
+    rows = {name: met.pop(f"row/{name}") for name in observed}
+    own = met.pop(OWN)
+    alone = bool(((own == NONE) | (own == np.arange(count))).all()) and all(
+        bool((one == NONE).all()) for one in met.values()
+    )
+    if not alone or any((one == SEVERAL).any() or one.max() >= count for one in rows.values()):
         return None
-    return Members(tuple(axes), places, theirs, rows)
+    if all(bool((one == NONE).all()) for one in rows.values()):
+        return None
+    return Members(
+        tuple(axes), places, theirs, {name: torch.as_tensor(one, device=flat.device) for name, one in rows.items()}
+    )
 
 
 def _places(joint: Joint, axes: Mapping[str, int]) -> Tensor | None:

@@ -1,10 +1,4 @@
-"""Which unknowns meet in which parts of a log density, found by trying: blocks that are independent given the rest.
-
-Parts of the density are evaluated at a point and again with some of a site's rows moved. With the rows numbered in binary, two
-evaluations for each digit (rows that have it, rows that have not) tell of every part at once which row it depends on: the digits that
-moved it. A part that both of a digit's evaluations have moved depends on several rows. So the pattern of a million rows takes forty
-evaluations, and it is that of the program as it runs, whatever it is written with.
-"""
+"""Unknowns in blocks that are independent given the rest, and blocks around these, found by trying."""
 
 from __future__ import annotations
 
@@ -16,10 +10,11 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from pyrolvm._program.density.dependence import MOVE, NONE, SEVERAL, Parts, met_by, places_of
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import Site
 
-__all__ = ["NONE", "SEVERAL", "Blocks", "differ", "find_blocks", "moved_elsewhere", "rows_met", "rows_of"]
+__all__ = ["Blocks", "find_blocks", "moved_elsewhere", "rows_of"]
 
 FEWEST = 8
 """Rows of a site from which on it is worth integrating out."""
@@ -27,24 +22,11 @@ FEWEST = 8
 WIDEST = 12
 """Unknowns of a block at most: what is integrated out of it grows with them."""
 
-MOVE = 0.1, 0.4
-"""How far unknowns are moved, on the real line: far enough to change every digit, near enough for densities to be finite."""
-
-PLACES = 2
-"""Points at which dependence is tried: at one it may be hidden by a bound or a zero."""
-
-ROUNDING = 1e-11
-"""By how much, of its size, a number changes by rounding."""
-
-NONE, SEVERAL = -1, -2
-"""In place of the number of the row that a part depends on."""
-
 INSIDE = ""
 """The name of blocks as parts of what is around them."""
 
 Index = NDArray[np.int64]
 Array = NDArray[np.float64]
-Parts = Callable[[Array], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -122,10 +104,10 @@ def find_blocks(problem: Problem, parts: Parts, *, seed: int = 0) -> Blocks:
         seed: of the points where dependence is tried.
     """
     random = np.random.default_rng([seed, 71])
-    points = [0.3 * random.normal(size=problem.unconstrained_size) for _ in range(PLACES)]
-    places = [(point, parts(point)) for point in points]
+    places = places_of(parts, problem.unconstrained_size, random)
     candidates = [rows for rows in _candidates(problem) if len(rows.places) >= FEWEST]
-    tried = sorted((_tried(rows, parts, places, random) for rows in candidates), key=lambda rows: -len(rows.places))
+    tried = [replace(rows, meets=met_by(rows.places, parts, places, random)) for rows in candidates]
+    tried.sort(key=lambda rows: -len(rows.places))
     return _layers(tried, problem.unconstrained_size, {name: np.shape(part) for name, part in places[0][1].items()})
 
 
@@ -222,78 +204,6 @@ def _candidates(problem: Problem) -> list[_Rows]:
 def rows_of(problem: Problem) -> list[Index]:
     """The places of each site's unknowns by row, shapes ``(R, width)``."""
     return [rows.places for rows in _candidates(problem)]
-
-
-def _tried(
-    rows: _Rows,
-    parts: Parts,
-    places: list[tuple[Array, dict[str, Array]]],
-    random: np.random.Generator,
-) -> _Rows:
-    """A site with the rows that parts depend on."""
-    return _Rows(rows.site, rows.places, _meets(rows.places, parts, places, random))
-
-
-def rows_met(rows: Index, parts: Callable[[Array], Array], size: int, seed: int) -> Index:
-    """The row of unknowns that each part of a density depends on, ``NONE`` or ``SEVERAL``.
-
-    Args:
-        rows: the places of each row's unknowns, shape ``(R, width)``; some may be there twice.
-        parts: the parts at a vector of unknowns.
-        size: how many unknowns there are.
-        seed: of the points where dependence is tried.
-    """
-    random = np.random.default_rng([seed, 77])
-    points = [0.3 * random.normal(size=size) for _ in range(PLACES)]
-    places = [(point, {INSIDE: parts(point)}) for point in points]
-    return _meets(rows, lambda point: {INSIDE: parts(point)}, places, random)[INSIDE]
-
-
-def _meets(
-    rows: Index,
-    parts: Parts,
-    places: list[tuple[Array, dict[str, Array]]],
-    random: np.random.Generator,
-) -> dict[str, Index]:
-    """The row that each part depends on, by name."""
-    count = len(rows)
-    digits = max(int(count - 1).bit_length(), 1)
-    number = np.arange(count)
-    # By part, the digits that rows which have them move it by, and those that rows which have them not do; of all points together,
-    # since a part may depend on one row here and on another there.
-    seen = {name: np.zeros((2, np.size(part)), dtype=np.int64) for name, part in places[0][1].items()}
-    for point, before in places:
-        for digit in range(digits):
-            half = (number >> digit) & 1 == 1
-            one, other = (_changed(parts, point, before, rows[which], random) for which in (half, ~half))
-            for name, numbers in seen.items():
-                numbers |= np.where(np.stack([one[name], other[name]]), 1 << digit, 0)
-    every = (1 << digits) - 1
-    return {
-        name: np.where(has ^ lacks == every, has, np.where(has | lacks == 0, NONE, SEVERAL))
-        for name, (has, lacks) in seen.items()
-    }
-
-
-def _changed(
-    parts: Parts,
-    point: Array,
-    before: Mapping[str, Array],
-    places: Index,
-    random: np.random.Generator,
-) -> dict[str, NDArray[np.bool_]]:
-    there = point.copy()
-    which = np.unique(places)
-    there[which] += random.uniform(*MOVE, len(which)) * random.choice([-1.0, 1.0], len(which))
-    after = parts(there)
-    return {name: differ(np.ravel(part), np.ravel(after[name])) for name, part in before.items()}
-
-
-def differ(before: Array, after: Array) -> NDArray[np.bool_]:
-    """Which numbers are not the same but for rounding: sums of differences, say, are not quite what they were."""
-    with np.errstate(invalid="ignore"):
-        close = np.abs(after - before) <= ROUNDING * (1 + np.abs(before))
-    return ~(close | (before == after) | (np.isnan(before) & np.isnan(after)))
 
 
 def _joined(chosen: list[_Rows], size: int, shapes: Mapping[str, tuple[int, ...]]) -> Blocks | None:

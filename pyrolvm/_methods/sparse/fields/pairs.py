@@ -14,8 +14,8 @@ import numpy as np
 import scipy  # its parts are imported when they are first used
 from numpy.typing import NDArray
 
-from pyrolvm._methods.sparse.blocks import SEVERAL, rows_met
 from pyrolvm._methods.sparse.fields.layout import Layout
+from pyrolvm._program.density.dependence import SEVERAL, rows_met
 
 __all__ = ["Pairs"]
 

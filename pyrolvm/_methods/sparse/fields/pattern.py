@@ -15,9 +15,9 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from pyrolvm._methods.sparse.blocks import differ
 from pyrolvm._methods.sparse.fields.band import Band
 from pyrolvm._methods.sparse.fields.layout import Layout
+from pyrolvm._program.density.dependence import differ
 
 __all__ = ["Pattern", "clustered", "find_pattern", "met_elsewhere", "shared_unknowns"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from pyrolvm._methods.sparse.blocks import SEVERAL, rows_met
 from pyrolvm._methods.sparse.fields.coupled import Coupled
+from pyrolvm._program.density.dependence import SEVERAL, rows_met
 
 __all__ = ["Windows", "windows"]
 
