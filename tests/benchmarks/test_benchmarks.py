@@ -117,3 +117,21 @@ def test_a_calibration_is_a_row_and_so_is_a_failure(
     assert good["status"] == "ok" and good["simulations"] == 3 and 0 < good["ks"] < 1
     assert "learnable parameters" in bad["status"]
     assert "eight_schools_noncentered" in capsys.readouterr().out
+
+
+def test_rows_of_scale_that_are_not_measured_now_stay_and_those_without_one_say_so(load: Any, tmp_path: Path) -> None:
+    scale = load("scale")
+    row = {"problem": "grid", "method": "infer", "status": "trusted"}
+    path = tmp_path / "scale.json"
+    path.write_text(json.dumps({"date": "2026-01-02", "revision": "abc", "rows": [row]}))
+    kept = scale.earlier(scale.common.argparse.Namespace(out=path, quick=False))
+    assert kept == {("grid", "infer"): {"date": "2026-01-02", "revision": "abc", **row}}
+    kept["grid", "numpyro"] = {**row, "method": "numpyro"}
+    found = scale.in_order(kept)
+    assert [one["problem"] for one in found if one["problem"] != "grid"] == [
+        name for name in scale.PROBLEMS if name != "grid"
+    ]
+    assert [one["method"] for one in found if one["problem"] == "grid"] == ["infer", "numpyro"]
+    assert all(one["status"] == "not measured" for one in found if one["problem"] != "grid")
+    path.write_text(json.dumps({"date": "2026-01-03", "revision": "def", "rows": found}))
+    assert scale.earlier(scale.common.argparse.Namespace(out=path, quick=False)).keys() == kept.keys()

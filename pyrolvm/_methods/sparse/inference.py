@@ -61,6 +61,9 @@ FEWEST_DRAWS, ROWS = 400, 200_000_000
 MOST_SHARED, MOST_ALONE, MOST_ALIKE = 500, 100, 60
 """Up to so many shared unknowns are weighed together; where there are no blocks; and where they need not be."""
 
+MOST_AGAIN = 20_000
+"""Unknowns up to which those in blocks that were not well drawn are integrated out together with what they share."""
+
 FEWER = 0.5
 """The share of the unknowns that blocks leave shared, of which so many may be where the others are coupled to neighbours."""
 
@@ -262,7 +265,7 @@ def _drawn(asked: _Asked) -> _Drawn:
         return first
     _check_shared(asked.joint.problem, asked.blocks)
     found = _in_blocks(asked)
-    if first is None and not _good(found) and asked.blocks.count:
+    if first is None and not _good(found) and asked.blocks.count and asked.blocks.size <= MOST_AGAIN:
         first = _with_core(asked)
     return first if first is not None and (_good(first) or found.pool.figures.khat > first.pool.figures.khat) else found
 

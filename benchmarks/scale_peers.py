@@ -1,0 +1,81 @@
+"""Problems of ``scale.py`` as programs in NumPyro, and its NUTS on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import common
+import numpy as np
+
+import pyrolvm as lvm
+
+NATIVE = "numpyro"
+"""The method that is a peer: a program in its own language."""
+
+
+def native_contraception(laws: Any, numpyro: Any, district: Any, urban: Any, x: Any, y: Any) -> Callable[..., None]:
+    """The program of :func:`contraception` in NumPyro."""
+
+    def model() -> None:
+        a = numpyro.sample("a", laws.Normal(0.0, 2.0))
+        b = numpyro.sample("b", laws.Normal(0.0, 1.0).expand([4]).to_event(1))
+        sd = numpyro.sample("sd", laws.HalfNormal(1.0).expand([2]).to_event(1))
+        factor = numpyro.sample("factor", laws.LKJCholesky(2, 2.0))
+        with numpyro.plate("districts", int(district.max()) + 1):
+            z = numpyro.sample("z", laws.Normal(0.0, 1.0).expand([2]).to_event(1))
+        line = z @ (sd[:, None] * factor).T
+        logits = a + x @ b + line[district, 0] + line[district, 1] * urban
+        numpyro.sample("y", laws.Bernoulli(logits=logits), obs=y)
+
+    return model
+
+
+def native_verb_agg(laws: Any, numpyro: Any, person: Any, item: Any, x: Any, y: Any) -> Callable[..., None]:
+    """The program of :func:`verb_agg` in NumPyro."""
+
+    def model() -> None:
+        a = numpyro.sample("a", laws.Normal(0.0, 2.0))
+        b = numpyro.sample("b", laws.Normal(0.0, 1.0).expand([2]).to_event(1))
+        tau = numpyro.sample("tau", laws.HalfNormal(1.5).expand([2]).to_event(1))
+        with numpyro.plate("persons", int(person.max()) + 1):
+            able = numpyro.sample("able", laws.Normal(0.0, tau[0]))
+        with numpyro.plate("items", int(item.max()) + 1):
+            easy = numpyro.sample("easy", laws.Normal(0.0, tau[1]))
+        numpyro.sample("y", laws.Bernoulli(logits=a + x @ b + able[person] + easy[item]), obs=y)
+
+    return model
+
+
+NATIVES: dict[str, Callable[..., Callable[..., None]]] = {
+    "contraception": native_contraception, "verb_agg": native_verb_agg,
+}  # fmt: skip
+
+
+def by_numpyro(name: str, problem: lvm.Problem, shared: list[str], seed: int) -> tuple[common.Row, dict[str, Any]]:
+    """Four chains of NumPyro's NUTS on its own program, and the moments of its globals."""
+    import jax
+    import numpyro
+    from numpyro.infer import MCMC, NUTS
+
+    row: common.Row = {"problem": name, "method": NATIVE, "unknowns": problem.unconstrained_size}
+    wall, cpu = time.perf_counter(), time.process_time()
+    with jax.enable_x64(True):
+        data = [np.asarray(value) for value in problem.args]
+        kernel = NUTS(NATIVES[name](numpyro.distributions, numpyro, *data))
+        chains = MCMC(
+            kernel, num_warmup=1_000, num_samples=1_000, num_chains=4, chain_method="sequential", progress_bar=False
+        )
+        chains.run(jax.random.PRNGKey(seed))
+        drawn = {
+            key: np.asarray(value) for key, value in chains.get_samples(group_by_chain=True).items() if key in shared
+        }
+    summary = numpyro.diagnostics.summary(drawn)
+    worst = {key: np.concatenate([np.ravel(one[key]) for one in summary.values()]) for key in ("n_eff", "r_hat")}
+    row |= {
+        "rows": max(site.numel for site in problem.observed), "seconds": time.perf_counter() - wall,
+        "cpu_seconds": time.process_time() - cpu, "ess": float(np.nanmin(worst["n_eff"])), "answer": "NUTS",
+        "status": f"R-hat {np.nanmax(worst['r_hat']):.3f}",
+    }  # fmt: skip
+    return row, {key: (value.mean((0, 1)), value.std((0, 1))) for key, value in drawn.items()}
