@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrolvm._base import runtime
+from pyrolvm._base import randomness, runtime
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._program import data
 from pyrolvm._program.batching import Batch, full_plates
+from pyrolvm._program.held import Held
 from pyrolvm._program.program import Program
 from pyrolvm._program.rows import minibatch_plate
 from pyrolvm._program.sites import Plate
 from pyrolvm._program.streaming import Passes, Source
 
-__all__ = ["Streamed"]
+__all__ = ["Streamed", "streamed_rows"]
+
+READ = 65_536
+"""Rows that are read at a time where some are chosen."""
 
 
 @dataclass
@@ -46,8 +52,9 @@ class Streamed:
         outside = next((site.name for site in problem.latents if chosen.name not in site.plates), None)
         if outside is not None:
             raise ArgumentError(
-                f"latent {outside!r} is of all {problem.stream.size:,} rows of the stream, of which the result sees one batch, so "
-                "its posterior could not be judged. Fix: take rows that fit in memory, with batch_size=, or make it a parameter."
+                f"latent {outside!r} is of all {problem.stream.size:,} rows of the stream, of which steps and result see one batch, so "
+                "its posterior could not be judged. Fix: leave all options but the seed to lvm.fit, which then passes over all rows "
+                "where unknowns are few and plain; take rows that fit in memory, with batch_size=; or make it a parameter."
             )
         return cls(problem, chosen, problem.stream)
 
@@ -82,3 +89,60 @@ class Streamed:
 
     def __iter__(self) -> Iterator[Batch]:
         return (self.batch(*tensors) for tensors in self.rows())
+
+
+@dataclass(frozen=True)
+class _Read:
+    """All rows of a stream, in the dtype of the problem, read in order.
+
+    Attributes:
+        problem: the problem.
+        source: where they come from.
+        columns: the stream's columns that are read.
+    """
+
+    problem: Program
+    source: Source
+    columns: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return self.source.size
+
+    def blocks(self, rows: int) -> Iterator[tuple[Tensor, ...]]:
+        """The columns of every row once, so many rows at a time but for the last."""
+        held: list[tuple[Tensor, ...]] = []
+        count = 0
+        with randomness.random_state(0):
+            for batch in self.source.stream.whole():
+                held.append(
+                    tuple(
+                        data.cast(batch[i], dtype=self.problem.dtype, device=self.problem.device) for i in self.columns
+                    )
+                )
+                count += len(held[-1][0])
+                while count >= rows:
+                    joined = tuple(torch.cat(parts) for parts in zip(*held, strict=True))
+                    yield tuple(column[:rows] for column in joined)
+                    held, count = [tuple(column[rows:] for column in joined)], count - rows
+        if count:
+            yield tuple(torch.cat(parts) for parts in zip(*held, strict=True))
+
+    def some(self, which: NDArray[np.int64]) -> Held:
+        """Some of the rows, by number, ascending: by one pass."""
+        found: list[tuple[Tensor, ...]] = []
+        start = 0
+        for block in self.blocks(READ):
+            first, last = np.searchsorted(which, [start, start + len(block[0])])
+            own = torch.as_tensor(which[first:last] - start)
+            found.append(tuple(column[own] for column in block))
+            start += len(block[0])
+        return Held(tuple(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def streamed_rows(problem: Program) -> tuple[_Read, list[str]]:
+    """All rows of a problem's stream, and the arguments that have them, in the order of the columns."""
+    assert problem.stream is not None
+    names = list(problem.stream.columns)
+    return _Read(problem, problem.stream, tuple(problem.stream.columns[name] for name in names)), names

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyrolvm._base import randomness
 from pyrolvm._base.errors import ArgumentError, DataError, positive_int
 from pyrolvm._base.habits import verb
 
 __all__ = ["Column", "Passes", "Source", "Stream", "heads", "stream"]
+
+READ = 65_536
+"""Rows that are read at a time from a data set of tensors, which may be mapped from a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,25 @@ class Stream:
     def batch_size(self) -> int:
         """Rows of a batch."""
         return len(self.head[0])
+
+    def whole(self) -> Iterator[tuple[Tensor, ...]]:
+        """Every row once, batch by batch: those of a last, shorter batch too, and in order, where the data set can be asked for both.
+
+        Raises:
+            DataError: if items are no tensors.
+        """
+        loader = self.loader
+        rows: Any = getattr(loader, "dataset", None)
+        if isinstance(rows, TensorDataset):
+            for start in range(0, len(rows), READ):
+                yield _columns(rows[start : start + READ])
+            return
+        if isinstance(loader, DataLoader) and loader.batch_size is not None:
+            loader = DataLoader(
+                rows, batch_size=loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn
+            )
+        for batch in loader:
+            yield _columns(batch)
 
     def __iter__(self) -> Iterator[Column]:
         """Its columns, as arguments of a model: ``lvm.Problem(model, *lvm.stream(dataset, batch_size=100))``."""
@@ -135,8 +157,9 @@ def stream(
         >>> problem = lvm.Problem(model, *images, decoder)  # a column of the data set for each argument
         >>> fit = lvm.fit(problem)
 
-    A fit scales each batch to all ``size`` rows. All else, such as the density and the draws in the result, is of the first
-    batch alone, which the problem holds. So latents have to be those of rows: the posterior of others would need all rows.
+    A fit scales each batch to all ``size`` rows. All else, such as the density of each row in the result, is of the first
+    batch alone, which the problem holds. So latents have to be those of rows; or a few that all rows share, as in a regression, whose
+    posterior passes over all rows give. These read a data set in order, the last rows too, and it must be the same in every pass.
 
     Args:
         dataset: a torch ``Dataset`` whose items are tensors, numbers or tuples of them; an ``IterableDataset``; or a

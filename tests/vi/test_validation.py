@@ -232,7 +232,7 @@ def test_columns_of_a_stream_stay_together() -> None:
     assert float(dist.Normal(powers @ weights, 0.3).log_prob(y).mean()) > -0.45
 
 
-def test_latents_of_all_rows_have_no_stream() -> None:
+def test_latents_of_all_rows_have_no_steps_by_streams() -> None:
     def shared(x: Tensor) -> None:
         mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
         with pyro.plate("data", len(x)):
@@ -240,7 +240,7 @@ def test_latents_of_all_rows_have_no_stream() -> None:
 
     problem = lvm.Problem(shared, lvm.stream(TensorDataset(VALUES), batch_size=64))
     with pytest.raises(lvm.ArgumentError, match=r"latent 'mean' is of all 300 rows.*Fix:"):
-        lvm.fit(problem)
+        lvm.fit(problem, max_steps=10)
     with pytest.raises(lvm.ArgumentError, match=r"a stream of 300 rows, which only lvm.fit can read.*Fix:"):
         lvm.nuts(problem)
 

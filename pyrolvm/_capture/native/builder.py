@@ -22,8 +22,9 @@ __all__ = ["KINDS", "Array", "At", "Builder", "Statement", "Value", "kind_of", "
 
 At = Callable[[tuple[Index, ...]], str]
 
-# All real numbers are held in double precision and all whole ones in 64 bits, whatever torch holds them in.
-KINDS = {"d": "double", "l": "integer", "b": "boolean"}
+# All real numbers are held in double precision and all whole ones in 64 bits, whatever torch holds them in; but for what is given in
+# single precision and read where it lies.
+KINDS = {"d": "double", "l": "integer", "b": "boolean", "f": "float"}
 
 _TOKEN = re.compile(r"@(\d+)@")
 _VARIABLE = re.compile(r"\bi\d+\b")
@@ -137,6 +138,12 @@ class Builder:
     def value(self, array: Array, shape: Sequence[int]) -> Value:
         """The tensor in an array, given or yet to be filled."""
         return Value(tuple(shape), array.kind, lambda index: self.read(array, fold(index, shape)))
+
+    def given_value(self, array: Array, shape: Sequence[int]) -> Value:
+        """The tensor in an array that is given, in double precision."""
+        if array.kind != "f":
+            return self.value(array, shape)
+        return Value(tuple(shape), "d", lambda index: f"((double){self.read(array, fold(index, shape))})")
 
     def constant(self, tensor: Tensor) -> Value:
         """A tensor that is known: a number in the program's text if all entries are equal, else part of its data."""

@@ -59,7 +59,7 @@ def helpers() -> str:
     return (Path(__file__).parent / "helpers.h").read_text()
 
 
-def lowered(module: fx.GraphModule, inputs: Sequence[str], results: Sequence[str]) -> Body:
+def lowered(module: fx.GraphModule, inputs: Sequence[str], results: Sequence[str], single: Container[str] = ()) -> Body:
     """A graph in C.
 
     Data are not in the text, but for tensors whose entries are all equal.
@@ -68,6 +68,7 @@ def lowered(module: fx.GraphModule, inputs: Sequence[str], results: Sequence[str
         module: of placeholders, constants and operations that are not random.
         inputs: where each placeholder's entries are, as C expressions of a pointer.
         results: where each result's entries go, by name.
+        single: those of the inputs that lie there in single precision.
 
     Raises:
         CaptureError: if an operation has no rule; it is named.
@@ -82,8 +83,8 @@ def lowered(module: fx.GraphModule, inputs: Sequence[str], results: Sequence[str
         if isinstance(value, Tensor) and any(user not in known for user in node.users)
     }
     for k, (node, source) in enumerate(zip(module.graph.find_nodes(op="placeholder"), inputs, strict=True)):
-        shape, kind = node.meta["val"].shape, kind_of(node.meta["val"].dtype)
-        values[node] = builder.value(Array(f"x{k}", kind, shape.numel(), source, local=False), shape)
+        shape, kind = node.meta["val"].shape, "f" if source in single else kind_of(node.meta["val"].dtype)
+        values[node] = builder.given_value(Array(f"x{k}", kind, shape.numel(), source, local=False), shape)
     for name, value in zip(results, _lower(module.graph, builder, known, values), strict=True):
         array = Array(f"end_{name}", "d", prod(value.shape), name, local=False)
         builder.write(array, value.shape, value.at, partial(fold, shape=value.shape))

@@ -33,6 +33,7 @@ from pyrolvm._methods.fit.loop import AT_ONCE, Step, search
 from pyrolvm._methods.fit.modules import buffers_of, changed_buffers, modules_of, settle
 from pyrolvm._methods.fit.objectives import ParticleELBO, choose_objective
 from pyrolvm._methods.fit.optimizer import Stepper
+from pyrolvm._methods.fit.over_rows import Asked, over_rows
 from pyrolvm._methods.fit.schedules import NAMED
 from pyrolvm._methods.fit.starting import check_start, check_trainable, choose_device, draws_nothing, minibatches_of
 from pyrolvm._methods.fit.stopping import Plateau, Schedule
@@ -128,7 +129,9 @@ def fit(
         tolerance: how many nats of ELBO the plateau test may miss, by default 0.03 and 1e-4 of the ELBO's size (1e-3 with
             minibatches); 0 switches the test off.
         num_particles: draws a step; by default 16 where they run at once, 1 where they do not.
-        batch_size: rows of the data a step takes; the density is scaled to the whole. ``None`` for all.
+        batch_size: rows of the data a step takes; the density is scaled to the whole. ``None`` for all. Where up to 100 unknowns are
+            shared by all rows and none scales another, as in a regression, and no option but draws and seed is given, no steps are
+            taken: a few passes over all rows give the posterior, as :func:`pyrolvm.sparse` says, with draws chosen by weights.
         batch_plate: which plate's rows, where several could be meant.
         transform: changes data in every step before guide and model see them, such as noise drawn anew: called with the model's
             arguments, those of the batch, it returns the new values of some of them by name. The result, and held-out data, are
@@ -195,20 +198,45 @@ def fit(
         "ask for fewer draws; lvm.Fit.sample gives more of them later, so many at a time.",
     )
     problem = problem.to(dtype=dtype, device=choose_device(device, problem))
-    problem = problem if dtype is not None else with_digits(problem)
+    parts = batch_size is not None or problem.stream is not None
+    ours = (
+        guide == "auto"
+        and problem.info.guide is None
+        and objective == "auto"
+        and engine == "auto"
+        and schedule == "decay"
+    )
+    options = (
+        optimizer,
+        learning_rate,
+        clip_norm,
+        max_steps,
+        tolerance,
+        num_particles,
+        transform,
+        validation,
+        validate_every,
+    )
+    free = parts and ours and not callbacks and all(option is None for option in options)
+    rowwise = Asked(batch_size, batch_plate, draws, seed, progress) if free else None
+    problem = problem if dtype is not None or rowwise is not None else with_digits(problem)
     evaluated = None if validation is None else held_out(problem, validation, batch_plate)
     stepper = Stepper(optimizer, learning_rate, clip_norm)
     rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)
 
     def work(run: runs.Run | None) -> Fit:
+        found = None if rowwise is None else over_rows(problem, rowwise)
+        if found is not None:
+            return found
         keeper = None if run is None else Keeper(run)
+        wide = problem if dtype is not None or rowwise is None else with_digits(problem)
         make = partial(
             _run,
-            problem, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
+            wide, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
             batch_plate=batch_plate, transform=transform, evaluated=evaluated, looks=(validate_every, patience),
             draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress, keeper=keeper,
         )  # fmt: skip
-        return pointing_to_nuts(problem, make, ours=recipe.registered)
+        return pointing_to_nuts(wide, make, ours=recipe.registered)
 
     fingerprint = None if evaluated is None else evaluated.fingerprint
     kept = store.keep(asked, fit, given, work, problem, kind="Fit", guide=recipe, validation=fingerprint)

@@ -29,18 +29,21 @@ from pyrolvm._methods.sparse.drawing import BlockDraws, draw_blocks
 from pyrolvm._methods.sparse.fields.coupled import Coupled
 from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
 from pyrolvm._methods.sparse.fields.pattern import met_elsewhere
-from pyrolvm._methods.sparse.fields.weighing import FieldDraws, weigh_field
-from pyrolvm._methods.sparse.fine import Found, weigh_finely
-from pyrolvm._methods.sparse.judge import judge, judge_field
+from pyrolvm._methods.sparse.fields.weighing import weigh_field
+from pyrolvm._methods.sparse.fine import weigh_finely
+from pyrolvm._methods.sparse.groups import integration, of_blocks, of_field, of_rows, proposal_stats
+from pyrolvm._methods.sparse.judge import judge, judge_field, judge_rows
 from pyrolvm._methods.sparse.marginal import DONE_INSIDE, NUMBERS, Marginal, Nest
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool
 from pyrolvm._methods.sparse.result import INTEGRATION, Sparse
+from pyrolvm._methods.sparse.rows import KNOWN, groups_by_rows, shared_by_rows, weigh_rows
 from pyrolvm._methods.sparse.search import find_gaussian
 from pyrolvm._methods.sparse.split import Split
-from pyrolvm._methods.sparse.weighted import Weighted
 from pyrolvm._methods.table import result_type
 from pyrolvm._program.density import Joint, constrained, map_draws
+from pyrolvm._program.density.rowwise import Rowwise
 from pyrolvm._program.problem import Problem, check_problem
+from pyrolvm._program.rows import plate_of_rows
 from pyrolvm._program.steady import check_steady_model
 from pyrolvm._results import Posterior, store
 from pyrolvm._results.afresh import check_afresh
@@ -70,6 +73,9 @@ FEWER = 0.5
 MOST_EFFECTIVE = 4_000
 """Effective draws that are waited for at most, however many are to be kept."""
 
+MANY_ROWS = 20_000
+"""Rows from which on a density is taken by some of them, where they share all unknowns."""
+
 DRAWS = 1_000
 """Draws that are kept by default, fewer where they would fill the memory."""
 
@@ -93,8 +99,11 @@ def sparse(
     coefficients and whatever else all rows share. Which these are is found by trying the program. Every block is integrated out by
     quadrature at its own mode, so that what is left is a density of the shared unknowns alone, with its gradient; its draws are
     weighed, blocks are drawn given each, and the verdict is of both: Pareto k-hat of the shared unknowns' weights, and of each block's
-    own. The cost grows in proportion to the rows and blocks, of which there may be a million. A model without blocks and with up to
-    100 unknowns is weighed as a whole, which is quick where there are many rows.
+    own. The cost grows in proportion to the rows and blocks, of which there may be a million.
+
+    Up to 100 unknowns that all rows share, as in a regression, are weighed as a whole. Of 20,000 rows and more their density is taken
+    from some thousands, counted up, and from value, slope and curvature of all of them at the mode, and what that leaves is measured
+    over all rows at draws of the posterior: all in all that takes some tens of gradients.
 
     In a time series or on a map unknowns meet their neighbours, so that there are no blocks, but most of their Hessian is zero. Which
     meet which is found by moving some and looking whose slopes change, also among the sums of steps, as which walks are often
@@ -182,8 +191,11 @@ class _Drawn:
         log_p: their log densities, log Jacobians included.
         verdict: on what was drawn, besides that of the weights.
         integration: what was integrated, and how.
-        weighted: the compiled density.
-        set_up: when it was ready.
+        set_up: when the density was compiled.
+        engine: what runs it.
+        reason: why not a faster engine.
+        evaluations: how many densities it took.
+        known: nats by which log densities are off.
     """
 
     pool: Pool
@@ -192,8 +204,11 @@ class _Drawn:
     log_p: Array
     verdict: Verdict
     integration: xr.Dataset
-    weighted: Weighted
     set_up: float
+    engine: str
+    reason: str
+    evaluations: int
+    known: float = 0.0
 
 
 def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int, progress: Show) -> Sparse:
@@ -201,9 +216,13 @@ def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int
     check_steady_model(problem)
     with problem.session(seed=seed, params=held), Progress(f"sparse on {problem.name}", 4, progress) as bar:
         joint = Joint(problem)
-        blocks = find_blocks(problem, lambda point: _parts(joint, point), seed=seed)
         count, enough = draws or _affordable(problem), max(ENOUGH, min(draws or 0, MOST_EFFECTIVE))
-        found = _drawn(_Asked(joint, blocks, count, enough, seed, bar))
+        rows = _shared_by_many(problem)
+        if rows is None:
+            blocks = find_blocks(problem, lambda point: _parts(joint, point), seed=seed)
+            found = _drawn(_Asked(joint, blocks, count, enough, seed, bar))
+        else:
+            found = _over_rows(rows, count, enough, seed, bar)
         arrived = time.perf_counter()
         reals, which = torch.as_tensor(found.flat).to(problem.dtype), found.which
         with torch.no_grad():
@@ -211,19 +230,20 @@ def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int
             jacobians = map_draws(lambda one: {"log": joint.log_jacobian(one["u"])}, {"u": reals})["log"]
         lp = found.log_p - jacobians.double().numpy()
         attrs = {
-            "inference_method": "sparse", "engine": found.weighted.engine, "seed": seed, "evaluations": found.weighted.evaluations,
+            "inference_method": "sparse", "engine": found.engine, "seed": seed, "evaluations": found.evaluations,
             "sampling_time": arrived - began,
         }  # fmt: skip
         order = np.random.default_rng([seed, 74]).permutation(len(which))
         values = {name: value[order] for name, value in values.items()}
-        tree = chains_tree(problem, values, 1, {"point": which[order][None]}, attrs, lp=lp[order][None])
-        tree["proposal_stats"] = _proposal(found.pool)
-        tree[INTEGRATION] = _integration(found)
+        with groups_by_rows(0 if rows is None else rows.rows.size):
+            tree = chains_tree(problem, values, 1, {"point": which[order][None]}, attrs, lp=lp[order][None])
+        tree["proposal_stats"] = proposal_stats(found.pool)
+        tree[INTEGRATION] = integration(found.integration, found.pool, found.evaluations)
         bar.update(4, lambda: "done")
     record(tree, found.verdict, {})
-    check_afresh(tree, problem, held, seed=seed)
+    check_afresh(tree, problem, held, seed=seed, known=found.known)
     return Sparse(
-        name="sparse", data=tree, problem=problem, params=held, engine=found.weighted.engine, engine_reason=found.weighted.reason,
+        name="sparse", data=tree, problem=problem, params=held, engine=found.engine, engine_reason=found.reason,
         seed=seed,
         seconds={"setup": found.set_up - began, "run": arrived - found.set_up, "draws": time.perf_counter() - arrived},
     )  # fmt: skip
@@ -296,6 +316,26 @@ def _with_core(asked: _Asked) -> _Drawn | None:
         return None
 
 
+def _shared_by_many(problem: Problem) -> Rowwise | None:
+    """The density as a sum over rows, where they are many and share all unknowns."""
+    plate = plate_of_rows(problem)
+    return None if plate is None or plate.size < MANY_ROWS else shared_by_rows(problem, plate)
+
+
+def _over_rows(rows: Rowwise, count: int, enough: float, seed: int, bar: Progress) -> _Drawn:
+    """Draws where all unknowns are shared by many rows."""
+    total, set_up = rows.rows.size, time.perf_counter()
+    bar.update(1, lambda: f"{rows.size:,} unknowns that {total:,} rows share")
+    drawn = weigh_rows(rows, seed=seed, enough=enough, many=MOST_EFFECTIVE)
+    pool = drawn.pool
+    bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
+    which = np.sort(resample(pool.weights, count, seed))
+    return _Drawn(
+        pool, which, pool.points[which], pool.base[which], judge_rows(drawn, total), of_rows(drawn, rows), set_up, "c", "",
+        drawn.evaluations, KNOWN * drawn.left + float(torch.finfo(rows.joint.problem.dtype).eps) * total,
+    )  # fmt: skip
+
+
 def _in_blocks(asked: _Asked) -> _Drawn:
     """Draws where unknowns fall into blocks, or are few."""
     joint, blocks, seed, bar = asked.joint, asked.blocks, asked.seed, asked.bar
@@ -320,9 +360,11 @@ def _in_blocks(asked: _Asked) -> _Drawn:
         flat,
         _log_densities(split, flat),
         verdict,
-        _of_blocks(found, drawn[-1], blocks),
-        split.weighted,
+        of_blocks(found, drawn[-1], blocks),
         set_up,
+        split.weighted.engine,
+        split.weighted.reason,
+        split.weighted.evaluations,
     )
 
 
@@ -332,7 +374,7 @@ def _in_a_field(asked: _Asked, coupled: Coupled) -> _Drawn:
     bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
     marginal = FieldMarginal(joint, coupled)
     set_up = time.perf_counter()
-    gaussian, modes = _gaussian_of_field(marginal, seed)
+    gaussian, modes = _gaussianof_field(marginal, seed)
     bar.update(2, lambda: "Gaussian found")
     drawn = weigh_field(marginal, gaussian, seed=seed, enough=asked.enough)
     pool = drawn.pool
@@ -350,13 +392,15 @@ def _in_a_field(asked: _Asked, coupled: Coupled) -> _Drawn:
         coupled.unknowns(points),
         log_p,
         verdict,
-        _of_field(drawn, coupled, sites),
-        coupled.weighted,
+        of_field(drawn, coupled, sites),
         set_up,
+        coupled.weighted.engine,
+        coupled.weighted.reason,
+        coupled.weighted.evaluations,
     )
 
 
-def _gaussian_of_field(marginal: FieldMarginal, seed: int) -> tuple[Student, int]:
+def _gaussianof_field(marginal: FieldMarginal, seed: int) -> tuple[Student, int]:
     try:
         if marginal.size:
             return find_gaussian(marginal, seed)
@@ -430,61 +474,3 @@ def _assembled(marginal: Marginal, shared: Array, drawn: list[BlockDraws]) -> Ar
         shared = layer.assembled(shared, blocks.values)
         layer = layer.inner.layer if isinstance(layer, Nest) else layer
     return shared
-
-
-def _proposal(pool: Pool) -> xr.DataTree:
-    import xarray as xr
-
-    return xr.DataTree(
-        xr.Dataset({"log_weight": (("chain", "draw"), pool.log_weight[None]), "khat": ((), pool.figures.khat)})
-    )
-
-
-def _integration(found: _Drawn) -> xr.DataTree:
-    import xarray as xr
-
-    figures = found.pool.figures
-    return xr.DataTree(
-        found.integration.assign_attrs(
-            found.integration.attrs,
-            evidence=figures.evidence,
-            evidence_error=figures.evidence_error,
-            khat=figures.khat,
-            ess=figures.ess,
-            rounds=found.pool.rounds,
-            evaluations=found.weighted.evaluations,
-        )
-    )
-
-
-def _of_blocks(found: Found, drawn: BlockDraws, blocks: Blocks) -> xr.Dataset:
-    import xarray as xr
-
-    return xr.Dataset({"share": ("block", drawn.share)}).assign_attrs(
-        rule=found.rule.name,
-        left=found.left,
-        fitted=found.fitted,
-        blocks=blocks.count,
-        width=blocks.width,
-        coupled=0,
-        shared=len(blocks.layers[-1].shared),
-        sites=", ".join(name for layer in blocks.layers for name in layer.sites),
-        block_candidates=drawn.candidates,
-    )
-
-
-def _of_field(drawn: FieldDraws, coupled: Coupled, sites: list[str]) -> xr.Dataset:
-    import xarray as xr
-
-    pattern, annealing = coupled.pattern, drawn.annealing
-    return xr.Dataset({"taken": ("window", drawn.taken)}).assign_attrs(
-        rule=f"annealing in {annealing.steps} steps" if annealing.steps else "a Gaussian",
-        left=drawn.drift,
-        blocks=0,
-        coupled=pattern.count,
-        **pattern.layout.figures,
-        shared=len(pattern.shared),
-        sites=", ".join(sites),
-        spread=annealing.spread,
-        steps=annealing.steps,
-    )

@@ -10,14 +10,18 @@ from pyrolvm._methods.sparse.blocks import Blocks
 from pyrolvm._methods.sparse.drawing import CANDIDATES, BlockDraws
 from pyrolvm._methods.sparse.fields.weighing import FieldDraws
 from pyrolvm._methods.sparse.fine import Found
+from pyrolvm._methods.sparse.rows import RowDraws
 
-__all__ = ["judge", "judge_field"]
+__all__ = ["judge", "judge_field", "judge_rows"]
 
 MEETS = 1e-9
 """By how much, of its size, a block's density may change when others are moved: rounding."""
 
 ROUGH = 0.2
 """Nats from draw to draw that may be unknown without a word."""
+
+ROUGH_ROWS = 0.06
+"""The same where it may all be in one direction, and move a mean by as many sds."""
 
 NAMED = 3
 """Sites that are named, of those whose unknowns are coupled: a program in a loop has one for each step."""
@@ -56,6 +60,33 @@ def judge_field(drawn: FieldDraws, sites: Sequence[str], meets: float, places: i
     """
     reasons = [*_windows(drawn, sites), *_drifts(drawn), *_coupled(meets), *_modes(places)]
     return Verdict.of(reasons, [NEXT] if any(reason.status != "trusted" for reason in reasons) else [])
+
+
+def judge_rows(drawn: RowDraws, total: int) -> Verdict:
+    """The verdict on unknowns that all rows share, besides that of the weights.
+
+    Args:
+        drawn: the draws.
+        total: how many rows there are.
+    """
+    reasons = [*_rows(drawn, total), *_modes(drawn.modes)]
+    return Verdict.of(reasons, [NEXT] if any(reason.status != "trusted" for reason in reasons) else [])
+
+
+def _rows(drawn: RowDraws, total: int) -> Iterator[Reason]:
+    figures = {"density_left": drawn.left, "rows": float(drawn.some)}
+    if not drawn.left <= ROUGH_ROWS:
+        text = (
+            f"Log densities, by {drawn.some:,} of {total:,} rows, are not known from draw to draw but for {drawn.left:.2g} nats "
+            f"(bound {ROUGH_ROWS})."
+        )
+        yield Reason("doubtful", text, figures)
+    elif drawn.some < total:
+        text = (
+            f"Log densities of draws are by {drawn.some:,} of {total:,} rows and by mode and curvature of all, which leaves "
+            f"{drawn.left:.2g} nats, measured over all rows."
+        )
+        yield Reason("trusted", text, figures)
 
 
 def _windows(drawn: FieldDraws, sites: Sequence[str]) -> Iterator[Reason]:

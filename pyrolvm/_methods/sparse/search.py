@@ -16,7 +16,7 @@ from pyrolvm._program.density import Joint
 from pyrolvm.family.climb import Slopes, ascend, climb, curvature, tril_of_precision
 from pyrolvm.family.student import Student, lower_root
 
-__all__ = ["find_gaussian", "polished"]
+__all__ = ["Density", "find_gaussian", "polished"]
 
 Array = NDArray[np.float64]
 
@@ -43,6 +43,13 @@ NARROW = 0.5, 2.0
 
 FINITE, SHRINK = 0.9, 0.7
 """The share of draws that must have a density, and what a Gaussian is scaled by until they have."""
+
+
+class Density(Protocol):
+    """A log density with gradients."""
+
+    def __call__(self, points: Array, /) -> tuple[Array, Array]:
+        """Log densities and gradients at points ``(count, size)``."""
 
 
 class Shared(Slopes, Protocol):
@@ -147,7 +154,7 @@ def find_gaussian(marginal: Shared, seed: int) -> tuple[Student, int]:
     return polished(marginal, gaussian, seed=seed), len(places)
 
 
-def polished(marginal: Shared, start: Student, *, seed: int) -> Student:
+def polished(marginal: Density, start: Student, *, seed: int) -> Student:
     """A Gaussian moved to where gradients at its draws have no mean, and as wide in each of its directions as they say.
 
     The mode of many unknowns may be sds from their mean; a few gradients tell, since what they differ by from those of a Gaussian is

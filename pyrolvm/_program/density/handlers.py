@@ -10,12 +10,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrolvm._base.bijections import bijection
+from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._program.density.centring import Centring, Spread, conditional
 from pyrolvm._program.sites import is_observation
 from pyrolvm._program.starting import is_discrete, support_of
 from pyrolvm._program.traces import Message
 
-__all__ = ["AsIndex", "Done", "Draw", "FromReal", "Given", "Somewhere", "Unobserve", "one_hot"]
+__all__ = ["AsIndex", "Counted", "Done", "Draw", "FromReal", "Given", "Somewhere", "Unobserve", "one_hot"]
 
 Draw = Mapping[str, Tensor]
 
@@ -99,6 +100,21 @@ class Somewhere(FromReal):
             msg["value"] = (
                 value if drawn is None or self.from_prior is None else torch.where(self.from_prior, drawn, value)
             )
+
+
+class Counted(Messenger):
+    """Counts the densities of a plate's rows with a weight for each, and those of all other sites with another."""
+
+    def __init__(self, plate: str, rows: Tensor, rest: Tensor) -> None:
+        super().__init__()
+        self.plate, self.rows, self.rest = plate, rows, rest
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if is_subsample(msg["fn"]):
+            return
+        frame = next((frame for frame in msg["cond_indep_stack"] if frame.name == self.plate), None)
+        weight = self.rest if frame is None else self.rows.reshape(-1, *[1] * (-(frame.dim or -1) - 1))
+        msg["scale"] = msg["scale"] * weight
 
 
 class AsIndex(Messenger):

@@ -25,7 +25,17 @@ from pyrolvm._base.errors import ProblemError
 from pyrolvm._compat.pyro import is_enumerated, packed_dims
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.density.centring import Centring, conditional, non_centred
-from pyrolvm._program.density.handlers import AsIndex, Done, Draw, FromReal, Given, Somewhere, Unobserve, one_hot
+from pyrolvm._program.density.handlers import (
+    AsIndex,
+    Counted,
+    Done,
+    Draw,
+    FromReal,
+    Given,
+    Somewhere,
+    Unobserve,
+    one_hot,
+)
 from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import has_terms
@@ -137,6 +147,20 @@ class Joint:
         handler = FromReal(self.split(flat), self.centring)
         log_p = self._log_prob_sum(self._trace(handler))
         return -(log_p + handler.log_jacobian)
+
+    def counted(self, flat: Tensor, plate: str, rows: Tensor, rest: Tensor) -> Tensor:
+        """The potential with the densities of a plate's rows counted as often as ``rows`` says, all else as often as ``rest``.
+
+        Args:
+            flat: the unconstrained vector.
+            plate: the plate.
+            rows: a weight for each of its rows on this batch.
+            rest: shape ``()``.
+        """
+        handler = FromReal(self.split(flat), self.centring)
+        with Counted(plate, rows, rest):
+            log_p = self._log_prob_sum(self._trace(handler))
+        return -(log_p + rest * handler.log_jacobian)
 
     def rest(self, flat: Tensor, name: str) -> Tensor:
         """The potential without what site ``name`` itself adds to it: minus what all other sites say of its value, shape ``()``."""

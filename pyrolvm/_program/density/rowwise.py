@@ -1,0 +1,280 @@
+"""The log density of a problem as a sum over its rows, chunk after chunk: for many rows, or more than fit in memory.
+
+The program is compiled once, for a chunk of rows that are its inputs, so that a pass over the rows takes no memory besides a chunk for
+each thread. Chunks have the same rows and their sums are added in the same order whatever runs them: the result does not depend on the
+number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyrolvm._base import budget, runtime
+from pyrolvm._base.errors import CaptureError, DataError
+from pyrolvm._base.machine import available
+from pyrolvm._capture import capture
+from pyrolvm._capture.native import NativeRows, compile_rows
+from pyrolvm._program.batching import Batch, full_plates
+from pyrolvm._program.density.joint import Joint
+from pyrolvm._program.held import Held, Rows
+from pyrolvm._program.problem import Problem
+from pyrolvm._program.sites import Plate
+
+__all__ = ["CHUNK", "Rowwise"]
+
+Array = NDArray[np.float64]
+
+CHUNK = 4096
+"""Rows of a chunk: few enough for a processor's cache."""
+
+TOGETHER = 32
+"""Chunks that are read before they are run, and whose sums are added before they are added to the others'."""
+
+NUMBERS = 8_000_000
+"""Numbers of sums that are held at a time."""
+
+WORTH = 8
+"""Chunks at points from which on threads share them."""
+
+ADDITIVE, TOLERANCE = 1e-9, {torch.float64: 1e-8, torch.float32: 3e-5}
+"""By how much, of its size, the sum may differ where rows are in other chunks, and from the model's own density."""
+
+SHARES = (0.3, 0.03, 3e-3, 3e-4, 0.0)
+"""How far from the origin densities are compared."""
+
+
+@dataclass
+class Rowwise:
+    """The log density of unknowns that all rows share. Made by :meth:`of`, inside a session.
+
+    Attributes:
+        joint: the density that it is of.
+        names: the arguments that have rows.
+        plate: their plate.
+        native: the compiled density of a chunk.
+        chunk: its rows.
+        rows: where they come from.
+        scaled: whether the location or scale of some unknowns is set by others.
+        weight: how many rows each of them stands for.
+        threads: how many share a pass; ``None`` for one a processor.
+        evaluations: at how many points it has been run.
+        passes: how often all rows have been read.
+    """
+
+    joint: Joint
+    names: tuple[str, ...]
+    plate: Plate
+    native: NativeRows
+    chunk: int
+    rows: Rows
+    scaled: bool = False
+    weight: float = 1.0
+    threads: int | None = None
+    evaluations: int = 0
+    passes: int = 0
+    _local: threading.local = field(default_factory=threading.local, repr=False)
+
+    @classmethod
+    def of(cls, problem: Problem, plate: Plate, rows: Rows | None = None, names: Sequence[str] = ()) -> Rowwise:
+        """Compiles it and holds it against the model's own density.
+
+        Args:
+            problem: a problem without discrete latents, none of whose latents is in the plate.
+            plate: the plate of the rows.
+            rows: where they come from; by default the problem's arguments, which then are told by their lengths.
+            names: the arguments that have rows, in the order of the columns.
+
+        Raises:
+            CaptureError: if C cannot run it, or the density is no sum over rows.
+        """
+        if rows is None:
+            names = [
+                name
+                for name, value in problem.arguments.items()
+                if isinstance(value, Tensor) and value.dim() and len(value) == plate.size
+            ]
+            if not names:
+                raise CaptureError(f"no argument of {problem.name} has the rows of plate {plate.name!r}.")
+            rows = Held(tuple(problem.arguments[name].detach().cpu() for name in names))
+        chunk = min(CHUNK, rows.size)
+        heads = [problem.arguments[name].detach() for name in names]
+        repeated = [head[torch.arange(chunk, device=head.device) % len(head)].clone() for head in heads]
+        point = torch.zeros(problem.unconstrained_size, dtype=problem.dtype)
+        ones = torch.ones(chunk, dtype=problem.dtype)
+
+        def potential(flat: Tensor, counts: Tensor, rest: Tensor, *columns: Tensor) -> Tensor:
+            joint = Joint(problem, _batch(problem, plate, names, columns))
+            return joint.counted(flat, plate.name, counts, rest)
+
+        captured = capture(
+            potential,
+            point,
+            ones,
+            torch.ones((), dtype=problem.dtype),
+            *repeated,
+            what=f"the density of {problem.name}",
+        )
+        scaled = bool(Joint(problem, _batch(problem, plate, names, repeated)).dependent())
+        found = cls(Joint(problem), tuple(names), plate, compile_rows(captured), chunk, rows, scaled)
+        found._check(heads)
+        return found
+
+    @property
+    def size(self) -> int:
+        """How many unknowns there are."""
+        return self.native.size
+
+    @property
+    def nudge(self) -> float:
+        """The difference that curvatures are taken by."""
+        return 1e-5
+
+    def settle(self, point: Array) -> None:
+        """Nothing is integrated out."""
+
+    def tensor(self, points: Array) -> Tensor:
+        """Points as the model takes them."""
+        return torch.as_tensor(points).to(dtype=self.joint.problem.dtype)
+
+    def at(self, point: Array) -> tuple[float, Array]:
+        """Log density and gradient at one point."""
+        values, gradients = self(point[None])
+        return float(values[0]), gradients[0]
+
+    def over(self, rows: Rows, weight: float = 1.0) -> Rowwise:
+        """The same density of other rows, each of which stands for so many."""
+        return replace(self, rows=rows, weight=weight, evaluations=0, passes=0, _local=threading.local())
+
+    def __call__(self, points: Array) -> tuple[Array, Array]:
+        """Log densities ``(count,)`` and gradients ``(count, size)`` at points ``(count, size)``, by one pass over the rows."""
+        points = np.ascontiguousarray(points, dtype=np.float64)
+        most = max(1, NUMBERS // (TOGETHER * (self.size + 1)))
+        if len(points) > most:
+            parts = [self(points[start : start + most]) for start in range(0, len(points), most)]
+            return np.concatenate([one[0] for one in parts]), np.concatenate([one[1] for one in parts])
+        values, gradients = np.zeros(len(points)), np.zeros(points.shape)
+        count, threads = 0, self.threads or available()
+        with ThreadPoolExecutor(threads, thread_name_prefix="rows") as pool:
+            for block in self.rows.blocks(TOGETHER * self.chunk):
+                budget.check(2.0)
+                some, slopes = self._block(points, block, first=not count, pool=pool, threads=threads)
+                values += some
+                gradients += slopes
+                count += len(block[0])
+        if count != self.rows.size:
+            raise DataError(
+                f"a pass over the rows of {self.joint.problem.name} had {count:,}, expected {self.rows.size:,}. Fix: pass the number "
+                "of all rows as size=, and a loader that leaves none out (drop_last=False)."
+            )
+        self.evaluations += len(points)
+        self.passes += 1
+        return values, gradients
+
+    def _block(
+        self, points: Array, block: tuple[Tensor, ...], *, first: bool, pool: ThreadPoolExecutor, threads: int
+    ) -> tuple[Array, Array]:
+        """The sums over the rows of a block, whose chunks threads share."""
+        columns = [column.detach().cpu().numpy() for column in block]
+        starts = range(0, len(columns[0]), self.chunk)
+        values, gradients = np.empty((len(starts), len(points))), np.empty((len(starts), *points.shape))
+
+        def some(k: int) -> None:
+            rest = 1.0 if first and k == 0 else 0.0
+            given = self._given([column[starts[k] : starts[k] + self.chunk] for column in columns], rest)
+            self.native(points, given, values[k], gradients[k])
+
+        if threads == 1 or len(starts) * len(points) < WORTH:
+            for k in range(len(starts)):
+                some(k)
+        else:
+            list(pool.map(some, range(len(starts))))
+        return values.sum(axis=0), gradients.sum(axis=0)
+
+    def _given(self, columns: list[NDArray[Any]], rest: float) -> list[NDArray[Any]]:
+        """Weights and columns as C takes them: as they are where they are so, else in this thread's own memory."""
+        count = len(columns[0])
+        weights = self._room(0, (self.chunk,))
+        weights[:count], weights[count:] = self.weight, 0.0
+        found = [weights, np.array([rest], dtype=self.native.types[1])]
+        for k, column in enumerate(columns):
+            wanted = self.native.types[k + 2]
+            if column.dtype == wanted and count == self.chunk and column.flags.c_contiguous:
+                found.append(column)
+                continue
+            room = self._room(k + 2, (self.chunk, *column.shape[1:]))
+            room[:count] = column
+            room[count:] = column[-1]  # which counts nothing
+            found.append(room)
+        return found
+
+    def _room(self, k: int, shape: tuple[int, ...]) -> NDArray[Any]:
+        held: dict[int, NDArray[Any]] = self._local.__dict__.setdefault("rooms", {})
+        if k not in held:
+            held[k] = np.empty(shape, dtype=self.native.types[k])
+        return held[k]
+
+    def _check(self, heads: list[Tensor]) -> None:
+        """Makes sure that the density is the model's, and does not depend on which rows are in a chunk together.
+
+        Raises:
+            CaptureError: if it is another.
+        """
+        count = min(len(heads[0]), 2 * self.chunk + self.chunk // 3)
+        some = [head[:count] for head in heads]
+        sample = self.over(Held(tuple(column.cpu() for column in some)))
+        mixed = torch.as_tensor(np.random.default_rng(23).permutation(count))
+        other = self.over(Held(tuple(column.cpu()[mixed] for column in some)))
+        name = self.joint.problem.name
+        for point in np.random.default_rng(29).normal(size=(2, self.size)):
+            point, wanted, slope = self._finite(some, point)
+            value, gradient = sample.at(point)
+            mixture, _ = other.at(point)
+            tolerance = TOLERANCE.get(self.joint.problem.dtype, 1e-2)
+            size = 1 + np.abs(slope).max()
+            apart = not np.abs(gradient - slope).max() <= 10 * tolerance * size
+            if apart or not abs(value - wanted) <= tolerance * (1 + abs(wanted)):
+                raise CaptureError(
+                    f"the compiled density of rows of {name} is {value:.10g} where the model's is {wanted:.10g}, or it has another "
+                    "gradient."
+                )
+            if not abs(value - mixture) <= ADDITIVE * (1 + abs(value)):
+                raise CaptureError(
+                    f"the density of {name} depends on which rows are taken together: {value:.10g} or {mixture:.10g}."
+                )
+
+    def _finite(self, some: list[Tensor], point: Array) -> tuple[Array, float, Array]:
+        """A point, as far from the origin as the model's density of some rows is finite, with the density and its gradient.
+
+        Raises:
+            CaptureError: if it is finite nowhere near.
+        """
+        problem = self.joint.problem
+        joint = Joint(problem, _batch(problem, self.plate, self.names, some))
+        ones = torch.ones(len(some[0]), dtype=problem.dtype, device=problem.device)
+        for share in SHARES:
+            flat = self.tensor(share * point).to(problem.device).requires_grad_()
+            with torch.enable_grad():
+                found = -joint.counted(flat, self.plate.name, ones, ones[0])
+                (slope,) = torch.autograd.grad(found, flat)
+            if bool(torch.isfinite(found)) and bool(torch.isfinite(slope).all()):
+                return flat.detach().cpu().double().numpy(), float(found.detach()), slope.cpu().double().numpy()
+        raise CaptureError(f"the density of {problem.name} is not finite near the origin.")
+
+
+def _batch(problem: Problem, plate: Plate, names: Sequence[str], columns: Sequence[Tensor]) -> Batch:
+    """A batch whose rows stand for themselves alone."""
+    given = dict(zip(names, columns, strict=True))
+    args = tuple(given.get(n, v) for n, v in zip(problem.arguments, problem.args, strict=False))
+    kwargs = {name: given.get(name, value) for name, value in problem.kwargs.items()}
+    count = len(columns[0])
+    own = runtime.Subsample(count, torch.arange(count, device=problem.device))
+    return Batch(args, kwargs, {**full_plates(problem), plate.name: own})
