@@ -64,9 +64,6 @@ FEWEST_DRAWS, ROWS = 400, 200_000_000
 MOST_SHARED, MOST_ALONE, MOST_ALIKE = 500, 100, 60
 """Up to so many shared unknowns are weighed together; where there are no blocks; and where they need not be."""
 
-MOST_AGAIN = 20_000
-"""Unknowns up to which those in blocks that were not well drawn are integrated out together with what they share."""
-
 FEWER = 0.5
 """The share of the unknowns that blocks leave shared, of which so many may be where the others are coupled to neighbours."""
 
@@ -280,18 +277,12 @@ def _drawn(asked: _Asked) -> _Drawn:
     coupled = _neighbours(asked)
     if coupled is not None:
         return _in_a_field(asked, coupled)
-    first = _with_core(asked) if asked.blocks.count and asked.shared > MOST_ALIKE else None
-    if first is not None and _good(first):
-        return first
+    if asked.blocks.count and asked.shared > MOST_ALIKE:
+        found = _with_core(asked)
+        if found is not None and found.verdict.trusted and found.pool.figures.reliable:
+            return found
     _check_shared(asked.joint.problem, asked.blocks)
-    found = _in_blocks(asked)
-    if first is None and not _good(found) and asked.blocks.count and asked.blocks.size <= MOST_AGAIN:
-        first = _with_core(asked)
-    return first if first is not None and (_good(first) or found.pool.figures.khat > first.pool.figures.khat) else found
-
-
-def _good(found: _Drawn) -> bool:
-    return found.verdict.trusted and found.pool.figures.reliable
+    return _in_blocks(asked)
 
 
 def _neighbours(asked: _Asked) -> Coupled | None:
