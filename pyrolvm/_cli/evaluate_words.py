@@ -91,7 +91,7 @@ def add_check(commands: Commands) -> None:
         "RUN is a folder that fit, nuts, exact or infer wrote. Of a TARGET in its place the prior is checked.\n\n"
         f"{TARGET}\n{DATA}\nexamples:\n"
         "  pyrolvm check my_model.py:model --data data.csv\n"
-        "  pyrolvm check runs/a --problem my_model.py:model --data data.csv --by school --out check.html\n\n"
+        "  pyrolvm check runs/a --problem my_model.py:model --data data.csv --by school --out runs/a-check\n\n"
         f"{CODES}",
     )
     _fitted(parser, "RUN or TARGET", "a saved result, or a problem")
@@ -99,7 +99,7 @@ def add_check(commands: Commands) -> None:
     group.add_argument("--by", metavar="COLUMN", help="look at groups of rows too: an argument or column of the data")
     group.add_argument("--draws", metavar="N", type=count, help="replicated data sets (default: 500)")
     group.add_argument("--seed", metavar="N", type=seed, help="of data sets from the prior of a TARGET (default: 0)")
-    _add_file(group, "an .html page with tables and pictures")
+    add_keeping(group, what="where the check and its page go (default: nowhere)")
 
 
 def add_predict(commands: Commands) -> None:

@@ -172,6 +172,7 @@ _KINDS = {
     "sweep": "Sweep",
     "cross-validate": "CrossValidation",
     "evaluate": "Evaluation",
+    "check": "Check",
     "evidence": "Evidence",
     "gaps": "Gaps",
 }

@@ -26,26 +26,32 @@ OWN = ("seed", "dtype")
 
 
 def identity(
-    method: str | None, problem: Problem, guide: Guide | None, seed: int, options: Mapping[str, object] | None = None
+    method: str | None, problem: Problem | None, guide: Guide | None, seed: int, options: Mapping[str, object] | None = None
 ) -> dict[str, object]:
     """Which run it is: what must be the same for another run to continue it, as JSON holds it.
 
     Args:
         method: the type of its result; ``None`` where which method and guide it ends with is the result's to say.
-        problem: the problem, in the dtype that it runs in.
+        problem: the problem, in the dtype that it runs in; ``None`` where the run is of a result that was loaded without its own.
         guide: its guide, if it has one.
         seed: its seed.
         options: the arguments that its numbers depend on.
     """
     found: dict[str, object] = {
-        "method": method, "problem": problem.name, "model code": fingerprint(problem.program), "data": problem.fingerprint,
-        "dtype": str(problem.dtype).removeprefix("torch."),
+        "method": method, **({} if problem is None else _problem(problem)),
         "guide": str(guide) if guide else None, "guide code": fingerprint(guide.construct) if guide else None, "seed": seed,
     }  # fmt: skip
     if method is None:
         found = {what: value for what, value in found.items() if what not in ("method", "guide", "guide code")}
     found |= {name: describe(value) for name, value in (options or {}).items()}
     return found | {f"{VERSION}{name}": value for name, value in versions().items()}
+
+
+def _problem(problem: Problem) -> dict[str, object]:
+    return {
+        "problem": problem.name, "model code": fingerprint(problem.program), "data": problem.fingerprint,
+        "dtype": str(problem.dtype).removeprefix("torch."),
+    }  # fmt: skip
 
 
 def counted(

@@ -50,6 +50,7 @@ COMMANDS: dict[str, list[str]] = {
         "evaluate", ROWS, "--guide", "amortized", "--hold-out", "0.25", "--draws", "20", *STEPS,
     ],
     "gaps": ["gaps", ROWS, "--guide", "amortized", "--rows", "4", "--draws", "20", *STEPS],
+    "check": ["check", REGRESSION, "--draws", "20"],
 }  # fmt: skip
 UNTIMED = ("second", "time", "process", "host", "attempt", "evaluations")
 

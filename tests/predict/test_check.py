@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
+from pyrolvm._check.discrepancy import inference
 from pyrolvm._cli import main
 
 RANDOM = np.random.default_rng(1)
@@ -156,6 +158,30 @@ def test_a_check_is_saved_and_loaded(inflated: lvm.Fit, tmp_path: Path) -> None:
         found.save(tmp_path / "check")
 
 
+def test_a_check_is_a_run_that_is_kept_read_and_replaced(
+    inflated: lvm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"out": tmp_path / "check", "statistics": {"highest": lambda y: y.max(axis=1)}}
+    found = lvm.check(inflated, draws=50, **asked)
+    with pytest.raises(lvm.StoreError, match="resume=True"):
+        lvm.check(inflated, draws=50, **asked)
+    with monkeypatch.context() as patch:
+        patch.delattr(inference, "_checked")  # what is finished is read
+        again = lvm.check(inflated, draws=50, resume=True, **asked)
+    assert str(again) == str(found) and "highest" in str(again)
+    with pytest.raises(lvm.StoreError, match="draws"):
+        lvm.check(inflated, draws=40, resume=True, **asked)
+    other = lvm.check(lvm.Problem(counts, X, np.arange(200) % 3, ZEROS), draws=20, overwrite=True, **asked)
+    assert str(lvm.load(tmp_path / "check")) == str(other) and list(other.tables) == ["prior_predictive"]
+
+
+def test_a_result_that_is_loaded_without_its_problem_is_checked_and_kept(inflated: lvm.Fit, tmp_path: Path) -> None:
+    inflated.save(tmp_path / "fit")
+    bare = lvm.load(tmp_path / "fit")
+    found = lvm.check(bare, draws=50, out=tmp_path / "check")
+    assert str(found) == str(lvm.check(bare, draws=50, out=tmp_path / "check", resume=True))
+
+
 @pytest.mark.slow
 def test_the_shell_checks_a_prior_and_a_saved_result(
     inflated: lvm.Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -173,10 +199,14 @@ def test_the_shell_checks_a_prior_and_a_saved_result(
     pd.DataFrame({"x": X, "city": CITY, "n": ZEROS}).to_csv("d.csv", index=False)
     inflated.save("r")
     model = ["--problem", "m.py:counts", "--data", "d.csv"]
-    assert main(["check", "r", *model, "--by", "city", "--out", "c.html", "--json", "c.json"]) == 0
-    assert Path("c.html").read_text().startswith("<!doctype html>")
+    assert main(["check", "r", *model, "--by", "city", "--out", "c", "--json", "c.json"]) == 0
+    assert Path("c/report.html").read_text().startswith("<!doctype html>")
     told = json.loads(Path("c.json").read_text())
     assert {row["group"] for row in told["posterior_predictive"]} == {"", "Bern", "Lima", "Oslo"}
+    assert main(["check", "r", *model, "--by", "city", "--out", "c"]) == 2
+    assert main(["check", "r", *model, "--by", "city", "--out", "c", "--resume"]) == 0
+    capsys.readouterr()
+    assert main(["diagnose", "c"]) == 0 and "posterior_predictive" in capsys.readouterr().out
 
 
 def test_one_call_simulates_data_from_the_prior_with_the_truth_behind_them() -> None:

@@ -59,6 +59,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "evidence": lambda **words: lvm.evidence(_problem(), "exact", progress=False, **words),
     "evaluate": lambda **words: lvm.evaluate(_fitted(), draws=20, pictures=False, progress=False, **words),
     "gaps": lambda **words: lvm.gaps(_fitted(), rows=4, draws=20, steps=20, progress=False, **words),
+    "check": lambda **words: lvm.check(_problem(), draws=20, **words),
     "calibrate": lambda **words: lvm.calibrate(
         _problem(), drawn, simulations=2, draws=9, workers=1, progress=False, **words
     ),
@@ -171,7 +172,7 @@ def test_what_is_not_ours_is_refused_and_left_as_it_is(
 
 
 COMMANDS = (
-    "fit", "nuts", "smc", "exact", "infer", "compare", "calibrate", "sweep", "evaluate", "evidence", "gaps",
+    "fit", "nuts", "smc", "exact", "infer", "compare", "calibrate", "sweep", "evaluate", "evidence", "gaps", "check",
 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ CALLED = {
     "evidence": "pyrolvm._methods.evidence.inference:evidence",
     "evaluate": "pyrolvm._check.evaluate.inference:evaluate",
     "gaps": "pyrolvm._check.gaps.inference:gaps",
+    "check": "pyrolvm._check.discrepancy.inference:check",
 }
 PLACE = ("device",)
 """What is a part of it as it comes out, and cannot come out otherwise on a machine without a second device."""
@@ -78,6 +79,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "levels": 4, "plate": "row", "members": {"row": "new"}, "pictures": False, "seed": 1,
     },
     "gaps": {"rows": 3, "method": "ais", "draws": 31, "steps": 11, "seed": 1},
+    "check": {"by": ["a"] * 6 + ["b"] * 6, "statistics": {"half": halved}, "draws": 11, "seed": 1},
 }  # fmt: skip
 """For each argument a value that is not its default; those of ``PLACE`` have none."""
 NEEDS: dict[str, dict[str, Any]] = {
@@ -110,7 +112,8 @@ def identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., M
 
         with monkeypatch.context() as patch:
             patch.setattr(runs, "run", stop)
-            getattr(lvm, verb)(subject, out=tmp_path / "run", progress=False, **words)
+            shown = {"progress": False} if "progress" in options_of(CALLED[verb]) else {}
+            getattr(lvm, verb)(subject, out=tmp_path / "run", **shown, **words)
         return seen
 
     return found

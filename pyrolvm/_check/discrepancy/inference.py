@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm import _runs as runs
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError, ProblemError, checked_seed, positive_int
 from pyrolvm._base.explain import at_the_door
+from pyrolvm._base.habits import verb
 from pyrolvm._base.numerics import Array
 from pyrolvm._check.discrepancy.judging import judged
-from pyrolvm._check.discrepancy.result import Check
+from pyrolvm._check.discrepancy.result import CODEC, COMMAND, Check
 from pyrolvm._check.discrepancy.statistics import Sample, Statistic, chosen, compared
 from pyrolvm._program.labels import Levels
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem, check_problem
-from pyrolvm._results import Posterior
+from pyrolvm._results import Posterior, store
 from pyrolvm._results.build import prior_groups
 from pyrolvm._results.datasets import data_groups, named_dims
 from pyrolvm._results.sensitivity import psense
@@ -41,6 +44,7 @@ ROW = ["site", "group", "statistic"]
 By = str | Sequence[object]
 
 
+@verb
 @at_the_door
 def check(
     posterior: Posterior | Problem,
@@ -49,6 +53,9 @@ def check(
     statistics: Mapping[str, Statistic] | None = None,
     draws: int = 500,
     seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool | str = False,
+    overwrite: bool = False,
 ) -> Check:
     """Compares data that the model makes with the data that there are: after inference, and before it.
 
@@ -69,6 +76,10 @@ def check(
         statistics: further features by name: functions of an array ``(draws, rows, ...)`` that return ``(draws,)``.
         draws: replicated data sets, at most.
         seed: of those from the prior, where a problem is checked.
+        out: a folder to save the check in.
+        resume: with ``out``: return the finished check that is there, if it is of the same result, data, options and seed; one that was
+            killed is run again. ``"any-version"`` under other versions as well.
+        overwrite: with ``out``: replace what is there, which stays in force until this one is finished.
 
     Returns:
         Tables of both comparisons, the prior's sensitivity where it is known, a verdict, pictures, and one page.
@@ -76,21 +87,31 @@ def check(
     Raises:
         ArgumentError: if there are no observed data, no replicated ones, or groups do not go with the rows.
         ProblemError: if the prior of a problem cannot be sampled.
+        StoreError: if ``out`` holds something else.
 
     References:
         Gelman, Meng and Stern (1996), "Posterior predictive assessment of model fitness via realized discrepancies"; Gabry et al.
         (2019), "Visualization in Bayesian workflow", https://arxiv.org/abs/1709.01449
     """
+    given = dict(locals())
     positive_int("draws", draws)
     checked_seed(seed)
+    asked = runs.order(out, resume, overwrite)
+    saved = isinstance(posterior, Posterior)
+    problem = posterior.problem if isinstance(posterior, Posterior) else check_problem(posterior)
+    words = {"of": posterior if saved else "prior", **store.counted(check, given)}
+    about = {} if out is None else store.identity("Check", problem, None, seed, words)
+    return runs.run(asked, COMMAND, about, CODEC, lambda _: _checked(posterior, by, statistics or {}, draws, seed))
+
+
+def _checked(
+    posterior: Posterior | Problem, by: By | None, further: Mapping[str, Statistic], draws: int, seed: int
+) -> Check:
     if isinstance(posterior, Posterior):
-        name, data, problem, quick = posterior.name, posterior.data, posterior.problem, None
-        title = str(data["posterior"].attrs.get("pyrolvm_problem", ""))
-        quick = _sensitivity(posterior)
+        name, data, problem = posterior.name, posterior.data, posterior.problem
+        title, quick = str(data["posterior"].attrs.get("pyrolvm_problem", "")), _sensitivity(posterior)
     else:
-        problem = check_problem(posterior)
-        name, title, quick = "prior", problem.name, None
-        data = _of_prior(problem, draws, seed)
+        name, data, problem, title, quick = "prior", _of_prior(posterior, draws, seed), posterior, posterior.name, None
     if "observed_data" not in data.children:
         raise ArgumentError(f"{name} has no observed data, so there is nothing to compare. Fix: observe data, obs=y.")
     tables: dict[str, pd.DataFrame] = {}
@@ -98,7 +119,6 @@ def check(
     for kind in ("posterior_predictive", "prior_predictive"):
         if kind in data.children:
             samples[kind] = {one.name: one for one in _samples(data, kind, problem, draws)}
-            further = dict(statistics or {})
             after = kind == "posterior_predictive"  # no prior says how rows follow each other
             tables[kind] = _table(samples[kind].values(), problem, by, further, ordered=after)
     if not any(len(table) for table in tables.values()):

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Check", "load"]
+__all__ = ["CODEC", "COMMAND", "Check", "load"]
+
+COMMAND = "check"
 
 
 class Check(Checked):
@@ -87,6 +89,9 @@ def load(path: str | Path) -> Check:
         StoreError: if there is none, or a file is damaged.
     """
     return Check(**read(path))
+
+
+CODEC: runs.Codec[Check] = runs.Codec(FORM.kind, FORM.parts, load)
 
 
 def _paper() -> ModuleType:

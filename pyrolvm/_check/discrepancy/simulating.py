@@ -10,6 +10,7 @@ from torch import Tensor
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import checked_seed
 from pyrolvm._base.explain import at_the_door
+from pyrolvm._base.habits import verb
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._program.simulate import Simulator
 
@@ -35,6 +36,7 @@ class Simulation:
         return f"<Simulation of {self.problem.name}: {made} from {', '.join(self.truth)}>"
 
 
+@verb
 @at_the_door
 def simulate(problem: Problem, *, seed: int = 0) -> Simulation:
     """Draws latents from the prior and data from them, as many as the problem has.
