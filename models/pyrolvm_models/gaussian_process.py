@@ -134,7 +134,7 @@ def gaussian_process(*, every: int = 1, marginal: bool = True) -> lvm.Problem:
     values = torch.tensor(ACCELERATION, dtype=torch.float64)
     times, y = times[::step], ((values - values.mean()) / values.std(correction=0))[::step]
     at = torch.tensor(AT, dtype=torch.float64)
-    known, which = times.unique(return_inverse=True)
+    known = times.unique()
     near = (known.unsqueeze(-1) - at).abs().argmin(0)
     quantities = {
         "curve_sd": lambda draw: draw["scale"],
@@ -156,9 +156,9 @@ def gaussian_process(*, every: int = 1, marginal: bool = True) -> lvm.Problem:
         if marginal:
             pyro.sample("y", dist.MultivariateNormal(torch.zeros_like(y), covariance(times, draw)), obs=y)
             return
-        own = known.to(y)
-        spread = kernel(own, own, draw) + _diagonal(JITTER * draw["scale"].square(), len(known))
+        own, which = times.unique(return_inverse=True)
+        spread = kernel(own, own, draw) + _diagonal(JITTER * draw["scale"].square(), len(own))
         f = pyro.sample("f", dist.MultivariateNormal(torch.zeros_like(own), scale_tril=torch.linalg.cholesky(spread)))
-        pyro.sample("y", dist.Normal(f[..., which.to(f.device)], draw["noise"].unsqueeze(-1)).to_event(1), obs=y)
+        pyro.sample("y", dist.Normal(f[..., which], draw["noise"].unsqueeze(-1)).to_event(1), obs=y)
 
     return lvm.Problem(crash, times, y)

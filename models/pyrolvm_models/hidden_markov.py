@@ -135,6 +135,24 @@ class PoissonChain(dist.TorchDistribution):
             counts.append(dist.Poisson(Vindex(wide.rate)[..., state]).sample())
         return torch.stack(counts, -1)
 
+    @torch.no_grad()
+    def onward(self, known: Tensor) -> tuple[Tensor, Tensor]:
+        """A draw whose first counts are known, ``(..., t)``, and the log probability of those, ``(...)``.
+
+        Args:
+            known: The first counts, shape ``(..., s)`` with ``s <= t``.
+        """
+        emissions = dist.Poisson(self.rate.unsqueeze(-2), validate_args=False).log_prob(known.unsqueeze(-1))
+        state = self.initial.log() + emissions[..., 0, :]
+        for step in range(1, known.shape[-1]):
+            state = (state.unsqueeze(-1) + self.transition.log()).logsumexp(-2) + emissions[..., step, :]
+        chances = (state.softmax(-1).unsqueeze(-1) * self.transition).sum(-2)
+        left = self.event_shape[0] - known.shape[-1]
+        if not left:
+            return known, state.logsumexp(-1)
+        rest = PoissonChain(chances, self.transition, self.rate, left, validate_args=False)
+        return torch.cat([known, rest.sample().to(known.dtype)], -1), state.logsumexp(-1)
+
 
 def _emissions(counts: Tensor, draw: Draw) -> Tensor:
     """``log p(y_t | k)``, shape ``(t, k)``."""
@@ -246,7 +264,7 @@ def hidden_markov(*, states: int = 2, marginal: bool = True, years: int | None =
         transition = pyro.sample("transition", dist.Dirichlet(1 + 4 * torch.eye(k).to(y)).to_event(1))
         rate = pyro.sample("rate", dist.Gamma(4.0, 0.2).expand([k]).to_event(1))
         if marginal:
-            pyro.sample("y", PoissonChain(initial, transition, rate, n), obs=y)
+            pyro.sample("y", PoissonChain(initial, transition, rate, len(y)), obs=y)
             return
         chances = initial
         for t in pyro.markov(range(len(y))):

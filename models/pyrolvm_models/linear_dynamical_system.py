@@ -47,6 +47,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
+from pyrolvm_models import _data
 
 Draw = Mapping[str, Tensor]
 
@@ -150,24 +151,29 @@ def _covariance(draw: Draw, n: int) -> Tensor:
     return covariance + draw["noise"].square()[..., None, None] * torch.eye(n).to(level)
 
 
-def linear_dynamical_system(*, slope: bool = False, marginal: bool = True) -> lvm.Problem:
+def linear_dynamical_system(*, slope: bool = False, marginal: bool = True, years: int | None = None) -> lvm.Problem:
     """The flow of the Nile as a level that walks, under noise.
 
     Args:
         slope: Give the level a slope that walks as well.
         marginal: Integrate the states out in the model; otherwise they are sites, with the same posterior of the scales.
+        years: Use only the first so many of the 100 years; all by default.
 
     Returns:
         The problem.
+
+    Raises:
+        ArgumentError: ``years`` is not an integer from 1 to 100.
     """
-    n = len(FLOW)
-    years = list(range(FIRST_YEAR, FIRST_YEAR + n))
+    t = len(FLOW) if years is None else _data.check_count("linear_dynamical_system", "years", years, len(FLOW))
+    labels = list(range(FIRST_YEAR, FIRST_YEAR + t))
     dims = {} if marginal else {"level": ["year"]} | ({"slope": ["year"]} if slope else {})
     dims["y"] = ["year"]
 
-    @lvm.model(dims=dims, coords={"year": years})
+    @lvm.model(dims=dims, coords={"year": labels})
     def nile(y: Tensor) -> None:
         """Flows ``y`` ``(t,)`` about a level that changes a little from year to year."""
+        n = len(y)
         scales = {
             "drift": pyro.sample("drift", dist.HalfNormal(1.0)),
             "noise": pyro.sample("noise", dist.HalfNormal(2.0)),
@@ -186,4 +192,4 @@ def linear_dynamical_system(*, slope: bool = False, marginal: bool = True) -> lv
         level = pyro.sample("level", dist.MultivariateNormal(mean, scale_tril=_walk(SPREAD, scales["drift"], n)))
         pyro.sample("y", dist.Normal(level, scales["noise"].unsqueeze(-1)).to_event(1), obs=y)
 
-    return lvm.Problem(nile, torch.tensor(FLOW) / 100)
+    return lvm.Problem(nile, torch.tensor(FLOW[:t]) / 100)

@@ -132,7 +132,7 @@ def stochastic_volatility(*, days: int = 250) -> lvm.Problem:
             "mu": pyro.sample("mu", dist.Normal(1.0, 2.0)),
             "rate": pyro.sample("rate", dist.Beta(20.0, 1.5)),
             "sigma": pyro.sample("sigma", dist.HalfNormal(0.5)),
-            "move": pyro.sample("move", dist.Normal(0.0, 1.0).expand([t]).to_event(1)),
+            "move": pyro.sample("move", dist.Normal(0.0, 1.0).expand([len(y)]).to_event(1)),
         }
         pyro.sample("y", dist.Normal(0.0, (log_variance(draw) / 2).exp()).to_event(1), obs=y)
 

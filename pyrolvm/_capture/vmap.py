@@ -109,13 +109,45 @@ class _Items(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def vmapped(function: Callable[..., Any], *, items: bool = False) -> Callable[..., Any]:
+_FRESH: frozenset[object] = frozenset(
+    {torch.zeros, torch.ones, torch.empty, torch.full, torch.eye, torch.zeros_like, torch.ones_like, torch.empty_like}
+    | {torch.full_like, torch.clone, torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_empty}
+    | {torch.Tensor.new_full, torch.Tensor.clone}
+)  # fmt: skip
+"""What makes tensors that a program may write into."""
+
+
+class _Apart(TorchFunctionMode):
+    """Gives each lane tensors of its own where the program makes one, so that it can write what differs by lane into them."""
+
+    def __init__(self, lane: Tensor) -> None:
+        super().__init__()
+        self.nothing = torch.zeros_like(lane.detach().reshape(-1)[:1]).reshape(())
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func not in _FRESH or is_lane(found):
+            return found
+        nothing = self.nothing.to(found.dtype)
+        return found ^ nothing if found.dtype is torch.bool else found + nothing
+
+
+def vmapped(function: Callable[..., Any], *, items: bool = False, apart: bool = False) -> Callable[..., Any]:
     """``function`` over a leading dimension of its arguments, with independent randomness in each lane.
 
     With ``items``, it may also take single numbers out of tensors by ``.item()``; whether it then still does the same must be
-    checked, since a program can tell such a tensor from a number.
+    checked, since a program can tell such a tensor from a number. With ``apart``, it may write into tensors that it makes.
     """
-    mapped = vmap(function, randomness="different")
+
+    def lane(*args: Any) -> object:
+        parts = [part for one in args for part in (one.values() if isinstance(one, Mapping) else (one,))]
+        first = next((part for part in parts if isinstance(part, Tensor)), None)
+        with nullcontext() if first is None else _Apart(first):
+            return function(*args)
+
+    mapped = vmap(lane if apart else function, randomness="different")
 
     def call(*args: Any) -> object:
         # The innermost handler sees a call first, and VmapFriendly asks where it comes from.

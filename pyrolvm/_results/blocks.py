@@ -1,9 +1,13 @@
-"""Latents that rows have of their own, or share with few others: members that are independent given the rest, found by trying."""
+"""Latents that rows have of their own, or share with few others, found by trying: members that are independent given the rest.
+
+Members of one level that belong to members of another, as pupils do to schools, are found by their own density or that of their rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +19,7 @@ from pyrolvm._program.density import Joint
 from pyrolvm._program.density.dependence import NONE, SEVERAL, met_by
 from pyrolvm._program.sites import Site
 
-__all__ = ["Members", "members_of"]
+__all__ = ["Members", "levels_of"]
 
 RANDOM = 73
 """The seed of what latents are moved by."""
@@ -24,6 +28,8 @@ OWN = "own"
 """The name of what members' latents have for themselves, as parts."""
 
 Parts = Mapping[str, Tensor]
+Axes = dict[str, tuple[int, ...]]
+"""By site, the dimensions of the members in its density, from the left."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,16 @@ class Members:
     Attributes:
         latents: the sites that are theirs.
         places: where the numbers of each member are in a flat vector, ``(members, units)``.
-        axes: the parts of the density that are theirs, with the dimension of the members in each, from the left.
+        axes: the parts of the density that are theirs, with the dimensions of the members in each, from the left.
         rows: by observed site, the member that each of its densities belongs to, -1 for none.
+        above: the member of the next level that each member belongs to; ``None`` where there is none.
     """
 
     latents: tuple[str, ...]
     places: Tensor
-    axes: Mapping[str, int]
+    axes: Mapping[str, tuple[int, ...]]
     rows: Mapping[str, Tensor]
+    above: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -49,12 +57,8 @@ class Members:
 
     def own(self, parts: Parts) -> Tensor:
         """The log density of each member's latents, log Jacobians among them."""
-        terms = [parts[key].movedim(axis, 0).reshape(self.count, -1).sum(1) for key, axis in self.axes.items()]
+        terms = [_in_front(parts[key], axes).reshape(self.count, -1).sum(1) for key, axes in self.axes.items()]
         return torch.stack(terms).sum(0)
-
-    def others(self, parts: Parts) -> list[str]:
-        """The parts of the density that are neither theirs nor of rows."""
-        return [key for key in parts if key not in self.axes and key.removeprefix("density/") not in self.rows]
 
     def seen(self, joint: Joint, parts: Parts) -> dict[str, Tensor]:
         """The log density of each row by observed site, flat."""
@@ -68,15 +72,9 @@ class Members:
             total = total.index_add(0, member.clamp(min=0), torch.where(member >= 0, term, torch.zeros_like(term)))
         return total
 
-    def apart(self, parts: Parts, seen: Mapping[str, Tensor]) -> Tensor:
-        """The log density of all that belongs to no member, shape ``()``."""
-        rest = [parts[key].sum() for key in self.others(parts)]
-        rest += [torch.where(self.rows[name] < 0, term, torch.zeros_like(term)).sum() for name, term in seen.items()]
-        return torch.stack(rest).sum() if rest else next(iter(parts.values())).new_zeros(())
 
-
-def members_of(joint: Joint, flat: Tensor) -> Members | None:
-    """The members with the fewest rows each, at a point; ``None`` where there are none. Inside a session, without gradients.
+def levels_of(joint: Joint, flat: Tensor) -> tuple[Members, ...]:
+    """The members with the fewest rows each, then those that these belong to, and so on; inside a session, without gradients.
 
     Args:
         joint: the density.
@@ -85,78 +83,146 @@ def members_of(joint: Joint, flat: Tensor) -> Members | None:
     try:
         parts = joint.elements(flat)
     except ProblemError:  # discrete latents that are summed out join what is apart
-        return None
-    found = [one for one in (_tried(joint, flat, parts, axes) for axes in _candidates(joint, parts)) if one is not None]
-    return max(found, key=lambda one: one.count, default=None)
+        return ()
+    levels: list[Members] = []
+    candidates = list(_candidates(joint, parts))
+    while candidates:
+        tried = [_tried(joint, flat, parts, axes, levels) for axes in candidates]
+        best = max((one for one in tried if one is not None), key=lambda one: one[0].count, default=None)
+        if best is None:
+            break
+        found, above = best
+        if levels:
+            levels[-1] = replace(levels[-1], above=above)
+        levels.append(found)
+        used = {name for level in levels for name in level.latents}
+        candidates = [axes for axes in candidates if used.isdisjoint(axes)]
+    return tuple(levels)
 
 
-def _candidates(joint: Joint, parts: Parts) -> Iterator[dict[str, int]]:
-    """Sites that may have members, with the dimension of the members in their densities."""
+def _candidates(joint: Joint, parts: Parts) -> Iterator[Axes]:
+    """Sites that may have members, with the dimensions of the members in their densities."""
     sites = {site.name: site for site in joint.problem.continuous}
-    for name, plate in joint.problem.plates.items():
-        inside = [site for site in sites.values() if name in site.plates]
-        if inside and plate.dim is not None and plate.size > 1 and not plate.subsampled:
-            yield {site.name: _batch(site) + plate.dim for site in inside}
+    plates = {
+        name: plate.dim
+        for name, plate in joint.problem.plates.items()
+        if plate.dim is not None and plate.size > 1 and not plate.subsampled
+    }
+    around = {name: tuple(one for one in plates if one in site.plates) for name, site in sites.items()}
+    for several in dict.fromkeys(tuple(sorted(one, key=plates.__getitem__)) for one in around.values() if one):
+        yield {
+            name: tuple(_batch(sites[name]) + plates[one] for one in several)
+            for name, inside in around.items()
+            if set(inside) == set(several)
+        }
+    for one, dim in plates.items():
+        inside = {name: (_batch(sites[name]) + dim,) for name, here in around.items() if one in here}
+        if any(len(around[name]) > 1 for name in inside):
+            yield inside
     for site in sites.values():
         alone = _batch(site) == 0 and len(site.shape) == 1 and site.shape[0] > 1
         if alone and parts[f"density/{site.name}"].shape == site.shape == site.unconstrained_shape:
-            yield {site.name: 0}
+            yield {site.name: (0,)}
 
 
 def _batch(site: Site) -> int:
     return len(site.shape) - site.event_dim
 
 
-def _tried(joint: Joint, flat: Tensor, parts: Parts, axes: dict[str, int]) -> Members | None:
-    """The members of a candidate, if they are independent given the rest and each row belongs to one at most."""
-    places = _places(joint, axes)
-    if places is None:
+def _in_front(value: Tensor, axes: Sequence[int]) -> Tensor:
+    return value.movedim(tuple(axes), tuple(range(len(axes))))
+
+
+def _tried(
+    joint: Joint, flat: Tensor, parts: Parts, axes: Axes, inner: Sequence[Members]
+) -> tuple[Members, Tensor | None] | None:
+    """The members of a candidate, if they are independent given the rest, and which of them each member of the level below is of."""
+    places, sizes = _places(joint, axes)
+    if places is None or (inner and len(places) >= inner[-1].count):
         return None
-    count = len(places)
     theirs = {
-        f"{kind}/{name}": axis
-        for name, axis in axes.items()
+        f"{kind}/{name}": dims
+        for name, dims in axes.items()
         for kind in ("density", "jacobian")
-        if parts[f"{kind}/{name}"].dim() > axis and parts[f"{kind}/{name}"].shape[axis] == count
+        if f"{kind}/{name}" in parts and _sizes(parts[f"{kind}/{name}"], dims) == sizes
     }
     if any(f"density/{name}" not in theirs for name in axes):
         return None
     observed = [site.name for site in joint.problem.observed if f"density/{site.name}" in parts]
     found = Members(tuple(axes), places, theirs, {name: torch.zeros(0, dtype=torch.long) for name in observed})
+    told = _told(joint, flat, found, inner)
+    if told is None or all(bool((one < 0).all()) for one in told.values()):
+        return None
+    rows = {name: told[f"rows/{name}"] for name in observed}
+    if not inner:
+        return replace(found, rows=rows), None
+    above = _owner(inner, rows, told)
+    if above is None:
+        return None
+    last = inner[-1].rows
+    rows = {name: torch.where(last[name] >= 0, above[last[name].clamp(min=0)], own) for name, own in rows.items()}
+    return replace(found, rows=rows), above
 
-    def told(point: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        there = joint.elements(torch.as_tensor(point).to(flat))
-        by_name = {OWN: found.own(there), **{f"row/{name}": term for name, term in found.seen(joint, there).items()}}
-        by_name |= {key: there[key] for key in found.others(there)}
-        return {name: term.double().cpu().numpy() for name, term in by_name.items()}
+
+def _owner(inner: Sequence[Members], rows: Mapping[str, Tensor], told: Mapping[str, Tensor]) -> Tensor | None:
+    """The member above that each one of the last level is of, by its density and those of all below; ``None`` for none or several."""
+    last, device = inner[-1], next(iter(told.values())).device
+    every = []
+    for number, level in enumerate(inner):
+        member = torch.arange(level.count, device=device)
+        for between in inner[number:-1]:
+            assert between.above is not None
+            member = between.above[member]
+        every.append((member, told[f"level/{number}"]))
+    every += [(last.rows[name], owner) for name, owner in rows.items()]
+    found = torch.full((last.count,), -1, dtype=torch.long, device=device)
+    known = [(member[keep], owner[keep]) for member, owner in every for keep in ((member >= 0) & (owner >= 0),)]
+    for member, owner in known:
+        found[member] = owner
+    same = all(torch.equal(found[member], owner) for member, owner in known)
+    return found if same and bool((found >= 0).all()) else None
+
+
+def _told(joint: Joint, flat: Tensor, found: Members, inner: Sequence[Members]) -> dict[str, Tensor] | None:
+    """Which member each row is told of by, and each member of the levels below, -1 for none; ``None`` where that is several."""
+    apart = {key for level in inner for key in level.axes} | set(found.axes)
+
+    def each(point: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        parts = joint.elements(torch.as_tensor(point).to(flat))
+        terms = {f"rows/{name}": term for name, term in found.seen(joint, parts).items()}
+        terms |= {f"level/{number}": level.own(parts) for number, level in enumerate(inner)} | {OWN: found.own(parts)}
+        terms |= {
+            key: part
+            for key, part in parts.items()
+            if key not in apart and key.removeprefix("density/") not in found.rows
+        }
+        return {name: term.double().cpu().numpy() for name, term in terms.items()}
 
     here = flat.double().cpu().numpy()
-    met = met_by(places.cpu().numpy(), told, [(here, told(here))], np.random.default_rng(RANDOM))
-    rows = {name: met.pop(f"row/{name}") for name in observed}
+    met = met_by(found.places.cpu().numpy(), each, [(here, each(here))], np.random.default_rng(RANDOM))
     own = met.pop(OWN)
-    alone = bool(((own == NONE) | (own == np.arange(count))).all()) and all(
+    told = {name: met.pop(name) for name in list(met) if name.startswith(("rows/", "level/"))}
+    alone = bool(((own == NONE) | (own == np.arange(found.count))).all()) and all(
         bool((one == NONE).all()) for one in met.values()
     )
-    if not alone or any((one == SEVERAL).any() or one.max() >= count for one in rows.values()):
+    if not alone or any((one == SEVERAL).any() or one.max() >= found.count for one in told.values()):
         return None
-    if all(bool((one == NONE).all()) for one in rows.values()):
-        return None
-    return Members(
-        tuple(axes), places, theirs, {name: torch.as_tensor(one, device=flat.device) for name, one in rows.items()}
-    )
+    return {name: torch.as_tensor(one, device=flat.device) for name, one in told.items()}
 
 
-def _places(joint: Joint, axes: Mapping[str, int]) -> Tensor | None:
-    """Where the numbers of each member are in a flat vector; ``None`` where sites have other numbers of members."""
+def _sizes(value: Tensor, dims: Sequence[int]) -> tuple[int, ...]:
+    return tuple(value.shape[dim] for dim in dims if dim < value.dim())
+
+
+def _places(joint: Joint, axes: Axes) -> tuple[Tensor | None, tuple[int, ...]]:
+    """Where the numbers of each member are in a flat vector, and how many members there are; ``None`` where sites have others."""
     numbers = joint.split(torch.arange(sum(joint.sizes), device=joint.problem.device))
-    each = []
-    for name, axis in axes.items():
-        value = numbers[name]
-        if value.dim() <= axis:
-            return None
-        moved = value.movedim(axis, 0)
-        each.append(moved.reshape(len(moved), -1))
-    return torch.cat(each, 1) if len({len(one) for one in each}) == 1 else None
+    sizes = {_sizes(numbers[name], dims) for name, dims in axes.items()}
+    if len(sizes) != 1 or any(numbers[name].dim() <= max(dims) for name, dims in axes.items()):
+        return None, ()
+    (size,) = sizes
+    each = [_in_front(numbers[name], dims).reshape(math.prod(size), -1) for name, dims in axes.items()]
+    return torch.cat(each, 1), size
 
 
 def _by_row(joint: Joint, parts: Parts, name: str) -> Tensor:

@@ -56,6 +56,8 @@ class _Changed:
             return self.guide(*args, **kwargs)
 
     def __getattr__(self, name: str) -> object:
+        if "guide" not in self.__dict__:  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self.__dict__["guide"], name)
 
 
@@ -67,6 +69,8 @@ class _Registered:
         return pyro.module(self.name, self.guide)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> object:
+        if "guide" not in self.__dict__:  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self.__dict__["guide"], name)
 
 

@@ -26,7 +26,11 @@ OWN = ("seed", "dtype")
 
 
 def identity(
-    method: str | None, problem: Problem | None, guide: Guide | None, seed: int, options: Mapping[str, object] | None = None
+    method: str | None,
+    problem: Problem | None,
+    guide: Guide | None,
+    seed: int,
+    options: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Which run it is: what must be the same for another run to continue it, as JSON holds it.
 

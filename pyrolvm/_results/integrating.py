@@ -5,8 +5,10 @@ others is
 
 .. math:: p(y_i \mid \theta, y_{-i}) = \frac{\int p(y_g, u \mid \theta)\, du}{\int p(y_g, u \mid \theta) / p(y_i \mid u, \theta)\, du},
 
-and the weights of leaving the row out are its inverse. Those of :math:`1 / p(y_i \mid u, \theta)` have heavy tails, since the draws of
-:math:`u_g` follow the very row that is left out, and their k-hat of some thousand draws does not always show it.
+and the weights of leaving the row out are its inverse. Where members belong to others, pupils to schools, integrals over one level
+are inside those over the next, and :math:`\theta` is what is above all. Weights of :math:`1 / p(y_i \mid u, \theta)` have heavy
+tails, since the draws of :math:`u_g` follow the very row that is left out, and their k-hat of some thousand draws does not always
+show it.
 
 Draws of a guide are in the place of the posterior's where log p - log q of all unknowns has light tails. Where it has not,
 :math:`\theta` is drawn anew, from Student t laws fitted to the weights of the draws before, by its density with all members' latents
@@ -21,7 +23,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +32,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrolvm._base.errors import CaptureError
 from pyrolvm._base.importance import Weights, khat_threshold, weigh
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.quadrature import Rule, rules
-from pyrolvm._program.density import Evaluator, Joint, flattened, modes, nodes
+from pyrolvm._capture import capture
+from pyrolvm._program.density import Evaluator, Joint, Levels, Normal, flattened, modes
 from pyrolvm._program.problem import Problem
-from pyrolvm._results.blocks import Members, members_of
+from pyrolvm._results.blocks import Members, levels_of
 from pyrolvm._results.one_row import draws_at, rows_seen
 from pyrolvm.family.importance import Weighed, refitted
 from pyrolvm.family.student import Student
@@ -61,6 +65,9 @@ CLOSE = 0.2
 
 FINE = {1: 4, 2: 3, 3: 2}
 """The rule that is taken of all for so many latents: 17, 7 and 5 nodes for each of them."""
+
+NODES, FIRST = 450, 2
+"""Nodes of all levels together, where there are several, and the roughest rule of an outer one meanwhile."""
 
 APART, DEEP = 3.0, 7.0
 """Sds between modes from which on they are two, and nats below the other from which on one does not matter."""
@@ -142,28 +149,55 @@ def integrated(
 
 
 class _Rows:
-    """The density of each row given the others at a draw, latents of members integrated out; inside a session."""
+    """The density of each row given the others at a draw, latents of members of all levels integrated out; inside a session."""
 
-    def __init__(self, joint: Joint, members: Members, sites: tuple[str, ...], start: Tensor) -> None:
-        self.joint, self.members, self.sites, self.start = joint, members, sites, start
-        self.rough, self.fine = _pair(members.places.shape[1])
-        self.member = members.rows[sites[0]]
-        counts = torch.zeros(members.count, dtype=torch.long, device=self.member.device)
-        for rows in members.rows.values():
-            counts = counts.index_add(0, rows.clamp(min=0), (rows >= 0).long())
+    def __init__(self, joint: Joint, levels: tuple[Members, ...], sites: tuple[str, ...], flat: Tensor) -> None:
+        self.joint, self.levels, self.sites = joint, levels, sites
+        self.elements = _recorded(joint, flat[0])
+        self.places = torch.cat([level.places.reshape(-1) for level in levels])
+        self.start = flat[:, self.places].mean(0)
+        shapes = [(level.count, level.places.shape[1]) for level in levels]
+        self.tree = Levels(shapes, [level.above for level in levels if level.above is not None], flat)
+        self.rough, self.fine = _pairs([units for _, units in shapes])
+        self.member = [level.rows[sites[0]] for level in levels]
+        self.first = {name: self._first(name) for name in levels[0].rows}
         # Without its one row a member has its prior alone, which integrates to one.
-        self.alone = counts[self.member.clamp(min=0)] <= len(sites)
+        self.alone = [self._alone(level, member) for level, member in zip(levels, self.member, strict=True)]
 
     @classmethod
     def of(cls, joint: Joint, flat: Tensor, sites: tuple[str, ...]) -> _Rows | None:
-        """Those of the members with the fewest rows each; ``None`` where there are none that can be integrated out."""
-        members = members_of(joint, flat[0])
-        if members is None or members.places.shape[1] > UNITS or any(site not in members.rows for site in sites):
+        """Those of the members with the fewest rows each, and of those above; ``None`` where none can be integrated out."""
+        levels = levels_of(joint, flat[0])
+        while levels and any(level.places.shape[1] > UNITS for level in levels):
+            levels = (*levels[:-2], replace(levels[-2], above=None)) if len(levels) > 1 else ()
+        if not levels or any(site not in levels[0].rows for site in sites):
             return None
-        first, *others = (members.rows[site] for site in sites)
-        if any(not torch.equal(first, other) for other in others):
-            return None
-        return cls(joint, members, sites, flat[:, members.places].mean(0))
+        for level in levels:
+            first, *others = (level.rows[site] for site in sites)
+            if any(not torch.equal(first, other) for other in others):
+                return None
+        return cls(joint, levels, sites, flat)
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """The sites that are integrated out."""
+        return tuple(name for level in self.levels for name in level.latents)
+
+    @property
+    def work(self) -> float:
+        """How much dearer a draw is than where one level has one latent each."""
+        return math.prod(len(rule.log_weights) for rule in self.fine) / 17
+
+    def _first(self, site: str) -> Tensor:
+        """The innermost level at which each row of a site has a member; as many as there are levels for none."""
+        every = torch.stack([level.rows[site] >= 0 for level in self.levels])
+        return torch.where(every.any(0), every.long().argmax(0), len(self.levels))
+
+    def _alone(self, level: Members, member: Tensor) -> Tensor:
+        counts = torch.zeros(level.count, dtype=torch.long, device=member.device)
+        for rows in level.rows.values():
+            counts = counts.index_add(0, rows.clamp(min=0), (rows >= 0).long())
+        return counts[member.clamp(min=0)] <= len(self.sites)
 
     def many(self, flat: Tensor) -> Callable[[Tensor], dict[str, Array]] | None:
         """The same of many draws; ``None`` if they do not run at once, or have no second derivatives."""
@@ -173,7 +207,7 @@ class _Rows:
             )  # too few for a graph, which is no match for vmap
         except (RuntimeError, NotImplementedError, ValueError):
             return None
-        chunk = max(1, AT_ONCE // max(len(self.member), self.members.places.numel()))
+        chunk = max(1, AT_ONCE // max(len(self.member[0]), len(self.places)))
 
         def run(flat: Tensor) -> dict[str, Array]:
             return {name: value.double().cpu().numpy() for name, value in every({"u": flat}, chunk=chunk).items()}
@@ -182,77 +216,163 @@ class _Rows:
 
     def several(self, flat: Tensor) -> NDArray[np.bool_]:
         """Whether the member of each row has a second mode, as a few ascents from elsewhere show: one rule sees one mode alone."""
-        places = self.members.places
-        far = 2 * flat[:, places].std(dim=(0, 1))
-        found = torch.zeros(len(places), dtype=torch.bool, device=flat.device)
+        members, member = self.levels[0], self.member[0]
+        start = flat[:, members.places].mean(0)
+        far = 2 * flat[:, members.places].std(dim=(0, 1))
+        found = torch.zeros(members.count, dtype=torch.bool, device=flat.device)
         for u in flat[[0, len(flat) // 2]]:
 
             def density(z: Tensor, u: Tensor = u) -> Tensor:
-                return self.members.together(*self._at(u, z))
+                parts = self.elements(u.scatter(0, members.places.reshape(-1), z.reshape(-1)))
+                return members.together(parts, members.seen(self.joint, parts))
 
             with torch.enable_grad():
-                base, factor = modes(density, self.start, 2 * STEPS)
-                for start in (-self.start, self.start + far, self.start - far):
-                    there, root = modes(density, start, 2 * STEPS)
+                base, factor = modes(density, start, 2 * STEPS)
+                for place in (-start, start + far, start - far):
+                    there, root = modes(density, place, 2 * STEPS)
                     slope = torch.func.grad(lambda z, density=density: density(z).sum())(there)
                     apart = torch.einsum("gji,gj->gi", factor, there - base).norm(dim=-1) > APART
                     still = (
                         torch.linalg.solve_triangular(root, slope[..., None], upper=False)[..., 0].norm(dim=-1) < 0.1
                     )
                     found |= apart & still & (density(there) > density(base) - DEEP)
-        return np.asarray(((self.member >= 0) & found[self.member.clamp(min=0)]).cpu().numpy())
+        return np.asarray(((member >= 0) & found[member.clamp(min=0)]).cpu().numpy())
 
     def __call__(self, draw: Mapping[str, Tensor]) -> Tree:
         """The log densities of rows given the others, ``rows``, by a rougher rule too, and that of all but members' latents."""
-        flat, members = draw["u"], self.members
+        flat, last = draw["u"], len(self.levels) - 1
 
         def density(z: Tensor) -> Tensor:
-            return members.together(*self._at(flat, z))
+            return self.tree.gathered(self._at(flat, z).terms)
 
         with torch.enable_grad():
-            middle, factor = (one.detach() for one in modes(density, self.start, STEPS))
-        rough, _ = self._by(self.rough, flat, middle, factor)
-        rows, total = self._by(self.fine, flat, middle, factor)
-        log_p = members.apart(*self._at(flat, middle)).double() + total.double().sum()
-        return {"rows": rows, "rough": rough, "log_p": log_p}
+            found = self.tree.normal(density, self.start, STEPS)
+        normal = replace(
+            found, mode=found.mode.detach(), factors=tuple(one.detach() for one in found.factors),
+            pulls={pair: one.detach() for pair, one in found.pulls.items()},
+        )  # fmt: skip
+        rows = {}
+        for name, chosen in (("rough", self.rough), ("rows", self.fine)):
+            integral = self._integral(last, flat, normal, chosen, ())
+            rows[name] = self._left_out(integral)
+        log_p = integral.there.apart.double() + integral.total.double().sum()
+        return {**rows, "log_p": log_p}
 
-    def _at(self, flat: Tensor, z: Tensor) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """The parts of the density with members' latents at other values, and those of rows."""
-        parts = self.joint.elements(flat.scatter(0, self.members.places.reshape(-1), z.reshape(-1)))
-        return parts, self.members.seen(self.joint, parts)
+    def _at(self, flat: Tensor, z: Tensor) -> _There:
+        """The density with members' latents at other values."""
+        parts = self.elements(flat.scatter(0, self.places, z))
+        seen = self.levels[0].seen(self.joint, parts)
+        terms, taken = [], set()
+        for number, level in enumerate(self.levels):
+            total = level.own(parts)
+            for name, term in seen.items():
+                here = torch.where(self.first[name] == number, term, torch.zeros_like(term))
+                total = total.index_add(0, level.rows[name].clamp(min=0), here)
+            terms.append(total)
+            taken |= level.axes.keys()
+        rest = [
+            part.sum() for key, part in parts.items() if key not in taken and key.removeprefix("density/") not in seen
+        ]
+        for name, term in seen.items():
+            rest.append(torch.where(self.first[name] == len(self.levels), term, torch.zeros_like(term)).sum())
+        row = torch.stack([seen[site] for site in self.sites]).sum(0)
+        return _There(terms, row, torch.stack(rest).sum())
 
-    def _by(self, rule: Rule, flat: Tensor, middle: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """The log densities of rows and of members by a rule."""
-        whole, without = [], []
-        member = self.member.clamp(min=0)
-        row = torch.zeros_like(self.member, dtype=flat.dtype)
-        for point, weight in zip(*nodes(middle, factor, rule), strict=True):
-            parts, seen = self._at(flat, point)
-            together = weight + self.members.together(parts, seen)
-            row = torch.stack([seen[site] for site in self.sites]).sum(0)
-            whole.append(together)
-            without.append(together[member] - row)
-        total = torch.stack(whole).logsumexp(0)
-        rest = torch.where(self.alone, torch.zeros_like(row), torch.stack(without).logsumexp(0))
-        return torch.where(self.member >= 0, total[member] - rest, row), total
+    def _integral(
+        self, level: int, flat: Tensor, normal: Normal, chosen: Sequence[Rule], above: tuple[Tensor, ...]
+    ) -> _Integral:
+        """The integrals over members of a level and all below it, given where those above are."""
+        rule, member = chosen[level], self.member[level].clamp(min=0)
+        first, total, without = self.first[self.sites[0]], None, None
+        for unit, weight in zip(torch.as_tensor(rule.nodes).to(flat), normal.volume(level, rule), strict=True):
+            places = (normal.around(level, unit, above), *above)
+            if level:
+                inside = self._integral(level - 1, flat, normal, chosen, places)
+                there, below = inside.there, inside.total
+                together = (weight + there.terms[level]).index_add(0, self.tree.above[level - 1], below)
+                less = torch.where(
+                    first == level, there.row, below[self.member[level - 1].clamp(min=0)] - inside.without
+                )
+            else:
+                there = self._at(flat, normal.mode + torch.cat([one.reshape(-1) for one in places]))
+                together, less = weight + there.terms[0], there.row
+            rest = together[member] - less
+            total = together if total is None else torch.logaddexp(total, together)
+            without = rest if without is None else torch.logaddexp(without, rest)
+        assert total is not None and without is not None
+        without = torch.where(self.alone[level], torch.zeros_like(without), without)
+        return _Integral(total, without, there)
+
+    def _left_out(self, found: _Integral) -> Tensor:
+        """The log density of each row given the others."""
+        member = self.member[-1]
+        return torch.where(member >= 0, found.total[member.clamp(min=0)] - found.without, found.there.row)
 
 
-def _pair(units: int) -> tuple[Rule, Rule]:
-    """A rule for members of so many latents, and the rougher one that it is compared with."""
-    found = rules(units)
-    fine = FINE.get(units, len(found) - 1)
-    return found[fine - 1], found[fine]
+@dataclass(frozen=True)
+class _There:
+    """The density at values of members' latents.
+
+    Attributes:
+        terms: by level, of each member's latents and the rows that belong to it and no member below.
+        row: of each row.
+        apart: of all that belongs to no member.
+    """
+
+    terms: list[Tensor]
+    row: Tensor
+    apart: Tensor
+
+
+@dataclass(frozen=True)
+class _Integral:
+    """Integrals over members of a level and all below them.
+
+    Attributes:
+        total: of each member.
+        without: of the member that each row belongs to, without the row.
+        there: the density at one of the nodes.
+    """
+
+    total: Tensor
+    without: Tensor
+    there: _There
+
+
+def _recorded(joint: Joint, flat: Tensor) -> Callable[[Tensor], Mapping[str, Tensor]]:
+    """The smallest parts of the density as a graph, which runs without the program's handlers; the program where there is none."""
+    try:
+        graph = capture(joint.elements, flat.clone())
+    except CaptureError:
+        return joint.elements
+    return joint.elements if graph.noise or graph.random else graph
+
+
+def _pairs(units: Sequence[int]) -> tuple[list[Rule], list[Rule]]:
+    """Rules for members of so many latents, by level, and the rougher ones that they are compared with."""
+    found = [rules(one) for one in units]
+    fine = [FINE.get(one, len(each) - 1) for one, each in zip(units, found, strict=True)]
+
+    def nodes(level: int) -> int:
+        return len(found[level][fine[level]].log_weights)
+
+    for level in reversed(
+        range(len(units))
+    ):  # what is above a row is known by more rows: its integrals are the smoother ones
+        while len(units) > 1 and math.prod(map(nodes, range(len(units)))) > NODES and fine[level] > FIRST:
+            fine[level] -= 1
+    chosen = [each[one] for each, one in zip(found, fine, strict=True)]
+    return [each[one - 1] for each, one in zip(found, fine, strict=True)], chosen
 
 
 def _left_out(found: _Rows, flat: Tensor, ratios: Array | None, seed: int) -> Integrated | None:
     """The densities at the draws, or at new ones where a guide's weights have heavy tails; ``None`` if draws do not run at once."""
-    most = max(FEWEST, CELLS // max(len(found.member), 1))
+    most = max(FEWEST, int(CELLS / max(len(found.member[0]) * found.work, 1)))
     many = found.many(flat)
     if many is None:
         return None
-    latents = found.members.latents
     if ratios is not None and not _enough(weigh(ratios)[0]):
-        anew = _anew(many, flat, found.members, min(DRAWS, most), seed)
+        anew = _anew(many, flat, found, min(DRAWS, most), seed)
         if anew is not None:
             return anew
     step = math.ceil(len(flat) / most)
@@ -261,7 +381,7 @@ def _left_out(found: _Rows, flat: Tensor, ratios: Array | None, seed: int) -> In
     if not fine.any():
         return None
     weights = None if ratios is None else ratios[::step][fine]
-    return Integrated(latents, told["rows"][fine], weights, known=_known(told))
+    return Integrated(found.latents, told["rows"][fine], weights, known=_known(told))
 
 
 def _enough(figures: Weights) -> bool:
@@ -278,10 +398,10 @@ def _known(told: Mapping[str, Array]) -> NDArray[np.bool_]:
 
 
 def _anew(
-    many: Callable[[Tensor], dict[str, Array]], flat: Tensor, members: Members, count: int, seed: int
+    many: Callable[[Tensor], dict[str, Array]], flat: Tensor, found: _Rows, count: int, seed: int
 ) -> Integrated | None:
     """Draws of what is shared by its density with members' latents integrated out, and their log weights."""
-    shared = np.setdiff1d(np.arange(flat.shape[1]), members.places.cpu().numpy())
+    shared = np.setdiff1d(np.arange(flat.shape[1]), found.places.cpu().numpy())
     size = len(shared)
     points = flat[:, shared].double().cpu().numpy()
     if size > MOST_SHARED or len(points) < 10 * max(size, 1):
@@ -294,7 +414,7 @@ def _anew(
 
     if not size:
         told = evaluated(points[:1])
-        return Integrated(members.latents, told["rows"].repeat(100, 0), known=_known(told))
+        return Integrated(found.latents, told["rows"].repeat(100, 0), known=_known(told))
     spread: Array = np.atleast_2d(np.cov(points.T)) + 1e-10 * np.eye(size)
     tril = np.asarray(np.linalg.cholesky(spread), dtype=np.float64)
     family = Student.one(points.mean(0), tril, FREEDOM)
@@ -317,7 +437,7 @@ def _anew(
     if best is None or best[0] > khat_threshold(count):
         return None
     kept = np.isfinite(best[2])
-    return Integrated(members.latents, best[1]["rows"][kept], best[2][kept], known=_known(best[1]))
+    return Integrated(found.latents, best[1]["rows"][kept], best[2][kept], known=_known(best[1]))
 
 
 def _owned(joint: Joint, flat: Tensor, sites: tuple[str, ...]) -> Array:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm._program.density import Joint
-from pyrolvm._results.blocks import members_of
+from pyrolvm._results.blocks import Members, levels_of
 
 QUIET: dict[str, Any] = {"progress": False}
 GROUP = torch.arange(30) % 6
@@ -65,6 +65,47 @@ def rates(y: Tensor) -> None:
     with pyro.plate("rows", len(y)):
         own = pyro.sample("own", dist.Gamma(3.0, rate))  # on the positive line
         pyro.sample("y", dist.Poisson(own), obs=y)
+
+
+SCHOOL = torch.arange(60) // 4
+AREA = torch.arange(15) // 5
+CHILDREN = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1))
+X = torch.linspace(-2.0, 2.0, 60)
+
+
+def schools(y: Tensor) -> None:
+    middle = pyro.sample("middle", dist.Normal(0.0, 3.0))
+    with pyro.plate("areas", 3):
+        area = pyro.sample("area", dist.Normal(middle, 1.0))
+    with pyro.plate("schools", 15):
+        school = pyro.sample("school", dist.Normal(area[AREA], 0.8))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(school[SCHOOL], 0.5), obs=y)
+
+
+def schools_apart(y: Tensor) -> None:
+    middle = pyro.sample("middle", dist.Normal(0.0, 3.0))
+    with pyro.plate("areas", 3):
+        area = pyro.sample("area", dist.Normal(0.0, 1.0))
+    school = pyro.sample("school", dist.Normal(torch.zeros(15), 1.0).to_event(1))  # in units of its sd
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(middle + area[AREA[SCHOOL]] + 0.8 * school[SCHOOL], 0.5), obs=y)
+
+
+def rows_in_plates(y: Tensor) -> None:
+    middle = pyro.sample("middle", dist.Normal(0.0, 3.0))
+    with pyro.plate("areas", 3, dim=-3):
+        area = pyro.sample("area", dist.Normal(middle, 1.0))
+        with pyro.plate("schools", 5, dim=-2):
+            school = pyro.sample("school", dist.Normal(area, 0.8))
+            with pyro.plate("rows", 4, dim=-1):
+                pyro.sample("y", dist.Normal(school, 0.5), obs=y)
+
+
+def levels(model: Any, y: Tensor) -> tuple[Members, ...]:
+    problem = lvm.Problem(model, y)
+    with problem.session(seed=0), torch.no_grad():
+        return levels_of(Joint(problem), torch.zeros(problem.unconstrained_size))
 
 
 def gaussian_rows(covariance: np.ndarray, y: Tensor) -> np.ndarray:
@@ -139,15 +180,66 @@ def test_rows_tied_by_their_latents_are_not_taken_apart_and_members_are_found_ho
         with pyro.plate("rows", len(y)):
             pyro.sample("y", dist.Normal(effect[GROUP] + effect[GROUP.flip(0)], 1.0), obs=y)
 
-    found = {}
-    for model in (tied, of_two, grouped, rates):
-        problem = lvm.Problem(model, N if model is rates else Y)
-        with problem.session(seed=0), torch.no_grad():
-            found[model] = members_of(Joint(problem), torch.zeros(problem.unconstrained_size))
-    assert found[tied] is None and found[of_two] is None
-    groups, rows = found[grouped], found[rates]
-    assert groups is not None and torch.equal(groups.rows["y"], GROUP) and groups.count == 6
-    assert rows is not None and torch.equal(rows.rows["y"], torch.arange(40))
+    assert levels(tied, Y) == levels(of_two, Y) == ()
+    (groups,), (rows,) = levels(grouped, Y), levels(rates, N)
+    assert torch.equal(groups.rows["y"], GROUP) and groups.count == 6
+    assert torch.equal(rows.rows["y"], torch.arange(40))
+
+
+@pytest.mark.parametrize("model", [schools, schools_apart, rows_in_plates])
+def test_members_of_members_are_found_however_they_are_written(model: Any) -> None:
+    found = levels(model, CHILDREN if model is rows_in_plates else CHILDREN.reshape(-1))
+    assert [level.latents for level in found] == [("school",), ("area",)]
+    above = found[0].above
+    assert above is not None and above.tolist() == AREA.tolist() and found[1].above is None
+    assert torch.equal(found[0].rows["y"], SCHOOL) and torch.equal(found[1].rows["y"], AREA[SCHOOL])
+
+
+def test_crossed_effects_are_no_levels() -> None:
+    def crossed(y: Tensor) -> None:
+        with pyro.plate("readers", 10):
+            reader = pyro.sample("reader", dist.Normal(0.0, 1.0))
+        with pyro.plate("items", 6):
+            item = pyro.sample("item", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(reader[torch.arange(30) % 10] + item[GROUP], 1.0), obs=y)
+
+    assert [level.latents for level in levels(crossed, Y)] == [("reader",)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [schools, schools_apart, rows_in_plates])
+@pytest.mark.parametrize("method", ["exact", "mean_field"])
+def test_members_of_members_are_integrated_out(model: Any, method: str) -> None:
+    problem = lvm.Problem(model, CHILDREN if model is rows_in_plates else CHILDREN.reshape(-1))
+    posterior = lvm.exact(problem, draws=300, **QUIET) if method == "exact" else lvm.fit(problem, method, **QUIET)
+    found = posterior.loo()
+    area = AREA[SCHOOL]
+    covariance = 9.0 + (area[:, None] == area).numpy() + 0.64 * (SCHOOL[:, None] == SCHOOL).numpy() + 0.25 * np.eye(60)
+    wanted = gaussian_rows(covariance, CHILDREN.reshape(-1))
+    assert found.integrated == ("school", "area") and found.verdict.trusted
+    np.testing.assert_allclose(found.rows["elpd"].values.reshape(-1), wanted, atol=0.02)
+
+
+@pytest.mark.slow
+def test_a_law_that_fills_a_tensor_has_its_effects_integrated_out() -> None:
+    def graded(y: Tensor) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            effect = pyro.sample("effect", dist.Normal(0.0, 1.5))
+            law = dist.OrderedLogistic(slope * X + effect, torch.tensor([-1.0, 0.0, 1.5]))
+            pyro.sample("y", law, obs=y)
+
+    place, weight = (torch.as_tensor(one) for one in np.polynomial.hermite_e.hermegauss(60))
+    line = torch.linspace(-4.0, 4.0, 400, dtype=torch.double)
+    grades = torch.bucketize(X + 1.5 * torch.randn(60, generator=GENERATOR), torch.tensor([-1.0, 0.0, 1.5]))
+    reach = line[:, None, None] * X.double() + 1.5 * place[:, None]
+    each = dist.OrderedLogistic(reach, torch.tensor([-1.0, 0.0, 1.5], dtype=torch.double)).log_prob(grades)
+    rows = (each + (weight / weight.sum()).log()[:, None]).logsumexp(1)
+    wanted = from_grid(dist.Normal(0.0, 1.0).log_prob(line).numpy(), rows.numpy())
+    found = lvm.fit(lvm.Problem(graded, grades), "full_rank", **QUIET).loo()
+    assert found.integrated == ("effect",) and found.verdict.trusted
+    np.testing.assert_allclose(found.rows["elpd"], wanted, atol=0.05)
 
 
 @pytest.mark.slow

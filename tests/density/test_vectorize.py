@@ -16,7 +16,7 @@ import pyrolvm as lvm
 from pyrolvm._base import runtime
 from pyrolvm._base.progress import shown
 from pyrolvm._capture.vmap import VmapFriendly, vmapped
-from pyrolvm._program.density import Joint, constrained, flattened, map_draws, repeat, watched
+from pyrolvm._program.density import Evaluator, Joint, constrained, flattened, map_draws, repeat, watched
 from tests import zoo
 
 COUNT = 3
@@ -179,9 +179,9 @@ def draws_by_numpy() -> None:
 
 
 REFUSED = {
-    takes_an_item: "vmap", branches: "paths", counts: "paths", checks_its_scale: "paths", fills_in_place: "graph",
-    fills_all_but_the_ends: "graph", writes_into_data: "graph", picks_by_mask: "paths", has_a_gradient_of_its_own: "graph",
-    orders: "graph", misses_values: "graph", leaves_torch: "loop", draws_by_numpy: "loop",
+    takes_an_item: "vmap", branches: "paths", counts: "paths", checks_its_scale: "paths", fills_in_place: "vmap",
+    fills_all_but_the_ends: "vmap", writes_into_data: "vmap", picks_by_mask: "paths", has_a_gradient_of_its_own: "graph",
+    orders: "vmap", misses_values: "vmap", leaves_torch: "loop", draws_by_numpy: "loop",
 }  # fmt: skip
 """Models that plain ``vmap`` refuses or gets wrong, and what runs them."""
 
@@ -209,6 +209,21 @@ def test_what_vmap_refuses_is_run_otherwise_and_right(model: Any) -> None:
         assert found["deterministic/large"].tolist() == [2.0, 1.0, 1.0, 1.0] * 20
     if model is draws_by_numpy:
         assert len(found["deterministic/noise"].unique()) == 80
+
+
+@pytest.mark.parametrize("model", [fills_in_place, fills_all_but_the_ends, orders, misses_values])
+def test_what_draws_write_into_tensors_of_their_own_has_the_gradient_of_single_runs(model: Any) -> None:
+    problem = lvm.Problem(model)
+    with _session(problem):
+        joint = Joint(problem)
+
+        def slope(draw: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"slope": torch.func.grad(lambda tau: joint.log_p({"tau": tau}))(draw["tau"])}
+
+        every = Evaluator(slope, {"tau": FEW["tau"][:4]})
+        found = every({"tau": FEW["tau"][:4]})["slope"]
+        assert every.way == "vmap"
+        torch.testing.assert_close(found, torch.stack([slope({"tau": tau})["slope"] for tau in FEW["tau"][:4]]))
 
 
 @pytest.mark.parametrize("model", [takes_an_item, branches, fills_in_place, orders, leaves_torch])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import ArgumentError, ProblemError, checked_seed, positive_int
+from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress
 from pyrolvm._check.evaluate.assembly import Gathered, assemble
@@ -37,6 +38,7 @@ PROBE_ROWS, PROBE_DRAWS = 5_000, 100
 
 
 @verb
+@at_the_door
 def evaluate(
     fit: Posterior,
     data: Any = None,

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 
 from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
+from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._check.evaluate.decoding import mean_or_none
 from pyrolvm._program.batching import slice_rows
@@ -28,6 +29,7 @@ AT_ONCE = 1_000
 
 
 @verb
+@at_the_door
 def generate(fit: Posterior, rows: int = 100, *, seed: int = 0) -> xr.DataTree:
     """Draws new rows from a fitted model: latents from the prior, data from the likelihood, parameters as fitted.
 

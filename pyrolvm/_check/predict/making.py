@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyrolvm._base.errors import DataError, ProblemError
+from pyrolvm._base.errors import DataError, ProblemError, PyrolvmError
 from pyrolvm._check.predict.arguments import Arguments
 from pyrolvm._check.predict.coding import labels_along
 from pyrolvm._check.predict.running import Predicting, observed_values
@@ -21,13 +22,28 @@ from pyrolvm._program.program import ModelInfo
 __all__ = ["made", "problem_at"]
 
 
-def problem_at(old: Problem, asked: Arguments) -> tuple[Problem, frozenset[str]]:
+def problem_at(old: Problem, asked: Arguments, before: int = 0) -> tuple[Problem, frozenset[str]]:
     """The model with its new arguments, and the observed sites that are predicted.
 
+    Args:
+        old: the fit's problem.
+        asked: the new arguments.
+        before: rows of the fit that are in front of them.
+
     Raises:
-        ProblemError: if anything but observed values depends on what stands for observations that were left out.
+        ProblemError: if the model does not take the arguments, or anything but observed values depends on what stands for observations
+            that were left out.
     """
-    new = made(old, asked.values, asked)
+    try:
+        new = made(old, asked.values, asked)
+    except (DataError, ProblemError) as error:
+        low = _low(asked, before)
+        if low is None:
+            raise _other_rows(old, before, error) from error
+        try:
+            new, asked = made(old, low.values, low), low
+        except (DataError, ProblemError):
+            raise _other_rows(old, before, error) from error
     if not asked.left_out:
         return new, frozenset()
     here = observed_values(new)
@@ -43,6 +59,30 @@ def problem_at(old: Problem, asked: Arguments) -> tuple[Problem, frozenset[str]]
     predicted = _told(old, asked, _named(new, asked, here) | moved)
     _check_only_observed(old, asked, new, other, predicted)
     return new, predicted
+
+
+def _low(asked: Arguments, before: int) -> Arguments | None:
+    """The same with zeros in the place of counts and labels that were left out, which more laws take; ``None`` where there are none.
+
+    Another row's count may be more than a row's total.
+    """
+    found = {}
+    for name in asked.left_out:
+        value = asked.values.get(name)
+        if isinstance(value, Tensor) and value.dim() and bool((value == value.floor()).all() & (value >= 0).all()):
+            found[name] = torch.cat([value[:before], torch.zeros_like(value[before:])])
+    return replace(asked, values={**asked.values, **found}) if found else None
+
+
+def _other_rows(old: Problem, before: int, error: PyrolvmError) -> PyrolvmError:
+    """What is said where a model does not take the fit's rows with others behind them."""
+    if not before:
+        return error
+    text = str(error).partition(" Fix: ")[0]
+    return ProblemError(
+        f"{old.name} ties its rows together, so that new ones come behind the fit's {before}, and it does not take that many: {text} "
+        "Fix: take the number of rows from an argument in the model, as in len(y), so that it runs on longer series too."
+    )
 
 
 def _told(old: Problem, asked: Arguments, predicted: frozenset[str]) -> frozenset[str]:

@@ -49,6 +49,9 @@ def onward(
         value = _behind(known.to(value.dtype), value, axis)
         terms = law.log_prob(value)
         return value, terms.narrow(axis + law.event_dim, 0, count).sum()
+    if hasattr(law, "onward"):  # it says itself how it goes on
+        whole, before = law.onward(known)
+        return whole, before.sum()
     if isinstance(law, dist.DiscreteHMM):
         return _hidden(law, known, axis)
     if isinstance(law, MultivariateNormal | LowRankMultivariateNormal):
@@ -56,7 +59,8 @@ def onward(
     if not is_real(law.support):
         raise ProblemError(
             f"site {site!r} is {type(law).__name__}, and nothing says what its further values are given the first ones. "
-            "Fix: write each step as a site that follows from those before it."
+            "Fix: write each step as a site that follows from those before it, or give the distribution a method onward(known) that "
+            "returns a draw with these first values and their log density."
         )
     return _gaussian(law, known, axis, mean=mean)
 
@@ -76,7 +80,8 @@ def check_onward(fn: dist.TorchDistribution, known: Tensor, axis: int, before: T
     """
     value, prefix = onward(fn, known, axis, site)
     law = along(fn, axis)
-    direct = -axis > law.event_dim or isinstance(law, dist.DiscreteHMM | MultivariateNormal | LowRankMultivariateNormal)
+    known_laws = dist.DiscreteHMM | MultivariateNormal | LowRankMultivariateNormal
+    direct = -axis > law.event_dim or hasattr(law, "onward") or isinstance(law, known_laws)
     if not direct and not _is_quadratic(law, known, axis, value):
         raise ProblemError(
             f"site {site!r} is {type(law).__name__}, whose further values given the first ones are not Gaussian. "

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrolvm._check.predict.arguments import Arguments, Behind, behind
-from pyrolvm._check.predict.making import problem_at
+from pyrolvm._check.predict.making import made, problem_at
 from pyrolvm._check.predict.members import Asked, Kept, kept_sites, longer, memberships
 from pyrolvm._check.predict.running import Going, observed_values
 from pyrolvm._program.batching import Batch
@@ -118,7 +118,7 @@ def setting(
     fresh = bool(asked.given) or rows is not None
     after = behind(old, asked, rows) if fresh else None
     if after is not None and _may_tie(old, after.before) and not _is_said(old, said, after.before):
-        new, predicted = problem_at(old, after.arguments)
+        new, predicted = problem_at(old, after.arguments, after.before)
         if _ties(old, new, after, draws):
             return _behind(old, new, asked, after, predicted, said)
     if fresh:
@@ -126,7 +126,7 @@ def setting(
     elif scored:
         asked, new, predicted = replace(asked, left_out=frozenset()), old, frozenset()
     else:
-        new, _ = problem_at(old, asked)
+        new = made(old, asked.values, asked)  # its own data stand for themselves, whatever else reads them
         predicted = frozenset(site.name for site in old.observed)
     who = memberships(old, new, said, fresh=fresh)
     return Setting(old, new, asked, predicted, kept_sites(old, new, who), {}, fresh)

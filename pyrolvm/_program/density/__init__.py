@@ -1,6 +1,7 @@
 """The joint density of a problem, evaluated at draws: one run of the program each, all draws at once where that works."""
 
-from pyrolvm._program.density.by_row import modes, nodes
+from pyrolvm._program.density.by_level import Levels, Normal
+from pyrolvm._program.density.by_row import modes
 from pyrolvm._program.density.coordinates import constrained, flattened, unconstrained
 from pyrolvm._program.density.joint import Joint, decentred
 from pyrolvm._program.density.marginals import marginals
@@ -14,6 +15,8 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "Joint",
+    "Levels",
+    "Normal",
     "constrained",
     "decentred",
     "endless",
@@ -21,7 +24,6 @@ __all__ = [
     "map_draws",
     "marginals",
     "modes",
-    "nodes",
     "repeat",
     "rounding",
     "unconstrained",

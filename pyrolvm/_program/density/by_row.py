@@ -1,11 +1,4 @@
-r"""Densities that are sums over rows, each of numbers of its own: all rows' modes, curvatures and integrals at once.
-
-.. math:: \log \int e^{f_r(z)}\, dz \approx \log \sum_s w_s\, e^{f_r(m_r + L_r^{-\top} x_s) + \frac12 |x_s|^2}
-    - \log |L_r| + \tfrac d2 \log 2\pi
-
-with the mode :math:`m_r`, the Cholesky factor :math:`L_r` of the precision there, and nodes :math:`x_s` of a rule for the standard
-normal density (adaptive quadrature).
-"""
+"""Densities that are sums over rows, each of numbers of its own: all rows' modes and curvatures at once."""
 
 from __future__ import annotations
 
@@ -15,9 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyrolvm._base.quadrature import Rule
-
-__all__ = ["modes", "nodes"]
+__all__ = ["SHARES", "curved", "modes"]
 
 SHARES = (1.0, 0.3, 0.1, 0.03, 0.0)
 """How much of a step is tried."""
@@ -43,23 +34,10 @@ def modes(density: Density, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         columns = [pulled(one.expand_as(flat))[0] for one in directions]
         precision = -torch.stack(columns, -1)
         precision = 0.5 * (precision + precision.mT)
-        factor = _factor(precision) if steps > 1 else torch.linalg.cholesky_ex(precision).L
+        factor = curved(precision) if steps > 1 else torch.linalg.cholesky_ex(precision).L
         step = slope(flat) / factor[..., 0].square() if units == 1 else _solved(slope(flat), factor)
         flat = flat + step if steps == 1 else _highest(density, flat, step)
     return flat, factor
-
-
-def nodes(middle: Tensor, factor: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
-    """Points ``(nodes, rows, units)`` of each row's integral and the logarithms of what densities there count, ``(nodes, rows)``."""
-    places = torch.as_tensor(rule.nodes).to(middle)
-    units = places.shape[-1]
-    moved = places[:, None, :, None].expand(len(places), *middle.shape, 1)
-    points = (
-        middle + torch.linalg.solve_triangular(factor.mT.expand(len(places), *factor.shape), moved, upper=True)[..., 0]
-    )
-    weights = torch.as_tensor(rule.log_weights).to(middle) + 0.5 * places.square().sum(-1)
-    volume = 0.5 * units * math.log(2 * math.pi) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return points, weights[:, None] + volume
 
 
 def _highest(density: Density, flat: Tensor, step: Tensor) -> Tensor:
@@ -75,7 +53,7 @@ def _solved(slope: Tensor, factor: Tensor) -> Tensor:
     return step
 
 
-def _factor(precision: Tensor) -> Tensor:
+def curved(precision: Tensor) -> Tensor:
     """A Cholesky factor of the precision, curved enough where the density is not concave."""
     if precision.shape[-1] == 1:
         root: Tensor = (precision.abs() + 1e-6).sqrt()

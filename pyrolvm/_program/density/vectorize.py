@@ -1,8 +1,9 @@
 """Runs a function of one draw for many draws, the fastest way that gives what single runs give.
 
-In turn: ``vmap`` of the function itself; ``vmap`` of its recorded graph, which has no write in place and no check any more; a graph for
-each of the ways that the program takes through its branches, for the draws that take it (:mod:`pyrolvm._program.density.paths`); and a
-loop that runs the program draw by draw, a hundred times slower, which is why nobody asks it for more draws than it must.
+In turn: ``vmap`` of the function itself, or of the function with tensors of their own for each draw where it makes some and writes
+into them; ``vmap`` of its recorded graph, which has no write in place and no check any more; a graph for each of the ways that the
+program takes through its branches, for the draws that take it (:mod:`pyrolvm._program.density.paths`); and a loop that runs the
+program draw by draw, a hundred times slower, which is why nobody asks it for more draws than it must.
 """
 
 from __future__ import annotations
@@ -147,10 +148,13 @@ class Evaluator:
         if self._elsewhere:
             self.reason = "it draws random numbers by Python or NumPy, which are the same in all draws taken at once"
             return
-        self.way, self.reason = "vmap", self._refusal(vmapped(self.function, items=True), draws)
-        if not self.reason:
-            return
-        vmap_says = self.reason
+        self.way, vmap_says = "vmap", ""
+        for apart in (False, True):
+            self._vmapped = vmapped(self.function, items=True, apart=apart)
+            self.reason = self._refusal(self._vmapped, draws)
+            if not self.reason:
+                return
+            vmap_says = vmap_says or self.reason
         names = list(draws)
         if self._count < LONG:
             self.way = "loop"
@@ -175,7 +179,7 @@ class Evaluator:
         """The function of many draws at once."""
         graph = self._graph
         if graph is None:
-            return vmapped(self.function, items=True)
+            return self._vmapped
         return vmapped(lambda draw: graph(*draw.values()))
 
     def _refusal(self, mapped: Callable[[Tree], Tree], draws: Mapping[str, Tensor]) -> str:
