@@ -116,7 +116,7 @@ def _candidates(joint: Joint, parts: Parts) -> Iterator[Axes]:
             if set(inside) == set(several)
         }
     for one, dim in plates.items():
-        inside = {name: (_batch(sites[name]) + dim,) for name, here in around.items() if one in here}
+        inside: Axes = {name: (_batch(sites[name]) + dim,) for name, here in around.items() if one in here}
         if any(len(around[name]) > 1 for name in inside):
             yield inside
     for site in sites.values():

@@ -262,7 +262,8 @@ class _Rows:
         """The density with members' latents at other values."""
         parts = self.elements(flat.scatter(0, self.places, z))
         seen = self.levels[0].seen(self.joint, parts)
-        terms, taken = [], set()
+        terms: list[Tensor] = []
+        taken: set[str] = set()
         for number, level in enumerate(self.levels):
             total = level.own(parts)
             for name, term in seen.items():
