@@ -61,7 +61,7 @@ def test_a_law_that_says_itself_how_it_goes_on_is_asked() -> None:
     whole, before = other.onward(known)
     assert torch.equal(whole[:5], known) and torch.allclose(before, one.log_prob(known))
     torch.manual_seed(0)
-    next_one = PoissonChain(*(part.expand(2_000, *part.shape) for part in CHAIN), 6)
+    next_one = PoissonChain(*CHAIN, 6).expand([2_000])
     drawn = next_one.onward(known.expand(2_000, 5))[0][:, -1]
     twelve = torch.cat([known, torch.tensor([12.0])])
     chance = float((PoissonChain(*CHAIN, 6).log_prob(twelve) - before).exp())
