@@ -26,7 +26,7 @@ from pyrolvm._base.errors import (
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._base.numerics import Array
-from pyrolvm._base.progress import Progress, Show, shown
+from pyrolvm._base.progress import Progress, Show
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._capture import selfcheck
 from pyrolvm._capture.door import xla
@@ -36,22 +36,19 @@ from pyrolvm._methods.arguments import check_has_posterior, warn_of_subsamples
 from pyrolvm._methods.kernels.chains import Drawn, draw, unpacked
 from pyrolvm._methods.kernels.kinds import ENERGY_VARIANCE, KERNELS, Kernel, State
 from pyrolvm._methods.kernels.tuning import Ensemble, Tuned, Whole, density_at, tune
-from pyrolvm._methods.modes import left_out, unlike
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
+from pyrolvm._methods.nuts.finishing import tree_of_chains
 from pyrolvm._methods.nuts.inference import PRECONDITIONS, check_chains_fit, described
 from pyrolvm._methods.nuts.potential import Disagreement, Program, check_draws, check_starts, numpy_dtype, program
 from pyrolvm._methods.nuts.starts import find_starts, frame_engine, moments, sampling_frame
-from pyrolvm._program.density import Joint, constrained, with_digits
+from pyrolvm._program.density import Joint, with_digits
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._program.steady import check_steady_model
 from pyrolvm._results import Chains, Fit, store
 from pyrolvm._results.afresh import check_afresh
-from pyrolvm._results.build import chains_tree
+from pyrolvm.family import Frame
 
 __all__ = ["sample"]
-
-SHARE, LEAST_SECONDS = 2.0, 2.0
-"""What evaluating draws one by one may cost, in units of what was spent before, and in seconds if that is more."""
 
 SUPERCHAINS = 8
 """Starts of ``superchains="auto"``, as far as chains divide by them."""
@@ -213,7 +210,7 @@ class _Place:
     starts: Tensor
     whole: Whole
     words: dict[str, Any]
-    beside: Callable[[Array], dict[str, Any]]
+    frame: Frame | None
 
 
 def _run(
@@ -246,22 +243,17 @@ def _run(
         sampled = time.perf_counter()
         if not drawn.points.shape[1]:
             raise _nothing(kernel)
-        flat = torch.from_numpy(drawn.points.reshape(-1, problem.unconstrained_size)).to(place.starts)
-        check_draws(place.joint, flat.reshape(chains, -1, problem.unconstrained_size), -drawn.rows["lp"])
-        with torch.no_grad():
-            values = constrained(place.joint, flat)
-        stopped = drawn.interrupted and budget.spent()
+        points = torch.from_numpy(drawn.points).to(place.starts)
+        check_draws(place.joint, points, -drawn.rows["lp"])
         attrs = {
             "inference_method": kernel.name, "engine": "jax", "kernel": kernel.name, "seed": seed, "warmup": warmup,
             "warmup_steps": tuned.gradients * chains, "superchains": groups, "draws_asked": draws,
-            "interrupted": int(drawn.interrupted and not stopped), "sampling_time": sampled - set_up - drawn.compiling,
-            **place.words, **({"stopped_by": "budget"} if stopped else {}),
+            "sampling_time": sampled - set_up - drawn.compiling, **place.words,
         }  # fmt: skip
-        beside = place.beside(flat.double().cpu().numpy())
-        with budget.finishing(max(SHARE * (sampled - started), LEAST_SECONDS)), shown(progress):
-            tree = chains_tree(problem, values, chains, _stats(drawn, tuned, kernel), attrs | beside)
-        if beside:
-            tree["posterior"].attrs.update(unlike(problem, tree))
+        tree = tree_of_chains(
+            problem, place.joint, place.frame, points, _stats(drawn, tuned, kernel), attrs, interrupted=drawn.interrupted,
+            spent=sampled - started, progress=progress,
+        )  # fmt: skip
     record(tree, _of_kernel(kernel, drawn), STEPS)
     check_afresh(tree, problem, params, seed=seed)
     seconds = {
@@ -291,7 +283,7 @@ def _placed(problem: Problem, init: object, groups: int, each: int, precondition
         "sampled_in": coordinates, "frame_engine": frame_engine(frame),
         "frame_evaluations": 0 if frame is None else frame.target.evaluations,
     }  # fmt: skip
-    return _Place(joint, starts, whole, words, lambda points: left_out(frame, points))
+    return _Place(joint, starts, whole, words, frame)
 
 
 def _precision(problem: Problem) -> Callable[[], AbstractContextManager[None]]:

@@ -23,25 +23,21 @@ from pyrolvm._base.errors import (
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
 from pyrolvm._base.machine import require_memory
-from pyrolvm._base.progress import Progress, shown
+from pyrolvm._base.progress import Progress
 from pyrolvm._methods.arguments import check_has_posterior, warn_of_subsamples
-from pyrolvm._methods.modes import left_out, unlike
 from pyrolvm._methods.nuts import engines
 from pyrolvm._methods.nuts.base import Raw, Settings
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
+from pyrolvm._methods.nuts.finishing import tree_of_chains
 from pyrolvm._methods.nuts.starts import find_starts, frame_engine, moments, sampling_frame
-from pyrolvm._program.density import Joint, constrained, with_digits
+from pyrolvm._program.density import Joint, with_digits
 from pyrolvm._program.density.target import Target
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._program.steady import check_steady_model
 from pyrolvm._results import Chains, Fit, store
 from pyrolvm._results.afresh import check_afresh
-from pyrolvm._results.build import chains_tree
 
 __all__ = ["nuts"]
-
-SHARE, LEAST_SECONDS = 2.0, 2.0
-"""What evaluating draws one by one may cost, in units of what was spent before, and in seconds if that is more."""
 
 PRECONDITIONS = ("auto", "frame", "none")
 
@@ -270,28 +266,20 @@ def _run(
                 "its checkpoint, otherwise with a smaller warmup."
             )
         sampled = time.perf_counter()
-        flat = raw.draws.reshape(-1, problem.unconstrained_size)
-        with torch.no_grad():
-            values = constrained(joint, flat)
         compiling = raw.seconds.get("compile", 0.0)
         attrs = {
             "inference_method": "nuts", "engine": outcome.engine, "kernel": outcome.kernel, "seed": seed, "warmup": warmup,
             "warmup_steps": int(raw.warmup_steps.sum()), "target_accept": settings.target_accept, "dense_mass": int(dense),
             "sampled_in": coordinates, "frame_engine": frame_engine(frame),
             "frame_evaluations": 0 if target is None else target.evaluations,
-            "interrupted": int(raw.interrupted and not budget.spent()),
             "draws_asked": draws, "effort": _effort(raw, target, problem, settings),
             "sampling_time": sampled - set_up - compiling,
             **({"divergences_before": ", ".join(before)} if before else {}),
         }  # fmt: skip
-        beside = left_out(frame, flat.double().cpu().numpy())
-        if raw.interrupted and budget.spent():
-            attrs["stopped_by"] = "budget"
-        allowed = max(SHARE * (sampled - started), LEAST_SECONDS)
-        with budget.finishing(allowed), shown(progress):
-            tree = chains_tree(problem, values, chains, raw.stats, attrs | beside)
-        if beside:
-            tree["posterior"].attrs.update(unlike(problem, tree))
+        tree = tree_of_chains(
+            problem, joint, frame, raw.draws, raw.stats, attrs, interrupted=raw.interrupted, spent=sampled - started,
+            progress=progress,
+        )  # fmt: skip
     check_afresh(tree, problem, params, seed=seed)
     seconds = {
         "setup": set_up - started, "compile": compiling, "run": sampled - set_up - compiling,
