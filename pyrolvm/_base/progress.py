@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar in a terminal, silence elsewhere."""
+"""Progress: a bar in a terminal or below a notebook's cell, silence elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from html import escape
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "Show", "is_terminal", "showing", "shown"]
+__all__ = ["Progress", "Show", "in_notebook", "is_terminal", "showing", "shown"]
 
 
 def is_terminal(stream: Any) -> bool:
@@ -47,8 +49,8 @@ class Progress:
     Args:
         what: what is running.
         total: number of steps.
-        show: ``True`` shows the bar where standard error is a terminal, ``False`` never; a function is called with
-            ``(done, total, text)`` instead.
+        show: ``True`` shows the bar where standard error is a terminal, and below the cell in a notebook, ``False`` never; a function
+            is called with ``(done, total, text)`` instead.
         every: seconds between two refreshes.
     """
 
@@ -57,8 +59,10 @@ class Progress:
     ) -> None:
         self.what, self.total, self.every = what, total, every
         self._callback = show if callable(show) else None
-        self._visible = show is True and is_terminal(sys.stderr)
-        self._last = 0.0
+        self._cell = _Cell() if show is True and in_notebook() else None
+        self._visible = show is True and self._cell is None and is_terminal(sys.stderr)
+        self._began = time.monotonic()
+        self._last = self._began if self._cell else 0.0  # what is done at once needs no output of its own
         self._bar: Any = None
         self._task: Any = None
 
@@ -83,15 +87,18 @@ class Progress:
 
     def update(self, done: int, text: Callable[[], str], *, total: int | None = None) -> None:
         """Shows that ``done`` steps are done; ``text`` is only called when the bar is redrawn."""
-        if not (self._visible or self._callback):
+        if not (self._visible or self._callback or self._cell):
             return
         now = time.monotonic()
-        if now - self._last < self.every and done < self.total:
+        every = max(self.every, _CELL_EVERY) if self._cell else self.every
+        if now - self._last < every and (done < self.total or self._cell):
             return
         self._last = now
         self.total = total or self.total
         if self._callback:
             self._callback(done, self.total, text())
+        elif self._cell:
+            self._cell.show(self.what, done, self.total, now - self._began, text())
         else:
             with suppress(OSError):  # the terminal is gone
                 self._bar.update(self._task, completed=done, total=self.total, description=text())
@@ -99,6 +106,51 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._cell is not None:
+            self._cell.stop()
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.stop()
+
+
+_CELL_EVERY = 0.5
+"""Seconds between two refreshes in a notebook, each of which is a message to its page."""
+
+
+def in_notebook() -> bool:
+    """Whether this is the kernel of a notebook; IPython is not imported for that."""
+    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+class _Cell:
+    """A bar below a notebook's cell, which needs no widgets; it is gone when the work is done."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, what: str, done: int, total: int, seconds: float, text: str) -> None:
+        """Shows how far the work is, how fast, and how long it will take."""
+        rate = done / seconds if seconds > 0 else 0.0
+        left = f", {_clock((total - done) / rate)} left" if rate > 0 and total > done else ""
+        words = f"{what} {done:,}/{total:,} ({rate:,.1f}/s, {_clock(seconds)}{left}) {text}"
+        bar = f'<progress value="{done}" max="{max(total, 1)}" style="width:12em"></progress>'
+        self._draw(
+            {"text/plain": words, "text/html": f'<div style="font-family:monospace">{bar} {escape(words)}</div>'}
+        )
+
+    def stop(self) -> None:
+        """Takes it away."""
+        if self._handle is not None:
+            self._draw({"text/plain": "", "text/html": ""})
+
+    def _draw(self, bundle: dict[str, str]) -> None:
+        if self._handle is None:
+            self._handle = import_module("IPython.display").display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -40,6 +40,10 @@ _BEGUN = {"calibrate": "Calibration", "sweep": "Sweep"}
 def load(path: str | Path, *, problem: Problem | None = None, guide: object = None) -> Any:
     """Reads what was saved: a posterior, or an evidence, calibration, check, cross-validation, evaluation, sweep or gaps.
 
+        >>> fit.save("run")
+        >>> again = lvm.load("run")
+        >>> again.verdict.status == fit.verdict.status
+
     Draws, statistics and verdict are read as they were. To draw anew, the result needs its problem and guide: those of
     registered names are found by themselves, others are given here. Nothing is imported because a file names it.
 

@@ -106,6 +106,8 @@ def diagnose(
 ) -> Diagnosis:
     """Judges one posterior by its own draws.
 
+        >>> print(lvm.diagnose(fit))  # k-hat, evidence, what is wrong and what helps
+
     Where draws carry importance weights (variational fits), the checks are Pareto k-hat, evidence, ELBO, importance ESS
     and convergence of the optimisation; R-hat is never reported, since independent draws always pass it. Otherwise the
     draws are Markov chains, and the checks are R-hat, bulk and tail ESS, MCSE, E-BFMI, divergences and tree depth.

@@ -24,17 +24,26 @@ __all__ = ["GUIDES", "MODELS", "guide", "guides", "problem", "problems"]
 
 
 def problems() -> list[str]:
-    """The names that :func:`problem` knows."""
+    """The names that :func:`problem` knows.
+
+    >>> "eight_schools" in lvm.problems()
+    """
     return list(MODELS.entries())
 
 
 def guides() -> list[str]:
-    """The names that :func:`guide` knows."""
+    """The names that :func:`guide` knows.
+
+    >>> "full_rank" in lvm.guides()
+    """
     return list(GUIDES.entries())
 
 
 def problem(name: str, /, **options: Any) -> Problem:
     """Builds a registered problem: a model of the zoo, or of a plugin, with its data.
+
+        >>> lvm.problem("eight_schools_noncentered").sites
+        >>> lvm.problem("gaussian_mixture", components=4)
 
     Args:
         name: one of :func:`problems`.
@@ -58,6 +67,8 @@ def problem(name: str, /, **options: Any) -> Problem:
 
 def guide(name: str, /, **options: Any) -> Guide:
     """A registered guide with its options, as a recipe that builds a fresh guide for each fit.
+
+        >>> fit = lvm.fit(problem, lvm.guide("flow", transforms=2), seed=0)
 
     Args:
         name: one of :func:`guides`.

@@ -320,6 +320,17 @@ def test_coordinates_need_supports_and_not_the_likelihood(model: Any, way: str) 
     assert [one.way for one in seen] == [way, way]
 
 
+def test_sites_without_unknowns_are_flat_too() -> None:
+    def model() -> None:
+        pyro.sample("share", dist.Dirichlet(torch.ones(1)))  # one part alone is the whole
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+
+    problem = lvm.Problem(model)
+    with _session(problem):
+        joint, flat = Joint(problem), torch.randn(5, 1)
+        torch.testing.assert_close(flattened(joint, constrained(joint, flat)), flat)
+
+
 def test_a_run_for_coordinates_ends_at_the_last_latent() -> None:
     reached = 0
 

@@ -48,6 +48,9 @@ def calibrate(
 ) -> Calibration:
     """Simulation-based calibration: is a method right, on this model, where the truth is known.
 
+        >>> found = lvm.calibrate(problem, "laplace", simulations=20, workers=1, seed=0)
+        >>> found.verdict
+
     For each simulation latents are drawn from the prior and data from the model, the method gets the data, and each true value
     is ranked among draws of its posterior. If the method is exact, ranks are uniform, whatever the model. Ranked are the latents
     (or the identified ``quantities`` of the model), and always the log likelihood of the data and the log prior density, since a

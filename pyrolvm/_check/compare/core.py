@@ -116,6 +116,10 @@ def compare(
 ) -> Comparison:
     """Measures posteriors of one model against a reference, with error bars, so that noise is not read as bias.
 
+        >>> report = lvm.compare({"mean field": lvm.fit(problem, "mean_field"), "full rank": fit}, reference="full rank")
+        >>> report.table
+        >>> report.to_html("report.html")
+
     A quantity ``differs`` where its mean is off by more than 0.1 reference sds, its sd by more than 10%, its W1
     distance is more than 0.1 sds or its central intervals hold 5% more or less, each by more than three standard
     errors. It ``agrees`` where mean and sd are within their bounds and the errors at most half of them. Otherwise it

@@ -62,6 +62,8 @@ def evaluate(
 ) -> Evaluation:
     r"""Evaluates a fitted model on held-out data: its density of each row, what its latents say, what it draws.
 
+        >>> lvm.evaluate(fit).table  # the fit's own rows; lvm.evaluate(fit, x_new) for others
+
     Of a fit whose rows have latents of their own alone, the density of a row is that of importance sampling from the guide, an encoder,
 
     .. math:: \log p(x) \approx \log \frac1K \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k \mid x)}, \qquad z_k \sim q(\cdot \mid x),

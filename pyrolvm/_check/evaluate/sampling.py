@@ -33,6 +33,9 @@ AT_ONCE = 1_000
 def generate(fit: Posterior, rows: int = 100, *, seed: int = 0) -> xr.DataTree:
     """Draws new rows from a fitted model: latents from the prior, data from the likelihood, parameters as fitted.
 
+        >>> encoder = lvm.fit(lvm.problem("vae", images=100), "amortized", max_steps=200)
+        >>> lvm.generate(encoder, rows=5)["prior_predictive"]
+
     Where the model takes arguments with a row for each data point (covariates, say), rows of the fit's own are taken, the first ones
     again where there are too few.
 

@@ -63,6 +63,9 @@ def gaps(
 ) -> Gaps:
     r"""Splits what a fit with local latents loses into what its family and what its encoder loses, and finds collapsed units.
 
+        >>> encoder = lvm.fit(lvm.problem("vae", images=100), "amortized", max_steps=200)
+        >>> lvm.gaps(encoder, rows=10).figures
+
     .. math:: \log p(x_n) - \mathrm{ELBO}_n =
         \underbrace{\log p(x_n) - \max_\lambda \mathrm{ELBO}_n(\lambda)}_{\text{approximation gap}}
         + \underbrace{\max_\lambda \mathrm{ELBO}_n(\lambda) - \mathrm{ELBO}_n}_{\text{amortisation gap}}

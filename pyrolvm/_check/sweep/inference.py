@@ -44,6 +44,8 @@ def sweep(
 ) -> Sweep:
     """Runs every guide or method on every problem with every seed, each by itself.
 
+        >>> lvm.sweep(["eight_schools_noncentered"], ["mean_field", "full_rank"], seeds=2, jobs=2).table
+
     A cell is one problem, one method, one seed. It runs in a process of its own with one thread, and gives what the same call of
     :func:`pyrolvm.fit` gives. With ``out`` it is on disk as a whole as soon as it is done, under a checksum of all that goes into it:
     data, code of model and guide, options, seed, versions. A cell that fails keeps its error and traceback; a process that dies costs

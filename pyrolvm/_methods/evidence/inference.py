@@ -87,6 +87,8 @@ def evidence(
 ) -> Evidence | Evidences:
     r"""Estimates the log marginal likelihood :math:`\log p(y) = \log \int p(y, z)\,dz` of a problem's data, in nats, with its error.
 
+        >>> lvm.evidence(problem, method="ais", seed=0)
+
     ================= ========================================================================== ==================
     method            how                                                                        gives
     ================= ========================================================================== ==================

@@ -48,6 +48,9 @@ def exact(
 ) -> Exact:
     """Draws from a problem's posterior itself, with its normalised density and the evidence; or says why it cannot.
 
+        >>> line = lvm.Problem(lambda y: pyro.sample("y", dist.Normal(pyro.sample("mu", dist.Normal(0.0, 1.0)), 1.0), obs=y), [1.3])
+        >>> lvm.exact(line).evidence  # log N(1.3; 0, sqrt 2)
+
     What is recognised, from the program's trace and graph: models that are jointly Gaussian (any locations that are affine in the
     latents, any fixed covariances), also given each value of a few discrete latents or of each row's; models whose latents are all
     discrete with finitely many values; Beta, Gamma, inverse Gamma and Dirichlet posteriors; normal-gamma posteriors. Nothing is

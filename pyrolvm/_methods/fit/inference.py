@@ -99,6 +99,10 @@ def fit(
 ) -> Fit:
     """Fits a guide to a problem by stochastic variational inference.
 
+        >>> fit = lvm.fit(problem, "full_rank", seed=0)
+        >>> fit.verdict.status, fit.evidence, fit.engine
+        >>> fit.summary()
+
     The ELBO is maximised at a constant learning rate until the parameters circle around a point or the ELBO is measurably flat;
     then their average over the last half of the steps is kept. Parameters of networks are too many for that: for them the rate
     decays. The rate also decays where the budget ends first. Whether the fit got there is part of the result. The fit has

@@ -161,6 +161,10 @@ def infer(
 ) -> Posterior:
     """The posterior by the cheapest method that can be trusted.
 
+        >>> posterior = lvm.infer(problem, seed=0)
+        >>> print(posterior.verdict)  # why it can be trusted, or what to do
+        >>> posterior.summary()
+
     Where the posterior has an exact form (:func:`pyrolvm.exact`), that is the answer. Otherwise methods are tried from cheap to
     dear, each variational one with its draws corrected by importance weights
     (:func:`pyrolvm._methods.infer.correct`), until a verdict is "trusted". If none is, the best of them is returned, with its own

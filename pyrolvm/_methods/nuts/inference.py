@@ -81,6 +81,9 @@ def nuts(
 ) -> Chains:
     """Samples a problem's posterior with NUTS, several chains.
 
+        >>> chains = lvm.nuts(problem, chains=4, draws=500, seed=0)
+        >>> chains.summary()[["mean", "sd", "rhat"]]
+
     Discrete latents with finitely many values are summed out, and drawn afterwards given the rest. A model that
     subsamples by itself is run on all its rows. An interrupt (Ctrl-C) keeps the draws that all chains have.
 

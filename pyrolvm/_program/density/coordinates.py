@@ -58,7 +58,8 @@ def flattened(joint: Joint, draws: Mapping[str, Tensor]) -> Tensor:
     """The flat vectors of draws, shape ``(n, unconstrained_size)``."""
     reals = unconstrained(joint, draws)
     parts = [
-        reals[site.name].reshape(-1, size) for site, size in zip(joint.problem.continuous, joint.sizes, strict=True)
+        reals[site.name].reshape(len(reals[site.name]), size)
+        for site, size in zip(joint.problem.continuous, joint.sizes, strict=True)
     ]
     return torch.cat(parts, dim=1)
 

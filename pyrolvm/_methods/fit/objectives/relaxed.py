@@ -21,6 +21,8 @@ __all__ = ["relax"]
 def relax(program: Callable[..., object], temperature: float = 0.5) -> Callable[..., object]:
     """The same model or guide with unobserved Bernoulli and one-hot sites as Concrete ones of the same logits.
 
+        >>> model = lvm.relax(lvm.problem("discrete_vae").model, temperature=0.6)
+
     A Concrete (Gumbel-softmax) draw lies between the values of the discrete one and has a gradient; the lower the temperature, the
     closer it is to them and the noisier the gradient. Relax both programs: then their ELBO is the exact bound of the *relaxed* model,
     which is not that of the discrete one. Judge a fit by the discrete programs.

@@ -1,0 +1,75 @@
+"""How Sphinx builds the site: ``make docs``. The pages are those of this folder, as they are read on any other viewer of Markdown."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+for folder in ("guides", "models", "."):
+    sys.path.insert(0, str(ROOT / folder))
+os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+
+import pyrolvm  # noqa: E402
+
+SOURCE = "https://github.com/pyrolvm/pyrolvm/blob/main"
+
+project = "pyrolvm"
+author = "pyrolvm authors"
+copyright = "pyrolvm authors"
+release = version = pyrolvm.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["run_notebooks.py"]
+nitpicky = False
+suppress_warnings = ["myst.header", "config.cache"]
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # notebooks show what make notebooks kept in them
+nb_merge_streams = True
+nb_mime_priority_overrides = [("html", "text/html", 0)]
+
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_use_rtype = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "furo"
+html_title = f"pyrolvm {release}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "source_repository": "https://github.com/pyrolvm/pyrolvm/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+html_show_sphinx = False
+
+
+def _elsewhere(app: Any, name: str, source: list[str]) -> None:
+    """Links out of this folder lead to the repository; scripts and pictures beside the pages are taken along as they are."""
+    if name.startswith("api/"):
+        return
+    text = source[0]
+    up = "../" * (name.count("/") + 1)
+    text = re.sub(rf"\]\({re.escape(up)}(?!\.)([^)\s]+)\)", rf"]({SOURCE}/\1)", text)
+    text = re.sub(r"\]\((examples/[^)\s]+\.py)\)", rf"]({SOURCE}/docs/\1)", text)
+    source[0] = text
+
+
+def setup(app: Any) -> None:
+    """Registers what is said above."""
+    app.connect("source-read", _elsewhere)
