@@ -14,7 +14,7 @@ import pytest
 import pyrolvm as lvm
 
 FUNCTIONS = sorted(name for name in lvm.__all__ if inspect.isfunction(getattr(lvm, name)))
-ELSEWHERE = ("check", "compare_models", "cross_validate", "model", "predict", "simulate", "sparse", "stream")
+ELSEWHERE = ("check", "compare_models", "cross_validate", "model", "predict", "sample", "simulate", "sparse", "stream")
 """Those whose examples need a model and data of the reader's; tests of their own call them."""
 
 
@@ -22,6 +22,7 @@ def _examples(name: str) -> list[doctest.Example]:
     return doctest.DocTestParser().get_examples(inspect.getdoc(getattr(lvm, name)) or "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_public_function_shows_how_it_is_called(name: str) -> None:
     assert any(f"lvm.{name}(" in example.source or f"@lvm.{name}" in example.source for example in _examples(name))

@@ -36,6 +36,7 @@ def test_the_gallery_lists_and_pictures_each_notebook() -> None:
     assert named <= set(text.rpartition("```{toctree}")[2].split())
 
 
+@pytest.mark.slow
 def test_every_page_and_every_public_name_is_in_the_site() -> None:
     import pyrolvm as lvm
 

@@ -88,6 +88,9 @@ def sample(
 ) -> Chains:
     """Samples a problem's posterior by one of BlackJAX's kernels, with many short chains side by side.
 
+        >>> chains = lvm.sample(problem, chains=64, seed=0)
+        >>> print(chains.verdict)
+
     Needs BlackJAX (``pip install 'pyrolvm[kernels]'``) and a model that can be captured. All chains move at once through one call of
     the compiled density, in coordinates in which the posterior is about standard normal; what is tuned is tuned by all of them
     together. Chains that are many and short cannot be judged one by one: they start in groups from the same point, and nested R-hat
