@@ -5,51 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 import pyrolvm as lvm
-from pyrolvm._base import writing
-from pyrolvm._base.programs import key_of, programs
-from pyrolvm._cli import catalogue
-from pyrolvm._cli.catalogue import SHELVES
 from pyrolvm._cli.runs import posteriors_in
 from pyrolvm._runs.sealing import sealed
+from tests.cli.interrupting import interrupt_but_return_what_was_reached, interrupt_in_the_middle
 
 NOISY = pytest.mark.filterwarnings("default")  # the made-up posteriors may be odd; third parties may say so
-
-
-def interrupt_in_the_middle(made):
-    os.kill(os.getpid(), signal.SIGINT)
-    raise AssertionError("the signal should have stopped this")
-
-
-def interrupt_but_return_what_was_reached(made):
-    try:
-        os.kill(os.getpid(), signal.SIGINT)
-    except KeyboardInterrupt:
-        return made
-    raise AssertionError("the signal should have stopped this")
-
-
-# --- list -------------------------------------------------------------------------------------------------------------
-
-
-def test_list_names_everything_registered(pyrolvm):
-    run = pyrolvm("list")
-    assert run.code == 0 and run.err == ""
-    for name in (*lvm.problems(), *lvm.guides()):
-        assert name in run.out
-    assert "next: pyrolvm compare" in run.out
-
-
-def test_list_as_json(pyrolvm):
-    found = pyrolvm("list", "--json", "-", "--quiet").json
-    assert [row["name"] for row in found["guides"]] == lvm.guides()
-    assert all(row["does"].endswith(".") for row in found["problems"])
-    assert {row["distribution"] for row in found["problems"]} == {"pyrolvm"}
 
 
 # --- fit and nuts -----------------------------------------------------------------------------------------------------
@@ -271,129 +236,6 @@ def test_an_absolute_path_is_a_place(pyrolvm, inference, tmp_path):
     assert (tmp_path / "deep" / "a" / "manifest.json").is_file()
 
 
-# --- compare ----------------------------------------------------------------------------------------------------------
-
-
-@NOISY
-def test_compare_runs_nuts_and_every_guide_and_writes_everything(pyrolvm, inference):
-    run = pyrolvm("compare", "eight_schools", "--seed", "3", "--draws", "50", "--max-steps", "9")
-    assert run.code == 0
-    assert [call[0] for call in inference.calls] == ["nuts", *["fit"] * len(lvm.guides())]
-    assert {name: inference.calls[0][3][name] for name in ("seed", "draws")} == {"seed": 3, "draws": 50}
-    assert {name: inference.calls[1][3][name] for name in ("seed", "max_steps")} == {"seed": 3, "max_steps": 9}
-    folder = Path("runs/eight_schools-1")
-    assert (folder / "report.html").read_text().count("<html") == 1
-    assert (folder / "overview.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / "comparison.json").read_text())["reference"] == "nuts"
-    note = json.loads((folder / "manifest.json").read_text())["content"]
-    assert note["status"] == "finished" and note["about"]["arguments"]["seed"] == 3
-    assert note["pages"] == ["comparison.json", "overview.png", "posteriors", "report.html"]
-    assert {path.name for path in (folder / "posteriors").iterdir()} == {"nuts", *lvm.guides()}
-    assert set(posteriors_in([str(folder)])) == {"nuts", *lvm.guides()}
-    for part in ("against nuts", "full_rank", "differs", "report.html"):
-        assert part in run.out
-
-
-@NOISY
-def test_guides_that_do_not_suit_are_named_with_the_reason(pyrolvm, inference):
-    def unsuited(made):
-        raise lvm.GuideError("it needs a plate. Fix: use full_rank.")
-
-    def broken(made):
-        raise RuntimeError("some plugin's bug")
-
-    inference.on |= {"amortized": unsuited, "flow": broken}
-    run = pyrolvm("compare", "eight_schools", "--json", "o.json")
-    assert run.code == 0
-    assert "amortized was left out: it needs a plate." in run.out
-    assert "flow was left out: RuntimeError: some plugin's bug" in run.out
-    assert set(json.loads(Path("o.json").read_text())["left_out"]) == {"amortized", "flow"}
-    assert "it needs a plate" in Path("runs/eight_schools-1/report.html").read_text()
-
-
-@NOISY
-def test_a_named_guide_that_cannot_is_an_error_but_costs_the_others_nothing(pyrolvm, inference):
-    def unsuited(made):
-        raise lvm.GuideError("it needs a plate. Fix: use full_rank.")
-
-    inference.on["amortized"] = unsuited
-    run = pyrolvm("compare", "eight_schools", "--guide", "amortized", "--guide", "full_rank", "--out", "runs/a")
-    assert run.code == 2
-    assert "amortized: left out. it needs a plate." in run.err
-    assert Path("runs/a/report.html").is_file()
-
-
-@NOISY
-def test_compare_without_nuts_takes_the_best_as_reference(pyrolvm, inference):
-    inference.verdicts["mean_field"] = "doubtful"
-    run = pyrolvm(
-        "compare", "eight_schools", "--guide", "mean_field", "--guide", "full_rank", "--no-nuts", "--json", "-"
-    )
-    assert run.code == 0
-    assert run.json["reference"] == "full_rank"
-
-
-@NOISY
-def test_two_guides_whose_names_look_alike_get_folders_of_their_own(pyrolvm, inference):
-    guides = ["--guide", "flow:transforms=2", "--guide", "flow:transforms,=2"]
-    inference.on = {}
-    run = pyrolvm("compare", "eight_schools", *guides[:2], "--guide", "flow:transforms= 2", "--out", "runs/a")
-    assert run.code == 0
-    assert len(posteriors_in(["runs/a"])) == 3
-
-
-@NOISY
-def test_compare_with_one_method_reports_that_one(pyrolvm, inference):
-    run = pyrolvm("compare", "eight_schools", "--guide", "full_rank", "--no-nuts")
-    assert run.code == 0
-    assert "nothing to compare with" in run.out and "verdict" in run.out
-
-
-@NOISY
-@pytest.mark.parametrize(
-    ("failed", "code"), [({"nuts"}, 1), ({"full_rank"}, 0), ({"full_rank", "flow"}, 1), (set(), 0)]
-)
-def test_the_exit_code_of_a_comparison(pyrolvm, inference, failed, code):
-    inference.verdicts |= dict.fromkeys(failed, "failed")
-    assert pyrolvm("compare", "eight_schools", "--guide", "full_rank", "--guide", "flow").code == code
-
-
-def test_compare_where_nothing_works(pyrolvm, inference):
-    def fail(made):
-        raise lvm.FitError("no start has a finite density. Fix: check the data.")
-
-    inference.on |= dict.fromkeys(["nuts", "full_rank"], fail)
-    run = pyrolvm("compare", "eight_schools", "--guide", "full_rank")
-    assert run.code == 2
-    assert "no method gave a posterior" in run.err and "no start has a finite density" in run.err
-
-
-@NOISY
-@pytest.mark.parametrize(
-    ("stop", "reached"),
-    [
-        (interrupt_in_the_middle, {"nuts", "full_rank"}),
-        (interrupt_but_return_what_was_reached, {"nuts", "full_rank", "flow"}),
-    ],
-)
-def test_ctrl_c_in_a_comparison_keeps_what_was_reached(pyrolvm, inference, stop, reached):
-    inference.on["flow"] = stop
-    words = [word for guide in ("full_rank", "flow", "mixture") for word in ("--guide", guide)]
-    run = pyrolvm("compare", "eight_schools", *words, "--out", "runs/a")
-    assert run.code == 130
-    assert json.loads(Path("runs/a/manifest.json").read_text())["content"]["status"] == "partial"
-    assert set(posteriors_in(["runs/a"])) == reached
-    assert Path("runs/a/report.html").is_file()
-    assert pyrolvm("diagnose", "runs/a").code == 0
-
-
-def test_ctrl_c_before_anything_is_reached(pyrolvm, inference):
-    inference.on["nuts"] = interrupt_in_the_middle
-    run = pyrolvm("compare", "eight_schools", "--out", "runs/a")
-    assert run.code == 130
-    assert "nothing" in run.err and "Traceback" not in run.err
-
-
 # --- saved runs -------------------------------------------------------------------------------------------------------
 
 
@@ -474,76 +316,3 @@ def test_evidence_is_kept_gone_on_with_and_diagnosed(pyrolvm, model_file):
     shown = pyrolvm("diagnose", "runs/e", "--json", "-")
     assert shown.code == 0 and shown.json["methods"].keys() == {"prior", "exact"}
     assert "has no posterior" in pyrolvm("report", "runs/e", "runs/e").err
-
-
-# --- doctor -----------------------------------------------------------------------------------------------------------
-
-
-def test_doctor_finds_this_installation_sound(pyrolvm):
-    run = pyrolvm("doctor", "--json", "o.json")
-    assert run.code == 0
-    found = json.loads(Path("o.json").read_text())
-    checks = {check["what"]: check for check in found["checks"]}
-    assert found["broken"] == 0
-    assert {"python", "torch", "numpyro", "torch devices", "ArviZ API", "guides"} <= checks.keys()
-    assert "torch" in run.out
-
-
-def test_doctor_clears_the_compiled_programs_when_asked(pyrolvm, monkeypatch, tmp_path):
-    monkeypatch.setenv("PYROLVM_CACHE", str(tmp_path / "programs"))
-    programs().put(key_of("a"), b"program")
-    (tmp_path / "programs" / "mine").write_text("")
-    run = pyrolvm("doctor", "--clear-cache", "--json", "-")
-    assert run.code == 0 and run.json["removed"] == 1
-    assert [path.name for path in (tmp_path / "programs").iterdir()] == ["mine"]
-    (tmp_path / "programs").chmod(0o755)
-    run = pyrolvm("doctor", "--clear-cache")
-    assert run.code == 2 and "others may read or write it" in run.err and "Fix:" in run.err
-
-
-@pytest.mark.parametrize("thorough", [True, False])
-def test_doctor_finds_releases_that_are_not_taken(thorough, pyrolvm, monkeypatch):
-    monkeypatch.setattr("pyrolvm._cli.doctor.metadata.requires", lambda name: ["rich>=999", "numpy; extra == 'all'"])
-    monkeypatch.setattr("pyrolvm._cli.doctor._engines", lambda thorough: [])
-    run = pyrolvm("doctor", *(["--thorough"] if thorough else []))
-    assert run.code == 1 and "broken: rich" in run.out and "pip install 'rich>=999'" in " ".join(run.out.split())
-
-
-def test_list_says_what_the_docstrings_say():
-    """Read from the sources, since imports take seconds: the same words, none left to be imported."""
-    for shelf in SHELVES:
-        assert shelf.rows() == shelf.rows(imported=True)
-        ours = [entry for entry in shelf.kind.entries().values() if entry.distribution == "pyrolvm"]
-        assert all(catalogue._written(entry) for entry in ours)
-
-
-def test_doctor_fails_where_something_required_is_broken(pyrolvm, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
-    run = pyrolvm("doctor")
-    assert run.code == 1
-    assert "broken: safetensors" in run.out
-
-
-def test_a_value_of_two_dashes_is_no_value(pyrolvm):
-    run = pyrolvm("exact", "eight_schools", "--out=--")
-    assert run.code == 2 and "argument --out: '--' is no value" in run.err and "Fix:" in run.err
-
-
-@pytest.mark.parametrize("unnamed", [True, False])
-def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(unnamed, tmp_path, monkeypatch):
-    if not unnamed:  # a file system without files that have no name
-        monkeypatch.setattr(writing, "_unnamed", lambda folder: None)
-    file, seen = tmp_path / "p.csv", []
-    file.write_text("old")
-
-    def half(opened):
-        opened.write(b"ne")
-        seen.extend(path.name for path in tmp_path.iterdir())
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError):
-        writing.replace_file(file, half)
-    assert len(seen) == (1 if unnamed and sys.platform == "linux" else 2)
-    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
-    writing.replace_file(file, lambda opened: opened.write(b"new"))
-    assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]

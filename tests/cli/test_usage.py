@@ -115,3 +115,8 @@ def test_warnings_of_ours_are_sentences(pyrolvm, inference, recwarn):
         run = pyrolvm("fit", "eight_schools", "--guide", "full_rank")
     assert run.code == 0
     assert "warning: the guide is narrow.\n" in run.err
+
+
+def test_a_value_of_two_dashes_is_no_value(pyrolvm):
+    run = pyrolvm("exact", "eight_schools", "--out=--")
+    assert run.code == 2 and "argument --out: '--' is no value" in run.err and "Fix:" in run.err
