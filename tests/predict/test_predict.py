@@ -162,10 +162,13 @@ def test_time_goes_on() -> None:
     np.testing.assert_allclose([found[f"x_{t}"].std() for t in (3, 4)], np.sqrt([1.01, 2.01]), rtol=0.1)
 
 
-def test_observations_that_are_read_otherwise_are_refused() -> None:
-    fit = lvm.exact(lvm.Problem(lagged, torch.tensor([0.3, 0.8, -0.2, 1.1])), **QUIET)
+def test_observations_that_are_read_otherwise_stand_for_themselves_at_their_own_rows_alone() -> None:
+    y = torch.tensor([0.3, 0.8, -0.2, 1.1])
+    fit = lvm.exact(lvm.Problem(lagged, y), **QUIET)
+    found = lvm.predict(fit, kind="mean")["predictions"]["y"].mean(("chain", "draw")).values
+    np.testing.assert_allclose(found / found[1] * 0.3, [0.0, 0.3, 0.8, -0.2], atol=1e-5)
     with pytest.raises(lvm.ProblemError, match=r"lagged reads y other than to observe it.*Fix:"):
-        lvm.predict(fit)
+        lvm.predict(fit, rows=6)
 
 
 @pytest.mark.parametrize(
