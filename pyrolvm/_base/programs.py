@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import stat
 import sys
 import time
@@ -36,6 +37,7 @@ LIMIT = 256 * 2**20
 _MAGIC = b"pyrolvm program 1\n"
 _SUFFIX = ".program"
 _PART = ".part-"
+_PROGRAMS, _PARTS = re.compile(r"[0-9a-f]{64}\.program"), re.compile(r"\.part-[0-9a-f]{32}")
 _ABANDONED = 3600.0
 """Seconds after which a part of a file is nobody's."""
 
@@ -126,13 +128,16 @@ class Programs(NamedTuple):
             OSError: if one cannot be removed.
         """
         before = self.kept()
-        for path in self._files(_SUFFIX, _PART):
+        for path in self._files(_PROGRAMS, _PARTS):
             path.unlink(missing_ok=True)
         return before
 
     def kept(self) -> Kept:
         """How many there are."""
-        sizes = [path.lstat().st_size for path in self._files(_SUFFIX)]
+        sizes = []
+        for path in self._files(_PROGRAMS):
+            with suppress(FileNotFoundError):
+                sizes.append(path.lstat().st_size)
         return Kept(len(sizes), sum(sizes))
 
     def fault(self) -> str | None:
@@ -158,17 +163,19 @@ class Programs(NamedTuple):
         except FileNotFoundError:
             return False
 
-    def _files(self, *marks: str) -> Iterator[Path]:
+    def _files(self, *kinds: re.Pattern[str]) -> Iterator[Path]:
+        """What was put there: files by the names that are made here, and nothing else that may lie in the folder."""
         if self.folder is None or self.fault() is not None or not self.folder.exists():
             return
         for path in self.folder.iterdir():
-            if any(path.name.startswith(mark) or path.name.endswith(mark) for mark in marks):
-                yield path
+            with suppress(FileNotFoundError):  # another process trims too
+                if any(kind.fullmatch(path.name) for kind in kinds) and stat.S_ISREG(path.lstat().st_mode):
+                    yield path
 
     def _trim(self, more: int) -> None:
         """Makes room: what was not used for longest goes, and parts of processes that died."""
         found = []
-        for path in self._files(_SUFFIX, _PART):
+        for path in self._files(_PROGRAMS, _PARTS):
             with suppress(FileNotFoundError):  # another process trims too
                 state = path.lstat()
                 if path.name.startswith(_PART):

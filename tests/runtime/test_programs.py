@@ -168,11 +168,18 @@ def test_writers_at_once_leave_whole_programs(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".part-*"))
 
 
-def test_clearing_removes_programs_and_nothing_else(kept: Programs) -> None:
-    assert kept.folder is not None
-    (kept.folder / "notes.txt").write_text("mine")
+def test_clearing_and_making_room_remove_programs_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "programs"
+    kept = Programs(folder, limit=2 * len(BODY))
+    kept.put(KEY, BODY)
+    mine = ("notes.txt", "solver.program", ".part-of-mine", f"{KEY.upper()}.program")
+    for name in mine:
+        (folder / name).write_bytes(BODY * 3)
+        os.utime(folder / name, (1000, 1000))
+    (folder / f"{OTHER}.program").mkdir()
+    kept.put(key_of("more"), BODY)
     assert kept.clear().number == 1
-    assert [path.name for path in kept.folder.iterdir()] == ["notes.txt"]
+    assert {path.name for path in folder.iterdir()} == {*mine, f"{OTHER}.program"}
 
 
 @pytest.mark.parametrize(
