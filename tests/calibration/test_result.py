@@ -48,6 +48,7 @@ def test_plots_show_what_is_asked_for(problem, tmp_path):
         found.plot(quantities=["beta"])
 
 
+@pytest.mark.slow
 def test_fits_of_one_verdict_are_looked_at_alone(problem):
     def method(problem):
         from pyrolvm._base.verdict import Verdict

@@ -148,6 +148,7 @@ def test_a_folder_of_another_method_is_not_resumed(tmp_path):
         lvm.exact(lvm.Problem(line, Y), progress=False, out=tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_a_comparison_takes_it_as_the_reference_before_nuts(result, tmp_path):
     problem = lvm.Problem(line, Y)
     nuts = lvm.nuts(problem, chains=2, warmup=200, draws=300, progress=False)

@@ -262,8 +262,9 @@ def test_a_command_whose_disk_is_full_from_any_write_on_says_so_and_goes_on(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F2")
-@pytest.mark.parametrize("suffix", ["csv", pytest.param("nc", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", ["csv", "nc"])
 def test_predictions_that_are_killed_are_the_old_file_or_the_new_one(
     ask: Ask, tmp_path: Path, suffix: str, record_property: Any
 ) -> None:

@@ -151,6 +151,7 @@ def test_flow_bends_where_a_gaussian_cannot() -> None:
     assert flow_gap > -0.2
 
 
+@pytest.mark.slow
 def test_flow_of_one_unknown_learns_a_skewed_density() -> None:
     def skewed() -> None:
         pyro.sample("x", dist.Gamma(1.0, 1.0))

@@ -139,6 +139,7 @@ def test_a_bridge_finds_a_known_ratio_and_states_its_error():
     assert abs(np.mean(off)) < 4 * np.std(off) / math.sqrt(150)
 
 
+@pytest.mark.slow
 def test_halves_that_change_places_state_the_error_of_their_mean():
     """In ten dimensions, where the posterior's part of both errors is nearly the same."""
     off, stated = [], []

@@ -115,6 +115,7 @@ def test_a_failing_cell_keeps_its_error_and_harms_no_other(tmp_path: Path) -> No
         found.posterior(seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F8")
 def test_a_process_that_dies_costs_its_own_cell(tmp_path: Path, record_property: Any) -> None:
     """The process of seed 1 is killed while it runs; the others finish, and a rerun does seed 1 alone."""

@@ -58,7 +58,9 @@ def test_engines_clip_and_schedule_alike(normal_problem: lvm.Problem, engine: st
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, pyro.optim.Adam({"lr": 0.05, "betas": (0.8, 0.95)}), None])
-@pytest.mark.parametrize("engine", COMPILED)
+@pytest.mark.parametrize(
+    "engine", [pytest.param(engine, marks=[] if engine == "c" else [pytest.mark.slow]) for engine in COMPILED]
+)
 def test_adam_is_adam_however_it_is_given(normal_problem: lvm.Problem, engine: str, optimizer: Any) -> None:
     stock, compiled = (point(normal_problem, name, optimizer=optimizer) for name in ("pyro", engine))
     assert compiled.engine == engine
@@ -140,7 +142,7 @@ def test_the_seed_repeats_a_compiled_fit(normal_problem: lvm.Problem, short: Sho
         assert torch.equal(value, again.params[name])
 
 
-@pytest.mark.parametrize("engine", ["c", "jax"])
+@pytest.mark.parametrize("engine", ["c", pytest.param("jax", marks=pytest.mark.slow)])
 def test_the_length_of_a_call_does_not_change_the_random_numbers(mixed_noise: lvm.Problem, engine: str) -> None:
     """A callback makes each call one step long; the guide draws normal and uniform numbers, and on JAX Gammas too."""
 

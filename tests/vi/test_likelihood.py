@@ -52,7 +52,9 @@ def test_the_tree_has_the_density_of_each_row(x: Tensor) -> None:
     np.testing.assert_allclose(fit.data["observed_data"]["x"].values, x.numpy())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine", [pytest.param(engine, marks=[pytest.mark.slow] if engine == "torch" else []) for engine in ENGINES]
+)
 def test_every_engine_with_and_without_minibatches(x: Tensor, engine: str) -> None:
     found = []
     for size in (None, 50):
