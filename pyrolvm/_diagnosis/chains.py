@@ -35,6 +35,8 @@ ESS_DOUBTFUL, ESS_FAILED = 100, 10
 BFMI_DOUBTFUL = 0.3
 DIVERGENT_FAILED = 0.1
 DEPTH_DOUBTFUL = 0.1
+LEAST_DRAWS = 4
+"""Draws of a chain from which on its mixing can be looked at."""
 
 
 def worst_first(parts: list[Block], limit: int) -> tuple[list[Block], int]:
@@ -66,7 +68,7 @@ def mixing_table(data: xr.DataTree, limit: int) -> tuple[pd.DataFrame, int]:
     parts, left_out = worst_first(parts, limit)
     groups = superchains(data)
     tables = [chain_rows(part) for part in parts]
-    if groups:
+    if groups and density is not None and density.shape[1] >= LEAST_DRAWS:
         for part, table in zip(parts, tables, strict=True):
             table["rhat"] = np.where(table["state"] == "moving", nested_rhat(part.draws, groups), np.nan)
     return (pd.concat(tables) if tables else pd.DataFrame()), left_out
@@ -153,7 +155,7 @@ def judge_mixing(table: pd.DataFrame, chains: int, draws: int) -> Iterator[Reaso
         if (table["state"] == "constant").all():
             yield Reason("failed", "Every quantity is constant: the sampler never moved.", {"quantities moving": 0})
         return
-    if draws < 4:
+    if draws < LEAST_DRAWS:
         yield Reason("doubtful", f"{draws} draws a chain are too few to check mixing.", {"draws": draws})
         return
     if chains > 1:

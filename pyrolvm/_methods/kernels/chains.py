@@ -159,7 +159,7 @@ def _compiled(ensemble: Ensemble, tuned: Tuned, like: State, size: int, rows: in
                 inside, states
             )
             found = {"x": states.position, **dict(zip(ROW, row, strict=True))}
-            return states, {name: kept[name].at[i].set(found[name]) for name in kept}
+            return states, {name: kept[name].at[i].set(found[name].astype(kept[name].dtype)) for name in kept}
 
         shapes = {"x": (size, ensemble.size), **dict.fromkeys(ROW, (size,))}
         kinds = {"diverging": jnp.bool_, "gradients": jnp.int32}

@@ -101,10 +101,10 @@ def sample(
 
     Args:
         problem: a model with its data.
-        kernel: ``"mams"``, microcanonical trajectories that are accepted or rejected; ``"mclmc"``, the same without rejections, whose
-            draws are biased by the size of its steps, and whose verdict says so; ``"chees"`` and ``"meads"``, Hamiltonian samplers
-            that are tuned across chains; ``"barker"``, which takes one gradient a move and forgives wrong scales. ``"auto"`` is mams,
-            and barker for one unknown, where there are no directions to go in.
+        kernel: how chains move: ``"mams"``, microcanonical trajectories that are accepted or rejected; ``"mclmc"``, the same without
+            rejections, whose draws are biased by the size of its steps, and whose verdict says so; ``"chees"`` and ``"meads"``,
+            Hamiltonian samplers that are tuned across chains; ``"barker"``, which takes one gradient a move and forgives wrong scales.
+            ``"auto"`` is mams, and barker for one unknown, where there are no directions to go in.
         chains: how many, side by side.
         superchains: groups of chains that start at the same point, which must divide ``chains``; ``"auto"`` is 8 as far as they
             divide. As many as chains leaves each chain its own start.

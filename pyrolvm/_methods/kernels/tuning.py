@@ -214,7 +214,13 @@ class _Adapter:
             x = states.position
             more = jnp.einsum("ci,cj->ij", x, x) if dense else jnp.sum(x**2, axis=0)
             late = late + jnp.where(2 * t >= count, log_step, 0.0)
-            return states, log_step, late, (total + x.sum(0), squares + more), gradients + jnp.max(rows.gradients)
+            return (
+                states,
+                log_step,
+                late,
+                (total + x.sum(0), squares + more),
+                gradients + jnp.max(rows.gradients).astype(jnp.int32),
+            )
 
         n = self.ensemble.size
         kind = states.position.dtype
