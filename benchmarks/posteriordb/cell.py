@@ -22,6 +22,7 @@ import fresh
 import numpy as np
 
 import pyrolvm as lvm
+from pyrolvm._methods.kernels.kinds import KERNELS
 
 from . import models, reference, score
 
@@ -64,7 +65,7 @@ def check_method(name: str) -> str:
     from .stock import GUIDES
 
     stock = [kind + guide for kind in (PYRO, CAPTURED) for guide in GUIDES]
-    kernels = [SAMPLE + kernel for kernel in ("mams", "mclmc", "chees", "meads", "barker")]
+    kernels = [SAMPLE + kernel for kernel in KERNELS]
     known = [*INFER, "nuts", *kernels, *lvm.guides(), *stock]
     if name not in known:
         raise ValueError(f"there is no method {name!r}. Fix: use one of {', '.join(known)}.")

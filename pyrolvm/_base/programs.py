@@ -37,7 +37,8 @@ LIMIT = 256 * 2**20
 _MAGIC = b"pyrolvm program 1\n"
 _SUFFIX = ".program"
 _PART = ".part-"
-_PROGRAMS, _PARTS = re.compile(r"[0-9a-f]{64}\.program"), re.compile(r"\.part-[0-9a-f]{32}")
+_PROGRAMS = re.compile(f"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
+_PARTS = re.compile(f"{re.escape(_PART)}[0-9a-f]{{32}}")
 _ABANDONED = 3600.0
 """Seconds after which a part of a file is nobody's."""
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["WANTED", "fault", "library"]
+__all__ = ["WANTED", "fault", "installed"]
 
 WANTED = "blackjax>=1.7"
 
 _PARTS = ("adjusted_mclmc_dynamic", "mclmc", "dynamic_hmc", "ghmc", "barker", "chees_adaptation", "meads_adaptation")
 
 
-def library() -> Any:
-    """The BlackJAX library (BlackJAX 1.7.1)."""
+def installed() -> Any:
+    """BlackJAX itself (BlackJAX 1.7.1)."""
     import blackjax
 
     return blackjax
@@ -21,7 +21,7 @@ def library() -> Any:
 def fault() -> str | None:
     """Why BlackJAX cannot be used; ``None`` if it can (BlackJAX 1.7.1)."""
     try:
-        found = library()
+        found = installed()
     except ImportError as error:
         return f"BlackJAX cannot be imported: {error}"
     absent = [name for name in _PARTS if not hasattr(found, name)]

@@ -12,5 +12,5 @@ def test_nothing_is_wrong_with_the_installed_release() -> None:
 
 
 def test_a_release_without_a_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(blackjax.library(), "meads_adaptation")
+    monkeypatch.delattr(blackjax.installed(), "meads_adaptation")
     assert "has no meads_adaptation" in str(blackjax.fault())

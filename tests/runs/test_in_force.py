@@ -47,6 +47,17 @@ def test_a_result_that_is_replaced_while_it_is_read_is_the_old_one_or_the_new_on
 # --- what is of other versions, or cannot be read -----------------------------------------------------------------------
 
 
+def _cut(out: Path) -> None:
+    """A run that a power cut ends after its first checkpoint."""
+
+    def cut(run_: runs.Run) -> str:
+        run_.checkpoints.write({"night": 1})
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        run(out, cut)
+
+
 def _lines(path: Path) -> list[str]:
     return sorted(f"{one.relative_to(path)} {one.read_bytes() if one.is_file() else ''}" for one in path.rglob("*"))
 
@@ -69,13 +80,7 @@ def test_a_folder_of_another_version_is_told_and_left_as_it_is(schema: Any, tmp_
 )
 def test_a_run_that_cannot_be_told_is_not_thrown_away_unasked(damage: str, tmp_path: Path) -> None:
     out = tmp_path / "r"
-
-    def cut(run_: runs.Run) -> str:
-        run_.checkpoints.write({"night": 1})
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError):
-        run(out, cut)
+    _cut(out)
     (begun,) = out.glob("*/begun.json")
     text = begun.read_text()
     changed = {
@@ -100,13 +105,7 @@ def test_a_run_that_cannot_be_told_is_not_thrown_away_unasked(damage: str, tmp_p
 @pytest.mark.parametrize("what", ["a dangling link", "a pipe", "a folder"])
 def test_what_has_the_manifests_name_and_is_no_file_is_refused_and_left(what: str, tmp_path: Path) -> None:
     out = tmp_path / "r"
-
-    def cut(run_: runs.Run) -> str:
-        run_.checkpoints.write({"night": 1})
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError):
-        run(out, cut)
+    _cut(out)
     place = out / runs.MANIFEST
     {
         "a dangling link": lambda: place.symlink_to("nowhere"), "a pipe": lambda: os.mkfifo(place), "a folder": place.mkdir,

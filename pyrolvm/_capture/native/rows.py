@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,7 @@ def compile_rows(captured: Captured) -> NativeRows:
 
     def both(leaves: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         moving = leaves[0].detach().requires_grad_()
-        (value,) = _run(potential, moving, leaves[1:])
+        (value,) = potential(moving, *leaves[1:])
         (gradient,) = torch.autograd.grad(value, moving)
         return -value.detach(), -gradient
 
@@ -117,7 +117,3 @@ def compile_rows(captured: Captured) -> NativeRows:
     seconds = time.perf_counter() - started
     address = address_of(library.log_densities)
     return NativeRows(size, types, seconds, address, table.ctypes.data, (library, table, body.data))
-
-
-def _run(potential: Callable[..., Any], point: torch.Tensor, columns: Sequence[torch.Tensor]) -> Any:
-    return potential(point, *columns)

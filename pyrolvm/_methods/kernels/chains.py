@@ -19,7 +19,7 @@ from pyrolvm._base.interrupts import held
 from pyrolvm._base.machine import available
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.progress import Progress
-from pyrolvm._methods.kernels.kinds import Key, Setting, State, Value
+from pyrolvm._methods.kernels.kinds import Key, Row, Setting, State, Value
 from pyrolvm._methods.kernels.tuning import Ensemble, Tuned, Whole, density_at
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
 
@@ -28,8 +28,8 @@ __all__ = ["Drawn", "draw", "lanes", "packed", "unpacked"]
 LANE = 32
 """Chains of one call: enough to fill a processor's vectors, and few enough that other processors have some too."""
 
-ROW = ("lp", "accept", "diverging", "gradients", "error")
-"""The names of what is kept of a draw, in the order of :class:`~pyrolvm._methods.kernels.kinds.Row`."""
+ROW = tuple(Row.__annotations__)
+"""The names of what is kept of a draw."""
 
 BLOCK_SECONDS = 0.25
 BLOCK_NUMBERS = 4_000_000

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from pyrolvm import _runs as runs
-from pyrolvm._base import budget
 from pyrolvm._base.errors import (
     ArgumentError,
     CaptureError,
-    FitError,
     checked_seed,
     positive_int,
     unknown_name,
@@ -37,7 +35,7 @@ from pyrolvm._methods.kernels.chains import Drawn, draw, unpacked
 from pyrolvm._methods.kernels.kinds import ENERGY_VARIANCE, KERNELS, Kernel, State
 from pyrolvm._methods.kernels.tuning import Ensemble, Tuned, Whole, density_at, tune
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
-from pyrolvm._methods.nuts.finishing import tree_of_chains
+from pyrolvm._methods.nuts.finishing import require_draws, tree_of_chains
 from pyrolvm._methods.nuts.inference import PRECONDITIONS, check_chains_fit, described
 from pyrolvm._methods.nuts.potential import Disagreement, Program, check_draws, check_starts, numpy_dtype, program
 from pyrolvm._methods.nuts.starts import find_starts, frame_engine, moments, sampling_frame
@@ -244,8 +242,7 @@ def _run(
         set_up = time.perf_counter()
         tuned, drawn = _moved(problem, place, ensemble, draws, progress, context, keeper)
         sampled = time.perf_counter()
-        if not drawn.points.shape[1]:
-            raise _nothing(kernel)
+        require_draws(drawn.points.shape[1])
         points = torch.from_numpy(drawn.points).to(place.starts)
         check_draws(place.joint, points, -drawn.rows["lp"])
         attrs = {
@@ -365,17 +362,6 @@ def _like(ensemble: Ensemble, whole: Whole) -> State:
     points = np.zeros((len(ensemble.keys), ensemble.size), ensemble.dtype)
     density = density_at(ensemble, whole.typed(ensemble.dtype), ensemble.data)
     return jax.eval_shape(jax.vmap(lambda key, x: ensemble.kernel.begin(key, x, density)), ensemble.keys, points)
-
-
-def _nothing(kernel: Kernel) -> Exception:
-    if budget.spent():
-        return budget.Spent(
-            "the seconds of the budget were over before every chain had a draw after warmup. Fix: raise budget."
-        )
-    return FitError(
-        f"interrupted before {kernel.name} had a draw of every chain. Fix: run again; with out= and resume=True it goes on from its "
-        "last checkpoint."
-    )
 
 
 def _stats(drawn: Drawn, tuned: Tuned, kernel: Kernel) -> dict[str, Array]:

@@ -99,18 +99,18 @@ def _uniform_steps(key: Key, mean: Value) -> State:
 
 
 def _begin_mams(key: Key, point: Value, density: Density) -> State:
-    return blackjax.library().adjusted_mclmc_dynamic.init(point, density, key)
+    return blackjax.installed().adjusted_mclmc_dynamic.init(point, density, key)
 
 
 def _move_mams(key: Key, state: State, density: Density, setting: Setting) -> tuple[State, Row]:
-    move = blackjax.library().adjusted_mclmc_dynamic.build_kernel(integration_steps_fn=_uniform_steps)
+    move = blackjax.installed().adjusted_mclmc_dynamic.build_kernel(integration_steps_fn=_uniform_steps)
     mean = setting["length"] / setting["step_size"]
     state, info = move(key, state, density, setting["step_size"], integration_steps_params=(mean,))
     return state, _row(state, info, 2 * info.num_integration_steps)
 
 
 def _begin_mclmc(key: Key, point: Value, density: Density) -> State:
-    return blackjax.library().mclmc.init(point, density, key)
+    return blackjax.installed().mclmc.init(point, density, key)
 
 
 def _move_mclmc(key: Key, state: State, density: Density, setting: Setting) -> tuple[State, Row]:
@@ -118,7 +118,7 @@ def _move_mclmc(key: Key, state: State, density: Density, setting: Setting) -> t
     import jax
     import jax.numpy as jnp
 
-    move = blackjax.library().mclmc.build_kernel()
+    move = blackjax.installed().mclmc.build_kernel()
     step, length = setting["step_size"], setting["length"]
     steps = jnp.clip(jnp.ceil(length / step), 1, MOST_STEPS).astype(jnp.int32)
 
@@ -139,7 +139,7 @@ def _move_mclmc(key: Key, state: State, density: Density, setting: Setting) -> t
 
 
 def _begin_chees(key: Key, point: Value, density: Density) -> State:
-    return blackjax.library().dynamic_hmc.init(point, density, 0)
+    return blackjax.installed().dynamic_hmc.init(point, density, 0)
 
 
 def _move_chees(key: Key, state: State, density: Density, setting: Setting) -> tuple[State, Row]:
@@ -149,7 +149,7 @@ def _move_chees(key: Key, state: State, density: Density, setting: Setting) -> t
     def steps(count: Value, most: Value) -> State:
         return jnp.clip(jnp.ceil(most * _halton(count)), 1, MOST_STEPS).astype(jnp.int32)
 
-    move = blackjax.library().dynamic_hmc.build_kernel(
+    move = blackjax.installed().dynamic_hmc.build_kernel(
         integration_steps_fn=steps, next_random_arg_fn=lambda count: count + 1
     )
     most = setting["length"] / setting["step_size"]
@@ -168,7 +168,7 @@ def _halton(count: Value) -> State:
 
 
 def _begin_meads(key: Key, point: Value, density: Density) -> State:
-    return blackjax.library().ghmc.init(point, density, key)
+    return blackjax.installed().ghmc.init(point, density, key)
 
 
 def _move_meads(key: Key, state: State, density: Density, setting: Setting) -> tuple[State, Row]:
@@ -176,7 +176,7 @@ def _move_meads(key: Key, state: State, density: Density, setting: Setting) -> t
     import jax
     import jax.numpy as jnp
 
-    move = blackjax.library().ghmc.build_kernel()
+    move = blackjax.installed().ghmc.build_kernel()
     steps = jnp.clip(jnp.ceil(1.0 / setting["step_size"]), 1, MOST_STEPS).astype(jnp.int32)
 
     def one(i: Value, carry: Value) -> State:
@@ -196,7 +196,7 @@ def _move_meads(key: Key, state: State, density: Density, setting: Setting) -> t
 
 
 def _begin_barker(key: Key, point: Value, density: Density) -> State:
-    return blackjax.library().barker.init(point, density)
+    return blackjax.installed().barker.init(point, density)
 
 
 def _move_barker(key: Key, state: State, density: Density, setting: Setting) -> tuple[State, Row]:
@@ -204,7 +204,7 @@ def _move_barker(key: Key, state: State, density: Density, setting: Setting) -> 
     import jax
     import jax.numpy as jnp
 
-    move = blackjax.library().barker.build_kernel()
+    move = blackjax.installed().barker.build_kernel()
     steps = 2 * math.ceil(state.position.size ** (1 / 3))
 
     def one(i: Value, carry: Value) -> State:

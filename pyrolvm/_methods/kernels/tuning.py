@@ -253,7 +253,7 @@ def _tune_chees(ensemble: Ensemble, whole: Whole, points: Array, moves: int) -> 
     setting = ensemble.kernel.setting(ensemble.size)
 
     def run(key: Key, at: Value, whole: Whole, data: tuple[Value, ...]) -> State:
-        tuner = blackjax.library().chees_adaptation(
+        tuner = blackjax.installed().chees_adaptation(
             density_at(ensemble, whole, data), len(points), adaptation_info_fn=lambda *_: None
         )
         (states, found), _ = tuner.run(key, at, setting["step_size"], optax.adam(CHEES_RATE), moves)
@@ -268,7 +268,7 @@ def _tune_meads(ensemble: Ensemble, whole: Whole, points: Array, moves: int) -> 
     import jax
 
     def run(key: Key, at: Value, whole: Whole, data: tuple[Value, ...]) -> State:
-        tuner = blackjax.library().meads_adaptation(
+        tuner = blackjax.installed().meads_adaptation(
             density_at(ensemble, whole, data), len(points), num_folds=4, adaptation_info_fn=lambda *_: None
         )
         (states, found), _ = tuner.run(key, at, moves)

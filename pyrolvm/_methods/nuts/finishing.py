@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base import budget
+from pyrolvm._base.errors import FitError
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.progress import Show, shown
 from pyrolvm._methods.modes import left_out, unlike
@@ -20,10 +21,29 @@ from pyrolvm.family import Frame
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["tree_of_chains"]
+__all__ = ["require_draws", "tree_of_chains"]
 
 SHARE, LEAST_SECONDS = 2.0, 2.0
 """What evaluating draws one by one may cost, in units of what was spent before, and in seconds if that is more."""
+
+
+def require_draws(draws: int) -> None:
+    """Refuses chains that were stopped before each had a draw.
+
+    Raises:
+        Spent: if the seconds of a budget are over.
+        FitError: if the user stopped them.
+    """
+    if draws:
+        return
+    if budget.spent():
+        raise budget.Spent(
+            "the seconds of the budget were over before every chain had a draw after warmup. Fix: raise budget."
+        )
+    raise FitError(
+        "interrupted before every chain had a draw after warmup. Fix: run again: with out= and resume=True it goes on from "
+        "its checkpoint, otherwise with a smaller warmup."
+    )
 
 
 def tree_of_chains(

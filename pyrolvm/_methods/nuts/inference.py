@@ -15,7 +15,6 @@ from pyrolvm import _runs as runs
 from pyrolvm._base import budget
 from pyrolvm._base.errors import (
     ArgumentError,
-    FitError,
     checked_seed,
     positive_int,
     unknown_name,
@@ -28,7 +27,7 @@ from pyrolvm._methods.arguments import check_has_posterior, warn_of_subsamples
 from pyrolvm._methods.nuts import engines
 from pyrolvm._methods.nuts.base import Raw, Settings
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
-from pyrolvm._methods.nuts.finishing import tree_of_chains
+from pyrolvm._methods.nuts.finishing import require_draws, tree_of_chains
 from pyrolvm._methods.nuts.starts import find_starts, frame_engine, moments, sampling_frame
 from pyrolvm._program.density import Joint, with_digits
 from pyrolvm._program.density.target import Target
@@ -259,15 +258,7 @@ def _run(
             before += [f"{int(outcome.raw.stats['diverging'].sum()):,} at {settings.target_accept:g}"]
             outcome, settings = another, careful
         raw = outcome.raw
-        if not raw.draws.shape[1] and budget.spent():
-            raise budget.Spent(
-                "the seconds of the budget were over before every chain had a draw after warmup. Fix: raise budget."
-            )
-        if not raw.draws.shape[1]:
-            raise FitError(
-                "interrupted before every chain had a draw after warmup. Fix: run again: with out= and resume=True it goes on from "
-                "its checkpoint, otherwise with a smaller warmup."
-            )
+        require_draws(raw.draws.shape[1])
         sampled = time.perf_counter()
         compiling = raw.seconds.get("compile", 0.0)
         attrs = {

@@ -228,7 +228,7 @@ def weigh_rows(rows: Rowwise, *, seed: int, enough: float, many: float) -> RowDr
 def _weighed(rows: Rowwise, seed: int, enough: float, many: float) -> RowDraws:
     total = rows.rows.size
     pilots = [rows.over(_some(rows.rows, count, seed), total / count) for count in _counts(total)]
-    gaussian, modes = find_gaussian([*pilots, rows][0], seed)
+    gaussian, modes = find_gaussian((pilots or [rows])[0], seed)
     for pilot in pilots[1:]:
         gaussian = Student.one(*_climbed(pilot, gaussian)[:2])
     centre, tril, value = _climbed(rows, gaussian)
