@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import CaptureError, PyrolvmWarning
 from pyrolvm._base.forks import jax_is_lost
+from pyrolvm._capture.door import xla
 from pyrolvm._capture.graph import attempt
 from pyrolvm._capture.native.build import trial
 from pyrolvm._compat import nutpie
@@ -53,9 +54,7 @@ def _compiled_from_c() -> None:
 def _compiled_by_xla() -> None:
     import jax
 
-    from pyrolvm._capture.jax.isolation import precision
-
-    with precision(torch.float32):  # whatever the user has switched on
+    with xla().precision(torch.float32):  # whatever the user has switched on
         value, slope = jax.jit(jax.value_and_grad(lambda x: (x * x).sum()))(jax.numpy.ones(2))
         found = float(value) + float(slope[0])
     _compare(found, 4.0, "the compiled function")

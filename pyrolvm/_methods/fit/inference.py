@@ -33,7 +33,6 @@ from pyrolvm._methods.fit.loop import AT_ONCE, Step, search
 from pyrolvm._methods.fit.modules import buffers_of, changed_buffers, modules_of, settle
 from pyrolvm._methods.fit.objectives import ParticleELBO, choose_objective
 from pyrolvm._methods.fit.optimizer import Stepper
-from pyrolvm._methods.fit.over_rows import Asked, over_rows
 from pyrolvm._methods.fit.schedules import NAMED
 from pyrolvm._methods.fit.starting import check_start, check_trainable, choose_device, draws_nothing, minibatches_of
 from pyrolvm._methods.fit.stopping import Plateau, Schedule
@@ -222,18 +221,20 @@ def fit(
         validate_every,
     )
     free = parts and ours and not callbacks and all(option is None for option in options)
-    rowwise = Asked(batch_size, batch_plate, draws, seed, progress) if free else None
-    problem = problem if dtype is not None or rowwise is not None else with_digits(problem)
+    problem = problem if dtype is not None or free else with_digits(problem)
     evaluated = None if validation is None else held_out(problem, validation, batch_plate)
     stepper = Stepper(optimizer, learning_rate, clip_norm)
     rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)
 
     def work(run: runs.Run | None) -> Fit:
-        found = None if rowwise is None else over_rows(problem, rowwise)
-        if found is not None:
-            return found
+        if free:
+            from pyrolvm._methods.fit import over_rows  # most fits do without what it imports
+
+            found = over_rows.over_rows(problem, over_rows.Asked(batch_size, batch_plate, draws, seed, progress))
+            if found is not None:
+                return found
         keeper = None if run is None else Keeper(run)
-        wide = problem if dtype is not None or rowwise is None else with_digits(problem)
+        wide = with_digits(problem) if free and dtype is None else problem
         make = partial(
             _run,
             wide, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
