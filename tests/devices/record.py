@@ -40,8 +40,8 @@ def cell(problem: lvm.Problem, guide: str, engine: str = "torch") -> str:
     return "clean"
 
 
-UNFRAMED = {"mean_field", "full_rank", "low_rank"}
-"""Families whose search for a frame is the same for all; only ``laplace`` and ``pathfinder`` make theirs here."""
+UNFRAMED = {"autoregressive", "flow", "full_rank", "low_rank", "mean_field", "mixture", "structured"}
+"""Families whose search for a frame is the same for all; only ``laplace``, ``pathfinder`` and ``student`` make theirs here."""
 
 
 def _said(error: BaseException) -> str:
