@@ -11,6 +11,7 @@ import numpy as np
 from pyrolvm._base.numerics import Array, array_stats
 from pyrolvm._base.verdict import Reason
 from pyrolvm._base.wording import told
+from pyrolvm._results.gathering import gathered
 from pyrolvm._results.moments import cheap_screen, is_constant
 from pyrolvm._results.reading import Block, blocks, keep_worst, stat
 from pyrolvm._results.tables import chain_rows
@@ -228,6 +229,9 @@ def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:
         if number:
             percent = told(100 * share, 100 * DIVERGENT_FAILED if share > DIVERGENT_FAILED else 0.0, 1)
             text = f"{number} of {diverging.size} draws diverged ({percent}%): part of the posterior was not explored."
+            place = gathered(data)
+            if place is not None:
+                text += f' They gather {place} (plot("divergences")).'
             yield Reason("failed" if share > DIVERGENT_FAILED else "doubtful", text, figures)
         else:
             yield Reason("trusted", "No draw diverged.", figures)

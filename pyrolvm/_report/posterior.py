@@ -22,7 +22,7 @@ Draws = Mapping[str, tuple[Array, bool]]
 COLUMNS = 4
 
 
-def draw(kind: str, draws: Draws, share: float, path: str | Path | None) -> Figure:
+def draw(kind: str, draws: Draws, share: float, path: str | Path | None, diverging: Array | None = None) -> Figure:
     """A picture of a posterior.
 
     Args:
@@ -30,12 +30,15 @@ def draw(kind: str, draws: Draws, share: float, path: str | Path | None) -> Figu
         draws: by label, each of shape ``(chain, draw)``, and whether they are integers.
         share: of the draws that the interval holds.
         path: where to write it as well.
+        diverging: which draws diverged, shape ``(chain, draw)``, for ``"divergences"`` of two quantities.
 
     Raises:
         UnknownNameError: if there is no such kind.
     """
+    if diverging is not None:
+        return written(divergences(draws, diverging), path)
     if kind not in KINDS:
-        raise unknown_name("kind of plot", kind, KINDS)
+        raise unknown_name("kind of plot", kind, (*KINDS, "divergences"))
     figure = KINDS[kind](draws, share)
     return written(figure, path)
 
@@ -110,6 +113,22 @@ def traces(draws: Draws, share: float) -> Figure:
         axes.set_ylabel(plain(name, 14), fontsize=8, rotation=0, ha="right", va="center")
         tidy(axes)
     cells[-1].set_xlabel("draw", fontsize=8.5)
+    return figure
+
+
+def divergences(draws: Draws, diverging: Array) -> Figure:
+    """Draws of two quantities on the unconstrained scale, those that diverged on top."""
+    figure = sheet(4.6, 3.8)
+    axes = figure.subplots()
+    (one, (x, _)), (other, (y, _)) = draws.items()
+    axes.plot(x[~diverging], y[~diverging], ".", color=PALETTE[0], markersize=2, alpha=0.35, rasterized=True)
+    axes.plot(
+        x[diverging], y[diverging], "o", color=PALETTE[1], markersize=4, label=f"{int(diverging.sum()):,} diverged"
+    )
+    axes.set_xlabel(f"{plain(one)}, unconstrained", fontsize=8.5, color=INK)
+    axes.set_ylabel(f"{plain(other)}, unconstrained", fontsize=8.5, color=INK)
+    axes.legend(frameon=False, fontsize=8)
+    tidy(axes)
     return figure
 
 

@@ -22,6 +22,7 @@ from pyrolvm._report.card import card
 from pyrolvm._results.draws import stored
 from pyrolvm._results.elpd import LOO
 from pyrolvm._results.evidence import Evidence
+from pyrolvm._results.gathering import marked
 from pyrolvm._results.leaving import leave_out
 from pyrolvm._results.saving import save
 from pyrolvm._results.sensitivity import psense
@@ -141,7 +142,8 @@ class Posterior(Portable):
         """Draws the posterior.
 
         Args:
-            kind: ``"marginals"`` (a density for each quantity), ``"forest"`` (intervals) or ``"trace"`` (draw by draw).
+            kind: ``"marginals"`` (a density for each quantity), ``"forest"`` (intervals) or ``"trace"`` (draw by draw); of chains also
+                ``"divergences"``, the draws that diverged among all, over the pair of unknowns in which they gather.
             quantities: what to show: labels as in :meth:`summary`, or names of variables; by default the first of each.
             interval: the share of draws that the drawn interval holds.
             path: where to write the picture as well, for example ``"posterior.png"``.
@@ -151,10 +153,14 @@ class Posterior(Portable):
 
         Raises:
             UnknownNameError: if there is no such kind, or nothing of a name.
-            ArgumentError: if the result has no draws of anything.
+            ArgumentError: if the result has no draws of anything, or there are no divergences that gather.
         """
         from pyrolvm._report.posterior import draw  # it imports matplotlib
 
+        if kind == "divergences":
+            pair, diverging = marked(self.data)
+            both = {name: (values, False) for name, values in zip(pair.names, pair.draws, strict=True)}
+            return draw(kind, both, interval, path, diverging)
         shown = chosen(self.data, quantities, 24 if kind == "forest" else 12)
         if not shown:
             raise ArgumentError(f"{self.name} has no draws to show. Fix: its parameters are in .params.")

@@ -35,6 +35,7 @@ __all__ = [
     "frame_engine",
     "frame_pays",
     "gradient_seconds",
+    "informed",
     "known_frame",
     "pathfinder_family",
     "plain_moments",
@@ -66,6 +67,9 @@ NEGLIGIBLE = 12.0
 
 MOST_UNKNOWNS = 1_000
 """Up to so many unknowns a covariance matrix is affordable."""
+
+MOST_EXPANDED = 8_000_000
+"""Unknowns of a site times all unknowns up to which so many points that differ in one of them each are affordable."""
 
 PAYS_UNKNOWNS = 500
 """Up to so many unknowns it costs little beside what is done in it."""
@@ -304,7 +308,10 @@ def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
     frame = _with(joint.non_centred(), seed, fit)
     if not frame.centring:
         return frame
-    better, share = _said_by_data(frame, seed)
+    family = frame.best.family
+    better, share = _said_by_data(
+        frame.target, lambda count: family.sample(count, seed) if count > 1 else family.means[:1].copy()
+    )
     if share < CENTRED_FROM:
         return frame
     try:
@@ -317,16 +324,38 @@ def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
     return replace(chosen, evaluations=frame.evaluations + second.evaluations)
 
 
-def _said_by_data(frame: Frame, seed: int) -> tuple[dict[str, Tensor], float]:
+def informed(target: Target, draws: Points) -> dict[str, Tensor] | None:
+    """Coordinates that know what the data say of each dependent site, as draws show it; ``None`` where that is next to nothing.
+
+    Must be called inside a session.
+
+    Args:
+        target: a density in which these sites are in units of their parents.
+        draws: of the posterior in its coordinates, shape ``(count, n)``.
+    """
+    lengths = [held[0].numel() for held in target.joint.centring.values()]
+    if not lengths or max(lengths) * target.size > MOST_EXPANDED:
+        return None
+
+    def some(count: int) -> Points:
+        if count == 1:
+            return draws.mean(axis=0, keepdims=True)
+        return draws[np.linspace(0, len(draws) - 1, count).astype(int)].copy()
+
+    better, share = _said_by_data(target, some)
+    return better if share >= CENTRED_FROM else None
+
+
+def _said_by_data(target: Target, draws: Callable[[int], Points]) -> tuple[dict[str, Tensor], float]:
     """What the data say of each dependent site, and the largest mean share that they have in a site's precision.
 
     Site by site, the density of all else is expanded to second order in the site's value, or in each of its vectors whose elements
-    have a scale together, at draws of the frame's Gaussian; its descendants are held in coordinates that move with it.
+    have a scale together, at so many draws; its descendants are held in coordinates that move with it.
     """
     found: dict[str, Tensor] = {}
     largest = 0.0
-    for name, before in frame.centring.items():
-        blocks, shift, share = _expanded(frame, name, seed, len(before) - 1)
+    for name, before in target.joint.centring.items():
+        blocks, shift, share = _expanded(target, draws, name, len(before) - 1)
         keep = np.where(share > LEAST_SHARE, 1.0, 0.0).reshape(shift.shape)
         rows = np.moveaxis(_decoupled(blocks * keep[:, :, None] * keep[:, None, :]), 1, 0)
         held = torch.as_tensor(np.stack([*rows, keep * shift]))
@@ -343,35 +372,36 @@ def _decoupled(blocks: Points) -> Points:
     return blocks if (beside > ALONE * scale).any() else blocks * np.eye(blocks.shape[1])
 
 
-def _expanded(frame: Frame, name: str, seed: int, length: int) -> tuple[Points, Points, Points]:
+def _expanded(target: Target, draws: Callable[[int], Points], name: str, length: int) -> tuple[Points, Points, Points]:
     """What the data say of a site's elements, and the share that they have in the precision of each.
 
     Args:
-        frame: what draws of all else are taken from.
+        target: the density.
+        draws: so many draws of all else.
         name: the site.
-        seed: of these draws.
         length: of the vectors that the site consists of.
 
     Returns:
         The precision of each vector, shape ``(vectors, length, length)``; its product with the value, shape ``(vectors, length)``;
         and the shares, shape ``(vectors * length,)``.
     """
-    joint, family = frame.target.joint, frame.best.family
-    here = joint.recentred({other: held for other, held in frame.centring.items() if other != name})
-    own = joint.split(torch.arange(frame.target.size, device="cpu"))[name].reshape(-1).numpy()
+    joint = target.joint
+    here = joint.recentred({other: held for other, held in joint.centring.items() if other != name})
+    own = joint.split(torch.arange(target.size, device="cpu"))[name].reshape(-1).numpy()
     size = len(own)
     count = max(EXPANDED_ROWS // (2 * size), 1)
-    points = family.sample(count, seed) if count > 1 else family.means[:1].copy()
-    there = map_draws(lambda one: joint.spread(one["u"], name), {"u": frame.target.tensor(points)})
+    points = draws(count)
+    there = map_draws(lambda one: joint.spread(one["u"], name), {"u": target.tensor(points)})
     points[:, own], variances = (
         there[part].cpu().double().numpy().reshape(count, size) for part in ("real", "variance")
     )
     rest = Target.eager(here, lambda flat: here.rest(flat, name))
     step = 1e-4 * np.maximum(1.0, np.abs(points[:, own]))
-    moved = np.zeros((count, size, frame.target.size))
+    moved = np.zeros((count, size, target.size))
     moved[:, np.arange(size), own] = step
     ends = [(points[:, None] + sign * moved).reshape(-1, points.shape[1]) for sign in (1, -1)]
-    _, found = rest(np.concatenate([points, *ends]))
+    asked = np.concatenate([points, *ends])
+    found = np.concatenate([rest(asked[k : k + EXPANDED_ROWS])[1] for k in range(0, len(asked), EXPANDED_ROWS)])
     slopes, *apart = np.split(found, [count, count + len(ends[0])])
     up, down = (end.reshape(moved.shape)[:, :, own] for end in apart)
     of = np.arange(size).reshape(-1, length)  # the elements of each vector

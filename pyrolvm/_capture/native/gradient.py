@@ -44,11 +44,30 @@ void log_densities(uint64_t count, const double *restrict points, double *restri
 for (uint64_t i = 0; i < count; i++) one({size}, points + i * {size}, gradients + i * {size}, values + i, data);
 }}
 
-/* As a function of x in point = mean + root x; data: that of log_density, mean, root (lower triangular, or its diagonal), which. */
+/* y + U (stretch - 1) U' y in place; basis: U' by rows, orthonormal; more: stretch - 1. */
+static void stretched(uint64_t count, const double *restrict basis, const double *restrict more, double *restrict y) {{
+double by[count ? count : 1];
+for (uint64_t k = 0; k < count; k++) {{
+double sum[8] = {{0.0}};
+const double *restrict u = basis + k * {size};
+integer i = 0;
+for (; i + 8 <= {size}; i += 8) for (int l = 0; l < 8; l++) sum[l] += u[i + l] * y[i + l];
+for (; i < {size}; i++) sum[0] += u[i] * y[i];
+by[k] = more[k] * (((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7])));
+}}
+for (uint64_t k = 0; k < count; k++) {{
+const double *restrict u = basis + k * {size};
+for (integer i = 0; i < {size}; i++) y[i] += by[k] * u[i];
+}}
+}}
+
+/* As a function of x in point = mean + root x; data: that of log_density, mean, root (lower triangular, or its diagonal), which,
+   and for a diagonal times directions that are stretched, the directions, by how much more, and how many. */
 int64_t moved_density(uint64_t dim, const double *restrict x, double *restrict out, double *restrict result,
                       const void *const *data) {{
 static _Thread_local double point[{size}], gradient[{size}];
 const double *restrict mean = data[1], *restrict root = data[2];
+const uint64_t count = (uint64_t)data[6];
 if (dim != {size}) return -1;
 if (data[3]) {{
 for (integer i = 0; i < {size}; i++) {{
@@ -56,12 +75,19 @@ double sum = mean[i];
 for (integer j = 0; j <= i; j++) sum += root[i * {size} + j] * x[j];
 point[i] = sum;
 }}
-}} else for (integer i = 0; i < {size}; i++) point[i] = mean[i] + root[i] * x[i];
+}} else {{
+for (integer i = 0; i < {size}; i++) point[i] = x[i];
+if (count) stretched(count, data[4], data[5], point);
+for (integer i = 0; i < {size}; i++) point[i] = mean[i] + root[i] * point[i];
+}}
 const int64_t found = log_density(dim, point, gradient, result, data[0]);
 if (data[3]) {{
 for (integer j = 0; j < {size}; j++) out[j] = 0.0;
 for (integer i = 0; i < {size}; i++) for (integer j = 0; j <= i; j++) out[j] += root[i * {size} + j] * gradient[i];
-}} else for (integer i = 0; i < {size}; i++) out[i] = root[i] * gradient[i];
+}} else {{
+for (integer i = 0; i < {size}; i++) out[i] = root[i] * gradient[i];
+if (count) stretched(count, data[4], data[5], out);
+}}
 return found;
 }}
 
@@ -106,20 +132,31 @@ class NativeGradient:
         _TYPE(self.address)(self.size, point.ctypes.data, gradient.ctypes.data, value.ctypes.data, self.data)
         return float(value[0]), gradient
 
-    def moved(self, mean: NDArray[np.float64], root: NDArray[np.float64]) -> NativeGradient:
+    def moved(
+        self,
+        mean: NDArray[np.float64],
+        root: NDArray[np.float64],
+        stretched: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+    ) -> NativeGradient:
         """The same density as a function of x, where the point is mean + root x; nothing is compiled.
 
         Args:
             mean: shape ``(size,)``.
             root: a lower triangular matrix of shape ``(size, size)``, or its diagonal, shape ``(size,)``.
+            stretched: of a diagonal, directions ``(size, k)``, orthonormal, along which x is stretched first, and by how much
+                ``(k,)``: the point is mean + root (x + U (f - 1) U' x).
         """
         mean, root = (np.ascontiguousarray(part, dtype=np.float64) for part in (mean, root))
-        if mean.shape != (self.size,) or root.shape not in ((self.size,), (self.size, self.size)):
+        basis, factors = stretched if stretched is not None else (np.zeros((self.size, 0)), np.zeros(0))
+        rows, more = np.ascontiguousarray(basis.T, dtype=np.float64), np.ascontiguousarray(factors - 1.0)
+        wide = root.shape == (self.size, self.size)
+        if mean.shape != (self.size,) or not (wide or root.shape == (self.size,)) or rows.shape[1] != self.size:
             raise CaptureError(
-                f"mean and root have shapes {mean.shape} and {root.shape}, expected ({self.size},) and so on."
+                f"mean, root and directions have shapes {mean.shape}, {root.shape}, {basis.shape}, expected ({self.size},) and so on."
             )
-        table = np.array([self.data, mean.ctypes.data, root.ctypes.data, root.ndim == 2], dtype=np.uintp)
-        held = (*self._held, table, mean, root)
+        places = [part.ctypes.data for part in (mean, root, rows, more)]
+        table = np.array([self.data, *places[:2], wide, *places[2:], 0 if wide else len(more)], dtype=np.uintp)
+        held = (*self._held, table, mean, root, rows, more)
         return replace(self, address=address_of(self._held[0].moved_density), data=table.ctypes.data, _held=held)
 
     def many(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

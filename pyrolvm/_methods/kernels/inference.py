@@ -280,7 +280,7 @@ def _placed(problem: Problem, init: object, groups: int, each: int, precondition
     else:
         whole = Whole(mean.cpu().numpy(), covariance.double().sqrt().cpu().numpy())
     words = {
-        "sampled_in": coordinates, "frame_engine": frame_engine(frame),
+        "sampled_in": coordinates, "frame_engine": frame_engine(frame.target if frame is not None else None),
         "frame_evaluations": 0 if frame is None else frame.target.evaluations,
     }  # fmt: skip
     return _Place(joint, starts, whole, words, frame)

@@ -12,7 +12,46 @@ from pyrolvm._base.numerics import Array
 from pyrolvm._base.progress import Progress
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
 
-__all__ = ["Raw", "Settings", "depths", "workers"]
+__all__ = ["LowRank", "Raw", "Settings", "depths", "workers"]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The coordinates ``z = mean + scale (e + U (stretch - 1) U' e)``, in which a posterior is about standard normal.
+
+    Attributes:
+        mean: shape ``(n,)``.
+        scale: shape ``(n,)``.
+        basis: U, orthonormal directions in units of the scales, shape ``(n, k)``.
+        stretch: the scale along each of them, shape ``(k,)``.
+    """
+
+    mean: Array
+    scale: Array
+    basis: Array
+    stretch: Array
+
+    def forward(self, e: Array) -> Array:
+        """The points of coordinates, along leading dimensions."""
+        return self.mean + self.scale * self._stretched(e, self.stretch)
+
+    def inverse(self, z: Array) -> Array:
+        """The coordinates of points."""
+        return self._stretched((z - self.mean) / self.scale, 1 / self.stretch)
+
+    def pull(self, gradient: Array) -> Array:
+        """The gradient by coordinates, given that by points."""
+        return self._stretched(gradient * self.scale, self.stretch)
+
+    @property
+    def variances(self) -> Array:
+        """Of each unknown, shape ``(n,)``."""
+        found: Array = self.scale**2 * (1 + self.basis**2 @ (self.stretch**2 - 1))
+        return found
+
+    def _stretched(self, e: Array, by: Array) -> Array:
+        found: Array = e + ((e @ self.basis) * (by - 1)) @ self.basis.T
+        return found
 
 
 @dataclass(frozen=True)
@@ -29,6 +68,7 @@ class Settings:
             nothing is known.
         covariance: the posterior covariance to begin with, the first inverse mass matrix: shape ``(unconstrained_size,)``
             or, where ``dense``, square; ``None`` for the identity.
+        metric: coordinates of a low rank to sample in, where the kernel can; beside them ``mean`` and ``covariance`` are for others.
         progress: told of transitions done.
         keeper: where checkpoints go, and come from; ``None`` for none.
     """
@@ -42,6 +82,7 @@ class Settings:
     mean: Tensor | None = None
     covariance: Tensor | None = None
     keeper: ChainKeeper | None = None
+    metric: LowRank | None = None
 
 
 @dataclass

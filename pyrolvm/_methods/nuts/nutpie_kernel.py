@@ -115,7 +115,7 @@ def run_native(
     values, gradients = native.many(starts.double().cpu().numpy())
     seconds = {"compile": time.perf_counter() - began}
     check_starts(joint, starts, -values, -gradients)
-    function = native if scale.root is None else native.moved(scale.mean, scale.root)
+    function = scale.moved(native)
     note = f"{len(starts)} chains of nutpie on a gradient compiled from C"
     raw = _sample(lambda start: _native_model(function, start), scale, starts, seeds, settings, seconds, note)
     check_far(joint, raw.draws, native.many)
@@ -168,23 +168,40 @@ class _Scale:
     def __init__(self, settings: Settings, size: int) -> None:
         self.mean: Array = np.zeros(size)
         self.root: Array | None = None
+        self.metric = settings.metric
+        if self.metric is not None:
+            self.mean, self.root = self.metric.mean, self.metric.scale
+            return
         if settings.mean is not None and settings.covariance is not None:
             covariance = settings.covariance.double().cpu().numpy()
             self.mean = settings.mean.double().cpu().numpy()
             self.root = np.sqrt(covariance) if covariance.ndim == 1 else np.linalg.cholesky(covariance)
 
     def forward(self, x: Array) -> Array:
+        if self.metric is not None:
+            return self.metric.forward(x)
         if self.root is None:
             return x
         return self.mean + (x * self.root if self.root.ndim == 1 else x @ self.root.T)
 
     def inverse(self, z: Array) -> Array:
+        if self.metric is not None:
+            return self.metric.inverse(z)
         if self.root is None:
             return z
         return (z - self.mean) / self.root if self.root.ndim == 1 else np.linalg.solve(self.root, z - self.mean)
 
+    def moved(self, native: NativeGradient) -> NativeGradient:
+        """The density as a function of x."""
+        if self.root is None:
+            return native
+        directions = None if self.metric is None else (self.metric.basis, self.metric.stretch)
+        return native.moved(self.mean, self.root, directions)
+
     def pull(self, gradient: Array) -> Array:
         """The gradient by x, given that by z."""
+        if self.metric is not None:
+            return self.metric.pull(gradient)
         if self.root is None:
             return gradient
         return gradient * self.root if self.root.ndim == 1 else gradient @ self.root

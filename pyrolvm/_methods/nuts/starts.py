@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, CaptureError, FitError
 from pyrolvm._program.density import Joint, constrained, flattened
-from pyrolvm._program.density.target import nowhere_finite
+from pyrolvm._program.density.target import Target, nowhere_finite
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._results import Fit
 from pyrolvm.family import Frame, find_frame, frame_pays
 
-__all__ = ["find_starts", "frame_engine", "moments", "sampling_frame"]
+__all__ = ["find_starts", "fitted_points", "frame_engine", "moments", "sampling_frame"]
 
 TRIES = 100
 
@@ -141,6 +142,11 @@ def _fitted(joint: Joint, fit: Fit) -> Tensor:
         return flattened(joint, constrained(plain, flat.to(like)))
 
 
+def fitted_points(joint: Joint, fit: Fit) -> np.ndarray[Any, Any]:
+    """A fit's draws as points of the density, in double precision, shape ``(draws, unconstrained_size)``."""
+    return _fitted(joint, fit).double().cpu().numpy()
+
+
 def _given(joint: Joint, init: object, chains: int) -> Tensor:
     problem = joint.problem
     sites = [site.name for site in problem.continuous]
@@ -191,8 +197,6 @@ def sampling_frame(problem: Problem, precondition: str, seed: int) -> tuple[Fram
         return None, f"unconstrained: {error}"
 
 
-def frame_engine(frame: Frame | None) -> str:
-    """What the density of the frame ran on, and why not on a faster engine."""
-    if frame is None:
-        return ""
-    return f"{frame.target.engine}: {frame.target.reason}".removesuffix(": ")
+def frame_engine(target: Target | None) -> str:
+    """What the density of the frame's coordinates ran on, and why not on a faster engine."""
+    return "" if target is None else f"{target.engine}: {target.reason}".removesuffix(": ")
