@@ -77,6 +77,7 @@ _HOME = {
     "predict": "_check.predict",
     "problem": "family.registry",
     "problems": "family.registry",
+    "report": "_check.pages",
     "relax": "_methods.fit.objectives.relaxed",
     "sample": "_methods.kernels",
     "simulate": "_check.discrepancy",
@@ -119,6 +120,7 @@ if TYPE_CHECKING:
     from pyrolvm._check.evaluate import generate as generate
     from pyrolvm._check.gaps import Gaps as Gaps
     from pyrolvm._check.gaps import gaps as gaps
+    from pyrolvm._check.pages import report as report
     from pyrolvm._check.predict import predict as predict
     from pyrolvm._check.saved import load as load
     from pyrolvm._check.sweep import Sweep as Sweep

@@ -18,6 +18,9 @@ _SIGN: dict[str, str] = {"trusted": "ok", "doubtful": "??", "failed": "!!"}
 _SIGNED = "display:inline-block;width:1.1em;margin-left:-1.1em"
 _MARK: dict[str, str] = {"trusted": "\u2713", "doubtful": "?", "failed": "\u2717"}
 _COLOUR: dict[str, str] = {"trusted": "#1b7f5c", "doubtful": "#b36b00", "failed": "#b3261e"}
+"""Behind white letters."""
+_SHADE: dict[str, str] = {"trusted": "#23906a", "doubtful": "#bd7a14", "failed": "#d6453b"}
+"""On white and on black alike."""
 
 
 def worst(statuses: Iterable[Status]) -> Status:
@@ -127,7 +130,7 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         reasons = "".join(
-            f'<li style="list-style:none"><b style="{_SIGNED};color:{_COLOUR[reason.status]}">{_MARK[reason.status]}</b>'
+            f'<li style="list-style:none"><b style="{_SIGNED};color:{_SHADE[reason.status]}">{_MARK[reason.status]}</b>'
             f"{escape(reason.text)}</li>"
             for reason in self.reasons
         )

@@ -23,6 +23,7 @@ from typing import Any
 from pyrolvm._base.errors import PyrolvmError, PyrolvmWarning
 from pyrolvm._cli.parser import build_parser
 from pyrolvm._cli.signals import listening
+from pyrolvm._report.origin import asked_by
 
 __all__ = ["main"]
 
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with listening() as stopped, warnings.catch_warnings():
         warnings.showwarning = _plainly(warnings.showwarning)
         try:
-            code: int = command.run(args, Output.of(args), stopped)
+            with asked_by(["pyrolvm", *(sys.argv[1:] if argv is None else argv)]):
+                code: int = command.run(args, Output.of(args), stopped)
         except PyrolvmError as error:
             print(f"pyrolvm {args.command}: {error}", file=sys.stderr)
             code = 2

@@ -354,13 +354,16 @@ def _add_report(commands: Commands) -> None:
         commands,
         "report",
         "saved",
-        "Build the HTML comparison again from saved runs, without fitting anything.",
+        "Build one HTML page from saved runs, without fitting anything: about one of any kind, or a comparison of several.",
         "examples:\n"
         "  pyrolvm report runs/eight_schools-1\n"
+        "  pyrolvm report runs/calibration-1 --out calibration.html\n"
         "  pyrolvm report runs/a runs/b runs/nuts --reference nuts --out report.html\n\n"
-        "exit codes: 0 done; 1 the reference failed its verdict, or every method did; 2 cannot be done as asked\n",
+        "exit codes: 0 done; 1 the result or reference failed its verdict, or every method did; 2 cannot be done as asked\n",
     )
-    parser.add_argument("run", metavar="RUN", nargs="+", help="folders written by fit, nuts, compare or result.save()")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="+", help="folders written by any command with --out, or result.save()"
+    )
     parser.add_argument("--reference", metavar="NAME", help="the method to hold the others against (default: nuts)")
     parser.add_argument("--out", metavar="FILE", default="report.html", help="where to write it (default: report.html)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError, unknown_name
@@ -59,17 +60,37 @@ def _diagnose(args: argparse.Namespace, out: Output) -> int:
     return int(failed > 0)
 
 
+def _alone(run: Path) -> Any:
+    """What a folder holds, where that is one result and not a comparison's several."""
+    if kind_of(run) == "Comparison" or (kind_of(run) in (None, "Posterior") and len(posteriors_in([str(run)])) > 1):
+        return None
+    return lvm.load(run)
+
+
+def _one(run: str, found: Any, page: Path, out: Output) -> int:
+    """Writes the page of one result; returns 1 where its verdict is ``failed``."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    lvm.report(found, page)
+    out.line(f"written: {page}")
+    verdict = getattr(found, "verdict", None)
+    out.write_json({"command": "report", "runs": [run], "page": str(page)})
+    return int(verdict is not None and verdict.status == "failed")
+
+
 def _report(args: argparse.Namespace, out: Output) -> int:
     page = Path(args.out)
     if page.suffix.lower() not in (".html", ".htm"):
         raise ArgumentError(f"--out {args.out!r} must end in .html. Fix: use for example --out report.html.")
-    files = (page, page.with_suffix(".png"), page.with_suffix(".json"))
+    only = _alone(Path(args.run[0])) if len(args.run) == 1 else None
+    files = (page, page.with_suffix(".png"), page.with_suffix(".json")) if only is None else (page,)
     there = [file for file in files if os.path.lexists(file)]
     if there and not args.overwrite:
+        beside = ", its .png and its .json" if only is None else ""
         raise ArgumentError(
-            f"--out {args.out}: {there[0]} exists already. Fix: add --overwrite to replace {page.name}, its .png and its .json, or use "
-            "another --out."
+            f"--out {args.out}: {there[0]} exists already. Fix: add --overwrite to replace {page.name}{beside}, or use another --out."
         )
+    if only is not None:
+        return _one(args.run[0], only, page, out)
     paths = posteriors_in(args.run)
     if args.reference is not None and args.reference not in paths:
         raise unknown_name("saved posterior", args.reference, paths)
@@ -80,7 +101,7 @@ def _report(args: argparse.Namespace, out: Output) -> int:
         )
     comparison = compared({name: lvm.load(path) for name, path in paths.items()}, args.reference)
     page.parent.mkdir(parents=True, exist_ok=True)
-    names = (files[0].name, files[1].name, files[2].name)
+    names = (page.name, page.with_suffix(".png").name, page.with_suffix(".json").name)
     for name, write in drawn(comparison, names, {}).items():
         replace_file(page.with_name(name), write)
     out.line(str(comparison))

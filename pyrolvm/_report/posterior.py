@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from pyrolvm._base.errors import unknown_name
 from pyrolvm._base.numerics import Array
 from pyrolvm._report.pictures import written
-from pyrolvm._report.style import INK, PALETTE, density, plain, sheet, tidy
+from pyrolvm._report.style import FAINT, INK, PALETTE, density, plain, sheet, tidy
 
-__all__ = ["draw"]
+__all__ = ["draw", "losses"]
 
 Draws = Mapping[str, tuple[Array, bool]]
 
@@ -53,7 +53,7 @@ def marginals(draws: Draws, share: float) -> Figure:
         axes.set_axis_off()
     for axes, (name, (values, discrete)) in zip(cells, draws.items(), strict=False):
         flat = _finite(values)
-        axes.set_title(plain(name), fontsize=9)
+        axes.set_title(plain(name), fontsize=9, color=INK)
         tidy(axes, left=False)
         if not flat.size:
             axes.text(0.5, 0.5, "no finite draw", ha="center", va="center", transform=axes.transAxes, fontsize=8)
@@ -132,7 +132,56 @@ def divergences(draws: Draws, diverging: Array) -> Figure:
     return figure
 
 
-KINDS: dict[str, Callable[[Draws, float], Figure]] = {"marginals": marginals, "forest": forest, "trace": traces}
+BINS = 20
+
+
+def ranks(draws: Draws, share: float) -> Figure:
+    """How the ranks of each chain's draws among all draws are spread: level lines where chains agree."""
+    columns = min(COLUMNS, max(len(draws), 1))
+    rows = math.ceil(max(len(draws), 1) / columns)
+    figure = sheet(2.4 * columns + 0.4, 1.75 * rows + 0.2)
+    cells = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
+    for axes in cells[len(draws) :]:
+        axes.set_axis_off()
+    for axes, (name, (values, _)) in zip(cells, draws.items(), strict=False):
+        order = np.argsort(np.argsort(values, axis=None, kind="stable"), kind="stable").reshape(values.shape)
+        bins = max(2, min(BINS, values.shape[1] // 10))
+        edges = np.linspace(0, values.size, bins + 1)
+        for place, chain in enumerate(order):
+            level = np.histogram(chain, edges)[0] * bins / values.shape[1]
+            axes.stairs(level, edges, color=PALETTE[place % len(PALETTE)], linewidth=1.1, baseline=None)
+        axes.axhline(1, color=FAINT, linewidth=0.7)
+        axes.set_ylim(0, max(2.0, axes.get_ylim()[1]))
+        axes.set_xticks([])
+        axes.set_title(plain(name), fontsize=9, color=INK)
+        tidy(axes)
+    return figure
+
+
+def losses(trace: Array) -> Figure:
+    """The loss by step, means of as many steps as a line can show, without the fall at the beginning."""
+    width = max(1, trace.size // 300)
+    smooth = trace[: trace.size // width * width].reshape(-1, width).mean(axis=1)
+    figure = sheet(7.0, 2.6)
+    axes = figure.subplots()
+    axes.plot((np.arange(smooth.size) + 0.5) * width, smooth, color=PALETTE[0], linewidth=1.2)
+    finite = smooth[np.isfinite(smooth)]
+    if finite.size > 4:
+        low, high = float(finite.min()), float(np.quantile(finite, 0.95))
+        room = max(high - low, 1e-6 * abs(low), 1e-12)
+        axes.set_ylim(low - 0.1 * room, high + 0.2 * room)
+    axes.set_xlabel("step", fontsize=8.5, color=INK)
+    axes.set_ylabel("loss, nats", fontsize=8.5, color=INK)
+    tidy(axes, grid=True)
+    return figure
+
+
+KINDS: dict[str, Callable[[Draws, float], Figure]] = {
+    "marginals": marginals,
+    "forest": forest,
+    "ranks": ranks,
+    "trace": traces,
+}
 """What draws each kind of picture."""
 
 

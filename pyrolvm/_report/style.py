@@ -74,7 +74,7 @@ def density(values: Array, low: float, high: float) -> tuple[Array, Array]:
     inside = values[(values >= low) & (values <= high)]
     if inside.size < 10 or np.ptp(inside) == 0:
         return np.array([low, high]), np.zeros(2)
-    grid, height, _ = array_stats().kde(inside, circular=False, grid_len=256, bw_fct=1.25)
+    grid, height, _ = array_stats().kde(inside, circular=False, grid_len=128, bw_fct=1.25)
     return np.asarray(grid), np.asarray(height) * inside.size / values.size
 
 

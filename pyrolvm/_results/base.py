@@ -142,8 +142,9 @@ class Posterior(Portable):
         """Draws the posterior.
 
         Args:
-            kind: ``"marginals"`` (a density for each quantity), ``"forest"`` (intervals) or ``"trace"`` (draw by draw); of chains also
-                ``"divergences"``, the draws that diverged among all, over the pair of unknowns in which they gather.
+            kind: ``"marginals"`` (a density for each quantity), ``"forest"`` (intervals), ``"ranks"`` (of each chain's draws among
+                all) or ``"trace"`` (draw by draw); of chains also ``"divergences"``, the draws that diverged among all, over the pair
+                of unknowns in which they gather.
             quantities: what to show: labels as in :meth:`summary`, or names of variables; by default the first of each.
             interval: the share of draws that the drawn interval holds.
             path: where to write the picture as well, for example ``"posterior.png"``.
@@ -230,6 +231,11 @@ class Posterior(Portable):
     def ladder(self) -> list[dict[str, Any]]:
         """What :func:`pyrolvm.infer` tried, in order, and why it went on; empty for a result of one method."""
         return said(self.data.attrs, LADDER, list, [])
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with figures and pictures, which opens anywhere and fetches nothing; see :func:`pyrolvm.report`."""
+        written: Path = public("report")(self, path)
+        return written
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Writes the result to a folder, which :func:`pyrolvm.load` reads.

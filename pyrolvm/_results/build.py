@@ -23,6 +23,7 @@ from pyrolvm._base.numerics import Array
 from pyrolvm._base.passing import passed_over
 from pyrolvm._program.density import Evaluator, Joint, endless, map_draws, rounding, unconstrained
 from pyrolvm._program.names import Dimensions, dump_names
+from pyrolvm._program.origin import with_origin
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import SYMMETRY, Layout, Symmetries, find_symmetries
 from pyrolvm._program.symmetry.orbit import separated
@@ -387,7 +388,7 @@ def _groups(
             groups.update(attempts(group, lambda: {group: dataset(values, names(), by, how)}))
 
     groups: dict[str, Any] = {"lp": by_chain({"lp": terms.pop("log_p")})["lp"].astype(float)}
-    groups["posterior"] = dataset(shown, dims, how="deterministic").assign_attrs(digits)
+    groups["posterior"] = dataset(shown, dims, how="deterministic").assign_attrs(with_origin(digits, problem))
     add(
         "quantities",
         quantities,

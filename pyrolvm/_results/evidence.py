@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyrolvm._base.face import public
 from pyrolvm._base.numerics import NORMAL95
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._program.problem import Problem
+from pyrolvm._report.origin import Origin
 from pyrolvm._report.webpage import in_notebook
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Evidence:
             but not those that a guide was fitted with.
         seconds: wall time.
         problem: what it is the evidence of, where that is not the problem that was given: one with simulated data.
+        origin: what problem and data :func:`pyrolvm.evidence` was asked about.
     """
 
     value: float
@@ -55,6 +58,7 @@ class Evidence:
     evaluations: int = 0
     seconds: float = field(default=0.0, compare=False)
     problem: Problem | None = field(default=None, repr=False, compare=False)
+    origin: Origin = field(default=Origin(), repr=False, compare=False)
 
     @property
     def reliable(self) -> bool:
@@ -91,6 +95,11 @@ class Evidence:
         from pyrolvm._report.evidence import draw  # it imports matplotlib
 
         return draw({self.method: self}, exact.value if isinstance(exact, Evidence) else exact, path)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with figures and pictures, which opens anywhere and fetches nothing; see :func:`pyrolvm.report`."""
+        written: Path = public("report")(self, path)
+        return written
 
     def as_dict(self) -> dict[str, object]:
         """The estimate as JSON types; figures that are not finite are left to who writes them."""

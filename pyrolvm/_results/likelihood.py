@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrolvm._base.numerics import Array
 from pyrolvm._program.density import Joint, repeat
 from pyrolvm._program.names import Dimensions
+from pyrolvm._program.origin import with_origin
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import plate_of_rows
 from pyrolvm._program.sites import is_deterministic, is_random
@@ -43,7 +44,10 @@ def likelihood_tree(
     total, rows, values = _densities(problem)
     one = {"chain": [0], "draw": [0]}
     posterior = site_dataset(
-        {n: v[None, None] for n, v in values.items()}, dims, attrs=base, coords=Dimensions(problem).coords()
+        {n: v[None, None] for n, v in values.items()},
+        dims,
+        attrs=with_origin(base, problem),
+        coords=Dimensions(problem).coords(),
     )
     stats = site_dataset({"lp": np.full((1, 1), total)}, {}, attrs=attrs)
     groups = {"posterior": posterior.assign_coords(one), "sample_stats": stats}

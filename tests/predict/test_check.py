@@ -135,7 +135,7 @@ def test_labels_are_compared_by_their_shares() -> None:
 def test_a_check_is_a_page_pictures_and_json(inflated: lvm.Fit, tmp_path: Path) -> None:
     found = lvm.check(inflated)
     text = found.to_html(tmp_path / "a.html").read_text()
-    assert text.count("<img alt=") == 2 and "<script" not in text and "zeros" in text
+    assert text.count("<figure>") == 2 and "<script" not in text and "zeros" in text
     assert json.dumps(found.as_dict()) and "zeros" in found._repr_html_()
     for kind in ("statistics", "data"):
         found.plot(kind, path=tmp_path / f"{kind}.png")
@@ -153,7 +153,8 @@ def test_a_check_is_saved_and_loaded(inflated: lvm.Fit, tmp_path: Path) -> None:
     assert found.sensitivity is not None
     pd.testing.assert_frame_equal(again.sensitivity, found.sensitivity)
     assert again.sensitivity.attrs == found.sensitivity.attrs
-    assert again.to_html(tmp_path / "again.html").read_bytes() == found.to_html(tmp_path / "found.html").read_bytes()
+    first, second = (one.to_html(tmp_path / "page.html").read_text().split("<dt>command") for one in (again, found))
+    assert first[0] == second[0]
     with pytest.raises(lvm.StoreError, match="already"):
         found.save(tmp_path / "check")
 

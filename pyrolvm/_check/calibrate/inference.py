@@ -25,6 +25,7 @@ from pyrolvm._check.calibrate.result import Calibration
 from pyrolvm._check.calibrate.storage import CODEC, COMMAND
 from pyrolvm._check.calibrate.workers import Unfit, in_processes, in_turn, package
 from pyrolvm._program.names import Dimensions
+from pyrolvm._program.origin import origin_of
 from pyrolvm._program.problem import Problem, check_problem
 
 __all__ = ["calibrate"]
@@ -149,6 +150,7 @@ def _about(problem: Problem, job: Job, simulations: int, asked: Any) -> dict[str
             problem, job.seed, {"ranked draws": job.draws, "quantities": asked, "ranked": list(job.ranking.shapes)}
         ),
         "problem": problem.name,
+        "origin": origin_of(problem).stored(),
         "method": str(job.method),
         "draws": job.draws,
         "seed": job.seed,

@@ -13,6 +13,7 @@ from pyrolvm._base.errors import unknown_name
 from pyrolvm._check.calibrate.job import Record
 from pyrolvm._check.calibrate.statistics import statistics
 from pyrolvm._program.names import variable
+from pyrolvm._report.origin import ORIGIN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,7 @@ class Ranks:
             about["method"], about["problem"], _tree(about, ordered), about["draws"], len(ordered), about["seed"],
             tuple(about["notes"]), interrupted,
         )  # fmt: skip
-        made.data.attrs.update(made.about())
+        made.data.attrs.update({**made.about(), ORIGIN: about.get("origin", "{}")})
         return made
 
     def about(self) -> dict[str, Any]:

@@ -89,6 +89,11 @@ class Calibration(Ranks):
             raise StoreError(f"{path} holds a {type(found).__name__}, not a calibration. Fix: use lvm.load(path).")
         return found
 
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with figures and pictures, which opens anywhere and fetches nothing; see :func:`pyrolvm.report`."""
+        written: Path = public("report")(self, path)
+        return written
+
     def as_dict(self) -> dict[str, object]:
         """The figures as JSON types."""
         statuses = {str(name): int(n) for name, n in self.fits["status"].value_counts().items()}

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from pyrolvm._base.verdict import badge
 from pyrolvm._check.compare.compared import Compared
 from pyrolvm._check.compare.table import COLUMNS
-from pyrolvm._report.webpage import document, in_notebook, picture
+from pyrolvm._report.origin import read
+from pyrolvm._report.webpage import document, in_notebook, picture, scrolling, section
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 __all__ = ["fragment", "page"]
+
+SHOWN = 500
+"""Rows of estimates on a page."""
 
 _READ = """
 Each row holds one scalar quantity of one method against the reference. <b>mean off</b> says by how many
@@ -33,9 +38,7 @@ correlations are in the pairs plot.
 
 def fragment(comparison: Compared) -> str:
     """Returns advice, methods and the worst quantities for a notebook cell, with its own styles."""
-    return in_notebook(
-        f"{_advice(comparison)}<div class=wide>{_methods(comparison)}</div><div class=wide>{_quantities(comparison, 25)}</div>"
-    )
+    return in_notebook(f"{_advice(comparison)}{_methods(comparison)}{_quantities(comparison, 25)}")
 
 
 def page(comparison: Compared, plot: Callable[[str], Figure] | None) -> str:
@@ -47,24 +50,28 @@ def page(comparison: Compared, plot: Callable[[str], Figure] | None) -> str:
     """
     title = f"{', '.join(comparison.pairs)} against {comparison.reference}"
     rows = len(comparison.table)
+    kinds = comparison.table["quantity"].nunique()
+    origins = [read(data["posterior"].attrs) for data in comparison.trees.values()]
+    names = ", ".join(dict.fromkeys(one.problem for one in origins if one.problem))
+    seeds = ", ".join(f"{name} {seed}" for name, seed in _seeds(comparison).items())
+    lead = f"{len(comparison.pairs) + 1} posteriors{f' of {names}' if names else ''}, {kinds} quantities, "
+    lead += f"reference {comparison.reference}{f'; seeds: {seeds}' if seeds else ''}"
+    more = f"<p class=small>The first {SHOWN} of {rows} rows.</p>" if rows > SHOWN else ""
     sections = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p class=lead>{len(comparison.pairs) + 1} posteriors, {comparison.table['quantity'].nunique()} quantities, "
-        f"reference <b>{escape(comparison.reference)}</b></p>",
         _advice(comparison),
-        "<h2>Verdicts</h2>",
-        *(_card(comparison, name) for name in comparison.methods.index),
-        f"<h2>Methods</h2><div class=wide>{_methods(comparison)}</div>",
-        *(_plots(comparison, plot) if plot is not None else ()),
-        f"<h2>Quantities</h2><div class=wide>{_quantities(comparison, 2000)}</div>",
-        f"<p class=small>The first 2000 of {rows} rows.</p>" if rows > 2000 else "",
-        _notes(comparison),
-        f"<h2>How to read this</h2><p>{_READ}</p>{_glossary()}",
-        "<h2>Each posterior by itself</h2>",
-        *(_diagnosis(comparison, name) for name in comparison.methods.index),
-        f"<h2>Versions</h2><p class=small>{escape(_versions())}</p>",
+        section("Methods", _methods(comparison)),
+        section("Estimates", _quantities(comparison, SHOWN), more, _notes(comparison)),
+        section("Pictures", *(_plots(comparison, plot) if plot is not None else ())),
+        section("Verdicts", *(_card(comparison, name) for name in comparison.methods.index)),
+        section("How to read this", f"<p>{_READ}</p>{_glossary()}"),
+        section("Each posterior by itself", *(_diagnosis(comparison, name) for name in comparison.methods.index)),
     ]
-    return document(title, sections)
+    return document(title, lead, sections, [replace(one, made="") for one in origins])
+
+
+def _seeds(comparison: Compared) -> dict[str, str]:
+    trees = comparison.trees.items()
+    return {name: str(data["posterior"].attrs["seed"]) for name, data in trees if "seed" in data["posterior"].attrs}
 
 
 def _advice(comparison: Compared) -> str:
@@ -135,7 +142,9 @@ def _methods(comparison: Compared) -> str:
     shown = [i for i in range(len(columns)) if i < 2 or any(row[i] not in ("", "&ndash;") for row in rows)]
     head = "".join(f"<th>{columns[i][0]}</th>" for i in shown)
     body = "".join("<tr>" + "".join(f"<td>{row[i]}</td>" for i in shown) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return scrolling(
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", "methods", columns=len(shown)
+    )
 
 
 def _quantities(comparison: Compared, limit: int) -> str:
@@ -160,7 +169,8 @@ def _quantities(comparison: Compared, limit: int) -> str:
     noted = bool((rows["note"] != "").any())
     body = "".join(_row(row, noted) for row in rows.to_dict(orient="records"))
     head = head if noted else head.removesuffix("<th>note</th>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    content = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return scrolling(content, "estimates against the reference", columns=len(heads), rows=len(rows))
 
 
 def _row(row: dict[str, Any], noted: bool) -> str:
@@ -189,17 +199,19 @@ def _share(nominal: float, excess: float, error: float) -> str:
 
 def _plots(comparison: Compared, plot: Callable[[str], Figure]) -> Iterable[str]:
     titles = {
-        "overview": "Marginals",
-        "accuracy": "Means and sds against the bounds",
-        "forest": "Intervals",
-        "pairs": "Pairs",
-        "losses": "Optimisation",
-        "energy": "Energy of the samplers",
+        "overview": ("Marginals", "Densities of {} over those of {}, and whether each quantity agrees"),
+        "accuracy": (
+            "Means and sds against the bounds",
+            "By how many sds means of {} are off those of {}, and ratios of sds",
+        ),
+        "forest": ("Intervals", "Medians and central intervals of {} beside those of {}"),
+        "pairs": ("Pairs", "Quantities two by two: outlines of {} over draws of {}"),
+        "losses": ("Optimisation", "Losses by step of {}"),
+        "energy": ("Energy of the samplers", "Energies of {} and {} and their changes from draw to draw"),
     }
-    yield "<h2>Plots</h2>"
-    for kind, title in titles.items():
+    for kind, (title, alt) in titles.items():
         if _has(comparison, kind):
-            yield f"<h3>{title}</h3>{picture(title, plot(kind))}"
+            yield f"<h3>{title}</h3>{picture(alt.format(', '.join(comparison.pairs), comparison.reference), plot(kind))}"
 
 
 def _has(comparison: Compared, kind: str) -> bool:
@@ -235,17 +247,5 @@ def _diagnosis(comparison: Compared, name: str) -> str:
     hidden = len(diagnosis.table) - len(table) + diagnosis.left_out
     more = f"<p class=small>{hidden} quantities more are not shown.</p>" if hidden else ""
     summary = f"<summary>{escape(name)}: {figures}</summary>"
-    return f"<details>{summary}<div class=wide>{rows}</div>{more}</details>"
-
-
-def _versions() -> str:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = [f"Python {platform.python_version()}"]
-    for name in ("pyrolvm", "pyro-ppl", "torch", "numpyro", "jax", "arviz-base", "arviz-stats", "xarray", "numpy"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    wide = scrolling(rows, f"diagnosis of {name}", columns=table.shape[1], rows=len(table)) if rows else ""
+    return f"<details>{summary}{wide}{more}</details>"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._check.discrepancy.statistics import Sample
+from pyrolvm._report.origin import Origin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,7 @@ class Checked:
         sensitivity: how prior and likelihood move the posterior, see ``Posterior.psense``; ``None`` where it is not known.
         samples: data and replicated data, by table and site.
         verdict: what it comes to.
+        origin: what problem and data it is of.
     """
 
     name: str
@@ -36,3 +38,4 @@ class Checked:
     sensitivity: pd.DataFrame | None
     samples: Mapping[str, Mapping[str, Sample]] = field(compare=False)
     verdict: Verdict = field(compare=False)
+    origin: Origin = field(default=Origin(), compare=False)

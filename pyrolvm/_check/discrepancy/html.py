@@ -11,7 +11,7 @@ from pyrolvm._check.discrepancy.checked import Checked
 from pyrolvm._check.discrepancy.judging import EXTREME
 from pyrolvm._check.discrepancy.plots import CAPTIONS, drawn
 from pyrolvm._compat.notebooks import html
-from pyrolvm._report.webpage import document, in_notebook, picture, table
+from pyrolvm._report.webpage import document, in_notebook, picture, scrolling, section, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,13 +42,12 @@ def fragment(check: Checked) -> str:
 
 def page(check: Checked) -> str:
     """Returns the whole page."""
-    pictures = "".join(
-        f"<h2>{kind.capitalize()}</h2><p class=small>{escape(text)}</p>{picture(f'{kind}: {text}', drawn(check, kind))}"
-        for kind, text in CAPTIONS.items()
-    )
-    read = f"<h2>How to read this</h2><p>{_READ}</p>"
-    sections = [f"<h1>{escape(_title(check))}</h1>", html(check.verdict), _tables(check, 500), pictures, read]
-    return document(_title(check), sections)
+    pictures = [section(kind.capitalize(), picture(text, drawn(check, kind), text)) for kind, text in CAPTIONS.items()]
+    read = section("How to read this", f"<p>{_READ}</p>")
+    features = sum(len(table) for table in check.tables.values())
+    lead = f"{features} features of the data of {check.problem}"
+    sections = [section("Estimates", _tables(check, 500)), section("Verdict", html(check.verdict)), *pictures, read]
+    return document(_title(check), lead, sections, [check.origin], verdict=check.verdict)
 
 
 def _title(check: Checked) -> str:
@@ -61,13 +60,13 @@ def _title(check: Checked) -> str:
 
 def _tables(check: Checked, most: int) -> str:
     parts = [
-        f"<h2>{kind.replace('_', ' ').capitalize()}</h2><div class=wide>{_table(found, most)}</div>"
+        f"<h3>{kind.replace('_', ' ').capitalize()}</h3>{_table(found, most)}"
         for kind, found in check.tables.items()
         if len(found)
     ]
     if check.sensitivity is not None:
         shown = table(check.sensitivity, digits=2, most=most)
-        parts.append(f"<h2>Sensitivity to prior and likelihood</h2>{shown}")
+        parts.append(f"<h3>Sensitivity to prior and likelihood</h3>{shown}")
     return "".join(parts)
 
 
@@ -82,7 +81,8 @@ def _table(found: pd.DataFrame, most: int) -> str:
         names = "".join(f"<td class=text>{escape(str(one))}</td>" for one in (site, group, statistic))
         body.append(f"<tr>{names}{cells}<td class={kind}>{row['p']:.3f}</td></tr>")
     more = f"<p class=small>{len(found) - most} rows more: .table has them.</p>" if len(found) > most else ""
-    return f"<table><tr>{head}</tr>{''.join(body)}</table>{more}"
+    content = f"<table><tr>{head}</tr>{''.join(body)}</table>"
+    return scrolling(content, "features", columns=len(_TEXT) + found.shape[1], rows=len(body)) + more
 
 
 _TEXT = ("site", "group", "statistic")

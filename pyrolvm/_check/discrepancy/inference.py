@@ -22,7 +22,9 @@ from pyrolvm._check.discrepancy.result import CODEC, COMMAND, Check
 from pyrolvm._check.discrepancy.statistics import Sample, Statistic, chosen, compared
 from pyrolvm._program.labels import Levels
 from pyrolvm._program.names import variable
+from pyrolvm._program.origin import origin_of
 from pyrolvm._program.problem import Problem, check_problem
+from pyrolvm._report.origin import read
 from pyrolvm._results import Posterior, store
 from pyrolvm._results.build import prior_groups
 from pyrolvm._results.datasets import data_groups, named_dims
@@ -127,7 +129,8 @@ def _checked(
             "that can be sampled."
         )
     verdict = judged(tables, by is not None)
-    return Check(name, title, tables, quick, samples, verdict)
+    of = origin_of(posterior) if isinstance(posterior, Problem) else read(data["posterior"].attrs)
+    return Check(name, title, tables, quick, samples, verdict, of)
 
 
 def _of_prior(problem: Problem, draws: int, seed: int) -> xr.DataTree:

@@ -23,6 +23,8 @@ __all__ = ["CAPTIONS", "drawn"]
 
 MOST = 40
 """Features that one picture shows."""
+FEW = 30
+"""Rows below which the share of values up to each one is drawn in place of a density."""
 LINES = 30
 """Replicated data sets that one picture shows."""
 
@@ -114,6 +116,12 @@ def _shapes(axes: Axes, sample: Sample) -> None:
             axes.set_xticks(range(len(sample.labels)), [plain(label, 12) for label in sample.labels])
         return
     margin = 0.05 * (high - low) or 1.0
+    if seen.size < FEW:
+        for one in made:
+            axes.ecdf(one[np.isfinite(one)], color=PALETTE[5], linewidth=0.6, alpha=0.5)
+        axes.ecdf(seen, color=INK, linewidth=1.8)
+        axes.set_xlim(low - margin, high + margin)
+        return
     for one in made:
         axes.plot(
             *density(one[np.isfinite(one)], low - margin, high + margin), color=PALETTE[5], linewidth=0.6, alpha=0.5

@@ -11,6 +11,7 @@ import numpy as np
 from pyrolvm import _runs as runs
 from pyrolvm._check.discrepancy.checked import Checked
 from pyrolvm._check.discrepancy.statistics import Sample
+from pyrolvm._report.origin import stored_origin
 from pyrolvm._results.nested import nested_parts, read_frame, read_nested, read_verdict, stored_frame, stored_verdict
 from pyrolvm._runs.readers import parsing
 
@@ -24,6 +25,7 @@ def _parts(found: Checked) -> Mapping[str, runs.Part]:
     return nested_parts(
         {
             "name": found.name, "problem": found.problem, "verdict": stored_verdict(found.verdict),
+            "origin": found.origin.stored(),
             "tables": {kind: _stored(table) for kind, table in found.tables.items()},
             "sensitivity": None if found.sensitivity is None else _stored(found.sensitivity),
             "samples": {kind: [_sample(one) for one in samples.values()] for kind, samples in found.samples.items()},
@@ -49,7 +51,7 @@ def read(path: str | Path) -> dict[str, Any]:
             "name": str(stored["name"]), "problem": str(stored["problem"]),
             "tables": {str(kind): _frame(table) for kind, table in stored["tables"].items()},
             "sensitivity": None if stored["sensitivity"] is None else _frame(stored["sensitivity"]),
-            "samples": samples, "verdict": read_verdict(stored["verdict"]),
+            "samples": samples, "verdict": read_verdict(stored["verdict"]), "origin": stored_origin(stored),
         }  # fmt: skip
 
 

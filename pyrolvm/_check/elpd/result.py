@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyrolvm._base.face import public
 from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
@@ -71,6 +72,11 @@ class ModelComparison:
         from pyrolvm._check.elpd.plots import draw  # it imports matplotlib
 
         return draw(self.table, path)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with figures and pictures, which opens anywhere and fetches nothing; see :func:`pyrolvm.report`."""
+        written: Path = public("report")(self, path)
+        return written
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON types."""

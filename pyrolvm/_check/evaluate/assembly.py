@@ -24,6 +24,7 @@ from pyrolvm._check.evaluate.summary import mean_of
 from pyrolvm._diagnosis.collapse import collapse_steps, judge_layer
 from pyrolvm._program.image import Image
 from pyrolvm._program.names import variable
+from pyrolvm._program.origin import with_origin
 from pyrolvm._program.problem import Problem
 from pyrolvm._results import Fit
 from pyrolvm._results.datasets import storable
@@ -351,6 +352,7 @@ def _tree(
     attrs = storable(
         {"inference_library": "pyrolvm", "pyrolvm_problem": of.problem.name, "draws": of.draws, "seed": of.seed}
     )
+    attrs = with_origin(attrs, of.problem)
 
     def rows(scored: Scored) -> Any:
         table = scored.table

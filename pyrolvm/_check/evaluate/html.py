@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pyrolvm._check.evaluate.evaluated import Evaluated
 from pyrolvm._check.evaluate.plots import CAPTIONS, draw, drawn
 from pyrolvm._compat.notebooks import html
-from pyrolvm._report.webpage import document, in_notebook, picture
+from pyrolvm._report.origin import read
+from pyrolvm._report.webpage import document, in_notebook, picture, scrolling, section, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,32 +30,33 @@ other data.
 
 def fragment(evaluation: Evaluated) -> str:
     """Returns the figures and the verdict for a notebook cell."""
-    lead = f"<b>{escape(_title(evaluation))}</b> {html(evaluation.verdict)}<p class=small>{_lead(evaluation)}</p>"
-    return in_notebook(f"{lead}<div class=wide>{_figures(evaluation)}</div>")
+    lead = (
+        f"<b>{escape(_title(evaluation))}</b> {html(evaluation.verdict)}<p class=small>{escape(_lead(evaluation))}</p>"
+    )
+    return in_notebook(f"{lead}{_figures(evaluation)}")
 
 
 def page(evaluation: Evaluated) -> str:
     """Returns the whole page."""
-    title = _title(evaluation)
     pictures = drawn(evaluation)
+    left_out = "".join(f"<dt>{escape(name)}</dt><dd>{escape(why)}</dd>" for name, why in evaluation.left_out.items())
+    notes = f"<p class=small>{escape('; '.join(evaluation.notes))}.</p>" if evaluation.notes else ""
     sections = [
-        f"<h1>{escape(title)}</h1><p class=lead>{_lead(evaluation)}</p>",
-        html(evaluation.verdict),
-        f"<h2>Figures</h2><div class=wide>{_figures(evaluation)}</div>",
-        _picture("figures", pictures.pop("figures")),
+        section("Estimates", _figures(evaluation), _picture("figures", pictures.pop("figures"))),
+        section("Verdict", html(evaluation.verdict)),
+        section("Scores for outliers, AUROC", _table(evaluation.auroc, "scores for outliers")),
+        *(section(name.capitalize(), _picture(name, figure)) for name, figure in pictures.items()),
+        notes,
+        section("Left out", f"<dl>{left_out}</dl>" if left_out else ""),
+        section("Units", _table(evaluation.units, "units of latents")),
+        section("How to read this", f"<p>{_READ}</p>"),
     ]
-    if evaluation.auroc is not None:
-        sections.append(f"<h2>Scores for outliers, AUROC</h2><div class=wide>{_plain_table(evaluation.auroc)}</div>")
-    sections += [f"<h2>{escape(name.capitalize())}</h2>{_picture(name, figure)}" for name, figure in pictures.items()]
-    if evaluation.notes:
-        sections.append(f"<p class=small>{escape('; '.join(evaluation.notes))}.</p>")
-    if evaluation.left_out:
-        items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(why)}</dd>" for name, why in evaluation.left_out.items())
-        sections.append(f"<h2>Left out</h2><dl>{items}</dl>")
-    if evaluation.units is not None:
-        sections.append(f"<h2>Units</h2><div class=wide>{_plain_table(evaluation.units.head(200))}</div>")
-    sections.append(f"<h2>How to read this</h2><p>{_READ}</p>")
-    return document(title, sections)
+    origin = read(evaluation.data["rows"].attrs)
+    return document(_title(evaluation), _lead(evaluation), sections, [origin], verdict=evaluation.verdict)
+
+
+def _table(frame: pd.DataFrame | None, what: str) -> str:
+    return "" if frame is None else table(frame, digits=3, most=200, what=what)
 
 
 def _title(evaluation: Evaluated) -> str:
@@ -64,7 +66,7 @@ def _title(evaluation: Evaluated) -> str:
 def _lead(evaluation: Evaluated) -> str:
     rows = int(evaluation.data["rows"].sizes["row"])
     text = f"{rows:,} rows; {evaluation.how}; {evaluation.engine}, {evaluation.seconds:.1f} s, seed {evaluation.seed}"
-    return escape(text)
+    return text
 
 
 def _figures(evaluation: Evaluated) -> str:
@@ -79,22 +81,7 @@ def _figures(evaluation: Evaluated) -> str:
             f"<td class=se>{_number(row['row_error'])}</td><td>{_number(row['train'], 4)}</td>"
             f"<td class=text>{escape(str(row['unit']))}</td></tr>"
         )
-    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
-
-
-def _plain_table(frame: pd.DataFrame) -> str:
-    head = "".join(f"<th>{escape(str(name))}</th>" for name in (frame.index.name or "", *frame.columns))
-    body = "".join(
-        f"<tr><td>{escape(str(label))}</td>{''.join(f'<td>{_cell(value)}</td>' for value in values)}</tr>"
-        for label, *values in frame.itertuples(name=None)
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+    return scrolling(f"<table><tr>{head}</tr>{''.join(body)}</table>", "figures")
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -105,4 +92,4 @@ def _picture(name: str, figure: Any) -> str:
     caption = CAPTIONS.get(
         name, "One row with a unit moved from -3 to 3 sds of its prior." if name.startswith("traversals") else ""
     )
-    return f"<p class=small>{escape(caption)}</p>{picture(name, figure)}"
+    return picture(f"{name}: {caption}", figure, caption)

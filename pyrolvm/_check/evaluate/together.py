@@ -23,6 +23,7 @@ from pyrolvm._check.predict.inference import scored
 from pyrolvm._check.validating.folds import row_count
 from pyrolvm._program.frames import is_table
 from pyrolvm._program.names import variable
+from pyrolvm._program.origin import with_origin
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import data_plates, has_latents
 from pyrolvm._results import Posterior
@@ -160,6 +161,7 @@ def evaluated_together(asked: Asked) -> Evaluation:
     if areas is None:
         left["outliers"] = "no other data set was given"
     attrs = storable({"inference_library": "pyrolvm", "pyrolvm_problem": posterior.attached.name, "seed": asked.seed})
+    attrs = with_origin(attrs, posterior.attached)
     reasons = list(_reasons(asked, table, main, train))
     return Evaluation(
         name=posterior.name, problem=posterior.attached.name, table=table, units=None, auroc=areas,

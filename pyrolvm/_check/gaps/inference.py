@@ -26,6 +26,7 @@ from pyrolvm._check.gaps.rows import Gaussians, Rows, matched_noise, row_plate
 from pyrolvm._check.gaps.storage import CODEC, COMMAND
 from pyrolvm._methods.exact import exact
 from pyrolvm._program.problem import Problem
+from pyrolvm._report.origin import read
 from pyrolvm._results import Fit, store
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def _gaps(
     return Gaps(
         fit.name, parts.count, _means(table, found, exact), table, name, units,
         pd.Series(course, index=pd.RangeIndex(1, steps + 1, name="step"), name="elbo"), time.perf_counter() - started,
+        read(fit.data["posterior"].attrs),
     )  # fmt: skip
 
 

@@ -9,9 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyrolvm._base.face import public
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._compat.notebooks import html
 from pyrolvm._diagnosis.collapse import ACTIVE
+from pyrolvm._report.origin import Origin
 from pyrolvm._report.webpage import in_notebook, table
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class Gaps:
         collapse: what the latents say about the data.
         refinement: the mean ELBO of a row after each step of refinement, as its own draws estimate it.
         seconds: wall time.
+        origin: what problem and data they are of.
     """
 
     name: str
@@ -106,6 +109,7 @@ class Gaps:
     collapse: Collapse
     refinement: pd.Series = field(repr=False)
     seconds: float = 0.0
+    origin: Origin = field(default=Origin(), repr=False, compare=False)
 
     def __repr__(self) -> str:
         lost = f"approximation {self.approximation:.3g}, amortization {self.amortization:.3g} nats a row"
@@ -178,6 +182,11 @@ class Gaps:
         from pyrolvm._check.gaps.plots import draw  # it imports matplotlib
 
         return draw(self.figures, self.refinement, self.collapse.table, path)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with figures and pictures, which opens anywhere and fetches nothing; see :func:`pyrolvm.report`."""
+        written: Path = public("report")(self, path)
+        return written
 
     def as_dict(self) -> dict[str, object]:
         """The figures as JSON types."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pyrolvm import _runs as runs
 from pyrolvm._check.gaps.result import Collapse, Gaps
+from pyrolvm._report.origin import stored_origin
 from pyrolvm._results.nested import nested_parts, read_frame, read_nested, stored_frame
 from pyrolvm._runs.readers import parsing
 
@@ -20,6 +21,7 @@ def _parts(found: Gaps) -> Mapping[str, runs.Part]:
     value: dict[str, object] = {
         "name": found.name, "rows": found.rows, "figures": dict(found.figures), "table": stored_frame(found.table),
         "method": found.method, "refinement": stored_frame(found.refinement.to_frame()), "seconds": found.seconds,
+        "origin": found.origin.stored(),
         "units": stored_frame(found.collapse.table), **{name: float(getattr(found.collapse, name)) for name in _UNITS},
     }  # fmt: skip
     return nested_parts(value)
@@ -40,7 +42,7 @@ def load(path: str | Path) -> Gaps:
         return Gaps(
             str(stored["name"]), int(stored["rows"]), {name: float(value) for name, value in stored["figures"].items()}, table,
             str(stored["method"]), Collapse(units, *(float(stored[name]) for name in _UNITS)), course["elbo"],
-            float(stored["seconds"]),
+            float(stored["seconds"]), stored_origin(stored),
         )  # fmt: skip
 
 

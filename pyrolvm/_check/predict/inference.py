@@ -23,7 +23,9 @@ from pyrolvm._check.predict.setting import Setting, setting
 from pyrolvm._check.predict.streaming import BEHIND, Words, batches, summarised
 from pyrolvm._program.density import Evaluator
 from pyrolvm._program.names import variable
+from pyrolvm._program.origin import origin_of
 from pyrolvm._program.problem import Problem
+from pyrolvm._report.origin import ORIGIN
 from pyrolvm._results import Posterior
 from pyrolvm._results.evaluating import every
 
@@ -195,6 +197,7 @@ def _predicted(
         "seconds": time.perf_counter() - began, "inference_library": "pyrolvm",
         **({} if found.behind is None else {BEHIND: found.behind.before}),
         **({} if inferred is None else {"latents_of_rows": inferred.how}),
+        ORIGIN: origin_of(old).stored(),
     }  # fmt: skip
     return groups(found, drawn, chains, attrs)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyrolvm._base.errors import ArgumentError, StoreError, unknown_name
+from pyrolvm._base.face import public
 from pyrolvm._check.sweep.cells import kept_in, listed, read_cell, result_of
 from pyrolvm._check.sweep.plan import Cell
 from pyrolvm._check.sweep.worker import Record
@@ -245,6 +246,11 @@ class Sweep:
         return store.read(path, self.problems.get(cell.problem), guide, result_type)
 
     # --- how it shows itself --------------------------------------------------------------------------------------------
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with figures and pictures, which opens anywhere and fetches nothing; see :func:`pyrolvm.report`."""
+        written: Path = public("report")(self, path)
+        return written
 
     def as_dict(self) -> dict[str, object]:
         """The sweep as JSON types."""

@@ -20,6 +20,7 @@ from pyrolvm._check.predict import predict
 from pyrolvm._check.sweep import Sweep, sweep
 from pyrolvm._check.validating.folds import Fold, folds_of, held_arguments, row_count, without
 from pyrolvm._check.validating.result import CODEC, COLUMNS, COMMAND, CrossValidation
+from pyrolvm._program.origin import origin_of
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._program.rows import has_latents, plate_of_rows
 from pyrolvm._results import Posterior, store
@@ -191,6 +192,7 @@ def _validated(
         name, problem.name, float(values.sum()) if whole else math.nan,
         float(math.sqrt(len(values)) * values.std(ddof=1)) if whole and len(values) > 1 else math.nan,
         table, rows, Verdict.of(list(_reasons(table)), list(_steps(table, fitted.complete))), not fitted.complete,
+        origin_of(problem),
     )  # fmt: skip
 
 

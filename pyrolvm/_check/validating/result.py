@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyrolvm import _runs as runs
+from pyrolvm._base.face import public
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._compat.notebooks import html
+from pyrolvm._report.origin import Origin, stored_origin
 from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.nested import nested_parts, read_frame, read_nested, read_verdict, stored_frame, stored_verdict
 from pyrolvm._runs.readers import parsing
@@ -51,6 +53,7 @@ class CrossValidation:
         rows: the log predictive density of each row (``elpd``) with its fold; of each fold where it has one density.
         verdict: whether it can be believed, and why not.
         interrupted: whether it was stopped before all folds were fitted, a worker died or the disk did not take a fit.
+        origin: what problem and data it is of.
     """
 
     name: str
@@ -61,6 +64,7 @@ class CrossValidation:
     rows: pd.DataFrame
     verdict: Verdict = field(compare=False)
     interrupted: bool = False
+    origin: Origin = field(default=Origin(), compare=False)
 
     # What ArviZ calls the same.
 
@@ -92,6 +96,11 @@ class CrossValidation:
             **numbers.to_dict(), "verdict": self.verdict.status, "seconds": float(self.table["seconds"].sum()), "error": "",
         }  # fmt: skip
         return pd.concat([self.table, pd.DataFrame([whole], index=pd.Index(["all"], name="fold"))])
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with figures and pictures, which opens anywhere and fetches nothing; see :func:`pyrolvm.report`."""
+        written: Path = public("report")(self, path)
+        return written
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON types."""
@@ -125,7 +134,7 @@ def _parts(found: CrossValidation) -> Mapping[str, runs.Part]:
         {
             "name": found.name, "problem": found.problem, "elpd": found.elpd, "error": found.error,
             "table": _texts(stored_frame(found.table)), "rows": _texts(stored_frame(found.rows)),
-            "verdict": stored_verdict(found.verdict), "interrupted": found.interrupted,
+            "verdict": stored_verdict(found.verdict), "interrupted": found.interrupted, "origin": found.origin.stored(),
         }
     )  # fmt: skip
 
@@ -153,7 +162,7 @@ def load(path: str | Path) -> CrossValidation:
             raise ValueError("it has no table")
         return CrossValidation(
             str(stored["name"]), str(stored["problem"]), float(stored["elpd"]), float(stored["error"]), table, rows,
-            read_verdict(stored["verdict"]), bool(stored["interrupted"]),
+            read_verdict(stored["verdict"]), bool(stored["interrupted"]), stored_origin(stored),
         )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from pyrolvm._methods.exact import exact
 from pyrolvm._methods.fit import fit
 from pyrolvm._methods.nuts import nuts
 from pyrolvm._program.density.prior import check_proper
+from pyrolvm._program.origin import origin_of
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._results import Chains, Evidence, Exact, Fit, Posterior, store
 from pyrolvm._results.weights import bound_of_weights
@@ -179,16 +180,20 @@ def _one(
     if schedule is not None and chosen not in ("ais", "bidirectional"):
         raise ArgumentError(f"method {chosen!r} has no schedule. Fix: leave it out, or use method='ais'.")
     started = time.perf_counter()
+
+    def of(found: Evidence) -> Evidence:
+        return replace(found, seconds=time.perf_counter() - started, origin=origin_of(problem))
+
     if chosen == "exact":
-        return replace(_exactly(problem, posterior, held, seed), seconds=time.perf_counter() - started)
+        return of(_exactly(problem, posterior, held, seed))
     if chosen == "auto":
         try:
-            return replace(_exactly(problem, posterior, held, seed), seconds=time.perf_counter() - started)
+            return of(_exactly(problem, posterior, held, seed))
         except ProblemError:
             chosen = "ais"
     check_evidence(problem, held, chosen)
     found = _run(problem, posterior, chosen, draws, base, rungs, held, seed, progress)
-    return replace(found, seconds=time.perf_counter() - started)
+    return of(found)
 
 
 def _several(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyrolvm._base.errors import ArgumentError
+from pyrolvm._base.face import public
 from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.evidence import Evidence
 
@@ -89,6 +90,11 @@ class Evidences:
         from pyrolvm._report.evidence import draw  # it imports matplotlib
 
         return draw(self.found, self.exact, path)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Writes one page with figures and pictures, which opens anywhere and fetches nothing; see :func:`pyrolvm.report`."""
+        written: Path = public("report")(self, path)
+        return written
 
     def as_dict(self) -> dict[str, object]:
         """All estimates as JSON types."""

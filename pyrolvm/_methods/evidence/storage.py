@@ -8,6 +8,7 @@ from typing import Any
 
 from pyrolvm import _runs as runs
 from pyrolvm._methods.evidence.result import Evidences
+from pyrolvm._report.origin import stored_origin
 from pyrolvm._results import Evidence
 from pyrolvm._results.nested import nested_parts, read_frame, read_nested, read_verdict, stored_frame, stored_verdict
 from pyrolvm._runs.readers import parsing
@@ -21,7 +22,7 @@ def _stored(one: Evidence) -> dict[str, object]:
     return {
         "value": one.value, "error": one.error, "method": one.method, "verdict": stored_verdict(one.verdict), "lower": one.lower,
         "upper": one.upper, "figures": dict(one.figures), "trace": stored_frame(one.trace), "evaluations": one.evaluations,
-        "seconds": one.seconds,
+        "seconds": one.seconds, "origin": one.origin.stored(),
     }  # fmt: skip
 
 
@@ -32,7 +33,7 @@ def _read(stored: Mapping[str, Any]) -> Evidence:
     return Evidence(
         float(stored["value"]), float(stored["error"]), str(stored["method"]), read_verdict(stored["verdict"]), number("lower"),
         number("upper"), {name: float(value) for name, value in stored["figures"].items()}, read_frame(stored["trace"]),
-        int(stored["evaluations"]), float(stored["seconds"]),
+        int(stored["evaluations"]), float(stored["seconds"]), None, stored_origin(stored),
     )  # fmt: skip
 
 

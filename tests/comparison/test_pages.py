@@ -1,0 +1,143 @@
+"""Pages of all kinds of results: one template, which names where they come from, and figures that are small."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import pyrolvm as lvm
+from pyrolvm._program.origin import origin_of
+from pyrolvm._report.origin import Origin, asked_by, read
+from pyrolvm._report.vector import drawing
+
+QUIET: dict[str, Any] = {"progress": False}
+
+
+def rates(x, y):
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Normal(a + b * x, 1.0), obs=y)
+
+
+X = torch.linspace(-1.0, 1.0, 40)
+PROBLEM = lvm.Problem(rates, X, 0.5 + X + torch.cos(37.0 * torch.arange(40.0)))
+
+
+@pytest.fixture(scope="module")
+def chains() -> lvm.Chains:
+    return lvm.nuts(PROBLEM, chains=2, warmup=150, draws=150, seed=4, **QUIET)
+
+
+def page(result: Any, tmp_path: Path, command: str = "pyrolvm report runs/a") -> str:
+    with asked_by(command.split()):
+        return lvm.report(result, tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def names_where_it_comes_from(text: str) -> None:
+    for what in (
+        "rates",
+        "x (40, float32), y (40, float32), sha256",
+        "def rates(x, y):",
+        "torch 2",
+        "pyrolvm report runs/a",
+    ):
+        assert what in text, what
+    assert re.search(r"<dt>written</dt><dd>\d{4}-\d\d-\d\d \d\d:\d\d UTC</dd>", text)
+    assert text.index("<h2>Estimates</h2>") == text.index("<h2>")  # estimates come first
+    assert "prefers-color-scheme:dark" in text and "@media print" in text and "scrolls" in text
+    assert "<script" not in text and not re.search(r"https?://(?!www\.w3\.org)", text)
+    drawn = re.findall(r"<(?:svg|img) [^>]*>", text)
+    assert all(re.search(r'(?:alt|aria-label)="[^"]+"', one) for one in drawn)
+
+
+def test_a_posterior_has_a_page(chains: lvm.Chains, tmp_path: Path) -> None:
+    text = page(chains, tmp_path)
+    names_where_it_comes_from(text)
+    for heading in ("Verdict", "Marginals", "Chains", "Data beside replicated data", "Each row from all others"):
+        assert f"<h2>{heading}</h2>" in text
+    assert "Optimisation" not in text and "seed 4" in text and "elpd" in text
+    assert len(text) < 120_000 and "<img" not in text
+    assert chains.to_html(tmp_path / "again.html").read_text()[:1000] == text[:1000]
+
+
+@pytest.mark.slow
+def test_a_loaded_posterior_still_knows_its_data(chains: lvm.Chains, tmp_path: Path) -> None:
+    text = page(lvm.load(chains.save(tmp_path / "a")), tmp_path)
+    names_where_it_comes_from(text)
+    assert "loaded without its problem" not in text or "Fix:" in text
+
+
+def test_what_is_no_result_is_said(tmp_path: Path) -> None:
+    with pytest.raises(lvm.ArgumentError, match=r"report takes a result, got float.*Fix:"):
+        lvm.report(1.0, tmp_path / "page.html")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda chains: lvm.check(chains),
+        lambda chains: lvm.fit(PROBLEM, "mean_field", max_steps=200, **QUIET),
+        lambda chains: lvm.evidence(chains),
+        lambda chains: lvm.evidence(lvm.fit(PROBLEM, "full_rank", **QUIET), method=["importance", "iw_bound"]),
+        lambda chains: lvm.predict(chains),
+        lambda chains: lvm.predict(chains, y=None, summary=True),
+        lambda chains: lvm.calibrate(PROBLEM, "laplace", simulations=8, workers=1, **QUIET),
+        lambda chains: lvm.cross_validate(PROBLEM, "laplace", folds=2, **QUIET),
+        lambda chains: lvm.evaluate(chains, **QUIET),
+        lambda chains: lvm.sweep([PROBLEM], ["laplace"], seeds=1, backend="here", **QUIET),
+    ],
+    ids=[
+        "check",
+        "fit",
+        "evidence",
+        "evidences",
+        "predict",
+        "summary",
+        "calibrate",
+        "cross_validate",
+        "evaluate",
+        "sweep",
+    ],
+)
+def test_every_other_result_has_one(make: Callable[[lvm.Chains], Any], chains: lvm.Chains, tmp_path: Path) -> None:
+    text = page(make(chains), tmp_path)
+    names_where_it_comes_from(text)
+    assert len(text) < 200_000
+
+
+@pytest.mark.slow
+def test_a_comparison_of_models_and_one_of_posteriors(chains: lvm.Chains, tmp_path: Path) -> None:
+    fit = lvm.fit(PROBLEM, "full_rank", max_steps=500, **QUIET)
+    assert "Differences of elpd" in page(lvm.compare_models({"a": chains, "b": fit}), tmp_path)
+    text = page(lvm.compare({"nuts": chains, "full rank": fit}), tmp_path)
+    assert "x (40, float32), y (40, float32), sha256" in text and text.count("<dt>data</dt>") == 1
+
+
+def test_an_origin_is_kept_as_text_and_what_is_not_one_is_none() -> None:
+    found = origin_of(PROBLEM)
+    assert read({"pyrolvm_origin": found.stored()}) == found
+    assert read({"pyrolvm_origin": "no JSON", "other": 1}) == Origin() == read({"pyrolvm_origin": "[1]"})
+
+
+def test_a_figure_is_small_and_says_what_it_shows() -> None:
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    grid = torch.linspace(-3, 3, 400)
+    axes.fill_between(grid, torch.exp(-(grid**2)), color="#C9CDD3")
+    axes.plot(torch.randn(2000, generator=torch.Generator().manual_seed(0)), torch.zeros(2000), "o", color="#B4B9C1")
+    axes.set_title("a < b & c")
+    text = drawing('says "it" <b>', figure)
+    assert text.startswith('<svg role="img" aria-label="says &quot;it&quot; &lt;b&gt;"') and "a &lt; b &amp; c" in text
+    assert len(text) < 40_000 and text.count("h0") == 2000 and "var(--area)" in text and "var(--ink)" in text
+    numbers = re.search(r'd="M[^"]*L([^"]*)z"', text)
+    assert numbers is not None and len(numbers.group(1).split()) < 400  # of 1,600
