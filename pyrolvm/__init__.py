@@ -66,6 +66,7 @@ _HOME = {
     "evidence": "_methods.evidence",
     "exact": "_methods.exact",
     "fit": "_methods.fit",
+    "formula": "_program.formulas",
     "gaps": "_check.gaps",
     "generate": "_check.evaluate",
     "guide": "family.registry",
@@ -147,6 +148,7 @@ if TYPE_CHECKING:
     from pyrolvm._methods.smc import smc as smc
     from pyrolvm._methods.sparse import Sparse as Sparse
     from pyrolvm._methods.sparse import sparse as sparse
+    from pyrolvm._program.formulas import formula as formula
     from pyrolvm._program.image import Image as Image
     from pyrolvm._program.problem import Problem as Problem
     from pyrolvm._program.problem import model as model

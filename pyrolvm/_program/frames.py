@@ -10,11 +10,20 @@ import torch
 
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._program.arrays import columns_of, is_number_column
-from pyrolvm._program.binding import called_of
+from pyrolvm._program.binding import called_of, function_of
 from pyrolvm._program.columns import Columns
 from pyrolvm._program.usage import NamedIndex
 
-__all__ = ["asked_by_name", "by_name", "column_names", "columns_by_name", "is_table", "with_columns"]
+__all__ = [
+    "DESIGN",
+    "asked_by_name",
+    "by_name",
+    "column_names",
+    "columns_by_name",
+    "designed",
+    "is_table",
+    "with_columns",
+]
 
 
 def is_table(value: object) -> bool:
@@ -42,6 +51,16 @@ def columns_by_name(table: object) -> dict[object, object]:
     return dict(_columns(table))
 
 
+DESIGN = "__pyrolvm_design__"
+"""The attribute of a program that makes its arguments of a table, which has not got them as columns."""
+
+
+def designed(model: Callable[..., object], table: object) -> dict[str, Any] | None:
+    """The arguments that a program makes of a table itself; ``None`` where it takes columns as they are."""
+    design = getattr(function_of(model), DESIGN, None)
+    return None if design is None else dict(design(table))
+
+
 def by_name(
     model: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> tuple[tuple[object, ...], dict[str, object], bool]:
@@ -58,6 +77,9 @@ def by_name(
     """
     if len(args) != 1 or not is_table(args[0]):
         return tuple(args), dict(kwargs), False
+    made = designed(model, args[0])
+    if made is not None:
+        return (), {**made, **kwargs}, True
     try:
         parameters = list(inspect.signature(called_of(model)).parameters.values())
     except (TypeError, ValueError):

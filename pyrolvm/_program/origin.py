@@ -12,8 +12,10 @@ from pyrolvm._program.program import Program
 from pyrolvm._report.origin import ORIGIN, Origin
 from pyrolvm._runs.identity import versions
 
-__all__ = ["origin_of", "with_origin"]
+__all__ = ["SOURCE", "origin_of", "with_origin"]
 
+SOURCE = "__pyrolvm_source__"
+"""The attribute of a program that was made of a text."""
 HASHED = 2**25
 """Bytes of data up to which their checksum is taken for this alone; of a run that is kept it is taken anyway."""
 LONGEST = 12_000
@@ -71,7 +73,7 @@ def _bytes(value: object) -> int:
 
 def _source(function: Any) -> str:
     """The text of a program; empty where it was typed at a prompt or is compiled."""
-    text = getattr(function, "__pyrolvm_source__", None)
+    text = getattr(function, SOURCE, None)
     try:
         text = text or inspect.getsource(function)
     except (OSError, TypeError):

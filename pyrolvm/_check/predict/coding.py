@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._program.columns import Columns
-from pyrolvm._program.frames import column_names, columns_by_name, is_table
+from pyrolvm._program.frames import column_names, columns_by_name, designed, is_table
 from pyrolvm._program.labels import Code, Levels, coded_again
 from pyrolvm._program.problem import Problem
 
@@ -23,7 +23,7 @@ def taken_apart(
     """New arguments, where a table stands for those that the fit took from one; columns that are no arguments are left aside."""
     if not (problem.by_name and len(args) == 1 and is_table(args[0])):
         return args, dict(kwargs)
-    columns = columns_by_name(args[0])
+    columns = designed(problem.program, args[0]) or columns_by_name(args[0])
     return (), {**{n: columns[n] for n in problem.arguments if n in columns and n not in kwargs}, **kwargs}
 
 
