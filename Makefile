@@ -1,4 +1,4 @@
-# make demo | demo-vae | test | test-newest | test-lowest | coverage | test-slow | test-faults | lint | format | docs | notebooks | dist | clean
+# make demo | demo-vae | test | test-newest | test-lowest | coverage | test-slow | test-faults | lint | format | docs | links | notebooks | dist | clean
 # Needs Python 3.11 or newer and make. Everything installs into .venv; nothing outside this folder is touched.
 # For torch without CUDA from its own index: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vae test test-newest test-lowest docs notebooks dist coverage test-slow test-faults lint format install install-dev clean
+.PHONY: help demo demo-vae test test-newest test-lowest docs links notebooks dist coverage test-slow test-faults lint format install install-dev clean
 
 help:
 	@echo "make demo       install into .venv, compare guides with NUTS on eight schools, write runs/demo/report.html"
@@ -21,7 +21,8 @@ help:
 	@echo "make test       the tests"
 	@echo "make test-newest  the same on Python 3.13 (NEWEST_PYTHON=...) with the newest release of everything, in $(NEWEST)"
 	@echo "make test-lowest  a part of them on Python 3.11 with the lowest releases that pyproject.toml allows, in $(LOWEST)"
-	@echo "make docs       the pages of docs/ as a site in build/site; warnings are errors"
+	@echo "make docs       the pages of docs/ as a site in build/site; warnings are errors, and so are links into it that lead nowhere"
+	@echo "make links      asks for the links that lead out of the site (needs the network)"
 	@echo "make notebooks  run the notebooks of docs/gallery again and keep what they show"
 	@echo "make dist       wheel and sdist in dist/, checked, installed and tried on Python 3.11, 3.12 and 3.13"
 	@echo "make coverage   the same, which lines they reach, and failure below 85%"
@@ -93,7 +94,11 @@ test-lowest: $(LOWEST)/.installed
 # The line that Sphinx prints of each page is left out; what it warns of is an error.
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs 2 -b html docs build/site
+	$(BIN)/python docs/check_links.py build/site
 	@echo "build/site/index.html"
+
+links: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --quiet --jobs 2 -b linkcheck docs build/links
 
 notebooks: $(VENV)/.installed-docs
 	$(BIN)/python docs/run_notebooks.py

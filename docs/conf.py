@@ -27,10 +27,11 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["run_notebooks.py"]
+exclude_patterns = ["*.py"]
 nitpicky = False
 suppress_warnings = ["myst.header", "config.cache"]
 
@@ -47,7 +48,14 @@ napoleon_use_rtype = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
+# make links: what leads out of the site. Publishers and forges turn programs away, which says nothing of the page.
+linkcheck_anchors = False
+linkcheck_timeout = 20
+linkcheck_workers = 4
+linkcheck_ignore = [r"https://doi\.org/", rf"{re.escape(SOURCE)}.*"]
+
 html_theme = "furo"
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")
 html_title = f"pyrolvm {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]

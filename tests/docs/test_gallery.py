@@ -68,3 +68,24 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "api" / "inference.html").is_file()
+    command = [sys.executable, str(DOCS / "check_links.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and " 0 broken" in done.stdout, done.stdout
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "picture.png").write_bytes(b"")
+    (tmp_path / "sub" / "a.html").write_text('<h2 id="there">A</h2>')
+    good = (
+        '<a href="sub/a.html#there"></a><img src="picture.png"/><a href="#"></a><a href="https://elsewhere.org/x"></a>'
+    )
+    inside = '<a href="https://github.com/pyrolvm/pyrolvm/blob/main/README.md"></a>'
+    bad = '<a href="sub/a.html#gone"></a><a href="sub/b.html"></a><img src="lost.png"/>'
+    (tmp_path / "index.html").write_text(good + inside + bad + inside.replace("README", "NOTHING"))
+    command = [sys.executable, str(DOCS / "check_links.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("8 links") and "4 broken; 1 lead elsewhere" in done.stdout
+    for word in ("#gone: the page has no such heading", "sub/b.html", "lost.png", "NOTHING"):
+        assert word in done.stdout, word

@@ -55,6 +55,18 @@ def test_every_entry_point_of_the_wheel_is_a_function_in_it(wheel):
                 assert f"def {function}(" in source, target
 
 
+def test_an_index_shows_the_readme_with_links_and_pictures_that_lead_somewhere(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        shown = archive.read(name).decode().partition("\n\n")[2]
+    links = re.findall(r"\]\(([^)\s]+)", shown)
+    assert links and all(link.startswith(("https://", "#")) for link in links)
+    inside = [link for link in links if "/pyrolvm/pyrolvm/" in link and ("blob" in link or "raw" in link)]
+    assert any(link.endswith(".png") for link in inside) and any(".md" in link for link in inside)
+    for link in inside:
+        assert (ROOT / link.split("/main/")[1].partition("#")[0]).exists(), link
+
+
 def test_the_versions_agree():
     import tomllib
     from importlib.metadata import version
