@@ -13,15 +13,18 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyrolvm import Problem
-from pyrolvm.family import Joint, Student, Target, Weighed, draw_weighed, known_frame
+from pyrolvm.family import MOST_COMPONENTS, MOST_MODES, Joint, Student, Target, Weighed, draw_weighed, known_frame
 from pyrolvm_guides._joint import JointGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._params import learnable
 
 __all__ = ["StudentGuide", "StudentMixture"]
 
-CAPACITY, LARGE = 6, 300
-"""The most components that a guide can hold, up to a number of unknowns; one beyond."""
+LARGE = 300
+"""Up to so many unknowns components are added to those of the modes."""
+
+CAPACITY = max(MOST_COMPONENTS, MOST_MODES + 1)
+"""The most components there are then: one for each mode and one of heavy tails at the least."""
 
 HEAVIEST = 30
 """The most degrees of freedom, if finite, of a component: its chi square is a sum of so many squares."""
@@ -75,9 +78,12 @@ class StudentMixture(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density, shape ``(...)`` for values of shape ``(..., d)``."""
-        gap = (value[..., None, :] - self.means)[..., None]
-        squared = (torch.linalg.solve_triangular(self.trils, gap, upper=False)[..., 0] ** 2).sum(-1)
         size, nu = value.shape[-1], self.freedoms
+        # Not solved draw by draw: a solver would copy every matrix for each of them.
+        unit = torch.eye(size, dtype=self.trils.dtype, device=self.trils.device)
+        inverse = torch.linalg.solve_triangular(self.trils, unit.expand_as(self.trils), upper=False)
+        whitened = torch.einsum("kij,...kj->...ki", inverse, value[..., None, :] - self.means)
+        squared = (whitened**2).sum(-1)
         log_det = self.trils.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         heavy = torch.lgamma((nu + size) / 2) - torch.lgamma(nu / 2) - size / 2 * (nu * pi).log()
         heavy = heavy - (nu + size) / 2 * torch.log1p(squared / nu)
@@ -98,7 +104,7 @@ class StudentGuide(JointGuide):
     def __init__(self, family: str, layout: Layout, problem: Problem) -> None:
         super().__init__(family, layout)
         self._keep_model(problem.model)
-        count = CAPACITY if layout.size <= LARGE else 1
+        count = CAPACITY if layout.size <= LARGE else MOST_MODES
         start = layout.start
         unit = torch.eye(layout.size, dtype=start.dtype, device=start.device)
         self.weights = learnable(start.new_ones(count) / count)

@@ -23,7 +23,7 @@ class _Pathfinder(StudentGuide):
         self.take(found.family, {})
         reason = f"the best Gaussian of {found.paths} ascents, {len(found.family.weights)} of them apart"
         target = found.target
-        return Solution(found.elbos, True, reason, target.evaluations, target.engine, target.reason)
+        return Solution(found.elbos, True, reason, target.evaluations, target.engine, target.reason, found.unseen)
 
 
 def pathfinder(problem: Problem) -> PyroModule:

@@ -33,7 +33,7 @@ class _Student(StudentGuide):
         )
         target = frame.target
         evaluations = frame.evaluations + target.evaluations - before
-        return Solution(best.elbos, best.converged, reason, evaluations, target.engine, target.reason)
+        return Solution(best.elbos, best.converged, reason, evaluations, target.engine, target.reason, frame.unseen)
 
 
 def student(problem: Problem, *, method: str = "natural_gradient") -> PyroModule:

@@ -18,7 +18,7 @@ from pyrolvm.family.protocol import traits_said
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["LEFT_OUT", "UNLIKE", "judge_chains_apart", "judge_left_out", "judge_modes"]
+__all__ = ["LEFT_OUT", "UNLIKE", "UNSEEN", "judge_chains_apart", "judge_left_out", "judge_modes"]
 
 UNLIKE = "modes_unlike"
 """Attribute of draws: how many of its modes have other values of the model's quantities."""
@@ -26,13 +26,24 @@ UNLIKE = "modes_unlike"
 LEFT_OUT = "modes_left_out"
 """Attribute of chains: the share of the posterior's mass at modes that ascents found and that no draw is near to."""
 
+UNSEEN = "modes_unseen"
+"""Attribute of draws: the share of ascents that are expected to end at modes that none of those made ended at."""
+
 LOOKED_AT = 200
 """Elements of sites at most whose chains are compared."""
 
 
 def judge_modes(data: xr.DataTree) -> Iterator[Reason]:
-    """Judges guides of one mode by what the ascents before them saw; weights are blind to a mode without draws."""
+    """Judges guides by what the ascents before them saw; weights are blind to a mode without draws."""
     attrs = data["posterior"].attrs
+    unseen = float(attrs.get(UNSEEN, 0.0))
+    if unseen:
+        yield Reason(
+            "doubtful",
+            f"Ascents from several starts went on to end at new modes: of more of them about {unseen:.0%} would end at modes that were "
+            "not found, and no draw is there.",
+            {"unseen modes": unseen},
+        )
     modes, guide = int(attrs.get("modes", 0)), str(attrs.get("pyrolvm_guide", "")).split("(")[0]
     if modes <= max(copies(data), 1) or not traits_said(attrs).one_mode:
         return

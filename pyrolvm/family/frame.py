@@ -7,7 +7,7 @@ makes standard, what is left to learn has the scale one in every direction, what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,8 @@ from pyrolvm._program.batching import Batch
 from pyrolvm._program.density import Joint, flattened, map_draws
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.problem import Problem
-from pyrolvm.family.climb import Path, climb, elbo, local_gaussians
+from pyrolvm.family.climb import elbo
+from pyrolvm.family.modes import find_modes, joined, local_evidence
 from pyrolvm.family.natural import Fitted, batch_and_match, natural_gradient
 from pyrolvm.family.student import Student
 
@@ -41,9 +42,6 @@ __all__ = [
     "plain_moments",
 ]
 
-STARTS, MORE_STARTS = 4, 16
-"""Ascents; more of them once two have ended at different heights."""
-
 CENTRED_FROM = 0.1
 """The mean share that data have in the precision of a site's elements from which on coordinates are worth informing by them."""
 
@@ -55,18 +53,6 @@ ALONE = 0.01
 
 EXPANDED_ROWS = 512
 """Densities at a time by which a site's likelihood is expanded; the more draws, the fewer elements it has."""
-
-SAME_TOP = 0.1
-"""Nats within which two ascents have ended at one mode."""
-
-APART = 3.0
-"""Sds between modes from which on they are modes of their own."""
-
-NEGLIGIBLE = 12.0
-"""Nats of local evidence below the best from which on a mode is left out."""
-
-MOST_UNKNOWNS = 1_000
-"""Up to so many unknowns a covariance matrix is affordable."""
 
 MOST_EXPANDED = 8_000_000
 """Unknowns of a site times all unknowns up to which so many points that differ in one of them each are affordable."""
@@ -96,6 +82,7 @@ class Frame:
         evidence: the local log evidence of each mode by importance sampling, for weights.
         paths: how many ascents there were.
         distinct: at how many places they ended.
+        unseen: the share of ascents from elsewhere that are expected to end at modes not found; zero where there is no sign of any.
         evaluations: how many densities it took.
     """
 
@@ -105,6 +92,7 @@ class Frame:
     evidence: Points
     paths: int
     distinct: int
+    unseen: float
     evaluations: int
 
     @property
@@ -115,7 +103,7 @@ class Frame:
     @property
     def family(self) -> Student:
         """All modes, weighted by their evidence."""
-        return _joined([mode.family for mode in self.modes], self.evidence)
+        return joined([mode.family for mode in self.modes], self.evidence)
 
 
 @dataclass(frozen=True)
@@ -129,6 +117,7 @@ class Solution:
         evaluations: how many densities it took.
         engine: what evaluated them, as of a target.
         engine_reason: why not a faster one.
+        unseen: the share of the posterior's modes that ascents are taken not to have found, as of :class:`Frame`.
     """
 
     elbos: Points
@@ -137,6 +126,7 @@ class Solution:
     evaluations: int
     engine: str
     engine_reason: str
+    unseen: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -147,12 +137,14 @@ class Found:
         family: a Gaussian for each mode.
         elbos: their ELBOs.
         paths: how many ascents there were.
+        unseen: as of :class:`Frame`.
         target: the density.
     """
 
     family: Student
     elbos: Points
     paths: int
+    unseen: float
     target: Target
 
 
@@ -164,50 +156,13 @@ def pathfinder_family(problem: Problem, *, seed: int, most: int) -> Found:
     """
     target = Target.of(Joint(problem))
     with threadpool_limits(1, user_api="blas"):
-        return _pathfinder(target, seed, most)
+        found = find_modes(target, seed, _as_it_is, lambda target, gaussian, _: elbo(target, gaussian))
+    parts, elbos = [fitted.family for fitted in found.fitted][:most], found.evidence[:most]
+    return Found(joined(parts, elbos), elbos, found.paths, found.unseen, target)
 
 
-def _pathfinder(target: Target, seed: int, most: int) -> Found:
-    paths = _ascents(target, seed)
-    kept: list[tuple[float, Student]] = []
-    for bound, gaussian in sorted(_starts(target, _heights(paths)), key=lambda pair: -pair[0]):
-        if len(kept) < most and bound >= max([b for b, _ in kept], default=bound) - NEGLIGIBLE:
-            if not any(_inside(gaussian, other) for _, other in kept):
-                kept.append((bound, gaussian))
-    if not kept:
-        raise _nowhere(target.joint.problem, len(paths))
-    elbos = np.array([bound for bound, _ in kept])
-    return Found(_joined([gaussian for _, gaussian in kept], elbos), elbos, len(paths), target)
-
-
-def _joined(parts: list[Student], log_weights: Points) -> Student:
-    weights = np.maximum(np.exp(log_weights - log_weights.max()), 1e-3)
-    return Student(
-        weights / weights.sum(),
-        np.concatenate([part.means for part in parts]),
-        np.concatenate([part.trils for part in parts]),
-        np.concatenate([part.freedoms for part in parts]),
-    )
-
-
-def _nowhere(problem: Problem, paths: int) -> FitError:
-    return FitError(
-        f"no Gaussian fits {problem.name!r} anywhere on {paths} ascents: its density or curvature is not finite there. "
-        'Fix: bound scales away from zero, or use guide="mean_field".'
-    )
-
-
-def _ascents(target: Target, seed: int) -> list[Path]:
-    target.at_once("use a guide that is trained step by step")
-    if target.size > MOST_UNKNOWNS:
-        raise FitError(
-            f"{target.joint.problem.name} has {target.size:,} unknowns; a covariance matrix is affordable up to {MOST_UNKNOWNS:,}. "
-            'Fix: use guide="mean_field" or "low_rank".'
-        )
-    paths = climb(target, starts=STARTS, seed=seed)
-    if len(_heights(paths)) > 1:
-        paths += climb(target, starts=MORE_STARTS - STARTS + 1, seed=seed + 1)[1:]
-    return paths
+def _as_it_is(target: Target, start: Student, *, seed: int) -> Fitted:
+    return Fitted(start, np.zeros(0), True, 0.0)
 
 
 METHODS: dict[str, Callable[..., Fitted]] = {"natural_gradient": natural_gradient, "batch_and_match": batch_and_match}
@@ -430,65 +385,15 @@ def _with(joint: Joint, seed: int, fit: Callable[..., Fitted], seconds: float = 
     """
     target = Target.of(joint)
     target.allowance = seconds
-    paths = _ascents(target, seed)
-    found: list[tuple[float, Fitted]] = []
-    starts = sorted(_starts(target, _heights(paths)), key=lambda pair: -pair[0])
-    for bound, start in starts:
-        if bound < starts[0][0] - NEGLIGIBLE or any(_inside(start, fitted.family) for _, fitted in found):
-            continue
-        fitted = fit(target, start, seed=seed)
-        if any(_near(fitted, other) for _, other in found):
-            continue
-        evidence = _local_evidence(target, fitted.family, seed)
-        if np.isfinite(evidence):
-            found.append((evidence, fitted))
-    if not found:
-        raise _nowhere(joint.problem, len(paths))
-    found.sort(key=lambda pair: -pair[0])
-    kept = [pair for pair in found if pair[0] >= found[0][0] - NEGLIGIBLE]
-    heights = np.array([value for value, _ in kept])
-    modes = tuple(fitted for _, fitted in kept)
+    found = find_modes(target, seed, fit, local_evidence)
     target.allowance = np.inf
-    return Frame(target, joint.centring, modes, heights, len(paths), len(_heights(paths)), target.evaluations)
-
-
-def _heights(paths: list[Path]) -> list[Path]:
-    """One path for each height at which paths ended, the highest first."""
-    chosen: list[Path] = []
-    for path in sorted(paths, key=lambda path: -path.top):
-        ends = [other.points[-1] for other in chosen if abs(other.top - path.top) < SAME_TOP]
-        scale = 1 + np.abs(path.points[-1])
-        if all(np.max(np.abs(end - path.points[-1]) / scale) > 0.5 for end in ends):
-            chosen.append(path)
-    return chosen[:8]
-
-
-def _starts(target: Target, paths: list[Path]) -> Iterator[tuple[float, Student]]:
-    """The best Gaussian on each path, with its ELBO."""
-    for path in paths:
-        scored = [(elbo(target, gaussian), gaussian) for gaussian in local_gaussians(target, path)]
-        best = max(scored, key=lambda pair: pair[0], default=None)
-        if best is not None and np.isfinite(best[0]):
-            yield best
-
-
-def _inside(start: Student, mode: Student) -> bool:
-    """Whether a Gaussian's middle lies where that of a mode found already has its mass."""
-    gap = np.linalg.solve(mode.trils[0], start.means[0] - mode.means[0])
-    return bool(np.linalg.norm(gap) < APART + np.sqrt(len(gap)))
-
-
-def _near(one: Fitted, other: Fitted) -> bool:
-    """Whether two Gaussians are of one mode."""
-    gap = one.family.means[0] - other.family.means[0]
-    lengths = [np.linalg.norm(np.linalg.solve(fit.family.trils[0], gap)) for fit in (one, other)]
-    return bool(min(lengths) < APART)
-
-
-def _local_evidence(target: Target, family: Student, seed: int) -> float:
-    proposal = family.with_freedom(10.0)
-    points = proposal.sample(2048, seed)
-    values = target.values(points)
-    log_weight = values - proposal.log_density(points)
-    top = log_weight.max()
-    return float(top + np.log(np.mean(np.exp(log_weight - top)))) if np.isfinite(top) else -np.inf
+    return Frame(
+        target,
+        joint.centring,
+        found.fitted,
+        found.evidence,
+        found.paths,
+        found.distinct,
+        found.unseen,
+        target.evaluations,
+    )

@@ -21,7 +21,7 @@ TRIAL = 8192
 ROUNDS = 8
 """Rounds of adaptation at most."""
 
-COMPONENTS = 6
+MOST_COMPONENTS = 6
 POOR_SHARE = 0.15
 """Draws that are less effective than this are worth rounds of four times as many."""
 
@@ -124,7 +124,7 @@ def _improve(
             break
         if FREEDOMS[-1] not in trial.freedoms:
             trial = _defended(trial, held)
-        elif round % 2 == 0 and len(trial.weights) < COMPONENTS:
+        elif round % 2 == 0 and len(trial.weights) < MOST_COMPONENTS:
             trial = _with_component(trial, held, random)
         trial = refitted(trial, held)
         held = draw_weighed(target, trial, count, seed + 1 + round)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-from pyrolvm.family import Frame, find_frame, known_frame, pathfinder_family
-from pyrolvm.family import frame as module
+from pyrolvm.family import Frame, find_frame, known_frame, modes, pathfinder_family
 
 
 def schools(y: Tensor, sd: float) -> None:
@@ -90,7 +89,7 @@ def test_two_modes_are_found_with_their_weights() -> None:
     family = frame.family
     assert len(frame.modes) == 2
     assert frame.distinct == 2
-    assert frame.paths > module.STARTS
+    assert frame.paths > modes.STARTS
     np.testing.assert_allclose(family.weights, [0.7, 0.3], atol=0.01)
     np.testing.assert_allclose(family.means[:, 0], [-4.0, 5.0], atol=0.02)
     np.testing.assert_allclose(family.trils[:, 0, 0], [0.5, 1.0], rtol=0.02)
@@ -218,3 +217,43 @@ def test_pathfinder_takes_few_densities() -> None:
         found = pathfinder_family(problem, seed=0, most=6)
     assert found.target.evaluations < 3000
     assert found.elbos[0] == pytest.approx(float(dist.Normal(0.0, np.sqrt(2.01)).log_prob(torch.tensor(1.0))), abs=0.05)
+
+
+def signs(count: int) -> lvm.Problem:
+    """Of each element the absolute value is known, and the prior says which sign is likelier: 2**count modes, none a copy."""
+
+    def model(y: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.full_like(y, 0.3), 3.0).to_event(1))
+        pyro.sample("y", dist.Normal(z.abs(), 0.1).to_event(1), obs=y)
+
+    return lvm.Problem(model, torch.linspace(1.3, 3.1, count) ** 1.1)
+
+
+@pytest.mark.parametrize("guide", ["student", "pathfinder"])
+def test_every_mode_is_found_where_there_are_more_than_first_ascents_see(guide: str) -> None:
+    problem = signs(4)
+    fit = lvm.fit(problem, guide, seed=0, progress=False)
+    y = torch.linspace(1.3, 3.1, 4) ** 1.1
+    z = fit.to_dataframe().filter(like="z").to_numpy()
+    assert len({tuple(row) for row in (z > 0).tolist()}) == 16
+    expected = (y * torch.tanh(0.3 * y / 9)).numpy()
+    assert np.abs(z.mean(0) - expected).max() < 0.1 * z.std(0).max()
+    assert fit.verdict.status == "trusted"
+
+
+@pytest.mark.parametrize("guide", ["student", "pathfinder"])
+def test_modes_that_were_not_found_are_told(guide: str) -> None:
+    fit = lvm.fit(signs(6), guide, seed=0, progress=False)
+    assert fit.verdict.status == "doubtful"
+    assert any("went on to end at new modes" in reason.text for reason in fit.verdict.reasons)
+
+
+def test_modes_beside_many_unknowns_fit_into_a_guide() -> None:
+    def model(y: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+        pyro.sample("w", dist.Normal(torch.zeros(310), 1.0).to_event(1))
+        pyro.sample("y", dist.Normal(z.abs(), 0.1).to_event(1), obs=y)
+
+    fit = lvm.fit(lvm.Problem(model, torch.tensor([2.0, 1.5])), "pathfinder", seed=0, draws=400, progress=False)
+    z = fit.to_dataframe().filter(like="z").to_numpy()
+    assert len({tuple(row) for row in (z > 0).tolist()}) == 4

@@ -110,6 +110,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     def wrap(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
+        if leaf._is_zerotensor():  # has no memory, and below this place nobody asks
+            leaf = torch.zeros_like(leaf, device=_CPU)
         return written.get(id(leaf)) if func._schema.is_mutable and id(leaf) in written else _OnDevice(leaf)
 
     made = pytree.tree_map(wrap, result)

@@ -25,6 +25,7 @@ from pyrolvm._base.explain import at_the_door, told
 from pyrolvm._base.habits import verb
 from pyrolvm._base.machine import require_memory
 from pyrolvm._base.progress import Progress, shown
+from pyrolvm._diagnosis.modes import UNSEEN
 from pyrolvm._methods.fit.checkpoint import Keeper
 from pyrolvm._methods.fit.engines import ENGINES, Work, begin
 from pyrolvm._methods.fit.engines import REGISTERED as registered_engines
@@ -403,7 +404,7 @@ def _solved(
         "inference_method": "svi", "pyrolvm_guide": str(recipe), **recipe.traits.attrs(),
         "objective": "ELBO, by the guide's own algorithm",
         "engine": solution.engine, "frame_engine": _frame_engine(problem), "seed": seed,
-        "sampling_time": clock.laps["run"], "evaluations": solution.evaluations,
+        "sampling_time": clock.laps["run"], "evaluations": solution.evaluations, UNSEEN: solution.unseen,
     }  # fmt: skip
     allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
     with budget.finishing(allowed), shown(progress):
