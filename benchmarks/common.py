@@ -133,7 +133,7 @@ def report(
     """Writes one JSON: what was found, and by what, where and when. Programs write after each problem, so that nothing is lost."""
     path: Path = args.out or RESULTS / (f"{name}_quick.json" if args.quick else f"{name}.json")
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    for hidden in ("out", "peers_python"):
+    for hidden in ("out", "peers_python", "fits"):
         settings.pop(hidden, None)
     content = {
         "benchmark": name,

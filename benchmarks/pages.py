@@ -15,6 +15,7 @@ from typing import Any
 
 import calibration as calibrated
 import common
+import compression as compressions
 import deep as autoencoders
 import density_engines as densities
 import durability as durable
@@ -38,6 +39,7 @@ DOCS = common.HERE.parent / "docs"
 PAGES = (
     "calibrate.md",
     "choose-a-guide.md",
+    "compress.md",
     "durability.md",
     "engines-coverage.md",
     "engines.md",
@@ -184,6 +186,7 @@ def peer_programs(found: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "calibration": by_row(calibrated.COLUMNS),
+    "compression": by_row(compressions.COLUMNS),
     "deep": by_row(autoencoders.COLUMNS),
     "durability": durability,
     "held_out": by_row(unseen.COLUMNS),

@@ -58,8 +58,10 @@ _HOME = {
     "calibrate": "_check.calibrate",
     "check": "_check.discrepancy",
     "compare": "_check.compare",
+    "compress": "_check.compress",
     "compare_models": "_check.elpd",
     "cross_validate": "_check.validating",
+    "decompress": "_check.compress",
     "diagnose": "_diagnosis",
     "estimators": "_methods.fit.objectives.report",
     "evaluate": "_check.evaluate",
@@ -110,6 +112,8 @@ if TYPE_CHECKING:
     from pyrolvm._check.calibrate import calibrate as calibrate
     from pyrolvm._check.compare import Comparison as Comparison
     from pyrolvm._check.compare import compare as compare
+    from pyrolvm._check.compress import compress as compress
+    from pyrolvm._check.compress import decompress as decompress
     from pyrolvm._check.discrepancy import Check as Check
     from pyrolvm._check.discrepancy import Simulation as Simulation
     from pyrolvm._check.discrepancy import check as check

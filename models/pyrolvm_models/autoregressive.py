@@ -27,6 +27,7 @@ References:
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 import pyrolvm as lvm
 from pyrolvm_models import _data, datasets
 from pyrolvm_models._zuko import zuko
-from pyrolvm_models.likelihoods import density_problem
+from pyrolvm_models.likelihoods import InOrder, density_problem, drawn
 
 __all__ = ["GatedPixelCNN", "Made", "gated_pixel_cnn", "image_data", "made"]
 
@@ -77,10 +78,13 @@ class Made(nn.Module):
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:
         """New images ``(count, pixels)``, a pass of the network for each pixel."""
+        return drawn(self.in_order(count))
+
+    def in_order(self, count: int) -> InOrder:
+        """The distribution of each pixel of ``count`` images given those before it, which are sent."""
         x = next(self.parameters()).new_zeros(count, self.pixels)
         for j in range(self.pixels):
-            x[:, j] = _draw(self.logits(x)[:, j])
-        return x
+            x[:, j] = yield _levels(self.logits(x)[:, j])
 
 
 class GatedPixelCNN(nn.Module):
@@ -134,13 +138,16 @@ class GatedPixelCNN(nn.Module):
             count: how many.
             cached: whether a pass computes only the rows that the pixel depends on, in place of the whole image.
         """
+        return drawn(self.in_order(count, cached=cached))
+
+    def in_order(self, count: int, *, cached: bool = True) -> InOrder:
+        """The distribution of each pixel of ``count`` images given those before it, which are sent."""
         x = next(self.parameters()).new_zeros(count, self.height, self.width)
         for i in range(self.height):
             top, bottom = (max(0, i - self.rows_seen), i + 1) if cached else (0, self.height)
             for j in range(self.width):
                 logits = self.logits(x[:, top:bottom].flatten(1))
-                x[:, i, j] = _draw(logits[:, (i - top) * self.width + j])
-        return x.flatten(1)
+                x[:, i, j] = yield _levels(logits[:, (i - top) * self.width + j])
 
 
 class _Gated(nn.Module):
@@ -181,11 +188,11 @@ def _log_prob(logits: Tensor, x: Tensor) -> Tensor:
     return each.sum(-1)
 
 
-def _draw(logits: Tensor) -> Tensor:
-    """A value for each row of logits ``(n, levels)``, or ``(n, 1)``."""
+def _levels(logits: Tensor) -> dist.TorchDistribution:
+    """The distribution of a value for each row of logits ``(n, levels)``, or ``(n, 1)`` of binary values."""
     if logits.shape[-1] == 1:
-        return torch.bernoulli(logits[..., 0].sigmoid())
-    return torch.multinomial(logits.softmax(-1), 1)[..., 0].to(logits.dtype)
+        return dist.Bernoulli(logits=logits[..., 0], validate_args=False)
+    return dist.Categorical(logits=logits, validate_args=False)
 
 
 def image_data(data: str, images: int | None = None, *, part: str = "train") -> tuple[Tensor, int, int, int]:

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 import pyrolvm as lvm
 from pyrolvm_models import _data, _images
 from pyrolvm_models._nets import dense, linear
+from pyrolvm_models.likelihoods import InOrder, drawn
 
 __all__ = ["CausalBernoulli", "PixelDecoder", "autoregressive_vae"]
 
@@ -129,22 +130,23 @@ class CausalBernoulli(dist.TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Vectors of shape ``sample_shape + batch_shape + (p,)``."""
-        shape = torch.Size(sample_shape) + self.logits.shape
-        count = shape[-1]
+        return drawn(self.expand(torch.Size(sample_shape) + self.batch_shape).in_order())
+
+    def in_order(self) -> InOrder:
+        """The distribution of each element given those before it, which are sent."""
+        count = self.logits.shape[-1]
         block = self.offsets.shape[-1] // count
-        offsets = self.offsets.expand(*shape[:-1], count * block)
-        chance = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
-        drawn: list[Tensor] = []
+        offsets = self.offsets.expand(*self.logits.shape[:-1], count * block)
+        before: list[Tensor] = []
         units: list[Tensor] = []
         for j in range(count):
             into = slice(j * block, (j + 1) * block)
             raw = offsets[..., into]
-            if drawn:
-                raw = raw + F.linear(torch.stack(drawn, -1), self.inward[into, :j])
+            if before:
+                raw = raw + F.linear(torch.stack(before, -1), self.inward[into, :j])
             units.append(torch.tanh(raw))
             seen = F.linear(torch.cat(units, -1), self.outward[j : j + 1, : (j + 1) * block])[..., 0]
-            drawn.append((chance[..., j] < torch.sigmoid(self.logits[..., j] + seen)).to(self.logits))
-        return torch.stack(drawn, -1)
+            before.append((yield dist.Bernoulli(logits=self.logits[..., j] + seen, validate_args=False)))
 
 
 def autoregressive_vae(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Generator
 from typing import Any, Protocol
 
 import pyro
@@ -13,7 +15,23 @@ from torch import Tensor, nn
 
 import pyrolvm as lvm
 
-__all__ = ["Density", "ModuleDensity", "bits_per_dimension", "density_problem", "dequantize"]
+__all__ = ["Density", "InOrder", "ModuleDensity", "bits_per_dimension", "density_problem", "dequantize", "drawn"]
+
+InOrder = Generator[dist.TorchDistribution, Tensor, None]
+"""Yields the distribution of each element of rows given those before it, in all rows, and is sent its values."""
+
+
+def drawn(steps: InOrder) -> Tensor:
+    """New rows ``(n, d)``, element after element, in the dtype of binary values."""
+    values = []
+    step = next(steps, None)
+    while step is not None:
+        values.append(step.sample())
+        try:
+            step = steps.send(values[-1])
+        except StopIteration:
+            step = None
+    return torch.stack(values, -1).to(torch.get_default_dtype())
 
 
 class Density(Protocol):
@@ -60,6 +78,13 @@ class ModuleDensity(dist.TorchDistribution):
         batch = value.shape[: value.dim() - len(self.event_shape)]
         found: Tensor = self.module.log_prob(value.reshape(-1, *self.event_shape))
         return found.reshape(batch)
+
+    def __getattr__(self, name: str) -> Any:
+        """``in_order``, where the module has one: what codes rows (:func:`pyrolvm.compress`)."""
+        own = getattr(self.__dict__.get("module"), "in_order", None) if name == "in_order" else None
+        if own is None:
+            raise AttributeError(f"a {type(self).__name__} has no {name!r}")
+        return functools.partial(own, math.prod(self.batch_shape))
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008

@@ -33,6 +33,7 @@ import re
 from importlib import resources
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
@@ -40,7 +41,7 @@ from torch import Tensor, nn
 
 import pyrolvm as lvm
 from pyrolvm_models import _data, datasets
-from pyrolvm_models.likelihoods import density_problem
+from pyrolvm_models.likelihoods import InOrder, density_problem
 
 __all__ = [
     "Recurrent",
@@ -87,6 +88,13 @@ class Tokens(nn.Module):
         """Log probabilities of sequences ``(n, t)``, shape ``(n,)``."""
         each = self.logits(x).log_softmax(-1).gather(-1, x.long().unsqueeze(-1))
         return each.squeeze(-1).sum(-1)
+
+    def in_order(self, count: int) -> InOrder:
+        """The distribution of each number of ``count`` sequences given those before it, which are sent."""
+        before, kept = torch.full((count,), self.levels), self.start(count)
+        for _ in range(self.length):
+            logits, kept = self.step(kept, before)
+            before = (yield dist.Categorical(logits=logits, validate_args=False)).long()
 
     @torch.no_grad()
     def sample(self, count: int, *, cached: bool = True, temperature: float = 1.0) -> Tensor:

@@ -9,7 +9,7 @@ from pyrolvm._cli.options import count, key_value, seed, share, sides
 from pyrolvm._cli.words import CODES, DATA, GUIDE, TARGET, Commands, add_data, add_keeping, add_method, command
 from pyrolvm._methods.table import METHODS
 
-__all__ = ["add_check", "add_evaluate", "add_predict", "add_sample"]
+__all__ = ["add_check", "add_compress", "add_evaluate", "add_predict", "add_sample"]
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -132,6 +132,36 @@ def add_predict(commands: Commands) -> None:
         "--seed", metavar="N", type=seed, default=0, help="the same seed gives the same draws (default: 0)"
     )
     _add_file(group, "a .csv (summaries) or .nc (ArviZ, all draws) file", required=True)
+
+
+def add_compress(commands: Commands) -> None:
+    """``pyrolvm compress`` and ``pyrolvm decompress``."""
+    parser = command(
+        commands,
+        "compress",
+        "compressing",
+        "Make rows of discrete data a file of as few bits as a saved fit says that they have, without loss.",
+        "examples:\n"
+        "  pyrolvm compress runs/a test.npz --out test.lvmz\n"
+        "  pyrolvm decompress runs/a test.lvmz --out again.npz\n\n"
+        f"{CODES}",
+    )
+    _fitted(parser, "RUN", "a folder written by fit")
+    parser.add_argument("file", metavar="DATA", help="the rows: the model's argument, in an .npz, .json or .csv file")
+    parser.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=True, help="decode before writing (default: yes)"
+    )
+    _add_file(parser, "the compressed file, .lvmz", required=True)
+    parser = command(
+        commands,
+        "decompress",
+        "compressing",
+        "Read the rows that pyrolvm compress wrote, by the same fit.",
+        "examples:\n  pyrolvm decompress runs/a test.lvmz --out again.npz\n\n" + CODES,
+    )
+    _fitted(parser, "RUN", "the folder of the fit that they were compressed by")
+    parser.add_argument("file", metavar="FILE", help="what pyrolvm compress wrote")
+    _add_file(parser, "the rows: an .npz or .csv file", required=True)
 
 
 def add_loo(commands: Commands) -> None:

@@ -15,7 +15,7 @@ from pyrolvm._base.errors import ArgumentError, DataError
 from pyrolvm._check.evaluate import split
 from pyrolvm._check.evaluate.html import page
 from pyrolvm._check.evaluate.storage import CODEC, COMMAND
-from pyrolvm._cli.fitted import attached, is_run
+from pyrolvm._cli.fitted import arguments_in, attached, is_run
 from pyrolvm._cli.inference import given
 from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import choose_folder, kept, picture
@@ -115,7 +115,7 @@ def _held(
 ) -> tuple[Mapping[str, object], dict[str, object]]:
     """The held-out arguments by name, and the labels among them."""
     content = load_data(Path(args.held_out))
-    held = _arguments(content, fit, f"--held-out {args.held_out}")
+    held = arguments_in(content, fit, f"--held-out {args.held_out}")
     if args.labels is None:
         return held, words
     if args.labels not in content:
@@ -130,23 +130,11 @@ def _held(
     return held, words
 
 
-def _arguments(content: Mapping[str, object], fit: lvm.Posterior, what: str) -> dict[str, object]:
-    """The model's arguments among the arrays of a file."""
-    names = list(fit.attached.arguments)
-    found = {name: checked(content[name]) for name in names if name in content}
-    if not found:
-        raise DataError(
-            f"{what} holds {', '.join(sorted(content)) or 'nothing'}, and {fit.attached.name} takes {', '.join(names)}. "
-            "Fix: name the arrays as the model's arguments."
-        )
-    return found
-
-
 def _outliers(text: str, fit: lvm.Posterior) -> tuple[str, dict[str, object]]:
     """A data set and its name, from ``NAME=FILE`` or ``FILE``."""
     name, equals, file = text.partition("=")
     path = Path(file if equals else text)
-    return (name if equals else path.stem), _arguments(load_data(path), fit, f"--outliers {path}")
+    return (name if equals else path.stem), arguments_in(load_data(path), fit, f"--outliers {path}")
 
 
 def _show(found: lvm.Evaluation, out: Output) -> None:

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyrolvm as lvm
 from pyrolvm import _runs as runs
-from pyrolvm._base.errors import ArgumentError, StoreError
+from pyrolvm._base.errors import ArgumentError, DataError, StoreError
+from pyrolvm._cli.sources import checked
 from pyrolvm._cli.target import load_guide, load_problem
 
-__all__ = ["attached", "is_run"]
+__all__ = ["arguments_in", "attached", "is_run"]
 
 
 def is_run(target: str) -> bool:
     """Whether a target is a folder, and not something to fit."""
     return Path(target).is_dir()
+
+
+def arguments_in(content: Mapping[str, object], fit: lvm.Posterior, what: str) -> dict[str, object]:
+    """The model's arguments among the arrays of a file.
+
+    Raises:
+        DataError: if there is none.
+    """
+    names = list(fit.attached.arguments)
+    found = {name: checked(content[name]) for name in names if name in content}
+    if not found:
+        raise DataError(
+            f"{what} holds {', '.join(sorted(content)) or 'nothing'}, and {fit.attached.name} takes {', '.join(names)}. "
+            "Fix: name the arrays as the model's arguments."
+        )
+    return found
 
 
 def attached(args: argparse.Namespace) -> lvm.Posterior:

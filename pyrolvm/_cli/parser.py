@@ -9,6 +9,7 @@ from pyrolvm import __version__
 from pyrolvm._base.commands import COMMANDS, Command
 from pyrolvm._cli.evaluate_words import add_check as _add_check
 from pyrolvm._cli.evaluate_words import add_compare_models as _add_compare_models
+from pyrolvm._cli.evaluate_words import add_compress as _add_compress
 from pyrolvm._cli.evaluate_words import add_evaluate as _add_evaluate
 from pyrolvm._cli.evaluate_words import add_loo as _add_loo
 from pyrolvm._cli.evaluate_words import add_predict as _add_predict
@@ -70,6 +71,7 @@ def build_parser(wanted: str | None = None) -> argparse.ArgumentParser:
     _add_cross_validate(commands)
     _add_loo(commands)
     _add_compare_models(commands)
+    _add_compress(commands)
     _add_sample(commands)
     _add_diagnose(commands)
     _add_report(commands)

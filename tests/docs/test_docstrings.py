@@ -14,7 +14,19 @@ import pytest
 import pyrolvm as lvm
 
 FUNCTIONS = sorted(name for name in lvm.__all__ if inspect.isfunction(getattr(lvm, name)))
-ELSEWHERE = ("check", "compare_models", "cross_validate", "model", "predict", "sample", "simulate", "sparse", "stream")
+ELSEWHERE = (
+    "check",
+    "compare_models",
+    "compress",
+    "cross_validate",
+    "decompress",
+    "model",
+    "predict",
+    "sample",
+    "simulate",
+    "sparse",
+    "stream",
+)
 """Those whose examples need a model and data of the reader's; tests of their own call them."""
 
 

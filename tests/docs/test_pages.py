@@ -26,7 +26,7 @@ from pyrolvm._cli.parser import build_parser
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-LONG = ("evaluate", "sparse", "sweep", "use-a-posterior", "zoo-deep")
+LONG = ("compress", "evaluate", "sparse", "sweep", "use-a-posterior", "zoo-deep")
 """Pages whose programs take many seconds: run among the slow tests."""
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
