@@ -91,8 +91,9 @@ LOWEST_TESTS ?= tests/compat tests/capture tests/density tests/exact tests/poste
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(LOWEST_TESTS)
 
-# The line that Sphinx prints of each page is left out; what it warns of is an error.
+# The line that Sphinx prints of each page is left out; what it warns of is an error. Pages of before that are gone would be looked up too.
 docs: $(VENV)/.installed-docs
+	rm -rf build/site
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs 2 -b html docs build/site
 	$(BIN)/python docs/check_links.py build/site
 	@echo "build/site/index.html"
