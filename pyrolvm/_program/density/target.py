@@ -49,6 +49,9 @@ PATIENCE = 5.0
 ASKED, ASKED_AT_ONCE = 24, 3
 """Points where a compiled density is not finite at which stock Pyro is run, in all and in one call."""
 
+LAST_DIGITS, STEADY = (3.0, -3.0, 8.0, -8.0), 1e-3
+"""Roundings by which such a point is moved, relative to each number, and the share of its density that this may change."""
+
 ALONE = {"c": 2.5e6, "jax": 1e7, "torch": 0.0}
 """Numbers, for each operation of a density, that the points of one call ask for together from which on densities without
 gradients are worth a program of their own. By their number alone, not by the clock, and for each call by itself: the last digits
@@ -424,8 +427,23 @@ def _zero(joint: Joint) -> Tensor:
 
 
 def stock(joint: Joint, point: Tensor) -> float | None:
-    """The log density of stock Pyro at a point, where that and its gradient are finite; must be called inside a session."""
-    flat = point.detach().requires_grad_(True)
+    """The log density of stock Pyro at a point, where that and its gradient are finite and not made by rounding.
+
+    Must be called inside a session. Where a matrix is next to singular, as the covariance of a far start, whether it has a factor
+    hangs on the last digits: such values say nothing of what an engine should find.
+    """
+    value = _of_pyro(joint, point)
+    if value is None:
+        return None
+    for sign in LAST_DIGITS:
+        beside = _of_pyro(joint, point * (1 + sign * torch.finfo(point.dtype).eps))
+        if beside is None or not abs(beside - value) <= STEADY * (1 + abs(value)):
+            return None
+    return value
+
+
+def _of_pyro(joint: Joint, point: Tensor) -> float | None:
+    flat = point.detach().clone().requires_grad_(True)
     try:
         with torch.enable_grad():
             value = joint.potential(flat)
