@@ -28,6 +28,7 @@ import likelihood as likelihoods
 import load as loads
 import objectives as gradients
 import peer_programs as peers
+import samplers as chains
 import stopping as stops
 import sweep as sweeps
 import zoo as models_of_the_zoo
@@ -48,6 +49,7 @@ PAGES = (
     "how-vi-fails.md",
     "objectives.md",
     "sweep.md",
+    "vi-or-mcmc.md",
     "zoo-deep.md",
     "zoo-likelihood.md",
     "zoo.md",
@@ -152,6 +154,12 @@ def posteriordb(found: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def samplers(found: dict[str, Any]) -> str:
+    """Gradients and seconds of each method, and what they are beside those of the first."""
+    lines = "\n".join(f"- {line}" for line in found["ratios"])
+    return f"{common.table(found['rows'], chains.COLUMNS)}\n\n{lines}"
+
+
 def ica(found: dict[str, Any]) -> str:
     """Separation beside FastICA, and what noise costs."""
     parts = (("separation", separation.SEPARATION), ("noise", separation.NOISY))
@@ -200,6 +208,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "svi_speed": svi,
     "nuts_speed": nuts,
     "peer_programs": peer_programs,
+    "samplers": samplers,
     "vae_speed": vae,
     "zoo": by_row(models_of_the_zoo.COLUMNS),
     "ica": ica,

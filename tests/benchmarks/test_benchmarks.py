@@ -135,3 +135,44 @@ def test_rows_of_scale_that_are_not_measured_now_stay_and_those_without_one_say_
     assert all(one["status"] == "not measured" for one in found if one["problem"] != "grid")
     path.write_text(json.dumps({"date": "2026-01-03", "revision": "def", "rows": found}))
     assert scale.earlier(scale.common.argparse.Namespace(out=path, quick=False)).keys() == kept.keys()
+
+
+def _chains(rng: np.random.Generator, shift: float, diverged: bool) -> Any:
+    from types import SimpleNamespace
+
+    import xarray as xr
+
+    x = rng.normal(size=(4, 300)) + shift * np.arange(4)[:, None]
+    flags = np.zeros((4, 300), bool)
+    flags[2, 40] = diverged
+    dims = ("chain", "draw")
+    stats = xr.Dataset(
+        {"n_steps": (dims, np.full((4, 300), 7)), "diverging": (dims, flags)}, attrs={"kernel": "nutpie"}
+    )
+    attrs = {"frame_evaluations": 1_000, "warmup_steps": 2_000, "sampled_in": "frame"}
+    tree = {
+        "posterior": xr.Dataset({"x": (dims, x)}, attrs=attrs), "sample_stats": stats,
+        "unconstrained_posterior": xr.Dataset({"x": (dims, x)}),
+    }  # fmt: skip
+    return SimpleNamespace(
+        data=xr.DataTree.from_dict(tree), divergences=int(diverged), verdict=SimpleNamespace(status="")
+    )
+
+
+def test_gradients_to_enough_draws_count_what_came_before_and_failures_are_rows(load: Any) -> None:
+    samplers = load("samplers")
+    fine = samplers.judged(_chains(np.random.default_rng(0), 0.0, False))
+    assert fine["gradients"] == 3_000 + 4 * 300 * 7
+    assert 3_000 + 4 * 100 * 7 <= fine["gradients_to"] == 3_000 + 4 * fine["draws_to"] * 7 < fine["gradients"]
+    for bad in (
+        samplers.judged(_chains(np.random.default_rng(0), 2.0, False)),
+        samplers.judged(_chains(np.random.default_rng(0), 0.0, True)),
+    ):
+        assert "gradients_to" not in bad and bad["status"].startswith("not reached: min ESS")
+    rows = [
+        {"problem": "a", "method": "nuts", "gradients_to": 100}, {"problem": "a", "method": "other", "gradients_to": 300},
+        {"problem": "b", "method": "nuts", "gradients_to": 100}, {"problem": "b", "method": "other"},
+    ]  # fmt: skip
+    assert samplers.ratios(rows) == [
+        "other: 3.00 times the gradients of nuts in the median of 1, 3.00 to 3.00; reached 1 of 2"
+    ]

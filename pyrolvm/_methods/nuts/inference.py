@@ -271,7 +271,7 @@ def _run(
         if settings.keeper is not None:
             basis = None if learnt is None else torch.from_numpy(learnt.metric.basis)
             settings.keeper.set_up(starts, mean, covariance, *([] if basis is None else [basis]))
-        outcome, before = ran(settings, f"nuts on {problem.name}"), []
+        outcome, before, thrown = ran(settings, f"nuts on {problem.name}"), [], 0
         for accept in ACCEPTS[1:] if again and target is not None else ():
             effort = _effort(outcome.raw, target, problem, settings)
             if not _diverged_a_little(outcome.raw, effort, time.perf_counter() - set_up):
@@ -281,6 +281,7 @@ def _run(
             if another.raw.interrupted:
                 break
             before += [f"{int(outcome.raw.stats['diverging'].sum()):,} at {settings.target_accept:g}"]
+            thrown += _steps(outcome.raw)
             outcome, settings = another, careful
         raw = outcome.raw
         require_draws(raw.draws.shape[1])
@@ -295,7 +296,7 @@ def _run(
             "frame_evaluations": 0 if target is None else target.evaluations,
             "draws_asked": draws, "effort": _effort(raw, target, problem, settings),
             "sampling_time": sampled - set_up - compiling,
-            **({"divergences_before": ", ".join(before)} if before else {}),
+            **({"divergences_before": ", ".join(before), "steps_before": thrown} if before else {}),
         }  # fmt: skip
         tree = tree_of_chains(
             problem, joint, frame, raw.draws, raw.stats, attrs, interrupted=raw.interrupted, spent=sampled - started,
@@ -354,9 +355,14 @@ def _diverged_a_little(raw: Raw, effort: float, seconds: float) -> bool:
     return done and 0 < share <= AGAIN_SHARE and effort <= AGAIN_SECONDS
 
 
+def _steps(raw: Raw) -> int:
+    """The leapfrog steps of all chains."""
+    return int(raw.stats["n_steps"].sum() + raw.warmup_steps.sum())
+
+
 def _effort(raw: Raw, target: Target | None, problem: Problem, settings: Settings) -> float:
     """Seconds of an ordinary processor that the gradients of a chain take, of the mean chain."""
-    steps = float(raw.stats["n_steps"].sum() + raw.warmup_steps.sum()) / len(raw.draws)
+    steps = _steps(raw) / len(raw.draws)
     size = problem.unconstrained_size
     each = NUMBER * (size + sum(site.numel for site in problem.observed)) if target is None else target.each.of(1)
     directions = 0 if settings.metric is None else settings.metric.basis.size
