@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pyrolvm import ArgumentError, GuideError
+from pyrolvm.family import require_memory
 from pyrolvm_guides._layout import Latent, Layout, argument_shapes
 
-__all__ = ["at_least", "choice", "degrees", "hidden_sizes", "positive", "refuse_other_sizes", "refuse_subsampling"]
+__all__ = [
+    "at_least",
+    "choice",
+    "degrees",
+    "hidden_sizes",
+    "positive",
+    "refuse_other_sizes",
+    "refuse_subsampling",
+    "require_room",
+]
 
 MOST_DEGREES = 30
 """Student t noise of more degrees of freedom is normal for most purposes."""
+
+COPIES = 7.0
+"""Of the weights of masked networks while they are trained: values, masks, products, gradients of both, and two moments."""
 
 _REMEDY = 'Fix: guide="mean_field" or "amortized" work with minibatches; or fit all rows at once.'
 
@@ -118,4 +132,26 @@ def _refuse(family: str, latent: Latent, why: str) -> None:
     raise GuideError(
         f"guide {family!r} holds site {latent.name!r} with all its values at once, shape {latent.shape}, but {why}. "
         f"{_REMEDY}"
+    )
+
+
+def require_room(family: str, dim: int, hidden: Sequence[int], outputs: int, networks: int, itemsize: int) -> None:
+    """Refuses networks over so many unknowns that this machine has no room to train them.
+
+    Args:
+        family: the guide's name.
+        dim: how many unknowns a network reads and writes of.
+        hidden: units of its layers.
+        outputs: what it writes of each unknown.
+        networks: how many of them there are.
+        itemsize: bytes of a number.
+
+    Raises:
+        ArgumentError: if more memory is needed than is free.
+    """
+    weights = networks * sum(one * other for one, other in pairwise((dim, *hidden, dim * outputs)))
+    require_memory(
+        f"{family} over {dim:,} unknowns has {weights:,} weights, which take, with what trains them",
+        COPIES * weights * itemsize,
+        'use guide="structured", "low_rank" or "mean_field", or fewer hidden units.',
     )

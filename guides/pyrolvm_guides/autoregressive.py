@@ -11,7 +11,7 @@ from pyro.nn import PyroModule
 from pyrolvm import Problem
 from pyrolvm.family import traits
 from pyrolvm_guides._bijections import Affine, Bijection, Chain, InverseAutoregressive
-from pyrolvm_guides._checks import at_least, hidden_sizes, positive
+from pyrolvm_guides._checks import at_least, hidden_sizes, positive, require_room
 from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
@@ -92,4 +92,5 @@ def autoregressive(
     if not layout.latents:
         return EmptyGuide("autoregressive")
     width = min(max(2 * layout.size, 16), 256)
+    require_room("autoregressive", layout.size, sizes or (width, width), 2, count, layout.start.itemsize)
     return _Autoregressive(layout, scale, framed, count, sizes or (width, width))

@@ -11,7 +11,7 @@ from pyro.nn import PyroModule
 from pyrolvm import Problem
 from pyrolvm.family import traits
 from pyrolvm_guides._bijections import Affine, Bijection, Chain, Spline, SplineAutoregressive, SplineCoupling
-from pyrolvm_guides._checks import at_least, degrees, hidden_sizes, positive
+from pyrolvm_guides._checks import at_least, degrees, hidden_sizes, positive, require_room
 from pyrolvm_guides._frame import wants_frame
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
@@ -113,6 +113,7 @@ def flow(
     dim, width = layout.size, min(max(2 * layout.size, 32), 256)
     shape: dict[str, Any] = {"bins": n_bins, "bound": half_width, "like": layout.start}
     bends: list[Bijection]
+    require_room("flow", dim, sizes or (width, width), 3 * n_bins - 1, 1 if coupling else count, layout.start.itemsize)
     if dim == 1:
         bends = [Spline(1, **shape)]
     elif coupling:

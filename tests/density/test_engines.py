@@ -17,7 +17,7 @@ from pyrolvm._methods.nuts.potential import Disagreement, check_far
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density import target as module
 from pyrolvm._program.density.target import Points, Target, stock
-from pyrolvm.family import find_frame, frame
+from pyrolvm.family import find_frame, frame, modes
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -167,6 +167,22 @@ def test_a_density_that_is_not_finite_by_pyro_either_is_kept() -> None:
     assert (target.engine, target.disowned) == ("c", {})
 
 
+def test_a_density_that_hangs_on_the_last_digits_of_a_point_is_none() -> None:
+    def nearly_singular(y: Tensor) -> None:
+        loadings = pyro.sample("loadings", dist.Normal(torch.zeros(6, dtype=y.dtype), 1.0).to_event(1))
+        covariance = loadings[:, None] * loadings + 1e-12 * torch.eye(6, dtype=y.dtype)
+        pyro.sample("y", dist.MultivariateNormal(torch.zeros(6, dtype=y.dtype), covariance), obs=y)
+
+    problem = lvm.Problem(nearly_singular, torch.linspace(-1.0, 1.0, 6, dtype=torch.float64))
+    with problem.session(seed=0):
+        joint = module.Joint(problem)
+        point = torch.linspace(0.5, 1.4, 6, dtype=torch.float64)
+        small = point / 100
+        assert module.stock(joint, small) == pytest.approx(-float(joint.potential(small)))
+        assert torch.isfinite(joint.potential(point * 30))
+        assert module.stock(joint, point * 30) is None
+
+
 def test_pyro_is_asked_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(module, "stock", lambda *_: asked.append(1))
@@ -223,7 +239,7 @@ def test_a_frame_that_costs_more_than_it_saves_is_given_up(monkeypatch: pytest.M
     monkeypatch.setattr(frame, "SAVES_SECONDS", 0.0)
     problem = lvm.Problem(plain, Y)
     sought: list[int] = []
-    monkeypatch.setattr(frame, "climb", lambda *a, _climb=frame.climb, **k: (sought.append(1), _climb(*a, **k))[1])
+    monkeypatch.setattr(modes, "climb", lambda *a, _climb=modes.climb, **k: (sought.append(1), _climb(*a, **k))[1])
     monkeypatch.setattr(frame._with, "__defaults__", (0.0,))
     with problem.session(seed=0):
         for _ in range(2):

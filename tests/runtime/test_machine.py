@@ -38,6 +38,11 @@ def test_it_says_how_much_memory_is_free() -> None:
             lambda p: lvm.fit(p, "full_rank", progress=False),
             "full_rank of 100,000 unknowns has 5,000,150,000 parameters",
         ),
+        (lambda p: lvm.fit(p, "flow", progress=False), "flow over 100,000 unknowns has 1,228,931,072 weights"),
+        (
+            lambda p: lvm.fit(p, lvm.guide("autoregressive", hidden=[2_000]), progress=False),
+            "autoregressive over 100,000 unknowns has 1,200,000,000 weights",
+        ),
         (lambda p: lvm.fit(p, "mean_field", draws=100_000, progress=False), "100,000 draws of 100,000 latent values"),
         (lambda p: lvm.nuts(p, draws=5_000, progress=False), "4 chains of 5,000 draws of 100,000 unknowns"),
         (lambda p: lvm.nuts(p, draws=10, dense_mass=True, progress=False), "dense mass matrices of 100,000 unknowns"),
