@@ -6,5 +6,6 @@ every so many steps, between which compiled engines take theirs at once.
 
 from pyrolvm.callbacks.grid import SampleGrid
 from pyrolvm.callbacks.tensorboard import TensorBoard
+from pyrolvm.callbacks.trackers import MLflow, WandB
 
-__all__ = ["SampleGrid", "TensorBoard"]
+__all__ = ["MLflow", "SampleGrid", "TensorBoard", "WandB"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pyrolvm._base.errors import positive_int
-from pyrolvm._methods.fit.loop import Step
+from pyrolvm.callbacks.course import Course
 
 __all__ = ["TensorBoard"]
 
 
-class TensorBoard:
+class TensorBoard(Course):
     """Writes loss, learning rate, held-out loss and the norms of the parameters for TensorBoard.
 
     Each step's loss and rate are written, also those between two calls. See them by ``tensorboard --logdir folder``.
@@ -26,8 +25,8 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | Path, *, every: int = 100, norms: bool = True) -> None:
-        self.every = positive_int("every", every)
-        self.folder, self.norms = Path(folder), norms
+        super().__init__(every, norms)
+        self.folder = Path(folder)
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -36,30 +35,13 @@ class TensorBoard:
             ) from error
         self._make: Any = SummaryWriter
         self._writer: Any = None
-        self._written = self._looks = 0
 
-    def __call__(self, step: Step) -> None:
-        """Writes what has happened since the last call."""
-        history = step.history
-        if history is None:
-            return
-        if step.step < self._written:  # another fit
-            self.close()
-            self._written = self._looks = 0
+    def _write(self, by_step: dict[int, dict[str, float]]) -> None:
         if self._writer is None:
             self._writer = self._make(str(self.folder))
-        losses, rates = history.losses, history.rates
-        for i in range(self._written, len(losses)):
-            self._writer.add_scalar("loss", losses[i], i)
-            self._writer.add_scalar("learning_rate", rates[i], i)
-        self._written = len(losses)
-        for at, loss in history.validation[self._looks :]:
-            self._writer.add_scalar("validation_loss", loss, at)
-        self._looks = len(history.validation)
-        if self.norms:
-            for name, value in step.parameters().items():
-                size = value.detach().square().mean().sqrt()
-                self._writer.add_scalar(f"rms/{name.replace('$$$', '.')}", float(size), step.step)
+        for step, numbers in by_step.items():
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
