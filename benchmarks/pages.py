@@ -2,7 +2,8 @@
 
     python benchmarks/pages.py
 
-A marker ``<!-- results: NAME -->`` is followed by the table of ``benchmarks/results/NAME.json`` up to ``<!-- end -->``.
+A marker ``<!-- results: NAME -->`` is followed by the table of ``benchmarks/results/NAME.json`` up to ``<!-- end -->``; of results of
+problems that have several pages, each page has its rows.
 """
 
 from __future__ import annotations
@@ -197,7 +198,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "compression": by_row(compressions.COLUMNS),
     "deep": by_row(autoencoders.COLUMNS),
     "durability": durability,
-    "held_out": by_row(unseen.COLUMNS),
     "likelihood": by_row(likelihoods.COLUMNS),
     "load": by_row(loads.COLUMNS),
     "objectives": by_row(gradients.COLUMNS),
@@ -234,11 +234,13 @@ def note(found: dict[str, Any]) -> str:
     )
 
 
-def fill(text: str) -> str:
+def fill(text: str, page: str = "") -> str:
     """A page with the tables of the committed results between its markers."""
 
     def put(match: re.Match[str]) -> str:
         found = json.loads((common.RESULTS / f"{match[2]}.json").read_text(encoding="utf-8"))
+        if match[2] == "held_out":
+            return f"{match[1]}\n{unseen.shown(found, page)}\n\n{note(found)}\n\n{match[3]}"
         made = TABLES.get(match[2])
         shown = guides.table(found) if made is None else f"{made(found)}\n\n{note(found)}\n"
         return f"{match[1]}\n{shown}\n{match[3]}"
@@ -254,7 +256,7 @@ def main() -> None:
     for page in PAGES:
         path = DOCS / page
         text = path.read_text(encoding="utf-8")
-        filled = fill(text)
+        filled = fill(text, page.removesuffix(".md"))
         if check and filled != text:
             raise SystemExit(f"{page} is out of date. Fix: python benchmarks/pages.py")
         path.write_text(filled, encoding="utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 import pyrolvm as lvm
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._base.writing import replace_file
-from pyrolvm._check.predict.inference import DRAWS
+from pyrolvm._check.predict.inference import draws_taken
 from pyrolvm._check.predict.streaming import BEHIND, STATISTICS, rows_at_once, seed_of
 from pyrolvm._cli.fitted import attached
 from pyrolvm._cli.output import Output
@@ -103,7 +103,7 @@ def _pieces(args: argparse.Namespace, posterior: lvm.Posterior, words: dict[str,
     if args.new is None or Path(args.new).suffix.lower() != ".csv" or by_number:
         yield _new(args, posterior, out)
         return
-    step = rows_at_once(min(args.draws or DRAWS, posterior.num_draws))
+    step = rows_at_once(draws_taken(posterior, args.draws))
     for number, content in enumerate(data_pieces(Path(args.new), step)):
         yield _known(args, posterior, content, None if number else out)
 

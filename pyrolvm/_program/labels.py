@@ -18,7 +18,9 @@ from pyrolvm._program.missing import is_missing, missing_error
 __all__ = ["Code", "Levels", "Times", "coded", "coded_again"]
 
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?")
+_DATE = re.compile(
+    r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6}(?P<finer>\d{1,3})?)?)?(?P<zone>Z|[+-]\d{2}(:?\d{2})?)?)?"
+)
 _DAY = np.timedelta64(1, "D")
 
 
@@ -76,7 +78,8 @@ def _order(label: object) -> tuple[float, str]:
 def coded(name: str, value: object, *, gaps: bool = False) -> tuple[Array, Code] | None:
     """The numbers of a column of categories, text, dates or durations, and what they stand for; ``None`` of anything else.
 
-    Text of ISO dates (``2024-05-01``, ``2024-05-01 12:30``) is dates. Numbers of dates are days since midnight of the first.
+    Text of ISO dates (``2024-05-01``, ``2024-05-01 12:30``, ``2024-05-01T12:30:00+02:00``) is dates. Numbers of dates are days since
+    midnight of the first.
 
     Args:
         name: the argument's name, for messages.
@@ -209,8 +212,13 @@ def _times(items: Array) -> Array | None:
     if items.dtype.kind in "Mm":
         return items
     listed = items.reshape(-1).tolist()
-    if _is_text(items) and all(_DATE.fullmatch(item) for item in listed):
+    if _is_text(items) and all(found := [_DATE.fullmatch(item) for item in listed]):
         kind = "datetime64[us]"
+        if any(one["zone"] or one["finer"] for one in found if one is not None):
+            try:
+                listed = [_naive(datetime.datetime.fromisoformat(item)) for item in listed]
+            except ValueError:  # of text such as 2024-13-45T12:00Z
+                return None
     elif listed and all(isinstance(item, datetime.date) for item in listed):
         kind, listed = "datetime64[us]", [_naive(item) for item in listed]
     elif listed and all(isinstance(item, datetime.timedelta) for item in listed):

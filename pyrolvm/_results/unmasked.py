@@ -17,33 +17,43 @@ from pyrolvm._program.problem import Problem
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["present", "present_groups"]
+__all__ = ["counted", "present", "present_groups"]
 
 
 def present(problem: Problem) -> dict[str, Array]:
     """For observed sites of which some rows are masked out: which are not, in the shape of the site's batch; inside a session."""
     found = {}
+    for name, seen in counted(problem).items():
+        site = problem.sites[name]
+        rows = np.asarray(seen.reshape(*seen.shape[: seen.ndim - site.event_dim], -1).any(-1))
+        if not rows.all():
+            found[name] = rows
+    return found
+
+
+def counted(problem: Problem) -> dict[str, Array]:
+    """For observed sites of which some values are masked out or missing: which are not, in the site's shape; inside a session."""
+    found = {}
     nodes: Mapping[str, Any] = problem.whole.trace(problem).nodes
     for site in problem.observed:
         node = nodes[site.name]
-        shape = site.shape[: len(site.shape) - site.event_dim]
-        seen = torch.ones(shape, dtype=torch.bool)
+        seen = torch.ones(site.shape, dtype=torch.bool)
         for mask in (node["mask"], *own_masks(node["fn"])):
-            seen = seen & _by_row(mask, len(shape))
+            seen = seen & _spread(mask, len(site.shape), len(site.shape) - site.event_dim)
         for one in problem.absent.values():
             if one.site == site.name:
-                seen = seen & ~one.mask.cpu().reshape(*shape, -1).all(-1)
+                seen = seen & ~one.mask.cpu().reshape(site.shape)
         if not bool(seen.all()):
             found[site.name] = seen.numpy()
     return found
 
 
-def _by_row(mask: Any, dims: int) -> Tensor:
-    """A mask by row: of entries of one event, whether any is seen."""
+def _spread(mask: Any, dims: int, batch: int) -> Tensor:
+    """A mask with as many dimensions as the value: those of the batch alone go for all entries of an event."""
     if mask is None or isinstance(mask, bool):
         return torch.tensor(mask is not False)
     seen = mask.detach().cpu().bool()
-    return seen.reshape(*seen.shape[:dims], -1).any(-1) if seen.dim() > dims else seen
+    return seen.reshape(*seen.shape, *[1] * (dims - max(seen.dim(), batch)))
 
 
 def present_groups(groups: Mapping[str, Any], seen: Mapping[str, Array]) -> dict[str, Any]:

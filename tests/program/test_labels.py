@@ -247,3 +247,18 @@ def test_labels_and_dates_of_a_table_in_a_file_are_taken_by_the_shell(
     assert main(["predict", "r", "--problem", "m.py:model", "--data", "d.csv", "--new", "n.csv", "--out", "p.csv"]) == 0
     found = pd.read_csv("p.csv")
     assert found["variable"].tolist() == ["a", "a", "a", "y"]
+
+
+def test_text_of_dates_with_zones_is_dates_in_utc() -> None:
+    def days(*text: str) -> list[float]:
+        found = coded("when", np.array(text, dtype=object))
+        assert found is not None and isinstance(found[1], Times)
+        return [float(day) for day in found[0]]
+
+    assert days("2024-03-01T12:00:00+02:00", "2024-03-02") == pytest.approx([10 / 24, 1.0])
+    assert days("2024-03-01T12:00Z") == [0.5]
+    assert days("2024-03-01 06:00:00.500000000") == pytest.approx([0.25 + 0.5 / 86400])
+    again = coded_again("when", ["2024-03-02T02:00+0200"], Times("2024-03-01"))
+    assert again is not None and again[0].tolist() == [1.0]
+    labels = coded("when", np.array(["2024-13-01T00:00Z"], dtype=object))
+    assert labels is not None and isinstance(labels[1], Levels)

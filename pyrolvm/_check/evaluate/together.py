@@ -116,6 +116,7 @@ class Scored:
         """Those of them that are chosen out of so many."""
         every = _by_row(found)
         kept = chosen(len(every)).numpy()
+        kept = kept[every["log_p"].notna().to_numpy()[kept]]
         return cls(found, len(every), kept, every.iloc[kept])
 
     @property
@@ -123,7 +124,8 @@ class Scored:
         """The mean log density of rows with its errors: rows are scored by the same draws, and so err together."""
         value, alone, spread = mean_of(self.table["log_p"], self.table["log_p_error"])
         names = ["lpd"] if "lpd" in self.found else [f"{site}_lpd" for site in _sites(self.found)]
-        together = math.sqrt(sum(float(self.found.attrs[f"{name}_error"]) ** 2 for name in names)) / self.count
+        known = self.count - sum(int(np.isnan(self.found[name].values).sum()) for name in names)
+        together = math.sqrt(sum(float(self.found.attrs[f"{name}_error"]) ** 2 for name in names)) / max(known, 1)
         return value, max(alone, together), spread
 
     def mean_column(self, name: str) -> float:
@@ -135,7 +137,7 @@ class Scored:
         pit = _flat(self.found, f"{site}_pit")
         if pit.size % self.count == 0:
             pit = pit.reshape(self.count, -1)[self.kept].reshape(-1)
-        value, _, spread = mean_of(np.abs(pit - 0.5) <= percent / 200)
+        value, _, spread = mean_of(np.abs(pit[~np.isnan(pit)] - 0.5) <= percent / 200)
         return value, math.nan, spread
 
 
@@ -279,7 +281,10 @@ def _of_site(found: xr.Dataset, site: str, end: str, rows: int) -> dict[str, Arr
         if f"{site}_{what}" in found:
             values = _flat(found, f"{site}_{what}").reshape(rows, -1)
             if what == "crps" or values.shape[1] == 1:
-                told[f"{what}{end}"] = values.mean(axis=1)
+                known = ~np.isnan(values)
+                counts = known.sum(axis=1)
+                sums = np.where(known, values, 0.0).sum(axis=1)
+                told[f"{what}{end}"] = np.where(counts > 0, sums / np.maximum(counts, 1), math.nan)
     return told
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyrolvm._base.errors import ArgumentError, unknown_name
+from pyrolvm._base.errors import ArgumentError, DataError, unknown_name
 from pyrolvm._check.predict.coding import coded_anew, taken_apart, without_observed
 from pyrolvm._check.predict.running import observed_values
 from pyrolvm._program.columns import Columns
 from pyrolvm._program.data import to_tensors
 from pyrolvm._program.labels import Code
+from pyrolvm._program.missing import REMEDY, as_nan
 from pyrolvm._program.problem import Problem
 
-__all__ = ["Arguments", "Behind", "arguments", "behind"]
+__all__ = ["Arguments", "Behind", "arguments", "behind", "of_new_rows"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,25 @@ class Behind:
     whole: bool
 
 
+@contextmanager
+def of_new_rows() -> Iterator[None]:
+    """Says what can be done about values that are missing of new rows, where errors speak of a fit's.
+
+    Raises:
+        DataError: that one, in place of the fit's.
+    """
+    try:
+        yield
+    except DataError as error:
+        found, _, remedy = str(error).partition(" Fix: ")
+        if remedy != REMEDY:
+            raise
+        raise DataError(
+            f"{found.removesuffix('.')}, in what is to be predicted. Fix: of covariates, fill them in or drop those rows; of "
+            "observations that are labels, predict those rows in a call of their own without the argument, and score the others."
+        ) from error
+
+
 def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, object], rows: int | None) -> Arguments:
     """Completes new arguments: observations that are left out get stand-ins of their shape, what carries no rows stays as it was.
 
@@ -89,8 +110,9 @@ def arguments(problem: Problem, args: Sequence[object], kwargs: Mapping[str, obj
         if name in new:
             raise ArgumentError(f"argument {name!r} is given twice. Fix: give it once.")
         new[name] = value
-    given, codes = coded_anew(problem, {name: value for name, value in new.items() if value is not None})
     seen = _observations(problem)
+    new = {name: as_nan(value) if name in seen and name not in problem.codes else value for name, value in new.items()}
+    given, codes = coded_anew(problem, {name: value for name, value in new.items() if value is not None})
     columns: set[str] = set()
     for name, value in new.items():
         if value is None and name not in seen:

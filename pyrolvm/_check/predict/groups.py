@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrolvm._base.numerics import Array
@@ -14,6 +15,7 @@ from pyrolvm._check.predict.scores import scores, totals
 from pyrolvm._check.predict.setting import Setting
 from pyrolvm._program.names import Dimensions
 from pyrolvm._results.datasets import described, named_dims, site_dataset
+from pyrolvm._results.unmasked import counted
 
 __all__ = ["groups"]
 
@@ -60,6 +62,9 @@ def _scores(setting: Setting, found: Mapping[str, Tensor], attrs: Mapping[str, A
     seen, dims, told = observed_values(new), named_dims(new), dict(attrs)
     values: dict[str, Any] = {}
     named: dict[str, list[str]] = {}
+    with new.session(seed=0), torch.no_grad():
+        counts = counted(new)
+    rows_seen: list[Array] = []
     for key, term in found.items():
         if not key.startswith("log_score/"):
             continue
@@ -70,6 +75,8 @@ def _scores(setting: Setting, found: Mapping[str, Tensor], attrs: Mapping[str, A
         assert here is not None
         density = term.cpu().numpy()
         each = scores(density, draws, here.cpu().numpy())
+        if name in counts:
+            rows_seen.append(_without_unseen(setting, name, counts[name], each))
         told |= totals(name, each, density)
         for what, value in each.items():
             values[f"{name}_{what}"], named[f"{name}_{what}"] = value, dims[name][: value.ndim]
@@ -78,11 +85,29 @@ def _scores(setting: Setting, found: Mapping[str, Tensor], attrs: Mapping[str, A
     together = _together(found)
     if together is not None:
         each = {name: value for name, value in scores(together, None, together[0]).items() if name.startswith("lpd")}
+        if len(rows_seen) == len({name for name in found if name.startswith("log_score/")}) > 0:
+            for value in each.values():
+                value[~np.any(rows_seen, axis=0)] = np.nan
         told |= {name.removeprefix("_"): value for name, value in totals("", each, together).items()}
         rows = next(dims for name, dims in named.items() if name.endswith("_lpd"))
         values |= each
         named |= {name: rows[: value.ndim] for name, value in each.items()}
     return site_dataset(values, named, attrs=told, coords=Dimensions(new).coords(), sample_dims=())
+
+
+def _without_unseen(setting: Setting, name: str, counts: Array, each: dict[str, Array]) -> Array:
+    """Takes scores of what is masked out or missing away, and says of which rows anything is seen."""
+    shown = setting.shown(name, torch.as_tensor(counts), False)
+    assert shown is not None
+    seen: Array = shown.numpy()
+    event = setting.new.sites[name].event_dim
+    rows = np.asarray(seen.reshape(*seen.shape[: seen.ndim - event], -1).any(-1))
+    for value in each.values():
+        for where in (seen, rows):
+            if value.shape == where.shape:
+                value[~where] = np.nan
+                break
+    return rows
 
 
 def _together(found: Mapping[str, Tensor]) -> Array | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyrolvm._base import budget, runtime
 from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm._base.explain import at_the_door
-from pyrolvm._check.predict.arguments import arguments
+from pyrolvm._check.predict.arguments import arguments, of_new_rows
 from pyrolvm._check.predict.checking import check_laws, check_priors
 from pyrolvm._check.predict.groups import groups
 from pyrolvm._check.predict.inferring import Inferring, inferring
@@ -32,7 +32,7 @@ from pyrolvm._results.evaluating import every
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["predict", "scored"]
+__all__ = ["draws_taken", "predict", "scored"]
 
 DRAWS = 1_000
 """Draws that are taken by default."""
@@ -42,6 +42,9 @@ LOOPED = 500
 
 MOST_NUMBERS = 20_000_000
 """Numbers that a group of the result may have."""
+
+SECONDS = 60.0
+"""What drawing from a model without latents may take, where nothing says how many draws are wanted: a flow of images is dear."""
 
 KINDS = ("draws", "mean")
 
@@ -92,7 +95,8 @@ def predict(
             batch after batch, so that memory stays bounded; the only argument may be an iterator or a loader of batches, each of them
             a tuple of arguments, a dictionary of them, or a table.
         draws: posterior draws to take, evenly among all: as many of each chain, so that there may be a few more. By default 1,000,
-            fewer where the result would fill the memory.
+            fewer where the result would fill the memory. Where no draw of the fit goes on (a model without latents, or with those of
+            new rows alone), as many as are asked for; of a model without latents by default fewer where 1,000 would take minutes.
         seed: makes it repeatable.
         **kwargs: new values of arguments by name; one that is called like an option of this function is given by position.
 
@@ -128,9 +132,15 @@ def predict(
     with runtime.undisturbed():
         if not summary:
             return xr.DataTree.from_dict(one((args, kwargs), seed))
-        asked = min(draws or DRAWS, posterior.num_draws)
+        asked = draws_taken(posterior, draws)
         every = batches(posterior.attached, args, kwargs, asked)
         return xr.DataTree.from_dict(summarised(every, lambda given, seed: one(given, seed, asked), seed))
+
+
+def draws_taken(posterior: Posterior, asked: int | None) -> int:
+    """How many draws a prediction in batches takes: as many as there are, or of a model without latents as are asked for."""
+    wanted = asked or DRAWS
+    return min(wanted, posterior.num_draws) if posterior.attached.latents else wanted
 
 
 def scored(
@@ -153,7 +163,7 @@ def scored(
         )
 
     with runtime.undisturbed():
-        every = batches(posterior.attached, args, kwargs, min(draws or DRAWS, posterior.num_draws))
+        every = batches(posterior.attached, args, kwargs, draws_taken(posterior, draws))
         return summarised(every, one, seed).get("scores")
 
 
@@ -172,8 +182,9 @@ def _predicted(
     own_scored: bool = False,
 ) -> dict[str, xr.Dataset]:
     old, began = posterior.attached, time.perf_counter()
-    asked = arguments(old, args, kwargs, rows)
-    found = setting(old, asked, members, rows, _two(posterior), scored=own_scored)
+    with of_new_rows():
+        asked = arguments(old, args, kwargs, rows)
+        found = setting(old, asked, members, rows, _two(posterior), scored=own_scored)
     values, chains, step = _draws(posterior, found.new, set(found.kept), draws)
     if found.fresh:
         check_priors(posterior, found, values, set(members))
@@ -185,9 +196,14 @@ def _predicted(
     )  # fmt: skip
     with found.new.session(seed=seed, params=posterior.params), torch.no_grad():
         many = Evaluator(one, values, what="predict")
-        if many.way == "loop" and draws is None:
-            total = len(next(iter(values.values())))
-            fewer = math.ceil(total / budget.affordable(many.cost, min(LOOPED, total)))
+        total = len(next(iter(values.values())))
+        most = total
+        if draws is None and many.way == "loop":
+            most = budget.affordable(many.cost, min(LOOPED, total))
+        if draws is None and not found.new.latents:  # no density depends on how many there are
+            most = budget.affordable(many.cost, most, SECONDS)
+        if most < total:
+            fewer = math.ceil(total / most)
             values, step = every(values, chains, fewer), step * fewer
         # A batch is small: recording it as a graph would cost more than it saves, and keep memory.
         drawn = many(values, chunk=len(next(iter(values.values()))) if at_once and many.way == "vmap" else None)
@@ -259,6 +275,7 @@ def _draws(
         tensor = torch.as_tensor(array, device=new.device)
         tensor = tensor.to(new.dtype) if tensor.is_floating_point() else tensor
         values[name] = tensor.reshape(-1, *tensor.shape[2:])
-    if not values:
+    if not values:  # no draw of the fit goes on, so that there may be as many as are wanted
+        count, step = math.ceil((asked or min(DRAWS, room)) / chains), 1
         values["_lane"] = torch.zeros(chains * count, dtype=new.dtype, device=new.device)
     return values, chains, step

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,7 +114,8 @@ def made(old: Problem, values: Mapping[str, Any], asked: Arguments) -> Problem:
     """The problem's model with other arguments, in its dtype and on its device; labels stay where lengths do."""
     listed = [(name, cast(value, dtype=old.dtype, device=old.device, modules=False)) for name, value in values.items()]
     args = tuple(value for _, value in listed[: asked.positional])
-    found = Problem(_bare(written(old.program)), *args, missing=old.missing, **dict(listed[asked.positional :]))
+    missing = "latent" if _is_missing(old, values, asked) else old.missing
+    found = Problem(_bare(written(old.program)), *args, missing=missing, **dict(listed[asked.positional :]))
     found = found.to(dtype=old.dtype, device=old.device)
     sizes = {
         dim: n
@@ -123,6 +125,18 @@ def made(old: Problem, values: Mapping[str, Any], asked: Arguments) -> Problem:
     coords = labels_along(old, asked.codes, sizes)
     dims = {name: names for name, names in old.info.dims.items() if name in found.sites}
     return found.replace(name=old.name, info=ModelInfo(dims=dims, coords=coords))
+
+
+def _is_missing(old: Problem, values: Mapping[str, Any], asked: Arguments) -> bool:
+    """Whether observations that are given lack values, where those of the fit had all: the others are scored."""
+    return any(
+        _has_nan(values[name]) and not _has_nan(old.arguments.get(name)) for name in asked.observed & asked.given
+    )
+
+
+def _has_nan(value: object) -> bool:
+    array = np.asarray(value.cpu() if isinstance(value, Tensor) else value) if value is not None else np.empty(0)
+    return array.dtype.kind == "f" and bool(np.isnan(array).any())
 
 
 def _dims(made: Problem, info: ModelInfo) -> dict[str, list[str]]:

@@ -27,6 +27,9 @@ CENTRAL = (0.5, 0.9)
 """Central intervals whose coverage is told."""
 
 
+FEWEST = 20
+"""Draws of which an interval of 90% can be told."""
+
 AT_ONCE = 4_000_000
 """Draws that are put in order at once."""
 
@@ -79,19 +82,22 @@ def totals(name: str, found: Mapping[str, Array], log_score: Array) -> dict[str,
 
     Args:
         name: the site's.
-        found: its scores by value.
+        found: its scores by value, NaN of what is masked out or missing.
         log_score: log densities by draw, ``(S, ...)``.
     """
-    lpd = found["lpd"].reshape(-1)
+    every = found["lpd"].reshape(-1)
+    known = ~np.isnan(every)
+    lpd = every[known]
     told: dict[str, object] = {f"{name}_lpd": float(lpd.sum())}
     if lpd.size > 1:
         told[f"{name}_lpd_row_error"] = float(math.sqrt(lpd.size) * lpd.std(ddof=1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = np.exp(log_score - found["lpd"]).reshape(len(log_score), -1).sum(axis=1, dtype=np.float64)
+        terms = log_score.reshape(len(log_score), -1)[:, known]
+        shares = np.exp(terms - lpd).sum(axis=1, dtype=np.float64)
     told[f"{name}_lpd_error"] = float(shares.std() / math.sqrt(len(shares)))
-    if "crps" in found:
-        told[f"{name}_crps"] = float(found["crps"].mean())
-        for share in CENTRAL:
-            inside = np.abs(found["pit"] - 0.5) <= share / 2
+    if "crps" in found and (present := ~np.isnan(found["crps"])).any():
+        told[f"{name}_crps"] = float(found["crps"][present].mean())
+        for share in CENTRAL if len(log_score) >= FEWEST else ():
+            inside = np.abs(found["pit"][present] - 0.5) <= share / 2
             told[f"{name}_inside_{round(100 * share)}"] = float(inside.mean())
     return told
