@@ -11,8 +11,8 @@ from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm import Problem
-from pyrolvm.family import traits
+from pyrolvm import Problem, PyrolvmError
+from pyrolvm.family import frame_pays, pathfinder_family, traits
 from pyrolvm_guides._checks import at_least
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
@@ -38,6 +38,15 @@ class _Mode(JointGuide):
     def posterior(self) -> dist.TorchDistribution:
         return dist.Delta(self.loc, event_dim=1)
 
+    def prepare(self, problem: Problem, *, seed: int) -> None:
+        """Counts the modes at which ascents from several starts end, where that takes a moment: a Gaussian has one of them."""
+        if not frame_pays(problem):
+            return
+        try:
+            self.modes = len(pathfinder_family(problem, seed=seed).family.weights)
+        except PyrolvmError:  # there is no Gaussian anywhere, or no gradient of many points at once
+            return
+
     def finalize(self, *args: Any, **kwargs: Any) -> PyroModule:
         """Climbs the rest of the way to the mode and returns the Gaussian with the curvature found there.
 
@@ -51,17 +60,18 @@ class _Mode(JointGuide):
         density = log_joint(self.problem, self.layout, args, kwargs)
         mode = climb(density, self.loc.detach(), steps=self.polish)
         tril = scale_tril_from(curvature(density, mode), repair=self.repair)
-        return _Laplace(self.layout, mode, tril.to(mode.dtype))
+        return _Laplace(self.layout, mode, tril.to(mode.dtype), self.modes)
 
     def template(self) -> PyroModule:
         """A guide like the one that :meth:`finalize` returns, to load its parameters into."""
         size = self.layout.size
-        return _Laplace(self.layout, self.layout.start, torch.eye(size).to(self.layout.start))
+        return _Laplace(self.layout, self.layout.start, torch.eye(size).to(self.layout.start), 0)
 
 
 class _Laplace(JointGuide):
-    def __init__(self, layout: Layout, mode: Tensor, scale_tril: Tensor) -> None:
+    def __init__(self, layout: Layout, mode: Tensor, scale_tril: Tensor, modes: int) -> None:
         super().__init__("laplace", layout)
+        self.modes = modes
         self.loc = learnable(mode)
         self.scale_tril = learnable(scale_tril, constraint=constraints.lower_cholesky)
 

@@ -15,6 +15,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem
+from pyrolvm.family import traits
 from pyrolvm_guides._checks import positive
 from pyrolvm_guides._frame import best_gaussian, wants_frame
 from pyrolvm_guides._joint import EmptyGuide
@@ -247,6 +248,7 @@ def _groups(layout: Layout) -> tuple[_Group, ...]:
     return tuple(found.values())
 
 
+@traits(one_mode=True)
 def structured(
     problem: Problem, *, init_scale: float = 0.1, precondition: str = "auto", init: Mapping[str, Any] | None = None
 ) -> PyroModule:

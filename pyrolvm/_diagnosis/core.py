@@ -253,6 +253,7 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         *_judge_optimisation(data),
         *_judge_finite(data),
         *judge_modes(data),
+        *judge_left_out(data),
         *judge_symmetry(data),
         *judge_collapse(data),
     ]
@@ -295,6 +296,7 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
         *_judge_optimisation(data),
         *_judge_finite(data),
         *judge_modes(data),
+        *judge_left_out(data),
         *judge_symmetry(data),
         *judge_restarts(data),
     ]

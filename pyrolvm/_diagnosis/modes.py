@@ -1,4 +1,4 @@
-"""What is said of modes apart: those that a guide may not cover or no chain was in, and those that quantities do not tell apart."""
+"""What is said of modes apart: those that a guide may not cover or no draw is at, and those that quantities do not tell apart."""
 
 from __future__ import annotations
 
@@ -65,14 +65,16 @@ def judge_modes(data: xr.DataTree) -> Iterator[Reason]:
 
 
 def judge_left_out(data: xr.DataTree) -> Iterator[Reason]:
-    """Judges chains by the modes that ascents found before them: R-hat is blind to a mode in which no chain was."""
+    """Judges draws by the modes that ascents found before them: R-hat and weights are blind to a mode in which no draw is."""
     attrs = data["posterior"].attrs
+    if traits_said(attrs).one_mode:  # of which modes are counted: judge_modes
+        return
     share = float(attrs.get(LEFT_OUT, 0.0))
     alike = draws_group(data) != "posterior" and int(attrs.get(UNLIKE, 1)) == 0
     if share and copies(data) == 1 and not alike:
         yield Reason(
             "doubtful",
-            f"Ascents from several starts found modes with about {share:.0%} of the posterior's mass in which no chain was.",
+            f"Ascents from several starts found modes with about {share:.0%} of the posterior's mass in which no draw is.",
             {"mass of other modes": share},
         )
 

@@ -9,22 +9,26 @@ import torch
 
 from pyrolvm._base.numerics import Array
 from pyrolvm._diagnosis.modes import LEFT_OUT, UNLIKE
-from pyrolvm._program.density import Joint
+from pyrolvm._program.density import Joint, flattened
 from pyrolvm._program.problem import Problem
 from pyrolvm._results.evaluating import deterministic_sites, quantities_of
+from pyrolvm._results.one_row import draws_at
 from pyrolvm._results.reading import blocks
 from pyrolvm.family import Frame
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["left_out", "unlike"]
+__all__ = ["left_out", "uncovered", "unlike"]
 
 NEAR = 3.0
 """Sds beyond the shell of a mode's own draws within which a draw is near to it."""
 
 LEAST = 0.02
 """Mass at modes apart that is worth a word."""
+
+LOOKED_AT = 4_000
+"""Draws of a guide that are looked at for modes without any."""
 
 APART = 5.0
 """Sds of a quantity's draws from which on a mode has another value of it."""
@@ -51,13 +55,33 @@ def _near(mean: Array, tril: Array, draws: Array) -> bool:
     return bool((apart < NEAR + np.sqrt(len(mean))).any())
 
 
+def uncovered(problem: Problem, data: xr.DataTree) -> dict[str, Any]:
+    """The attributes of a guide's draws that say what they leave out of the modes that ascents found before it.
+
+    Must be called inside a session.
+    """
+    frame = _last(problem)
+    if frame is None or len(frame.modes) < 2 or problem.discrete:
+        return {}
+    posterior = data["posterior"].to_dataset()
+    count = posterior.sizes["chain"] * posterior.sizes["draw"]
+    some = np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int)
+    with torch.no_grad():
+        flat = flattened(frame.target.joint, draws_at(problem, posterior, some))
+    return left_out(frame, flat.double().cpu().numpy()) | unlike(problem, data)
+
+
+def _last(problem: Problem) -> Frame | None:
+    frames: dict[object, Frame] = problem.kept.get("frames", {})
+    return next(reversed(frames.values()), None)
+
+
 def unlike(problem: Problem, data: xr.DataTree) -> dict[str, Any]:
     """The attribute of draws that says how many of the modes found have other values of the model's quantities.
 
     Must be called inside a session. Nothing is said where there are no modes apart, no quantities, or discrete latents.
     """
-    frames: dict[object, Frame] = problem.kept.get("frames", {})
-    frame = next(reversed(frames.values()), None)
+    frame = _last(problem)
     if frame is None or len(frame.modes) < 2 or "quantities" not in data.children or problem.discrete:
         return {}
     try:

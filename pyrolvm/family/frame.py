@@ -23,7 +23,7 @@ from pyrolvm._program.density import Joint, flattened, map_draws
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.problem import Problem
 from pyrolvm.family.climb import elbo
-from pyrolvm.family.modes import find_modes, joined, local_evidence
+from pyrolvm.family.modes import MOST_MODES, find_modes, joined, local_evidence
 from pyrolvm.family.natural import Fitted, batch_and_match, natural_gradient
 from pyrolvm.family.student import Student
 
@@ -148,7 +148,7 @@ class Found:
     target: Target
 
 
-def pathfinder_family(problem: Problem, *, seed: int, most: int) -> Found:
+def pathfinder_family(problem: Problem, *, seed: int, most: int = MOST_MODES) -> Found:
     """A Gaussian for each of at most ``most`` modes, in plain unconstrained space; must be called inside a session.
 
     Raises:

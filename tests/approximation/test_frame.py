@@ -257,3 +257,16 @@ def test_modes_beside_many_unknowns_fit_into_a_guide() -> None:
     fit = lvm.fit(lvm.Problem(model, torch.tensor([2.0, 1.5])), "pathfinder", seed=0, draws=400, progress=False)
     z = fit.to_dataframe().filter(like="z").to_numpy()
     assert len({tuple(row) for row in (z > 0).tolist()}) == 4
+
+
+@pytest.mark.parametrize("guide", ["structured", "mixture", "laplace", "full_rank"])
+def test_a_guide_that_left_a_mode_out_is_not_trusted(guide: str) -> None:
+    def model(y: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(0.3, 3.0))
+        pyro.sample("y", dist.Normal(z.abs(), 0.1), obs=y)
+
+    fit = lvm.fit(lvm.Problem(model, torch.tensor(2.0)), guide, seed=0, max_steps=300, draws=400, progress=False)
+    z = fit.to_dataframe()["z"]
+    assert min((z > 0).mean(), (z < 0).mean()) == 0.0  # one of two modes alike
+    assert fit.verdict.status == "doubtful"
+    assert any("Ascents from several starts" in reason.text for reason in fit.verdict.reasons)

@@ -42,7 +42,7 @@ def squared(y: Tensor) -> None:
 def test_chains_of_one_mode_of_two_are_doubtful() -> None:
     problem = lvm.Problem(squared, Y)
     chains = lvm.nuts(problem, chains=1, warmup=100, draws=100, init=None, seed=0, progress=False)
-    assert "in which no chain was" in str(chains.verdict) and not chains.verdict.trusted
+    assert "in which no draw is" in str(chains.verdict) and not chains.verdict.trusted
 
 
 def test_modes_with_the_same_quantities_are_no_reason_to_doubt_a_fit() -> None:

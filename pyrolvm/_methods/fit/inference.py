@@ -38,7 +38,7 @@ from pyrolvm._methods.fit.schedules import NAMED
 from pyrolvm._methods.fit.starting import check_start, check_trainable, choose_device, draws_nothing, minibatches_of
 from pyrolvm._methods.fit.stopping import Plateau, Schedule
 from pyrolvm._methods.fit.validation import HeldOut, Validation, check, held_out
-from pyrolvm._methods.modes import unlike
+from pyrolvm._methods.modes import uncovered
 from pyrolvm._program.agreement import check_guide
 from pyrolvm._program.batching import Minibatches
 from pyrolvm._program.density import with_digits
@@ -347,7 +347,7 @@ def _run(
                     problem, guide, history,
                     draws=draws, num_particles=getattr(elbo, "num_particles", 1), batch_size=rows, attrs=attrs,
                 )  # fmt: skip
-                tree["posterior"].attrs.update(unlike(problem, tree))
+                tree["posterior"].attrs.update(uncovered(problem, tree))
             else:
                 tree = likelihood_tree(problem, history, batch_size=rows, attrs=attrs)
     if problem.latents:
