@@ -72,7 +72,12 @@ def mixed(small: bool) -> Made:
 
 def counts(small: bool) -> Made:
     """Two counts of each of 100,000 groups."""
-    random, groups = np.random.default_rng(1), 200 if small else 100_000
+    return counts_of(200 if small else 100_000)
+
+
+def counts_of(groups: int) -> Made:
+    """Two counts of each of some groups."""
+    random = np.random.default_rng(1)
     x = random.normal(size=(groups, 2))
     y = random.poisson(np.exp(0.3 + 0.5 * x + 0.8 * random.normal(size=(groups, 1)))).astype(float)
 
@@ -134,7 +139,12 @@ def questions(small: bool) -> Made:
 
 def regression(small: bool) -> Made:
     """A logistic regression of 1,000,000 rows with 20 predictors of scales from 0.01 to 100."""
-    random, rows = np.random.default_rng(4), 5_000 if small else 1_000_000
+    return regression_of(5_000 if small else 1_000_000)
+
+
+def regression_of(rows: int) -> Made:
+    """A logistic regression of some rows with 20 predictors of scales from 0.01 to 100."""
+    random = np.random.default_rng(4)
     scales = 10.0 ** np.linspace(-2, 2, 20)
     x, b = random.normal(size=(rows, 20)) * scales, 0.3 * random.normal(size=20) / scales
     y = flips(random, x @ b - 0.2)

@@ -6,12 +6,16 @@ import argparse
 from typing import Any
 
 import pyrolvm as lvm
+from pyrolvm._base.team import launched, rank_of_launch
 from pyrolvm._cli.output import Output
 from pyrolvm._cli.runs import choose_folder, kept
 from pyrolvm._cli.signals import Stopped
 from pyrolvm._cli.target import load_guide, load_problem, target_name
 from pyrolvm._cli.words import plain_words
-from pyrolvm._methods.table import by_name, of_command
+from pyrolvm._methods.table import Method, by_name, of_command
+
+TOGETHER = "distributed"
+"""The option of methods whose work the processes of a launcher share."""
 
 __all__ = ["given", "ladder", "outcome", "run", "show"]
 
@@ -25,15 +29,15 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
     """Runs a method; returns 1 where the verdict is ``failed``."""
     row = of_command(args.command)
     label = (args.guide or "auto") if row.guided else row.name
+    together = TOGETHER in row.options and launched()
+    if together and rank_of_launch():
+        return _help_along(args, row)
     folder = choose_folder(args, f"{target_name(args.target)}-{label}")
     guide = (load_guide(label),) if row.guided else ()
     problem = load_problem(args)
     out.note(f"{problem!r}")
-    words = given(args, plain_words(row))
-    if "methods" in words:
-        words["methods"] = ladder(words["methods"])
-    call = getattr(lvm, row.name) if row.name in lvm.__all__ else row.call
-    posterior: lvm.Posterior = call(problem, *guide, progress=out.progress, **kept(args, folder), **words)
+    words = _words(args, row) | ({TOGETHER: True} if together else {})
+    posterior: lvm.Posterior = _verb(row)(problem, *guide, progress=out.progress, **kept(args, folder), **words)
     if stopped:
         out.log.print(f"stopped; what was reached is saved in {folder}")
     diagnosis = lvm.diagnose(posterior)
@@ -50,6 +54,26 @@ def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:
         {"command": args.command, "target": args.target, "saved": str(folder), **outcome(posterior, diagnosis, verdict)}
     )
     return 1 if verdict.status == "failed" else 0
+
+
+def _words(args: argparse.Namespace, row: Method) -> dict[str, Any]:
+    """The options of a method that were given."""
+    words = given(args, plain_words(row))
+    if "methods" in words:
+        words["methods"] = ladder(words["methods"])
+    return words
+
+
+def _verb(row: Method) -> Any:
+    """The function of a method."""
+    return getattr(lvm, row.name) if row.name in lvm.__all__ else row.call
+
+
+def _help_along(args: argparse.Namespace, row: Method) -> int:
+    """Takes this process's share of a run that the first one of its launch says and writes all of."""
+    guide = (load_guide(args.guide or "auto"),) if row.guided else ()
+    _verb(row)(load_problem(args), *guide, progress=False, **_words(args, row), **{TOGETHER: True})
+    return 0
 
 
 def ladder(text: str) -> Any:

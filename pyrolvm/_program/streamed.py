@@ -78,13 +78,13 @@ class Streamed:
         return Passes(self.source.stream, moved)
 
     def batch(self, *tensors: Tensor) -> Batch:
-        """The batch of those tensors."""
+        """The batch of those tensors, or of some of its rows."""
         order = sorted(set(self.source.columns.values()))
         given = {name: tensors[order.index(i)] for name, i in self.source.columns.items()}
         names = list(self.problem.arguments)
         args = tuple(given.get(n, v) for n, v in zip(names, self.problem.args, strict=False))
         kwargs = {name: given.get(name, value) for name, value in self.problem.kwargs.items()}
-        rows = torch.arange(self.size, device=self.problem.device)
+        rows = torch.arange(len(tensors[0]), device=self.problem.device)
         return Batch(args, kwargs, {**full_plates(self.problem), self.plate.name: runtime.Subsample(self.total, rows)})
 
     def __iter__(self) -> Iterator[Batch]:

@@ -26,8 +26,8 @@ CALLED = {
     "gaps": "pyrolvm._check.gaps.inference:gaps",
     "check": "pyrolvm._check.discrepancy.inference:check",
 }
-PLACE = ("device",)
-"""What is a part of it as it comes out, and cannot come out otherwise on a machine without a second device."""
+PLACE = ("device", "distributed")
+"""What is a part of it, and cannot be otherwise without a second device, or without a launcher (``tests/vi/test_distributed.py``)."""
 
 
 def model(x: torch.Tensor) -> None:

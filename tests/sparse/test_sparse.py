@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import numpy as np
 import pyro
@@ -14,12 +15,31 @@ import sparse_models as models
 import torch
 
 import pyrolvm as lvm
+from pyrolvm._base import budget
+from pyrolvm._methods.sparse.cost import Cost
+
+TOLD: list[str] = []
+"""What progress said of the posterior of counts."""
 
 
 @functools.cache
 def of_counts(seed: int = 0, groups: int = 60) -> lvm.Sparse:
     """The posterior of counts."""
-    return lvm.sparse(models.counts(groups), seed=seed, progress=False)
+    return lvm.sparse(models.counts(groups), seed=seed, progress=lambda done, total, text: TOLD.append(text))
+
+
+def test_what_weighing_takes_is_told_before_it_begins() -> None:
+    of_counts()
+    assert any(re.fullmatch(r"Gaussian found; about [\d.,]+ s and [\d.,]+ GB to come", text) for text in TOLD)
+
+
+def test_fewer_draws_are_waited_for_where_a_budget_is_short() -> None:
+    cost = Cost(seconds=100.0, memory=1e9)
+    assert str(cost) == "about 100 s and 1.0 GB to come"
+    assert cost.affordable(1_000.0) == 1_000.0
+    for seconds, draws in ((200.0, 1_000.0), (50.0, 500.0), (1.0, 200.0), (-1.0, 200.0)):
+        with budget.within(seconds, clock=lambda: 0.0):
+            assert cost.affordable(1_000.0) == draws
 
 
 @pytest.mark.parametrize("make", [models.normals, models.nested])

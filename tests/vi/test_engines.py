@@ -47,6 +47,22 @@ def test_engines_take_the_same_steps(make_data: Any, engine: str, dtype: torch.d
         torch.testing.assert_close(compiled.params[name], value, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
+def test_parameters_without_a_dimension_move_as_others_do() -> None:
+    def model(x: torch.Tensor) -> None:
+        scale = pyro.param("scale", lambda: torch.tensor(0.5, dtype=x.dtype), constraint=dist.constraints.positive)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_tensor(0.0), 1.0))
+            pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+    problem = lvm.Problem(model, torch.linspace(-3.0, 3.0, 12, dtype=torch.float64))
+    stock, compiled = point(problem, "pyro"), point(problem, "torch")
+    assert compiled.engine == "torch"
+    assert stock.params["scale"].shape == ()
+    for name, value in stock.params.items():
+        torch.testing.assert_close(compiled.params[name], value, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("engine", COMPILED)
 def test_engines_clip_and_schedule_alike(normal_problem: lvm.Problem, engine: str) -> None:
     options = {"clip_norm": 0.5, "schedule": lambda step: 1 / (1 + step), "learning_rate": 0.3}

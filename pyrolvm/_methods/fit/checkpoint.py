@@ -7,17 +7,22 @@ schedule. Callbacks that have ``state_dict()`` and ``load_state_dict(state)`` ar
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from pyrolvm._base import randomness, runtime
 from pyrolvm._base.errors import StoreError
+from pyrolvm._base.team import Team
 from pyrolvm._methods.fit.engines import Engine, Work
 from pyrolvm._methods.fit.modules import modules_of
 from pyrolvm._runs import Run
+from pyrolvm._runs.packing import pack, unpack, write_tensors
+from pyrolvm._runs.readers import parse_tensors
 
 __all__ = ["Keeper", "Parts"]
 
@@ -79,12 +84,17 @@ class Keeper:
     """Writes the checkpoints of a fit, and goes on from the last one.
 
     Args:
-        run: the fit in its folder.
+        run: the fit in its folder; ``None`` where nothing is kept, or by another process.
+        team: the processes that make the fit together, of which the first one reads and writes.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.store = run.checkpoints
-        self.found = self.store.read()
+    def __init__(self, run: Run | None, team: Team | None = None) -> None:
+        self.store = None if run is None else run.checkpoints
+        found = None if self.store is None else self.store.read()
+        self.found = None if found is None else found.state
+        self.place = Path() if self.store is None else self.store.run
+        if team is not None:
+            self.found = _passed_on(self.found, team)
         self._parts: Parts | None = None
 
     def hold(self, work: Work) -> None:
@@ -93,23 +103,38 @@ class Keeper:
             return
         moved = {id(parameter) for parameter in work.parameters()}
         fixed = {name: p for name, p in runtime.parameters().items() if id(p) not in moved}
-        values = self.found.state["parameters"]
-        _copy({name: values[name] for name in fixed if name in values}, fixed, self.store.run)
+        values = self.found["parameters"]
+        _copy({name: values[name] for name in fixed if name in values}, fixed, self.place)
 
     def bind(self, parts: Parts) -> dict[str, Any] | None:
         """Takes the parts to keep; where there is a checkpoint, restores them, and returns where the search was."""
         self._parts = parts
         if self.found is None:
             return None
-        state, self.found = self.found.state, None
-        parts.restore(state, self.store.run)
+        state, self.found = self.found, None
+        parts.restore(state, self.place)
         return dict(state["search"])
 
     def look(self, search: Callable[[], Mapping[str, Any]], *, now: bool = False) -> None:
         """Writes a checkpoint if one is due. A disk that does not take it is named in a warning; those before stay."""
         parts = self._parts
-        if parts is not None:
+        if parts is not None and self.store is not None:
             self.store.look(lambda: {"search": dict(search()), **parts.state()}, now=now)
+
+
+def _passed_on(state: dict[str, Any] | None, team: Team) -> dict[str, Any] | None:
+    """The state that the first process has read, in all of them."""
+    tensors: dict[str, torch.Tensor] = {}
+    text = io.BytesIO()
+    values = io.BytesIO()
+    if state is not None:
+        text.write(json.dumps(pack(state, tensors)).encode())
+        write_tensors(tensors, values)
+    said = team.told(text.getvalue())
+    held = team.told(values.getvalue())
+    if not said or team.leads:
+        return state
+    return cast("dict[str, Any]", unpack(json.loads(said), parse_tensors(held, "what process 0 sent")))
 
 
 def _buffers(work: Work) -> dict[str, torch.Tensor]:

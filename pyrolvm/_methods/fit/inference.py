@@ -25,9 +25,10 @@ from pyrolvm._base.explain import at_the_door, told
 from pyrolvm._base.habits import verb
 from pyrolvm._base.machine import require_memory
 from pyrolvm._base.progress import Progress, shown
+from pyrolvm._base.team import Team, team
 from pyrolvm._diagnosis.modes import UNSEEN
 from pyrolvm._methods.fit.checkpoint import Keeper
-from pyrolvm._methods.fit.engines import ENGINES, Work, begin
+from pyrolvm._methods.fit.engines import ENGINES, Work, begin, begin_shared
 from pyrolvm._methods.fit.engines import REGISTERED as registered_engines
 from pyrolvm._methods.fit.instead import pointing_to_nuts
 from pyrolvm._methods.fit.loop import AT_ONCE, Step, search
@@ -37,6 +38,7 @@ from pyrolvm._methods.fit.optimizer import Stepper
 from pyrolvm._methods.fit.schedules import NAMED
 from pyrolvm._methods.fit.starting import check_start, check_trainable, choose_device, draws_nothing, minibatches_of
 from pyrolvm._methods.fit.stopping import Plateau, Schedule
+from pyrolvm._methods.fit.together import check_shares, check_together, kept_together, own_device
 from pyrolvm._methods.fit.validation import HeldOut, Validation, check, held_out
 from pyrolvm._methods.modes import uncovered
 from pyrolvm._program.agreement import check_guide
@@ -90,6 +92,7 @@ def fit(
     engine: str = "auto",
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
+    distributed: bool = False,
     seed: int = 0,
     progress: bool | Callable[[int, int, str], None] = True,
     out: str | Path | None = None,
@@ -153,6 +156,9 @@ def fit(
         device: where to run: ``"cpu"``, ``"cuda"``, ...; ``"auto"`` leaves small problems where their data are and takes a GPU, where
             there is one, for models with learnable networks.
         dtype: a floating dtype to run in; by default the data's.
+        distributed: whether the processes that ``torchrun`` or another launcher of ``torch.distributed`` started make the fit together.
+            Each calls this with the same arguments and takes its share of the rows; all return the fit, the first one alone
+            writes. It takes ``batch_size``, the rows that all of them take in a step, or unknowns that rows share, as above.
         seed: the same seed gives the same result.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
         out: a folder to save the result in, and checkpoints on the way.
@@ -201,52 +207,52 @@ def fit(
         3.0 * (draws or 0) * latents * problem.dtype.itemsize,
         "ask for fewer draws; lvm.Fit.sample gives more of them later, so many at a time.",
     )
-    problem = problem.to(dtype=dtype, device=choose_device(device, problem))
-    parts = batch_size is not None or problem.stream is not None
-    ours = (
-        guide == "auto"
-        and problem.info.guide is None
-        and objective == "auto"
-        and engine == "auto"
-        and schedule == "decay"
-    )
+    where = choose_device(device, problem)
+    if distributed:
+        check_together(distributed, engine, validation)
+        where = own_device(where)
+    problem = problem.to(dtype=dtype, device=where)
+    parts = batch_size is not None or problem.stream is not None or distributed
+    words = (guide, objective, engine, schedule) == ("auto", "auto", "auto", "decay")
+    ours = words and problem.info.guide is None
     options = (
-        optimizer,
-        learning_rate,
-        clip_norm,
-        max_steps,
-        tolerance,
-        num_particles,
-        transform,
-        validation,
-        validate_every,
-    )
+        optimizer, learning_rate, clip_norm, max_steps, tolerance, num_particles, transform, validation, validate_every,
+    )  # fmt: skip
     free = parts and ours and not callbacks and all(option is None for option in options)
     problem = problem if dtype is not None or free else with_digits(problem)
     evaluated = None if validation is None else held_out(problem, validation, batch_plate)
     stepper = Stepper(optimizer, learning_rate, clip_norm)
     rates = _schedule(schedule, max_steps or MAX_STEPS, stepper)
 
-    def work(run: runs.Run | None) -> Fit:
+    def work(run: runs.Run | None, share: Team | None = None) -> Fit:
+        shows = progress if share is None or share.leads else False
         if free:
             from pyrolvm._methods.fit import over_rows  # most fits do without what it imports
 
-            found = over_rows.over_rows(problem, over_rows.Asked(batch_size, batch_plate, draws, seed, progress))
+            found = over_rows.over_rows(problem, over_rows.Asked(batch_size, batch_plate, draws, seed, shows, share))
             if found is not None:
                 return found
-        keeper = None if run is None else Keeper(run)
+        keeper = None if run is None and share is None else Keeper(run, share)
         wide = with_digits(problem) if free and dtype is None else problem
         make = partial(
             _run,
             wide, recipe, objective, stepper, rates, tolerance=tolerance, num_particles=num_particles, batch_size=batch_size,
             batch_plate=batch_plate, transform=transform, evaluated=evaluated, looks=(validate_every, patience),
-            draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=progress, keeper=keeper,
+            draws=draws, callbacks=callbacks, engine=engine, seed=seed, progress=shows, keeper=keeper, share=share,
         )  # fmt: skip
         return pointing_to_nuts(wide, make, ours=recipe.registered)
 
     fingerprint = None if evaluated is None else evaluated.fingerprint
-    kept = store.keep(asked, fit, given, work, problem, kind="Fit", guide=recipe, validation=fingerprint)
-    return cast("Fit", kept)
+
+    def keep(make: Callable[[runs.Run | None], Fit]) -> Fit:
+        kept = store.keep(asked, fit, given, make, problem, kind="Fit", guide=recipe, validation=fingerprint)
+        return cast("Fit", kept)
+
+    if not distributed:
+        return keep(work)
+    with team() as share:
+        about = store.identity("Fit", problem, recipe, seed, store.counted(fit, given))
+        return kept_together(share, asked, about, keep, partial(work, share=share), problem, recipe)
 
 
 def _run(
@@ -269,9 +275,12 @@ def _run(
     seed: int,
     progress: bool | Callable[[int, int, str], None],
     keeper: Keeper | None,
+    share: Team | None,
 ) -> Fit:
     clock = _Clock()
     minibatches = minibatches_of(problem, batch_size, batch_plate)
+    if share is not None:
+        check_shares(problem, minibatches, share)
     change = None if transform is None else Transform(problem, transform)
     with problem.session(seed=seed, training=True):
         guide = registered(recipe.build(problem), recipe.name, None if recipe.registered else problem)
@@ -302,13 +311,22 @@ def _run(
         used, reason = "pyro", "nothing to optimise"
         if runtime.parameters():
             work = Work(
-                problem, guide, elbo, stepper, minibatches, seed, change, steady=minibatches is None and change is None
+                problem,
+                guide,
+                elbo,
+                stepper,
+                minibatches,
+                seed,
+                change,
+                steady=minibatches is None and change is None,
+                share=share,
             )
             if keeper is not None:
                 keeper.hold(work)
             watch = None if evaluated is None else Validation.of(work, evaluated, *looks, rates.max_steps)
             most = min([AT_ONCE, *(int(getattr(callback, "every", 1)) for callback in callbacks)])
-            runner, reason = begin(engine, work, most, rates.max_steps)
+            shared = share is not None
+            runner, reason = begin_shared(work, most) if shared else begin(engine, work, most, rates.max_steps)
             used = runner.name
             clock.lap("compile")
             with Progress(f"{recipe.name} on {problem.name}", rates.max_steps, progress) as bar:

@@ -195,7 +195,9 @@ def _search(
                 state = Step(
                     step - 1, taken.losses[-1], taken.rates[-1], seconds, runtime.parameters, history, work.problem
                 )  # fmt: skip
-                stop = any([_told(callback, state) is True for callback in called])
+                leads = work.share is None or work.share.leads
+                stop = leads and any([_told(callback, state) is True for callback in called])
+                stop = stop if work.share is None else work.share.decided(stop)
             if validation is not None and step % validation.every == 0:
                 engine.publish()
                 if engine.name != "pyro":

@@ -14,8 +14,10 @@ from pyrolvm._base import runtime
 from pyrolvm._base.errors import FitError
 from pyrolvm._base.passing import passed_over
 from pyrolvm._base.progress import Progress, Show
+from pyrolvm._base.team import Team
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.fit.starting import minibatches_of
+from pyrolvm._methods.sparse.cost import cost_of_rows
 from pyrolvm._methods.sparse.judge import judge_rows
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool
 from pyrolvm._methods.sparse.rows import KNOWN, RowDraws, groups_by_rows, shared_by_rows, weigh_rows
@@ -56,6 +58,7 @@ class Asked:
         draws: how many to keep.
         seed: the seed.
         progress: how it is shown.
+        share: the processes that share the rows; ``None`` for this one alone.
     """
 
     batch_size: int | None
@@ -63,6 +66,7 @@ class Asked:
     draws: int | None
     seed: int
     progress: Show
+    share: Team | None = None
 
 
 def over_rows(problem: Problem, asked: Asked) -> Fit | None:
@@ -80,7 +84,9 @@ def over_rows(problem: Problem, asked: Asked) -> Fit | None:
     began = time.perf_counter()
     source: Rows | None = None
     names: Sequence[str] = ()
-    if problem.stream is None:
+    if problem.stream is None and asked.batch_size is None:
+        plate = minibatch_plate(problem, asked.batch_plate)
+    elif problem.stream is None:
         parts = minibatches_of(problem, asked.batch_size, asked.batch_plate)
         assert parts is not None  # since rows are taken in parts
         plate = parts.plate
@@ -94,7 +100,9 @@ def over_rows(problem: Problem, asked: Asked) -> Fit | None:
         rows = shared_by_rows(problem, plate, source, names)
         if rows is None:
             return None
-        bar.update(1, lambda: f"{rows.size:,} unknowns that {rows.rows.size:,} rows share")
+        rows.share(asked.share)
+        cost = cost_of_rows(rows, asked.draws or default_draws(problem))
+        bar.update(1, lambda: f"{rows.size:,} unknowns that {rows.rows.size:,} rows share; {cost}")
         ready = time.perf_counter()
         try:
             drawn = weigh_rows(rows, seed=asked.seed, enough=ENOUGH, many=MOST_EFFECTIVE)

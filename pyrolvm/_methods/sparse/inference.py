@@ -25,6 +25,7 @@ from pyrolvm._base.verdict import Verdict
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
 from pyrolvm._methods.sparse.blocks import Blocks, find_blocks, moved_elsewhere
+from pyrolvm._methods.sparse.cost import TRIED, cost_of_blocks, cost_of_rows
 from pyrolvm._methods.sparse.drawing import BlockDraws, draw_blocks
 from pyrolvm._methods.sparse.fields.coupled import Coupled
 from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
@@ -316,7 +317,7 @@ def _shared_by_many(problem: Problem) -> Rowwise | None:
 def _over_rows(rows: Rowwise, count: int, enough: float, seed: int, bar: Progress) -> _Drawn:
     """Draws where all unknowns are shared by many rows."""
     total, set_up = rows.rows.size, time.perf_counter()
-    bar.update(1, lambda: f"{rows.size:,} unknowns that {total:,} rows share")
+    bar.update(1, lambda: f"{rows.size:,} unknowns that {total:,} rows share; {cost_of_rows(rows, count)}")
     drawn = weigh_rows(rows, seed=seed, enough=enough, many=MOST_EFFECTIVE)
     pool = drawn.pool
     bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
@@ -335,8 +336,9 @@ def _in_blocks(asked: _Asked) -> _Drawn:
     marginal = _layers(joint, split, blocks)
     set_up = time.perf_counter()
     gaussian, modes = find_gaussian(marginal, seed)
-    bar.update(2, lambda: "Gaussian found")
-    found = weigh_finely(marginal, gaussian, seed=seed, enough=asked.enough)
+    cost = cost_of_blocks(marginal, split.weighted, gaussian.sample(TRIED, seed), asked.enough, asked.count)
+    bar.update(2, lambda: f"Gaussian found; {cost}")
+    found = weigh_finely(marginal, gaussian, seed=seed, enough=cost.affordable(asked.enough))
     pool = found.pool
     bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
     which = np.sort(resample(pool.weights, asked.count, seed))  # so that those of one point are side by side

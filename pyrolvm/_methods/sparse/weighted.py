@@ -21,6 +21,7 @@ from pyrolvm._base.machine import available
 from pyrolvm._capture import capture
 from pyrolvm._capture.native import compile_gradient
 from pyrolvm._program.density import Joint
+from pyrolvm._program.density.effort import gradient_seconds
 from pyrolvm._program.density.target import LONG
 from pyrolvm._program.density.ways import Evaluate, by_xla
 
@@ -48,6 +49,7 @@ class Weighted:
         groups: how many groups.
         engine: what runs it, ``"c"`` or ``"jax"``.
         reason: why not C.
+        each: seconds that a point is reckoned to take.
         evaluations: at how many points it has been run.
         seconds: what that took.
     """
@@ -56,6 +58,7 @@ class Weighted:
     groups: int
     engine: str
     reason: str
+    each: float
     _run: Evaluate = field(repr=False)
     evaluations: int = 0
     seconds: float = 0.0
@@ -100,7 +103,7 @@ class Weighted:
                 if engine == "c" and captured.size > LONG:
                     raise CaptureError(f"{captured.size:,} operations take a C compiler long.")
                 run = compile_gradient(captured).many if engine == "c" else by_xla(captured)
-                found = cls(size, groups, engine, " ".join(reasons), run)
+                found = cls(size, groups, engine, " ".join(reasons), gradient_seconds(captured, engine), run)
                 found._check(joint, unknowns)
                 return found
             except CaptureError as error:

@@ -17,7 +17,7 @@ from pyrolvm._capture.recorder import operation
 from pyrolvm._compat.torch import DispatchMode
 from pyrolvm._program.density.joint import Joint
 
-__all__ = ["Effort", "effort_of"]
+__all__ = ["Effort", "effort_of", "gradient_seconds"]
 
 NUMBER = {"c": 1e-9, "jax": 2e-9, "inductor": 2e-9, "torch": 8e-9, "pyro": 8e-9}
 """Seconds for each number that a density with its gradient computes: within a factor of three of what is measured over the zoo."""
@@ -58,14 +58,19 @@ def effort_of(joint: Joint, captured: Captured | None, engine: str, *, together:
         engine: what evaluates it.
         together: whether it takes many points at once.
     """
-    operations, numbers = (0, 0.0) if captured is None else (captured.size, _numbers(captured))
+    operations, numbers = (0 if captured is None else captured.size), 0.0
     if captured is None and engine == "pyro":
         operations = _operations(joint)
         numbers = float(operations * joint.problem.unconstrained_size)
-    point = POINT + numbers * NUMBER[engine]
+    point = POINT + numbers * NUMBER[engine] if captured is None else gradient_seconds(captured, engine)
     if engine not in ("torch", "pyro"):
         return Effort(0.0, point)
     return Effort(operations * OPERATION, point) if together else Effort(0.0, operations * OPERATION + point)
+
+
+def gradient_seconds(captured: Captured, engine: str) -> float:
+    """Seconds of one point of a compiled density with its gradient."""
+    return POINT + _numbers(captured) * NUMBER[engine]
 
 
 def _numbers(captured: Captured) -> float:

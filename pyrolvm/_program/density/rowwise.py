@@ -2,7 +2,7 @@
 
 The program is compiled once, for a chunk of rows that are its inputs, so that a pass over the rows takes no memory besides a chunk for
 each thread. Chunks have the same rows and their sums are added in the same order whatever runs them: the result does not depend on the
-number of threads.
+number of threads, or of processes that share a pass.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from torch import Tensor
 from pyrolvm._base import budget, runtime
 from pyrolvm._base.errors import CaptureError, DataError
 from pyrolvm._base.machine import available
+from pyrolvm._base.team import Team
 from pyrolvm._capture import capture
 from pyrolvm._capture.native import NativeRows, compile_rows
 from pyrolvm._program.batching import Batch, full_plates
+from pyrolvm._program.density.effort import gradient_seconds
 from pyrolvm._program.density.joint import Joint
 from pyrolvm._program.held import Held, Rows
 from pyrolvm._program.problem import Problem
@@ -63,9 +65,11 @@ class Rowwise:
         native: the compiled density of a chunk.
         chunk: its rows.
         rows: where they come from.
+        each: seconds that a row is reckoned to take, with its gradient.
         scaled: whether the location or scale of some unknowns is set by others.
         weight: how many rows each of them stands for.
         threads: how many share a pass; ``None`` for one a processor.
+        team: the processes that share a pass; ``None`` for this one alone.
         evaluations: at how many points it has been run.
         passes: how often all rows have been read.
     """
@@ -76,9 +80,11 @@ class Rowwise:
     native: NativeRows
     chunk: int
     rows: Rows
+    each: float
     scaled: bool = False
     weight: float = 1.0
     threads: int | None = None
+    team: Team | None = None
     evaluations: int = 0
     passes: int = 0
     _local: threading.local = field(default_factory=threading.local, repr=False)
@@ -124,7 +130,16 @@ class Rowwise:
             what=f"the density of {problem.name}",
         )
         scaled = bool(Joint(problem, _batch(problem, plate, names, repeated)).dependent())
-        found = cls(Joint(problem), tuple(names), plate, compile_rows(captured), chunk, rows, scaled)
+        found = cls(
+            Joint(problem),
+            tuple(names),
+            plate,
+            compile_rows(captured),
+            chunk,
+            rows,
+            gradient_seconds(captured, "c") / chunk,
+            scaled,
+        )
         found._check(heads)
         return found
 
@@ -132,6 +147,12 @@ class Rowwise:
     def size(self) -> int:
         """How many unknowns there are."""
         return self.native.size
+
+    @property
+    def seconds(self) -> float:
+        """What a pass with one gradient is reckoned to take."""
+        workers = (self.threads or available()) * (1 if self.team is None else self.team.size)
+        return self.rows.size * self.each / workers
 
     @property
     def nudge(self) -> float:
@@ -150,9 +171,13 @@ class Rowwise:
         values, gradients = self(point[None])
         return float(values[0]), gradients[0]
 
+    def share(self, team: Team | None) -> None:
+        """Lets processes share each pass from now on."""
+        self.team, self.threads = team, self.threads if team is None else team.threads
+
     def over(self, rows: Rows, weight: float = 1.0) -> Rowwise:
-        """The same density of other rows, each of which stands for so many."""
-        return replace(self, rows=rows, weight=weight, evaluations=0, passes=0, _local=threading.local())
+        """The same density of other rows, each of which stands for so many, by this process alone."""
+        return replace(self, rows=rows, weight=weight, team=None, evaluations=0, passes=0, _local=threading.local())
 
     def __call__(self, points: Array) -> tuple[Array, Array]:
         """Log densities ``(count,)`` and gradients ``(count, size)`` at points ``(count, size)``, by one pass over the rows."""
@@ -161,15 +186,17 @@ class Rowwise:
         if len(points) > most:
             parts = [self(points[start : start + most]) for start in range(0, len(points), most)]
             return np.concatenate([one[0] for one in parts]), np.concatenate([one[1] for one in parts])
-        values, gradients = np.zeros(len(points)), np.zeros(points.shape)
+        points = points if self.team is None else self.team.led(torch.as_tensor(points)).numpy()
+        sums = _Sums(len(points), self.size, self.team)
         count, threads = 0, self.threads or available()
         with ThreadPoolExecutor(threads, thread_name_prefix="rows") as pool:
             for block in self.rows.blocks(TOGETHER * self.chunk):
                 budget.check(2.0)
-                some, slopes = self._block(points, block, first=not count, pool=pool, threads=threads)
-                values += some
-                gradients += slopes
+                if sums.mine:
+                    sums.put(*self._block(points, block, first=not count, pool=pool, threads=threads))
+                sums.next()
                 count += len(block[0])
+        values, gradients = sums.all()
         if count != self.rows.size:
             raise DataError(
                 f"a pass over the rows of {self.joint.problem.name} had {count:,}, expected {self.rows.size:,}. Fix: pass the number "
@@ -268,6 +295,57 @@ class Rowwise:
             if bool(torch.isfinite(found)) and bool(torch.isfinite(slope).all()):
                 return flat.detach().cpu().double().numpy(), float(found.detach()), slope.cpu().double().numpy()
         raise CaptureError(f"the density of {problem.name} is not finite near the origin.")
+
+
+class _Sums:
+    """The sums of blocks, added in their order, whichever process has them.
+
+    Args:
+        points: at how many points they are.
+        size: how many unknowns there are.
+        team: the processes, each of which takes every so many-th block; ``None`` for this one alone.
+    """
+
+    def __init__(self, points: int, size: int, team: Team | None) -> None:
+        self._team, self._block = team, 0
+        self._total = np.zeros((points, size + 1))
+        self._width = 1 if team is None else team.size
+        self._rounds = 1 if team is None else max(1, NUMBERS // (self._width * self._total.size))
+        self._held = np.zeros((self._rounds, *self._total.shape))
+
+    @property
+    def mine(self) -> bool:
+        """Whether the block at hand is this process's."""
+        return self._team is None or self._block % self._width == self._team.rank
+
+    def put(self, values: Array, gradients: Array) -> None:
+        """Takes the sums over it."""
+        held = self._held[self._block // self._width % self._rounds]
+        held[:, 0], held[:, 1:] = values, gradients
+
+    def next(self) -> None:
+        """Goes on to the next block."""
+        self._block += 1
+        if self._block % (self._width * self._rounds) == 0:
+            self._add(self._width * self._rounds)
+
+    def all(self) -> tuple[Array, Array]:
+        """Values and gradients of all blocks."""
+        left = self._block % (self._width * self._rounds)
+        if left:
+            self._add(left)
+        return self._total[:, 0].copy(), self._total[:, 1:].copy()
+
+    def _add(self, count: int) -> None:
+        """Adds what is held, of so many blocks."""
+        if self._team is None:
+            parts = [self._held]
+        else:
+            parts = [
+                one.numpy() for one in self._team.gathered(torch.from_numpy(self._held[: -(-count // self._width)]))
+            ]
+        for k in range(count):
+            self._total += parts[k % self._width][k // self._width]
 
 
 def _batch(problem: Problem, plate: Plate, names: Sequence[str], columns: Sequence[Tensor]) -> Batch:

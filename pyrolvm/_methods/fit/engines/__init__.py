@@ -2,5 +2,6 @@
 
 from pyrolvm._methods.fit.engines.base import Engine, MakeEngine, Work
 from pyrolvm._methods.fit.engines.choice import ENGINES, REGISTERED, begin
+from pyrolvm._methods.fit.engines.shared import begin_shared
 
-__all__ = ["ENGINES", "REGISTERED", "Engine", "MakeEngine", "Work", "begin"]
+__all__ = ["ENGINES", "REGISTERED", "Engine", "MakeEngine", "Work", "begin", "begin_shared"]

@@ -12,6 +12,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyrolvm._base import runtime
+from pyrolvm._base.team import Team
 from pyrolvm._methods.fit.optimizer import Stepper
 from pyrolvm._program.batching import Batch, Minibatches, Rows
 from pyrolvm._program.problem import Problem
@@ -37,6 +38,7 @@ class Work:
         seed: for the random numbers of engines that have their own.
         transform: changes the arguments of each step before guide and model see them; ``None`` if they stay as they are.
         steady: whether guide and model were seen to be the same in every run on what the steps see.
+        share: the processes that share the rows of each step; ``None`` for this one alone.
     """
 
     problem: Problem
@@ -47,17 +49,22 @@ class Work:
     seed: int
     transform: Transform | None = None
     steady: bool = False
+    share: Team | None = None
 
     def __post_init__(self) -> None:
         self._rows: Rows | Passes | None = None
 
     def rows(self) -> list[Tensor]:
-        """What the next batch is made of: its row numbers, or the tensors of a stream; an empty list for all rows."""
+        """What the next batch is made of: its row numbers, or the tensors of a stream; an empty list for all rows.
+
+        Of processes that share it, each has its own part.
+        """
         if self.minibatches is None:
             return []
         if self._rows is None:
             self._rows = self.minibatches.rows()
-        return list(next(self._rows))
+        found = list(next(self._rows))
+        return found if self.share is None else [one[self.share.part(len(one))] for one in found]
 
     def place(self) -> dict[str, object] | None:
         """Where in the data the steps are; ``None`` before the first, and if each sees all rows."""

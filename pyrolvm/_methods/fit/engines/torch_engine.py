@@ -38,15 +38,18 @@ class TorchEngine:
     """
 
     name = "torch"
+    moves = True
+    """Whether the graph itself moves the parameters, where the optimiser is Adam."""
 
     def __init__(self, work: Work, captured: Captured, chunk: int) -> None:
         started = time.perf_counter()
         self.work, self.limit = work, chunk
         self.params = work.parameters()
         self._captured = captured
-        self._adam = work.stepper.adam
-        # The graph writes into plain tensors that share memory with the parameters, outside of autograd's sight.
-        self._values = [parameter.detach() for parameter in self.params]
+        self._adam = work.stepper.adam if self.moves else None
+        # The graph writes into plain tensors that share memory with the parameters, outside of autograd's sight. Those without a
+        # dimension have one there: what inductor compiles for a processor takes them as numbers, and writes into none.
+        self._values = [parameter.detach().reshape(parameter.shape or (1,)) for parameter in self.params]
         self._moments = [torch.zeros_like(value) for value in (*self._values, *self._values)] if self._adam else []
         self._count = 0
         self.note = ""
@@ -57,22 +60,25 @@ class TorchEngine:
         """Takes the steps; what they report is read once, at the end."""
         work, reports, rates = self.work, [], []
         for step, factor in enumerate(factors, first):
-            inputs = [*self._values, *self.work.rows(), *(n.draw(step) for n in self._captured.noise)]
             if self._adam is None:
-                report, *gradients = self._run(*inputs, *self._captured.constants)
+                report, *gradients = self.evaluated(step)
                 if bool(report[2]):
                     for parameter, gradient in zip(self.params, gradients, strict=True):
-                        parameter.grad = gradient
+                        parameter.grad = gradient.reshape(parameter.shape)
                     work.stepper.step(self.params, factor)
                 rates.append(work.stepper.learning_rate)
             else:
                 self._count += 1
                 rates.append(self._adam.learning_rate * factor)
                 settings = _settings(self._adam, rates[-1], self._count, self._values[0])
-                (report,) = self._run(*inputs, *self._captured.constants, *self._moments, settings)
+                (report,) = self._run(*self._inputs(step), *self._moments, settings)
             reports.append(report)
         table = torch.stack(reports).cpu().double().numpy()
         return columns([(row[0], row[1], rate, bool(row[2])) for row, rate in zip(table, rates, strict=True)])
+
+    def evaluated(self, step: int) -> list[Tensor]:
+        """What a step reports, and its gradients, where the graph ends at these."""
+        return self._run(*self._inputs(step))
 
     def publish(self) -> None:
         """Nothing to do: the parameters in the store are the ones that move."""
@@ -98,14 +104,19 @@ class TorchEngine:
         with torch.no_grad():
             return [result.clone() for result in self._step(*inputs)]
 
+    def _inputs(self, step: int = 0) -> list[Tensor]:
+        """What a step takes but for what its optimiser knows."""
+        noise = (n.draw(step) for n in self._captured.noise)
+        return [*self._values, *self.work.rows(), *noise, *self._captured.constants]
+
     def _build(self) -> Step:
         """Records the step on the memory it will run on, compiles it, and runs it once for nothing."""
-        inputs = [*self._values, *self.work.rows(), *(n.draw() for n in self._captured.noise)]
-        inputs += self._captured.constants
+        inputs = self._inputs()
         if self._adam is not None:
             inputs += [*self._moments, _settings(self._adam, 0.0, 1, self._values[0])]
         held = [tensor.clone() for tensor in (*self._values, *self._moments)]
-        program = _program(self._captured, len(self._values), self._adam, self.work.stepper.clip_norm)
+        shapes = [parameter.shape for parameter in self.params]
+        program = _program(self._captured, shapes, self._adam, self.work.stepper.clip_norm)
         try:
             plain = record(program, inputs)
         except Reading as error:  # in the backward pass, which the captured objective did not run
@@ -144,19 +155,20 @@ def _settings(adam: Adam, rate: float, count: int, like: Tensor) -> Tensor:
 
 
 def _program(
-    captured: Captured, count: int, adam: Adam | None, clip_norm: float | None
+    captured: Captured, shapes: Sequence[torch.Size], adam: Adam | None, clip_norm: float | None
 ) -> Callable[[list[Tensor]], list[Tensor]]:
     """A function of all the step's inputs that reports loss, error and whether both and the gradient are finite.
 
     With Adam it moves the parameters and moments in place; without, it returns the gradients too.
     """
-    width = captured.inputs + len(captured.noise) + len(captured.constants)
+    width, count = captured.inputs + len(captured.noise) + len(captured.constants), len(shapes)
 
     def program(inputs: list[Tensor]) -> list[Tensor]:
         values, rest = inputs[:count], inputs[count:width]
         leaves = [value.detach().requires_grad_(True) for value in values]
         with torch.enable_grad():
-            elbos = captured.unflatten(captured.module(*leaves, *rest))
+            shaped = [leaf.reshape(shape) for leaf, shape in zip(leaves, shapes, strict=True)]
+            elbos = captured.unflatten(captured.module(*shaped, *rest))
             found = torch.autograd.grad(-elbos.mean(), leaves, allow_unused=True)
         gradients = [torch.zeros_like(v) if g is None else g for g, v in zip(found, values, strict=True)]
         elbos = elbos.detach()
