@@ -13,7 +13,17 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyrolvm import Problem
-from pyrolvm.family import MOST_COMPONENTS, MOST_MODES, Joint, Student, Target, Weighed, draw_weighed, known_frame
+from pyrolvm.family import (
+    MOST_COMPONENTS,
+    MOST_MODES,
+    Joint,
+    Student,
+    Target,
+    Weighed,
+    draw_weighed,
+    known_frame,
+    require_affordable,
+)
 from pyrolvm_guides._joint import JointGuide
 from pyrolvm_guides._layout import Layout
 from pyrolvm_guides._params import learnable
@@ -102,6 +112,7 @@ class StudentGuide(JointGuide):
     """
 
     def __init__(self, family: str, layout: Layout, problem: Problem) -> None:
+        require_affordable(problem)
         super().__init__(family, layout)
         self._keep_model(problem.model)
         count = CAPACITY if layout.size <= LARGE else MOST_MODES

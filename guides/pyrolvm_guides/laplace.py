@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm import Problem, PyrolvmError
+from pyrolvm import GuideError, Problem, PyrolvmError
 from pyrolvm.family import frame_pays, pathfinder_family, traits
 from pyrolvm_guides._checks import at_least
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
@@ -21,6 +21,9 @@ from pyrolvm_guides._params import learnable
 from pyrolvm_guides._reading import read_layout
 
 __all__ = ["laplace"]
+
+MOST_UNKNOWNS = 5_000
+"""Up to so many unknowns the curvature is a matter of minutes and of hundreds of megabytes."""
 
 
 class _Mode(JointGuide):
@@ -111,7 +114,7 @@ def laplace(
 
     Raises:
         ArgumentError: if an option is out of range.
-        GuideError: if the model subsamples a plate of latent sites.
+        GuideError: if the model subsamples a plate of latent sites, or has more than 5,000 unknowns.
 
     References:
         Tierney and Kadane, *Accurate Approximations for Posterior Moments and Marginal Densities*, JASA 81, 1986;
@@ -122,4 +125,9 @@ def laplace(
     layout = read_layout(problem, init=init)
     if not layout.latents:
         return EmptyGuide("laplace")
+    if layout.size > MOST_UNKNOWNS:
+        raise GuideError(
+            f"laplace takes a gradient of its own for each of {layout.size:,} unknowns, at most {MOST_UNKNOWNS:,}. "
+            'Fix: use guide="low_rank" or "mean_field"; lvm.sparse takes groups, series and maps of any size.'
+        )
     return _Mode(problem, layout, steps, repair)

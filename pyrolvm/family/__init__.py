@@ -27,7 +27,7 @@ from pyrolvm.family.frame import (
 )
 from pyrolvm.family.guide import Guide
 from pyrolvm.family.importance import MOST_COMPONENTS, Weighed, adapt, draw_weighed, resample
-from pyrolvm.family.modes import MOST_MODES
+from pyrolvm.family.modes import MOST_MODES, require_affordable
 from pyrolvm.family.pilot import starting_frame, starting_frame_pays
 from pyrolvm.family.protocol import Hooks, Traits, traits
 from pyrolvm.family.student import Student
@@ -37,6 +37,7 @@ __all__ = [
     "Frame", "Guide", "Hooks", "Joint", "Points", "Solution", "Student", "Target", "Traits", "Weighed", "adapt", "bijection",
     "centred", "decentred", "draw_weighed", "find_frame", "frame_engine", "frame_pays",
     "gradient_seconds", "is_deterministic", "is_discrete", "is_random",
-    "known_frame", "pathfinder_family", "plain_moments", "require_memory", "resample", "starting_frame", "starting_frame_pays",
+    "known_frame", "pathfinder_family", "plain_moments", "require_affordable", "require_memory",
+    "resample", "starting_frame", "starting_frame_pays",
     "support_of", "traits", "unknown_name",
 ]  # fmt: skip

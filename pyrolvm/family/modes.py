@@ -11,12 +11,13 @@ import numpy as np
 from pyrolvm._base import budget
 from pyrolvm._base.errors import FitError
 from pyrolvm._program.density.target import Points, Target
+from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import find_symmetries
 from pyrolvm.family.climb import Path, climb, elbo, local_gaussians
 from pyrolvm.family.natural import Fitted
 from pyrolvm.family.student import Student
 
-__all__ = ["MOST_MODES", "MOST_UNKNOWNS", "Modes", "find_modes", "joined", "local_evidence"]
+__all__ = ["MOST_MODES", "MOST_UNKNOWNS", "Modes", "find_modes", "joined", "local_evidence", "require_affordable"]
 
 STARTS, MORE_STARTS, MOST_STARTS = 4, 16, 84
 """Ascents; more of them once two have ended at different heights, and as long as they go on to end at new modes."""
@@ -119,6 +120,19 @@ def find_modes(
     return Modes(tuple(mode.fitted for mode in kept), heights, len(paths), len(_heights(paths)), unseen)
 
 
+def require_affordable(problem: Problem) -> None:
+    """Refuses more unknowns than may have a covariance matrix for each mode.
+
+    Raises:
+        FitError: if there are more.
+    """
+    if problem.unconstrained_size > MOST_UNKNOWNS:
+        raise FitError(
+            f"{problem.name} has {problem.unconstrained_size:,} unknowns; a covariance matrix is affordable up to {MOST_UNKNOWNS:,}. "
+            'Fix: use guide="mean_field" or "low_rank".'
+        )
+
+
 def _added(
     found: list[_Mode], target: Target, ends: list[Path], seed: int,
     fit: Callable[..., Fitted], mass: Callable[[Target, Student, int], float],
@@ -157,11 +171,7 @@ def _ended_at(path: Path, mode: _Mode, copied: bool) -> bool:
 
 def _ascents(target: Target, seed: int) -> list[Path]:
     target.at_once("use a guide that is trained step by step")
-    if target.size > MOST_UNKNOWNS:
-        raise FitError(
-            f"{target.joint.problem.name} has {target.size:,} unknowns; a covariance matrix is affordable up to {MOST_UNKNOWNS:,}. "
-            'Fix: use guide="mean_field" or "low_rank".'
-        )
+    require_affordable(target.joint.problem)
     paths = climb(target, starts=STARTS, seed=seed)
     if len(_heights(paths)) > 1:
         paths += climb(target, starts=MORE_STARTS - STARTS + 1, seed=seed + 1)[1:]

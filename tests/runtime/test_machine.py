@@ -31,6 +31,12 @@ def test_it_says_how_much_memory_is_free() -> None:
     assert free is not None and 10_000_000 < free < 10**14
 
 
+def test_matrices_of_too_many_unknowns_are_refused_before_they_are_made(problem: lvm.Problem) -> None:
+    for guide, message in (("student", "up to 1,000"), ("pathfinder", "up to 1,000"), ("laplace", "at most 5,000")):
+        with pytest.raises(lvm.PyrolvmError, match=rf"100,000 unknowns.*{message}.*Fix: "):
+            lvm.fit(problem, guide, progress=False)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
