@@ -156,7 +156,8 @@ def test_digits_that_no_fit_has_seen_come_back(name):
         num_particles=1,
         max_steps=200,
         tolerance=0,
-        draws=2,
+        draws=20,
+        learning_rate=3e-3,
         progress=False,
     )
     test = lvm.problem(problem, split="test", **options)
