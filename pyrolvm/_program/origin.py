@@ -51,11 +51,23 @@ def _shape(value: object) -> str:
 
 
 def _digest(problem: Program) -> str:
+    """The checksum of the data, where it is known or takes a moment.
+
+    Not of modules among them: this is asked within a fit, while they hold what it has found.
+    """
     if "fingerprint" in problem.__dict__:
         return problem.fingerprint
-    if problem.stream is not None or _bytes(list(problem.arguments.values())) > HASHED:
+    if problem.stream is not None or any(_has_module(value) for value in problem.arguments.values()):
+        return ""
+    if _bytes(list(problem.arguments.values())) > HASHED:
         return ""
     return problem.fingerprint
+
+
+def _has_module(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_module, value.values()))
+    return isinstance(value, nn.Module) or (isinstance(value, list | tuple) and any(map(_has_module, value)))
 
 
 def _bytes(value: object) -> int:

@@ -470,3 +470,19 @@ def test_resume_of_a_damaged_result_says_so(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(lvm.StoreError, match="damaged"):
         run_fit(tmp_path / "run", resume=True)
+
+
+def test_a_problem_with_a_module_among_its_data_finds_its_results(tmp_path: Path) -> None:
+    network = torch.nn.Linear(2, 3)
+
+    def model(x: Tensor, decoder: torch.nn.Module) -> None:
+        pyro.module("decoder", decoder)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    x = torch.linspace(-1.0, 1.0, 12).reshape(4, 3)
+    fit = lvm.fit(lvm.Problem(model, x, network), "mean_field", max_steps=5, draws=8, progress=False)
+    fit.save(tmp_path / "run")
+    loaded = lvm.load(tmp_path / "run", problem=lvm.Problem(model, x, network))
+    assert loaded.data["posterior"].equals(fit.data["posterior"])
