@@ -143,8 +143,12 @@ def _made(
     if kind is Fit:
         fields["guide"] = _attach_guide(meta["guide"], guide, attached)
     if attached is not None:
-        now = identity(str(meta["kind"]), attached, fields.get("guide"), meta["seed"])
-        warn_of(folder, meta.get("run") or {}, {what: now[what] for what in _SPOKEN_OF if now[what] is not None})
+        now, then = identity(str(meta["kind"]), attached, fields.get("guide"), meta["seed"]), meta.get("run") or {}
+        same = (
+            then.get("guide") == now["guide"]
+        )  # or the run was begun for another one, whose code says nothing of this
+        spoken = [what for what in _SPOKEN_OF if now[what] is not None and (same or what != "guide code")]
+        warn_of(folder, then, {what: now[what] for what in spoken})
     return kind(**fields)
 
 
