@@ -62,7 +62,7 @@ def _svg(figure: Figure, alt: str) -> str:
     assert box is not None
     size = _NUMBER.sub(_rounded, box.group(1))
     wide = float(size.split()[2])
-    head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="{size}" style="--w:{wide:.0f}px" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="{size}" style="--w:{wide:.0f}px">'
     text = _TAG.sub(lambda _: head, text, count=1)
     text = _PLACES.sub(lambda found: _NUMBER.sub(_rounded, found.group()), text)
     text = _with_dots(text)

@@ -268,10 +268,14 @@ def test_diagnose_returns_the_verdict(pyrolvm, inference):
     assert pyrolvm("diagnose", "runs/a").code == 1
 
 
-def test_report_wants_two_posteriors_and_a_reference_among_them(pyrolvm, inference):
+def test_report_takes_one_run_or_several_and_a_reference_among_them(pyrolvm, inference, monkeypatch):
     assert pyrolvm("fit", "eight_schools", "--out", "runs/a").code == 0
-    alone = pyrolvm("report", "runs/a")
-    assert alone.code == 2 and "at least two" in alone.err
+    written = []
+    monkeypatch.setattr(lvm, "report", lambda found, path: written.append((found.name, path)) or path.write_text("<p>"))
+    alone = pyrolvm("report", "runs/a", "--out", "a.html")
+    assert alone.code == 0 and [str(path) for _, path in written] == ["a.html"] and "a.html" in alone.out
+    again = pyrolvm("report", "runs/a", "--out", "a.html")
+    assert again.code == 2 and "exists already" in again.err and len(written) == 1
     unknown = pyrolvm("report", "runs/a", "runs/a", "--reference", "b")
     assert unknown.code == 2 and "saved posterior" in unknown.err
 

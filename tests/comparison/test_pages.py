@@ -54,7 +54,7 @@ def names_where_it_comes_from(text: str) -> None:
     assert re.search(r"<dt>written</dt><dd>\d{4}-\d\d-\d\d \d\d:\d\d UTC</dd>", text)
     assert text.index("<h2>Estimates</h2>") == text.index("<h2>")  # estimates come first
     assert "prefers-color-scheme:dark" in text and "@media print" in text and "scrolls" in text
-    assert "<script" not in text and not re.search(r"https?://(?!www\.w3\.org)", text)
+    assert "<script" not in text and not re.search(r"https?://", text)
     drawn = re.findall(r"<(?:svg|img) [^>]*>", text)
     assert all(re.search(r'(?:alt|aria-label)="[^"]+"', one) for one in drawn)
 
@@ -92,7 +92,7 @@ def test_what_is_no_result_is_said(tmp_path: Path) -> None:
         lambda chains: lvm.predict(chains),
         lambda chains: lvm.predict(chains, y=None, summary=True),
         lambda chains: lvm.calibrate(PROBLEM, "laplace", simulations=8, workers=1, **QUIET),
-        lambda chains: lvm.cross_validate(PROBLEM, "laplace", folds=2, **QUIET),
+        lambda chains: lvm.cross_validate(PROBLEM, "mean_field", folds=2, **QUIET),
         lambda chains: lvm.evaluate(chains, **QUIET),
         lambda chains: lvm.sweep([PROBLEM], ["laplace"], seeds=1, backend="here", **QUIET),
     ],
