@@ -97,7 +97,7 @@ def find_modes(
     """
     paths = _ascents(target, seed)
     found = _added([], target, _heights(paths)[:COPIES], seed, fit, mass)
-    copied = len(found) > 1 and bool(find_symmetries(target.joint.problem).blocks)
+    copied = _alone(found, paths, False) >= ONCE and bool(find_symmetries(target.joint.problem).blocks)
     round = 1
     while _alone(found, paths, copied) >= ONCE and len(paths) < MOST_STARTS:
         if budget.spent() or target.effort > target.allowance / 4:

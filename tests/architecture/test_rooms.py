@@ -12,7 +12,7 @@ import pytest
 import pyrolvm as lvm
 
 ROOT = Path(lvm.__file__).parent
-LAZY = 15
+LAZY = 16
 """Imports of our own inside functions, each of a module that brings JAX, matplotlib or a cluster with it; fewer is better."""
 
 ANY = 15

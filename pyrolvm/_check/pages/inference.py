@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import xarray as xr
+from typing import Any
 
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._base.habits import belongs_to, verb
 from pyrolvm._base.writing import write_file
-from pyrolvm._check.calibrate.result import Calibration
-from pyrolvm._check.compare.core import Comparison
-from pyrolvm._check.discrepancy.html import page as page_of_check
-from pyrolvm._check.discrepancy.result import Check
-from pyrolvm._check.elpd.result import ModelComparison
-from pyrolvm._check.evaluate.html import page as page_of_evaluation
-from pyrolvm._check.evaluate.result import Evaluation
-from pyrolvm._check.gaps.result import Gaps
-from pyrolvm._check.pages import others
-from pyrolvm._check.pages.posterior import page as page_of_posterior
-from pyrolvm._check.sweep.result import Sweep
-from pyrolvm._check.validating.result import CrossValidation
-from pyrolvm._methods.evidence.result import Evidences
-from pyrolvm._results import Evidence, Posterior
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["report"]
-
-_PAGES: Mapping[type, Callable[[Any], str]] = {
-    Posterior: page_of_posterior,
-    Comparison: lambda found: found.to_html(),
-    Evaluation: page_of_evaluation,
-    Check: page_of_check,
-    Calibration: others.calibration,
-    Gaps: others.gaps,
-    Evidence: lambda found: others.evidences(Evidences({found.method: found})),
-    Evidences: others.evidences,
-    CrossValidation: others.cross_validation,
-    ModelComparison: others.models,
-    Sweep: others.sweep,
-    xr.DataTree: others.predictions,
-}
-"""What writes the page of each kind of result."""
 
 
 @verb
@@ -77,9 +41,11 @@ def report(result: Any, path: str | Path) -> Path:
 
 
 def _page(result: Any) -> str:
-    for kind, page in _PAGES.items():
-        if isinstance(result, kind):
-            return page(result)
+    from pyrolvm._check.pages.kinds import page_of  # which draws, and so brings matplotlib
+
+    found = page_of(result)
+    if found is not None:
+        return found
     hint = belongs_to(result)
     raise ArgumentError(
         f"report takes a result, got {type(result).__name__}{'; ' + hint if hint else ''}. "
