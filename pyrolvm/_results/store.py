@@ -144,9 +144,8 @@ def _made(
         fields["guide"] = _attach_guide(meta["guide"], guide, attached)
     if attached is not None:
         now, then = identity(str(meta["kind"]), attached, fields.get("guide"), meta["seed"]), meta.get("run") or {}
-        same = (
-            then.get("guide") == now["guide"]
-        )  # or the run was begun for another one, whose code says nothing of this
+        # A run that was begun for one guide may have ended with another, whose code the run says nothing of.
+        same = not meta["guide"] or then.get("guide") == meta["guide"]["text"]
         spoken = [what for what in _SPOKEN_OF if now[what] is not None and (same or what != "guide code")]
         warn_of(folder, then, {what: now[what] for what in spoken})
     return kind(**fields)

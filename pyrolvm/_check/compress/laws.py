@@ -25,10 +25,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyro.distributions as dist
+import scipy  # its parts are imported when they are first used
 import torch
 from numpy.typing import NDArray
 from pyro.distributions import TorchDistribution, constraints
-from scipy.special import ndtr
 from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError, DataError
@@ -216,7 +216,7 @@ def _gaussians(stack: Stack, mean: Array, sd: Array, grid: Grid, places: NDArray
     edges = (first[:, None] + np.arange(cell + 1) - 0.5 - mean[:, None]) / sd[:, None]
     # Masses of the lower tail, on whichever side the cell is, lose no digits.
     above = edges[:, :1] + edges[:, -1:] > 0
-    mass = np.diff(ndtr(np.where(above, -edges[:, ::-1], edges)), axis=1)
+    mass = np.diff(scipy.special.ndtr(np.where(above, -edges[:, ::-1], edges)), axis=1)
     mass = np.where(above, mass[:, ::-1], mass)
     total = mass.sum(1, keepdims=True)
     share = np.divide(mass, total, out=np.full_like(mass, 1 / cell), where=total > 0)
