@@ -356,7 +356,8 @@ def _expanded(target: Target, draws: Callable[[int], Points], name: str, length:
     moved[:, np.arange(size), own] = step
     ends = [(points[:, None] + sign * moved).reshape(-1, points.shape[1]) for sign in (1, -1)]
     asked = np.concatenate([points, *ends])
-    found = np.concatenate([rest(asked[k : k + EXPANDED_ROWS])[1] for k in range(0, len(asked), EXPANDED_ROWS)])
+    room = EXPANDED_ROWS + count  # the draws and what differs from them, at once where they have few elements
+    found = np.concatenate([rest(asked[k : k + room])[1] for k in range(0, len(asked), room)])
     slopes, *apart = np.split(found, [count, count + len(ends[0])])
     up, down = (end.reshape(moved.shape)[:, :, own] for end in apart)
     of = np.arange(size).reshape(-1, length)  # the elements of each vector
