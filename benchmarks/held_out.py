@@ -216,7 +216,7 @@ def labels(problem: lvm.Problem) -> Parts:
     images = datasets.digits()
     held = {"images": (images.test[:SOME] >= 8).to(problem.dtype), "y": images.test_labels[:SOME]}
     few = problem.arguments["others"][:2]  # the model wants some; nothing is asked about them
-    return Parts(problem, {**held, "others": few}, "label", members={"unlabelled": "new"})
+    return Parts(problem, {**held, "others": few}, "label", members={"labelled": "new", "unlabelled": "new"})
 
 
 SOME = 100

@@ -176,3 +176,16 @@ def test_gradients_to_enough_draws_count_what_came_before_and_failures_are_rows(
     assert samplers.ratios(rows) == [
         "other: 3.00 times the gradients of nuts in the median of 1, 3.00 to 3.00; reached 1 of 2"
     ]
+
+
+def test_every_problem_of_the_zoo_has_a_prediction_of_what_was_held_out(load: Any) -> None:
+    import pyrolvm as lvm
+
+    unseen = load("held_out")
+    found = json.loads((FOLDER / "results" / "held_out.json").read_text(encoding="utf-8"))
+    rows = {row["name"]: row for row in found["rows"]}
+    assert set(lvm.problems()) == set(rows) == set(unseen.RECIPES)
+    for name, row in rows.items():
+        assert (row.get("lpd") is None) == (unseen.RECIPES[name].split is None), name
+        page = (FOLDER.parent / "docs" / f"{row['page']}.md").read_text(encoding="utf-8")
+        assert row["problem"] in unseen.shown(found, row["page"]) and unseen.shown(found, row["page"]) in page
