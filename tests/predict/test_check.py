@@ -207,7 +207,7 @@ def test_the_shell_checks_a_prior_and_a_saved_result(
     assert main(["check", "r", *model, "--by", "city", "--out", "c"]) == 2
     assert main(["check", "r", *model, "--by", "city", "--out", "c", "--resume"]) == 0
     capsys.readouterr()
-    assert main(["diagnose", "c"]) == 0 and "posterior_predictive" in capsys.readouterr().out
+    assert main(["diagnose", "c"]) == 0 and "posterior predictive" in capsys.readouterr().out
 
 
 def test_one_call_simulates_data_from_the_prior_with_the_truth_behind_them() -> None:

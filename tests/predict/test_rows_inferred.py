@@ -82,8 +82,15 @@ def test_latents_without_a_closed_form_are_chosen_by_their_weights() -> None:
     np.testing.assert_allclose(found["scores"]["y_lpd"], joint.logsumexp(0) + np.log(12 / 599), atol=0.03)
 
 
-decoder = nn.Linear(1, 3)
-encoder = nn.Linear(3, 2)
+def linear(given: int, found: int) -> nn.Linear:
+    """Weights that are the same in every process."""
+    module = nn.Linear(given, found)
+    weights = torch.linspace(-0.5, 0.7, given * found).reshape(found, given)
+    module.load_state_dict({"weight": weights, "bias": torch.zeros(found)})
+    return module
+
+
+decoder, encoder = linear(1, 3), linear(3, 2)
 
 
 def auto(x: Tensor) -> None:

@@ -32,6 +32,9 @@ from pyrolvm._results import Fit, Posterior
 
 __all__ = ["Inferring", "inferring"]
 
+NEAR = 2e-3
+"""By how much, relative and in nats, a density may fall otherwise than a Gaussian one: more than float32 does, less than a bent one."""
+
 UNITS = 64
 """Latents of a row up to which its second derivatives are taken."""
 
@@ -290,7 +293,7 @@ def _is_gaussian(found: Inferring, values: Tree) -> bool:
         for times in (1.0, -2.0, 3.0):
             step = times * torch.linalg.solve_triangular(factor.mT, unit[..., None], upper=True)[..., 0]
             fall = 0.5 * times**2 * unit.square().sum(-1)
-            if not torch.allclose(top - found.density(middle + step, values), fall, rtol=2e-2, atol=2e-2):
+            if not torch.allclose(top - found.density(middle + step, values), fall, rtol=NEAR, atol=NEAR):
                 return False
     return True
 
