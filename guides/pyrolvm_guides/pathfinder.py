@@ -19,7 +19,7 @@ class _Pathfinder(StudentGuide):
         super().__init__("pathfinder", layout, problem)
 
     def solve(self, problem: Problem, *, seed: int) -> Solution:
-        found = pathfinder_family(problem, seed=seed, most=len(self.weights))
+        found = pathfinder_family(problem, seed=seed)
         self.take(found.family, {})
         reason = f"the best Gaussian of {found.paths} ascents, {len(found.family.weights)} of them apart"
         target = found.target

@@ -15,14 +15,12 @@ from pyrolvm._results.evaluating import deterministic_sites, quantities_of
 from pyrolvm._results.one_row import draws_at
 from pyrolvm._results.reading import blocks
 from pyrolvm.family import Frame
+from pyrolvm.family.modes import inside
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["left_out", "uncovered", "unlike"]
-
-NEAR = 3.0
-"""Sds beyond the shell of a mode's own draws within which a draw is near to it."""
 
 LEAST = 0.02
 """Mass at modes apart that is worth a word."""
@@ -44,15 +42,9 @@ def left_out(frame: Frame | None, draws: Array) -> dict[str, float]:
     if frame is None or len(frame.modes) < 2 or not len(draws):
         return {}
     weights = np.exp(frame.evidence - frame.evidence.max())
-    missed = [not _near(mode.family.means[0], mode.family.trils[0], draws) for mode in frame.modes]
+    missed = [not inside(draws, mode.family).any() for mode in frame.modes]
     share = float((weights / weights.sum())[missed].sum())
     return {LEFT_OUT: share} if share >= LEAST else {}
-
-
-def _near(mean: Array, tril: Array, draws: Array) -> bool:
-    """Whether any draw lies where a Gaussian has its mass."""
-    apart = np.linalg.norm(np.linalg.solve(tril, (draws - mean).T), axis=0)
-    return bool((apart < NEAR + np.sqrt(len(mean))).any())
 
 
 def uncovered(problem: Problem, data: xr.DataTree) -> dict[str, Any]:

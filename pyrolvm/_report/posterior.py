@@ -43,14 +43,20 @@ def draw(kind: str, draws: Draws, share: float, path: str | Path | None, divergi
     return written(figure, path)
 
 
-def marginals(draws: Draws, share: float) -> Figure:
-    """A density for each quantity, bars for integers, with the mean and the central interval below."""
-    columns = min(COLUMNS, max(len(draws), 1))
-    rows = math.ceil(max(len(draws), 1) / columns)
+def _panels(count: int) -> tuple[Figure, Array]:
+    """A figure with so many axes, and these."""
+    columns = min(COLUMNS, max(count, 1))
+    rows = math.ceil(max(count, 1) / columns)
     figure = sheet(2.4 * columns + 0.4, 1.75 * rows + 0.2)
     cells = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
-    for axes in cells[len(draws) :]:
+    for axes in cells[count:]:
         axes.set_axis_off()
+    return figure, cells
+
+
+def marginals(draws: Draws, share: float) -> Figure:
+    """A density for each quantity, bars for integers, with the mean and the central interval below."""
+    figure, cells = _panels(len(draws))
     for axes, (name, (values, discrete)) in zip(cells, draws.items(), strict=False):
         flat = _finite(values)
         axes.set_title(plain(name), fontsize=9, color=INK)
@@ -137,12 +143,7 @@ BINS = 20
 
 def ranks(draws: Draws, share: float) -> Figure:
     """How the ranks of each chain's draws among all draws are spread: level lines where chains agree."""
-    columns = min(COLUMNS, max(len(draws), 1))
-    rows = math.ceil(max(len(draws), 1) / columns)
-    figure = sheet(2.4 * columns + 0.4, 1.75 * rows + 0.2)
-    cells = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
-    for axes in cells[len(draws) :]:
-        axes.set_axis_off()
+    figure, cells = _panels(len(draws))
     for axes, (name, (values, _)) in zip(cells, draws.items(), strict=False):
         order = np.argsort(np.argsort(values, axis=None, kind="stable"), kind="stable").reshape(values.shape)
         bins = max(2, min(BINS, values.shape[1] // 10))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyrolvm._base import budget
 from pyrolvm._base.errors import FitError
@@ -17,7 +18,16 @@ from pyrolvm.family.climb import Path, climb, elbo, local_gaussians
 from pyrolvm.family.natural import Fitted
 from pyrolvm.family.student import Student
 
-__all__ = ["MOST_MODES", "MOST_UNKNOWNS", "Modes", "find_modes", "joined", "local_evidence", "require_affordable"]
+__all__ = [
+    "MOST_MODES",
+    "MOST_UNKNOWNS",
+    "Modes",
+    "find_modes",
+    "inside",
+    "joined",
+    "local_evidence",
+    "require_affordable",
+]
 
 STARTS, MORE_STARTS, MOST_STARTS = 4, 16, 84
 """Ascents; more of them once two have ended at different heights, and as long as they go on to end at new modes."""
@@ -141,7 +151,7 @@ def _added(
     found = list(found)
     starts = sorted(_starts(target, ends), key=lambda start: -start[0])
     for bound, start, top in starts:
-        if bound < starts[0][0] - NEGLIGIBLE or any(_inside(start.means[0], mode.fitted.family) for mode in found):
+        if bound < starts[0][0] - NEGLIGIBLE or any(inside(start.means, mode.fitted.family)[0] for mode in found):
             continue
         fitted = fit(target, start, seed=seed)
         if any(_near(fitted, mode.fitted) for mode in found):
@@ -166,7 +176,7 @@ def _elsewhere(found: list[_Mode], paths: list[Path], copied: bool) -> list[Path
 
 def _ended_at(path: Path, mode: _Mode, copied: bool) -> bool:
     """Whether an ascent ended at a mode or, where it may have any, at a copy of it."""
-    return (copied and _as_high(path.top, mode.top)) or _inside(path.points[-1], mode.fitted.family)
+    return (copied and _as_high(path.top, mode.top)) or bool(inside(path.points[-1][None], mode.fitted.family)[0])
 
 
 def _ascents(target: Target, seed: int) -> list[Path]:
@@ -206,10 +216,10 @@ def _starts(target: Target, paths: list[Path]) -> Iterator[tuple[float, Student,
             yield *best, path.top
 
 
-def _inside(point: Points, mode: Student) -> bool:
-    """Whether a point lies where a mode has its mass."""
-    gap = np.linalg.solve(mode.trils[0], point - mode.means[0])
-    return bool(np.linalg.norm(gap) < APART + np.sqrt(len(gap)))
+def inside(points: Points, mode: Student) -> NDArray[np.bool_]:
+    """Which points ``(count, n)`` lie where a mode has its mass."""
+    gaps = np.linalg.norm(np.linalg.solve(mode.trils[0], (points - mode.means[0]).T), axis=0)
+    return np.asarray(gaps < APART + np.sqrt(mode.size))
 
 
 def _near(one: Fitted, other: Fitted) -> bool:

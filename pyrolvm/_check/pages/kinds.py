@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import xarray as xr
 
@@ -21,9 +21,6 @@ from pyrolvm._check.sweep.result import Sweep
 from pyrolvm._check.validating.result import CrossValidation
 from pyrolvm._methods.evidence.result import Evidences
 from pyrolvm._results import Evidence, Posterior
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["page_of"]
 

@@ -349,7 +349,7 @@ def _run(
         clock.lap("run")
         attrs = {
             "inference_method": "maximum_likelihood" if likelihood else "svi", "pyrolvm_guide": str(recipe), **recipe.traits.attrs(),
-            "objective": why, "engine": used, "seed": seed, "frame_engine": _frame_engine(problem),
+            "objective": why, "engine": used, "seed": seed, "frame_engine": frame_engine(problem),
             "sampling_time": clock.laps["run"], "modes": Hooks(guide).modes,
             "model_parameters": len(problem.parameters), **({CHANGES: changed} if changed else {}),
         }  # fmt: skip
@@ -421,7 +421,7 @@ def _solved(
     attrs = {
         "inference_method": "svi", "pyrolvm_guide": str(recipe), **recipe.traits.attrs(),
         "objective": "ELBO, by the guide's own algorithm",
-        "engine": solution.engine, "frame_engine": _frame_engine(problem), "seed": seed,
+        "engine": solution.engine, "frame_engine": frame_engine(problem), "seed": seed,
         "sampling_time": clock.laps["run"], "evaluations": solution.evaluations, UNSEEN: solution.unseen,
     }  # fmt: skip
     allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
@@ -433,13 +433,6 @@ def _solved(
         name=recipe.name, data=tree, problem=problem, guide=recipe, params=params, seconds=clock.laps,
         engine=solution.engine, engine_reason=solution.engine_reason, seed=seed,
     )  # fmt: skip
-
-
-def _frame_engine(problem: Problem) -> str:
-    """What the density of the frame ran on, and why not on a faster engine; empty without one."""
-    if "frames" not in problem.kept:
-        return ""
-    return frame_engine(problem)
 
 
 class _Clock:
