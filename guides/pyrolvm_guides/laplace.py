@@ -42,13 +42,16 @@ class _Mode(JointGuide):
         return dist.Delta(self.loc, event_dim=1)
 
     def prepare(self, problem: Problem, *, seed: int) -> None:
-        """Counts the modes at which ascents from several starts end, where that takes a moment: a Gaussian has one of them."""
+        """Starts at the highest of the modes at which ascents from several starts end, where these take a moment, and counts them."""
         if not frame_pays(problem):
             return
         try:
-            self.modes = len(pathfinder_family(problem, seed=seed).family.weights)
+            found = pathfinder_family(problem, seed=seed).family
         except PyrolvmError:  # there is no Gaussian anywhere, or no gradient of many points at once
             return
+        self.modes = len(found.weights)
+        with torch.no_grad():
+            self.loc.copy_(torch.as_tensor(found.means[0]).to(self.loc))
 
     def finalize(self, *args: Any, **kwargs: Any) -> PyroModule:
         """Climbs the rest of the way to the mode and returns the Gaussian with the curvature found there.
