@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from pyrolvm._base import budget
+from pyrolvm._base.errors import FitError
 from pyrolvm._base.numerics import Array
+from pyrolvm._diagnosis.core import diagnose
 from pyrolvm._diagnosis.modes import LEFT_OUT, UNLIKE
 from pyrolvm._program.density import Joint, flattened
 from pyrolvm._program.problem import Problem
 from pyrolvm._results.evaluating import deterministic_sites, quantities_of
 from pyrolvm._results.one_row import draws_at
 from pyrolvm._results.reading import blocks
-from pyrolvm.family import Frame
+from pyrolvm.family import Frame, find_frame, frame_pays, last_frame
 from pyrolvm.family.modes import inside
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["left_out", "uncovered", "unlike"]
+__all__ = ["left_out", "sought", "uncovered", "unlike"]
 
 LEAST = 0.02
 """Mass at modes apart that is worth a word."""
+
+MOVED = 0.05
+"""What less mass at modes apart may do to a mean, in sds, or to an sd, as a share of it: a mode far away does much with little."""
 
 LOOKED_AT = 4_000
 """Draws of a guide that are looked at for modes without any."""
@@ -33,7 +41,7 @@ APART = 5.0
 
 
 def left_out(frame: Frame | None, draws: Array) -> dict[str, float]:
-    """The attribute of chains that says which share of the mass their draws are nowhere near to.
+    """The attribute of draws that says which share of the mass they are nowhere near to.
 
     Args:
         frame: the modes that ascents found, if any were sought.
@@ -42,18 +50,45 @@ def left_out(frame: Frame | None, draws: Array) -> dict[str, float]:
     if frame is None or len(frame.modes) < 2 or not len(draws):
         return {}
     weights = np.exp(frame.evidence - frame.evidence.max())
-    missed = [not inside(draws, mode.family).any() for mode in frame.modes]
-    share = float((weights / weights.sum())[missed].sum())
-    return {LEFT_OUT: share} if share >= LEAST else {}
+    weights /= weights.sum()
+    seen = np.array([inside(draws, mode.family).any() for mode in frame.modes])
+    share = float(weights[~seen].sum())
+    return {LEFT_OUT: share} if share >= LEAST or (share > 0 and _moves(frame, weights, seen)) else {}
+
+
+def _moves(frame: Frame, weights: Array, seen: NDArray[np.bool_]) -> bool:
+    """Whether a mean or sd of all modes is another than that of those seen."""
+    if not seen.any():
+        return True
+    means = np.concatenate([mode.family.means[:1] for mode in frame.modes])
+    variances = np.array([np.sum(mode.family.trils[0] ** 2, axis=1) for mode in frame.modes])
+
+    def of(weights: Array) -> tuple[Array, Array]:
+        mean = weights @ means
+        return mean, np.sqrt(weights @ (variances + (means - mean) ** 2))
+
+    mean, sd = of(weights)
+    other, less = of(np.where(seen, weights, 0.0) / weights[seen].sum())
+    return bool((np.abs(other - mean) > MOVED * sd).any() or (np.abs(less - sd) > MOVED * sd).any())
+
+
+def sought(problem: Problem, data: xr.DataTree, seed: int) -> None:
+    """Seeks the modes of a problem, once, where draws of a guide would be trusted and nobody has looked for any.
+
+    Weights are blind to a mode in which no draw fell. Must be called inside a session.
+    """
+    if not last_frame(problem) and frame_pays(problem) and not budget.spent() and diagnose(data).verdict.trusted:
+        with suppress(FitError):  # there is none, which says nothing of these draws
+            find_frame(problem, seed=seed)
 
 
 def uncovered(problem: Problem, data: xr.DataTree) -> dict[str, Any]:
-    """The attributes of a guide's draws that say what they leave out of the modes that ascents found before it.
+    """The attributes of a guide's draws that say what they leave out of the modes that ascents found.
 
     Must be called inside a session.
     """
-    frame = _last(problem)
-    if frame is None or len(frame.modes) < 2 or problem.discrete:
+    frame = last_frame(problem)
+    if frame is None or len(frame.modes) < 2:
         return {}
     posterior = data["posterior"].to_dataset()
     count = posterior.sizes["chain"] * posterior.sizes["draw"]
@@ -63,17 +98,12 @@ def uncovered(problem: Problem, data: xr.DataTree) -> dict[str, Any]:
     return left_out(frame, flat.double().cpu().numpy()) | unlike(problem, data)
 
 
-def _last(problem: Problem) -> Frame | None:
-    frames: dict[object, Frame] = problem.kept.get("frames", {})
-    return next(reversed(frames.values()), None)
-
-
 def unlike(problem: Problem, data: xr.DataTree) -> dict[str, Any]:
     """The attribute of draws that says how many of the modes found have other values of the model's quantities.
 
     Must be called inside a session. Nothing is said where there are no modes apart, no quantities, or discrete latents.
     """
-    frame = _last(problem)
+    frame = last_frame(problem)
     if frame is None or len(frame.modes) < 2 or "quantities" not in data.children or problem.discrete:
         return {}
     try:

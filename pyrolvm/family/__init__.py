@@ -22,6 +22,7 @@ from pyrolvm.family.frame import (
     frame_pays,
     gradient_seconds,
     known_frame,
+    last_frame,
     pathfinder_family,
     plain_moments,
 )
@@ -37,7 +38,7 @@ __all__ = [
     "Frame", "Guide", "Hooks", "Joint", "Points", "Solution", "Student", "Target", "Traits", "Weighed", "adapt", "bijection",
     "centred", "decentred", "draw_weighed", "find_frame", "frame_engine", "frame_pays",
     "gradient_seconds", "is_deterministic", "is_discrete", "is_random",
-    "known_frame", "pathfinder_family", "plain_moments", "require_affordable", "require_memory",
+    "known_frame", "last_frame", "pathfinder_family", "plain_moments", "require_affordable", "require_memory",
     "resample", "starting_frame", "starting_frame_pays",
     "support_of", "traits", "unknown_name",
 ]  # fmt: skip

@@ -15,7 +15,17 @@ from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import Points, Target, nowhere_finite
 from pyrolvm.family.student import Student, lower_root
 
-__all__ = ["Path", "Slopes", "ascend", "climb", "curvature", "elbo", "local_gaussians", "tril_of_precision"]
+__all__ = [
+    "Path",
+    "Slopes",
+    "ascend",
+    "climb",
+    "climb_from",
+    "curvature",
+    "elbo",
+    "local_gaussians",
+    "tril_of_precision",
+]
 
 HISTORY = 10
 """Pairs of steps and gradient changes that estimate a curvature."""
@@ -28,7 +38,7 @@ PLACES = 8
 
 ELBO_DRAWS = 64
 REACH = 2.0
-"""Starts are uniform within this distance of zero in every coordinate, as Stan's are."""
+"""Starts near the origin are uniform within this distance of it in every coordinate, as Stan's are."""
 
 _WORST = 1e300
 
@@ -75,7 +85,7 @@ class Path:
 
 
 def climb(target: Slopes, *, starts: int, seed: int, tries: int = 100) -> list[Path]:
-    """Ascends from several starts by L-BFGS; the first start is the origin.
+    """Ascends from several starts near the origin by L-BFGS; the first start is the origin.
 
     Raises:
         FitError: if the density is finite at none of ``tries`` starts.
@@ -84,15 +94,21 @@ def climb(target: Slopes, *, starts: int, seed: int, tries: int = 100) -> list[P
     candidates = np.concatenate(
         [np.zeros((1, target.size)), random.uniform(-REACH, REACH, (max(starts, tries) - 1, target.size))]
     )
+    found = climb_from(target, candidates, most=starts)
+    if not found:
+        raise nowhere_finite(target.joint, len(candidates), target.tensor(candidates[0]))
+    return found
+
+
+def climb_from(target: Slopes, starts: Points, *, most: int | None = None) -> list[Path]:
+    """Ascends from the first ``most`` of some starts where the density is finite, from all by default."""
     found: list[Path] = []
-    for start in candidates:
+    for start in starts:
+        if len(found) == most or (found and budget.spent()):
+            break
         value, gradient = target.at(start)
         if np.isfinite(value) and np.isfinite(gradient).all():
             found.append(ascend(target, start))
-        if len(found) == starts or (found and budget.spent()):
-            break
-    if not found:
-        raise nowhere_finite(target.joint, len(candidates), target.tensor(candidates[0]))
     return found
 
 

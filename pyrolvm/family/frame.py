@@ -38,6 +38,7 @@ __all__ = [
     "gradient_seconds",
     "informed",
     "known_frame",
+    "last_frame",
     "pathfinder_family",
     "plain_moments",
 ]
@@ -236,27 +237,40 @@ def plain_moments(frame: Frame, *, draws: int = 4_000, seed: int = 0) -> tuple[P
 
 def frame_engine(problem: Problem) -> str:
     """What evaluates the density of a problem's frame, and why not a faster engine; empty where no frame was sought."""
-    kept: dict[tuple[int, str], Frame] = problem.kept.get("frames", {})
-    targets = [frame.target for frame in kept.values()][-1:]
-    return "; ".join(f"{target.engine}: {target.reason}" if target.reason else target.engine for target in targets)
+    frame = last_frame(problem)
+    if frame is None:
+        return ""
+    target = frame.target
+    return f"{target.engine}: {target.reason}" if target.reason else target.engine
 
 
 def gradient_seconds(problem: Problem) -> float | None:
     """What one density with its gradient takes in C on an ordinary processor; ``None`` where no frame has one in C."""
-    kept: dict[tuple[int, str], Frame] = problem.kept.get("frames", {})
-    targets = [frame.target for frame in kept.values() if frame.target.native is not None and frame.target.evaluations]
+    targets = [
+        frame.target for frame in _frames(problem) if frame.target.native is not None and frame.target.evaluations
+    ]
     return targets[-1].each.point if targets else None
+
+
+def last_frame(problem: Problem) -> Frame | None:
+    """The frame of a problem that was found last; ``None`` where none was sought, or there is none."""
+    return next(reversed(_frames(problem)), None)
 
 
 def known_frame(problem: Problem, centring: Mapping[str, Tensor]) -> Frame | None:
     """A frame of a problem that was found before and has these coordinates, so that its target need not be compiled again."""
-    kept: dict[tuple[int, str], Frame] = problem.kept.get("frames", {})
-    for frame in kept.values():
+    for frame in _frames(problem):
         if frame.centring.keys() == centring.keys() and all(
             torch.equal(value.reshape(-1), centring[name].reshape(-1)) for name, value in frame.centring.items()
         ):
             return frame
     return None
+
+
+def _frames(problem: Problem) -> list[Frame]:
+    """All that were found, in order."""
+    kept: dict[tuple[int, str], Frame] = problem.kept.get("frames", {})
+    return list(kept.values())
 
 
 def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:

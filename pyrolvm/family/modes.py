@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyrolvm._base import budget
-from pyrolvm._base.errors import FitError
+from pyrolvm._base.errors import FitError, ProblemError
+from pyrolvm._base.randomness import random_state
+from pyrolvm._program.density.prior import prior_draws
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import find_symmetries
-from pyrolvm.family.climb import Path, climb, elbo, local_gaussians
+from pyrolvm.family.climb import Path, climb, climb_from, elbo, local_gaussians
 from pyrolvm.family.natural import Fitted
 from pyrolvm.family.student import Student
 
@@ -30,7 +32,10 @@ __all__ = [
 ]
 
 STARTS, MORE_STARTS, MOST_STARTS = 4, 16, 84
-"""Ascents; more of them once two have ended at different heights, and as long as they go on to end at new modes."""
+"""Ascents from near the origin; more of them once two have ended at different heights, and as long as they go on to end at new modes.
+
+As many others start at draws from the prior, where it can be drawn from: where its scale is far from one, so may be the modes.
+"""
 
 ONCE = 2
 """Modes at which one ascent alone has ended from which on there are taken to be more."""
@@ -113,7 +118,7 @@ def find_modes(
         if budget.spent() or target.effort > target.allowance / 4:
             break
         round += 1
-        paths += climb(target, starts=MORE_STARTS + 1, seed=seed + round)[1:]
+        paths += _climbed(target, MORE_STARTS, seed + round, again=True)
         found = _added(found, target, _elsewhere(found, paths, copied)[: MOST_MODES - len(found)], seed, fit, mass)
     if not found:
         raise FitError(
@@ -182,10 +187,27 @@ def _ended_at(path: Path, mode: _Mode, copied: bool) -> bool:
 def _ascents(target: Target, seed: int) -> list[Path]:
     target.at_once("use a guide that is trained step by step")
     require_affordable(target.joint.problem)
-    paths = climb(target, starts=STARTS, seed=seed)
+    paths = _climbed(target, STARTS, seed)
     if len(_heights(paths)) > 1:
-        paths += climb(target, starts=MORE_STARTS - STARTS + 1, seed=seed + 1)[1:]
+        paths += _climbed(target, MORE_STARTS - STARTS, seed + 1, again=True)
     return paths
+
+
+def _climbed(target: Target, count: int, seed: int, *, again: bool = False) -> list[Path]:
+    """Ascents from so many places near the origin, which is one of them unless it has been before, and from draws of the prior."""
+    near = climb(target, starts=count + again, seed=seed)[int(again) :]
+    return near + climb_from(target, _from_prior(target, count, seed))
+
+
+def _from_prior(target: Target, count: int, seed: int) -> Points:
+    """Draws from the prior, shape ``(count, n)``; none where it is flat or cannot be drawn from."""
+    problem = target.joint.problem
+    try:
+        with random_state(seed, problem.device):
+            drawn = prior_draws(problem, count)
+        return target.points({site.name: drawn[site.name] for site in problem.continuous})
+    except (ProblemError, ValueError, RuntimeError):  # of a prior without draws, or one beyond its own support's ends
+        return np.zeros((0, target.size))
 
 
 def _heights(paths: list[Path]) -> list[Path]:

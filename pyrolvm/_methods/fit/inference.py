@@ -40,7 +40,7 @@ from pyrolvm._methods.fit.starting import check_start, check_trainable, choose_d
 from pyrolvm._methods.fit.stopping import Plateau, Schedule
 from pyrolvm._methods.fit.together import check_shares, check_together, kept_together, own_device
 from pyrolvm._methods.fit.validation import HeldOut, Validation, check, held_out
-from pyrolvm._methods.modes import uncovered
+from pyrolvm._methods.modes import sought, uncovered
 from pyrolvm._program.agreement import check_guide
 from pyrolvm._program.batching import Minibatches
 from pyrolvm._program.density import with_digits
@@ -365,6 +365,7 @@ def _run(
                     problem, guide, history,
                     draws=draws, num_particles=getattr(elbo, "num_particles", 1), batch_size=rows, attrs=attrs,
                 )  # fmt: skip
+                sought(problem, tree, seed)
                 tree["posterior"].attrs.update(uncovered(problem, tree))
             else:
                 tree = likelihood_tree(problem, history, batch_size=rows, attrs=attrs)
@@ -427,6 +428,7 @@ def _solved(
     allowed = max(SHARE * sum(clock.laps.values()), LEAST_SECONDS)
     with budget.finishing(allowed), shown(progress):
         tree = variational_tree(problem, guide, history, draws=draws, num_particles=1, batch_size=None, attrs=attrs)
+        tree["posterior"].attrs.update(uncovered(problem, tree))
     check_afresh(tree, problem, params, seed=seed)
     clock.lap("draws")
     return Fit(

@@ -15,6 +15,7 @@ from pyrolvm._base import budget
 from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
 from pyrolvm._base.importance import Weights, khat_of_variance, weigh
 from pyrolvm._methods.infer.orbits import Law, average
+from pyrolvm._methods.modes import uncovered
 from pyrolvm._program.density import Evaluator, Joint, unconstrained
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.problem import Problem
@@ -24,7 +25,7 @@ from pyrolvm._results import Fit
 from pyrolvm._results.afresh import check_afresh
 from pyrolvm._results.build import corrected_tree, default_draws
 from pyrolvm._results.draws import draw_guide, rebuild
-from pyrolvm.family import known_frame, resample
+from pyrolvm.family import known_frame, last_frame, resample
 from pyrolvm.family.protocol import Hooks
 
 __all__ = ["correct"]
@@ -160,6 +161,7 @@ def correct(fit: Fit, *, draws: int | None = None, seed: int = 0) -> Fit:
             khats = _by_quantity(joint, pool, figures)
             weighed = {"lp": pool.log_p, "log_q": pool.log_q, "log_weight": pool.log_weight}
             tree = corrected_tree(problem, fit.data, values, weighed, {"correction": how}, khats, orbits)
+            tree["posterior"].attrs.update(uncovered(problem, tree))
     check_afresh(tree, problem, fit.params, seed=seed)
     seconds = {**fit.seconds, "correct": time.perf_counter() - started}
     return replace(fit, data=tree, seconds=seconds)
@@ -318,6 +320,9 @@ def _matched(joint: Joint, pool: Pool, figures: Weights, draw: Draw) -> tuple[Po
     ``None`` if moving does not lower k-hat. The moves are fitted to one set of draws and applied to another, since weights of
     the draws that they were fitted to look better than they are.
     """
+    modes = last_frame(joint.problem)
+    if modes is not None and len(modes.modes) > 1:
+        return None  # one map for draws of all modes would draw them together, and may leave the smaller ones without a draw
     frame = known_frame(joint.problem, {})
     target = Target.of(joint) if frame is None else frame.target
     points, log_p, log_q = _plain(target, pool)
