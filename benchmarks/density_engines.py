@@ -3,8 +3,8 @@
     python benchmarks/density_engines.py             writes benchmarks/results/density_engines.json
     python benchmarks/pages.py                       puts its table into docs/engines-coverage.md
 
-The problems of the zoo, and those of posteriordb's 27 if ``POSTERIORDB`` names their folder. Nothing is fitted: each density is
-compiled, compared with stock Pyro's at two points, and timed at 64 points.
+The problems of the zoo, and posteriordb's 27. Nothing is fitted: each density is compiled, compared with stock Pyro's at two points,
+and timed at 64 points.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from common import parser, report, table
-from posteriordb import models, reference
 
 import pyrolvm as lvm
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import Target
+from pyrolvm_models import posteriordb
 
 COLUMNS = {
     "problem": "problem",
@@ -35,16 +35,10 @@ LARGEST = 1_000
 
 def problems() -> Iterator[tuple[str, Callable[[], lvm.Problem]]]:
     """Names, and how to make each."""
-    for name in lvm.problems():
+    for name in lvm.problems(ready=True):
         yield name, lambda name=name: lvm.problem(name)
-    try:
-        there = set(reference.available())
-    except reference.PosteriordbError as error:
-        print(error)
-        return
-    for name, make in models.PROBLEMS.items():
-        if name in there:
-            yield f"posteriordb: {name}", lambda name=name, make=make: make(reference.data(name))
+    for name in posteriordb.names():
+        yield f"posteriordb: {name}", lambda name=name: posteriordb.posteriordb(posterior=name)
 
 
 def row(name: str, make: Callable[[], lvm.Problem]) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Whether fits stop where they should: the ELBO of default fits against runs ten times as long, and against an oracle.
 
-    POSTERIORDB=FOLDER python benchmarks/stopping.py
-    POSTERIORDB=FOLDER python benchmarks/stopping.py --posterior garch-garch11 --guide full_rank --quick
+    python benchmarks/stopping.py
+    python benchmarks/stopping.py --posterior garch-garch11 --guide full_rank --quick
 
 A fit stops by itself; the long run takes ten times as many steps, the last 40% of them with a learning rate that decays. The
 oracle is the shortest of runs of 50, 100, 200, ... steps that ends within 0.05 nat of the long one: what somebody who knew the

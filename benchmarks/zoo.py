@@ -79,7 +79,7 @@ def main() -> None:
     args = made.parse_args()
     before = RESULTS / "zoo.json"
     rows = json.loads(before.read_text(encoding="utf-8"))["rows"] if args.problem and before.exists() else []
-    for name in args.problem or [name for name in lvm.problems() if not lvm.problem(name).parameters]:
+    for name in args.problem or [name for name in lvm.problems(ready=True) if not lvm.problem(name).parameters]:
         rows = [row for row in rows if row["name"] != name] + [measure(name, args.seed, args.pictures)]
         rows.sort(key=lambda row: row["name"])
         report("zoo", args, {"rows": rows})

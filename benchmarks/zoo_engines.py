@@ -33,7 +33,7 @@ def main() -> None:
     args = parser(__doc__).parse_args()
     steps, transitions = (400, 50) if args.quick else (2000, 500)
     rows = []
-    for name in lvm.problems():
+    for name in lvm.problems(ready=True):
         problem = lvm.problem(name)
         options: dict[str, Any] = {"seed": args.seed, "progress": False}
         rows.append(

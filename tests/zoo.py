@@ -45,4 +45,4 @@ def kind(name: str) -> Kind:
 
 def names(chosen: Callable[[Kind], bool]) -> list[str]:
     """The registered problems of a kind."""
-    return [name for name in lvm.problems() if chosen(kind(name))]
+    return [name for name in lvm.problems(ready=True) if chosen(kind(name))]

@@ -23,8 +23,9 @@ import numpy as np
 
 import pyrolvm as lvm
 from pyrolvm._methods.kernels.kinds import KERNELS
+from pyrolvm_models import posteriordb as whole
 
-from . import models, reference, score
+from . import score
 
 __all__ = ["CAPTURED", "HARD", "INFER", "PYRO", "check_method", "posteriors", "run", "standard"]
 
@@ -48,7 +49,7 @@ Row = dict[str, Any]
 
 def posteriors(*, only: str | None = None, hard: bool = False) -> list[str]:
     """The names of what can be run: those of posteriordb, and with ``hard`` the hard problems too."""
-    names = [] if only == "hard" else list(models.PROBLEMS)
+    names = [] if only == "hard" else whole.names()
     if hard or only == "hard":
         from . import hard as collection
 
@@ -78,7 +79,7 @@ def problem(name: str) -> lvm.Problem:
         from . import hard
 
         return hard.problems()[name.removeprefix(HARD)]()
-    return models.PROBLEMS[name](reference.data(name))
+    return whole.posteriordb(posterior=name)
 
 
 def standard(name: str) -> dict[str, score.Moments]:
@@ -275,8 +276,8 @@ def _process(job: Mapping[str, Any], timeout: float) -> tuple[list[Row], str]:
 def _environment(folder: Path) -> dict[str, str]:
     """That of a fresh process, with one thread for each library."""
     environment = fresh._environment(folder)
-    if environment.get(reference.VARIABLE):
-        environment[reference.VARIABLE] = str(Path(environment[reference.VARIABLE]).expanduser().resolve())
+    if environment.get("PYROLVM_DATA"):
+        environment["PYROLVM_DATA"] = str(Path(environment["PYROLVM_DATA"]).expanduser().resolve())
     here = str(Path(__file__).parents[1])
     environment["PYTHONPATH"] = ":".join(filter(None, [here, environment.get("PYTHONPATH", "")]))
     return environment | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

@@ -1,6 +1,6 @@
 """Methods on whole posteriors, measured by reference draws and closed forms: 27 posteriors of posteriordb, and a hard set.
 
-    POSTERIORDB=FOLDER python benchmarks/posteriordb/run.py --method infer-vi --method nuts
+    python benchmarks/posteriordb/run.py --method infer-vi --method nuts
     python benchmarks/posteriordb/run.py --method full_rank --method pyro:AutoNormal --posterior garch-garch11 --seeds 3
     python benchmarks/posteriordb/run.py --method infer-vi --only hard
     python benchmarks/posteriordb/run.py --method infer-vi --quick
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import common
 
-from posteriordb import cell, reference
+from posteriordb import cell
 
 Row = common.Row
 
@@ -139,11 +139,8 @@ def kept(args: argparse.Namespace, path: Path) -> list[Row]:
 
 
 def choose(asked: Sequence[str] | None, args: argparse.Namespace) -> list[str]:
-    """The posteriors to run; short names are those of the folder."""
+    """The posteriors to run."""
     available = cell.posteriors(only=args.only, hard=args.hard or any(n.startswith(cell.HARD) for n in asked or ()))
-    if any(not name.startswith(cell.HARD) for name in available):
-        short = reference.aliases() if asked else {}
-        asked = [name if name in available else short.get(name, name) for name in asked or ()]
     unknown = [name for name in asked or () if name not in available]
     if unknown:
         raise SystemExit(f"there is no posterior {unknown[0]!r}. Fix: use one of {', '.join(available)}.")
@@ -236,8 +233,6 @@ def main() -> None:
     args.out = args.out or common.RESULTS / ("posteriordb_quick.json" if args.quick else "posteriordb.json")
     try:
         methods = [cell.check_method(name) for name in args.method]
-        if args.only != "hard":
-            reference.folder()
         posteriors = choose(args.posterior, args)
     except ValueError as error:
         raise SystemExit(str(error)) from None

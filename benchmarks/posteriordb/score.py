@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from . import reference
-from .models import DESIGNS
+from pyrolvm_models.posteriordb import DESIGNS
+from pyrolvm_models.posteriordb import columns as reference_draws
+from pyrolvm_models.posteriordb import data as reference_data
 
 __all__ = [
     "LOG_SCALE",
@@ -110,9 +111,9 @@ class Score:
 def standard(name: str) -> dict[str, Moments]:
     """What a posterior of posteriordb is measured by: its closed form where it has one, else the reference draws."""
     if name in DESIGNS:
-        x, y = DESIGNS[name](reference.data(name))
+        x, y = DESIGNS[name](reference_data(name))
         return closed_form(x.numpy(), y.numpy())
-    return from_draws(reference.draws(name), log=LOG_SCALE.get(name, ()))
+    return from_draws(reference_draws(name), log=LOG_SCALE.get(name, ()))
 
 
 def from_draws(draws: Columns, *, log: Iterable[str] = ()) -> dict[str, Moments]:

@@ -9,13 +9,9 @@ their sources.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
-import logging
-import os
 import zipfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +21,7 @@ from torch import Tensor
 
 import pyrolvm as lvm
 from pyrolvm_models import _data
+from pyrolvm_models._files import damaged, fetch, local, verify
 
 __all__ = ["ALPHABET", "Images", "Text", "binarized_mnist", "digits", "mnist", "omniglot", "text8"]
 
@@ -236,8 +233,8 @@ def omniglot(valid: int = 1_345) -> Images:
         raise lvm.ArgumentError(f"omniglot(valid={valid!r}) is out of range. Fix: give an integer from 0 to 24,344.")
     from scipy.io import loadmat
 
-    content = _fetch("omniglot", "chardata.mat", _OMNIGLOT)
-    _verify("chardata.mat", content)
+    content = fetch("omniglot", "chardata.mat", _OMNIGLOT)
+    verify("chardata.mat", content, _CHECKSUMS["chardata.mat"])
     arrays = loadmat(io.BytesIO(content))
 
     def levels(name: str) -> Bytes:
@@ -264,13 +261,13 @@ def text8() -> Text:
     References:
         Mahoney, About the test data, https://mattmahoney.net/dc/textdata.html
     """
-    content = _fetch("text8", "text8.zip", _TEXT8)
+    content = fetch("text8", "text8.zip", _TEXT8)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             characters = archive.read("text8")
     except (zipfile.BadZipFile, KeyError) as error:
-        raise _damaged("text8.zip", str(error)) from None
-    _verify("text8.zip", characters)
+        raise damaged("text8.zip", str(error)) from None
+    verify("text8.zip", characters, _CHECKSUMS["text8.zip"])
     codes = np.frombuffer(characters, dtype=np.uint8).copy()
     codes = np.where(codes == ord(" "), 0, codes - ord("a") + 1).astype(np.uint8)
     first, second = int(0.9 * len(codes)), int(0.95 * len(codes))
@@ -289,10 +286,10 @@ def _classes(labels: NDArray[Any]) -> Tensor:
 def _idx(folder: str, name: str) -> Bytes:
     """An array in the format of the MNIST files: a magic number whose last byte is the rank, the sizes, the bytes."""
     try:
-        content = gzip.decompress(_fetch(folder, name, _MNIST))
+        content = gzip.decompress(fetch(folder, name, _MNIST))
     except (OSError, EOFError) as error:
-        raise _damaged(name, str(error)) from None
-    _verify(name, content)
+        raise damaged(name, str(error)) from None
+    verify(name, content, _CHECKSUMS[name])
     rank = content[3]
     shape = np.frombuffer(content, dtype=">u4", count=rank, offset=4)
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * rank).reshape(*shape).copy()
@@ -301,14 +298,14 @@ def _idx(folder: str, name: str) -> Bytes:
 def _amat(split: str) -> Bytes:
     """Binary images from text with one image a line; or, from a local folder, from bits in one ``npz`` file."""
     name = f"binarized_mnist_{split}.amat"
-    local = _local("binarized_mnist", "binarized_mnist.npz")
-    if local is not None and local.is_file():
-        with np.load(local, allow_pickle=False) as bits:
+    bits_file = local("binarized_mnist", "binarized_mnist.npz")
+    if bits_file is not None and bits_file.is_file():
+        with np.load(bits_file, allow_pickle=False) as bits:
             images = np.unpackbits(bits[split], axis=1)
-        _verify(name, _as_text(images))
+        verify(name, _as_text(images), _CHECKSUMS[name])
         return images
-    content = _fetch("binarized_mnist", name, _BINARIZED)
-    _verify(name, content)
+    content = fetch("binarized_mnist", name, _BINARIZED)
+    verify(name, content, _CHECKSUMS[name])
     return (np.frombuffer(content, dtype=np.uint8)[::2] - ord("0")).reshape(-1, 784)
 
 
@@ -319,44 +316,3 @@ def _as_text(images: Bytes) -> bytes:
     text[:, 1::2] = ord(" ")
     text[:, -1] = ord("\n")
     return text.tobytes()
-
-
-def _local(folder: str, name: str) -> Path | None:
-    root = os.environ.get("PYROLVM_DATA")
-    return Path(root) / folder / name if root else None
-
-
-def _fetch(folder: str, name: str, source: str) -> bytes:
-    """The bytes of a file: from ``PYROLVM_DATA`` where that is set, else from the cache, downloaded first if need be."""
-    local = _local(folder, name)
-    if local is not None:
-        if not local.is_file():
-            raise lvm.DataError(
-                f"{local} does not exist, and PYROLVM_DATA says that data are there. "
-                f"Fix: put {name} of {source} in that folder, or unset PYROLVM_DATA to download it."
-            )
-        return local.read_bytes()
-    import pooch
-
-    cache = Path(pooch.os_cache("pyrolvm")) / folder
-    pooch.get_logger().setLevel(logging.WARNING)
-    try:
-        # The content is checked when it has been unpacked.
-        pooch.retrieve(source + name, known_hash=None, fname=name, path=cache)
-    except Exception as error:  # whatever the network, a proxy or a full disk raises
-        (cache / name).unlink(missing_ok=True)
-        raise lvm.DataError(
-            f"{source}{name} cannot be downloaded ({type(error).__name__}: {error}). "
-            f"Fix: check the network; or put the file in a folder {folder!r} of another folder, and set PYROLVM_DATA to that one."
-        ) from None
-    return (cache / name).read_bytes()
-
-
-def _verify(name: str, content: bytes) -> None:
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != _CHECKSUMS[name]:
-        raise _damaged(name, f"{len(content):,} bytes with another checksum than the published content")
-
-
-def _damaged(name: str, what: str) -> lvm.DataError:
-    folder = "PYROLVM_DATA" if os.environ.get("PYROLVM_DATA") else "the cache (pooch.os_cache('pyrolvm'))"
-    return lvm.DataError(f"{name} is not what was published: {what}. Fix: delete it from {folder}, and fetch it again.")

@@ -23,11 +23,16 @@ from pyrolvm.family.guide import Guide
 __all__ = ["GUIDES", "MODELS", "guide", "guides", "problem", "problems"]
 
 
-def problems() -> list[str]:
+def problems(*, ready: bool = False) -> list[str]:
     """The names that :func:`problem` knows.
 
     >>> "eight_schools" in lvm.problems()
+
+    Args:
+        ready: only those that are built without any option, which imports what they stand for; broken ones are left out.
     """
+    if ready:
+        return [name for name, factory in MODELS.sound() if not _needed(factory, skip=0)]
     return list(MODELS.entries())
 
 
@@ -93,10 +98,10 @@ def _load(kind: Kind[Callable[..., Any]], name: str) -> Callable[..., Any]:
 
 
 def _check_options(what: str, function: Callable[..., Any], options: Mapping[str, Any], *, skip: int) -> None:
+    for name in _needed(function, skip=skip):
+        if name not in options:
+            raise ArgumentError(f"{what} needs its option {name!r}. Fix: pass {name}=...")
     parameters = list(inspect.signature(function).parameters.values())[skip:]
-    for p in parameters:
-        if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in options:
-            raise ArgumentError(f"{what} needs its option {p.name!r}. Fix: pass {p.name}=...")
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -105,3 +110,10 @@ def _check_options(what: str, function: Callable[..., Any], options: Mapping[str
             raise ArgumentError(
                 f"{what} has no option {option!r}. Fix: use {', '.join(known) if known else 'no options: it has none'}."
             )
+
+
+def _needed(function: Callable[..., Any], *, skip: int) -> list[str]:
+    """Options without a default."""
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    named = [p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [p.name for p in named if p.default is p.empty]

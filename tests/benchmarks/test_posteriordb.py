@@ -1,4 +1,4 @@
-"""The posteriordb benchmark runs the models that its reference draws are of, and its scores see what is wrong."""
+"""What the benchmark of posteriordb measures by sees what is wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-import zipfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -15,46 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from pyrolvm._program.density import Joint
+from pyrolvm_models import posteriordb
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-needs_posteriordb = pytest.mark.skipif(
-    "POSTERIORDB" not in os.environ, reason="the environment variable POSTERIORDB names no posteriordb folder"
+needs_files = pytest.mark.skipif(
+    "PYROLVM_DATA" not in os.environ, reason="PYROLVM_DATA names no folder with the files of posteriordb"
 )
-
-# The log density at the second, third and fourth draw of the first chain, less that at the first draw.
-CHECK = {
-    "eight_schools-eight_schools_centered": (-0.7439, -1.2948, 1.2619),
-    "eight_schools-eight_schools_noncentered": (0.7181, 0.6760, 0.8700),
-    "arK-arK": (-0.9098, 1.4677, -2.4969),
-    "arma-arma11": (0.2265, 0.4770, 1.1046),
-    "garch-garch11": (-0.0859, 1.3838, -2.0453),
-    "gp_pois_regr-gp_regr": (1.0372, 0.5194, -1.2803),
-    "gp_pois_regr-gp_pois_regr": (-1.2447, -0.7340, 5.7999),
-    "hmm_example-hmm_example": (-1.7679, 0.0730, -0.6790),
-    "bball_drive_event_0-hmm_drive_0": (-0.5000, -0.1547, -0.4639),
-    "low_dim_gauss_mix-low_dim_gauss_mix": (0.4487, -0.9349, -2.4224),
-    "hudson_lynx_hare-lotka_volterra": (-1.7007, 1.2521, 0.0432),
-    "one_comp_mm_elim_abs-one_comp_mm_elim_abs": (1.1948, -4.8233, 0.7534),
-    "diamonds-diamonds": (-0.9811, -1.8115, 0.0674),
-    "kilpisjarvi_mod-kilpisjarvi": (1.8906, -1.8437, 0.7914),
-    "sblrc-blr": (-4.0660, -3.4599, 0.4465),
-    "sblri-blr": (-1.4233, -0.9137, -0.8470),
-    "nes2000-nes": (-0.0130, 3.5516, 3.2267),
-    "nes1972-nes": (3.7079, 3.6463, 4.8950),
-    "earnings-earn_height": (-0.2008, 0.7304, -0.6544),
-    "earnings-log10earn_height": (-1.3538, 1.0715, 1.1060),
-    "earnings-logearn_interaction": (2.1771, 2.9302, -0.1206),
-    "earnings-logearn_logheight_male": (0.7071, -1.4048, -0.3328),
-    "kidiq-kidscore_interaction": (1.8783, 5.1909, 2.0845),
-    "kidiq-kidscore_momiq": (0.0789, -0.1354, -0.1139),
-    "kidiq_with_mom_work-kidscore_interaction_c": (-1.3707, -1.7944, 0.8456),
-    "mesquite-mesquite": (2.1891, 3.2168, 0.0596),
-    "mesquite-logmesquite_logvas": (4.0468, 0.1272, 1.0623),
-}
 
 
 @pytest.fixture(scope="module")
@@ -69,109 +36,14 @@ def load() -> Iterator[Any]:
             del sys.modules[name]
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- references ------------------------------------------------------------------------------------------------------
 
 
-def test_every_model_has_check_values(load: Any) -> None:
-    assert set(load("posteriordb.models").PROBLEMS) == set(CHECK)
-
-
-@needs_posteriordb
-@pytest.mark.parametrize("name", CHECK)
-def test_the_density_is_that_of_the_reference(load: Any, name: str) -> None:
-    models, reference = load("posteriordb.models"), load("posteriordb.reference")
-    data, columns = reference.data(name), reference.draws(name)
-    problem = models.PROBLEMS[name](data)
-    assert problem.dtype == torch.float64
-    values = []
-    with problem.session(seed=0), torch.no_grad():
-        joint = Joint(problem)
-        for i in range(4):
-            draw = reference.one_draw(columns, 0, i)
-            sites = models.TO_SITES[name](data, draw) if name in models.TO_SITES else draw
-            assert sites.keys() == {site.name for site in problem.latents}
-            volume = models.VOLUMES[name](data, draw) if name in models.VOLUMES else 0.0
-            values.append(float(joint.log_p(sites) + volume))
-            derived = joint.deterministic(sites)
-            for site in columns.keys() & derived.keys():
-                torch.testing.assert_close(derived[site], draw[site])
-    # Four digits are given; the steps of the differential equations leave as much.
-    np.testing.assert_allclose(np.array(values[1:]) - values[0], CHECK[name], atol=7e-5)
-
-
-@needs_posteriordb
-@pytest.mark.parametrize("name", CHECK)
-def test_sites_have_the_names_and_shapes_of_the_reference(load: Any, name: str) -> None:
-    models, reference = load("posteriordb.models"), load("posteriordb.reference")
-    problem = models.PROBLEMS[name](reference.data(name))
-    for site, values in reference.one_draw(reference.draws(name), 0, 0).items():
-        assert problem.sites[site].shape == tuple(values.shape)
-
-
-def test_a_linear_recursion_is_solved_for_all_times_at_once(load: Any) -> None:
-    solve = load("posteriordb.models.time_series").linear_recursion
-    inputs = torch.randn(13, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for coefficient in (-0.8, 0.0, 1.3):
-        expected = [inputs[0]]
-        for value in inputs[1:]:
-            expected.append(coefficient * expected[-1] + value)
-        torch.testing.assert_close(solve(torch.tensor(coefficient, dtype=torch.float64), inputs), torch.stack(expected))
-
-
-@pytest.mark.parametrize("length", [2, 3, 8, 11])
-def test_hidden_states_are_summed_out(load: Any, length: int) -> None:
-    generator = torch.Generator().manual_seed(length)
-    transition = torch.randn(2, 2, generator=generator).log_softmax(-1)
-    emission = torch.randn(length, 2, generator=generator)
-    state = emission[0]
-    for row in emission[1:]:
-        state = (state[:, None] + transition).logsumexp(0) + row
-    found = load("posteriordb.models.hidden_markov").forward(transition, emission)
-    torch.testing.assert_close(found, state.logsumexp(0))
-
-
-def test_predator_and_prey_stay_on_their_orbit(load: Any) -> None:
-    theta = torch.tensor([0.55, 0.028, 0.8, 0.024], dtype=torch.float64)
-    start = torch.tensor([34.0, 6.0], dtype=torch.float64)
-    logs = load("posteriordb.models.odes").populations(theta, start, 20)
-
-    def constant(z: torch.Tensor) -> torch.Tensor:
-        u, v = z.unbind(-1)
-        return theta[3] * u - theta[2] * u.log() + theta[1] * v - theta[0] * v.log()
-
-    torch.testing.assert_close(constant(logs.exp()), constant(start).expand(20), atol=1e-4, rtol=0)
-
-
-def test_a_drug_that_is_not_eliminated_is_absorbed_as_its_closed_form_says(load: Any) -> None:
-    odes, one = load("posteriordb.models.odes"), torch.ones((), dtype=torch.float64)
-    times = torch.arange(1, 21, dtype=torch.float64) / 2
-    found = odes.concentrations(0.7 * one, one, 0 * one, 30 * one, 2 * one, times)
-    torch.testing.assert_close(found, 15 * (1 - torch.exp(-0.7 * times)), atol=1e-5, rtol=1e-6)
-
-
-# --- references -------------------------------------------------------------------------------------------------------
-
-
-@needs_posteriordb
-def test_references_are_ten_chains_by_name(load: Any) -> None:
-    reference = load("posteriordb.reference")
-    assert set(CHECK) <= set(reference.available())
-    columns = reference.draws("garch-garch11")
-    assert {name: values.shape for name, values in columns.items()} == dict.fromkeys(
-        ["mu", "alpha0", "alpha1", "beta1"], (10, 1000)
-    )
-    shared = [reference.draws(f"eight_schools-eight_schools_{kind}")["tau"] for kind in ("centered", "noncentered")]
-    np.testing.assert_array_equal(*shared)
-    assert reference.info("garch")["name"] == "garch-garch11"
-    with pytest.raises(ValueError, match=r"no posterior 'nothing'.*Fix:"):
-        reference.info("nothing")
-
-
-@needs_posteriordb
+@needs_files
 @pytest.mark.parametrize("name", ["nes2000-nes", "earnings-earn_height", "mesquite-mesquite"])
 def test_closed_forms_agree_with_the_draws(load: Any, name: str) -> None:
-    score, reference = load("posteriordb.score"), load("posteriordb.reference")
-    exact, sampled = score.standard(name), score.from_draws(reference.draws(name))
+    score = load("posteriordb.score")
+    exact, sampled = score.standard(name), score.from_draws(posteriordb.columns(name))
     assert exact.keys() == sampled.keys()
     for label, moments in exact.items():
         assert moments.mcse_mean == 0.0
@@ -179,62 +51,10 @@ def test_closed_forms_agree_with_the_draws(load: Any, name: str) -> None:
         assert abs(moments.sd - sampled[label].sd) < 4.5 * sampled[label].mcse_sd, label
 
 
-@needs_posteriordb
+@needs_files
 def test_what_has_no_variance_is_measured_on_the_log_scale(load: Any) -> None:
     table = load("posteriordb.score").standard("one_comp_mm_elim_abs-one_comp_mm_elim_abs")
     assert {label for label, moments in table.items() if moments.log} == {"K_m", "V_m"}
-
-
-def _folder(path: Path, chains: Any, **described: Any) -> Path:
-    for part in ("posteriors", "data/data", "reference_posteriors/draws/draws"):
-        (path / part).mkdir(parents=True)
-    text = json.dumps({"data_name": "d", "reference_posterior_name": "p", **described})
-    (path / "posteriors" / "p.json").write_text(text, encoding="utf-8")
-    for where, content in (("data/data/d", {"N": 1}), ("reference_posteriors/draws/draws/p", chains)):
-        with zipfile.ZipFile(path / f"{where}.json.zip", "w") as opened:
-            opened.writestr("x.json", json.dumps(content))
-    return path
-
-
-def test_a_folder_is_read(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = load("posteriordb.reference")
-    chains = [{"a": [1.0, 2.0], "b[1]": [3.0, 4.0], "b[2]": [5.0, 6.0]}] * 2
-    monkeypatch.setenv("POSTERIORDB", str(_folder(tmp_path, chains)))
-    assert reference.available() == ["p"] and reference.data("p") == {"N": 1} and reference.aliases() == {}
-    assert reference.draws("p")["b[2]"].tolist() == [[5.0, 6.0], [5.0, 6.0]]
-    draw = reference.one_draw(reference.draws("p"), 1, 1)
-    assert draw["a"].shape == () and draw["b"].tolist() == [4.0, 6.0]
-
-
-@pytest.mark.parametrize(
-    ("chains", "described", "message"),
-    [
-        ({"a": [1.0]}, {}, "not a list of chains"),
-        ([{"a": [1.0]}, {"b": [1.0]}], {}, "not a list of chains"),
-        ([{"a": [1.0, 2.0]}, {"a": [1.0]}], {}, "chains of 1 to 2 draws"),
-        ([{"a": [1.0]}], {"reference_posterior_name": None}, "no reference draws"),
-        ([{"a": [1.0]}], {"reference_posterior_name": "q"}, "no file 'q.json.zip'"),
-    ],
-)
-def test_a_broken_reference_is_refused(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chains: Any, described: Any, message: str
-) -> None:
-    monkeypatch.setenv("POSTERIORDB", str(_folder(tmp_path, chains, **described)))
-    with pytest.raises(ValueError, match=rf"{message}.*Fix: "):
-        load("posteriordb.reference").draws("p")
-
-
-def test_a_folder_that_is_not_one_is_refused(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = load("posteriordb.reference").folder
-    monkeypatch.delenv("POSTERIORDB", raising=False)
-    with pytest.raises(ValueError, match=r"POSTERIORDB is not set.*Fix: "):
-        folder()
-    monkeypatch.setenv("POSTERIORDB", str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match=r"which is not a folder.*Fix: "):
-        folder()
-    monkeypatch.setenv("POSTERIORDB", str(tmp_path))
-    with pytest.raises(ValueError, match=r"has no folder 'posteriors'.*Fix: "):
-        folder()
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -358,11 +178,11 @@ def test_an_unknown_method_is_refused_with_a_list(load: Any) -> None:
 def test_a_run_that_cannot_be_made_is_a_row_with_its_reason(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("POSTERIORDB", str(tmp_path))
+    monkeypatch.setenv("PYROLVM_DATA", str(tmp_path))
     job = {"posterior": "garch-garch11", "method": "full_rank"}
     (row,) = load("posteriordb.cell").run(job, [3], timeout=120, share=False)
     assert (row["posterior"], row["method"], row["seed"]) == ("garch-garch11", "full_rank", 3)
-    assert row["status"].startswith("failed: PosteriordbError: POSTERIORDB names")
+    assert row["status"].startswith("failed: DataError: ")
 
 
 # --- where fits stop --------------------------------------------------------------------------------------------------
@@ -383,7 +203,7 @@ def test_stopping_counts_what_is_close_and_beside_the_oracle(load: Any) -> None:
     assert (line["steps"], line["oracle"], line["ratio"]) == (1000, 400, 2.5)
 
 
-@needs_posteriordb
+@needs_files
 def test_stopping_measures_one_guide(load: Any) -> None:
     found = load("stopping").measure("sblrc-blr", "full_rank", 0)
     assert found["converged"]

@@ -58,7 +58,7 @@ def main() -> None:
     options.add_argument("--problem", action="append", help="only these problems")
     options.add_argument("--guide", action="append", help="only these guides")
     args = options.parse_args()
-    for name in args.problem or list(lvm.problems()):
+    for name in args.problem or list(lvm.problems(ready=True)):
         problem = lvm.problem(name)
         for guide in args.guide or list(lvm.guides()):
             began = time.perf_counter()

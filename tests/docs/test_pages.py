@@ -131,25 +131,24 @@ def test_a_make_target_of_a_page_exists(command):
 
 
 def test_the_readme_names_every_guide_of_ours():
-    assert named(README, "Guides") == {name for name in lvm.guides() if _is_ours("pyrolvm.guides", name)}
+    assert named(README, "Guides") == registered("guides")
 
 
 def test_the_readme_names_every_problem_of_ours():
-    ours = {name for name in lvm.problems() if _is_ours("pyrolvm.models", name)}
-    assert named(README, "Problems") | {"eight_schools"} == ours
+    assert named(README, "Problems") | {"eight_schools"} == registered("models")
 
 
 def test_the_zoo_is_measured_as_far_as_it_can_be_sampled():
     measured = json.loads((ROOT / "benchmarks" / "results" / "zoo.json").read_text(encoding="utf-8"))
-    ours = {name for name in lvm.problems() if _is_ours("pyrolvm.models", name)}
+    ours = registered("models") & set(lvm.problems(ready=True))
     assert {row["name"] for row in measured["rows"]} == {name for name in ours if not lvm.problem(name).parameters}
     assert not measured["smoke_run"]
 
 
-def _is_ours(group: str, name: str) -> bool:
-    from pyrolvm.family.registry import GUIDES, MODELS
-
-    return next(kind for kind in (GUIDES, MODELS) if kind.group == group).entries()[name].distribution == "pyrolvm"
+def registered(kind: str) -> set[str]:
+    """The names of ours."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return set(project["entry-points"][f"pyrolvm.{kind}"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -13,7 +13,7 @@ from pyro import poutine
 import pyrolvm as lvm
 from tests import zoo
 
-NAMES = lvm.problems()
+NAMES = lvm.problems(ready=True)
 LATENT = zoo.names(lambda kind: kind.latents)
 """Those with a posterior; the others are fitted by maximum likelihood, see test_densities.py."""
 BUILT_IN = [name for name in LATENT if zoo.kind(name).module.startswith("pyrolvm_models.")]

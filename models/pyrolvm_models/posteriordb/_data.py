@@ -1,14 +1,18 @@
-"""Data fields as double-precision tensors, and what the registries of this package are made of."""
+"""Data fields as double-precision tensors, and what the tables of this package are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import pyrolvm as lvm
+
+Array = NDArray[np.float64]
 
 Data = Mapping[str, Any]
 """The fields of a data set: numbers and nested lists of numbers."""

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-
-from ._data import Data, Draw, Maker, ToSites, fields, tensor
+from pyrolvm_models.posteriordb._data import Data, Draw, Maker, ToSites, fields, tensor
 
 
 def linear_recursion(coefficient: Tensor, inputs: Tensor) -> Tensor:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-
-from ._data import Data, Maker, fields, tensor
+from pyrolvm_models.posteriordb._data import Data, Maker, fields, tensor
 
 STEPS = 4
 """Steps in each unit of time of predator and prey."""

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-
-from ._data import Data, Draw, Maker, Volume, fields, tensor
+from pyrolvm_models.posteriordb._data import Data, Draw, Maker, Volume, fields, tensor
 
 JITTER = 1e-10
 """What the model of counts adds to the diagonal of its covariance; the factor then needs double precision."""

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-
-from ._data import Data, Maker, fields, tensor
+from pyrolvm_models.posteriordb._data import Data, Maker, fields, tensor
 
 Design = Callable[[Data], tuple[Tensor, Tensor]]
 """Makes the design matrix ``(n, k)``, its first column ones, and the outcome ``(n,)`` of a data set."""

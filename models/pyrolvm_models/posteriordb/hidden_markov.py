@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-
-from ._data import Data, Maker, fields, tensor
+from pyrolvm_models.posteriordb._data import Data, Maker, fields, tensor
 
 
 def forward(transition: Tensor, emission: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 import pyrolvm as lvm
-
-from ._data import Data, Draw, Maker, ToSites, fields
+from pyrolvm_models.posteriordb._data import Data, Draw, Maker, ToSites, fields
 
 
 def centered(sigma: Tensor, y: Tensor) -> None:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 import pyrolvm as lvm
-
-from ._data import Maker, fields
+from pyrolvm_models.posteriordb._data import Maker, fields
 
 
 def two_normals(y: Tensor) -> None:
