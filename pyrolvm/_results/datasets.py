@@ -54,12 +54,16 @@ def site_dataset(
     coords: Mapping[str, Any] | None = None,
     draws: Array | None = None,
     sample_dims: tuple[str, ...] = ("chain", "draw"),
+    given_away: bool = False,
 ) -> xr.Dataset:
-    """A dataset by arviz-base, which adds its own attributes."""
+    """A dataset by arviz-base, which adds its own attributes.
+
+    Values are copied, since they may be views of parameters that are put back, or of the user's own tensors, but for those that are
+    ``given_away``.
+    """
     from arviz_base import dict_to_dataset
 
-    # Copies: what is given may be a view of parameters that are put back, or of the user's own tensors.
-    values = {variable(name): np.array(value) for name, value in values.items()}
+    values = {variable(name): np.asarray(value) if given_away else np.array(value) for name, value in values.items()}
     dims = {variable(name): names for name, names in dims.items()}
     named = _fitting(values, dims, len(sample_dims))
     sizes = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -31,16 +32,17 @@ def groups(setting: Setting, found: Mapping[str, Tensor], chains: int, attrs: Ma
     new = setting.new
     dims, coords = named_dims(new), Dimensions(new).coords()
     found_groups = {}
+    taken: set[int] = set()
     for group in DRAWN:
         values = {
-            name.removeprefix(f"{group}/"): value.reshape(chains, -1, *value.shape[1:]).cpu().numpy()
+            name.removeprefix(f"{group}/"): _own(value, taken).reshape(chains, -1, *value.shape[1:])
             for name, value in found.items()
             if name.startswith(f"{group}/")
         }
         if values:
             named = {name: dims[name][: value.ndim - 2] for name, value in values.items() if name in dims}
             found_groups[group] = described(
-                site_dataset(values, named, attrs=attrs, coords=coords), new, setting.asked.codes
+                site_dataset(values, named, attrs=attrs, coords=coords, given_away=True), new, setting.asked.codes
             )
     scored = _scores(setting, found, attrs, drawn=attrs["kind"] == "draws")
     if scored is not None:
@@ -54,6 +56,16 @@ def groups(setting: Setting, found: Mapping[str, Tensor], chains: int, attrs: Ma
         told = site_dataset(constant, {}, attrs=attrs, sample_dims=())
         found_groups["predictions_constant_data"] = described(told, new, setting.asked.codes)
     return found_groups
+
+
+def _own(value: Tensor, taken: set[int]) -> Array:
+    """Draws as an array that nobody else holds: themselves where they are, as all are that many runs wrote, or else a copy."""
+    storage = value.untyped_storage()
+    whole = len(value) > 1 and value.is_contiguous() and storage.nbytes() == value.numel() * value.element_size()
+    if not whole or storage.data_ptr() in taken:
+        return np.array(value.cpu().numpy())
+    taken.add(storage.data_ptr())
+    return value.cpu().numpy()
 
 
 def _scores(setting: Setting, found: Mapping[str, Tensor], attrs: Mapping[str, Any], *, drawn: bool) -> Any:
@@ -117,4 +129,4 @@ def _together(found: Mapping[str, Tensor]) -> Array | None:
     terms = [value.cpu().numpy() for key, value in found.items() if key.startswith("log_score/")]
     if len(terms) < 2 or len({term.shape for term in terms}) > 1:
         return None
-    return np.asarray(np.sum(terms, axis=0, dtype=np.float64))
+    return np.asarray(reduce(np.add, terms))

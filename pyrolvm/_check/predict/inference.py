@@ -43,6 +43,9 @@ LOOPED = 500
 MOST_NUMBERS = 20_000_000
 """Numbers that a group of the result may have."""
 
+PART = 300_000
+"""Numbers of a batch that are made at once: few, since what is made on the way to them is as large, and stays in the heap in pieces."""
+
 SECONDS = 60.0
 """What drawing from a model without latents may take, where nothing says how many draws are wanted: a flow of images is dear."""
 
@@ -127,7 +130,7 @@ def predict(
     import xarray as xr
 
     def one(given: Words, seed: int, draws: int | None = draws) -> dict[str, xr.Dataset]:
-        return _predicted(posterior, *given, members or {}, rows, kind, quantities, draws, seed, at_once=summary)
+        return _predicted(posterior, *given, members or {}, rows, kind, quantities, draws, seed, batch=summary)
 
     with runtime.undisturbed():
         if not summary:
@@ -158,9 +161,7 @@ def scored(
     own = not args and not kwargs
 
     def one(given: Words, seed: int) -> dict[str, xr.Dataset]:
-        return _predicted(
-            posterior, *given, members, None, "draws", False, draws, seed, at_once=not own, own_scored=own
-        )
+        return _predicted(posterior, *given, members, None, "draws", False, draws, seed, batch=not own, own_scored=own)
 
     with runtime.undisturbed():
         every = batches(posterior.attached, args, kwargs, draws_taken(posterior, draws))
@@ -178,7 +179,7 @@ def _predicted(
     draws: int | None,
     seed: int,
     *,
-    at_once: bool = False,
+    batch: bool = False,
     own_scored: bool = False,
 ) -> dict[str, xr.Dataset]:
     old, began = posterior.attached, time.perf_counter()
@@ -205,8 +206,8 @@ def _predicted(
         if most < total:
             fewer = math.ceil(total / most)
             values, step = every(values, chains, fewer), step * fewer
-        # A batch is small: recording it as a graph would cost more than it saves, and keep memory.
-        drawn = many(values, chunk=len(next(iter(values.values()))) if at_once and many.way == "vmap" else None)
+        part = max(1, PART // max(sum(site.numel for site in found.new.sites.values()), 1)) if batch else None
+        drawn = many(values, chunk=part, record=not batch)
     attrs = {
         "pyrolvm_problem": old.name, "kind": kind, "seed": seed, "draws": len(next(iter(values.values()))), "thinned_by": step,
         "evaluated_by": many.way,

@@ -30,7 +30,7 @@ CENTRAL = (0.5, 0.9)
 FEWEST = 20
 """Draws of which an interval of 90% can be told."""
 
-AT_ONCE = 4_000_000
+AT_ONCE = 2_000_000
 """Draws that are put in order at once."""
 
 
@@ -91,9 +91,13 @@ def totals(name: str, found: Mapping[str, Array], log_score: Array) -> dict[str,
     told: dict[str, object] = {f"{name}_lpd": float(lpd.sum())}
     if lpd.size > 1:
         told[f"{name}_lpd_row_error"] = float(math.sqrt(lpd.size) * lpd.std(ddof=1))
+    terms, shares = log_score.reshape(len(log_score), -1), np.zeros(len(log_score))
+    step = max(1, AT_ONCE // len(log_score))
     with np.errstate(invalid="ignore", divide="ignore"):
-        terms = log_score.reshape(len(log_score), -1)[:, known]
-        shares = np.exp(terms - lpd).sum(axis=1, dtype=np.float64)
+        for first in range(0, every.size, step):
+            part = known[first : first + step]
+            here = every[first : first + step][part]
+            shares += np.exp(terms[:, first : first + step][:, part] - here).sum(axis=1, dtype=np.float64)
     told[f"{name}_lpd_error"] = float(shares.std() / math.sqrt(len(shares)))
     if "crps" in found and (present := ~np.isnan(found["crps"])).any():
         told[f"{name}_crps"] = float(found["crps"][present].mean())

@@ -26,8 +26,11 @@ QUANTILES = (0.05, 0.5, 0.95)
 STRIDE = 1_000_003
 """How far apart the seeds of batches are."""
 
-AT_ONCE = 10_000_000
+AT_ONCE = 5_000_000
 """Draws of one variable that a batch may have: arrays so large are given back to the system, those of a tenth are kept in pieces."""
+
+PUT_IN_ORDER = 1_000_000
+"""Of these, how many are put in order at once."""
 
 BEHIND = "rows_of_the_fit_in_front"
 """The attribute of predictions that follow from the rows of the fit."""
@@ -157,6 +160,14 @@ def _statistics(draws: Array) -> Array:
     """Mean, sd and quantiles of each value, the last dimension."""
     shape = draws.shape[2:]
     flat = draws.reshape(draws.shape[0] * draws.shape[1], -1)
+    step = max(1, PUT_IN_ORDER // max(len(flat), 1))
+    parts = [_of_each(flat[:, first : first + step]) for first in range(0, flat.shape[1], step)] or [_of_each(flat)]
+    found: Array = np.concatenate(parts).reshape(*shape, len(STATISTICS))
+    return found
+
+
+def _of_each(flat: Array) -> Array:
+    """The statistics of each column."""
     rows: Any = np.ascontiguousarray(flat.T, dtype=np.float64 if flat.dtype.itemsize == 8 else np.float32)
     rows.sort(axis=1)  # draws of a value side by side, which are put in order many times faster
     middle = rows.mean(axis=1, dtype=np.float64)
@@ -166,7 +177,7 @@ def _statistics(draws: Array) -> Array:
         low = int(place)
         high = min(low + 1, rows.shape[1] - 1)
         whole.append(rows[:, low] + (place - low) * (rows[:, high] - rows[:, low]))
-    found: Array = np.stack(whole, axis=-1).astype(rows.dtype).reshape(*shape, len(STATISTICS))
+    found: Array = np.stack(whole, axis=-1).astype(rows.dtype)
     return found
 
 

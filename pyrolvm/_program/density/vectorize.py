@@ -115,8 +115,14 @@ class Evaluator:
             warnings.simplefilter("ignore")
             self._choose(draws)
 
-    def __call__(self, draws: Mapping[str, Tensor], *, chunk: int | None = None) -> Tree:
-        """The results for all draws, each of shape ``(n, ...)``; ``chunk`` as for :func:`map_draws`."""
+    def __call__(self, draws: Mapping[str, Tensor], *, chunk: int | None = None, record: bool = True) -> Tree:
+        """The results for all draws, each of shape ``(n, ...)``.
+
+        Args:
+            draws: tensors of shape ``(n, ...)``.
+            chunk: as for :func:`map_draws`.
+            record: whether a graph of many chunks may be recorded, which is faster and keeps memory.
+        """
         count, began = len(next(iter(draws.values()))), time.perf_counter()
         looped = 0
         if self.way == "paths" and self._paths is not None:
@@ -128,7 +134,7 @@ class Evaluator:
         elif self.way == "loop":
             found, looped = self._loop(draws), count
         else:
-            found = self._together(draws, chunk or max(1, min(count, AT_ONCE // self._numbers)))
+            found = self._together(draws, chunk or max(1, min(count, AT_ONCE // self._numbers)), record)
         note(Evaluation(self.what, self.way, count, looped, time.perf_counter() - began, self.reason))
         return found
 
@@ -203,9 +209,9 @@ class Evaluator:
 
     # --- the ways -----------------------------------------------------------------------------------------------------
 
-    def _together(self, draws: Mapping[str, Tensor], chunk: int) -> Tree:
+    def _together(self, draws: Mapping[str, Tensor], chunk: int, record: bool) -> Tree:
         count = len(next(iter(draws.values())))
-        run = self._chunks(draws, chunk)
+        run = self._chunks(draws, chunk) if record else self._mapped()
         if chunk >= count:
             return run(dict(draws))
         # Written into place, and not kept until the end: small results that stay between large ones come and go tear holes
