@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 from numpy.typing import NDArray
 
 from pyrolvm._base import budget
@@ -32,10 +33,11 @@ __all__ = [
 ]
 
 STARTS, MORE_STARTS, MOST_STARTS = 4, 16, 84
-"""Ascents from near the origin; more of them once two have ended at different heights, and as long as they go on to end at new modes.
+"""Ascents from near the origin; more once two have ended at different heights, and as long as they go on to end at new modes."""
 
-As many others start at draws from the prior, where it can be drawn from: where its scale is far from one, so may be the modes.
-"""
+DRAWN, NEIGHBOURS = 256, 8
+"""Draws of the prior, where it can be drawn from: ascents start at those, as many at most as from near the origin, where the density is
+higher than at their nearest neighbours. Where the prior's scale is far from one, so may be the modes."""
 
 ONCE = 2
 """Modes at which one ascent alone has ended from which on there are taken to be more."""
@@ -200,14 +202,31 @@ def _climbed(target: Target, count: int, seed: int, *, again: bool = False) -> l
 
 
 def _from_prior(target: Target, count: int, seed: int) -> Points:
-    """Draws from the prior, shape ``(count, n)``; none where it is flat or cannot be drawn from."""
+    """Draws from the prior at which to start, shape ``(at most count, n)``; none where it is flat or cannot be drawn from.
+
+    A draw with a higher one beside it would end where that one does.
+
+    References:
+        Rinnooy Kan, Timmer, *Stochastic global optimization methods, part II: multi level methods*,
+        https://doi.org/10.1007/BF02592071
+    """
     problem = target.joint.problem
     try:
         with random_state(seed, problem.device):
-            drawn = prior_draws(problem, count)
-        return target.points({site.name: drawn[site.name] for site in problem.continuous})
+            drawn = prior_draws(problem, DRAWN)
+        points = target.points({site.name: drawn[site.name] for site in problem.continuous})
     except (ProblemError, ValueError, RuntimeError):  # of a prior without draws, or one beyond its own support's ends
         return np.zeros((0, target.size))
+    points = points[np.isfinite(points).all(axis=1)]
+    values = target.values(points)
+    points, values = points[np.isfinite(values)], values[np.isfinite(values)]
+    if len(points) < NEIGHBOURS:
+        return points[:count]
+    spread = np.subtract(*np.quantile(points, [0.75, 0.25], axis=0))
+    tree = scipy.spatial.cKDTree(points / np.where(spread > 0, spread, 1.0))
+    near = tree.query(tree.data, k=NEIGHBOURS)[1]
+    leading = np.flatnonzero(values >= values[near].max(axis=1))
+    return points[leading[np.argsort(-values[leading], kind="stable")[:count]]]
 
 
 def _heights(paths: list[Path]) -> list[Path]:
