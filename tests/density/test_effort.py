@@ -63,6 +63,19 @@ def test_products_of_matrices_take_what_is_summed_in_them() -> None:
     assert more == pytest.approx(INNER * (200 - 2) * 40)
 
 
+def counts(y: Tensor) -> None:
+    rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+    pyro.sample("y", dist.StudentT(3 + rate, 0.0, 1.0).expand([len(y)]).to_event(1), obs=y)
+
+
+def test_functions_of_numbers_are_no_products_whatever_their_names_hold() -> None:
+    made = target(lvm.Problem(counts, torch.ones(300)), "c")
+    assert made._captured is not None
+    named = [str(node.target) for node in made._captured.module.graph.nodes]
+    assert any("lgamma" in name for name in named)  # in which there is "mm"
+    assert made.each.point == pytest.approx(POINT + NUMBER["c"] * made._captured.numbers)
+
+
 def test_what_runs_operation_by_operation_takes_a_time_for_each() -> None:
     graph = target(lvm.Problem(schools, Y), "torch")
     assert graph._captured is not None

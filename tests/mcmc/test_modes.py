@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from torch import Tensor
 
@@ -32,6 +33,16 @@ def test_the_mass_of_modes_that_no_draw_is_near_to_is_counted() -> None:
     assert left_out(frame, np.concatenate([draws, draws + 20, draws - 20])) == {}
 
 
+def test_a_far_mode_counts_by_what_it_does_to_a_mean_or_an_sd() -> None:
+    draws = np.random.default_rng(0).normal(size=(500, 2))
+    mass = 0.001  # at 200 sds it makes the sd six times as large, at 5 it does nothing
+    far = SimpleNamespace(modes=(mode(0.0), mode(200.0)), evidence=np.log([1 - mass, mass]))
+    near = SimpleNamespace(modes=(mode(0.0), mode(8.0)), evidence=np.log([1 - mass, mass]))
+    assert abs(left_out(far, draws)["modes_left_out"] - mass) < 1e-9
+    assert left_out(near, draws) == {}
+    assert left_out(far, np.concatenate([draws, draws[:1] + 200])) == {}
+
+
 def squared(y: Tensor) -> None:
     """A sign that data leave open and a prior nearly does."""
     a = pyro.sample("a", dist.Normal(0.2, 2.0))
@@ -54,3 +65,48 @@ def test_modes_with_the_same_quantities_are_no_reason_to_doubt_a_fit() -> None:
     finally:
         del squared.__pyrolvm_model__
     assert alike.trusted and "have the same values" in str(alike)
+
+
+FAR = torch.tensor([-6.0, -6.2, 0.1, 0.0, 7.0, 6.8, 7.1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_modes_far_from_the_origin_are_found_where_the_prior_reaches(scale: float) -> None:
+    def model(y: Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 10.0 * scale))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Cauchy(m, 0.5 * scale), obs=y)
+
+    grid = np.linspace(-40.0, 40.0, 100_001)
+    log = -0.5 * (grid / 10) ** 2 - np.log1p(((FAR.numpy()[:, None] - grid) / 0.5) ** 2).sum(axis=0)
+    share = np.exp(log - log.max()) / np.exp(log - log.max()).sum()
+    mean = share @ grid
+    sd = np.sqrt(share @ (grid - mean) ** 2)
+    found = lvm.infer(lvm.Problem(model, FAR * scale), methods=["student"], seed=0, progress=False)
+    draws = found.data["posterior"]["m"].values / scale
+    assert found.verdict.trusted
+    assert abs(draws.mean() - mean) < 0.1 * sd and abs(draws.std() - sd) < 0.1 * sd
+
+
+def test_a_guide_of_ones_own_at_one_mode_of_several_is_doubtful() -> None:
+    def guide(y: Tensor) -> None:
+        place = pyro.param("place", torch.tensor(1.4))
+        width = pyro.param("width", torch.tensor(0.1), constraint=dist.constraints.positive)
+        pyro.sample("a", dist.Normal(place, width))
+
+    found = lvm.fit(lvm.Problem(squared, Y), guide, seed=0, progress=False)
+    assert found.khat < 0.7  # by its weights alone it is the posterior
+    assert found.verdict.status == "doubtful" and "in which no draw is" in str(found.verdict)
+
+
+def test_draws_of_several_modes_are_not_moved_as_one() -> None:
+    random = np.random.default_rng(11)
+    y = torch.as_tensor(np.concatenate([4.33 + 0.15 * random.normal(size=6), -1.39 + 0.15 * random.normal(size=5)]))
+
+    def model(y: Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(torch.zeros((), dtype=torch.float64), 8.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.StudentT(1.0, m, 0.3), obs=y)
+
+    found = lvm.infer(lvm.Problem(model, y), methods=["mixture"], seed=0, progress=False)
+    assert "moment matching" not in str(found.data["posterior"].attrs.get("correction", ""))

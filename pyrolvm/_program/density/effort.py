@@ -6,6 +6,7 @@ and with it the result, depend on what else the machine does; this does not.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -30,7 +31,10 @@ USUAL = 100
 INNER = 0.5
 """Of a product or factorisation of matrices: for each number of the result, so many times the length of what is summed for it."""
 
-_MATRICES = ("mm", "mv", "bmm", "addmm", "matmul", "cholesky", "triangular", "solve", "inv", "eigh", "svd", "qr")
+_MATRICES = {
+    "mm", "mv", "bmm", "addmm", "addmv", "baddbmm", "matmul", "cholesky", "triangular", "solve", "inv", "inverse", "eigh", "svd", "qr",
+}  # fmt: skip
+"""Words of which the name of such an operation has one, as ``linalg_inv_ex``; ``lgamma`` is none, though there is ``mm`` in it."""
 
 
 class Effort:
@@ -77,7 +81,7 @@ def _numbers(captured: Captured) -> float:
     """How many numbers a graph computes, those of matrix products and factorisations by what is summed for them."""
     extra = 0.0
     for node in captured.module.graph.nodes:
-        if node.op != "call_function" or not any(word in operation(node) for word in _MATRICES):
+        if node.op != "call_function" or _MATRICES.isdisjoint(re.split(r"[._]", operation(node))):
             continue
         given = [arg.meta.get("val") for arg in node.all_input_nodes]
         inner = max((value.shape[-1] for value in given if isinstance(value, Tensor) and value.dim()), default=1)
