@@ -213,7 +213,7 @@ def _from_prior(target: Target, count: int, seed: int) -> Points:
     problem = target.joint.problem
     try:
         with random_state(seed, problem.device):
-            drawn = prior_draws(problem, DRAWN)
+            drawn = prior_draws(problem, DRAWN, looped=count)
         points = target.points({site.name: drawn[site.name] for site in problem.continuous})
     except (ProblemError, ValueError, RuntimeError):  # of a prior without draws, or one beyond its own support's ends
         return np.zeros((0, target.size))

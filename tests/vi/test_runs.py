@@ -19,8 +19,8 @@ ERRORS = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 @pytest.mark.parametrize(
     ("centred", "most"),
     [
-        (False, 23),
-        (True, 49),
+        (False, 30),
+        (True, 56),
     ],  # each draw of a guide in coordinates of its parents runs the model up to the last of them
 )
 def test_a_fit_of_eight_schools_begins_after_few(monkeypatch, centred: bool, most: int) -> None:

@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrolvm._base.errors import ProblemError
-from pyrolvm._program.density.vectorize import repeat
+from pyrolvm._program.density.vectorize import Evaluator
 from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
@@ -69,8 +69,13 @@ def check_proper(problem: Problem) -> None:
             )
 
 
-def prior_draws(problem: Problem, count: int) -> dict[str, Tensor]:
+def prior_draws(problem: Problem, count: int, *, looped: int | None = None) -> dict[str, Tensor]:
     """Draws of all latents from the prior, each of shape ``(count, ...)``; inside a session.
+
+    Args:
+        problem: the model with its data.
+        count: how many.
+        looped: how many at most where the model is run draw by draw.
 
     Raises:
         ProblemError: if a site cannot be sampled.
@@ -85,7 +90,9 @@ def prior_draws(problem: Problem, count: int) -> dict[str, Tensor]:
 
     try:
         with torch.no_grad():
-            return repeat(one, count, like=torch.zeros((), dtype=problem.dtype, device=problem.device))
+            lanes = torch.zeros(count, dtype=problem.dtype, device=problem.device)
+            many = Evaluator(lambda _: one(), {"lane": lanes}, what="prior draws")
+            return many({"lane": lanes[:looped] if many.way == "loop" else lanes})
     except NotImplementedError as error:
         raise ProblemError(
             f"site {watch.site!r} of {problem.name} cannot be sampled, so its prior cannot be drawn from "
