@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -105,3 +107,30 @@ def test_models_with_parameters_and_large_ones_are_left_alone(models):
     for model in (learned, large):
         found = find_symmetries(lvm.Problem(model, torch.tensor(1.0)))
         assert found.blocks == () and found.reason
+
+
+def test_components_that_rounding_hides_are_not_taken_for_exchangeable():
+    """Far from data a mixture's density shows its widest component alone; the numbers of the others could be anything."""
+    data = torch.tensor([9.2, 9.7, 10.2, 16.1, 19.3, 19.9, 20.4, 22.3, 22.9, 23.5, 26.9, 32.1, 32.8, 34.3] * 5)
+
+    def clusters(y):
+        share = pyro.sample("share", dist.Dirichlet(torch.ones(3)))
+        with pyro.plate("group", 3):
+            centre = pyro.sample("centre", dist.Normal(20.0, 10.0))
+            width = pyro.sample("width", dist.LogNormal(0.0, 0.7))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.MixtureSameFamily(dist.Categorical(share), dist.Normal(centre, width)), obs=y)
+
+    (block,) = find_symmetries(lvm.Problem(clusters, data)).blocks
+    assert block.text == "components 0, 1 and 2 of `share`, `centre` and `width` are exchangeable"
+    assert block.copies == 6.0
+
+
+def test_what_nothing_depends_on_is_told_by_its_prior_alone():
+    def free(y):
+        with pyro.plate("coin", 3):
+            pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(pyro.sample("m", dist.Normal(1.0, 1.0)), 1.0), obs=y)
+
+    (block,) = find_symmetries(lvm.Problem(free, torch.tensor(0.5))).blocks
+    assert "`x`" in block.text and "`m`" not in block.text

@@ -1,7 +1,9 @@
 """Finds the symmetries of a program by trying: actions under which its log density stays the same at random points.
 
-An action that is none changes the density at almost every point, so that a few points settle it. Sites with different priors,
-ordered components and rows with data of their own are told apart by the density itself.
+An action that is none changes the density at almost every point, so that a few points settle it: points that can tell. Where one
+component of a mixture outdoes the others by so much that rounding hides them, what they are exchanged for is not seen; so what an
+action moves has to matter, elsewhere than in its own prior, at some point. Sites with different priors, ordered components and rows
+with data of their own are told apart by the density itself.
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyrolvm._base.errors import PyrolvmError
+from pyrolvm._base.randomness import random_state
 from pyrolvm._capture.vmap import vmapped
 from pyrolvm._program.density import Joint, map_draws
 from pyrolvm._program.problem import Problem
@@ -44,6 +48,12 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-6}
 
 LARGEST = {torch.float64: 1e8, torch.float32: 1e4}
 """Log densities of this size and more tell too little: a change in a prior would drown in their rounding."""
+
+PLAINLY = 10
+"""By how many times what rounding may do a density changes where it can tell."""
+
+FURTHER = 12
+"""Points that are tried where the first ones cannot tell: half of them from the prior."""
 
 ANGLE = 0.7
 
@@ -144,6 +154,90 @@ class _Trial:
                 left = [move for move, good in zip(left, same, strict=True) if good]
         return left
 
+    def sure(self, moves: Sequence[Move]) -> list[Move]:
+        """Those of which a point could tell that they are none, and did not."""
+        left, told = list(moves), set[int]()
+        for point in self.points:
+            told |= {id(m) for m in self._told(point, [m for m in left if id(m) not in told])}
+        dark = [m for m in left if id(m) not in told]
+        if dark:
+            told |= {id(m) for m in dark if self._alone(m)}
+        for point in self._further() if len(told) < len(left) else ():
+            dark = [m for m in left if id(m) not in told]
+            if not dark:
+                break
+            same = self.same(point, [move.action for move in dark])
+            wrong = {id(move) for move, good in zip(dark, same, strict=True) if not good}
+            left = [move for move in left if id(move) not in wrong]
+            told |= {id(m) for m in self._told(point, [m for m in dark if id(m) not in wrong])}
+        return [move for move in left if id(move) in told]
+
+    def _told(self, point: Values, moves: Sequence[Move]) -> list[Move]:
+        """Moves that would show here: partway along them, what depends on the numbers that they move is another."""
+        if not moves:
+            return []
+        partway = [point + 0.3 * (move.action(point) - point) for move in moves]
+        here = self._elsewhere(np.stack([point] * len(moves)), moves)
+        there = self._elsewhere(np.stack(partway), moves)
+        with np.errstate(invalid="ignore"):
+            dark = np.abs(there - here) <= PLAINLY * self.tolerance * (1 + np.abs(here))
+        return [move for move, hidden in zip(moves, dark, strict=True) if not hidden]
+
+    def _alone(self, move: Move) -> bool:
+        """Whether nothing but their own priors depends on the numbers that a move moves."""
+        point = self.points[0].copy()
+        point[move.action.moved] = math.nan
+        own = self._own(move)
+        try:
+            found = self.joint.log_probs({name: value[0] for name, value in self.values(point[None]).items()})
+        except FAILURES:
+            return False
+        return not any(bool(value.isnan().any()) for name, value in found.items() if name not in own)
+
+    def _own(self, move: Move) -> list[str]:
+        """The sites that a move acts on."""
+        return [name for name, where in self.layout.places().items() if np.isin(where, move.action.moved).any()]
+
+    def _elsewhere(self, flat: Values, moves: Sequence[Move]) -> Values:
+        """Log densities at points, each without the priors of the sites that the move beside it moves."""
+        inside = sum(site.numel for site in self.problem.observed)
+
+        def parts(one: dict[str, Tensor]) -> dict[str, Tensor]:
+            terms = self.joint.terms(one)
+            return {
+                name: each.sum() for name, each in terms.items() if name.partition("/")[0] in ("log_p", "log_prior")
+            }
+
+        found = {k: v.cpu().double().numpy() for k, v in map_draws(parts, self.values(flat), inside=inside).items()}
+        out: Values = found["log_p"].copy()
+        for row, move in enumerate(moves):
+            names = [f"log_prior/{name}" for name in self._own(move)]
+            out[row] -= sum(found[name][row] for name in names if name in found)
+        return out
+
+    def _further(self) -> Iterator[Values]:
+        """Other points of finite density: draws of the prior where it can be drawn from, and others that are far apart."""
+        random = np.random.default_rng(11)
+        like = torch.zeros((), dtype=self.problem.dtype, device=self.problem.device)
+        for number in range(FURTHER):
+            if number % 2 == 0:
+                try:
+                    values = self._prior_draw(number)
+                except FAILURES:
+                    continue
+            else:
+                real = torch.as_tensor(random.normal(0.0, 1.0 + number / 4, self.problem.unconstrained_size)).to(like)
+                values = {name: value.cpu().numpy() for name, value in self.joint.constrain(real).items()}
+            flat = self.layout.join(values, lead=0)
+            height = float(self.density(flat[None])[0])
+            if math.isfinite(height) and abs(height) < LARGEST[self.problem.dtype]:
+                yield flat
+
+    def _prior_draw(self, seed: int) -> dict[str, Values]:
+        with random_state(seed, self.problem.device):
+            trace = poutine.trace(self.problem.program).get_trace(*self.problem.args, **self.problem.kwargs)
+        return {s.name: torch.as_tensor(trace.nodes[s.name]["value"]).cpu().numpy() for s in self.problem.continuous}
+
     def same(self, point: Values, maps: Sequence[Callable[[Values], Values]]) -> list[bool]:
         """Which maps leave the density at a point what it is."""
         heights = self.density(np.stack([point, *(one(point) for one in maps)]))
@@ -157,9 +251,9 @@ def _search(problem: Problem, layout: Layout) -> Symmetries:
     if len(trial.points) < 2:
         return Symmetries(layout, reason="no finite density near the middle of the support")
     known = units(problem)
-    found = trial.keep(list(proposals(problem, known, trial.limit())))
+    found = trial.sure(trial.keep(list(proposals(problem, known, trial.limit()))))
     found = _smallest(found)
-    found = _smallest(_unique(trial.keep(_all_members(found))))
+    found = _smallest(_unique(trial.sure(trial.keep(_all_members(found)))))
     rotations = _rotations(trial, found)
     blocks = [*rotations, *_blocks(found, rotations)]
     return Symmetries(layout, tuple(blocks), _invariant(trial, blocks))
