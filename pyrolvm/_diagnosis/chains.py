@@ -36,6 +36,8 @@ ESS_DOUBTFUL, ESS_FAILED = 100, 10
 BFMI_DOUBTFUL = 0.3
 DIVERGENT_FAILED = 0.1
 DEPTH_DOUBTFUL = 0.1
+ROUGH_SD = 0.1
+"""The Monte Carlo error of an sd, as a share of it, from which on that is not known: tails are heavy, or a far mode has few draws."""
 LEAST_DRAWS = 4
 """Draws of a chain from which on its mixing can be looked at."""
 
@@ -162,6 +164,19 @@ def judge_mixing(table: pd.DataFrame, chains: int, draws: int) -> Iterator[Reaso
     if chains > 1:
         yield _judge_rhat(moving["rhat"])
     yield _judge_ess(moving, chains)
+    yield from _judge_sds(moving)
+
+
+def _judge_sds(table: pd.DataFrame) -> Iterator[Reason]:
+    """Names the quantities whose sd these draws do not tell; all else about them, and all about others, they may well tell."""
+    share = (table["mcse_sd"] / table["sd"]).sort_values(ascending=False)
+    rough = share.index[share > ROUGH_SD]
+    if len(rough):
+        text = (
+            f"The sd of {_names(rough)} is not known: its own Monte Carlo error is {float(share.iloc[0]):.0%} of it. Tails are "
+            "heavy, or few draws are at a far mode: look at quantiles, or take more draws."
+        )
+        yield Reason("trusted", text, {"rough sds": float(len(rough)), "largest error of an sd": float(share.iloc[0])})
 
 
 def _judge_rhat(rhat: pd.Series[float]) -> Reason:

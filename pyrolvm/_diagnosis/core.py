@@ -123,6 +123,7 @@ def diagnose(
     draws                                           one chain without weights     any non-finite, stuck
     R-hat (largest)           <= 1.01               up to 1.1                     > 1.1
     ESS (smallest)            >= 100 a chain        under 100 a chain             under 10 a chain
+    error of an sd            <= 10% (or named)
     divergences               none                  any                           > 10% of draws
     E-BFMI (smallest)         >= 0.3                < 0.3
     float32 against float64   within 0.5 nats (b)   further                       over 5 nats further

@@ -384,3 +384,18 @@ def test_an_sd_whose_tail_the_draws_hardly_reach_is_doubted_where_reweighting_se
     assert [reason.status for reason in found] == ["doubtful"]
     assert "`x`" in found[0].text and "7% smaller" in found[0].text
     assert not list(judge_tails(data, table, np.zeros(4_000) + 1e-4 * draws, figures))
+
+
+@pytest.mark.parametrize("kind", ["far mode", "no variance"])
+def test_an_sd_that_the_draws_do_not_tell_is_named(fake, rng, kind):
+    sites = good_chains(rng)
+    far = sites["mu"].copy()
+    if kind == "far mode":  # 0.4% of the mass at 80 sds: of 4,000 draws 16, give or take four
+        far[rng.random(far.shape) < 0.004] += 80.0
+    else:
+        far = rng.standard_t(2.0, size=far.shape)
+    found = diagnose(fake.chains(rng, {**sites, "far": far})).verdict
+    told = [reason for reason in found.reasons if "rough sds" in reason.figures]
+    assert len(told) == 1 and "`far`" in told[0].text and told[0].figures["largest error of an sd"] > 0.1
+    assert found.status == "trusted"  # all else is known
+    assert not any("rough sds" in reason.figures for reason in diagnose(fake.chains(rng, sites)).verdict.reasons)

@@ -444,3 +444,14 @@ def test_progress_is_told_of_all_transitions(gaussian_problem: lvm.Problem, engi
     run(gaussian_problem, engine=engine, progress=progress)
     assert calls[-1][:2] == (100, 100)
     assert calls[-1][2].startswith("sampling")
+
+
+def test_a_frame_needs_a_short_warmup_only() -> None:
+    problem = lvm.Problem(gaussian, torch.tensor(1.0))
+    assert lvm.nuts(problem, chains=1, draws=20, progress=False).data["posterior"].attrs["warmup"] == 300
+    plain = lvm.nuts(problem, chains=1, draws=20, precondition="none", progress=False)
+    assert plain.data["posterior"].attrs["warmup"] == 1000
+    asked = lvm.nuts(problem, chains=1, draws=20, warmup=50, progress=False)
+    assert asked.data["posterior"].attrs["warmup"] == 50
+    with pytest.raises(lvm.ArgumentError, match='"auto" or a number'):
+        lvm.nuts(problem, warmup="long", progress=False)

@@ -480,7 +480,7 @@ def _chains(climb: _Climb, found: list[Posterior], accept: float, *, longer: boo
     best = min(fits, key=_khat, default=None)
     kept = LONGER * CHAIN_DRAWS if longer else CHAIN_DRAWS if climb.draws is None else max(-(-climb.draws // 4), 1)
     chains = nuts(
-        climb.problem, init=best, target_accept=accept, warmup=LONGER * WARMUP if longer else WARMUP, draws=kept, seed=climb.seed,
+        climb.problem, init=best, target_accept=accept, warmup=LONGER * WARMUP if longer else "auto", draws=kept, seed=climb.seed,
         progress=climb.progress, **climb.kept("nuts"),
     )  # fmt: skip
     return complete(chains, climb.seed)
