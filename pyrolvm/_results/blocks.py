@@ -19,7 +19,7 @@ from pyrolvm._program.density import Joint
 from pyrolvm._program.density.dependence import NONE, SEVERAL, met_by
 from pyrolvm._program.sites import Site
 
-__all__ = ["Members", "levels_of"]
+__all__ = ["Members", "by_row", "levels_of"]
 
 RANDOM = 73
 """The seed of what latents are moved by."""
@@ -62,7 +62,7 @@ class Members:
 
     def seen(self, joint: Joint, parts: Parts) -> dict[str, Tensor]:
         """The log density of each row by observed site, flat."""
-        return {name: _by_row(joint, parts, name) for name in self.rows}
+        return {name: by_row(joint, parts, name) for name in self.rows}
 
     def together(self, parts: Parts, seen: Mapping[str, Tensor]) -> Tensor:
         """The log density of each member with all its rows."""
@@ -225,8 +225,8 @@ def _places(joint: Joint, axes: Axes) -> tuple[Tensor | None, tuple[int, ...]]:
     return torch.cat(each, 1), size
 
 
-def _by_row(joint: Joint, parts: Parts, name: str) -> Tensor:
+def by_row(joint: Joint, parts: Parts, name: str) -> Tensor:
     """The log density of each row of an observed site, flat: parts of one row's event together."""
     part, rows = parts[f"density/{name}"], _batch(joint.problem.sites[name])
     shape = joint.problem.sites[name].shape[:rows]
-    return part.expand(*shape, *part.shape[rows:]).reshape(*shape, -1).sum(-1).reshape(-1)
+    return part.expand((*shape, *part.shape[rows:])).reshape(*shape, -1).sum(-1).reshape(-1)

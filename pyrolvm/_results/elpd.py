@@ -167,7 +167,9 @@ def left_out(
     error = float(math.sqrt(elpd.size) * elpd.std(ddof=1)) if elpd.size > 1 else math.nan
     verdict = _judged(khat, threshold, len(values), factors, corrected, absent)
     if told.latents:
-        text = f"The latents {', '.join(told.latents)}, which few rows share, were integrated out."
+        more = len(told.latents) - 5
+        names = ", ".join(told.latents[:5]) + (f" and {more} more" if more > 0 else "")
+        text = f"The latents {names}, which few rows share or which tie rows together, were integrated out."
         verdict = verdict.and_also(Verdict.of([Reason("trusted", text, {"draws": float(len(values))})], ()))
     elif told.owned is not None and not refitted:
         verdict = verdict.and_also(_doubted(told.owned, first))
@@ -224,7 +226,12 @@ def _by_row(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | 
             f"Fix: name the site whose rows are left out, loo(site={str(next(iter(known)))!r})."
         )
     first, *rest = known.values()
-    return " and ".join(map(str, known)), sum(rest, first)
+    label = " and ".join(map(str, known))
+    if rest and not set(first.dims) - {"chain", "draw"}:  # sites of one value each, as loops make them, are a row each
+        import xarray as xr
+
+        return label, xr.concat(list(known.values()), dim="site").assign_coords(site=[str(one) for one in known])
+    return label, sum(rest, first)
 
 
 def _ratios(data: xr.DataTree, rows: xr.DataArray) -> tuple[Array | None, int]:

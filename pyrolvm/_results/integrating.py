@@ -23,7 +23,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +33,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyrolvm._base.errors import CaptureError
 from pyrolvm._base.importance import Weights, khat_threshold, weigh
 from pyrolvm._base.numerics import Array
-from pyrolvm._base.quadrature import Rule, rules
-from pyrolvm._capture import capture
-from pyrolvm._program.density import Evaluator, Joint, Levels, Normal, flattened, modes
+from pyrolvm._program.density import Evaluator, Joint, flattened
 from pyrolvm._program.problem import Problem
-from pyrolvm._results.blocks import Members, levels_of
-from pyrolvm._results.one_row import draws_at, rows_seen
+from pyrolvm._results.apart import Apart
+from pyrolvm._results.matching import smoothed_weights
+from pyrolvm._results.one_row import draws_at, recorded, rows_of, rows_seen
+from pyrolvm._results.tied import Tied
 from pyrolvm.family.importance import Weighed, refitted
 from pyrolvm.family.student import Student
 
@@ -49,12 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Integrated", "integrated"]
 
-UNITS = 8
-"""Latents of a member up to which they are integrated out."""
-
-STEPS = 8
-"""Newton's steps to the modes of members."""
-
 CELLS = 4_000_000
 """Rows times draws at most; of more rows fewer draws are taken, but no fewer than ``FEWEST``."""
 
@@ -62,15 +56,6 @@ FEWEST = 200
 
 CLOSE = 0.2
 """Nats by which a rougher rule may be off of a row, at 99 in 100 draws, where the finer one is believed."""
-
-FINE = {1: 4, 2: 3, 3: 2}
-"""The rule that is taken of all for so many latents: 17, 7 and 5 nodes for each of them."""
-
-NODES, FIRST = 450, 2
-"""Nodes of all levels together, where there are several, and the roughest rule of an outer one meanwhile."""
-
-APART, DEEP = 3.0, 7.0
-"""Sds between modes from which on they are two, and nats below the other from which on one does not matter."""
 
 TRIED = 32
 """Draws at which it is tried whether they run at once."""
@@ -134,246 +119,97 @@ def integrated(
     """
     if not problem.continuous or problem.discrete:
         return Integrated(())
+    told = None
+    for way in (Apart, Tied) if integrate else ():
+        if told is None or not _light(told):
+            with _exact(problem, params, way is Tied, seed) as here, torch.no_grad():
+                told = _better(told, _by(way, here, data, sites, places, ratios, seed))
+    if told is not None:
+        return told
     with problem.session(seed=seed, params=params), torch.no_grad():
-        joint = Joint(problem)
         seen, kept = rows_seen(problem, sites)
-        flat = flattened(joint, draws_at(problem, data, places))
-        found = _Rows.of(joint, flat, seen) if integrate else None
-        told = None if found is None else _left_out(found, flat, ratios, seed)
-        if found is not None and told is not None and told.known is not None:
-            told = replace(told, known=told.known & ~found.several(flat))
-        if told is None or told.values is None or told.known is None or not told.known.any():
-            owned = _owned(joint, flat[0], seen)
-            return Integrated((), owned=owned if kept is None else owned[kept])
-        return told if kept is None else replace(told, values=told.values[:, kept], known=told.known[kept])
+        joint = Joint(problem)
+        owned = _owned(joint, flattened(joint, draws_at(problem, data, places[:1]))[0], seen)
+        return Integrated((), owned=owned if kept is None else owned[kept])
 
 
-class _Rows:
-    """The density of each row given the others at a draw, latents of members of all levels integrated out; inside a session."""
-
-    def __init__(self, joint: Joint, levels: tuple[Members, ...], sites: tuple[str, ...], flat: Tensor) -> None:
-        self.joint, self.levels, self.sites = joint, levels, sites
-        self.elements = _recorded(joint, flat[0])
-        self.places = torch.cat([level.places.reshape(-1) for level in levels])
-        self.start = flat[:, self.places].mean(0)
-        shapes = [(level.count, level.places.shape[1]) for level in levels]
-        self.tree = Levels(shapes, [level.above for level in levels if level.above is not None], flat)
-        self.rough, self.fine = _pairs([units for _, units in shapes])
-        self.member = [level.rows[sites[0]] for level in levels]
-        self.first = {name: self._first(name) for name in levels[0].rows}
-        # Without its one row a member has its prior alone, which integrates to one.
-        self.alone = [self._alone(level, member) for level, member in zip(levels, self.member, strict=True)]
-
-    @classmethod
-    def of(cls, joint: Joint, flat: Tensor, sites: tuple[str, ...]) -> _Rows | None:
-        """Those of the members with the fewest rows each, and of those above; ``None`` where none can be integrated out."""
-        levels = levels_of(joint, flat[0])
-        while levels and any(level.places.shape[1] > UNITS for level in levels):
-            levels = (*levels[:-2], replace(levels[-2], above=None)) if len(levels) > 1 else ()
-        if not levels or any(site not in levels[0].rows for site in sites):
-            return None
-        for level in levels:
-            first, *others = (level.rows[site] for site in sites)
-            if any(not torch.equal(first, other) for other in others):
-                return None
-        return cls(joint, levels, sites, flat)
-
-    @property
-    def latents(self) -> tuple[str, ...]:
-        """The sites that are integrated out."""
-        return tuple(name for level in self.levels for name in level.latents)
-
-    @property
-    def work(self) -> float:
-        """How much dearer a draw is than where one level has one latent each."""
-        return math.prod(len(rule.log_weights) for rule in self.fine) / 17
-
-    def _first(self, site: str) -> Tensor:
-        """The innermost level at which each row of a site has a member; as many as there are levels for none."""
-        every = torch.stack([level.rows[site] >= 0 for level in self.levels])
-        return torch.where(every.any(0), every.long().argmax(0), len(self.levels))
-
-    def _alone(self, level: Members, member: Tensor) -> Tensor:
-        counts = torch.zeros(level.count, dtype=torch.long, device=member.device)
-        for rows in level.rows.values():
-            counts = counts.index_add(0, rows.clamp(min=0), (rows >= 0).long())
-        return counts[member.clamp(min=0)] <= len(self.sites)
-
-    def many(self, flat: Tensor) -> Callable[[Tensor], dict[str, Array]] | None:
-        """The same of many draws; ``None`` if they do not run at once, or have no second derivatives."""
-        try:
-            every = Evaluator(
-                self, {"u": flat[:TRIED]}, what="integrated rows"
-            )  # too few for a graph, which is no match for vmap
-        except (RuntimeError, NotImplementedError, ValueError):
-            return None
-        chunk = max(1, AT_ONCE // max(len(self.member[0]), len(self.places)))
-
-        def run(flat: Tensor) -> dict[str, Array]:
-            return {name: value.double().cpu().numpy() for name, value in every({"u": flat}, chunk=chunk).items()}
-
-        return None if every.way == "loop" else run
-
-    def several(self, flat: Tensor) -> NDArray[np.bool_]:
-        """Whether the member of each row has a second mode, as a few ascents from elsewhere show: one rule sees one mode alone."""
-        members, member = self.levels[0], self.member[0]
-        start = flat[:, members.places].mean(0)
-        far = 2 * flat[:, members.places].std(dim=(0, 1))
-        found = torch.zeros(members.count, dtype=torch.bool, device=flat.device)
-        for u in flat[[0, len(flat) // 2]]:
-
-            def density(z: Tensor, u: Tensor = u) -> Tensor:
-                parts = self.elements(u.scatter(0, members.places.reshape(-1), z.reshape(-1)))
-                return members.together(parts, members.seen(self.joint, parts))
-
-            with torch.enable_grad():
-                base, factor = modes(density, start, 2 * STEPS)
-                for place in (-start, start + far, start - far):
-                    there, root = modes(density, place, 2 * STEPS)
-                    slope = torch.func.grad(lambda z, density=density: density(z).sum())(there)
-                    apart = torch.einsum("gji,gj->gi", factor, there - base).norm(dim=-1) > APART
-                    still = (
-                        torch.linalg.solve_triangular(root, slope[..., None], upper=False)[..., 0].norm(dim=-1) < 0.1
-                    )
-                    found |= apart & still & (density(there) > density(base) - DEEP)
-        return np.asarray(((member >= 0) & found[member.clamp(min=0)]).cpu().numpy())
-
-    def __call__(self, draw: Mapping[str, Tensor]) -> Tree:
-        """The log densities of rows given the others, ``rows``, by a rougher rule too, and that of all but members' latents."""
-        flat, last = draw["u"], len(self.levels) - 1
-
-        def density(z: Tensor) -> Tensor:
-            return self.tree.gathered(self._at(flat, z).terms)
-
-        with torch.enable_grad():
-            found = self.tree.normal(density, self.start, STEPS)
-        normal = replace(
-            found, mode=found.mode.detach(), factors=tuple(one.detach() for one in found.factors),
-            pulls={pair: one.detach() for pair, one in found.pulls.items()},
-        )  # fmt: skip
-        rows = {}
-        for name, chosen in (("rough", self.rough), ("rows", self.fine)):
-            integral = self._integral(last, flat, normal, chosen, ())
-            rows[name] = self._left_out(integral)
-        log_p = integral.there.apart.double() + integral.total.double().sum()
-        return {**rows, "log_p": log_p}
-
-    def _at(self, flat: Tensor, z: Tensor) -> _There:
-        """The density with members' latents at other values."""
-        parts = self.elements(flat.scatter(0, self.places, z))
-        seen = self.levels[0].seen(self.joint, parts)
-        terms: list[Tensor] = []
-        taken: set[str] = set()
-        for number, level in enumerate(self.levels):
-            total = level.own(parts)
-            for name, term in seen.items():
-                here = torch.where(self.first[name] == number, term, torch.zeros_like(term))
-                total = total.index_add(0, level.rows[name].clamp(min=0), here)
-            terms.append(total)
-            taken |= level.axes.keys()
-        rest = [
-            part.sum() for key, part in parts.items() if key not in taken and key.removeprefix("density/") not in seen
-        ]
-        for name, term in seen.items():
-            rest.append(torch.where(self.first[name] == len(self.levels), term, torch.zeros_like(term)).sum())
-        row = torch.stack([seen[site] for site in self.sites]).sum(0)
-        return _There(terms, row, torch.stack(rest).sum())
-
-    def _integral(
-        self, level: int, flat: Tensor, normal: Normal, chosen: Sequence[Rule], above: tuple[Tensor, ...]
-    ) -> _Integral:
-        """The integrals over members of a level and all below it, given where those above are."""
-        rule, member = chosen[level], self.member[level].clamp(min=0)
-        first, total, without = self.first[self.sites[0]], None, None
-        for unit, weight in zip(torch.as_tensor(rule.nodes).to(flat), normal.volume(level, rule), strict=True):
-            places = (normal.around(level, unit, above), *above)
-            if level:
-                inside = self._integral(level - 1, flat, normal, chosen, places)
-                there, below = inside.there, inside.total
-                together = (weight + there.terms[level]).index_add(0, self.tree.above[level - 1], below)
-                less = torch.where(
-                    first == level, there.row, below[self.member[level - 1].clamp(min=0)] - inside.without
-                )
-            else:
-                there = self._at(flat, normal.mode + torch.cat([one.reshape(-1) for one in places]))
-                together, less = weight + there.terms[0], there.row
-            rest = together[member] - less
-            total = together if total is None else torch.logaddexp(total, together)
-            without = rest if without is None else torch.logaddexp(without, rest)
-        assert total is not None and without is not None
-        without = torch.where(self.alone[level], torch.zeros_like(without), without)
-        return _Integral(total, without, there)
-
-    def _left_out(self, found: _Integral) -> Tensor:
-        """The log density of each row given the others."""
-        member = self.member[-1]
-        return torch.where(member >= 0, found.total[member.clamp(min=0)] - found.without, found.there.row)
+@contextmanager
+def _exact(problem: Problem, params: Mapping[str, Tensor], exact: bool, seed: int) -> Iterator[Problem]:
+    """A session of the problem, in double precision where that is wanted and nothing was learnt in single."""
+    learnt = problem.parameters or problem.modules or problem.stream is not None
+    here = problem.to(dtype=torch.float64) if exact and not learnt else problem
+    with here.session(seed=seed, params=params):
+        yield here
 
 
-@dataclass(frozen=True)
-class _There:
-    """The density at values of members' latents.
-
-    Attributes:
-        terms: by level, of each member's latents and the rows that belong to it and no member below.
-        row: of each row.
-        apart: of all that belongs to no member.
-    """
-
-    terms: list[Tensor]
-    row: Tensor
-    apart: Tensor
-
-
-@dataclass(frozen=True)
-class _Integral:
-    """Integrals over members of a level and all below them.
-
-    Attributes:
-        total: of each member.
-        without: of the member that each row belongs to, without the row.
-        there: the density at one of the nodes.
-    """
-
-    total: Tensor
-    without: Tensor
-    there: _There
+def _by(
+    way: type[Apart] | type[Tied],
+    problem: Problem,
+    data: xr.Dataset,
+    sites: tuple[str, ...],
+    places: Array,
+    ratios: Array | None,
+    seed: int,
+) -> Integrated | None:
+    """The densities one way; ``None`` where it does not go."""
+    joint = Joint(problem)
+    seen, kept = rows_seen(problem, sites)
+    flat = flattened(joint, draws_at(problem, data, places))
+    found = way.of(joint, recorded(joint.elements, flat[0]), seen, flat)
+    told = None if found is None else _left_out(found, flat, ratios, seed)
+    if found is None or told is None or told.values is None or told.known is None:
+        return None
+    told = replace(told, known=told.known & found.sure(flat))
+    assert told.values is not None and told.known is not None
+    if kept is not None:
+        told = replace(told, values=told.values[:, kept], known=told.known[kept])
+    return told if told.known is not None and told.known.any() else None
 
 
-def _recorded(joint: Joint, flat: Tensor) -> Callable[[Tensor], Mapping[str, Tensor]]:
-    """The smallest parts of the density as a graph, which runs without the program's handlers; the program where there is none."""
-    try:
-        graph = capture(joint.elements, flat.clone())
-    except CaptureError:
-        return joint.elements
-    return joint.elements if graph.noise or graph.random else graph
+def _khats(told: Integrated) -> Array:
+    """The tail shape of each row's weights, infinite where its integral is not known."""
+    assert told.values is not None
+    ratios = 0.0 if told.ratios is None else told.ratios
+    found = np.array([smoothed_weights(ratios - row)[0] for row in told.values.T])
+    return found if told.known is None else np.where(told.known, found, math.inf)
 
 
-def _pairs(units: Sequence[int]) -> tuple[list[Rule], list[Rule]]:
-    """Rules for members of so many latents, by level, and the rougher ones that they are compared with."""
-    found = [rules(one) for one in units]
-    fine = [FINE.get(one, len(each) - 1) for one, each in zip(units, found, strict=True)]
-
-    def nodes(level: int) -> int:
-        return len(found[level][fine[level]].log_weights)
-
-    for level in reversed(
-        range(len(units))
-    ):  # what is above a row is known by more rows: its integrals are the smoother ones
-        while len(units) > 1 and math.prod(map(nodes, range(len(units)))) > NODES and fine[level] > FIRST:
-            fine[level] -= 1
-    chosen = [each[one] for each, one in zip(found, fine, strict=True)]
-    return [each[one - 1] for each, one in zip(found, fine, strict=True)], chosen
+def _light(told: Integrated) -> bool:
+    """Whether the weights of all rows have a variance."""
+    return bool((_khats(told) <= LIGHT).all())
 
 
-def _left_out(found: _Rows, flat: Tensor, ratios: Array | None, seed: int) -> Integrated | None:
+def _better(one: Integrated | None, other: Integrated | None) -> Integrated | None:
+    """Of two ways the one by which more rows have weights with a variance."""
+    if one is None or other is None:
+        return other or one
+    light = [(_khats(told) <= LIGHT).sum() for told in (one, other)]
+    return other if light[1] > light[0] else one
+
+
+def _many(found: Apart | Tied, flat: Tensor) -> Callable[[Tensor], dict[str, Array]] | None:
+    """Densities at many draws; ``None`` if they do not run at once, or have no second derivatives."""
+    try:  # too few for a graph, which is no match for vmap
+        every = Evaluator(found, {"u": flat[:TRIED]}, what="integrated rows")
+    except (RuntimeError, NotImplementedError, ValueError):
+        return None
+    chunk = max(1, AT_ONCE // found.numbers)
+
+    def run(flat: Tensor) -> dict[str, Array]:
+        return {name: value.double().cpu().numpy() for name, value in every({"u": flat}, chunk=chunk).items()}
+
+    return None if every.way == "loop" else run
+
+
+def _left_out(found: Apart | Tied, flat: Tensor, ratios: Array | None, seed: int) -> Integrated | None:
     """The densities at the draws, or at new ones where a guide's weights have heavy tails; ``None`` if draws do not run at once."""
-    most = max(FEWEST, int(CELLS / max(len(found.member[0]) * found.work, 1)))
-    many = found.many(flat)
+    most = max(FEWEST, int(CELLS / max(found.count * found.work, 1)))
+    many = _many(found, flat)
     if many is None:
         return None
     if ratios is not None and not _enough(weigh(ratios)[0]):
-        anew = _anew(many, flat, found, min(DRAWS, most), seed)
+        few = most if isinstance(found, Apart) else max(FEWEST, most // (2 * ROUNDS))
+        anew = _anew(many, flat, found, min(DRAWS, few), seed)
         if anew is not None:
             return anew
     step = math.ceil(len(flat) / most)
@@ -399,7 +235,7 @@ def _known(told: Mapping[str, Array]) -> NDArray[np.bool_]:
 
 
 def _anew(
-    many: Callable[[Tensor], dict[str, Array]], flat: Tensor, found: _Rows, count: int, seed: int
+    many: Callable[[Tensor], dict[str, Array]], flat: Tensor, found: Apart | Tied, count: int, seed: int
 ) -> Integrated | None:
     """Draws of what is shared by its density with members' latents integrated out, and their log weights."""
     shared = np.setdiff1d(np.arange(flat.shape[1]), found.places.cpu().numpy())
@@ -446,7 +282,7 @@ def _owned(joint: Joint, flat: Tensor, sites: tuple[str, ...]) -> Array:
 
     def rows(u: Tensor) -> Tensor:
         terms: Any = joint.terms(joint.constrain(u))
-        return torch.stack([terms[f"log_likelihood/{site}"].reshape(-1) for site in sites]).sum(0)
+        return rows_of([terms[f"log_likelihood/{site}"] for site in sites])
 
     with torch.enable_grad():
         traced = torch.func.vjp(rows, flat)

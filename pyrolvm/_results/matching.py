@@ -22,7 +22,7 @@ from pyrolvm._base.importance import smooth
 from pyrolvm._base.numerics import Array
 from pyrolvm._program.density import Evaluator, Joint, flattened
 from pyrolvm._program.problem import Problem
-from pyrolvm._results.one_row import draws_at, rows_seen
+from pyrolvm._results.one_row import draws_at, rows_of, rows_seen
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -98,7 +98,7 @@ class _Density:
 
     def one(self, draw: Mapping[str, Tensor]) -> Tree:
         terms = self.joint.terms(self.joint.constrain(draw["u"]))
-        each = torch.stack([terms[f"log_likelihood/{site}"].reshape(-1) for site in self.sites]).sum(0)
+        each = rows_of([terms[f"log_likelihood/{site}"] for site in self.sites])
         return {"log_p": -self.joint.potential(draw["u"]), "row": each.gather(0, draw["row"].reshape(1))[0]}
 
     def __call__(self, flat: Array, row: int, like: Tensor) -> tuple[Array, Array]:

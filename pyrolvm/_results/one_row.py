@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm._base.errors import CaptureError
 from pyrolvm._base.numerics import Array
+from pyrolvm._capture import capture
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
 from pyrolvm._results.unmasked import present
@@ -16,7 +19,9 @@ from pyrolvm._results.unmasked import present
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["draws_at", "rows_seen"]
+__all__ = ["draws_at", "recorded", "rows_of", "rows_seen"]
+
+T = TypeVar("T")
 
 
 def draws_at(problem: Problem, data: xr.Dataset, places: Array) -> dict[str, Tensor]:
@@ -32,6 +37,22 @@ def draws_at(problem: Problem, data: xr.Dataset, places: Array) -> dict[str, Ten
         every = data[variable(site.name)].transpose("chain", "draw", ...).values.reshape(-1, *site.shape)
         found[site.name] = torch.as_tensor(every[places], device=problem.device).to(problem.dtype)
     return found
+
+
+def recorded(function: Callable[[Tensor], T], flat: Tensor) -> Callable[[Tensor], T]:
+    """A function of a flat vector as a graph, which runs without the program's handlers; itself where there is none."""
+    try:
+        graph: Any = capture(function, flat.clone())
+    except CaptureError:
+        return function
+    return function if graph.noise or graph.random else graph
+
+
+def rows_of(terms: Sequence[Tensor]) -> Tensor:
+    """The log density of each row, flat: sites of the same rows are added up, and those of one value each are a row each."""
+    if all(term.numel() == 1 for term in terms):
+        return torch.cat([term.reshape(1) for term in terms])
+    return torch.stack([term.reshape(-1) for term in terms]).sum(0)
 
 
 def rows_seen(problem: Problem, sites: tuple[str, ...]) -> tuple[tuple[str, ...], Array | None]:
