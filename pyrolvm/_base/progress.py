@@ -66,28 +66,25 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
 
+    @property
+    def watched(self) -> bool:
+        """Whether what is told is shown to somebody."""
+        return bool(self._visible or self._callback or self._cell)
+
     def __enter__(self) -> Progress:
         if self._visible:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (
-                TextColumn("[bold]{task.fields[what]}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            )
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            console = Console(stderr=True)
+            self._bar = Bar(*_columns(console.width), console=console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total, what=self.what)
         return self
 
     def update(self, done: int, text: Callable[[], str], *, total: int | None = None) -> None:
         """Shows that ``done`` steps are done; ``text`` is only called when the bar is redrawn."""
-        if not (self._visible or self._callback or self._cell):
+        if not self.watched:
             return
         now = time.monotonic()
         every = max(self.every, _CELL_EVERY) if self._cell else self.every
@@ -112,6 +109,31 @@ class Progress:
             with suppress(OSError):
                 self._bar.stop()
 
+
+def _columns(width: int) -> list[Any]:
+    """What a bar shows in so many columns of a terminal: name and what it has to say first, the rest as far as there is room."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    def text(what: str, most: int, style: str = "none") -> Any:
+        return TextColumn(
+            what, style=style, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=most)
+        )
+
+    rest = width - _COUNTS - _WORDS  # of what the numbers and the words leave
+    columns: list[Any] = [text("{task.fields[what]}", max(8, min(40, rest - _BAR)), "bold")]
+    if rest >= _BAR:
+        columns.append(BarColumn(bar_width=max(_BAR, min(40, rest - 40))))
+    columns += [MofNCompleteColumn()]
+    if rest >= 2 * _BAR:
+        columns += [TimeElapsedColumn()]
+    if rest >= 0:
+        columns += [TimeRemainingColumn()]
+    return [*columns, text("{task.description}", max(_WORDS, width - _COUNTS - 80))]
+
+
+_COUNTS, _WORDS, _BAR = 30, 24, 8
+"""Columns of a bar's numbers and spaces, of its words, and of what moves, at least."""
 
 _CELL_EVERY = 0.5
 """Seconds between two refreshes in a notebook, each of which is a message to its page."""

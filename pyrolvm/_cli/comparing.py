@@ -191,7 +191,7 @@ def _conclude(args: argparse.Namespace, reached: _Reached, folder: Path, out: Ou
         runs.write_pages(folder, {**drawn(comparison, PAGES, reached.left_out), PARTS: PARTS})
     out.frame(comparison.methods[[c for c in _COLUMNS if c in comparison.methods]], f"against {comparison.reference}")
     for advice in comparison.advice:
-        out.line(f"- {advice}")
+        out.line(f"- {advice}", hang=2)
     _print_left_out(reached.left_out, out)
     out.line(f"saved in {folder}: {'report.html, overview.png, comparison.json, ' if pages else ''}posteriors/")
     out.next([f"open {folder / 'report.html'}", f"pyrolvm diagnose {folder}    every method on its own"])

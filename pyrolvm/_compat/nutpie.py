@@ -32,10 +32,13 @@ _KNOWN = {
     "store": None,
 }
 """The arguments that samplers take in any release, with what they are where no caller says more."""
+_TELLS = 250
+"""Milliseconds between two times that a sampler tells of its divergences."""
 _NEEDED = (
     "LogpFunc",
     "ExpandFunc",
     "ProgressType.none",
+    "ProgressType.template_callback",
     "PyMcModel",
     "PyNutsSettings.Diag",
     "PyNutsSettings.LowRank",
@@ -137,6 +140,7 @@ def called_sampler(
     start: Array,
     log_density: Callable[[Array], tuple[float, Array]],
     stored: Callable[[Array], dict[str, Array]],
+    diverged: Callable[[int], None] | None = None,
 ) -> object:
     """A sampler, running, of a density in Python (nutpie 0.16.8 to 0.16.11).
 
@@ -145,6 +149,7 @@ def called_sampler(
         start: where it starts.
         log_density: returns value and gradient.
         stored: called once for each transition; returns ``{"x": point}``.
+        diverged: told now and then how many transitions diverged so far.
     """
     from nutpie.compiled_pyfunc import from_pyfunc
 
@@ -153,12 +158,13 @@ def called_sampler(
         size, lambda: log_density, lambda *_: stored, [np.dtype("float64")], [(size,)], ["x"],
         make_initial_point_fn=lambda _: start,
     )  # fmt: skip
-    return _made(model._make_sampler, settings=chain, init_mean=np.zeros(size))
+    return _made(model._make_sampler, settings=chain, init_mean=np.zeros(size), **_progress(diverged))
 
 
 def native_sampler(
-    chain: object, start: Array, address: int, data: int, identity: int, calls: int, kept: Sequence[object]
-) -> object:
+    chain: object, start: Array, address: int, data: int, identity: int, calls: int, kept: Sequence[object],
+    diverged: Callable[[int], None] | None = None,
+) -> object:  # fmt: skip
     """A sampler, running, of a density in C (nutpie 0.16.8 to 0.16.11).
 
     Args:
@@ -169,6 +175,7 @@ def native_sampler(
         identity: of what copies a point, and counts its calls at ``calls``.
         calls: the address of that count.
         kept: what lives as long as the sampler.
+        diverged: told now and then how many transitions diverged so far.
     """
     from nutpie import _lib
 
@@ -179,7 +186,7 @@ def native_sampler(
         _lib.ExpandFunc(n, n, identity, calls, tuple(kept)),
         variables, n, {"i": n, "unconstrained_parameter": n}, {}, lambda seed: start, lambda *a, **k: None,
     )  # fmt: skip
-    return _made(_lib.PySampler.from_pymc, settings=chain, model=model)
+    return _made(_lib.PySampler.from_pymc, settings=chain, model=model, **_progress(diverged))
 
 
 def trace(sampler: Any, names: Sequence[str]) -> dict[str, Array]:
@@ -208,6 +215,20 @@ def _energy_shift(stats: Any) -> float:
         scales = np.asarray(stored[-1], float) if stored else np.ones(1)
         shift += float(np.nansum(np.log(scales)))
     return shift
+
+
+def _progress(diverged: Callable[[int], None] | None) -> dict[str, object]:
+    """What lets a sampler tell of its divergences (nutpie 0.16.8 to 0.16.11); it calls from a thread of its own."""
+    if diverged is None:
+        return {}
+    from nutpie import _lib
+
+    def told(text: str) -> None:
+        if text.isdigit():
+            diverged(int(text))
+
+    template = "{% for chain in chains %}{{ chain.divergences }}{% endfor %}"
+    return {"progress_type": _lib.ProgressType.template_callback(_TELLS, template, 1, told)}
 
 
 def _made(function: Callable[..., object], **given: Any) -> object:

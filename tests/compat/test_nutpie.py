@@ -153,3 +153,19 @@ def test_a_panic_of_a_thread_is_an_error_and_the_sampler_can_be_ended(capfd: pyt
         while not nutpie.waited(sampler, 1.0):
             pass
     nutpie.ended(sampler)
+
+
+def test_a_sampler_tells_how_many_transitions_diverged() -> None:
+    def funnel(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        v, z = x[0], x[1:]
+        pulls = z * np.exp(-v)
+        slope = np.concatenate([[-v / 9 + 0.5 * z @ pulls - 0.5 * len(z)], -pulls])
+        return float(-v * v / 18 - 0.5 * z @ pulls - 0.5 * len(z) * v), slope
+
+    told: list[int] = []
+    options = _options(warmup=200, draws=2_000, target_accept=0.6)
+    sampler = nutpie.called_sampler(options, np.full(5, 0.3), funnel, lambda x: {"x": x}, told.append)
+    sampler.wait(60.0)
+    table = nutpie.trace(sampler, NAMES)
+    after = int(table["diverging"][~table["tuning"].astype(bool)].sum())
+    assert after > 0 and told == sorted(told) and told[-1] == after

@@ -12,7 +12,7 @@ from pyrolvm._base.numerics import Array
 from pyrolvm._base.progress import Progress
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
 
-__all__ = ["LowRank", "Raw", "Settings", "depths", "workers"]
+__all__ = ["LowRank", "Raw", "Settings", "depths", "stage", "workers"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,11 @@ class Raw:
 def depths(steps: Array) -> Array:
     """The doublings that gave trajectories of so many steps."""
     return np.ceil(np.log2(steps + 1)).astype(int)
+
+
+def stage(warmup: bool, divergences: int) -> str:
+    """What a bar says of chains: where they are, and how many transitions diverged."""
+    return f"{'warmup' if warmup else 'sampling'}, {divergences:,} diverged"
 
 
 def workers(chains: int) -> int:

@@ -25,7 +25,7 @@ from pyrolvm._base.interrupts import held
 from pyrolvm._base.numerics import Array
 from pyrolvm._capture.door import xla
 from pyrolvm._compat.python import replaced
-from pyrolvm._methods.nuts.base import Raw, Settings, depths, workers
+from pyrolvm._methods.nuts.base import Raw, Settings, depths, stage, workers
 from pyrolvm._methods.nuts.checkpoint import ChainKeeper
 from pyrolvm._methods.nuts.potential import Program, check_starts, numpy_dtype
 from pyrolvm._program.density import Joint
@@ -388,9 +388,7 @@ class _Kept:
 
 
 def _line(lanes: Sequence[_Lane], settings: Settings) -> str:
-    phase = "warmup" if min(lane.done for lane in lanes) < settings.warmup else "sampling"
-    sizes = ", ".join(f"{float(x):.2g}" for lane in lanes if lane.step_sizes is not None for x in lane.step_sizes)
-    return f"{phase}  step size {sizes}  divergences {sum(lane.divergences for lane in lanes)}"
+    return stage(min(lane.done for lane in lanes) < settings.warmup, sum(lane.divergences for lane in lanes))
 
 
 def _raw(

@@ -24,7 +24,7 @@ from pyrolvm._capture import capture, selfcheck
 from pyrolvm._capture.door import xla
 from pyrolvm._capture.native import NativeGradient, compile_gradient
 from pyrolvm._compat import nutpie
-from pyrolvm._methods.nuts.base import Raw, Settings, depths
+from pyrolvm._methods.nuts.base import Raw, Settings, depths, stage
 from pyrolvm._methods.nuts.potential import Program, check_far, check_starts, numpy_dtype
 from pyrolvm._program.density import Joint
 
@@ -213,9 +213,9 @@ class Stopped(FitError):
 
 @dataclass(frozen=True)
 class _Model:
-    """What begins one chain, given its settings, and how many draws it has stored."""
+    """What begins one chain, given its settings and who is told of divergences, and how many draws it has stored."""
 
-    sampler: Callable[[Any], Any]
+    sampler: Callable[[Any, Callable[[int], None] | None], Any]
     done: Callable[[], int]
 
 
@@ -228,7 +228,11 @@ class _Chain:
             seed, dense=settings.dense, warmup=settings.warmup, draws=settings.draws,
             max_depth=settings.max_tree_depth, target_accept=settings.target_accept,
         )  # fmt: skip
-        self.sampler = model.sampler(chain)
+        self.divergences = 0
+        self.sampler = model.sampler(chain, self._told if settings.progress.watched else None)
+
+    def _told(self, divergences: int) -> None:
+        self.divergences = divergences
 
     @property
     def done(self) -> int:
@@ -249,16 +253,16 @@ def _called_model(gradient: Gradient, scale: _Scale, start: Array) -> _Model:
         done += 1
         return {"x": x}
 
-    return _Model(lambda chain: nutpie.called_sampler(chain, start, log_density, stored), lambda: done)
+    return _Model(lambda chain, told: nutpie.called_sampler(chain, start, log_density, stored, told), lambda: done)
 
 
 def _native_model(function: NativeGradient, start: Array) -> _Model:
     """A C function as nutpie's model of one chain."""
     calls = np.zeros(1, np.int64)
 
-    def sampler(chain: Any) -> Any:
+    def sampler(chain: Any, told: Callable[[int], None] | None) -> Any:
         address, data, identity = function.address, function.data, function.identity
-        return nutpie.native_sampler(chain, start, address, data, identity, calls.ctypes.data, (function, calls))
+        return nutpie.native_sampler(chain, start, address, data, identity, calls.ctypes.data, (function, calls), told)
 
     return _Model(sampler, lambda: int(calls[0]))
 
@@ -278,7 +282,7 @@ def _drive(chains: Mapping[int, _Chain], tables: dict[int, Table], settings: Set
 
     def report() -> None:
         done = len(tables) * (settings.warmup + settings.draws) + sum(chain.done for chain in running.values())
-        settings.progress.update(done, lambda: _line(list(running.values()), settings))
+        settings.progress.update(done, lambda: _line(list(running.values()), list(chains.values()), settings))
 
     with held() as pending:
         try:
@@ -318,8 +322,9 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".") + "."
 
 
-def _line(chains: Sequence[_Chain], settings: Settings) -> str:
-    return "warmup" if min((chain.done for chain in chains), default=settings.warmup) < settings.warmup else "sampling"
+def _line(running: Sequence[_Chain], chains: Sequence[_Chain], settings: Settings) -> str:
+    slowest = min((chain.done for chain in running), default=settings.warmup)
+    return stage(slowest < settings.warmup, sum(chain.divergences for chain in chains))
 
 
 def _raw(

@@ -18,7 +18,7 @@ from torch import Tensor
 from pyrolvm._base.interrupts import Held, held
 from pyrolvm._base.numerics import Array
 from pyrolvm._compat.pyro_mcmc import RecordingNUTS
-from pyrolvm._methods.nuts.base import Raw, Settings, depths
+from pyrolvm._methods.nuts.base import Raw, Settings, depths, stage
 from pyrolvm._methods.nuts.checkpoint import attributes, restore_attributes
 from pyrolvm._program.density import Joint
 
@@ -165,7 +165,4 @@ def _start(joint: Joint, z: Tensor, seed: int, settings: Settings) -> _Chain:
 
 def _line(chains: Sequence[_Chain]) -> str:
     slowest = min(chain.done for chain in chains)
-    phase = "warmup" if slowest < chains[0].warmup else "sampling"
-    divergences = sum(chain.kernel.divergences for chain in chains)
-    sizes = ", ".join(f"{float(chain.kernel.step_size):.2g}" for chain in chains)
-    return f"{phase}  step size {sizes}  divergences {divergences}"
+    return stage(slowest < chains[0].warmup, sum(chain.kernel.divergences for chain in chains))
