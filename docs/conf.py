@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -12,6 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 for folder in ("guides", "models", "."):
     sys.path.insert(0, str(ROOT / folder))
 os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bibliography  # noqa: E402
 
 import pyrolvm  # noqa: E402
 
@@ -71,13 +76,34 @@ def _elsewhere(app: Any, name: str, source: list[str]) -> None:
     """Links out of this folder lead to the repository; scripts and pictures beside the pages are taken along as they are."""
     if name.startswith("api/"):
         return
-    text = source[0]
+    text = (
+        source[0].replace(bibliography.PLACE, bibliography.page(ROOT, SOURCE)) if name == "bibliography" else source[0]
+    )
     up = "../" * (name.count("/") + 1)
     text = re.sub(rf"\]\({re.escape(up)}(?!\.)([^)\s]+)\)", rf"]({SOURCE}/\1)", text)
     text = re.sub(r"\]\((examples/[^)\s]+\.py)\)", rf"]({SOURCE}/docs/\1)", text)
     source[0] = text
 
 
+def _to_take(app: Any, name: str, source: list[str]) -> None:
+    """Below its title a notebook can be taken along."""
+    if not name.startswith("gallery/") or name == "gallery/index":
+        return
+    book = json.loads(source[0])
+    title, _, rest = "".join(book["cells"][0]["source"]).partition("\n")
+    file = f"{name.rpartition('/')[2]}.ipynb"
+    book["cells"][0]["source"] = f"{title}\n\n{{download}}`Take this notebook along <{file}>`\n{rest}"
+    source[0] = json.dumps(book)
+
+
+def _anywhere(app: Any, name: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """The page for what is not there is shown below any address: its links begin at the site's own."""
+    if name == "404" and html_baseurl:
+        context["metatags"] = f'<base href="{html_baseurl}">' + context.get("metatags", "")
+
+
 def setup(app: Any) -> None:
     """Registers what is said above."""
+    app.connect("html-page-context", _anywhere)
     app.connect("source-read", _elsewhere)
+    app.connect("source-read", _to_take)
