@@ -153,5 +153,6 @@ class Verdict:
 
 def badge(status: Status) -> str:
     """Return the status as a coloured HTML label."""
-    style = f"background:{_COLOUR[status]};color:#fff;border-radius:999px;padding:.1em .7em;font-weight:600"
+    style = f"background:{_COLOUR[status]};color:#fff;border-radius:999px;padding:.1em .7em;font-weight:600;"
+    style += "margin:.2em 0;display:inline-block;line-height:1.3"
     return f'<span style="{style}">{escape(status)}</span>'

@@ -63,6 +63,8 @@ _REPLACED: dict[object, tuple[tuple[str, ...], Callable[..., Tensor]]] = {
         ("torch.distributions",),
         lambda x, min=None, max=None: x.copy_(x.clone().clamp(min, max)),
     ),
+    # Parameters that a program registers are the same in every lane, and leaves already where gradients are wanted.
+    torch.Tensor.requires_grad_: (("pyro.params",), lambda x, *_, **__: x),
     # Of a count or a probability that is the same in every lane it makes too small an output, and warns.
     torch.binomial: (
         _DISTRIBUTIONS,

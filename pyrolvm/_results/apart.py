@@ -23,7 +23,7 @@ from pyrolvm._base.quadrature import Rule, rules
 from pyrolvm._program.density import Joint, Levels, Normal, modes
 from pyrolvm._results.blocks import Members, levels_of
 
-__all__ = ["Apart", "Elements"]
+__all__ = ["APART", "DEEP", "Apart", "Elements"]
 
 UNITS = 8
 """Latents of a member up to which they are integrated out."""

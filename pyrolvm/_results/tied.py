@@ -33,7 +33,7 @@ from torch.func import grad, vjp, vmap
 from pyrolvm._base.quadrature import rules
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.by_row import SHARES
-from pyrolvm._results.apart import Elements
+from pyrolvm._results.apart import APART, DEEP, Elements
 from pyrolvm._results.blocks import by_row
 from pyrolvm._results.one_row import recorded, rows_of
 
@@ -153,10 +153,14 @@ class Tied:
                 field = _Field.at(self, u)
                 every = torch.ones_like(field.apart)
                 whole = field.climbed(every, torch.zeros_like(self.start), STEPS)
-                other = field.climbed(every, u[self.places] - self.start, STEPS)
-                if not abs(float(whole.integral - other.integral)) < SAME:
-                    return torch.full_like(off, math.inf)
                 cavity = field.cavity(whole)
+                far = 2 * flat[:, self.places].std(0)
+                for begun in (u[self.places] - self.start, -2 * self.start, far, -far):
+                    other = field.climbed(every, begun, STEPS)
+                    less = float(whole.integral - other.integral)
+                    apart = float((field.along @ (other.moved - whole.moved)).abs().div(cavity.spread.sqrt()).max())
+                    if not less > DEEP and not (abs(less) < SAME and apart < APART):
+                        return torch.full_like(off, math.inf)
                 gain = (cavity.rows - self.rows(u, self.start + whole.moved)).abs().nan_to_num(math.inf)
                 most = gain.topk(min(CHECKED_ROWS, self.count)).indices
                 gap = (field.ratios(whole, cavity, most) - cavity.rows[most]).abs().nan_to_num(math.inf)

@@ -94,6 +94,7 @@ def test_models_of_other_rows_or_values_are_refused(chains: dict[str, lvm.Poster
 
 def test_it_shows_itself(compared: lvm.ModelComparison, tmp_path: Path) -> None:
     assert repr(compared).startswith("<ModelComparison by elpd: degree ") and len(repr(compared)) < 200
+    assert " below" in repr(compared)
     assert "degree 0" in compared._repr_html_() and "degree 0" in str(compared)
     json.dumps(compared.as_dict(), allow_nan=False)
     compared.plot(tmp_path / "p.png")

@@ -113,6 +113,7 @@ def test_an_encoder_infers_rows_that_it_has_not_seen_and_a_guide_by_rows_does_no
     problem = lvm.Problem(auto, x)
     encoded = lvm.predict(lvm.fit(problem, encode, max_steps=50, draws=200, **QUIET), x[:6] + 0.0)
     assert encoded["predictions"].attrs["latents_of_rows"] == "encoder"
+    assert encoded["predictions"].attrs["evaluated_by"] == "vmap"  # the network runs for rows, not for draws
     by_row = lvm.predict(lvm.fit(problem, "mean_field", max_steps=50, draws=200, **QUIET), x[:6] + 0.0)
     assert by_row["predictions"].attrs["latents_of_rows"] == "mode"
 

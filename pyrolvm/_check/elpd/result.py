@@ -93,7 +93,7 @@ class ModelComparison:
 
     def __repr__(self) -> str:
         ranked = ", ".join(
-            f"{name} {-row.elpd_diff:+.1f}" if row.elpd_diff else f"{name} {row.elpd:.1f}"
+            f"{name} {row.elpd_diff:.1f} below" if row.elpd_diff else f"{name} {row.elpd:.1f}"
             for name, row in zip(self.table.index, self.table.itertuples(), strict=True)
         )
         return f"<ModelComparison by elpd: {ranked}; {self.verdict.status}>"
