@@ -250,15 +250,17 @@ def _lengths(problem: Problem, given: Mapping[str, Any], rows: int | None) -> di
     """What became of each length of the old arguments.
 
     Raises:
-        ArgumentError: if arguments of one length have several now.
+        ArgumentError: if arguments of one length have several now, or one has none.
     """
     found: dict[int, tuple[int, str]] = {}
     for name, value in given.items():
         before = _rows(problem.arguments[name])
         try:
             now = len(value) if before else 0
-        except TypeError:  # a number where a vector was
-            now = 1
+        except TypeError as error:
+            raise ArgumentError(
+                f"argument {name!r} is a single value, and had {before} rows in the fit. Fix: pass one for each new row, [{value}]."
+            ) from error
         if before and before in found and found[before][0] != now:
             raise ArgumentError(
                 f"arguments {found[before][1]!r} and {name!r} had {before} rows both, and now have {found[before][0]} and {now}. "

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._program.columns import Columns
 from pyrolvm._program.frames import column_names, columns_by_name, designed, is_table
-from pyrolvm._program.labels import Code, Levels, coded_again
+from pyrolvm._program.labels import Code, Levels, coded, coded_again
 from pyrolvm._program.problem import Problem
 
 __all__ = ["coded_anew", "labels_along", "taken_apart", "without_observed"]
@@ -31,12 +33,21 @@ def coded_anew(problem: Problem, given: Mapping[str, object]) -> tuple[dict[str,
     """New values by the codes of the fit, and the codes with the levels that the fit did not have.
 
     Raises:
-        ArgumentError: if a level is new and the number of members is an argument that is not given.
+        ArgumentError: if a level is new and the number of members is an argument that is not given, or labels or dates are given for
+            what was numbers.
     """
     codes = dict(problem.codes)
 
-    def one(label: str, value: object) -> object:
-        if label not in codes or value is None:
+    def one(label: str, value: object, old: object = None) -> object:
+        if type(value) is dict and isinstance(old, dict):
+            return {key: one(f"{label}[{key!r}]", item, old.get(key)) for key, item in value.items()}
+        if type(value) in (list, tuple) and isinstance(old, list | tuple) and isinstance(value, list | tuple):
+            each = zip(value, [*old, *[None] * len(value)], strict=False)
+            return type(value)(one(f"{label}[{i}]", item, before) for i, (item, before) in enumerate(each))
+        if value is None:
+            return value
+        if label not in codes:
+            _check_numbers(label, value, old)
             return value
         found = coded_again(label, value, codes[label])
         if found is None:
@@ -50,9 +61,24 @@ def coded_anew(problem: Problem, given: Mapping[str, object]) -> tuple[dict[str,
             columns = {c: columns_by_name(value)[c] for c in column_names(value)}
             values[name] = Columns({c: one(f"{name}[{c!r}]", column) for c, column in columns.items()})
         else:
-            values[name] = one(name, value)
+            values[name] = one(name, value, problem.arguments.get(name))
     _check_room(problem, codes, values)
     return values, codes
+
+
+def _check_numbers(label: str, value: object, old: object) -> None:
+    """Refuses labels and dates for what was numbers in the fit: nothing says which numbers they stand for."""
+    if not isinstance(old, Tensor) or isinstance(value, Tensor):
+        return
+    if isinstance(value, list | tuple) and all(isinstance(item, str | datetime.date | None) for item in value):
+        value = np.array(value, dtype=object)
+    found = coded(label, value, gaps=True)
+    if found is not None:
+        what = "labels" if isinstance(found[1], Levels) else "dates"
+        raise ArgumentError(
+            f"argument {label!r} holds {what}, and held numbers in the fit: nothing says which numbers they stand for. Fix: pass "
+            "numbers, or give the fit labels or dates too."
+        )
 
 
 def _check_room(problem: Problem, codes: Mapping[str, Code], given: Mapping[str, object]) -> None:

@@ -14,7 +14,6 @@ from pyrolvm._base.numerics import Array
 from pyrolvm._check.predict.running import TOGETHER, observed_values
 from pyrolvm._check.predict.scores import scores, totals
 from pyrolvm._check.predict.setting import Setting
-from pyrolvm._program.names import Dimensions
 from pyrolvm._results.datasets import described, named_dims, site_dataset
 from pyrolvm._results.unmasked import counted
 
@@ -30,7 +29,7 @@ DRAWN = ("predictions", "log_score", "reconstructions")
 def groups(setting: Setting, found: Mapping[str, Tensor], chains: int, attrs: Mapping[str, Any]) -> dict[str, Any]:
     """The groups of the result."""
     new = setting.new
-    dims, coords = named_dims(new), Dimensions(new).coords()
+    dims, coords = named_dims(new), setting.labels()
     found_groups = {}
     taken: set[int] = set()
     for group in DRAWN:
@@ -104,7 +103,7 @@ def _scores(setting: Setting, found: Mapping[str, Tensor], attrs: Mapping[str, A
         rows = next(dims for name, dims in named.items() if name.endswith("_lpd"))
         values |= each
         named |= {name: rows[: value.ndim] for name, value in each.items()}
-    return site_dataset(values, named, attrs=told, coords=Dimensions(new).coords(), sample_dims=())
+    return site_dataset(values, named, attrs=told, coords=setting.labels(), sample_dims=())
 
 
 def _without_unseen(setting: Setting, name: str, counts: Array, each: dict[str, Array]) -> Array:

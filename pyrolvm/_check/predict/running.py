@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,8 @@ class Predicting:
             values[name] = node["value"]
             if is_deterministic(node) or (name not in self.kept and not node["is_observed"]):
                 middle = _mean(node["fn"]) if self.mean and name in self.predicted and name not in self.going else None
-                self._add(found, "predictions", name, node["value"] if middle is None else middle)
+                drawn = _endless(node["fn"], node["value"]) if name in self.predicted else node["value"]
+                self._add(found, "predictions", name, drawn if middle is None else middle)
             elif node["is_observed"]:
                 term, again = self._scored(name, node)
                 self._add(found, "log_score", name, term, by_row=True)
@@ -178,12 +180,19 @@ class Predicting:
             again, before = onward(node["fn"], one.known, one.axis, name, mean=self.mean)
             return term.sum() - before, again
         middle = _mean(node["fn"]) if self.mean else None
-        return term, node["fn"]() if middle is None else middle
+        return term, _endless(node["fn"], node["fn"]()) if middle is None else middle
 
     def _add(self, found: Tree, group: str, name: str, value: Tensor, *, by_row: bool = False) -> None:
         part = self.shown(name, value, by_row)
         if part is not None:
             found[f"{group}/{name}"] = part
+
+
+def _endless(fn: dist.TorchDistribution, value: Tensor) -> Tensor:
+    """Counts whose law has no finite rate as infinite, which generators draw as the least of all numbers."""
+    support: Any = innermost(fn).support
+    counts = getattr(support, "is_discrete", False) and getattr(support, "lower_bound", None) == 0
+    return torch.where(value < 0, math.inf, value) if counts and value.is_floating_point() else value
 
 
 def _mean(fn: dist.TorchDistribution) -> Tensor | None:

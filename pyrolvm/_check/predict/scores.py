@@ -69,8 +69,9 @@ def _scores(log_score: Array, draws: Array | None, seen: Array) -> dict[str, Arr
         ordered = np.ascontiguousarray(np.moveaxis(draws, 0, -1), dtype=kind)
         ordered.sort(axis=-1)
         weight = (2.0 * np.arange(size) + 1.0 - size) / size**2  # of the mean distance between draws
-        far = np.abs(ordered - seen[..., None]).mean(axis=-1, dtype=np.float64)
-        found["crps"] = far - (ordered * weight.astype(kind)).sum(axis=-1, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # of counts without end
+            far = np.abs(ordered - seen[..., None]).mean(axis=-1, dtype=np.float64)
+            found["crps"] = far - (ordered * weight.astype(kind)).sum(axis=-1, dtype=np.float64)
         found["pit"] = (draws < seen).mean(axis=0) + 0.5 * (draws == seen).mean(axis=0)
     return found
 

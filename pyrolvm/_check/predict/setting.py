@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from pyrolvm._check.predict.making import made, problem_at
 from pyrolvm._check.predict.members import Asked, Kept, kept_sites, longer, memberships
 from pyrolvm._check.predict.running import Going, observed_values
 from pyrolvm._program.batching import Batch
+from pyrolvm._program.names import Dimensions
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import data_plates
 from pyrolvm._program.sites import is_random
@@ -40,6 +41,7 @@ class Setting:
         going: the observed sites whose law goes on from their values in the fit.
         fresh: whether any new value was given.
         behind: the rows of the fit that are in front; ``None`` where new rows run alone.
+        said: by plate, which member of the fit each one was said to be, -1 for a new one.
     """
 
     old: Problem
@@ -50,6 +52,22 @@ class Setting:
     going: Mapping[str, Going]
     fresh: bool
     behind: Behind | None = None
+    said: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def labels(self) -> dict[str, list[object]]:
+        """Labels of dimensions: of members that were said to be others than their places tell, their own."""
+        shown = Dimensions(self.new)
+        found = {dim: list(labels) for dim, labels in shown.coords().items()}
+        for plate, index in self.said.items():
+            dim, before = shown(plate), list(self.old.coords.get(plate, ()))
+            if dim not in found or not before:
+                continue
+            fresh = (f"new {number}" for number in range(1, len(index) + 1))
+            found[dim] = [
+                before[one] if one >= 0 else label if label not in before else next(fresh)
+                for one, label in zip(index.tolist(), found[dim], strict=True)
+            ]
+        return found
 
     def arguments(self) -> dict[str, object]:
         """The arguments of new rows, as the problem holds them."""
@@ -129,7 +147,7 @@ def setting(
         new = made(old, asked.values, asked)  # its own data stand for themselves, whatever else reads them
         predicted = frozenset(site.name for site in old.observed)
     who = memberships(old, new, said, fresh=fresh)
-    return Setting(old, new, asked, predicted, kept_sites(old, new, who), {}, fresh)
+    return Setting(old, new, asked, predicted, kept_sites(old, new, who), {}, fresh, None, _of_said(who, said))
 
 
 def _behind(
@@ -143,7 +161,11 @@ def _behind(
         axis = _own_axis(old, new, site.name, after.after)
         if axis is not None:
             going[site.name] = Going(seen[site.name], axis)
-    return Setting(old, new, asked, predicted, kept, going, True, after)
+    return Setting(old, new, asked, predicted, kept, going, True, after, _of_said(who, said))
+
+
+def _of_said(who: Mapping[str, Tensor], said: Asked) -> dict[str, Tensor]:
+    return {name: index for name, index in who.items() if name in said}
 
 
 def _is_said(old: Problem, said: Asked, before: int) -> bool:

@@ -170,13 +170,15 @@ def _of_each(flat: Array) -> Array:
     """The statistics of each column."""
     rows: Any = np.ascontiguousarray(flat.T, dtype=np.float64 if flat.dtype.itemsize == 8 else np.float32)
     rows.sort(axis=1)  # draws of a value side by side, which are put in order many times faster
-    middle = rows.mean(axis=1, dtype=np.float64)
-    whole: list[Any] = [middle, rows.std(axis=1)]
+    with np.errstate(invalid="ignore"):  # of counts without end
+        whole: list[Any] = [rows.mean(axis=1, dtype=np.float64), rows.std(axis=1)]
     for share in QUANTILES:
         place = share * (rows.shape[1] - 1)
         low = int(place)
         high = min(low + 1, rows.shape[1] - 1)
-        whole.append(rows[:, low] + (place - low) * (rows[:, high] - rows[:, low]))
+        with np.errstate(invalid="ignore"):
+            between = rows[:, low] + (place - low) * (rows[:, high] - rows[:, low])
+        whole.append(np.where(rows[:, low] == rows[:, high], rows[:, low], between))
     found: Array = np.stack(whole, axis=-1).astype(rows.dtype)
     return found
 
