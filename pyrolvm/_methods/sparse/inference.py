@@ -74,7 +74,7 @@ MOST_EFFECTIVE = 4_000
 MANY_ROWS = 20_000
 """Rows from which on a density is taken by some of them, where they share all unknowns."""
 
-DRAWS = 1_000
+DRAWS = 2_000
 """Draws that are kept by default, fewer where they would fill the memory."""
 
 
@@ -114,7 +114,7 @@ def sparse(
 
     Args:
         problem: a model with its data.
-        draws: how many to keep; by default 1,000, fewer where they would fill the memory.
+        draws: how many to keep; by default 2,000, fewer where they would fill the memory.
         params: values at which learnable model parameters are held, as for :func:`pyrolvm.exact`.
         seed: the same seed gives the same result.
         progress: whether to show a bar; or a function of ``(done, total, text)``.
@@ -214,7 +214,8 @@ def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int
     check_steady_model(problem)
     with problem.session(seed=seed, params=held), Progress(f"sparse on {problem.name}", 4, progress) as bar:
         joint = Joint(problem)
-        count, enough = draws or _affordable(problem), max(ENOUGH, min(draws or 0, MOST_EFFECTIVE))
+        count = draws or _affordable(problem)
+        enough = max(ENOUGH, float(min(count, MOST_EFFECTIVE)))
         rows = _shared_by_many(problem)
         if rows is None:
             blocks = find_blocks(problem, lambda point: _parts(joint, point), seed=seed)
