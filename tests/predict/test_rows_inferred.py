@@ -114,6 +114,14 @@ def test_an_encoder_infers_rows_that_it_has_not_seen_and_a_guide_by_rows_does_no
     encoded = lvm.predict(lvm.fit(problem, encode, max_steps=50, draws=200, **QUIET), x[:6] + 0.0)
     assert encoded["predictions"].attrs["latents_of_rows"] == "encoder"
     assert encoded["predictions"].attrs["evaluated_by"] == "vmap"  # the network runs for rows, not for draws
+    fit = lvm.fit(problem, encode, max_steps=300, draws=500, **QUIET)
+    found = lvm.predict(fit, x[:6] + 0.0)["scores"]["x_lpd"]
+    grid = torch.linspace(-6, 6, 600)[:, None]
+    with torch.no_grad():
+        logits = fit.module("decoder")(grid)
+    terms = dist.Bernoulli(logits=logits[:, None]).log_prob(x[:6]).sum(-1)
+    density = (terms + dist.Normal(0.0, 1.0).log_prob(grid)).logsumexp(0) + np.log(12 / 599)
+    np.testing.assert_allclose(found, density, atol=0.02)
     by_row = lvm.predict(lvm.fit(problem, "mean_field", max_steps=50, draws=200, **QUIET), x[:6] + 0.0)
     assert by_row["predictions"].attrs["latents_of_rows"] == "mode"
 

@@ -128,8 +128,12 @@ def test_a_hidden_markov_model_goes_on_from_its_last_state() -> None:
     fit = lvm.fit(
         lvm.Problem(switching, torch.tensor([-2.0, -2.0, 3.0, 3.0])), "mean_field", max_steps=150, draws=1000, **QUIET
     )
-    found = lvm.predict(fit, rows=2, draws=1000)["predictions"]["y"].mean(("chain", "draw"))
-    np.testing.assert_allclose(found, [0.8 * 3 - 0.2 * 2, (0.64 + 0.02) * 3 - 0.34 * 2], atol=0.35)
+    found = lvm.predict(fit, rows=2, draws=1000)["predictions"]["y"]
+    np.testing.assert_allclose(found.mean(("chain", "draw")), [0.8 * 3 - 0.2 * 2, 0.66 * 3 - 0.34 * 2], atol=0.35)
+    error = 4 * np.sqrt(0.25 / 1000)
+    np.testing.assert_allclose((found > 0.5).mean(("chain", "draw")), [0.8, 0.66], atol=error)
+    above = found.where(found > 0.5)[:, :, 0]
+    assert float(above.std()) == pytest.approx(0.5, abs=0.06) and float(above.mean()) == pytest.approx(3.0, abs=0.1)
 
 
 def test_a_law_of_the_first_rows_that_changes_with_further_ones_is_refused() -> None:

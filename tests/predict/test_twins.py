@@ -30,6 +30,34 @@ CUTS = (-1.0, 0.2, 1.0)
 SCORES = 0.5 * X + torch.randn(5, generator=GENERATOR)[FIRST] + 0.3 * torch.randn(ROWS, generator=GENERATOR)
 
 
+COUNTS = torch.poisson((0.5 + 0.6 * X).exp(), generator=GENERATOR)
+LINE = 1.0 - 0.5 * X + 0.4 * torch.randn(ROWS, generator=GENERATOR)
+
+
+def linear(x: Tensor, y: Tensor) -> None:
+    a = pyro.sample("a", dist.Normal(0.0, 2.0))
+    b = pyro.sample("b", dist.Normal(0.0, 2.0))
+    spread = pyro.sample("spread", dist.HalfNormal(1.0))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(a + b * x, spread), obs=y)
+
+
+def counted(x: Tensor, y: Tensor) -> None:
+    a = pyro.sample("a", dist.Normal(0.0, 2.0))
+    b = pyro.sample("b", dist.Normal(0.0, 2.0))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Poisson((a + b * x).exp()), obs=y)
+
+
+def grouped(x: Tensor, group: Tensor, count: int, y: Tensor) -> None:
+    b = pyro.sample("b", dist.Normal(0.0, 2.0))
+    apart = pyro.sample("apart", dist.HalfNormal(1.0))
+    with pyro.plate("groups", count):
+        effect = pyro.sample("effect", dist.Normal(0.0, apart))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(b * x + effect[group], 0.3), obs=y)
+
+
 def logistic(x: Tensor, y: Tensor) -> None:
     a = pyro.sample("a", dist.Normal(0.0, 2.0))
     b = pyro.sample("b", dist.Normal(0.0, 2.0))
@@ -51,6 +79,26 @@ def crossed(x: Tensor, first: Tensor, second: Tensor, y: Tensor) -> None:
         other = pyro.sample("other", dist.Normal(0.0, 0.5))
     with pyro.plate("rows", len(x)):
         pyro.sample("y", dist.StudentT(4.0, b * x + one[first] + other[second], 0.3), obs=y)
+
+
+def numpyro_linear(x: Any, y: Any = None) -> None:
+    import numpyro
+    import numpyro.distributions as law
+
+    a = numpyro.sample("a", law.Normal(0.0, 2.0))
+    b = numpyro.sample("b", law.Normal(0.0, 2.0))
+    spread = numpyro.sample("spread", law.HalfNormal(1.0))
+    numpyro.sample("y", law.Normal(a + b * x, spread), obs=y)
+
+
+def numpyro_counted(x: Any, y: Any = None) -> None:
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as law
+
+    a = numpyro.sample("a", law.Normal(0.0, 2.0))
+    b = numpyro.sample("b", law.Normal(0.0, 2.0))
+    numpyro.sample("y", law.Poisson(jnp.exp(a + b * x)), obs=y)
 
 
 def numpyro_logistic(x: Any, y: Any = None) -> None:
@@ -81,10 +129,37 @@ def numpyro_crossed(x: Any, first: Any, second: Any, y: Any = None) -> None:
 
 
 TWINS: dict[str, tuple[Callable[..., None], Callable[..., None], tuple[Tensor, ...], tuple[Tensor, ...]]] = {
+    "linear": (linear, numpyro_linear, (X, LINE), (NEW,)),
+    "counted": (counted, numpyro_counted, (X, COUNTS), (NEW,)),
     "logistic": (logistic, numpyro_logistic, (X, YES), (NEW,)),
     "ordinal": (ordinal, numpyro_ordinal, (X, GRADES), (NEW,)),
     "crossed": (crossed, numpyro_crossed, (X, FIRST, SECOND, SCORES), (NEW, NEW_FIRST, NEW_SECOND)),
 }
+
+
+def by_method(problem: lvm.Problem, method: str) -> lvm.Posterior:
+    if method == "smc":
+        return lvm.smc(problem, particles=2_000, **QUIET)
+    if method == "nuts":
+        return lvm.nuts(problem, chains=2, warmup=200, draws=1_000, **QUIET)
+    return lvm.fit(problem, "full_rank", max_steps=300, draws=2_000, **QUIET)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fit", "smc", "nuts"])
+def test_known_and_new_groups_are_those_of_the_draws(method: str) -> None:
+    posterior = by_method(lvm.Problem(grouped, X, FIRST, 5, SCORES), method)
+    count = posterior.num_draws
+    found = lvm.predict(posterior, torch.zeros(2), torch.tensor([1, 5]), 6, draws=count)["predictions"]["y"]
+    y = found.values.reshape(count, 2)
+    draws = {name: value.values.reshape(count, -1) for name, value in posterior.data["posterior"].data_vars.items()}
+    rng = np.random.default_rng(0)
+    known = draws["effect"][:, 1] + 0.3 * rng.normal(size=count)
+    new = draws["apart"][:, 0] * rng.normal(size=count) + 0.3 * rng.normal(size=count)
+    for here, there in zip(y.T, (known, new), strict=True):
+        assert here.mean() == pytest.approx(there.mean(), abs=4 * np.sqrt((here.var() + there.var()) / count))
+        for share in (0.05, 0.25, 0.75, 0.95):
+            assert (here <= np.quantile(there, share)).mean() == pytest.approx(share, abs=4 * np.sqrt(0.5 / count))
 
 
 @pytest.mark.slow
@@ -96,13 +171,7 @@ def test_predictions_are_those_of_numpyros_predictive_given_the_same_draws(name:
 
     ours, theirs, data, new = TWINS[name]
     problem = lvm.Problem(ours, *data)
-    posterior: lvm.Posterior
-    if method == "smc":
-        posterior = lvm.smc(problem, particles=2_000, **QUIET)
-    elif method == "nuts":
-        posterior = lvm.nuts(problem, chains=2, warmup=200, draws=1_000, **QUIET)
-    else:
-        posterior = lvm.fit(problem, "full_rank", max_steps=300, draws=2_000, **QUIET)
+    posterior = by_method(problem, method)
     count = posterior.num_draws
     found = lvm.predict(posterior, *new, draws=count)["predictions"]["y"].values.reshape(count, -1)
     draws = {
