@@ -33,6 +33,8 @@ __all__ = ["THRESHOLD", "psense"]
 
 THRESHOLD = 0.05
 """From here on a sensitivity counts."""
+FEWEST = 20
+"""Draws that weights have to leave."""
 MOST_SITES = 12
 """Prior sites that have a column of their own."""
 
@@ -62,6 +64,11 @@ def psense(data: xr.DataTree, problem: Problem | None, name: str) -> pd.DataFram
         groups |= {f"prior of {site}": totals[site] for site in top}
     columns = {}
     chosen = _resampled(data, shared)
+    if chosen is not None and len(np.unique(chosen)) < FEWEST:
+        raise ArgumentError(
+            f"{name} is far from the posterior: log p - log q leaves {len(np.unique(chosen))} of its {len(chosen)} draws, of which "
+            "nothing can be told. Fix: fit longer, take another guide, or use lvm.nuts."
+        )
     for group, density in groups.items():
         tree = _tree(posterior, density, chosen)
         with np.errstate(divide="ignore", invalid="ignore"):  # of weights that are ties

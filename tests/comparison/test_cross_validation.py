@@ -59,6 +59,17 @@ def test_rows_and_groups_that_are_held_out_have_their_exact_densities(problem: l
     assert groups.elpd == pytest.approx(wanted, abs=5 * float(np.hypot.reduce(groups.table["elpd_error"])) + 0.1)
 
 
+def test_rows_without_an_observation_are_fitted_without_and_count_nowhere() -> None:
+    y = Y.clone()
+    y[[3, 10]] = torch.nan
+    found = lvm.cross_validate(
+        lvm.Problem(grouped, X, GROUP, 4, y, missing="latent"), "mean_field", folds=2,
+        options={"max_steps": 60, "engine": "pyro"}, **HERE,
+    )  # fmt: skip
+    assert found.n_data_points == len(found.rows) == 22 and not {3, 10} & set(found.rows.index)
+    assert found.error == pytest.approx(np.sqrt(22) * found.rows["elpd"].std())
+
+
 def test_it_is_kept_gone_on_with_and_loaded(problem: lvm.Problem, tmp_path: Path) -> None:
     found = lvm.cross_validate(problem, "exact", folds=2, out=tmp_path / "cv", **HERE)
     again = lvm.cross_validate(problem, "exact", folds=2, out=tmp_path / "cv", resume=True, **HERE)
@@ -110,6 +121,8 @@ def test_a_fold_that_cannot_be_fitted_is_told_and_there_is_no_sum(problem: lvm.P
         ({"groups": "nobody"}, r"no plate of grouped is called 'nobody'"),
         ({"groups": [1, 2]}, r"groups has 2 labels, and there are 24 rows"),
         ({"groups": "group", "folds": 9}, r"from 2 to 4, the number of groups"),
+        ({"groups": ["one"] * 24}, r"all 24 rows are of one group, 'one'"),
+        ({"groups": ["a", None] * 12}, r"groups has no label for row 1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(problem: lvm.Problem, words: dict[str, Any], message: str) -> None:

@@ -81,6 +81,24 @@ def test_a_single_value_in_the_place_of_rows_is_said(fitted: lvm.Posterior) -> N
         lvm.predict(fitted, 1.0)
 
 
+def test_batches_and_quantities_that_are_no_numbers_are_refused(fitted: lvm.Posterior) -> None:
+    with pytest.raises(ArgumentError, match="summary=True"):
+        lvm.predict(fitted, iter([torch.zeros(2)]))
+    with pytest.raises(ArgumentError, match="quantity 'word' is str, expected a tensor or a number"):
+        lvm.predict(fitted, torch.zeros(2), quantities={"word": lambda values: "a"})
+
+
+def test_a_guide_far_from_the_posterior_has_no_sensitivity_and_its_data_are_checked_all_the_same() -> None:
+    def far(x: Tensor, y: Tensor) -> None:
+        pyro.sample("slope", dist.Normal(pyro.param("middle", torch.tensor(0.0)), 0.1))
+
+    x = torch.linspace(-1.0, 1.0, 3_000)
+    fit = lvm.fit(lvm.Problem(line, x, 2 * x), far, max_steps=1, engine="pyro", draws=200, **QUIET)
+    with pytest.raises(ArgumentError, match="far from the posterior"):
+        fit.psense()
+    assert lvm.check(fit).sensitivity is None
+
+
 def test_counts_without_a_finite_rate_are_infinite_and_not_negative() -> None:
     result = lvm.fit(lvm.Problem(counted, X, torch.ones(18)), "mean_field", max_steps=20, engine="pyro", **QUIET)
     for words in ((torch.tensor([0.0, 1e4]),), (torch.tensor([0.0, 1e4]), torch.tensor([1.0, 1.0]))):

@@ -20,7 +20,7 @@ from pyrolvm._check.predict.groups import groups
 from pyrolvm._check.predict.inferring import Inferring, inferring
 from pyrolvm._check.predict.running import Predicting, Quantity
 from pyrolvm._check.predict.setting import Setting, setting
-from pyrolvm._check.predict.streaming import BEHIND, Words, batches, summarised
+from pyrolvm._check.predict.streaming import BEHIND, Words, batches, check_no_stream, summarised
 from pyrolvm._program.density import Evaluator
 from pyrolvm._program.names import variable
 from pyrolvm._program.origin import origin_of
@@ -134,6 +134,7 @@ def predict(
 
     with runtime.undisturbed():
         if not summary:
+            check_no_stream(args)
             return xr.DataTree.from_dict(one((args, kwargs), seed))
         asked = draws_taken(posterior, draws)
         every = batches(posterior.attached, args, kwargs, asked)

@@ -14,6 +14,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrolvm._base.errors import ArgumentError
 from pyrolvm._check.predict.members import Kept
 from pyrolvm._check.predict.onward import onward
 from pyrolvm._program.batching import Batch
@@ -115,7 +116,7 @@ class Predicting:
         if self.inferred is not None:
             values |= self._given_rows(nodes, found)
         for name, function in self.quantities.items():
-            self._add(found, "predictions", name, torch.as_tensor(function(values)))
+            self._add(found, "predictions", name, _number(name, function(values)))
         return found
 
     def _predicted(self, nodes: Mapping[str, Any]) -> tuple[Tree, Tree]:
@@ -186,6 +187,17 @@ class Predicting:
         part = self.shown(name, value, by_row)
         if part is not None:
             found[f"{group}/{name}"] = part
+
+
+def _number(name: str, value: object) -> Tensor:
+    """What a quantity is, as a tensor."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArgumentError(
+            f"quantity {name!r} is {type(value).__name__}, expected a tensor or a number. "
+            "Fix: return one, such as values['theta'] ** 2."
+        ) from error
 
 
 def _endless(fn: dist.TorchDistribution, value: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from pyrolvm._base.errors import ArgumentError, ProblemError
 from pyrolvm._base.numerics import Array
@@ -16,7 +17,7 @@ from pyrolvm._program.problem import Problem
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["BEHIND", "STATISTICS", "Words", "batches", "rows_at_once", "seed_of", "summarised"]
+__all__ = ["BEHIND", "STATISTICS", "Words", "batches", "check_no_stream", "rows_at_once", "seed_of", "summarised"]
 
 STATISTICS = ("mean", "sd", "q05", "q50", "q95")
 """What is kept of the draws of each value, dimension ``statistic``."""
@@ -61,6 +62,15 @@ def batches(problem: Problem, args: Sequence[object], kwargs: Mapping[str, objec
         yield (
             tuple(_sliced(value, count, part) for value in args),
             {name: _sliced(value, count, part) for name, value in kwargs.items()},
+        )
+
+
+def check_no_stream(args: Sequence[object]) -> None:
+    """Refuses batches where all draws are to be kept."""
+    if len(args) == 1 and isinstance(args[0], Iterator | DataLoader):
+        raise ArgumentError(
+            f"{type(args[0]).__name__} gives batches, and draws of all of them are no more than memory holds. "
+            "Fix: pass summary=True, or the arrays themselves."
         )
 
 

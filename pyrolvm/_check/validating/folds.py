@@ -14,6 +14,7 @@ from pyrolvm._base.numerics import Array
 from pyrolvm._check.predict.arguments import Arguments
 from pyrolvm._check.predict.making import made
 from pyrolvm._check.predict.running import observed_values
+from pyrolvm._program.missing import is_missing
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.rows import plate_of_rows
 
@@ -73,6 +74,10 @@ def folds_of(
     """
     labels, names = _labels(problem, count, groups)
     number = len(names) if folds is None else folds
+    if groups is not None and len(names) < 2:
+        raise ArgumentError(
+            f"all {count} rows are of one group, {names[0]!r}, so that none would be left to fit. Fix: pass folds= without groups."
+        )
     if not 2 <= number <= len(names):
         what = "rows" if groups is None else "groups"
         raise ArgumentError(
@@ -100,6 +105,9 @@ def _labels(problem: Problem, count: int, groups: str | Sequence[object] | None)
         raise ArgumentError(
             f"groups has {len(groups)} labels, and there are {count} rows. Fix: pass one for each row, or the name of a plate."
         )
+    lost = next((i for i, one in enumerate(groups) if is_missing(one)), None)
+    if lost is not None:
+        raise ArgumentError(f"groups has no label for row {lost}. Fix: give one to each row, such as 'unknown'.")
     named, labels = np.unique(np.array([str(one) for one in groups]), return_inverse=True)
     return labels, [str(one) for one in named]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy  # its parts are imported when they are first used
+from numpy.typing import NDArray
 
 from pyrolvm import _runs as runs
 from pyrolvm._base.errors import ArgumentError, checked_seed, positive_int
@@ -27,6 +28,7 @@ from pyrolvm._results import Posterior, store
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
 __all__ = ["cross_validate"]
 
@@ -212,13 +214,26 @@ def _scored(
     density = scipy.special.logsumexp(by_row, axis=0) - math.log(size)
     share = np.exp(by_row - density)
     error = share.std(axis=0) / math.sqrt(size)
-    figures = {"elpd": float(density.sum()), "elpd_error": float(np.sqrt((error**2).sum()))}
-    told = found["scores"].attrs if "scores" in found.children else {}
+    scores = found["scores"].to_dataset() if "scores" in found.children else None
+    seen = _seen(scores, len(part.rows)) if len(density) == len(part.rows) else np.ones(len(density), dtype=bool)
+    density, error = density[seen], error[seen]
+    figures = {"elpd": float(density.sum()), "elpd_error": float(np.sqrt((error**2).sum())), "rows": int(seen.sum())}
+    told = {} if scores is None else scores.attrs
     for what in ("crps", "inside_50", "inside_90"):
         each = [float(value) for name, value in told.items() if str(name).endswith(f"_{what}")]
         figures[what] = float(np.mean(each)) if each else math.nan
-    numbers = part.rows.tolist() if len(density) == len(part.rows) else part.rows.tolist()[:1]
+    numbers = part.rows[seen].tolist() if len(seen) == len(part.rows) else part.rows.tolist()[:1]
     return dict(zip(numbers, density.tolist(), strict=True)), figures
+
+
+def _seen(scores: xr.Dataset | None, rows: int) -> NDArray[np.bool_]:
+    """Which rows have a score of any site: those that are missing or masked out have none."""
+    each = [
+        ~np.isnan(np.asarray(one.values)).reshape(rows, -1)
+        for name, one in ({} if scores is None else scores.data_vars).items()
+        if str(name).endswith("lpd") and one.ndim and one.shape[0] == rows
+    ]
+    return np.asarray(np.concatenate(each, axis=1).any(axis=1)) if each else np.ones(rows, dtype=bool)
 
 
 def _together(terms: Sequence[Array], rows: int) -> Array:
