@@ -121,7 +121,8 @@ def _resampled(data: xr.DataTree, draws: Array) -> Array | None:
         :, np.isin(np.asarray(data["posterior"]["draw"].values), draws)
     ]
     flat = np.where(np.isfinite(taken.reshape(-1)), taken.reshape(-1), -np.inf).astype(float)
-    share = np.exp(smooth(np.where(np.isfinite(flat), flat, flat[np.isfinite(flat)].min() - 50))[1])
+    smoothed = smooth(np.where(np.isfinite(flat), flat, flat[np.isfinite(flat)].min() - 50))[1]
+    share = np.exp(smoothed - smoothed.max())  # of thousands of rows all weights are beyond what a number holds
     edges = np.cumsum(share / share.sum())
     return np.searchsorted(edges, (np.arange(len(flat)) + 0.5) / len(flat)).clip(max=len(flat) - 1)
 

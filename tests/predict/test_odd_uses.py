@@ -99,6 +99,14 @@ def test_a_guide_far_from_the_posterior_has_no_sensitivity_and_its_data_are_chec
     assert lvm.check(fit).sensitivity is None
 
 
+def test_a_guide_of_many_rows_has_the_sensitivity_of_its_draws() -> None:
+    x = torch.linspace(-1.0, 1.0, 3_000)
+    noise = 0.5 * torch.randn(3_000, generator=torch.Generator().manual_seed(0))
+    fit = lvm.fit(lvm.Problem(line, x, 2 * x + noise), "mean_field", max_steps=400, draws=1_000, **QUIET)
+    table = fit.psense()
+    assert float(table["prior"].iloc[0]) < 0.05 < float(table["likelihood"].iloc[0])
+
+
 def test_counts_without_a_finite_rate_are_infinite_and_not_negative() -> None:
     result = lvm.fit(lvm.Problem(counted, X, torch.ones(18)), "mean_field", max_steps=20, engine="pyro", **QUIET)
     for words in ((torch.tensor([0.0, 1e4]),), (torch.tensor([0.0, 1e4]), torch.tensor([1.0, 1.0]))):
