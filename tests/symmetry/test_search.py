@@ -134,3 +134,31 @@ def test_what_nothing_depends_on_is_told_by_its_prior_alone():
 
     (block,) = find_symmetries(lvm.Problem(free, torch.tensor(0.5))).blocks
     assert "`x`" in block.text and "`m`" not in block.text
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_mixtures_anywhere_have_the_exchange_of_whole_components_alone(seed):
+    random = np.random.default_rng(seed)
+    groups, place, scale = (
+        int(random.integers(2, 6)),
+        float(random.choice([0, 20, -300, 5000])),
+        float(random.choice([1, 10, 100])),
+    )
+    rows = torch.tensor(place + scale * random.normal(size=int(random.integers(20, 200))))
+    enumerated, diffuse = random.random() < 0.5, random.random() < 0.3
+
+    def mixture(y):
+        share = pyro.sample("share", dist.Dirichlet(torch.ones(groups)))
+        with pyro.plate("group", groups):
+            centre = pyro.sample("centre", dist.Normal(place, 50 * scale if diffuse else 2 * scale))
+            width = pyro.sample("width", dist.HalfCauchy(scale))
+        with pyro.plate("row", len(y)):
+            if enumerated:
+                member = pyro.sample("member", dist.Categorical(share))
+                pyro.sample("y", dist.Normal(centre[member], width[member]), obs=y)
+            else:
+                pyro.sample("y", dist.MixtureSameFamily(dist.Categorical(share), dist.Normal(centre, width)), obs=y)
+
+    (block,) = find_symmetries(lvm.Problem(mixture, rows)).blocks
+    assert block.copies == math.factorial(groups)
+    assert "`share`, `centre` and `width` are exchangeable" in block.text and ";" not in block.text

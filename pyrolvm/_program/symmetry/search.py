@@ -52,6 +52,9 @@ LARGEST = {torch.float64: 1e8, torch.float32: 1e4}
 PLAINLY = 10
 """By how many times what rounding may do a density changes where it can tell."""
 
+NUDGE = 0.02
+"""Share of a move by which it is seen whether the numbers that it moves matter where they are."""
+
 FURTHER = 12
 """Points that are tried where the first ones cannot tell: half of them from the prior."""
 
@@ -116,7 +119,7 @@ class _Trial:
         return found.cpu().double().numpy()
 
     def _points(self) -> list[Values]:
-        """Three draws of finite density, anywhere in the middle of the support."""
+        """Three draws of finite density, anywhere in the middle of the support; of the prior where there are none."""
         random, found = np.random.default_rng(7), []
         like = torch.zeros((), dtype=self.problem.dtype, device=self.problem.device)
         for scale in (0.7, 0.7, 0.7, 0.4, 0.4, 0.4, 0.1, 0.1, 0.1):
@@ -127,8 +130,8 @@ class _Trial:
             if math.isfinite(height) and abs(height) < LARGEST[self.problem.dtype]:
                 found.append(flat)
             if len(found) == 3:
-                break
-        return found
+                return found
+        return [*found, *itertools.islice(self._further(), 3 - len(found))]
 
     def _together(self) -> bool:
         """Whether many densities can be evaluated at once."""
@@ -173,10 +176,10 @@ class _Trial:
         return [move for move in left if id(move) in told]
 
     def _told(self, point: Values, moves: Sequence[Move]) -> list[Move]:
-        """Moves that would show here: partway along them, what depends on the numbers that they move is another."""
+        """Moves that would show here: a little way along them, what depends on the numbers that they move is another."""
         if not moves:
             return []
-        partway = [point + 0.3 * (move.action(point) - point) for move in moves]
+        partway = [point + NUDGE * (move.action(point) - point) for move in moves]
         here = self._elsewhere(np.stack([point] * len(moves)), moves)
         there = self._elsewhere(np.stack(partway), moves)
         with np.errstate(invalid="ignore"):
