@@ -39,11 +39,17 @@ DRAWN, NEIGHBOURS = 256, 8
 """Draws of the prior, where it can be drawn from: ascents start at those, as many at most as from near the origin, where the density is
 higher than at their nearest neighbours. Where the prior's scale is far from one, so may be the modes."""
 
+MORE_DRAWN, FEW_UNKNOWNS, LOOKING = 2_048, 20, 0.02
+"""Draws of a prior of few unknowns, where as many densities take at most so many seconds of an ordinary processor: narrow modes."""
+
 ONCE = 2
 """Modes at which one ascent alone has ended from which on there are taken to be more."""
 
 SAME_TOP = 0.1
 """Nats within which two ascents have ended at one mode."""
+
+ONE_PLACE, TWO_PLACES = 1e-3, 0.5
+"""The distance up to which ends as high as each other are one place in whatever units, and that from which on they are two."""
 
 COPY = 1e-3
 """Nats, more of them where heights are beyond a thousand, within which modes apart are copies of one another."""
@@ -113,7 +119,7 @@ def find_modes(
         https://doi.org/10.1093/biomet/40.3-4.237
     """
     paths = _ascents(target, seed)
-    found = _added([], target, _heights(paths)[:COPIES], seed, fit, mass)
+    found = _added([], target, _heights(target, paths)[:COPIES], seed, fit, mass)
     copied = _alone(found, paths, False) >= ONCE and bool(find_symmetries(target.joint.problem).blocks)
     round = 1
     while _alone(found, paths, copied) >= ONCE and len(paths) < MOST_STARTS:
@@ -121,7 +127,9 @@ def find_modes(
             break
         round += 1
         paths += _climbed(target, MORE_STARTS, seed + round, again=True)
-        found = _added(found, target, _elsewhere(found, paths, copied)[: MOST_MODES - len(found)], seed, fit, mass)
+        found = _added(
+            found, target, _elsewhere(target, found, paths, copied)[: MOST_MODES - len(found)], seed, fit, mass
+        )
     if not found:
         raise FitError(
             f"no Gaussian fits {target.joint.problem.name!r} anywhere on {len(paths)} ascents: its density or curvature is not finite "
@@ -131,10 +139,10 @@ def find_modes(
     kept = [mode for mode in found if mode.evidence >= found[0].evidence - NEGLIGIBLE]
     alone = _alone(kept, paths, copied)
     if len(found) >= MOST_MODES:
-        alone = max(alone, len(_elsewhere(found, paths, copied)))
+        alone = max(alone, len(_elsewhere(target, found, paths, copied)))
     heights = np.array([mode.evidence for mode in kept])
     unseen = alone / len(paths) if alone >= ONCE else 0.0
-    return Modes(tuple(mode.fitted for mode in kept), heights, len(paths), len(_heights(paths)), unseen)
+    return Modes(tuple(mode.fitted for mode in kept), heights, len(paths), len(_heights(target, paths)), unseen)
 
 
 def require_affordable(problem: Problem) -> None:
@@ -174,10 +182,10 @@ def _alone(found: list[_Mode], paths: list[Path], copied: bool) -> int:
     return sum(sum(_ended_at(path, mode, copied) for path in paths) == 1 for mode in found)
 
 
-def _elsewhere(found: list[_Mode], paths: list[Path], copied: bool) -> list[Path]:
+def _elsewhere(target: Target, found: list[_Mode], paths: list[Path], copied: bool) -> list[Path]:
     """One path for each place, not far below the highest, at which ascents ended that are at no mode found."""
     top = max(path.top for path in paths)
-    others = [path for path in _heights(paths) if path.top > top - NEGLIGIBLE]
+    others = [path for path in _heights(target, paths) if path.top > top - NEGLIGIBLE]
     return [path for path in others if not any(_ended_at(path, mode, copied) for mode in found)]
 
 
@@ -190,7 +198,7 @@ def _ascents(target: Target, seed: int) -> list[Path]:
     target.at_once("use a guide that is trained step by step")
     require_affordable(target.joint.problem)
     paths = _climbed(target, STARTS, seed)
-    if len(_heights(paths)) > 1:
+    if len(_heights(target, paths)) > 1:
         paths += _climbed(target, MORE_STARTS - STARTS, seed + 1, again=True)
     return paths
 
@@ -213,7 +221,8 @@ def _from_prior(target: Target, count: int, seed: int) -> Points:
     problem = target.joint.problem
     try:
         with random_state(seed, problem.device):
-            drawn = prior_draws(problem, DRAWN, looped=count)
+            many = min(MORE_DRAWN, int(LOOKING / target.each.of(1))) if target.size <= FEW_UNKNOWNS else 0
+            drawn = prior_draws(problem, max(DRAWN, many), looped=count)
         points = target.points({site.name: drawn[site.name] for site in problem.continuous})
     except (ProblemError, ValueError, RuntimeError):  # of a prior without draws, or one beyond its own support's ends
         return np.zeros((0, target.size))
@@ -229,19 +238,27 @@ def _from_prior(target: Target, count: int, seed: int) -> Points:
     return points[leading[np.argsort(-values[leading], kind="stable")[:count]]]
 
 
-def _heights(paths: list[Path]) -> list[Path]:
+def _heights(target: Target, paths: list[Path]) -> list[Path]:
     """One path for each place at which paths ended, the highest first, with copies of others behind all that matter."""
     chosen: list[Path] = []
     for path in sorted(paths, key=lambda path: -path.top):
-        ends = [other.points[-1] for other in chosen if abs(other.top - path.top) < SAME_TOP]
-        scale = 1 + np.abs(path.points[-1])
-        if all(np.max(np.abs(end - path.points[-1]) / scale) > 0.5 for end in ends):
+        if all(_apart(target, path, other) for other in chosen if abs(other.top - path.top) < SAME_TOP):
             chosen.append(path)
     high = [path for path in chosen if path.top > chosen[0].top - NEGLIGIBLE]
     again = [False, *(_as_high(path.top, other.top) for other, path in pairwise(high))]
     first = [path for path, copied in zip(high, again, strict=True) if not copied]
     copies = [path for path, copied in zip(high, again, strict=True) if copied]
     return first + copies + chosen[len(high) :]
+
+
+def _apart(target: Target, one: Path, other: Path) -> bool:
+    """Whether two paths as high as each other ended at different places; where distance does not tell, what lies between does."""
+    here, there = one.points[-1], other.points[-1]
+    gap = np.max(np.abs(here - there) / (1 + np.abs(here)))
+    if not ONE_PLACE < gap < TWO_PLACES:
+        return bool(gap >= TWO_PLACES)
+    between = target.values((here + there)[None] / 2)[0]
+    return bool(between < min(one.top, other.top) - SAME_TOP)
 
 
 def _as_high(one: float, other: float) -> bool:

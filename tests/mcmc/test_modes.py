@@ -110,3 +110,23 @@ def test_draws_of_several_modes_are_not_moved_as_one() -> None:
 
     found = lvm.infer(lvm.Problem(model, y), methods=["mixture"], seed=0, progress=False)
     assert "moment matching" not in str(found.data["posterior"].attrs.get("correction", ""))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.02])
+def test_modes_as_high_as_each_other_are_told_apart_in_any_units(scale: float) -> None:
+    places = scale * torch.tensor([[-2.0, 1.3], [-1.0, 6.2], [5.2, 2.5]], dtype=torch.float64)
+    widths = scale * torch.tensor([[0.4, 0.4], [0.7, 0.28], [0.2, 0.8]], dtype=torch.float64)
+    shares = torch.tensor([0.3, 0.4, 0.3], dtype=torch.float64)
+    prior = 12.0 * scale
+
+    def model() -> None:
+        x = pyro.sample("x", dist.Normal(torch.zeros(2, dtype=torch.float64), prior).to_event(1))
+        parts = shares.log() + dist.Normal(places, widths).log_prob(x).sum(-1)
+        pyro.factor("data", parts.logsumexp(0) + (0.5 * (x / prior) ** 2).sum())
+
+    found = lvm.infer(lvm.Problem(model), methods=["student"], seed=0, progress=False)
+    draws = found.data["posterior"]["x"].values.reshape(-1, 2)
+    mean = (shares[:, None] * places).sum(0).numpy()
+    sd = ((shares[:, None] * (widths**2 + (places - places.new_tensor(mean)) ** 2)).sum(0) ** 0.5).numpy()
+    assert found.verdict.trusted
+    assert (abs(draws.mean(0) - mean) < 0.1 * sd).all() and (abs(draws.std(0) / sd - 1) < 0.1).all()

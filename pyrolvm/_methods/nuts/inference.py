@@ -154,11 +154,7 @@ def nuts(
     given = dict(locals())
     check_problem(problem)
     asked = runs.order(out, resume, overwrite, checkpoint_every)
-    if isinstance(warmup, str) and warmup != "auto":
-        raise ArgumentError(
-            f'warmup must be "auto" or a number of transitions, got {warmup!r}. Fix: use warmup="auto".'
-        )
-    most = WARMUP if isinstance(warmup, str) else positive_int("warmup", warmup, minimum=0)
+    most = WARMUP if isinstance(warmup, str) and warmup == "auto" else positive_int("warmup", warmup, minimum=0)
     engines.check(engine, kernel, most)
     if not isinstance(dense_mass, bool) and dense_mass != "auto":
         raise ArgumentError(
