@@ -63,6 +63,9 @@ EXACT, CLOSE, SAME = 0.01, 0.2, 0.1
 SHARE = 0.2
 """How much of what both ways are apart may be left of Laplace's ratio: on Poisson and Bernoulli walks a tenth at most."""
 
+STILL = 0.1
+"""The slope, in sds, below which an ascent has ended."""
+
 NEAR = 1e-3
 """How far differences look, in sds."""
 
@@ -157,9 +160,11 @@ class Tied:
                 far = 2 * flat[:, self.places].std(0)
                 for begun in (u[self.places] - self.start, -2 * self.start, far, -far):
                     other = field.climbed(every, begun, STEPS)
+                    if not (float(other.slope) < STILL and float(whole.height - other.height) <= DEEP):
+                        continue  # it did not end, or where there is no mass
                     less = float(whole.integral - other.integral)
                     apart = float((field.along @ (other.moved - whole.moved)).abs().div(cavity.spread.sqrt()).max())
-                    if not less > DEEP and not (abs(less) < SAME and apart < APART):
+                    if not (abs(less) < SAME and apart < APART):
                         return torch.full_like(off, math.inf)
                 gain = (cavity.rows - self.rows(u, self.start + whole.moved)).abs().nan_to_num(math.inf)
                 most = gain.topk(min(CHECKED_ROWS, self.count)).indices
@@ -174,9 +179,11 @@ class Tied:
 
 @dataclass(frozen=True)
 class _Mode:
-    """A mode, as far from where it was begun, the Cholesky factor of the precision there, and Laplace's integral."""
+    """A mode, as far from where it was begun, its height and slope, the factor of the precision, and Laplace's integral."""
 
     moved: Tensor
+    height: Tensor
+    slope: Tensor
     root: Tensor
     integral: Tensor
 
@@ -249,16 +256,18 @@ class _Field:
         """The mode with rows counted as often as weights say, by Newton's method."""
         for _ in range(steps):
             _, uphill, root = self._rooted(weights, moved)
-            step = torch.cholesky_solve(uphill[:, None], root)[:, 0]
+            step = torch.cholesky_solve(uphill[:, None], root)[:, 0].nan_to_num(0.0, 0.0, 0.0)
             points = [moved + share * step for share in SHARES]
             values = torch.stack(
                 [self._height(weights, one, self.tied.rows(self.flat, self.tied.start + one)) for one in points]
             )
             best = values.nan_to_num(nan=-math.inf).argmax(0)
             moved = torch.stack(points).gather(0, best.expand(1, len(moved)))[0]
-        here, _, root = self._rooted(weights, moved)
+        here, uphill, root = self._rooted(weights, moved)
+        slope = torch.linalg.solve_triangular(root, uphill[:, None], upper=False).norm()
         volume = 0.5 * len(moved) * math.log(2 * math.pi) - root.diagonal().log().sum()
-        return _Mode(moved, root, self._height(weights, moved, here) + volume)
+        height = self._height(weights, moved, here)
+        return _Mode(moved, height, slope, root, height + volume)
 
     def _height(self, weights: Tensor, moved: Tensor, rows: Tensor) -> Tensor:
         return self.level + self.pull @ moved - 0.5 * moved @ self.prior @ moved + (weights * rows).sum()
