@@ -281,10 +281,10 @@ def inside(points: Points, mode: Student) -> NDArray[np.bool_]:
 
 
 def _near(one: Fitted, other: Fitted) -> bool:
-    """Whether two Gaussians are of one mode."""
+    """Whether two Gaussians are of one mode: near in units of both, though less in one; a narrow one may lie in a wide one."""
     gap = one.family.means[0] - other.family.means[0]
     lengths = [np.linalg.norm(np.linalg.solve(fit.family.trils[0], gap)) for fit in (one, other)]
-    return bool(min(lengths) < APART)
+    return bool(min(lengths) < APART and max(lengths) < 2 * APART)
 
 
 def local_evidence(target: Target, family: Student, seed: int) -> float:
