@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyrolvm._base import budget
 from pyrolvm._base.errors import FitError, ProblemError
 from pyrolvm._base.randomness import random_state
-from pyrolvm._program.density.prior import prior_draws
+from pyrolvm._program.density.prior import prior_points
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import find_symmetries
@@ -222,8 +222,7 @@ def _from_prior(target: Target, count: int, seed: int) -> Points:
     try:
         with random_state(seed, problem.device):
             many = min(MORE_DRAWN, int(LOOKING / target.each.of(1))) if target.size <= FEW_UNKNOWNS else 0
-            drawn = prior_draws(problem, max(DRAWN, many), looped=count)
-        points = target.points({site.name: drawn[site.name] for site in problem.continuous})
+            points = prior_points(problem, target, max(DRAWN, many), looped=count)
     except (ProblemError, ValueError, RuntimeError):  # of a prior without draws, or one beyond its own support's ends
         return np.zeros((0, target.size))
     points = points[np.isfinite(points).all(axis=1)]

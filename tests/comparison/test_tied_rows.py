@@ -16,6 +16,13 @@ from torch import Tensor
 import pyrolvm as lvm
 
 QUIET: dict[str, Any] = {"progress": False}
+
+
+def by(method: str, problem: lvm.Problem, **chains: int) -> lvm.Posterior:
+    """A posterior by chains of such options, or by a guide."""
+    return lvm.nuts(problem, **chains, **QUIET) if method == "nuts" else lvm.fit(problem, method, **QUIET)
+
+
 GENERATOR = torch.Generator().manual_seed(3)
 STEPS = 16
 WALK = (0.5 * torch.randn(STEPS, generator=GENERATOR)).cumsum(0)
@@ -138,11 +145,7 @@ def test_sites_of_one_value_each_are_a_row_each() -> None:
 @pytest.mark.parametrize("method", ["nuts", "mean_field", "full_rank"])
 def test_crossed_effects_are_integrated_out(method: str) -> None:
     problem = lvm.Problem(crossed, MARKS)
-    posterior: lvm.Posterior
-    if method == "nuts":
-        posterior = lvm.nuts(problem, chains=2, warmup=300, draws=500, **QUIET)
-    else:
-        posterior = lvm.fit(problem, method, **QUIET)
+    posterior = by(method, problem, chains=2, warmup=300, draws=500)
     found = posterior.loo()
     assert found.integrated and found.verdict.trusted
     assert found.elpd == pytest.approx(CROSSED.sum(), abs=0.3)
@@ -153,11 +156,7 @@ def test_crossed_effects_are_integrated_out(method: str) -> None:
 @pytest.mark.parametrize("method", ["nuts", "full_rank"])
 def test_a_walk_of_counts_with_an_unknown_spread(method: str) -> None:
     problem = lvm.Problem(counted, COUNTS)
-    posterior: lvm.Posterior
-    if method == "nuts":
-        posterior = lvm.nuts(problem, chains=4, warmup=500, draws=1_000, **QUIET)
-    else:
-        posterior = lvm.fit(problem, method, **QUIET)
+    posterior = by(method, problem, chains=4, warmup=500, draws=1_000)
     found, wanted = posterior.loo(), filtered_counts(COUNTS.numpy())
     assert "step" in found.integrated
     off = np.abs(found.rows["elpd"].values - wanted)

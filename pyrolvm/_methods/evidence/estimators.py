@@ -18,9 +18,9 @@ from pyrolvm._base.verdict import Reason, Status, Verdict
 from pyrolvm._methods.evidence.annealing import Path, backward, forward, move
 from pyrolvm._methods.evidence.bridge import Gaussian, averaged, bridged
 from pyrolvm._methods.evidence.pilot import MOST_PARTICLES, PARTICLES, PER_UNKNOWN, Plan, pilot
-from pyrolvm._methods.evidence.setting import Coordinates, from_prior, gaussian_path, prior_path, stored_draws
+from pyrolvm._methods.evidence.setting import Coordinates, gaussian_path, prior_path, stored_draws
 from pyrolvm._program.density import Joint, map_draws
-from pyrolvm._program.density.prior import prior_draws, without_data
+from pyrolvm._program.density.prior import prior_draws, prior_points, without_data
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.simulate import Simulator
 from pyrolvm._results import Evidence, Exact, Fit, Posterior
@@ -102,7 +102,7 @@ def annealed(
         if posterior is None:
             coordinates = Coordinates.plain(problem)
             path, base = prior_path(problem, coordinates)
-            start = from_prior(problem, base, count + _climbers(problem))
+            start = prior_points(problem, base, count + _climbers(problem))
         else:
             coordinates = Coordinates.framed(problem, posterior.seed)
             already = coordinates.target.evaluations
@@ -136,7 +136,7 @@ def bidirectional(
     with simulated.session(seed=seed, params=held):
         coordinates = Coordinates.plain(simulated)
         path, base = prior_path(simulated, coordinates)
-        start = from_prior(simulated, base, count + _climbers(simulated))
+        start = prior_points(simulated, base, count + _climbers(simulated))
         plan = pilot(path, start[count:], random, schedule)
         up = _climb(simulated, path, start[:count], plan, random, progress)
         one = coordinates.target.points(

@@ -14,7 +14,7 @@ from pyrolvm._methods.evidence.annealing import Path
 from pyrolvm._methods.evidence.bridge import Gaussian
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.centring import Centring
-from pyrolvm._program.density.prior import check_proper, prior_draws, without_data
+from pyrolvm._program.density.prior import check_proper, without_data
 from pyrolvm._program.density.target import Target
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
@@ -83,12 +83,6 @@ def prior_path(problem: Problem, coordinates: Coordinates) -> tuple[Path, Target
     """The path from the prior to the posterior, and the prior's own target, from which it starts."""
     base = Target.of(Joint(without_data(problem), centring=coordinates.centring)).at_once(REMEDY)
     return Path(base.finite, coordinates.target.finite), base
-
-
-def from_prior(problem: Problem, base: Target, count: int) -> Array:
-    """Prior draws in the coordinates of a target, shape ``(count, n)``."""
-    drawn = prior_draws(problem, count)
-    return base.points({site.name: drawn[site.name] for site in problem.continuous})
 
 
 def gaussian_path(points: Array, coordinates: Coordinates) -> tuple[Path, Gaussian]:

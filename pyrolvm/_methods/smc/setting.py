@@ -13,10 +13,10 @@ from torch import Tensor
 from pyrolvm._base.errors import CaptureError, FitError, ProblemError
 from pyrolvm._methods.evidence.annealing import Path
 from pyrolvm._methods.evidence.bridge import Gaussian
-from pyrolvm._methods.evidence.setting import Coordinates, from_prior, stored_draws
+from pyrolvm._methods.evidence.setting import Coordinates, stored_draws
 from pyrolvm._methods.smc.weights import Array
 from pyrolvm._program.density import Joint
-from pyrolvm._program.density.prior import check_proper, without_data
+from pyrolvm._program.density.prior import check_proper, prior_points, without_data
 from pyrolvm._program.density.target import Target
 from pyrolvm._program.problem import Problem
 from pyrolvm._results import Posterior
@@ -135,7 +135,7 @@ class Setting:
         """Draws of the base, shape ``(count, n)``."""
         if isinstance(self.base, Wide):
             return self.base.sample(count, random)
-        return from_prior(problem, self.base, count)
+        return prior_points(problem, self.base, count)
 
     def draws(self, points: Array) -> dict[str, Tensor]:
         """The draws, by continuous latent site, that points stand for."""

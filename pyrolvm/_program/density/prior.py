@@ -12,13 +12,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyrolvm._base.errors import ProblemError
+from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.density.vectorize import Evaluator
 from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.traces import Message
 
-__all__ = ["check_proper", "is_masked", "prior_draws", "without_data"]
+__all__ = ["check_proper", "is_masked", "prior_draws", "prior_points", "without_data"]
 
 
 class _Silence(Messenger):
@@ -98,6 +99,22 @@ def prior_draws(problem: Problem, count: int, *, looped: int | None = None) -> d
             f"site {watch.site!r} of {problem.name} cannot be sampled, so its prior cannot be drawn from "
             f"({error or 'not implemented'}). Fix: give its distribution a sample method, or use method='bridge'."
         ) from None
+
+
+def prior_points(problem: Problem, target: Target, count: int, *, looped: int | None = None) -> Points:
+    """Draws from the prior in the coordinates of a target, shape ``(count, n)``; inside a session.
+
+    Args:
+        problem: the model with its data.
+        target: a density of its continuous latents.
+        count: how many.
+        looped: as for :func:`prior_draws`.
+
+    Raises:
+        ProblemError: if a site cannot be sampled.
+    """
+    drawn = prior_draws(problem, count, looped=looped)
+    return target.points({site.name: drawn[site.name] for site in problem.continuous})
 
 
 def is_masked(node: Mapping[str, Any]) -> bool:
