@@ -14,7 +14,7 @@ from pyrolvm._base.importance import Weights, weigh
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm.family.student import Student
 
-__all__ = ["Weighed", "adapt", "draw_weighed", "heavier", "refitted", "resample"]
+__all__ = ["Weighed", "adapt", "beside", "draw_weighed", "heavier", "refitted", "resample"]
 
 FREEDOMS = (math.inf, 30.0, 10.0, 4.0)
 TRIAL = 8192
@@ -165,6 +165,18 @@ def _with_component(family: Student, held: Weighed, random: np.random.Generator)
         np.concatenate([family.trils, tril[None]]),
         np.append(family.freedoms, 10.0),
     )
+
+
+def beside(held: Weighed) -> Student:
+    """A Student t distribution as wide as weighed draws are, around the one of the heaviest weight.
+
+    References:
+        Raftery and Bao, *Estimating and projecting trends in HIV/AIDS generalized epidemics using incremental mixture importance
+        sampling*, https://doi.org/10.1111/j.1541-0420.2010.01399.x
+    """
+    tril = _safe_cholesky(_covariance(held))
+    place = held.points[np.argmax(held.weights)]
+    return held.family if tril is None else Student.one(place, tril, FREEDOMS[2])
 
 
 def refitted(family: Student, held: Weighed, steps: int = 10) -> Student:

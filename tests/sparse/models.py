@@ -327,3 +327,26 @@ def boundless(steps: int = 120) -> lvm.Problem:
             pyro.factor("away", x)
 
     return lvm.Problem(model)
+
+
+def answers_in_families(places: int = 60, families: int = 5, seed: int = 18) -> lvm.Problem:
+    """Two yes-or-no answers in each of many families of few places, which differ much: what three nodes integrate badly."""
+    random = np.random.default_rng(seed)
+    family = np.repeat(np.arange(places * families), 2)
+    at = random.normal(size=places)[np.arange(places * families) // families] + 2.2 * random.normal(
+        size=places * families
+    )
+    y = torch.as_tensor((random.random(len(family)) < 1 / (1 + np.exp(-at[family]))).astype(float))
+    home, which = torch.arange(places * families) // families, torch.as_tensor(family)
+
+    def model(home: torch.Tensor, which: torch.Tensor, y: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+        tau = pyro.sample("tau", dist.HalfNormal(2.0).expand([2]).to_event(1))
+        with pyro.plate("places", places):
+            place = pyro.sample("place", dist.Normal(mean, tau[0]))
+        with pyro.plate("families", places * families):
+            level = pyro.sample("level", dist.Normal(place[home], tau[1]))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Bernoulli(logits=level[which]), obs=y)
+
+    return lvm.Problem(model, home, which, y)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pyrolvm._base.quadrature import Rule, rules
 from pyrolvm._methods.sparse.marginal import Marginal, Nest
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool, held, log_ratio, weigh_shared
-from pyrolvm._methods.sparse.search import polished
+from pyrolvm._methods.sparse.search import find_gaussian, polished, slopes_off
 from pyrolvm.family.importance import refitted, resample
 from pyrolvm.family.student import Student
 
-__all__ = ["Found", "weigh_finely"]
+__all__ = ["Found", "find_finely", "weigh_finely"]
 
 Array = NDArray[np.float64]
 
@@ -30,7 +30,10 @@ COARSE = 1.0
 """The same, for a rule by which draws are found that a polynomial then corrects."""
 
 CLIMBED = 1
-"""The rule by which the Gaussian was found."""
+"""The rule by which the Gaussian is found at first."""
+
+OFF = 0.3
+"""Nats an sd by which gradients may be off what values say, for the Gaussian to be near enough."""
 
 PILOT = 200.0
 """Effective draws by which it is first told what a finer rule changes."""
@@ -80,6 +83,43 @@ class _Needed:
     base: int
     shift: float
     spread: float
+
+
+def find_finely(marginal: Marginal, seed: int) -> tuple[Student, int]:
+    """The Gaussian of a density by integrals so fine that its gradients are those of its values, and at how many places ascents ended.
+
+    Args:
+        marginal: the density, whose rules are changed.
+        seed: of the starts.
+
+    Raises:
+        FitError: if there is no curvature where ascents end.
+    """
+    gaussian, modes = find_gaussian(marginal, seed)
+    refined = False
+    while marginal.shape[0] and _refined(marginal, gaussian):
+        refined = True
+        gaussian, _ = find_gaussian(marginal, seed, gaussian.means[0])
+    if refined and modes > 1:  # ascents by slopes that are off may have ended anywhere
+        gaussian, modes = find_gaussian(marginal, seed)
+    return gaussian, modes
+
+
+def _refined(marginal: Marginal, gaussian: Student) -> bool:
+    """Takes finer rules, of the innermost blocks first, until slopes are near enough; whether there were any to take."""
+    layers, refined = marginal.layers, False
+    off = slopes_off(marginal, gaussian)
+    for layer in layers:
+        for finer in layer.finer:
+            if off <= OFF:
+                return refined
+            before, layer.rule = layer.rule, finer
+            now = slopes_off(marginal, gaussian)
+            if now > 0.5 * off and layer is not layers[-1]:  # it is another layer's
+                layer.rule = before
+                break
+            off, refined = now, True
+    return refined
 
 
 def weigh_finely(marginal: Marginal, start: Student, *, seed: int, enough: float = ENOUGH) -> Found:

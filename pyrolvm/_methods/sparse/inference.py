@@ -31,7 +31,7 @@ from pyrolvm._methods.sparse.fields.coupled import Coupled
 from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
 from pyrolvm._methods.sparse.fields.pattern import met_elsewhere
 from pyrolvm._methods.sparse.fields.weighing import weigh_field
-from pyrolvm._methods.sparse.fine import weigh_finely
+from pyrolvm._methods.sparse.fine import find_finely, weigh_finely
 from pyrolvm._methods.sparse.groups import integration, of_blocks, of_field, of_rows, proposal_stats
 from pyrolvm._methods.sparse.judge import judge, judge_field, judge_rows
 from pyrolvm._methods.sparse.marginal import DONE_INSIDE, NUMBERS, Marginal, Nest
@@ -336,7 +336,7 @@ def _in_blocks(asked: _Asked) -> _Drawn:
     split = Split.of(joint, blocks)
     marginal = _layers(joint, split, blocks)
     set_up = time.perf_counter()
-    gaussian, modes = find_gaussian(marginal, seed)
+    gaussian, modes = find_finely(marginal, seed)
     cost = cost_of_blocks(marginal, split.weighted, gaussian.sample(TRIED, seed), asked.enough, asked.count)
     bar.update(2, lambda: f"Gaussian found; {cost}")
     found = weigh_finely(marginal, gaussian, seed=seed, enough=cost.affordable(asked.enough))

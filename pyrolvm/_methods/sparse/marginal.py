@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm._base import budget
-from pyrolvm._base.quadrature import Rule
+from pyrolvm._base.quadrature import Rule, rules
 from pyrolvm._methods.sparse.blocks import Blocks
 from pyrolvm._methods.sparse.split import Shares
 from pyrolvm._program.density import Joint
@@ -49,6 +49,9 @@ RENEWED = 1e-2
 
 SLACK = 1e-3
 """Nats that a step may lose: where inner blocks are integrated, gradients are not quite those of the quadrature's own sum."""
+
+CLOSE = 0.05
+"""The same below which a step is taken whatever it gains: a coarse quadrature's own sum may be highest elsewhere."""
 
 LONGEST = 6.0
 """Sds that the first step may go."""
@@ -165,6 +168,17 @@ class Marginal:
     def nudge(self) -> float:
         """The difference that curvatures are taken by."""
         return self.layer.nudge
+
+    @property
+    def layers(self) -> list[Marginal]:
+        """This density and those whose blocks it integrates out, the innermost first."""
+        return [*(self.layer.inner.layers if isinstance(self.layer, Nest) else []), self]
+
+    @property
+    def finer(self) -> list[Rule]:
+        """The rules that are finer than the one that blocks are integrated by."""
+        found = rules(self.shape[1])
+        return found[1 + [rule.name for rule in found].index(self.rule.name) :]
 
     def values(self, shared: Array) -> Array:
         """Log densities at points ``(D, K)``; minus infinity where a block has none."""
@@ -291,7 +305,7 @@ class Marginal:
             then = split(shared[active], trial)
             with np.errstate(invalid="ignore"):
                 gain = then.totals[:, :blocks] - tops[active][:, :blocks]
-            better = gain > -SLACK - 1e-9 * np.abs(tops[active][:, :blocks])
+            better = (gain > -SLACK - 1e-9 * np.abs(tops[active][:, :blocks])) | ((length < CLOSE) & np.isfinite(gain))
             here[active] = np.where(better[..., None], trial, here[active])
             slopes[active] = np.where(better[..., None], then.local, slopes[active])
             kept = np.concatenate([better, np.ones((len(active), split.blocks.rest), dtype=bool)], axis=1)

@@ -14,7 +14,7 @@ from pyrolvm._base import budget
 from pyrolvm._base.errors import FitError
 from pyrolvm._base.importance import Weights, weigh
 from pyrolvm._methods.sparse.marginal import Local
-from pyrolvm.family.importance import Weighed, refitted
+from pyrolvm.family.importance import Weighed, beside, refitted
 from pyrolvm.family.student import Student
 
 __all__ = ["ENOUGH", "Density", "Pool", "held", "log_ratio", "weigh_shared"]
@@ -41,6 +41,10 @@ HEAVIEST = 5.0
 
 GOOD = 0.7
 """The share of effective draws from which on a proposal is left as it is."""
+
+MATCHED, BESIDE = 5, 8
+"""Effective draws for each unknown from which on a proposal is fitted as well as may be; and the share of draws, one in so many, that
+are then taken beside it at a time."""
 
 POOR, TRIALS = 0.03, 1_024
 """The share of effective draws below which, after so many draws, more are not worth their time."""
@@ -116,7 +120,7 @@ def weigh_shared(
         Cornuet, Marin, Mira, Robert, *Adaptive multiple importance sampling*, https://doi.org/10.1111/j.1467-9469.2011.00756.x
     """
     family = start.with_freedom(max(FREEDOM, start.size**2 / RADIAL))
-    families: list[Student] = []
+    fitted, families = family, list[Student]()
     counts: list[int] = []
     local: list[Local] = []
     points, base = np.zeros((0, start.size)), np.zeros(0)
@@ -143,13 +147,19 @@ def weigh_shared(
         full = figures.ess >= wanted and figures.reliable
         poor = sum(counts) >= TRIALS and figures.ess < POOR * sum(counts)
         if full or poor or sum(counts) >= most or budget.spent():
-            known = Local.joined(local) if len(local) == len(counts) else None
-            return Pool(points, log_p, weights, log_q, figures, known, len(counts), base, family)
+            given = Local.joined(local) if len(local) == len(counts) else None
+            return Pool(points, log_p, weights, log_q, figures, given, len(counts), base, fitted)
         count = min(_more(wanted, figures.ess, sum(counts)), most - sum(counts))
         light = figures.khat > HEAVY  # tails: of weights too heavy, of the proposal too light
+        known = Weighed(points, log_p, log_q, weights, figures, fitted)
+        heaviest = max(HEAVIEST, start.size)
+        if light and fitted.freedoms[0] <= heaviest and figures.ess > MATCHED * start.size:
+            # Which was not enough: a tail that is no ellipsoid's. What comes next goes where weights are heaviest.
+            family, count = beside(known), min(count, max(LEAST, sum(counts) // BESIDE))
+            continue
         if (figures.ess < GOOD * sum(counts) or light) and figures.ess > 2:
-            family = family.with_freedom(max(HEAVIEST, start.size)) if light else family
-            family = refitted(family, Weighed(points, log_p, log_q, weights, figures, family))
+            fitted = refitted(fitted.with_freedom(heaviest) if light else fitted, known)
+        family = fitted
 
 
 def held(pool: Pool) -> Weighed:

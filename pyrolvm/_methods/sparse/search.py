@@ -16,7 +16,7 @@ from pyrolvm._program.density import Joint
 from pyrolvm.family.climb import Slopes, ascend, climb, curvature, tril_of_precision
 from pyrolvm.family.student import Student, lower_root
 
-__all__ = ["Density", "find_gaussian", "polished"]
+__all__ = ["Density", "find_gaussian", "polished", "slopes_off"]
 
 Array = NDArray[np.float64]
 
@@ -40,6 +40,9 @@ ARRIVED = 0.15
 
 NARROW = 0.5, 2.0
 """How much one move changes the precision of a direction."""
+
+SECANT, TRIED = 0.5, 32
+"""How far from the mean, in sds, values and gradients are compared; and along how many directions at most."""
 
 FINITE, SHRINK = 0.9, 0.7
 """The share of draws that must have a density, and what a Gaussian is scaled by until they have."""
@@ -122,17 +125,26 @@ class _Scaled:
         return self.marginal.tensor(self.plain(points))
 
 
-def find_gaussian(marginal: Shared, seed: int) -> tuple[Student, int]:
+def find_gaussian(marginal: Shared, seed: int, start: Array | None = None) -> tuple[Student, int]:
     """The Gaussian at the highest end of the ascents, and at how many places they ended.
+
+    Args:
+        marginal: the density.
+        seed: of where ascents start.
+        start: where the only one does, if that is known, shape ``(K,)``.
 
     Raises:
         FitError: if there is no curvature there.
     """
     scaled = _Scaled.of(marginal)
-    paths = climb(scaled, starts=1, seed=seed)
-    for start in np.random.default_rng([seed, 76]).uniform(-REACH, REACH, size=(MORE, marginal.size)):
-        there = scaled.inverse(start)
-        if np.isfinite(scaled.at(there)[0]) and not budget.spent():
+    if start is None:
+        paths = climb(scaled, starts=1, seed=seed)
+        others = np.random.default_rng([seed, 76]).uniform(-REACH, REACH, size=(MORE, marginal.size))
+    else:
+        paths, others = [], start[None]
+    for other in others:
+        there = scaled.inverse(other)
+        if start is not None or (np.isfinite(scaled.at(there)[0]) and not budget.spent()):
             paths.append(ascend(scaled, there))
     best = max(paths, key=lambda path: path.top)
     end = best.points[int(np.argmax(best.values))]
@@ -186,3 +198,20 @@ def polished(marginal: Density, start: Student, *, seed: int) -> Student:
         if length < max(ARRIVED, 1.5 * noise) or budget.spent():
             break
     return Student.one(mean, tril)
+
+
+def slopes_off(marginal: Density, gaussian: Student) -> float:
+    """By how much gradients of a density are off what its values do around a Gaussian's mean, in nats an sd, over all directions.
+
+    The gradient of an integral by few nodes is that of the integral (Fisher's identity), not of its sum over the nodes. What a block
+    leaves is little, but all leave it in the same direction.
+    """
+    mean, tril = gaussian.means[0], gaussian.trils[0]
+    axes = tril.T[:: max(1, -(-len(mean) // TRIED))]
+    count = len(axes)
+    values, slopes = marginal(np.concatenate([mean[None], mean + SECANT * axes, mean - SECANT * axes]))
+    here = axes @ slopes[0]
+    up, down = np.sum(axes * slopes[1 : count + 1], axis=1), np.sum(axes * slopes[count + 1 :], axis=1)
+    change = (values[1 : count + 1] - values[count + 1 :]) / (2 * SECANT)
+    gaps = change - (up + 4 * here + down) / 6  # Simpson's rule
+    return float(np.sqrt(np.sum(gaps**2) * len(mean) / max(count, 1)))

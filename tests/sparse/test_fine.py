@@ -1,0 +1,65 @@
+"""Integrals that are as fine as gradients and weights need them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy
+import sparse_models as models
+import torch
+
+import pyrolvm as lvm
+from pyrolvm._methods.sparse.blocks import find_blocks
+from pyrolvm._methods.sparse.fine import OFF, find_finely
+from pyrolvm._methods.sparse.inference import _layers, _parts
+from pyrolvm._methods.sparse.pool import weigh_shared
+from pyrolvm._methods.sparse.search import find_gaussian, slopes_off
+from pyrolvm._methods.sparse.split import Split
+from pyrolvm._program.density import Joint
+from pyrolvm.family.student import Student
+
+
+def test_rules_are_taken_whose_gradients_are_those_of_their_sums() -> None:
+    problem = models.answers_in_families(places=40).to(dtype=torch.float64)
+    with problem.session(seed=0):
+        joint = Joint(problem)
+        blocks = find_blocks(problem, lambda point: _parts(joint, point))
+        marginal = _layers(joint, Split.of(joint, blocks), blocks)
+        assert len(marginal.layers) == 2
+        coarse, _ = find_gaussian(marginal, 0)
+        assert slopes_off(marginal, coarse) > OFF
+        fine, modes = find_finely(marginal, 0)
+        assert slopes_off(marginal, fine) <= OFF and modes == 1
+        inner, outer = (len(layer.rule.nodes) for layer in marginal.layers)
+        assert inner > outer == 3
+        draws = fine.sample(200, 1)
+        values = marginal.values(draws)
+        assert np.isfinite(values).all()
+        weights = scipy.special.softmax(values - fine.log_density(draws))
+        assert 1 / np.sum(weights**2) > 100
+
+
+@pytest.mark.slow
+def test_yes_or_no_answers_in_groups_of_groups_are_trusted() -> None:
+    found = lvm.sparse(models.answers_in_families(), seed=0, progress=False)
+    assert found.verdict.trusted
+    assert found.verdict.figures["ess_importance"] > 1_000
+
+
+def test_a_tail_on_one_side_gets_draws_of_its_own() -> None:
+    """A scale that may be zero: its logarithm has an exponential tail, and k-hat stays high however wide an ellipsoid is."""
+
+    def density(points: np.ndarray) -> tuple[np.ndarray, None]:
+        scale = np.exp(points[:, 0])
+        values = points[:, 0] - 0.5 * scale**2 - 0.5 * np.sum(points[:, 1:] ** 2, axis=1)
+        return values - 2.0 * math.log(2 * math.pi) + 0.5 * math.log(2 / math.pi), None
+
+    start = Student.one(np.array([0.0, 0.0, 0.0, 0.0, 0.0]), np.diag([0.5, 1.0, 1.0, 1.0, 1.0]))
+    pool = weigh_shared(density, start, seed=0, enough=1_500)
+    assert pool.figures.reliable and pool.figures.khat < 0.5 and len(pool.points) < 6_000
+    scale = np.exp(pool.points[:, 0])
+    assert abs(pool.weights @ scale - math.sqrt(2 / math.pi)) < 0.03
+    assert abs(pool.weights @ (pool.points[:, 0] < -3.0) - (2 * scipy.stats.norm.cdf(math.exp(-3.0)) - 1)) < 0.008
+    assert abs(pool.figures.evidence) < 0.03
