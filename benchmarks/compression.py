@@ -35,7 +35,7 @@ from pyrolvm_models.autoregressive import image_data
 from pyrolvm_models.datasets import ALPHABET
 from pyrolvm_models.sequences import text_data
 
-MNIST = {"data": "binarized_mnist", "hidden": [200, 200], "latent": 40}
+MNIST = {"data": "binarized_mnist", "hidden": [300, 300], "latent": 40, "prior": "mixture", "components": 100}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "digits, vae": ("vae", {}, {}),
     "digits, vae prior=vamp": ("vae", {"prior": "vamp"}, {}),
@@ -47,7 +47,18 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "text, recurrent_text": ("recurrent_text", {}, {}),
     "text, wavenet": ("wavenet", {}, {}),
     "text, transformer_text": ("transformer_text", {}, {}),
-    "MNIST, vae": ("vae", MNIST, {"max_steps": 40_000, "learning_rate": 1e-3, "draws": 2}),
+    "MNIST, vae": (
+        "vae",
+        MNIST,
+        {
+            "max_steps": 60_000,
+            "learning_rate": 1e-3,
+            "schedule": "warmup_cosine",
+            "validate_every": 1_500,
+            "patience": 6,
+            "draws": 2,
+        },
+    ),
 }
 """Problem, its options, and those of the fit."""
 
@@ -138,6 +149,8 @@ def fitted(case: str, folder: Path, steps: int, seed: int) -> tuple[lvm.Fit, flo
         "tolerance": 0,
         "draws": 100,
     } | words
+    if "validate_every" in words:
+        settings["validation"] = lvm.problem(name, **{**options, "split": "valid"})
     began = time.process_time()
     fit = lvm.fit(lvm.problem(name, **options), seed=seed, progress=False, **settings)
     spent = time.process_time() - began

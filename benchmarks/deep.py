@@ -41,6 +41,17 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "autoregressive_vae, free bits": ("autoregressive_vae", {}, {"objective": lambda: lvm.Beta_ELBO(free_bits=0.25)}),
     "conditional_vae": ("conditional_vae", {}, {}),
     "discrete_vae": ("discrete_vae", {}, {}),
+    "helmholtz, wake-sleep": (
+        "helmholtz",
+        {},
+        {"objective": lambda: lvm.ImportanceWeighted_ELBO(1, gradient="sleep")},
+    ),
+    "helmholtz, reweighted wake-sleep K=8": (
+        "helmholtz",
+        {},
+        {"objective": lambda: lvm.ImportanceWeighted_ELBO(8, gradient="wake")},
+    ),
+    "helmholtz, score function K=8": ("helmholtz", {}, {"objective": lambda: lvm.ImportanceWeighted_ELBO(8)}),
     "semi_supervised_vae": ("semi_supervised_vae", {}, {"batch_plate": "unlabelled"}),
     "topic_vae": ("topic_vae", {}, {}),
     "topic_vae mixing=logistic_normal": ("topic_vae", {"mixing": "logistic_normal"}, {}),

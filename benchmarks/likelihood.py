@@ -54,6 +54,8 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"data": "binarized_mnist", "channels": 16, "images": 100},
         {"schedule": "warmup_cosine", "learning_rate": 3e-3, "max_steps": 2000, "validate_every": 200},
     ),
+    "discrete_flow": ("discrete_flow", {}, {**FLOW, "max_steps": 3000}),
+    "discrete_flow_bipartite": ("discrete_flow", {"kind": "bipartite", "layers": 4}, {**FLOW, "max_steps": 3000}),
     "recurrent_text": (
         "recurrent_text",
         {"dropout": 0.3, "hidden": 128},

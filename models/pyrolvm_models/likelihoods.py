@@ -80,8 +80,8 @@ class ModuleDensity(dist.TorchDistribution):
         return found.reshape(batch)
 
     def __getattr__(self, name: str) -> Any:
-        """``in_order``, where the module has one: what codes rows (:func:`pyrolvm.compress`)."""
-        own = getattr(self.__dict__.get("module"), "in_order", None) if name == "in_order" else None
+        """``in_order`` or ``in_base``, where the module has it: what codes rows (:func:`pyrolvm.compress`)."""
+        own = getattr(self.__dict__.get("module"), name, None) if name in ("in_order", "in_base") else None
         if own is None:
             raise AttributeError(f"a {type(self).__name__} has no {name!r}")
         return functools.partial(own, math.prod(self.batch_shape))

@@ -81,8 +81,8 @@ CHANGES = "program_changes"
 OUTSIDE = "outside_support"
 """The attribute that holds the share of draws outside the model's support, where there are any."""
 
-FEW = 256
-"""Draws by which to tell a point from a density."""
+FEW, ENOUGH = 256, 8
+"""Draws by which to tell a point from a density: at most; and at least, since of many numbers some agree in two draws by chance."""
 
 Draws = dict[str, Tensor]
 
@@ -176,8 +176,15 @@ def _as_written(problem: Problem, draws: Draws, lp: Array) -> Array:
 def _point(problem: Problem, guide: Any, values: Draws) -> PointMass:
     """What the guide has no density for. Values that are constant by the support itself, as zeros of a triangle, are no unknowns."""
     few = {site.name: values[site.name][:FEW] for site in problem.continuous}
+    count = min(map(len, few.values()))
     with torch.no_grad():
-        if few and any(all_one_value(value.detach().cpu().numpy()) for value in few.values()):
+        still = any(all_one_value(value.detach().cpu().numpy()) for value in few.values())
+        if still and count < ENOUGH:
+            with torch.random.fork_rng(devices=[]):
+                more, _ = draw_guide(problem, guide, ENOUGH)
+            few = {name: more[name] for name in few}
+            still = any(all_one_value(value.detach().cpu().numpy()) for value in few.values())
+        if still:
             few = unconstrained(Joint(problem), few)
         return point_mass(problem, guide, few)
 

@@ -172,6 +172,8 @@ SEQUENCES = {
     "made": ("made", {"hidden": 64}),
     "pixels": ("gated_pixel_cnn", {"channels": 4, "layers": 2}),
     "recurrent": ("recurrent_text", {"hidden": 16, "length": 16}),
+    "flow": ("discrete_flow", {"hidden": 32}),
+    "bipartite flow": ("discrete_flow", {"hidden": 32, "kind": "bipartite", "layers": 3}),
     "wavenet": ("wavenet", {"channels": 8, "layers": 3, "length": 16}),
     "transformer": ("transformer_text", {"width": 16, "heads": 2, "layers": 1, "length": 16}),
 }

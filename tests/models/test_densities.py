@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import pyrolvm as lvm
 from pyrolvm_models import autoregressive, flows, gan, sequences
+from pyrolvm_models.discrete_flow import DiscreteFlow
 from pyrolvm_models.invertible import (
     ActNorm,
     Affine,
@@ -319,3 +321,29 @@ def test_a_gan_finds_the_ring_with_the_penalty() -> None:
     trained = gan.train_gan(x, steps=3000, latent=4, hidden=64)
     found = gan.mode_coverage(trained.sample(4000), centres, scale=0.05)
     assert found.covered >= 7 and found.good > 0.5
+
+
+# --- bijections of whole numbers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("autoregressive", 2), ("bipartite", 3)])
+@pytest.mark.parametrize("levels", [2, 3])
+def test_a_discrete_flow_is_a_bijection_whose_probabilities_sum_to_one(kind: str, layers: int, levels: int) -> None:
+    generator = torch.Generator().manual_seed(levels)
+    shares = torch.rand(4, levels, generator=generator).softmax(-1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flow = DiscreteFlow(4, levels, kind=kind, layers=layers, hidden=16, generator=generator, shares=shares).double()
+        with torch.no_grad():
+            for parameter in flow.networks.parameters():
+                parameter += torch.randn_like(parameter)
+    rows = torch.tensor(list(itertools.product(range(levels), repeat=4)))
+    base = flow.to_base(rows)
+    assert len({tuple(row) for row in base.tolist()}) == len(rows) and not torch.equal(base, rows)
+    assert torch.equal(flow.from_base(base), rows)
+    log_p = flow.log_prob(rows.double())
+    assert float(log_p.detach().exp().sum()) == pytest.approx(1.0, abs=1e-5)
+    by_hand = flow.base.log_softmax(-1)[torch.arange(4), base].sum(-1)
+    torch.testing.assert_close(log_p, by_hand)
+    log_p.sum().backward()
+    assert all(bool(torch.isfinite(p.grad).all()) and float(p.grad.abs().max()) > 0 for p in flow.parameters())

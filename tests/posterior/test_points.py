@@ -13,6 +13,7 @@ from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoLaplaceApproximation, AutoNormal
 
 import pyrolvm as lvm
+from pyrolvm._results.points import all_one_value
 
 ROWS = torch.tensor([2.1, 1.4, 0.3, 1.9, 1.2, 2.7])
 
@@ -174,3 +175,23 @@ def test_old_results_are_read_by_their_draws():
         }
     )
     assert "point estimate" in lvm.diagnose(old).verdict.reasons[0].text
+
+
+def test_two_draws_of_many_numbers_agree_somewhere_by_chance_and_are_no_point():
+    rows = 100 + torch.randn(2_000, generator=torch.Generator().manual_seed(0))
+
+    def each(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(100.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.01), obs=x)
+
+    def guide(x):
+        scale = pyro.param("scale", torch.tensor(0.01), constraint=constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, scale))
+
+    words = {"max_steps": 2, "tolerance": 0, "draws": 2, "engine": "pyro", "progress": False}
+    fit = lvm.fit(lvm.Problem(each, rows), guide, num_particles=1, **words)
+    assert all_one_value(fit.data["posterior"]["z"].values[0])  # some of the numbers, in float32
+    assert not fit.point_estimate
+    assert lvm.fit(lvm.Problem(each, rows[:50]), AutoDelta, **words).point_estimate

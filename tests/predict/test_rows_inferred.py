@@ -126,6 +126,38 @@ def test_an_encoder_infers_rows_that_it_has_not_seen_and_a_guide_by_rows_does_no
     assert by_row["predictions"].attrs["latents_of_rows"] == "mode"
 
 
+class Top(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(3))
+        self.down = linear(3, 4)
+
+
+def by_units(x, network):
+    pyro.module("network", network)
+    with pyro.plate("rows", len(x)):
+        on = pyro.sample("on", dist.Bernoulli(logits=network.logits).to_event(1))
+        pyro.sample("x", dist.Bernoulli(logits=network.down(on)).to_event(1), obs=x)
+
+
+class Reading(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up = linear(4, 3)
+
+    def forward(self, x, network):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("on", dist.Bernoulli(logits=self.up(x)).to_event(1))
+
+
+def test_a_prior_that_is_a_parameter_itself_is_read_before_parameters_are_put_back() -> None:
+    x = (torch.arange(24).reshape(6, 4) % 3 == 0).float()
+    guide = lvm.Guide("reading", lambda problem: Reading())
+    fit = lvm.fit(lvm.Problem(by_units, x, Top()), guide, max_steps=3, tolerance=0, draws=4, engine="pyro", **QUIET)
+    found = lvm.predict(fit, x=x[:2], draws=50)
+    assert np.isfinite(found["scores"]["x_lpd"].values).all()
+
+
 def test_quantities_are_functions_of_all_values_of_a_draw() -> None:
     def line(x: Tensor, y: Tensor) -> None:
         slope = pyro.sample("slope", dist.Normal(0.0, 5.0))

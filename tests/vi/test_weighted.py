@@ -294,6 +294,34 @@ def test_wake_updates_lead_to_the_posterior() -> None:
     torch.testing.assert_close(found.mean(0), wanted, atol=0.01, rtol=0.02)
 
 
+@pytest.mark.parametrize("k", [1, 40])
+def test_dreams_teach_the_guide_what_the_model_draws_and_the_model_what_the_data_are(k: int) -> None:
+    """Wake-sleep against its two expectations in closed form: of the guide under the model's joint, of the model under the guide."""
+    slope, sd, weight = 0.3, 0.9, 1.3
+    problem = lvm.Problem(local, Y)
+    with problem.session(seed=0):
+        local_guide(Y)
+        elbo = ImportanceWeighted_ELBO(k, gradient="sleep")
+        found = sample_gradients(elbo, local, local_guide, problem.whole, 20_000 // k)
+    mean, error = -found.rows.mean(0), found.rows.std(0) / len(found.rows) ** 0.5
+    at = {name: found.names.index(name) for name in ("slope", "sd", "weight")}
+    spread = weight**2 + 0.25
+    residual = 1 - 2 * slope * weight + slope**2 * spread
+    wanted = {
+        "slope": -len(Y) * (weight - slope * spread) / sd**2,
+        "sd": -len(Y) * (residual / sd**2 - 1),
+    }
+    if k == 1:
+        wanted["weight"] = -float(((slope * Y**2 - weight * (slope**2 * Y**2 + sd**2)) / 0.25).sum())
+    for name, value in wanted.items():
+        assert abs(float(mean[at[name]]) - value) < 4 * float(error[at[name]]), name
+        assert float(error[at[name]]) < 0.1 * abs(value), name
+    whole, off = bound(k, (local, local_guide))
+    assert abs(float(found.values.mean()) - whole) < 4 * math.hypot(
+        off, float(found.values.std()) / 20_000**0.5 * k**0.5
+    )
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -303,6 +331,16 @@ def test_random_rows_of_one_bound_for_all_are_refused(make_data: Any, short: Cal
         short(problem, "amortized", objective=ImportanceWeighted_ELBO(4, bound="joint"), batch_size=4)
     with pytest.raises(lvm.ProblemError, match=r"no bound for each row.*outside the plate.*Fix"):
         short(problem, "full_rank", objective=ImportanceWeighted_ELBO(4, bound="rows"))
+
+
+def test_dreams_of_what_is_no_argument_are_refused(short: Callable[..., lvm.Fit]) -> None:
+    def doubled(y: Tensor) -> None:
+        with pyro.plate("row", len(y)):
+            z = pyro.sample("z", dist.Normal(y.new_tensor(0.0), 1.0))
+            pyro.sample("y", dist.Normal(z, 0.5), obs=2 * y)
+
+    with pytest.raises(lvm.GuideError, match=r"'y' observes no argument.*Fix"):
+        short(lvm.Problem(doubled, Y), local_guide, objective=ImportanceWeighted_ELBO(1, gradient="sleep"))
 
 
 def test_a_guide_that_leaves_a_site_out_is_refused(mixture_problem: lvm.Problem, short: Callable[..., lvm.Fit]) -> None:

@@ -35,7 +35,7 @@ from pyrolvm._base.errors import ArgumentError, DataError
 from pyrolvm._check.compress.stack import Stack
 from pyrolvm._program.peeling import innermost
 
-__all__ = ["Grid", "Steps", "draw", "in_order", "pop", "push"]
+__all__ = ["Grid", "Steps", "draw", "in_order", "pop", "push", "under"]
 
 Array = NDArray[np.float64]
 Steps = Generator[TorchDistribution, Tensor, None]
@@ -84,8 +84,23 @@ def in_order(fn: TorchDistribution, site: str) -> Steps:
     else:
         raise ArgumentError(
             f"site {site!r} is a {type(_base(fn)).__name__}, which is not coded. Fix: use one with finitely many levels, Gaussians, "
-            "mixtures of these, or a distribution with a method in_order()."
+            "mixtures of these, or a distribution with a method in_order() or in_base()."
         )
+
+
+def under(fn: TorchDistribution, value: Tensor, site: str) -> tuple[TorchDistribution, Tensor]:
+    """What is coded of a value of a site: itself; or, where a distribution is one of values under a bijection, these.
+
+    Such a distribution has a method ``in_base()``, which returns the distribution of these, and the maps to them and back.
+    """
+    own = getattr(fn, "in_base", None)
+    if own is None:
+        return fn, value
+    law, to_base, _ = own()
+    bounds = _levels(_base(law))
+    if bounds is not None:
+        _symbols(value, *bounds, site)
+    return law, to_base(value)
 
 
 def _conditionals(loc: Tensor, factor: Tensor) -> Steps:
@@ -147,6 +162,11 @@ def pop(stack: Stack, fn: TorchDistribution, site: str, grid: Grid | None) -> Te
 
 def draw(stack: Stack, fn: TorchDistribution, site: str, grid: Grid | None) -> Tensor:
     """Pops a value of all parts in order, shape ``fn.batch_shape + fn.event_shape``."""
+    own = getattr(fn, "in_base", None)
+    if own is not None:
+        law, _, from_base = own()
+        image: Tensor = from_base(draw(stack, law, site, grid))
+        return image
     parts: list[Tensor] = []
     steps = in_order(fn, site)
     try:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyrolvm._base import runtime
 from pyrolvm._base.errors import ArgumentError
-from pyrolvm._check.compress.laws import Grid, draw, in_order, push
+from pyrolvm._check.compress.laws import Grid, draw, in_order, push, under
 from pyrolvm._check.compress.stack import Stack
 from pyrolvm._program.peeling import innermost, own_masks
 from pyrolvm._program.problem import Problem
@@ -73,17 +73,18 @@ class _Kept:
 
     def add(self, name: str, fn: TorchDistribution, value: Tensor) -> Tensor:
         self.log_density += float(fn.log_prob(value).sum())
+        whole, fn, value = value, *under(fn, value, name)
         steps = in_order(fn, name)
         try:
             part = next(steps)
             for j in range(value.shape[-1] if value.dim() else 1):
-                whole = tuple(part.batch_shape + part.event_shape) == tuple(value.shape)
-                now = value if whole else value[..., j]
+                at_once = tuple(part.batch_shape + part.event_shape) == tuple(value.shape)
+                now = value if at_once else value[..., j]
                 self.parts.append((part, now, name))
                 part = steps.send(now)
         except StopIteration:
             pass
-        return value
+        return whole
 
     def push(self, stack: Stack) -> None:
         for part, value, name in reversed(self.parts):

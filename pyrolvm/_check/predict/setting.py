@@ -242,9 +242,9 @@ def _terms(problem: Problem, draw: Draw) -> Draw:
     batch = Batch.of(problem, None)
     with problem.session(seed=0), torch.no_grad(), batch.active(), poutine.trace() as tracer:
         poutine.condition(problem.program, draw)(*batch.args, **batch.kwargs)
-    nodes: Mapping[str, Any] = tracer.trace.nodes
-    return {
-        site.name: torch.as_tensor(nodes[site.name]["fn"].log_prob(nodes[site.name]["value"]))
-        for site in (*problem.latents, *problem.observed)
-        if site.name in nodes and is_random(nodes[site.name])
-    }
+        nodes: Mapping[str, Any] = tracer.trace.nodes
+        return {  # inside, since distributions are views of parameters, which the session puts back
+            site.name: torch.as_tensor(nodes[site.name]["fn"].log_prob(nodes[site.name]["value"]))
+            for site in (*problem.latents, *problem.observed)
+            if site.name in nodes and is_random(nodes[site.name])
+        }

@@ -19,7 +19,7 @@ from pyrolvm._program.traces import Trace
 
 __all__ = ["ImportanceWeighted_ELBO"]
 
-GRADIENTS = ("auto", "plain", "dreg", "stl", "wake", "score")
+GRADIENTS = ("auto", "plain", "dreg", "stl", "wake", "sleep", "score")
 BASELINES = ("leave_one_out", "running", "none")
 BOUNDS = ("auto", "rows", "joint")
 DECAY = 0.9
@@ -50,8 +50,12 @@ class ImportanceWeighted_ELBO(PureELBO):
             be reparameterised. ``"stl"``: ``"plain"`` without the guide's score, which is ``"dreg"`` for K = 1 and biased for
             more. ``"wake"``: reweighted wake-sleep, which follows the bound for the model and, for the guide, the divergence from the
             posterior to it; it differentiates no draw, so that discrete sites add no noise of their own. It is biased, less so with
-            every draw. ``"score"``: score-function terms for all draws, reparameterised or not. ``"auto"``: ``"dreg"`` where the
-            guide's sites are reparameterised and score other values cheaply, else ``"plain"``.
+            every draw. ``"sleep"``: the model as with ``"wake"``, and the guide learns from dreams, rows and latents drawn from the
+            model, on which it follows E log q(z | x): with one draw the wake-sleep algorithm. Neither phase differentiates a draw,
+            and the guide's has no weights, so that its noise is the least; but it learns to explain the model's rows in place of the
+            data's, and no one loss falls. The model has to observe arguments as they are, and read them for nothing else.
+            ``"score"``: score-function terms for all draws, reparameterised or not. ``"auto"``: ``"dreg"`` where the guide's sites
+            are reparameterised and score other values cheaply, else ``"plain"``.
         bound: ``"rows"``, ``"joint"``, or ``"auto"``: ``"rows"`` where a plate allows it.
         baseline: what lowers the noise of score-function terms: ``"leave_one_out"``, the bound of the other draws (VIMCO; for
             K = 1, the mean of the other rows); ``"running"``, a running mean over steps, which only Pyro's engine keeps; or
@@ -68,6 +72,8 @@ class ImportanceWeighted_ELBO(PureELBO):
         Roeder, Wu, Duvenaud, Sticking the Landing, https://arxiv.org/abs/1703.09194
         Mnih and Rezende, Variational Inference for Monte Carlo Objectives, https://arxiv.org/abs/1602.06725
         Bornschein and Bengio, Reweighted Wake-Sleep, https://arxiv.org/abs/1406.2751
+        Hinton, Dayan, Frey, Neal, The Wake-Sleep Algorithm for Unsupervised Neural Networks, Science 268,
+            https://doi.org/10.1126/science.7761831
         Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, https://arxiv.org/abs/1802.04537
     """
 
@@ -138,8 +144,8 @@ class ImportanceWeighted_ELBO(PureELBO):
         run = _Run(model, guide, args, kwargs, structure, self.num_particles, self.vectorize)
         held = gradient in ("dreg", "stl")
         shared = run.shared(held)
-        if gradient in ("dreg", "wake"):
-            rows, score = run.weighed_twice(shared, doubly=gradient == "dreg"), torch.zeros(())
+        if gradient in ("dreg", "wake", "sleep"):
+            rows, score = run.weighed_twice(shared, gradient), torch.zeros(())
         else:
             log_w, score = run.weighed(shared, held, scored=gradient == "score")
             rows = log_w.logsumexp(0) - math.log(self.num_particles)
@@ -248,12 +254,13 @@ class _Run:
         found: tuple[Tensor, Tensor] = lanes(one, self.count, self.vectorize)
         return found
 
-    def weighed_twice(self, shared: _Shared, doubly: bool) -> Tensor:
+    def weighed_twice(self, shared: _Shared, gradient: str) -> Tensor:
         """Each row's bound, whose gradient weighs the draws by their normalised weights, known from a run before. Shape ``(rows,)``.
 
-        ``doubly``: the gradient of a draw is weighed once more, and the guide has no score; otherwise the draws have no
-        gradient, and the guide's log density is weighed as the model's is.
+        ``"dreg"``: the gradient of a draw is weighed once more, and the guide has no score; otherwise the draws have no
+        gradient, and the guide's log density is weighed as the model's is, or by ``"sleep"`` is that of dreams.
         """
+        doubly = gradient == "dreg"
 
         def draw() -> tuple[dict[str, Tensor], Tensor]:
             guide_trace = self._trace(self.guide, shared.values)
@@ -274,6 +281,8 @@ class _Run:
                 name: self._weighed(name, value, share) if doubly else value.detach() for name, value in values.items()
             }
             model_rows = self._rows(self._trace(self.model, {**shared.values, **part}))
+            if gradient == "sleep":
+                return model_rows
             if not doubly:
                 return model_rows + self._rows(self._trace(self.guide, {**shared.fixed, **part}))
             with Held():
@@ -281,7 +290,33 @@ class _Run:
 
         terms = lanes(again, self.count, self.vectorize, drawn, weight)
         bound = log_w.logsumexp(0) - math.log(self.count)
-        return surrogate(bound, (weight * terms).sum(0))
+        found = surrogate(bound, (weight * terms).sum(0))
+        return surrogate(found, self.dreamt(shared)) if gradient == "sleep" else found
+
+    def dreamt(self, shared: _Shared) -> Tensor:
+        """The guide's log density of latents that the model drew, given the rows that it drew of them. Shape ``(rows,)``.
+
+        Raises:
+            GuideError: if what the model observes is no argument as it is.
+        """
+        with torch.no_grad():
+            free = poutine.uncondition(Given(shared.fixed)(self.model))
+            drawn = poutine.trace(free).get_trace(*self.args, **self.kwargs)
+        dreams = {
+            id(node["infer"]["obs"]): (name, node["value"]) for name, node in sites(drawn) if "obs" in node["infer"]
+        }
+        given = {id(value) for value in (*self.args, *self.kwargs.values())}
+        for key, (name, _) in dreams.items():
+            if key not in given:
+                raise GuideError(
+                    f'gradient="sleep" shows the guide rows that the model draws, and site {name!r} observes no argument of the model '
+                    'as it is. Fix: pass what is observed as an argument, or use gradient="wake".'
+                )
+        dream = {key: value for key, (_, value) in dreams.items()}
+        args = tuple(dream.get(id(value), value) for value in self.args)
+        kwargs = {name: dream.get(id(value), value) for name, value in self.kwargs.items()}
+        latents = {name: node["value"] for name, node in sites(drawn) if "obs" not in node["infer"]}
+        return self._rows(poutine.trace(Given(latents)(self.guide)).get_trace(*args, **kwargs))
 
     def _weighed(self, name: str, value: Tensor, share: Tensor) -> Tensor:
         """A draw whose gradient is multiplied by its row's share."""
