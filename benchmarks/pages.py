@@ -21,6 +21,7 @@ import deep as autoencoders
 import density_engines as densities
 import durability as durable
 import evidence as estimates
+import first as beginnings
 import gaps as losses
 import held_out as unseen
 import ica as separation
@@ -198,6 +199,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "compression": by_row(compressions.COLUMNS),
     "deep": by_row(autoencoders.COLUMNS),
     "durability": durability,
+    "first": lambda found: common.table(found["rows"], beginnings.COLUMNS | beginnings.BEFORE),
     "likelihood": by_row(likelihoods.COLUMNS),
     "load": by_row(loads.COLUMNS),
     "objectives": by_row(gradients.COLUMNS),

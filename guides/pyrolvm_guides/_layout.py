@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -156,7 +157,7 @@ class Layout:
         """
         outer = z.shape[:-1]
         for latent in self.latents:
-            shape = torch.broadcast_shapes(latent.u_shape, outer + (1,) * latent.u_event_dim)
+            shape = np.broadcast_shapes(latent.u_shape, outer + (1,) * latent.u_event_dim)
             yield latent, z[..., latent.start : latent.stop].reshape(shape)
 
     def open_plates(self, *, rows: Mapping[str, int] | None = None) -> dict[str, pyro.plate]:

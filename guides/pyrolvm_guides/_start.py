@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyrolvm import GuideError
-from pyrolvm.family import is_discrete, is_random, support_of
+from pyrolvm.family import is_discrete, is_random, shape_before, support_of
 from pyrolvm_guides._layout import bijection
 
 __all__ = ["StartMessenger"]
@@ -43,7 +43,7 @@ class StartMessenger(Messenger):
         if msg["done"] or msg["is_observed"] or not is_random(msg) or is_discrete(fn):
             return
         transform = _bijection(msg["name"], fn)
-        shape = torch.Size(transform.inverse_shape(torch.Size(fn.shape())))
+        shape = shape_before(transform, fn.shape())
         given = self.init.get(msg["name"])
         if given is not None:
             start, spread = _given(msg["name"], given, fn, transform), _median(fn, transform, shape)[1]

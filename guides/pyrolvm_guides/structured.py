@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import log, pi, prod
 from typing import Any, ClassVar
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -220,7 +221,7 @@ def _joined(noises: Sequence[Tensor]) -> Tensor:
     """Noises of nested plates side by side: rows of an outer plate are repeated for those of an inner one."""
     if len(noises) == 1:
         return noises[0]
-    batch = torch.broadcast_shapes(*[noise.shape[:-1] for noise in noises])
+    batch = np.broadcast_shapes(*[noise.shape[:-1] for noise in noises])
     return torch.cat([noise.expand(*batch, noise.shape[-1]) for noise in noises], dim=-1)
 
 

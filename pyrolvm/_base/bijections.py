@@ -22,7 +22,8 @@ from torch.distributions.constraints import Constraint, MixtureSameFamilyConstra
 from pyrolvm._compat.distributions import Bijective, registered
 
 __all__ = [
-    "Image", "Stereographic", "Triangle", "bijection", "bijections_known", "of_components", "one_interval", "shown",
+    "Image", "Stereographic", "Triangle", "bijection", "bijections_known", "of_components", "one_interval",
+    "shape_before", "shown",
 ]  # fmt: skip
 
 Diagonal = Literal["positive", "one", "free"]
@@ -195,6 +196,15 @@ def bijection(support: Constraint) -> Transform:
             if type(support) is kind:
                 return factory(support)
         raise
+
+
+def shape_before(transform: Transform, shape: Sequence[int]) -> torch.Size:
+    """The shape of what a bijection takes to a given shape; the same where it acts on each element.
+
+    ``transform.inverse_shape(shape)`` is that too, but torch imports SymPy, half a second, to broadcast shapes.
+    """
+    each = transform.domain.event_dim == transform.codomain.event_dim == 0
+    return torch.Size(shape if each else transform.inverse_shape(torch.Size(shape)))
 
 
 @contextmanager

@@ -36,6 +36,7 @@ __all__ = [
     "widened",
     "with_noise",
     "with_slices",
+    "with_slots",
     "with_step",
 ]
 
@@ -353,29 +354,54 @@ def with_noise(captured: Captured) -> Captured:
     What draws from a distribution with parameters of its own (a Gamma, say) stays a node of the graph. Draws that nothing depends on
     are left out: without a generator whose state they move, they are nothing.
     """
+
+    def numbers(node: fx.Node) -> tuple[Noise, ...] | None:
+        kind = _BASE.get(operation(node))
+        if kind is None:
+            return None
+        value = node.meta["val"]
+        return (Noise(kind, tuple(value.shape), value.dtype, node.meta["device"]),)
+
+    changed, slots = with_slots(captured, numbers)
+    graph = changed.module.graph
+    for node, (number,) in slots.items():
+        node.replace_all_uses_with(number)
+        graph.erase_node(node)
+    graph.lint()
+    changed.module.recompile()
+    return changed
+
+
+def with_slots(
+    captured: Captured, numbers: Callable[[fx.Node], tuple[Noise, ...] | None]
+) -> tuple[Captured, dict[fx.Node, list[fx.Node]]]:
+    """The same program, and further inputs of noise for some of its nodes, which do not use them yet.
+
+    Args:
+        captured: the program; what nothing depends on is left out.
+        numbers: the noise that a node of an operation wants, or ``None``.
+    """
     graph = fx.Graph()
     graph.output(graph.graph_copy(captured.module.graph, {}))
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    module = fx.GraphModule({}, graph)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     noise = list(captured.noise)
     before = captured.inputs + len(noise)
     last = placeholders[before - 1] if before else None
-    for node in list(graph.nodes):
-        kind = _BASE.get(operation(node)) if node.op == "call_function" else None
-        if kind is None:
+    slots: dict[fx.Node, list[fx.Node]] = {}
+    for node in [node for node in graph.nodes if node.op == "call_function"]:
+        wanted = numbers(node)
+        if wanted is None:
             continue
-        value = node.meta["val"]
-        with _after(graph, last):
-            last = graph.placeholder(f"noise_{len(noise)}")
-        last.meta["val"] = value
-        last.meta["device"] = node.meta["device"]
-        noise.append(Noise(kind, tuple(value.shape), value.dtype, node.meta["device"]))
-        node.replace_all_uses_with(last)
-        graph.erase_node(node)
-    graph.lint()
-    module.recompile()
-    return replace(captured, module=module, noise=tuple(noise))
+        slots[node] = []
+        for one in wanted:
+            with _after(graph, last):
+                last = graph.placeholder(f"noise_{len(noise)}")
+            last.meta["val"] = torch.empty(one.shape, dtype=one.dtype, device="meta")
+            last.meta["device"] = one.device
+            noise.append(one)
+            slots[node].append(last)
+    return replace(captured, module=fx.GraphModule({}, graph), noise=tuple(noise)), slots
 
 
 def widened(captured: Captured) -> Captured:

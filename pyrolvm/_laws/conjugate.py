@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrolvm._base.bijections import bijection
+from pyrolvm._base.bijections import bijection, shape_before
 from pyrolvm._base.errors import CaptureError, ProblemError
 from pyrolvm._laws.law import Law
 from pyrolvm._laws.program import Program
@@ -216,7 +216,7 @@ def wide(program: Program, names: Sequence[str]) -> list[dict[str, Tensor]]:
         for name in names:
             site, like = program.problem.sites[name], program.values[name]
             transform = bijection(site.support)
-            shape = transform.inverse_shape(like.shape)
+            shape = shape_before(transform, like.shape)
             real = SPREAD * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
             point[name] = transform(real.to(like))
         found.append(point)

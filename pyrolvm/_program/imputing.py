@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import distributions as dist
@@ -137,7 +138,7 @@ class _Sites(Messenger):
         missing = torch.isnan(value)
         batch = value.shape[: value.dim() - fn.event_dim]
         if tuple(value.shape) == one.shape:
-            self.found[one.name] = fn.expand(torch.broadcast_shapes(fn.batch_shape, batch))
+            self.found[one.name] = fn.expand(torch.Size(np.broadcast_shapes(fn.batch_shape, batch)))
         msg["value"] = torch.where(missing, torch.full_like(value, one.placeholder), value)
         if fn.event_dim and elementwise(fn) is not None:
             msg["fn"] = fn.base_dist.mask(~missing).to_event(fn.reinterpreted_batch_ndims)

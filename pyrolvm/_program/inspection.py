@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from pyrolvm._base import runtime
-from pyrolvm._base.bijections import bijection, one_interval, shown
+from pyrolvm._base.bijections import bijection, one_interval, shape_before, shown
 from pyrolvm._base.errors import DataError, ProblemError
 from pyrolvm._base.explain import explained, reason, remedy
 from pyrolvm._base.habits import belongs_to
@@ -147,7 +148,7 @@ def _row_counts(names: Sequence[str], nodes: Mapping[str, Mapping[str, Any]]) ->
         shape = tuple(node["fn"].batch_shape)
         if node["is_observed"]:
             value = node["value"]
-            shape = torch.broadcast_shapes(shape, value.shape[: value.dim() - node["fn"].event_dim])
+            shape = np.broadcast_shapes(shape, value.shape[: value.dim() - node["fn"].event_dim])
         for frame in node["cond_indep_stack"]:
             if frame.name in names and frame.dim is not None:
                 found.setdefault(frame.name, set()).add(shape[frame.dim] if len(shape) >= -frame.dim else 1)
@@ -302,7 +303,7 @@ def _site(name: str, node: Mapping[str, Any]) -> Site:
     unconstrained: tuple[int, ...] | None = None
     if not discrete and support is not None:
         try:
-            unconstrained = tuple(bijection(support).inverse_shape(torch.Size(shape)))
+            unconstrained = tuple(shape_before(bijection(support), shape))
         except NotImplementedError:
             raise ProblemError(
                 f"latent site {name!r} ({label}) has support {shown(support)}, which no bijection maps to the real line. "
@@ -376,7 +377,7 @@ def _check_broadcasting(nodes: Mapping[str, Mapping[str, Any]]) -> None:
         fn, value = node["fn"], node["value"]
         if not is_observation(node) or value.numel() <= 1:
             continue
-        terms = tuple(torch.broadcast_shapes(fn.shape(), value.shape))
+        terms = np.broadcast_shapes(fn.shape(), value.shape)
         if math.prod(terms) > value.numel():
             raise ProblemError(
                 f"observed site {name!r} broadcasts: its value has shape {tuple(value.shape)}, its distribution "

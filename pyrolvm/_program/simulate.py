@@ -41,9 +41,9 @@ class _Simulate(Messenger):
         self.site = msg["name"]
         if not is_observation(msg):
             return
-        shape = torch.broadcast_shapes(msg["fn"].shape(), msg["value"].shape)
+        shape = np.broadcast_shapes(msg["fn"].shape(), msg["value"].shape)
         if msg["fn"].shape() != shape:  # rows that stand in no plate
-            msg["fn"] = msg["fn"].expand(shape[: len(shape) - msg["fn"].event_dim])
+            msg["fn"] = msg["fn"].expand(torch.Size(shape[: len(shape) - msg["fn"].event_dim]))
         msg["is_observed"], msg["value"] = False, None
 
 

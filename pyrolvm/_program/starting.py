@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
-from pyrolvm._base.bijections import Image, bijection, of_components, shown
+from pyrolvm._base.bijections import Image, bijection, of_components, shape_before, shown
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._compat.pyro import is_subsample
 from pyrolvm._program.peeling import innermost
@@ -83,7 +83,7 @@ def _from_real(fn: dist.TorchDistribution, make: Callable[[Any], Tensor]) -> Ten
             transform = bijection(support)
         except NotImplementedError:
             return _drawn(fn, support)  # enough to run the model; as an unknown, the site is refused
-        return transform(make(transform.inverse_shape(fn.shape())))
+        return transform(make(shape_before(transform, fn.shape())))
     return _drawn(fn, None)
 
 
@@ -102,7 +102,7 @@ def _drawn(fn: dist.TorchDistribution, support: Constraint | None) -> Tensor:
                 f"a latent site ({type(innermost(fn)).__name__}) has support {shown(support)}, which no bijection maps to the real "
                 "line, and no draws. Fix: compute it from sites that have them, by pyro.deterministic."
             ) from None
-        return transform(torch.zeros(transform.inverse_shape(fn.shape())))
+        return transform(torch.zeros(shape_before(transform, fn.shape())))
 
 
 def support_of(fn: dist.TorchDistribution) -> Any:

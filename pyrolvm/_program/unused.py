@@ -18,7 +18,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrolvm._base.bijections import bijection
+from pyrolvm._base.bijections import bijection, shape_before
 from pyrolvm._base.passing import passed_over
 from pyrolvm._program.peeling import unmasked
 from pyrolvm._program.program import Program
@@ -84,7 +84,7 @@ def _left_out(fn: dist.TorchDistribution, mask: Any) -> tuple[Any, Tensor | None
 def _standard(support: Any, batch: torch.Size, event: torch.Size, device: Any) -> Any:
     """The image of standard normals in a support."""
     transform = bijection(support)
-    shape = transform.inverse_shape(batch + event)
+    shape = shape_before(transform, batch + event)
     base = dist.Normal(torch.zeros(shape, device=device), torch.ones(shape, device=device))
     base = base.to_event(len(shape) - len(batch))
     return base if _is_real(support) else dist.TransformedDistribution(base, [transform])
@@ -181,4 +181,4 @@ def _densities(problem: Program, name: str, mask: Tensor, point: int, other: int
     support = support_of(nodes[name]["fn"])
     transform = bijection(support)
     shape = nodes[name]["fn"].shape()
-    return found | {"": transform(torch.full(transform.inverse_shape(shape), 0.3))}
+    return found | {"": transform(torch.full(shape_before(transform, shape), 0.3))}

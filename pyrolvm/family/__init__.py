@@ -5,7 +5,7 @@ what is known of it by :func:`traits`, and may take from here densities of the p
 Gaussian of its posterior (:func:`find_frame`) and proposals that weights correct (:class:`Student`, :func:`draw_weighed`).
 """
 
-from pyrolvm._base.bijections import bijection
+from pyrolvm._base.bijections import bijection, shape_before
 from pyrolvm._base.errors import unknown_name
 from pyrolvm._base.machine import require_memory
 from pyrolvm._program.density import Joint, decentred
@@ -39,6 +39,6 @@ __all__ = [
     "centred", "decentred", "draw_weighed", "find_frame", "frame_engine", "frame_pays",
     "gradient_seconds", "is_deterministic", "is_discrete", "is_random",
     "known_frame", "last_frame", "pathfinder_family", "plain_moments", "require_affordable", "require_memory",
-    "resample", "starting_frame", "starting_frame_pays",
+    "resample", "shape_before", "starting_frame", "starting_frame_pays",
     "support_of", "traits", "unknown_name",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import shutil
 import subprocess
 import sys
 from types import ModuleType
@@ -62,6 +63,26 @@ def test_help_starts_without_torch(words):
     )
     modules = _python(code).rsplit("\n", 2)[1]
     assert not any(f"'{name}'" in modules for name in ("torch", "pyro", "numpy", "rich", *HEAVY))
+
+
+FIRST = """
+import sys, pyro, torch, pyro.distributions as dist, pyrolvm as lvm
+def model(y):
+    rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+    with pyro.plate("row", len(y)):
+        pyro.sample("y", dist.Poisson(rate), obs=y)
+def guide(y):
+    shape = pyro.param("shape", torch.tensor(3.0), dist.constraints.positive)
+    pyro.sample("rate", dist.Gamma(shape, 2.0))
+fit = lvm.fit(lvm.Problem(model, [1.0, 0.0, 3.0]), guide, draws=100, progress=False)
+print(fit.engine, [name for name in ("sympy", "torch._dynamo", "jax", "numpyro") if name in sys.modules])
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_first_fit_in_c_brings_no_other_compiler_along():
+    """Each would take from half a second to two of it: SymPy to broadcast shapes, torch's compiler for one operation, JAX for draws."""
+    assert _python(FIRST).split(maxsplit=1) == ["c", "[]\n"]
 
 
 def test_public_names_stay_what_they_are_whatever_is_imported():

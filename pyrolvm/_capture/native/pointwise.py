@@ -6,6 +6,7 @@ __all__ = ["EXPRESSIONS", "POWERS"]
 
 # By the operation's name, or by its overload where that differs; {0}, {1}, ... are the arguments.
 EXPRESSIONS: dict[str, str] = {
+    "_standard_gamma_grad": "gamma_slope({0}, {1})",
     "abs": "fabs({0})",
     "acos": "acos({0})",
     "acosh": "acosh({0})",
@@ -41,6 +42,8 @@ EXPRESSIONS: dict[str, str] = {
     "hypot": "hypot({0}, {1})",
     "isinf": "(isinf({0}) != 0)",
     "isnan": "({0} != {0})",
+    "isneginf": "({0} == -INFINITY)",
+    "isposinf": "({0} == INFINITY)",
     "le": "({0} <= {1})",
     "lgamma": "log_gamma({0})",
     "log": "log({0})",

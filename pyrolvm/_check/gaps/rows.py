@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -204,7 +205,7 @@ def _read(problem: Problem, plate: str, sites: Mapping[str, Any]) -> tuple[list[
         dim = problem.plates[plate].dim
         assert dim is not None
         axis = dim - base_event(fn, base, joint)
-        shape = torch.broadcast_shapes(loc.shape, scale.shape[:-1] if joint else scale.shape)
+        shape = np.broadcast_shapes(loc.shape, scale.shape[:-1] if joint else scale.shape)
         rows = shape[axis]
         flat = loc.expand(shape).movedim(axis, 0).reshape(rows, -1)
         count = flat.shape[1]

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -194,10 +195,10 @@ def conditional(fn: dist.TorchDistribution, shape: torch.Size) -> Spread | None:
         return None
     spread = rule(fn)
     try:  # where a discrete latent is enumerated, the parents bring dimensions of their own
-        if torch.broadcast_shapes(spread.loc.shape, shape) != shape:
+        if np.broadcast_shapes(spread.loc.shape, shape) != shape:
             return None
-        if not spread.joint and torch.broadcast_shapes(spread.scale.shape, shape) != shape:
+        if not spread.joint and np.broadcast_shapes(spread.scale.shape, shape) != shape:
             return None
-    except RuntimeError:
+    except ValueError:
         return None
     return spread

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-import torch
+import numpy as np
 
 from pyrolvm._capture.native.builder import Value, number, view
 from pyrolvm._capture.native.index import ZERO, Index, fold
@@ -39,7 +39,7 @@ def _lookup(
         if i is not None and i.kind != "l":
             raise call.unsupported("with a mask")
     chosen = [d for d, i in enumerate(found) if i is not None]
-    shape = torch.broadcast_shapes(*(i.shape for i in found if i is not None))
+    shape = np.broadcast_shapes(*(i.shape for i in found if i is not None))
     if chosen != list(range(chosen[0], chosen[-1] + 1)):
         raise call.unsupported("with indices apart")
     first, width = chosen[0], len(shape)
@@ -67,7 +67,7 @@ def _index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
 def _index_put(call: Call, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Value:
     ready, source = _lookup(call, x, indices)
     chosen = [d for d, i in enumerate(ready) if i is not None]
-    shape = torch.broadcast_shapes(*(i.shape for i in ready if i is not None))
+    shape = np.broadcast_shapes(*(i.shape for i in ready if i is not None))
     whole = (*x.shape[: chosen[0]], *shape, *x.shape[chosen[-1] + 1 :])
     return _scattered_into(call, x, whole, source, lambda index: entry(values, index), accumulate)
 

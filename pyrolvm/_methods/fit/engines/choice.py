@@ -12,7 +12,7 @@ from pyrolvm._base.entries import Kind
 from pyrolvm._base.errors import CaptureError, PluginError, PyrolvmWarning
 from pyrolvm._base.forks import jax_is_lost
 from pyrolvm._base.kinds import ENGINES as REGISTERED_ENGINES
-from pyrolvm._capture import Captured, selfcheck, with_noise
+from pyrolvm._capture import Captured, selfcheck, with_gammas, with_noise
 from pyrolvm._capture.recorder import operation
 from pyrolvm._methods.fit.engines.base import Engine, MakeEngine, Work
 from pyrolvm._methods.fit.engines.c_engine import CEngine
@@ -48,7 +48,7 @@ _PRODUCTS = ("mv", "mm", "bmm", "addmv", "addmm", "baddbmm")
 
 
 def _c(work: Work, captured: Captured, chunk: int) -> Engine:
-    return CEngine(work, captured, chunk)
+    return CEngine(work, with_gammas(captured), chunk)
 
 
 def _jax(work: Work, captured: Captured, chunk: int) -> Engine:
