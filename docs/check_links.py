@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = "https://github.com/pyrolvm/pyrolvm/"
 """Where the repository is: what follows is ``blob/main/PATH``, ``edit/main/PATH`` and the like."""
+COLAB = "https://colab.research.google.com/github/pyrolvm/pyrolvm/"
+"""What opens a notebook of the repository, by the same words."""
 
 
 class Page(HTMLParser):
@@ -44,10 +46,10 @@ def broken(site: Path) -> tuple[list[str], int, int]:
     for path, page in pages.items():
         for link in sorted(page.links):
             parts = urlsplit(link)
-            if link.startswith(SOURCE):
-                inside = unquote(parts.path).split("/")[5:]  # /owner/name/blob/main/...
+            if link.startswith((SOURCE, COLAB)):
+                inside = unquote(parts.path).partition("/main/")[2]
                 known += 1
-                if inside and not ROOT.joinpath(*inside).exists():
+                if inside and not ROOT.joinpath(inside).exists():
                     found.append(f"{path.relative_to(site)}: {link}: there is no such file in the repository")
             elif parts.scheme or parts.netloc:
                 elsewhere += parts.scheme in ("http", "https")

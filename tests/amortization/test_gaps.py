@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 
 import numpy as np
 import pyro
@@ -300,3 +302,25 @@ def test_what_has_no_gaps_is_refused_with_the_site(fit):
         lvm.gaps(fit, method="bridge", **QUIET)
     with pytest.raises(lvm.ArgumentError, match="rows must be"):
         lvm.gaps(fit, rows=1, **QUIET)
+
+
+def test_the_page_says_what_is_lost_where_and_of_which_data(found, tmp_path):
+    text = found.to_html(tmp_path / "gaps.html").read_text(encoding="utf-8")
+    assert re.findall(r"<h2>(.*?)</h2>", text) == ["Estimates", "Pictures", "Units", "Rows", "Where this comes from"]
+    for name in ("evidence", "best", "elbo", "approximation gap", "amortization gap"):
+        (shown,) = re.findall(rf"<th>{name}</th>\s*<td>([^<]*)</td>", text)
+        assert float(shown) == pytest.approx(found.figures[name.replace(" ", "_")], rel=1e-3, abs=1e-6)
+    told = (
+        "linear",
+        "x (30 x 4, float64)",
+        "loadings (4 x 2, float64)",
+        "def linear(x, loadings):",
+        "torch 2",
+        str(found.rows),
+    )
+    reasons = [reason.text.replace("`", "") for reason in found.verdict.reasons]
+    plain = html.unescape(re.sub(r"<[^>]*>", "", text))
+    assert [what for what in (*told, *reasons) if what not in plain] == []
+    assert all(re.search(r'aria-label="[^"]+"', one) for one in re.findall(r"<svg [^>]*>", text)) and "<svg " in text
+    assert text.count("The table scrolls sideways.") == 1  # that of the rows; the others fit
+    assert "<script" not in text and "<img" not in text and not re.search(r"https?://", text) and len(text) < 100_000
