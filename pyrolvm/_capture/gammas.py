@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from pyrolvm._capture.graph import Captured, Noise, with_slots
+from pyrolvm._compat.torch import GAMMA_DRAW, gamma_slope
 
 __all__ = ["PROPOSALS", "gamma_draw", "with_gammas"]
 
@@ -23,7 +24,7 @@ def with_gammas(captured: Captured) -> Captured:
     """
 
     def numbers(node: fx.Node) -> tuple[Noise, ...] | None:
-        if node.target is not torch.ops.aten._standard_gamma.default:
+        if node.target is not GAMMA_DRAW:
             return None
         value, device = node.meta["val"], node.meta["device"]
         shapes = {"normal": (PROPOSALS, *value.shape), "uniform": (PROPOSALS + 1, *value.shape)}
@@ -60,4 +61,4 @@ def gamma_draw(concentration: Tensor, normals: Tensor, uniforms: Tensor) -> Tens
     first = reduce(lambda later, pair: torch.where(pair[0], pair[1], later), reversed(pairs[:-1]), pairs[-1][1])
     lowered = torch.where(alpha < 1, uniforms[-1] ** (1 / alpha), 1.0)  # a draw of alpha + 1 times this is one of alpha
     draw = (d * first * lowered).clamp_min(tiny)
-    return draw + (concentration - alpha) * torch._standard_gamma_grad(alpha, draw)
+    return draw + (concentration - alpha) * gamma_slope(alpha, draw)

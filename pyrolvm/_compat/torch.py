@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
+    "GAMMA_DRAW",
     "INDEX_PUT_IMPL",
     "ITEM",
     "TO_COPY",
@@ -27,6 +28,7 @@ __all__ = [
     "decompositions",
     "forked_after_cuda",
     "function_applied_by",
+    "gamma_slope",
     "is_operation",
     "is_registered",
     "keeps_address",
@@ -122,6 +124,8 @@ def share_at_tie(choice: Literal["clamp", "clamp by a tensor", "fmax"]) -> float
 
 # --- operations -------------------------------------------------------------------------------------------------------
 
+GAMMA_DRAW: Final = torch.ops.aten._standard_gamma.default
+"""What draws from Gamma distributions of rate 1 (torch 2.13.0 to 2.15.0)."""
 TO_COPY: Final = torch.ops.aten._to_copy.default
 """What ``.to`` is recorded as where it copies (torch 2.13.0 to 2.15.0)."""
 UNSAFE_VIEW: Final = torch.ops.aten._unsafe_view.default
@@ -222,6 +226,11 @@ def without_compiler(function: Any) -> Iterator[None]:
     finally:
         for inner in wrapped:
             del inner.__dynamo_disable
+
+
+def gamma_slope(concentration: Tensor, draw: Tensor) -> Tensor:
+    """How a draw of a Gamma distribution moves with its concentration (torch 2.13.0 to 2.15.0)."""
+    return torch._standard_gamma_grad(concentration, draw)
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------

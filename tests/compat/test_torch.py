@@ -269,3 +269,19 @@ def test_gradients_of_places_that_are_written_mix_lanes_through_vmap_which_is_wh
     wrong, found = (torch.autograd.grad(torch.func.vmap(function)(rows).sum(), rows)[0] for function in (place, piece))
     assert torch.equal(found, right)
     assert not torch.equal(wrong, right)
+
+
+def test_gamma_draws_are_one_operation_and_move_as_their_gradient_says() -> None:
+    alpha = torch.tensor([0.4, 3.0, 50.0], dtype=torch.float64, requires_grad=True)
+    seen: list[Any] = []
+
+    class See(private.DispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with See():
+        draw = torch.distributions.Gamma(alpha, 1.0, validate_args=False).rsample()
+    assert private.GAMMA_DRAW in seen
+    (slope,) = torch.autograd.grad(draw.sum(), alpha)
+    torch.testing.assert_close(private.gamma_slope(alpha.detach(), draw.detach()), slope)
