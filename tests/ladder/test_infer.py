@@ -18,6 +18,7 @@ from scipy.special import gammaln
 from torch import Tensor
 
 import pyrolvm as lvm
+from pyrolvm._base.budget import within
 from pyrolvm._base.verdict import Reason
 from pyrolvm._methods.infer import correction, inference
 
@@ -464,3 +465,19 @@ def test_results_that_nothing_corrects_have_all_groups() -> None:
     point = lvm.infer(lvm.Problem(counts, COUNTS), methods=[pyro.infer.autoguide.AutoDelta], progress=False)
     assert point.point_estimate
     assert {"log_likelihood", "prior", "posterior_predictive"} <= set(point.data.children)
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "first"), [(1_001, None, True), (1_001, 60.0, False), (1_000, None, False)]
+)
+def test_chains_come_before_guides_that_are_too_large_to_be_weighed(
+    size: int, seconds: float | None, first: bool
+) -> None:
+    def model() -> None:
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([size]).to_event(1))
+
+    problem = lvm.Problem(model)
+    with within(seconds):
+        assert inference._chains_before(problem, ["low_rank", "nuts"]) is first
+        assert not inference._chains_before(problem, ["sparse", "nuts"])
+        assert not inference._chains_before(problem, ["low_rank"])

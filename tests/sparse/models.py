@@ -350,3 +350,26 @@ def answers_in_families(places: int = 60, families: int = 5, seed: int = 18) -> 
             pyro.sample("y", dist.Bernoulli(logits=level[which]), obs=y)
 
     return lvm.Problem(model, home, which, y)
+
+
+def questions(persons: int = 200, items: int = 40, seed: int = 19) -> lvm.Problem:
+    """Yes-or-no answers of persons to questions that tell them apart more or less well, which is what moves a mode from its mean."""
+    random = np.random.default_rng(seed)
+    able, hard, steep = (
+        random.normal(size=(persons, 1)),
+        random.normal(size=items),
+        np.exp(0.3 * random.normal(size=items)),
+    )
+    y = torch.as_tensor((random.random((persons, items)) < 1 / (1 + np.exp(-steep * (able - hard)))).astype(float))
+
+    def model(y: torch.Tensor) -> None:
+        spread = pyro.sample("spread", dist.HalfNormal(1.0))
+        with pyro.plate("items", items):
+            hard = pyro.sample("hard", dist.Normal(0.0, 2.0))
+            steep = pyro.sample("steep", dist.LogNormal(0.0, spread))
+        with pyro.plate("persons", persons, dim=-2):
+            able = pyro.sample("able", dist.Normal(0.0, 1.0))
+        with pyro.plate("who", persons, dim=-2), pyro.plate("what", items, dim=-1):
+            pyro.sample("y", dist.Bernoulli(logits=steep * (able - hard)), obs=y)
+
+    return lvm.Problem(model, y)

@@ -13,6 +13,7 @@ import pyrolvm as lvm
 from pyrolvm._methods.sparse import inference
 from pyrolvm._methods.sparse.fields.arrow import Arrow
 from pyrolvm._methods.sparse.fields.coupled import Coupled
+from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
 from pyrolvm._program.density import Joint
 from tests.sparse.against import draws_are_those_of
 
@@ -125,3 +126,47 @@ def test_draws_of_two_sides_that_meet_are_those_of_nuts() -> None:
     assert found.verdict.status == "trusted"
     assert found.data["integration"].attrs["core"] == 64
     draws_are_those_of(found, chains, furthest=0.25)
+
+
+def field_of_questions() -> tuple[lvm.Problem, Joint, Coupled]:
+    """Persons and questions as one field."""
+    problem = models.questions(persons=500).to(dtype=torch.float64)
+    with problem.session(seed=0):
+        joint = Joint(problem)
+        blocks = inference.find_blocks(problem, lambda point: inference._parts(joint, point))
+        found = Coupled.around(joint, blocks, 0)
+    assert found is not None
+    return problem, joint, found
+
+
+def test_a_field_is_centred_where_gradients_at_draws_have_no_mean() -> None:
+    problem, joint, coupled = field_of_questions()
+    with problem.session(seed=0):
+        marginal = FieldMarginal(joint, coupled)
+        layout, place = coupled.pattern.layout, np.array([-1.2])
+        random = np.random.default_rng(1)
+
+        def spread() -> float:
+            given = marginal.given(place[None])
+            away = layout.backward(np.repeat(given.factor, 60, axis=0), random.normal(size=(60, coupled.pattern.count)))
+            points = coupled.pattern.assembled(np.repeat(place[None], 60, axis=0), given.mode + away)
+            squared = (away * layout.product(np.repeat(given.hessian, 60, axis=0), away)).sum(axis=1)
+            return float(np.var(coupled.at(points)[0].sum(axis=1) + 0.5 * squared))
+
+        before = spread()
+        assert not coupled.tilt.any()
+        marginal.settle(place)
+        assert coupled.tilt.any()
+        assert spread() < 0.3 * before
+        near = np.array([[-1.2], [-1.2 + 1e-3], [-1.2 - 1e-3]])
+        values, slopes = marginal(near)
+        assert slopes[0, 0] == pytest.approx((values[1] - values[2]) / 2e-3, abs=0.02)
+
+
+def test_a_field_that_takes_longer_than_chains_is_refused_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "DEAR", 0.0)
+    monkeypatch.setattr(inference, "as_chains", lambda weighted: 0.0)
+    monkeypatch.setattr(inference, "MOST_ALIKE", 50)
+    monkeypatch.setattr(inference, "MOST_ALONE", 60)
+    with pytest.raises(lvm.FitError, match=r"coupled unknowns takes about .* to come\. Fix: use lvm\.nuts"):
+        lvm.sparse(models.questions(persons=70, items=31), seed=0, progress=False)

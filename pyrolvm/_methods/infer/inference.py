@@ -175,7 +175,8 @@ def infer(
         methods: what to try: ``"auto"``, the exact posterior if there is one, else, where unknowns or rows are many, what is
             independent or coupled to neighbours integrated out (:func:`pyrolvm.sparse`), then the guides that suit the size of
             the problem, then NUTS started from the best of them, before a flow where its gradients in C are quicker than a
-            flow's steps, then methods that say so (the field ``rung`` of the table of methods); ``"vi"``, the guides alone; or a
+            flow's steps, and before any guide of more than 1,000 unknowns where there is no budget, then methods that say so (the
+            field ``rung`` of the table of methods); ``"vi"``, the guides alone; or a
             list of guides (names, recipes, Pyro guides) and of names of other methods (``"exact"``, ``"nuts"``, ...), in order.
         budget: the seconds that it may take. A method that runs then ends as at an interrupt, with the steps or draws that it has,
             and is judged by them; no other is begun. What runs in one piece, such as a compilation, and the making of the result
@@ -310,9 +311,9 @@ def _climb(climb: _Climb, methods: list[object], *, free: bool = False) -> Poste
     problem = climb.problem
     found: list[Posterior] = []
     rungs: list[Rung] = []
-    left = list(methods)
-    while left and not (rungs and spent()):
-        method = left.pop(1 if free and left[:2] == ["flow", "nuts"] and _chains_are_quick(problem) else 0)
+    waiting = list(methods)
+    while waiting and not (rungs and spent()):
+        method = waiting.pop(1 if free and _chains_before(problem, waiting) else 0)
         for result, rung in _tried(climb, method, found):
             rungs.append(rung)
             if result is not None:
@@ -339,10 +340,23 @@ def _climb(climb: _Climb, methods: list[object], *, free: bool = False) -> Poste
     return _recorded(best, rungs)
 
 
+def _chains_before(problem: Problem, methods: list[object]) -> bool:
+    """Whether chains, the second method, are better tried before the first.
+
+    A guide of more unknowns than a covariance is taken of cannot be weighed, so that chains would follow in any case. Where time is
+    short they might end with nothing, and it goes first.
+    """
+    if methods[1:2] != ["nuts"] or not nutpie_kernel.usable():
+        return False
+    if methods[0] == "flow":
+        return _chains_are_quick(problem)
+    return problem.unconstrained_size > COVARIANCE_UNKNOWNS and methods[0] != "sparse" and math.isinf(left())
+
+
 def _chains_are_quick(problem: Problem) -> bool:
     """Whether chains take less time than a flow takes to compile and train, by what the frame's gradients took."""
     seconds = gradient_seconds(problem)
-    return seconds is not None and nutpie_kernel.usable() and GRADIENTS * seconds < FLOW_SECONDS
+    return seconds is not None and GRADIENTS * seconds < FLOW_SECONDS
 
 
 def _recorded(result: Posterior, rungs: list[Rung]) -> Posterior:

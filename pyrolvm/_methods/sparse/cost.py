@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from pyrolvm._base import budget
 from pyrolvm._base.machine import available
+from pyrolvm._methods.sparse.fields.annealing import Annealing
+from pyrolvm._methods.sparse.fields.coupled import NUMBERS as FIELD_NUMBERS
 from pyrolvm._methods.sparse.marginal import NUMBERS, Marginal
 from pyrolvm._methods.sparse.weighted import Weighted
 from pyrolvm._program.density.rowwise import Rowwise
 
-__all__ = ["TRIED", "Cost", "cost_of_blocks", "cost_of_rows"]
+__all__ = ["TRIED", "Cost", "as_chains", "cost_of_blocks", "cost_of_field", "cost_of_rows"]
 
 Array = NDArray[np.float64]
 
@@ -26,6 +28,15 @@ MORE = 1.6
 
 GRADIENTS = 60
 """Gradients of all rows that are taken as a rule, curvatures and what is compared among them."""
+
+NEWTON = 3
+"""Newton steps to the place of coupled unknowns as a rule."""
+
+AROUND, ACROSS = 1e-8, 8e-9
+"""Seconds that each part of a density takes besides, and each number of a matrix: sums over windows, and products."""
+
+CHAINS = 100_000
+"""Gradients that chains of NUTS take as a rule."""
 
 FEWEST = 200.0
 """Effective draws that are waited for however little time there is."""
@@ -77,9 +88,26 @@ def cost_of_blocks(marginal: Marginal, weighted: Weighted, points: Array, enough
     return Cost(MORE * enough * each * weighted.each / threads, 8.0 * (numbers + 3 * kept * weighted.size))
 
 
+def cost_of_field(annealing: Annealing, enough: float, kept: int) -> Cost:
+    """What it takes to weigh draws of which some unknowns are coupled."""
+    coupled = annealing.coupled
+    weighted, shared = coupled.weighted, annealing.marginal.size > 0
+    each = annealing.evaluations + shared * NEWTON * (1 + coupled.moves)
+    threads = available() if weighted.engine == "c" else 1
+    around = weighted.groups * AROUND + coupled.pattern.layout.numbers * ACROSS
+    seconds = MORE * enough * each * (weighted.each / threads + around)
+    numbers = HELD * FIELD_NUMBERS + MORE * enough * weighted.size
+    return Cost(seconds, 8.0 * (numbers + 3 * kept * weighted.size))
+
+
 def cost_of_rows(rows: Rowwise, kept: int) -> Cost:
     """What it takes to weigh draws of unknowns that many rows share."""
     return Cost(GRADIENTS * rows.seconds, 8.0 * (NUMBERS + 3 * kept * rows.size))
+
+
+def as_chains(weighted: Weighted) -> float:
+    """The seconds that chains of NUTS would take as a rule."""
+    return CHAINS * weighted.each / (available() if weighted.engine == "c" else 1)
 
 
 def _rounded(value: float) -> str:

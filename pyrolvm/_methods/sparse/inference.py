@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from pyrolvm._base.verdict import Verdict
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
 from pyrolvm._methods.sparse.blocks import Blocks, find_blocks, moved_elsewhere
-from pyrolvm._methods.sparse.cost import TRIED, cost_of_blocks, cost_of_rows
+from pyrolvm._methods.sparse.cost import TRIED, as_chains, cost_of_blocks, cost_of_field, cost_of_rows
 from pyrolvm._methods.sparse.drawing import BlockDraws, draw_blocks
+from pyrolvm._methods.sparse.fields.annealing import Annealing
 from pyrolvm._methods.sparse.fields.coupled import Coupled
 from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
 from pyrolvm._methods.sparse.fields.pattern import met_elsewhere
@@ -70,6 +72,9 @@ FEWER = 0.5
 
 MOST_EFFECTIVE = 4_000
 """Effective draws that are waited for at most, however many are to be kept."""
+
+DEAR = 60.0
+"""Seconds that blocks and their core together may take at least, where others may do; and else as many as chains of NUTS would."""
 
 MANY_ROWS = 20_000
 """Rows from which on a density is taken by some of them, where they share all unknowns."""
@@ -303,8 +308,10 @@ def _with_core(asked: _Asked) -> _Drawn | None:
     """Draws where blocks meet a core of others, all of them integrated out together; ``None`` where that is not to be had."""
     try:
         coupled = Coupled.around(asked.joint, asked.blocks, asked.seed)
-        return None if coupled is None or coupled.pairs is None else _in_a_field(asked, coupled)
+        return None if coupled is None or coupled.pairs is None else _in_a_field(asked, coupled, DEAR)
     except FitError:
+        if asked.shared > MOST_ALONE:
+            raise
         passed_over("blocks and a core as one field: blocks alone may do")
         return None
 
@@ -362,15 +369,22 @@ def _in_blocks(asked: _Asked) -> _Drawn:
     )
 
 
-def _in_a_field(asked: _Asked, coupled: Coupled) -> _Drawn:
-    """Draws where unknowns are coupled."""
+def _in_a_field(asked: _Asked, coupled: Coupled, dear: float = math.inf) -> _Drawn:
+    """Draws where unknowns are coupled, unless that takes more than so many seconds, and than chains would."""
     joint, seed, bar, pattern = asked.joint, asked.seed, asked.bar, coupled.pattern
     bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
     marginal = FieldMarginal(joint, coupled)
     set_up = time.perf_counter()
     gaussian, modes = _gaussianof_field(marginal, seed)
-    bar.update(2, lambda: "Gaussian found")
-    drawn = weigh_field(marginal, gaussian, seed=seed, enough=asked.enough)
+
+    def afford(annealing: Annealing) -> float:
+        cost = cost_of_field(annealing, asked.enough, asked.count)
+        bar.update(2, lambda: f"Gaussian found; {annealing.steps} steps to the law, {cost}")
+        if cost.seconds > max(dear, as_chains(coupled.weighted)):
+            raise FitError(f"weighing {pattern.count:,} coupled unknowns takes {cost}. Fix: use lvm.nuts(problem).")
+        return cost.affordable(asked.enough)
+
+    drawn = weigh_field(marginal, gaussian, seed=seed, afford=afford)
     pool = drawn.pool
     bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
     which = np.sort(resample(pool.weights, asked.count, seed))

@@ -166,6 +166,11 @@ class Annealing:
         return self.shares[k]
 
     @property
+    def evaluations(self) -> int:
+        """How many densities a draw takes, its Newton steps apart."""
+        return 2 + self.steps * sum(math.ceil(1 / share) for share in self.shares)
+
+    @property
     def coupled(self) -> Coupled:
         """The density of all unknowns."""
         return self.marginal.coupled

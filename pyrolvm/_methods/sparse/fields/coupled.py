@@ -65,7 +65,7 @@ class Given:
 
     Attributes:
         shared: the values, shape ``(D, K)``.
-        mode: the unknowns' mode, shape ``(D, m)``.
+        mode: the unknowns' mode, or where the tilted density has it, shape ``(D, m)``.
         hessian: minus the Hessian there, shape ``(D, ...)``; where nothing is shared, one for all.
         factor: its Cholesky factor.
         log_determinant: its own, shape ``(D,)``.
@@ -106,6 +106,8 @@ class Coupled:
         sums: the sites whose coordinates are sums of steps.
         pattern: who meets whom.
         nudge: by how much each coupled unknown is moved to take curvatures, shape ``(m,)``.
+        tilt: a slope that is added to the density where its coupled unknowns' place is sought, shape ``(m,)``: what moves their mode to
+            their mean.
         pairs: which unknowns each part meets, where these are few and curvatures are taken of parts.
     """
 
@@ -113,6 +115,7 @@ class Coupled:
     sums: list[Summed]
     pattern: Pattern
     nudge: Array
+    tilt: Array
     pairs: Pairs | None = None
 
     @classmethod
@@ -135,11 +138,7 @@ class Coupled:
             dense = [site for site in summed(joint.problem) if shared[site.start : site.stop].mean() > MOSTLY]
             if not (dense and times):
                 pattern = find_pattern(slopes, shared, seed)
-                found = (
-                    None
-                    if pattern is None
-                    else cls(weighted, list(sums.values()), pattern, np.full(pattern.count, NUDGE))
-                )
+                found = None if pattern is None else cls._plain(weighted, list(sums.values()), pattern)
                 plain = plain if times else found
                 if not dense:
                     return found
@@ -173,7 +172,11 @@ class Coupled:
         pattern = Pattern(blocks.size, np.flatnonzero(few), local, layout)
         rows = [(place[one], one) for one in rows_of(joint.problem) if not few[one].any()]
         pairs = Pairs.of(lambda points: _at(weighted, points)[0], rows, layout, blocks.size, seed)
-        return cls(weighted, [], pattern, np.full(pattern.count, NUDGE), pairs)
+        return cls._plain(weighted, [], pattern, pairs)
+
+    @classmethod
+    def _plain(cls, weighted: Weighted, sums: list[Summed], pattern: Pattern, pairs: Pairs | None = None) -> Coupled:
+        return cls(weighted, sums, pattern, np.full(pattern.count, NUDGE), np.zeros(pattern.count), pairs)
 
     @property
     def parts(self) -> int:
@@ -233,11 +236,11 @@ class Coupled:
     def given(self, shared: Array, start: Array) -> Given:
         """The coupled unknowns' modes at values of the shared ones ``(D, K)``, by Newton's method from where they may be ``(D, m)``."""
         pattern, layout, here = self.pattern, self.pattern.layout, start.copy()
-        top, slopes, hessian = self.hessian(shared, here)
+        top, slopes, hessian = self._tilted(shared, here)
         lost = ~(np.isfinite(top) & np.isfinite(slopes).all(axis=1))
         if lost.any():
             here[lost] = 0.0
-            top[lost], slopes[lost], hessian[lost] = self.hessian(shared[lost], here[lost])
+            top[lost], slopes[lost], hessian[lost] = self._tilted(shared[lost], here[lost])
         reach = np.full(len(shared), FIRST)
         fine = np.zeros(len(shared), dtype=bool)
         factor = layout.factored(np.full_like(hessian, np.nan))[0]
@@ -255,7 +258,7 @@ class Coupled:
                 break
             far = np.maximum(np.abs(step).max(axis=1), 1e-300)
             trial = here[active] + step * np.minimum(1.0, reach[active] / far)[:, None]
-            values, then, curved = self.hessian(shared[active], trial)
+            values, then, curved = self._tilted(shared[active], trial)
             better = (values > top[active] - SLACK * (1 + np.abs(top[active]))) & np.isfinite(then).all(axis=1)
             moved = active[better]
             here[moved], top[moved], slopes[moved], hessian[moved] = (
@@ -266,7 +269,12 @@ class Coupled:
             )
             reach[active] = np.where(better, 2 * reach[active], np.minimum(reach[active], far) / 4)
         volume = layout.log_determinants(factor)
-        return Given(shared, here, hessian, factor, volume, top, slopes[:, pattern.shared], fine)
+        return Given(shared, here, hessian, factor, volume, top - here @ self.tilt, slopes[:, pattern.shared], fine)
+
+    def _tilted(self, shared: Array, local: Array) -> tuple[Array, Array, Array]:
+        values, slopes, matrices = self.hessian(shared, local)
+        slopes[:, self.pattern.local] += self.tilt
+        return values + local @ self.tilt, slopes, matrices
 
 
 def _positive(layout: Layout, matrices: Array) -> tuple[Array, Flags]:

@@ -27,6 +27,10 @@ STARTS, REACH, APART = 4, 2.0, 4.0
 """Starts from which modes of the coupled unknowns are sought again, how far from zero they are in each, and the sds of an unknown from
 which on modes are apart."""
 
+PAIRS, ROUNDS, OFF, LONGEST = 16, 12, 2.0, 8.0
+"""Pairs of opposite draws whose gradients tell how far the mean is from the mode; how often it is moved there, the sds that are near
+enough, which steps between windows make up for, and those of one move."""
+
 NUDGE = 1e-4
 """The difference of shared unknowns that their gradients are taken by."""
 
@@ -92,12 +96,34 @@ class FieldMarginal:
 
     def settle(self, point: Array) -> None:
         """Takes a point as the centre from which modes are guessed, with how they move as the shared unknowns do."""
-        given = self.given(point[None])
+        given = self._centred(self.given(point[None]))
+        self._alone = None if self.size else given
         if given.fine[0]:
             moves = self._moves(given)[0] if self.size else np.zeros((0, len(given.mode[0])))
             sizes = np.maximum(self.coupled.pattern.layout.diagonal(given.hessian)[0], 1e-12)
             self.coupled.nudge = NUDGE / np.sqrt(sizes)
             self.centre = (point.copy(), given.mode[0].copy(), moves.T)
+
+    def _centred(self, given: Given) -> Given:
+        """The coupled unknowns where gradients at draws have no mean: of a thousand that may be many sds from the mode."""
+        pattern, random = self.coupled.pattern, np.random.default_rng([0, 86])
+        layout = pattern.layout
+        for _ in range(ROUNDS if given.fine[0] else 0):
+            away = layout.backward(given.factor, random.normal(size=(PAIRS, pattern.count)))
+            points = pattern.assembled(
+                np.repeat(given.shared, 2 * PAIRS, axis=0), np.concatenate([given.mode + away, given.mode - away])
+            )
+            pull = self.coupled.at(points)[1][:, pattern.local].mean(axis=0)
+            length = np.linalg.norm(layout.forward(given.factor, pull[None]))
+            if not length > OFF:
+                break
+            before, self.coupled.tilt = self.coupled.tilt, self.coupled.tilt + pull * min(1.0, LONGEST / length)
+            again = self.coupled.given(given.shared, given.mode)
+            if not again.fine[0]:
+                self.coupled.tilt = before
+                break
+            given = again
+        return given
 
     def modes(self, shared: Array, seed: int) -> int:
         """At how many places ascents of the coupled unknowns end, given shared ones ``(K,)``.
@@ -152,4 +178,5 @@ class FieldMarginal:
         factors, good = layout.factored(self.coupled.hessian(there, modes)[2])
         halves = np.where(good, -0.5 * layout.log_determinants(factors), np.nan).reshape(count, 2, size)
         change = (halves[:, 0] - halves[:, 1]) / (2 * unit[..., 0])
+        change -= (moves / unit) @ self.coupled.tilt  # which is not of the density
         return given.values, given.slope + np.where(given.fine[:, None], change, 0.0)

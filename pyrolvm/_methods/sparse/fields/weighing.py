@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,26 +59,26 @@ class _Recorded:
         return self.kept[-1].values, None
 
 
-def weigh_field(marginal: FieldMarginal, start: Student, *, seed: int, enough: float) -> FieldDraws:
+def weigh_field(
+    marginal: FieldMarginal, start: Student, *, seed: int, afford: Callable[[Annealing], float]
+) -> FieldDraws:
     """Draws from proposals of the shared unknowns, each with a draw of the coupled ones given it, weighed together.
 
     Args:
         marginal: the density of the shared unknowns by Laplace's approximation.
         start: its Gaussian.
         seed: makes it repeatable.
-        enough: effective draws at which no more are taken.
+        afford: effective draws at which no more are taken, once it is known what one takes.
     """
     if not marginal.size:
         annealing = Annealing.of(marginal, np.zeros((TRIED, 0)), seed)
         density = _Recorded(annealing, seed)
-        return _together(density, _alone(density, start, enough))
-    rough = weigh_shared(
-        lambda points: (marginal.values(points), None), start, seed=seed, enough=min(enough, PILOT), most=MOST
-    )
+        return _together(density, _alone(density, start, afford(annealing)))
+    rough = weigh_shared(lambda points: (marginal.values(points), None), start, seed=seed, enough=PILOT, most=MOST)
     annealing = Annealing.of(marginal, rough.points[resample(rough.weights, len(rough.points), seed)], seed)
     family = refitted(rough.family, held(rough)) if rough.figures.ess > len(start.means[0]) + 2 else start
     density = _Recorded(annealing, seed)
-    return _together(density, weigh_shared(density, family, seed=seed + 1, enough=enough))
+    return _together(density, weigh_shared(density, family, seed=seed + 1, enough=afford(annealing)))
 
 
 def _alone(density: _Recorded, start: Student, enough: float) -> Pool:
