@@ -48,8 +48,57 @@ def native_verb_agg(laws: Any, numpyro: Any, person: Any, item: Any, x: Any, y: 
     return model
 
 
+def native_gu_immun(laws: Any, numpyro: Any, home: Any, mother: Any, x: Any, y: Any) -> Callable[..., None]:
+    """The program of :func:`gu_immun` in NumPyro, non-centred: one or two answers say little of a mother."""
+
+    def model() -> None:
+        a = numpyro.sample("a", laws.Normal(0.0, 2.0))
+        b = numpyro.sample("b", laws.Normal(0.0, 2.0).expand([3]).to_event(1))
+        tau = numpyro.sample("tau", laws.HalfNormal(2.0).expand([2]).to_event(1))
+        with numpyro.plate("places", int(home.max()) + 1):
+            of_place = numpyro.sample("of_place", laws.Normal(0.0, 1.0))
+        with numpyro.plate("mothers", len(home)):
+            of_mother = numpyro.sample("of_mother", laws.Normal(0.0, 1.0))
+        at_mother = tau[0] * of_place[home] + tau[1] * of_mother
+        numpyro.sample("y", laws.Bernoulli(logits=a + x @ b + at_mother[mother]), obs=y)
+
+    return model
+
+
+def native_chem97(laws: Any, numpyro: Any, home: Any, school: Any, x: Any, y: Any) -> Callable[..., None]:
+    """The program of :func:`chem97` in NumPyro: non-centred areas, which hardly differ, and centred schools, of thirteen pupils each."""
+
+    def model() -> None:
+        a, b = numpyro.sample("a", laws.Normal(0.0, 2.0)), numpyro.sample("b", laws.Normal(0.0, 2.0))
+        tau = numpyro.sample("tau", laws.HalfNormal(1.0).expand([2]).to_event(1))
+        sigma = numpyro.sample("sigma", laws.HalfNormal(1.0))
+        with numpyro.plate("areas", int(home.max()) + 1):
+            of_area = numpyro.sample("of_area", laws.Normal(0.0, 1.0))
+        with numpyro.plate("schools", len(home)):
+            at_school = numpyro.sample("at_school", laws.Normal(tau[0] * of_area[home], tau[1]))
+        numpyro.sample("y", laws.Normal(a + b * x + at_school[school], sigma), obs=y)
+
+    return model
+
+
+def native_slopes(laws: Any, numpyro: Any, group: Any, x: Any, y: Any) -> Callable[..., None]:
+    """The program of :func:`slopes` in NumPyro, non-centred."""
+
+    def model() -> None:
+        b = numpyro.sample("b", laws.Normal(0.0, 2.0).expand([2]).to_event(1))
+        sd = numpyro.sample("sd", laws.HalfNormal(1.0).expand([2]).to_event(1))
+        factor = numpyro.sample("factor", laws.LKJCholesky(2, 2.0))
+        with numpyro.plate("groups", int(group.max()) + 1):
+            z = numpyro.sample("z", laws.Normal(0.0, 1.0).expand([2]).to_event(1))
+        line = z @ (sd[:, None] * factor).T
+        numpyro.sample("y", laws.Bernoulli(logits=b[0] + line[group, 0] + (b[1] + line[group, 1]) * x), obs=y)
+
+    return model
+
+
 NATIVES: dict[str, Callable[..., Callable[..., None]]] = {
-    "contraception": native_contraception, "verb_agg": native_verb_agg,
+    "contraception": native_contraception, "verb_agg": native_verb_agg, "gu_immun": native_gu_immun, "chem97": native_chem97,
+    "slopes": native_slopes,
 }  # fmt: skip
 
 
