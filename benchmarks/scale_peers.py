@@ -66,7 +66,7 @@ def native_gu_immun(laws: Any, numpyro: Any, home: Any, mother: Any, x: Any, y: 
 
 
 def native_chem97(laws: Any, numpyro: Any, home: Any, school: Any, x: Any, y: Any) -> Callable[..., None]:
-    """The program of :func:`chem97` in NumPyro: non-centred areas, which hardly differ, and centred schools, of thirteen pupils each."""
+    """The program of :func:`chem97` in NumPyro: non-centred areas, which hardly differ, and centred schools of thirteen pupils."""
 
     def model() -> None:
         a, b = numpyro.sample("a", laws.Normal(0.0, 2.0)), numpyro.sample("b", laws.Normal(0.0, 2.0))

@@ -113,9 +113,9 @@ def nuts(
             scales are known, and else 1,000.
         draws: transitions of each chain that are kept.
         target_accept: mean acceptance probability to adapt to, between 0 and 1; nearer to 1 is slower and diverges less. ``"auto"``
-            is 0.8, and 0.9 where scales are learnt of more than 500 unknowns; where a few draws of chains in a frame diverge and the gradients of a chain take at most 30 seconds of an ordinary
-            processor, whatever else this one does, all chains are run again at 0.95, then 0.99, from the same starts, and the
-            verdict says so.
+            is 0.8, and 0.9 where scales are learnt of more than 500 unknowns; where a few draws of chains in a frame diverge and the
+            gradients of a chain take at most 30 seconds of an ordinary processor, whatever else this one does, all chains are run
+            again at 0.95, then 0.99, from the same starts, and the verdict says so.
         max_tree_depth: bound on the doublings of a trajectory.
         init: where to start: a :class:`~pyrolvm._results.Fit`, or values by site; by default draws of the frame, or without one
             uniform in (-2, 2) on the unconstrained scale. Of a fit, chains take starts from its draws, the first mass matrix from
