@@ -9,6 +9,7 @@ th{font-weight:600;color:var(--muted);text-align:right;padding:.3em .7em;border-
 td{text-align:right;padding:.25em .7em;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child,td.text,th.text{text-align:left}
 tbody th{border-bottom:1px solid var(--line)}
+tbody th,td.text{max-width:18em;overflow-wrap:break-word;white-space:normal}
 .text{text-align:left}
 td.note{white-space:normal;text-align:left;color:var(--muted);min-width:12em}
 .se{color:var(--faint);font-size:.88em}
@@ -56,7 +57,7 @@ h2{{font-size:1.15em;margin:2em 0 .6em;padding-bottom:.25em;border-bottom:1px so
 .mark{{font-size:.5em;vertical-align:middle}}
 .lead{{color:var(--muted);margin:0 0 1.2em}}
 {RULES}
-.table{{background:linear-gradient(90deg,var(--paper) 2em,transparent) 0 0/3em 100% no-repeat local,
+.table,figure .wide{{background:linear-gradient(90deg,var(--paper) 2em,transparent) 0 0/3em 100% no-repeat local,
 linear-gradient(270deg,var(--paper) 2em,transparent) 100% 0/3em 100% no-repeat local,
 linear-gradient(90deg,rgba(128,136,148,.45),transparent) 0 0/1em 100% no-repeat scroll,
 linear-gradient(270deg,rgba(128,136,148,.45),transparent) 100% 0/1em 100% no-repeat scroll}}
@@ -73,13 +74,14 @@ figure svg text{{fill:var(--ink);font-family:"DejaVu Sans",Verdana,system-ui,san
 .panels figure{{margin:0}}
 pre{{background:var(--shade);border:1px solid var(--rule);border-radius:8px;padding:.8em 1em;overflow-x:auto;
 font-size:12.5px;line-height:1.45}}
-@media (max-width:720px){{body{{margin:1em auto;padding:0 .9em}}h1{{font-size:1.4em}}.hint{{display:block}}
+@media (max-width:720px){{body{{margin:1em auto;padding:0 .9em}}tbody th,td.text{{max-width:11em}}
+h1{{font-size:1.4em}}.hint{{display:block}}
 figure .wide img{{min-width:600px}}
 .panels{{grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}}dl{{grid-template-columns:1fr}}dd{{margin:0 0 .5em}}}}
 @media print{{:root{{{_LIGHT}}}
 figure .wide svg{{min-width:0}}
 body{{max-width:none;margin:0;font-size:11pt}}.wide,.tall{{overflow:visible;max-height:none}}
 .hint{{display:none}}figure,.card,tr{{break-inside:avoid}}h2,h3{{break-after:avoid}}table{{font-size:8.5pt}}td{{white-space:normal}}
-.table{{background:none}}*{{print-color-adjust:exact}}}}
+.table,figure .wide{{background:none}}*{{print-color-adjust:exact}}}}
 """
 """The rules of all pages."""

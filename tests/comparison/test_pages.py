@@ -69,6 +69,17 @@ def test_a_posterior_has_a_page(chains: lvm.Chains, tmp_path: Path) -> None:
     assert chains.to_html(tmp_path / "again.html").read_text()[:1000] == text[:1000]
 
 
+def test_hundreds_of_unknowns_of_rows_are_not_integrated_for_a_page(tmp_path: Path) -> None:
+    def effects(y):
+        scale = pyro.sample("scale", dist.HalfNormal(1.0))
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.Normal(pyro.sample("effect", dist.Normal(0.0, scale)), 1.0), obs=y)
+
+    fit = lvm.fit(lvm.Problem(effects, torch.zeros(300)), "mean_field", max_steps=50, draws=50, engine="pyro", **QUIET)
+    text = page(fit, tmp_path)
+    assert "300 unknowns belong to the rows. <code>posterior.loo()</code>" in text and "elpd -" not in text
+
+
 @pytest.mark.slow
 def test_a_loaded_posterior_still_knows_its_data(chains: lvm.Chains, tmp_path: Path) -> None:
     text = page(lvm.load(chains.save(tmp_path / "a")), tmp_path)

@@ -345,7 +345,7 @@ def _contour(x: Array, y: Array) -> tuple[Array, Array, Array, list[float]] | No
 
 
 def losses(comparison: Compared) -> Figure:
-    """Shows how each optimisation went: the loss above its final level against the step, on a log scale."""
+    """Shows how each optimisation went: the loss against the step, without the fall at the beginning."""
     traces = {
         name: np.asarray(data["optimization"]["loss"].values, dtype=np.float64).reshape(-1)
         for name, data in comparison.trees.items()
@@ -373,6 +373,7 @@ def losses(comparison: Compared) -> Figure:
         axes.set_ylim(low - 0.15 * room, high + 0.6 * room)
     axes.set_xlabel("step", fontsize=9, color=INK)
     axes.set_ylabel("loss (negative ELBO), nats", fontsize=9, color=INK)
+    axes.ticklabel_format(axis="y", useOffset=False)
     tidy(axes, grid=True)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     return figure

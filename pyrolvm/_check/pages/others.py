@@ -121,6 +121,7 @@ def _rows(values: np.ndarray) -> Figure:
     axes.plot(np.arange(len(values)), values, "o", color=PALETTE[0], markersize=3, markeredgewidth=0)
     axes.axhline(float(np.nanmean(values)) if len(values) else 0.0, color=FAINT, linewidth=0.8)
     axes.set_xlabel("row", fontsize=8.5, color=INK)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("log density, nats", fontsize=8.5, color=INK)
     tidy(axes)
     return figure

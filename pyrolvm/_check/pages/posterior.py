@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["page"]
 
 ROWS, PANELS = 200, 12
+OWN = 64
+"""Unknowns of the rows themselves, up to which a page integrates them out; of hundreds it takes minutes."""
 
 _READ = """
 <b>mcse_mean</b> is the Monte Carlo error of a mean. Of chains, <b>rhat</b> near 1 says that they agree and <b>ess</b> how many
@@ -91,7 +94,8 @@ def _losses(posterior: Posterior) -> str:
         return ""
     group = posterior.data["optimization"]
     reason = str(group.attrs.get("stop_reason", ""))
-    return picture("The loss by step", losses(np.asarray(group["loss"].values, dtype=np.float64)), reason)
+    caption = f"{reason[:1].upper()}{reason[1:]}." if reason else ""
+    return picture("The loss by step", losses(np.asarray(group["loss"].values, dtype=np.float64)), caption)
 
 
 def _told(make: Callable[[], str]) -> str:
@@ -109,11 +113,25 @@ def _checked(posterior: Posterior) -> str:
 
 
 def _left_out(posterior: Posterior) -> str:
+    own = _own(posterior)
+    if own > OWN:
+        return (
+            f"<p class=small>{own:,} unknowns belong to the rows. <code>posterior.loo()</code> integrates them out, row by row, "
+            "which takes longer than a page should.</p>"
+        )
     found = posterior.loo()
     shown = picture(
         "k-hat of the weights of each row, and what it may be", _khats(found), "k-hat of the weights by row"
     )
     return f"<p>{escape(str(found))}</p>{html(found.verdict)}{shown}"
+
+
+def _own(posterior: Posterior) -> int:
+    """How many unknowns stand in plates of observed rows."""
+    sites = () if posterior.problem is None else tuple(posterior.problem.sites.values())
+    rows = {plate for site in sites if site.kind == "observed" for plate in site.plates}
+    own = [site.unconstrained_shape for site in sites if rows & set(site.plates)]
+    return sum(math.prod(shape) for shape in own if shape is not None)
 
 
 def _khats(found: LOO) -> Figure:
@@ -127,6 +145,7 @@ def _khats(found: LOO) -> Figure:
     axes.plot(places[above], shown[above], "o", color=BAD, markersize=4, markeredgewidth=0)
     axes.axhline(found.threshold, color=FAINT, linewidth=0.8)
     axes.set_xlabel("row", fontsize=8.5, color=INK)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("k-hat", fontsize=8.5, color=INK)
     tidy(axes)
     return figure
