@@ -167,16 +167,15 @@ def _with_component(family: Student, held: Weighed, random: np.random.Generator)
     )
 
 
-def beside(held: Weighed) -> Student:
-    """A Student t distribution as wide as weighed draws are, around the one of the heaviest weight.
+def beside(held: Weighed, place: int) -> Student:
+    """A Student t distribution as wide as weighed draws are, around one of them that counts too much: the one of the heaviest weight.
 
     References:
         Raftery and Bao, *Estimating and projecting trends in HIV/AIDS generalized epidemics using incremental mixture importance
         sampling*, https://doi.org/10.1111/j.1541-0420.2010.01399.x
     """
     tril = _safe_cholesky(_covariance(held))
-    place = held.points[np.argmax(held.weights)]
-    return held.family if tril is None else Student.one(place, tril, FREEDOMS[2])
+    return held.family if tril is None else Student.one(held.points[place], tril, FREEDOMS[2])
 
 
 def refitted(family: Student, held: Weighed, steps: int = 10) -> Student:

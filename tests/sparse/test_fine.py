@@ -14,8 +14,8 @@ import pyrolvm as lvm
 from pyrolvm._methods.sparse.blocks import find_blocks
 from pyrolvm._methods.sparse.fine import OFF, find_finely
 from pyrolvm._methods.sparse.inference import _layers, _parts
-from pyrolvm._methods.sparse.pool import weigh_shared
-from pyrolvm._methods.sparse.search import find_gaussian, slopes_off
+from pyrolvm._methods.sparse.pool import HEAVY_VARIANCE, weigh_shared
+from pyrolvm._methods.sparse.search import _uphill, find_gaussian, slopes_off
 from pyrolvm._methods.sparse.split import Split
 from pyrolvm._program.density import Joint
 from pyrolvm.family.student import Student
@@ -63,3 +63,30 @@ def test_a_tail_on_one_side_gets_draws_of_its_own() -> None:
     assert abs(pool.weights @ scale - math.sqrt(2 / math.pi)) < 0.03
     assert abs(pool.weights @ (pool.points[:, 0] < -3.0) - (2 * scipy.stats.norm.cdf(math.exp(-3.0)) - 1)) < 0.008
     assert abs(pool.figures.evidence) < 0.03
+
+
+def test_a_variance_is_looked_at_as_well_as_the_weights() -> None:
+    """The logarithm of a quantity whose right tail is long: weights are even, and its variance is in draws that there are not."""
+
+    def density(points: np.ndarray) -> tuple[np.ndarray, None]:
+        x = points[:, 0]
+        return -2.5 * np.logaddexp(0.0, x) - 0.5 * np.logaddexp(0.0, -4 * x) - 0.5 * points[:, 1] ** 2, None
+
+    start = Student.one(np.array([-0.2, 0.0]), np.diag([0.5, 1.0]))
+    plain = weigh_shared(density, start, seed=0, enough=300)
+    seen = weigh_shared(density, start, seed=0, enough=300, quantities=lambda points: np.exp(points))
+    assert plain.tails == -math.inf
+    assert seen.tails <= HEAVY_VARIANCE or len(seen.points) > len(plain.points)
+    grid = np.linspace(-30.0, 60.0, 400_001)
+    mass = np.exp(density(np.stack([grid, 0 * grid], axis=1))[0])
+    wanted = (mass * np.exp(2 * grid)).sum() / mass.sum()
+    errors = [abs(pool.weights @ np.exp(2 * pool.points[:, 0]) / wanted - 1) for pool in (plain, seen)]
+    assert errors[1] < errors[0]
+
+
+def test_an_ascent_that_got_stuck_is_no_mode() -> None:
+    def density(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.logaddexp(-0.5 * points[:, 0] ** 2, -0.5 * (points[:, 0] - 9.0) ** 2), np.zeros_like(points)
+
+    assert _uphill(density, np.array([-6.0]), np.array([0.0]))
+    assert not _uphill(density, np.array([9.0]), np.array([0.0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -122,7 +123,14 @@ def _refined(marginal: Marginal, gaussian: Student) -> bool:
     return refined
 
 
-def weigh_finely(marginal: Marginal, start: Student, *, seed: int, enough: float = ENOUGH) -> Found:
+def weigh_finely(
+    marginal: Marginal,
+    start: Student,
+    *,
+    seed: int,
+    enough: float = ENOUGH,
+    quantities: Callable[[Array], Array] | None = None,
+) -> Found:
     """Weighed draws whose blocks are integrated as finely as it takes.
 
     Where the density is that of the Gaussian but for a polynomial of the second degree, which is measured, it is taken at the points
@@ -134,6 +142,7 @@ def weigh_finely(marginal: Marginal, start: Student, *, seed: int, enough: float
         start: its Gaussian.
         seed: makes it repeatable.
         enough: effective draws at which no more are taken.
+        quantities: what shared unknowns are as the program has them, whose variances are looked at as well.
     """
     inside = _refine_inside(marginal, start.sample(COMPARED, seed))
     levels = rules(marginal.shape[1])
@@ -145,11 +154,16 @@ def weigh_finely(marginal: Marginal, start: Student, *, seed: int, enough: float
     around = _around(marginal, start, seed)
     if around is not None and around.left <= LEFT:
         pool = weigh_shared(
-            lambda points: (start.log_density(points), None), start, seed=seed, enough=MANY * enough, change=around
+            lambda points: (start.log_density(points), None),
+            start,
+            seed=seed,
+            enough=MANY * enough,
+            change=around,
+            quantities=quantities,
         )
         pool = pool.shifted(around(pool.points) + needed.shift)
         return Found(pool, marginal.rule, max(around.left, needed.spread, inside), around.fitted)
-    found = _by_rules(marginal, start, levels, needed, seed, enough)
+    found = _by_rules(marginal, start, levels, needed, seed, enough, quantities)
     marginal.rule = levels[needed.fine]
     return replace(found, left=max(found.left, inside))
 
@@ -179,24 +193,30 @@ def _refine_inside(marginal: Marginal, points: Array) -> float:
 
 
 def _by_rules(
-    marginal: Marginal, start: Student, levels: list[Rule], needed: _Needed, seed: int, enough: float
+    marginal: Marginal,
+    start: Student,
+    levels: list[Rule],
+    needed: _Needed,
+    seed: int,
+    enough: float,
+    quantities: Callable[[Array], Array] | None,
 ) -> Found:
     base, fine = levels[needed.base], levels[needed.fine]
     marginal.rule = base
     density = marginal.values_with_blocks
     if needed.base == needed.fine:
-        pool = weigh_shared(density, start, seed=seed, enough=enough)
+        pool = weigh_shared(density, start, seed=seed, enough=enough, quantities=quantities)
         return Found(pool.shifted(np.full(len(pool.points), needed.shift)), base, needed.spread)
     first = weigh_shared(density, start, seed=seed, enough=min(enough, PILOT))
     change = _changed(marginal, first, base, fine)
     if change is not None:  # what is drawn next is drawn for the finer integrals
         family = refitted(first.family, held(first.shifted(change(first.points))))
-        pool = weigh_shared(density, family, seed=seed + 1, enough=enough, change=change)
+        pool = weigh_shared(density, family, seed=seed + 1, enough=enough, change=change, quantities=quantities)
         again = _changed(marginal, pool, base, fine)
         if again is not None and again.left <= LEFT:
             return Found(pool.shifted(again(pool.points) + needed.shift), fine, max(again.left, needed.spread))
     else:
-        pool = weigh_shared(density, start, seed=seed, enough=enough)
+        pool = weigh_shared(density, start, seed=seed, enough=enough, quantities=quantities)
     marginal.rule = fine
     gap = log_ratio(marginal.values(pool.points), pool.base)
     return Found(pool.shifted(gap + needed.shift), fine, needed.spread)

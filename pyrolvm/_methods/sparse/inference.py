@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -346,7 +346,9 @@ def _in_blocks(asked: _Asked) -> _Drawn:
     gaussian, modes = find_finely(marginal, seed)
     cost = cost_of_blocks(marginal, split.weighted, gaussian.sample(TRIED, seed), asked.enough, asked.count)
     bar.update(2, lambda: f"Gaussian found; {cost}")
-    found = weigh_finely(marginal, gaussian, seed=seed, enough=cost.affordable(asked.enough))
+    found = weigh_finely(
+        marginal, gaussian, seed=seed, enough=cost.affordable(asked.enough), quantities=_as_programmed(marginal)
+    )
     pool = found.pool
     bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
     which = np.sort(resample(pool.weights, asked.count, seed))  # so that those of one point are side by side
@@ -424,6 +426,31 @@ def _gaussianof_field(marginal: FieldMarginal, seed: int) -> tuple[Student, int]
             f"the {marginal.coupled.pattern.count:,} coupled unknowns of {marginal.joint.problem.name} have no mode given the "
             "others where it was sought: their density may grow without bound, or have many modes. Fix: use lvm.nuts(problem)."
         ) from error
+
+
+def _as_programmed(marginal: Marginal) -> Callable[[Array], Array]:
+    """Shared unknowns as the program has them, shape ``(S, k)``, at points ``(S, K)``."""
+    joint, size = marginal.joint, marginal.joint.problem.unconstrained_size
+    shared = marginal.layer.blocks.shared
+    ends = np.cumsum([0, *joint.sizes])
+    sites = [
+        site.name
+        for site, start, stop in zip(joint.problem.continuous, ends[:-1], ends[1:], strict=True)
+        if np.isin(np.arange(start, stop), shared).all()
+    ]
+
+    def values(points: Array) -> Array:
+        step = max(1, NUMBERS // size)
+        found = []
+        with torch.no_grad():
+            for start in range(0, len(points), step):
+                some = constrained(joint, marginal.tensor(points[start : start + step]))
+                found.append(
+                    np.concatenate([some[name].double().reshape(len(some[name]), -1).numpy() for name in sites], axis=1)
+                )
+        return np.concatenate(found)
+
+    return values
 
 
 def _parts(joint: Joint, point: Array) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from pyrolvm._methods.sparse.blocks import Blocks
 from pyrolvm._methods.sparse.drawing import CANDIDATES, BlockDraws
 from pyrolvm._methods.sparse.fields.weighing import FieldDraws
 from pyrolvm._methods.sparse.fine import Found
+from pyrolvm._methods.sparse.pool import HEAVY_VARIANCE
 from pyrolvm._methods.sparse.rows import RowDraws
 
 __all__ = ["judge", "judge_field", "judge_rows"]
@@ -45,7 +46,7 @@ def judge(layers: Sequence[Blocks], drawn: Sequence[BlockDraws], found: Found, m
     reasons = [
         reason for blocks, draws in zip(layers, drawn, strict=True) if blocks.count for reason in _blocks(blocks, draws)
     ]
-    reasons += [*_left(found), *_apart(meets), *_modes(places)]
+    reasons += [*_tails(found), *_left(found), *_apart(meets), *_modes(places)]
     return Verdict.of(reasons, [NEXT] if any(reason.status != "trusted" for reason in reasons) else [])
 
 
@@ -87,6 +88,17 @@ def _rows(drawn: RowDraws, total: int) -> Iterator[Reason]:
             f"{drawn.left:.2g} nats, measured over all rows."
         )
         yield Reason("trusted", text, figures)
+
+
+def _tails(found: Found) -> Iterator[Reason]:
+    """Yields that a variance has a heavier tail than its draws reach."""
+    khat = found.pool.tails
+    if khat > HEAVY_VARIANCE:
+        text = (
+            f"The sd of a shared unknown is larger than its draws tell: k-hat of its variance is {khat:.2f}, above {HEAVY_VARIANCE}. "
+            "Look at quantiles."
+        )
+        yield Reason("doubtful", text, {"largest quantity khat": khat})
 
 
 def _windows(drawn: FieldDraws, sites: Sequence[str]) -> Iterator[Reason]:

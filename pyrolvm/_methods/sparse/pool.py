@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from pyrolvm._base import budget
 from pyrolvm._base.errors import FitError
-from pyrolvm._base.importance import Weights, weigh
+from pyrolvm._base.importance import Weights, khat_of_variance, weigh
 from pyrolvm._methods.sparse.marginal import Local
 from pyrolvm.family.importance import Weighed, beside, refitted
 from pyrolvm.family.student import Student
 
-__all__ = ["ENOUGH", "Density", "Pool", "held", "log_ratio", "weigh_shared"]
+__all__ = ["ENOUGH", "HEAVY_VARIANCE", "Density", "Pool", "heaviest_variance", "held", "log_ratio", "weigh_shared"]
 
 Array = NDArray[np.float64]
 Density = Callable[[Array], tuple[Array, Local | None]]
@@ -31,6 +31,9 @@ ENOUGH = 1_000.0
 
 HEAVY, TAILS = 0.5, 3.0
 """The k-hat above which weights have no variance, and how many times the effective draws it takes there."""
+
+HEAVY_VARIANCE = 0.7
+"""The k-hat of a quantity's variance above which draws do not tell its sd."""
 
 FREEDOM, RADIAL = 30.0, 10.0
 """Degrees of freedom of the first proposal: tails that are heavier than a posterior's, and not much. At least so many, and the
@@ -64,6 +67,7 @@ class Pool:
         rounds: how many proposals there were.
         base: log densities as they were computed, without what was added to them.
         family: the last proposal.
+        tails: the k-hat of the variance of a quantity, the largest there is; minus infinity where none was looked at.
     """
 
     points: Array
@@ -75,6 +79,7 @@ class Pool:
     rounds: int
     base: Array
     family: Student
+    tails: float = -math.inf
 
     @property
     def log_weight(self) -> Array:
@@ -102,6 +107,7 @@ def weigh_shared(
     enough: float = ENOUGH,
     most: int = MOST,
     change: Callable[[Array], Array] | None = None,
+    quantities: Callable[[Array], Array] | None = None,
 ) -> Pool:
     """Draws from proposals that are each fitted to the weights of all draws before, weighed by the mixture of all.
 
@@ -112,6 +118,7 @@ def weigh_shared(
         enough: effective draws at which no more are taken.
         most: draws at most.
         change: what is added to log densities.
+        quantities: what unknowns are as the program has them, shape ``(S, k)``, whose variances have weights' tails of their own.
 
     Raises:
         FitError: if no draw has a density.
@@ -123,7 +130,7 @@ def weigh_shared(
     fitted, families = family, list[Student]()
     counts: list[int] = []
     local: list[Local] = []
-    points, base = np.zeros((0, start.size)), np.zeros(0)
+    points, base, seen = np.zeros((0, start.size)), np.zeros(0), list[Array]()
     count = FIRST
     while True:
         drawn = family.sample(count, seed + len(counts))
@@ -143,23 +150,44 @@ def weigh_shared(
                 f"none of {len(points):,} draws of the Gaussian at the mode has a density. Fix: bound scales away from zero, or use "
                 "lvm.nuts(problem)."
             )
+        if quantities is not None:
+            seen.append(quantities(drawn))
+        tails, tail = heaviest_variance(log_weight, np.concatenate(seen)) if seen else (-math.inf, None)
         wanted = enough if figures.khat <= HEAVY else TAILS * enough
-        full = figures.ess >= wanted and figures.reliable
+        full = figures.ess >= wanted and figures.reliable and not tails > HEAVY_VARIANCE
         poor = sum(counts) >= TRIALS and figures.ess < POOR * sum(counts)
         if full or poor or sum(counts) >= most or budget.spent():
             given = Local.joined(local) if len(local) == len(counts) else None
-            return Pool(points, log_p, weights, log_q, figures, given, len(counts), base, fitted)
+            return Pool(points, log_p, weights, log_q, figures, given, len(counts), base, fitted, tails)
         count = min(_more(wanted, figures.ess, sum(counts)), most - sum(counts))
-        light = figures.khat > HEAVY  # tails: of weights too heavy, of the proposal too light
+        light = figures.khat > HEAVY or tails > HEAVY_VARIANCE  # tails: of weights too heavy, of the proposal too light
         known = Weighed(points, log_p, log_q, weights, figures, fitted)
         heaviest = max(HEAVIEST, start.size)
         if light and fitted.freedoms[0] <= heaviest and figures.ess > MATCHED * start.size:
             # Which was not enough: a tail that is no ellipsoid's. What comes next goes where weights are heaviest.
-            family, count = beside(known), min(count, max(LEAST, sum(counts) // BESIDE))
+            at = tail if tail is not None and figures.khat <= HEAVY else int(np.argmax(weights))
+            family, count = (
+                beside(known, at),
+                min(max(count, LEAST), max(LEAST, sum(counts) // BESIDE), most - sum(counts)),
+            )
             continue
         if (figures.ess < GOOD * sum(counts) or light) and figures.ess > 2:
             fitted = refitted(fitted.with_freedom(heaviest) if light else fitted, known)
         family = fitted
+
+
+def heaviest_variance(log_weight: Array, values: Array) -> tuple[float, int | None]:
+    """The largest k-hat of a quantity's variance, and the draw that counts most in it; quantities ``(S, k)`` that vary."""
+    worst, place = -math.inf, None
+    good = np.isfinite(log_weight)
+    share = np.exp(log_weight - np.max(log_weight[good], initial=-math.inf), where=good, out=np.zeros(len(good)))
+    for column in values.T:
+        if np.ptp(column[good]) > 0:
+            khat = khat_of_variance(log_weight, column)
+            if khat > worst:
+                gap = column - share @ column / share.sum()
+                worst, place = khat, int(np.argmax(share * gap**2))
+    return worst, place
 
 
 def held(pool: Pool) -> Weighed:

@@ -29,6 +29,9 @@ NEAR = 1.0
 APART = 4.0
 """Sds between the ends of ascents that have arrived from which on they are at modes of their own."""
 
+BETWEEN, DIP = 10, 0.1
+"""Steps from an end to a higher one at which values are looked at, and the nats by which they may fall: rounding and coarse sums."""
+
 ROUNDS = 6
 """How often the Gaussian is moved by the gradients at its draws."""
 
@@ -161,9 +164,15 @@ def find_gaussian(marginal: Shared, seed: int, start: Array | None = None) -> tu
     places: list[Array] = []
     for one in [end, *ends]:
         apart = [np.linalg.norm(scipy.linalg.solve_triangular(tril, one - other, lower=True)) for other in places]
-        if min(apart, default=np.inf) > APART:
+        if min(apart, default=np.inf) > APART and not any(_uphill(scaled, one, other) for other in places):
             places.append(one)
     return polished(marginal, gaussian, seed=seed), len(places)
+
+
+def _uphill(density: Density, start: Array, end: Array) -> bool:
+    """Whether nothing lies between two places that is lower than the first: an ascent that ended there has only got stuck."""
+    values = density(start + np.linspace(0.0, 1.0, BETWEEN + 1)[:, None] * (end - start))[0]
+    return bool(np.min(values) > values[0] - DIP)
 
 
 def polished(marginal: Density, start: Student, *, seed: int) -> Student:
