@@ -52,10 +52,16 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"objective": lambda: lvm.ImportanceWeighted_ELBO(8, gradient="wake")},
     ),
     "helmholtz, score function K=8": ("helmholtz", {}, {"objective": lambda: lvm.ImportanceWeighted_ELBO(8)}),
+    "quantized_vae, score function K=8": (
+        "quantized_vae",
+        {},
+        {"objective": lambda: lvm.ImportanceWeighted_ELBO(8, gradient="score")},
+    ),
     "semi_supervised_vae": ("semi_supervised_vae", {}, {"batch_plate": "unlabelled"}),
     "topic_vae": ("topic_vae", {}, {}),
     "topic_vae mixing=logistic_normal": ("topic_vae", {"mixing": "logistic_normal"}, {}),
     "topic_vae mixing=gamma": ("topic_vae", {"mixing": "gamma"}, {}),
+    "world_model": ("world_model", {}, {"schedule": "warmup_cosine", "learning_rate": 5e-3}),
 }
 """Problem, its options, and those of the fit; an objective is made when it is needed."""
 
@@ -80,7 +86,8 @@ def measure(case: str, steps: int, draws: int, seed: int) -> Row:
     try:
         problem = lvm.problem(name, **options)
         fit = lvm.fit(
-            problem, settings.pop("guide"), batch_size=BATCH, max_steps=steps, tolerance=0, num_particles=1, learning_rate=3e-3,
+            problem, settings.pop("guide"), batch_size=BATCH, max_steps=steps, tolerance=0, num_particles=1,
+            learning_rate=settings.pop("learning_rate", 3e-3),
             draws=20, seed=seed, progress=False, **settings,
         )  # fmt: skip
         row |= {
@@ -90,6 +97,7 @@ def measure(case: str, steps: int, draws: int, seed: int) -> Row:
             "step_ms": 1e3 * fit.seconds["run"] / steps,
         }
         row |= accuracy(fit) if name == "semi_supervised_vae" else judged(case, fit, name, options, draws, seed)
+        row |= steered(fit, seed) if name == "world_model" else {}
         row["status"] = "ok"
     except lvm.PyrolvmError as error:
         row["status"] = str(error)
@@ -124,6 +132,28 @@ def accuracy(fit: lvm.Fit) -> Row:
     images = datasets.digits()
     guess = semi_supervised_vae.classify(fit, images.test >= 8).argmax(-1)
     return {"accuracy": float((guess == images.test_labels).double().mean()), "verdict": fit.verdict.status}
+
+
+def steered(fit: lvm.Fit, seed: int) -> Row:
+    """How high the pendulum points in seconds 4 to 6 after it hung down, by plans with the model and with the simulation."""
+    from matplotlib import pyplot
+
+    from pyrolvm_models import world_model
+
+    found = {
+        "planned with the model": world_model.control(fit, episodes=5, seed=seed),
+        "planned with the simulation": world_model.control(None, episodes=2, seed=seed),
+    }
+    figure, axes = pyplot.subplots(figsize=(5, 2.4), layout="constrained")
+    for (name, heights), colour in zip(found.items(), ("C0", "C1"), strict=True):
+        for i, one in enumerate(heights):
+            axes.plot([0.1 * (t + 1) for t in range(len(one))], one, colour, alpha=0.6, label=None if i else name)
+    axes.set(xlabel="seconds", ylabel="height", ylim=(-1.05, 1.05))
+    axes.legend(frameon=False)
+    figure.savefig(PICTURES / "world-model.png", dpi=80)
+    pyplot.close(figure)
+    up, most = (float(heights[:, 40:].mean()) for heights in found.values())
+    return {"accuracy": up, "height of the simulation": most}
 
 
 def main() -> None:

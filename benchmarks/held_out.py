@@ -278,6 +278,7 @@ PIXELS = shares, "share of each pixel"
 COLUMN = columns_normal, "a normal a column"
 DEEP = {"batch_size": 128, "max_steps": 600, "tolerance": 0, "num_particles": 1, "learning_rate": 3e-3}
 LIKELIHOOD = {"batch_size": 128, "schedule": "warmup_cosine", "learning_rate": 2e-3, "max_steps": 400}
+SCORED = lvm.ImportanceWeighted_ELBO(8, gradient="score")
 SLEEP = lvm.ImportanceWeighted_ELBO(1, gradient="sleep")
 SLOW = {**LIKELIHOOD, "max_steps": 100}
 GREY = {"transform": dequantize(17)}
@@ -310,6 +311,7 @@ RECIPES: dict[str, Recipe] = {
     "discrete_vae": Recipe("zoo-deep", "test images", test_part, *PIXELS, fit=DEEP, draws=500),
     "helmholtz": Recipe("zoo-deep", "test images", test_part, *PIXELS, fit={**DEEP, "objective": SLEEP}, draws=500),
     "ladder_vae": Recipe("zoo-deep", "test images", test_part, *PIXELS, fit=DEEP, draws=500),
+    "quantized_vae": Recipe("zoo-deep", "test images", test_part, *PIXELS, fit={**DEEP, "objective": SCORED}, draws=500),
     "semi_supervised_vae": Recipe(
         "zoo-deep", "labels of test images", labels, classes, "share of each class", fit={**DEEP, "batch_plate": "unlabelled"},
         draws=500,
@@ -317,6 +319,7 @@ RECIPES: dict[str, Recipe] = {
     "topic_vae": Recipe("zoo-deep", "test documents", test_part, words, "share of each word", fit=DEEP, draws=500),
     "vae": Recipe("zoo-deep", "test images", test_part, *PIXELS, fit=DEEP, draws=500),
     "discrete_flow": Recipe("zoo-likelihood", "test images", test_rows, *PIXELS, fit=LIKELIHOOD, draws=1),
+    "world_model": Recipe("zoo-deep", "other sequences", test_part, columns_normal, "a normal a time", fit=DEEP, draws=200),
     "gated_pixel_cnn": Recipe("zoo-likelihood", "test images", test_rows, *PIXELS, fit=SLOW, draws=1),
     "glow": Recipe("zoo-likelihood", "test images", test_rows, *HISTOGRAM, fit={**SLOW, **GREY}, draws=20),
     "iaf": Recipe("zoo-likelihood", "test points", test_rows, one_normal, "one normal", fit=LIKELIHOOD, draws=1000),
