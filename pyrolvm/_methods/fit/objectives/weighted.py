@@ -72,8 +72,7 @@ class ImportanceWeighted_ELBO(PureELBO):
         Roeder, Wu, Duvenaud, Sticking the Landing, https://arxiv.org/abs/1703.09194
         Mnih and Rezende, Variational Inference for Monte Carlo Objectives, https://arxiv.org/abs/1602.06725
         Bornschein and Bengio, Reweighted Wake-Sleep, https://arxiv.org/abs/1406.2751
-        Hinton, Dayan, Frey, Neal, The Wake-Sleep Algorithm for Unsupervised Neural Networks, Science 268,
-            https://doi.org/10.1126/science.7761831
+        Hinton, Dayan, Frey, Neal, The Wake-Sleep Algorithm for Unsupervised Neural Networks, https://doi.org/10.1126/science.7761831
         Rainforth et al., Tighter Variational Bounds are Not Necessarily Better, https://arxiv.org/abs/1802.04537
     """
 
