@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py
     python benchmarks/growth.py --kind rows --size 10000 --size 100000
-    python benchmarks/growth.py --picture docs/figures/growth.svg
+    python benchmarks/growth.py --picture docs/images/growth.svg
 
 Each size is a process of its own, so that its memory is its own. Seconds are of processors, compilation included, on a machine that may
 do other work beside; what the smallest size takes is mostly compilation, so that the time for a group or row is that of what a size
