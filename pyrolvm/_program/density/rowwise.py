@@ -219,11 +219,14 @@ class Rowwise:
             given = self._given([column[starts[k] : starts[k] + self.chunk] for column in columns], rest)
             self.native(points, given, values[k], gradients[k])
 
-        if threads == 1 or len(starts) * len(points) < WORTH:
-            for k in range(len(starts)):
+        def all_of(thread: int, among: int) -> None:
+            for k in range(thread, len(starts), among):
                 some(k)
+
+        if threads == 1 or len(starts) * len(points) < WORTH:
+            all_of(0, 1)
         else:
-            list(pool.map(some, range(len(starts))))
+            list(pool.map(all_of, range(threads), [threads] * threads))
         return values.sum(axis=0), gradients.sum(axis=0)
 
     def _given(self, columns: list[NDArray[Any]], rest: float) -> list[NDArray[Any]]:
