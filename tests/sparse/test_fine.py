@@ -90,3 +90,14 @@ def test_an_ascent_that_got_stuck_is_no_mode() -> None:
 
     assert _uphill(density, np.array([-6.0]), np.array([0.0]))
     assert not _uphill(density, np.array([9.0]), np.array([0.0]))
+
+
+def test_a_density_without_a_finite_slope_to_start_from_is_an_error_in_words() -> None:
+    problem = models.normals().to(dtype=torch.float64)
+    with problem.session(seed=0):
+        joint = Joint(problem)
+        blocks = find_blocks(problem, lambda point: _parts(joint, point))
+        marginal = _layers(joint, Split.of(joint, blocks), blocks)
+        marginal.groups = lambda shared, weights: (np.zeros((len(shared), 1)), np.full(shared.shape, np.nan))  # type: ignore[method-assign]
+        with pytest.raises(lvm.FitError, match=r"finite at none of the places .* Fix: "):
+            find_gaussian(marginal, 0, np.zeros(1))

@@ -149,6 +149,12 @@ def find_gaussian(marginal: Shared, seed: int, start: Array | None = None) -> tu
         there = scaled.inverse(other)
         if start is not None or (np.isfinite(scaled.at(there)[0]) and not budget.spent()):
             paths.append(ascend(scaled, there))
+    paths = [path for path in paths if path.values]
+    if not paths:
+        raise FitError(
+            f"the density of {marginal.joint.problem.name} is finite at none of the places from which its shared unknowns were to "
+            "ascend. Fix: bound scales away from zero, or use lvm.nuts(problem)."
+        )
     best = max(paths, key=lambda path: path.top)
     end = best.points[int(np.argmax(best.values))]
     marginal.settle(scaled.plain(end))
