@@ -31,6 +31,9 @@ counts for more than four."""
 _SMALLEST_TAIL = 25
 """With fewer draws the largest fifth holds under five weights and no tail can be fitted."""
 
+_TIED = 1e-12
+"""Log weights nearer than this are ties: in the differences of the weights themselves nothing is left."""
+
 _UNDERFLOW = 700.0
 """exp(-700) is about 1e-304: weights this far below the largest vanish in double precision."""
 
@@ -195,7 +198,10 @@ def smooth(log_weight: Array) -> tuple[float, Array]:
         return 0.0, log_weight  # the largest weights are ties: bounded weights have no heavy tail
     if ordered[-max(tail * 3 // 4, 2)] < ordered[-1] - _UNDERFLOW:
         return math.inf, log_weight  # a few draws carry all the weight
-    if ordered[-tail - 1] == top[tail // 4]:  # rounding made ties at the threshold: undo it within the gaps
+    quartile = top[int(tail / 4 + 0.5) - 1]  # by whose excess over the threshold the fit of the tail divides
+    if (
+        quartile - ordered[-tail - 1] < _TIED
+    ):  # rounding or discrete latents made ties at the threshold: spread within the gaps
         gap = float(np.median(np.diff(distinct)))
         log_weight = log_weight + np.random.default_rng(0).uniform(-0.5, 0.5, size) * gap
     # The largest weight goes to zero first: the sum of weights is taken on that scale.
