@@ -61,6 +61,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "topic_vae": ("topic_vae", {}, {}),
     "topic_vae mixing=logistic_normal": ("topic_vae", {"mixing": "logistic_normal"}, {}),
     "topic_vae mixing=gamma": ("topic_vae", {"mixing": "gamma"}, {}),
+    "translation": ("translation", {}, {}),
     "world_model": ("world_model", {}, {"schedule": "warmup_cosine", "learning_rate": 5e-3}),
 }
 """Problem, its options, and those of the fit; an objective is made when it is needed."""
@@ -97,7 +98,7 @@ def measure(case: str, steps: int, draws: int, seed: int) -> Row:
             "step_ms": 1e3 * fit.seconds["run"] / steps,
         }
         row |= accuracy(fit) if name == "semi_supervised_vae" else judged(case, fit, name, options, draws, seed)
-        row |= steered(fit, seed) if name == "world_model" else {}
+        row |= translated(fit) if name == "translation" else steered(fit, seed) if name == "world_model" else {}
         row["status"] = "ok"
     except lvm.PyrolvmError as error:
         row["status"] = str(error)
@@ -132,6 +133,22 @@ def accuracy(fit: lvm.Fit) -> Row:
     images = datasets.digits()
     guess = semi_supervised_vae.classify(fit, images.test >= 8).argmax(-1)
     return {"accuracy": float((guess == images.test_labels).double().mean()), "verdict": fit.verdict.status}
+
+
+def translated(fit: lvm.Fit) -> Row:
+    """The share of translations of days not seen that are right, and how many of the five ways ten of a day are, on average."""
+    from pyrolvm_models import translation
+
+    sources = sorted({source for source, _ in translation.dates("test")})
+    found = translation.translate(fit, sources, 10)
+    right = [
+        [line for line in lines if line in translation.ways(int(day[:2]), int(day[2:]))]
+        for day, lines in zip(sources, found, strict=True)
+    ]
+    return {
+        "accuracy": sum(map(len, right)) / (10 * len(sources)),
+        "ways": sum(len(set(lines)) for lines in right) / len(sources),
+    }
 
 
 def steered(fit: lvm.Fit, seed: int) -> Row:

@@ -317,6 +317,7 @@ RECIPES: dict[str, Recipe] = {
         draws=500,
     ),
     "topic_vae": Recipe("zoo-deep", "test documents", test_part, words, "share of each word", fit=DEEP, draws=500),
+    "translation": Recipe("zoo-deep", "every 5th day", test_part, *LETTERS, fit=DEEP, draws=20),
     "vae": Recipe("zoo-deep", "test images", test_part, *PIXELS, fit=DEEP, draws=500),
     "discrete_flow": Recipe("zoo-likelihood", "test images", test_rows, *PIXELS, fit=LIKELIHOOD, draws=1),
     "world_model": Recipe("zoo-deep", "other sequences", test_part, columns_normal, "a normal a time", fit=DEEP, draws=200),
