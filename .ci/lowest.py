@@ -8,6 +8,8 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = ("kernels", "compress", "formula")
+"""The extras that are tried with it: those of engines, not of places to write to."""
 
 
 def lowest(lines: list[str]) -> list[str]:
@@ -27,4 +29,5 @@ def lowest(lines: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    sys.stdout.write("\n".join([*lowest(project["dependencies"]), "pytest", "pytest-xdist"]) + "\n")
+    wanted = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
+    sys.stdout.write("\n".join([*lowest(wanted), "pytest", "pytest-xdist"]) + "\n")
