@@ -13,6 +13,8 @@ of both, and ArviZ objects for all of them.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pyrolvm._base.importing import uncollected
+
 __version__ = "0.2.0"
 
 _HOME = {
@@ -171,11 +173,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"pyrolvm.{name}")
-    if name not in _HOME:
+    if name not in _HOME and name not in _MODULES:
         raise AttributeError(f"module 'pyrolvm' has no attribute {name!r}")
-    value = getattr(import_module(f"pyrolvm.{_HOME[name]}"), name)
+    with uncollected():
+        if name in _MODULES:
+            return import_module(f"pyrolvm.{name}")
+        value = getattr(import_module(f"pyrolvm.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pyrolvm._base.importing import uncollected
+
 __all__ = ["NORMAL95", "Array", "array_stats"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -17,4 +19,5 @@ NORMAL95 = 2.0
 
 def array_stats() -> Any:
     """Returns ArviZ's functions on plain arrays, the same in arviz-stats 0.8 (Python 3.11) and 1.x."""
-    return import_module("arviz_stats.base").array_stats
+    with uncollected():
+        return import_module("arviz_stats.base").array_stats

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pyrolvm._base.errors import CaptureError, PyrolvmWarning
 from pyrolvm._base.forks import jax_is_lost
+from pyrolvm._base.importing import uncollected
 from pyrolvm._capture.door import xla
 from pyrolvm._capture.graph import attempt
 from pyrolvm._capture.native.build import trial
@@ -61,7 +62,8 @@ def _compiled_by_xla() -> None:
 
 
 def _samples_by_nutpie() -> None:
-    cause = nutpie.fault()
+    with uncollected():  # ArviZ and pyplot come with it
+        cause = nutpie.fault()
     if cause is not None:
         raise CaptureError(cause)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import LayoutEngine
 
 from pyrolvm._base.numerics import Array, array_stats
 
@@ -27,6 +28,26 @@ _STYLES = ("-", (0, (5, 1.5)), "-", (0, (2, 1)), "-", (0, (5, 1, 1, 1)), "-", "-
 
 class Sheet(Figure):
     """A Figure without pyplot's global state, which notebooks can show by themselves."""
+
+    _laid_out = False
+
+    def get_layout_engine(self) -> LayoutEngine | None:
+        """What places the axes; nothing while a picture is written whose axes are in their places."""
+        return None if self._laid_out else super().get_layout_engine()
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """As a Figure's, with its axes placed first: matplotlib would draw all of it twice for that."""
+        engine = self.get_layout_engine()
+        if engine is None:
+            super().savefig(fname, **options)
+            return
+        engine.execute(self)
+        self._laid_out = True
+        try:
+            super().savefig(fname, **options)
+        finally:
+            self._laid_out = False
+            self.set_layout_engine(engine)
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()

@@ -11,6 +11,7 @@ import scipy  # its parts are imported when they are first used
 from torch import Tensor
 
 from pyrolvm._base import budget
+from pyrolvm._base.importing import uncollected
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import Points, Target, nowhere_finite
 from pyrolvm.family.student import Student, lower_root
@@ -136,7 +137,9 @@ def ascend(target: Slopes, start: Points, steps: int = 500) -> Path:
     descent(start)
     note(start)
     options = {"maxiter": steps, "maxcor": HISTORY, "gtol": 1e-7, "ftol": 1e-13}
-    scipy.optimize.minimize(descent, start, jac=True, method="L-BFGS-B", callback=note, options=options)
+    with uncollected():
+        minimize = scipy.optimize.minimize
+    minimize(descent, start, jac=True, method="L-BFGS-B", callback=note, options=options)
     return path
 
 

@@ -1,15 +1,22 @@
 """Plots and the HTML page: they draw, escape every name, and load nothing from elsewhere."""
 
+import io
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.lines import Line2D
 
 from pyrolvm._base.errors import ArgumentError, StoreError, UnknownNameError
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._check.compare import compare
 from pyrolvm._check.compare.plots import KINDS
+from pyrolvm._report.style import Sheet, sheet
 from pyrolvm._report.webpage import in_notebook
 
 EVIL = "<script>alert(1)"  # a DataTree allows no slash in a name
@@ -161,3 +168,35 @@ def test_what_a_notebook_shows_is_read_on_white_and_on_black() -> None:
         contrasts = 1.05 / (light(colour) + 0.05), (light(colour) + 0.05) / (light("#111111") + 0.05)
         assert min(contrasts) >= 3.3, colour
     assert "color:#333" not in Verdict.of([])._repr_html_()
+
+
+def test_a_figure_is_drawn_once_as_matplotlib_would_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[object] = []
+    whole = Line2D.draw
+    monkeypatch.setattr(Line2D, "draw", lambda self, renderer: (drawn.append(self), whole(self, renderer))[1])
+
+    def made() -> tuple[Sheet, list[Line2D]]:
+        figure = sheet(5.0, 3.0)
+        axes = figure.subplots(1, 2)
+        lines = [one.plot(np.arange(5) * 1e4)[0] for one in axes]
+        axes[0].set_ylabel("a long\nlabel")
+        return figure, lines
+
+    def pixels(save: Callable[..., object]) -> np.ndarray[Any, Any]:
+        buffer = io.BytesIO()
+        save(buffer, format="png")
+        buffer.seek(0)
+        return np.asarray(imread(buffer))
+
+    (ours, lines), (theirs, _) = made(), made()
+    engine = ours.get_layout_engine()
+    first = pixels(ours.savefig)
+    assert [drawn.count(line) for line in lines] == [1, 1]
+    np.testing.assert_array_equal(first, pixels(lambda *a, **k: Figure.savefig(theirs, *a, **k)))
+    assert ours.get_layout_engine() is engine
+    ours.set_size_inches(9.0, 3.0)
+    before = ours.axes[0].get_position().x0
+    ours.savefig(io.BytesIO())
+    assert ours.axes[0].get_position().x0 < before  # placed anew
+    ours.set_layout_engine("none")
+    ours.savefig(io.BytesIO())
