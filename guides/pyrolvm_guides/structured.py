@@ -33,6 +33,9 @@ MOST_COUPLED = 100
 MOST_TRIANGULAR = 500
 """Up to so many unknowns in a row they have a full covariance."""
 
+AT_ONCE = 20_000_000
+"""Numbers of draws that are gathered at a time."""
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -107,22 +110,40 @@ class _Structured(PyroModule):
         self.modes = found[0]
         mean, covariance = (torch.as_tensor(one).to(self.layout.start) for one in found[1:])
         for group in self.groups:
-            own = group.places()
-            outer = group.outer if group.coupled else ()
-            above = [one.places().expand(*group.batch, -1) for one in outer]
-            both = torch.cat([*above, own], dim=-1)
-            lower, failed = torch.linalg.cholesky_ex(covariance[both[..., :, None], both[..., None, :]])
-            if failed.any():
-                continue
-            before = both.shape[-1] - group.width
-            within = lower[..., before:, before:]
-            scale = within.diagonal(dim1=-2, dim2=-1)
-            self._copy(group, "loc", mean[own])
-            self._copy(group, "scale", scale.log(), suffix="_unconstrained")
-            if group.triangular:
-                self._copy(group, "tril", within / scale[..., None])
-            if group.coupled:
-                self._copy(group, "shift", lower[..., before:, :before] / scale[..., None])
+            both = self._with_outer(group)
+            self._condition(group, mean[group.places()], covariance[both[..., :, None], both[..., None, :]])
+
+    def take_draws(self, draws: Tensor) -> None:
+        """Becomes the Gaussian of this form with the moments of draws of the unconstrained vector, shape ``(D, n)``."""
+        mean = draws.mean(0)
+        away = draws - mean
+        for group in self.groups:
+            both = self._with_outer(group)
+            rows = both.reshape(-1, both.shape[-1])
+            parts = rows.split(max(1, AT_ONCE // (len(draws) * rows.shape[1])))
+            covariance = torch.cat([_covariance(away[:, part]) for part in parts])
+            self._condition(group, mean[group.places()], covariance.reshape(*both.shape, both.shape[-1]))
+
+    def _with_outer(self, group: _Group) -> Tensor:
+        """Where the unknowns are that a row depends on, and its own, shape ``(*batch, coupled + width)``."""
+        own = group.places()
+        outer = group.outer if group.coupled else ()
+        return torch.cat([*(one.places().expand(*group.batch, -1) for one in outer), own], dim=-1)
+
+    def _condition(self, group: _Group, mean: Tensor, covariance: Tensor) -> None:
+        """Sets a group to the law of its rows given those around, of which these are the moments."""
+        lower, failed = torch.linalg.cholesky_ex(covariance)
+        if failed.any():
+            return
+        before = covariance.shape[-1] - group.width
+        within = lower[..., before:, before:]
+        scale = within.diagonal(dim1=-2, dim2=-1)
+        self._copy(group, "loc", mean)
+        self._copy(group, "scale", scale.log(), suffix="_unconstrained")
+        if group.triangular:
+            self._copy(group, "tril", within / scale[..., None])
+        if group.coupled:
+            self._copy(group, "shift", lower[..., before:, :before] / scale[..., None])
 
     @torch.no_grad()
     def _copy(self, group: _Group, name: str, value: Tensor, suffix: str = "") -> None:
@@ -215,6 +236,11 @@ class _Rows(dist.TorchDistribution):
         """The log density, shape ``(...)`` for values of shape ``(..., d)``."""
         squares = self.noise(value) ** 2 + log(2 * pi)
         return -(0.5 * squares + self.scale.log()).sum(-1)
+
+
+def _covariance(away: Tensor) -> Tensor:
+    """The covariance in each row of what draws are away from their mean, shape ``(R, k, k)`` of ``(D, R, k)``."""
+    return torch.einsum("dri,drj->rij", away, away) / (len(away) - 1)
 
 
 def _joined(noises: Sequence[Tensor]) -> Tensor:

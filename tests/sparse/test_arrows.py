@@ -10,7 +10,7 @@ import sparse_models as models
 import torch
 
 import pyrolvm as lvm
-from pyrolvm._methods.sparse import inference
+from pyrolvm._methods.sparse import ways
 from pyrolvm._methods.sparse.fields.arrow import Arrow
 from pyrolvm._methods.sparse.fields.coupled import Coupled
 from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
@@ -68,7 +68,7 @@ def test_second_differences_of_parts_are_those_of_gradients(make) -> None:
     problem = make().to(dtype=torch.float64)
     with problem.session(seed=0):
         joint = Joint(problem)
-        blocks = inference.find_blocks(problem, lambda point: inference._parts(joint, point))
+        blocks = ways.find_blocks(problem, lambda point: ways.parts_at(joint, point))
         found = Coupled.around(joint, blocks, 0)
         assert found is not None
         assert found.pairs is not None
@@ -133,7 +133,7 @@ def field_of_questions() -> tuple[lvm.Problem, Joint, Coupled]:
     problem = models.questions(persons=500).to(dtype=torch.float64)
     with problem.session(seed=0):
         joint = Joint(problem)
-        blocks = inference.find_blocks(problem, lambda point: inference._parts(joint, point))
+        blocks = ways.find_blocks(problem, lambda point: ways.parts_at(joint, point))
         found = Coupled.around(joint, blocks, 0)
     assert found is not None
     return problem, joint, found
@@ -158,15 +158,17 @@ def test_a_field_is_centred_where_gradients_at_draws_have_no_mean() -> None:
         marginal.settle(place)
         assert coupled.tilt.any()
         assert spread() < 0.3 * before
-        near = np.array([[-1.2], [-1.2 + 1e-3], [-1.2 - 1e-3]])
+        near = np.array(
+            [[-1.2], [-1.2 + 1e-2], [-1.2 - 1e-2]]
+        )  # far enough that where Newton's method ends does not matter
         values, slopes = marginal(near)
-        assert slopes[0, 0] == pytest.approx((values[1] - values[2]) / 2e-3, abs=0.02)
+        assert slopes[0, 0] == pytest.approx((values[1] - values[2]) / 2e-2, abs=0.05)
 
 
 def test_a_field_that_takes_longer_than_chains_is_refused_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "DEAR", 0.0)
-    monkeypatch.setattr(inference, "as_chains", lambda weighted: 0.0)
-    monkeypatch.setattr(inference, "MOST_ALIKE", 50)
-    monkeypatch.setattr(inference, "MOST_ALONE", 60)
+    monkeypatch.setattr(ways, "DEAR", 0.0)
+    monkeypatch.setattr(ways, "as_chains", lambda weighted: 0.0)
+    monkeypatch.setattr(ways, "MOST_ALIKE", 50)
+    monkeypatch.setattr(ways, "MOST_ALONE", 60)
     with pytest.raises(lvm.FitError, match=r"coupled unknowns takes about .* to come\. Fix: use lvm\.nuts"):
         lvm.sparse(models.questions(persons=70, items=31), seed=0, progress=False)

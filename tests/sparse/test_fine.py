@@ -13,10 +13,10 @@ import torch
 import pyrolvm as lvm
 from pyrolvm._methods.sparse.blocks import find_blocks
 from pyrolvm._methods.sparse.fine import OFF, find_finely
-from pyrolvm._methods.sparse.inference import _layers, _parts
 from pyrolvm._methods.sparse.pool import HEAVY_VARIANCE, weigh_shared
 from pyrolvm._methods.sparse.search import _uphill, find_gaussian, slopes_off
 from pyrolvm._methods.sparse.split import Split
+from pyrolvm._methods.sparse.ways import layers, parts_at
 from pyrolvm._program.density import Joint
 from pyrolvm.family.student import Student
 
@@ -25,8 +25,8 @@ def test_rules_are_taken_whose_gradients_are_those_of_their_sums() -> None:
     problem = models.answers_in_families(places=40).to(dtype=torch.float64)
     with problem.session(seed=0):
         joint = Joint(problem)
-        blocks = find_blocks(problem, lambda point: _parts(joint, point))
-        marginal = _layers(joint, Split.of(joint, blocks), blocks)
+        blocks = find_blocks(problem, lambda point: parts_at(joint, point))
+        marginal = layers(joint, Split.of(joint, blocks), blocks)
         assert len(marginal.layers) == 2
         coarse, _ = find_gaussian(marginal, 0)
         assert slopes_off(marginal, coarse) > OFF
@@ -96,8 +96,8 @@ def test_a_density_without_a_finite_slope_to_start_from_is_an_error_in_words() -
     problem = models.normals().to(dtype=torch.float64)
     with problem.session(seed=0):
         joint = Joint(problem)
-        blocks = find_blocks(problem, lambda point: _parts(joint, point))
-        marginal = _layers(joint, Split.of(joint, blocks), blocks)
+        blocks = find_blocks(problem, lambda point: parts_at(joint, point))
+        marginal = layers(joint, Split.of(joint, blocks), blocks)
         marginal.groups = lambda shared, weights: (np.zeros((len(shared), 1)), np.full(shared.shape, np.nan))  # type: ignore[method-assign]
         with pytest.raises(lvm.FitError, match=r"finite at none of the places .* Fix: "):
             find_gaussian(marginal, 0, np.zeros(1))

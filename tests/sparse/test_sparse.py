@@ -17,6 +17,7 @@ import torch
 import pyrolvm as lvm
 from pyrolvm._base import budget
 from pyrolvm._methods.sparse.cost import Cost
+from pyrolvm._methods.sparse.drawing import _Sums
 
 TOLD: list[str] = []
 """What progress said of the posterior of counts."""
@@ -172,3 +173,40 @@ def test_infer_looks_for_blocks_first_where_unknowns_are_many() -> None:
 def test_simulations_rank_their_truths_uniformly() -> None:
     found = lvm.calibrate(models.counts(groups=20), "sparse", simulations=200, seed=0, progress=False)
     assert found.verdict.status == "trusted"
+
+
+def test_a_model_whose_unknowns_share_nothing_is_integrated_block_by_block() -> None:
+    y = torch.linspace(-2.0, 3.0, 80, dtype=torch.float64).reshape(40, 2)
+
+    def model(y: torch.Tensor) -> None:
+        with pyro.plate("groups", 40, dim=-2):
+            level = pyro.sample("level", dist.Normal(0.0, 2.0))
+            with pyro.plate("two", 2, dim=-1):
+                pyro.sample("y", dist.StudentT(4.0, level, 0.7), obs=y)
+
+    found = lvm.sparse(lvm.Problem(model, y), seed=0, progress=False)
+    assert found.verdict.status == "trusted"
+    grid = np.linspace(-12, 12, 4001)
+    log_p = scipy.stats.norm(0, 2).logpdf(grid) + scipy.stats.t(4, grid[None, None], 0.7).logpdf(
+        y.numpy()[..., None]
+    ).sum(1)
+    assert abs(found.evidence.value - (scipy.special.logsumexp(log_p, axis=1) + np.log(grid[1] - grid[0])).sum()) < 0.02
+    mass = np.exp(log_p - scipy.special.logsumexp(log_p, axis=1, keepdims=True))
+    mean = mass @ grid
+    sd = np.sqrt((mass * (grid - mean[:, None]) ** 2).sum(1))
+    drawn = found.data["posterior"]["level"].values.reshape(-1, 40)
+    assert np.all(np.abs(drawn.mean(0) - mean) < 0.12 * sd)
+    assert np.all(np.abs(drawn.std(0) / sd - 1) < 0.1)
+
+
+def test_sums_of_weights_in_pieces_are_those_of_all() -> None:
+    log_weight = 30 * np.random.default_rng(0).normal(size=(40, 7))
+    log_weight[:20, 3], log_weight[5, 2], log_weight[:, 6] = -np.inf, -np.inf, -np.inf
+    sums = _Sums(np.full(7, -np.inf), np.zeros(7), np.zeros(7), 0)
+    for part in np.split(log_weight, 4):
+        sums = sums.with_more(part)
+    with np.errstate(invalid="ignore"):
+        scaled = np.exp(log_weight[:, :6] - log_weight[:, :6].max(axis=0))
+    wanted = scaled.sum(axis=0) ** 2 / ((scaled**2).sum(axis=0) * 40)
+    np.testing.assert_allclose(sums.share[:6], wanted, rtol=1e-12)
+    assert sums.share[6] == 0.0

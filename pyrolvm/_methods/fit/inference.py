@@ -138,7 +138,8 @@ def fit(
         num_particles: draws a step; by default 16 where they run at once, 1 where they do not.
         batch_size: rows of the data a step takes; the density is scaled to the whole. ``None`` for all. Where up to 100 unknowns are
             shared by all rows and none scales another, as in a regression, and no option but draws and seed is given, no steps are
-            taken: a few passes over all rows give the posterior, as :func:`pyrolvm.sparse` says, with draws chosen by weights.
+            taken: a few passes over all rows give the posterior, as :func:`pyrolvm.sparse` says, with draws chosen by weights. Where
+            groups have unknowns of their own and share up to 60 others, they are integrated out likewise.
         batch_plate: which plate's rows, where several could be meant.
         transform: changes data in every step before guide and model see them, such as noise drawn anew: called with the model's
             arguments, those of the batch, it returns the new values of some of them by name. The result, and held-out data, are
@@ -227,9 +228,11 @@ def fit(
     def work(run: runs.Run | None, share: Team | None = None) -> Fit:
         shows = progress if share is None or share.leads else False
         if free:
-            from pyrolvm._methods.fit import over_rows  # most fits do without what it imports
+            from pyrolvm._methods.fit import without_steps  # most fits do without what it imports
 
-            found = over_rows.over_rows(problem, over_rows.Asked(batch_size, batch_plate, draws, seed, shows, share))
+            found = without_steps.found(
+                problem, without_steps.Asked(batch_size, batch_plate, draws, seed, shows, share)
+            )
             if found is not None:
                 return found
         keeper = None if run is None and share is None else Keeper(run, share)

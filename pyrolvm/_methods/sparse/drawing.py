@@ -30,8 +30,8 @@ TAILS = 8.0
 SPREADS = 0.1, 10.0
 """How much narrower or wider than its curvature says a block's law is taken to be."""
 
-JUDGED = 200
-"""Blocks whose weights' tails are looked at: those whose draws are the least effective."""
+JUDGED, WATCHED = 200, 2_000
+"""Blocks whose weights' tails are looked at: those whose draws are the least effective, of so many that were it at a trial."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,25 @@ def draw_blocks(marginal: Marginal, shared: Array, known: Local | None, *, seed:
     Returns:
         The draws of the blocks, then of those inside them, and so on.
     """
-    blocks = marginal.shape[0]
+    blocks, none = marginal.shape[0], np.zeros(0, dtype=np.int64)
     random = np.random.default_rng([seed, 73, marginal.size])
     if not blocks:
         empty = np.zeros(0)
-        return [BlockDraws(np.zeros((len(shared), 0, 0)), empty, empty, np.zeros(0, dtype=np.int64), 1)]
+        return [BlockDraws(np.zeros((len(shared), 0, 0)), empty, empty, none, 1)]
     trial = np.linspace(0, len(shared) - 1, min(TRIED, len(shared))).astype(int)
     found = _candidates(
-        marginal, shared[trial], None if known is None else known.of(trial), math.inf, random, keep=False
+        marginal, shared[trial], None if known is None else known.of(trial), math.inf, random, None, none
     )
+    values = np.empty((len(shared), *marginal.shape))
     if found.share.min() > NEARLY:
-        values = [_gaussian(marginal, *part, random) for part in _pieces(marginal, shared, known)]
-        found = replace(found, values=np.concatenate(values), candidates=1)
+        start = 0
+        for part in _pieces(marginal, shared, known):
+            values[start : start + len(part[0])] = _gaussian(marginal, *part, random)
+            start += len(part[0])
+        found = replace(found, values=values, candidates=1)
     else:
-        found = _candidates(marginal, shared, known, TAILS, random, keep=True)
+        watched = np.sort(np.argsort(found.share, kind="stable")[:WATCHED])
+        found = _candidates(marginal, shared, known, TAILS, random, values, watched)
     if not isinstance(marginal.layer, Nest):
         return [found]
     inside = marginal.layer.assembled(shared, found.values)
@@ -134,33 +139,87 @@ def _with_moments(marginal: Marginal, shared: Array, known: Local | None) -> tup
 
 
 def _candidates(
-    marginal: Marginal, shared: Array, known: Local | None, freedom: float, random: np.random.Generator, *, keep: bool
+    marginal: Marginal,
+    shared: Array,
+    known: Local | None,
+    freedom: float,
+    random: np.random.Generator,
+    values: Array | None,
+    watched: NDArray[np.int64],
 ) -> BlockDraws:
-    """Draws of each block by proposals of its mode and curvature, their weights, and one of them by its weight."""
-    blocks, width = marginal.shape
-    kept: list[Array] = []
-    logs: list[Array] = []
+    """Draws of each block by proposals of its mode and curvature, their weights, and one of them by its weight.
+
+    Args:
+        marginal: the density.
+        shared: shape ``(D, K)``.
+        known: the blocks given each, where they are known.
+        freedom: degrees of freedom of the proposals.
+        random: where noise comes from.
+        values: where draws are put, shape ``(D, C, W)``; ``None`` where weights alone are wanted.
+        watched: the blocks whose weights are kept, for their tails: those of a million blocks fill no memory otherwise than as sums.
+    """
+    blocks = marginal.shape[0]
+    sums, kept, start = _Sums(np.full(blocks, -np.inf), np.zeros(blocks), np.zeros(blocks), 0), list[Array](), 0
     for part, given in _pieces(marginal, shared, known):
         local, log_block = _refined(marginal, part, given)
-        drawn = np.empty((CANDIDATES, *local.mode.shape))
+        drawn = None if values is None else np.empty((CANDIDATES, *local.mode.shape))
         weight = np.empty((CANDIDATES, *log_block.shape))
         for k in range(CANDIDATES):
-            drawn[k], weight[k] = _weighed(marginal, part, local, log_block, freedom, random)
+            one, weight[k] = _weighed(marginal, part, local, log_block, freedom, random)
+            if drawn is not None:
+                drawn[k] = one
         weight = np.where(np.isfinite(weight), weight, -np.inf)
-        logs.append(weight)
-        if keep:
+        sums = sums.with_more(weight.reshape(-1, blocks))
+        kept.append(weight.reshape(-1, blocks)[:, watched])
+        if values is not None and drawn is not None:
             gumbel = random.gumbel(size=weight.shape)
             best = np.argmax(weight + gumbel, axis=0)
-            kept.append(np.take_along_axis(drawn, best[None, ..., None], axis=0)[0])
-    together = np.concatenate(logs, axis=1).reshape(-1, blocks)
-    top = together.max(axis=0)
-    scaled = np.exp(together - top)
-    share = scaled.sum(axis=0) ** 2 / np.maximum((scaled**2).sum(axis=0) * len(together), 1e-300)
-    worst = np.argsort(share, kind="stable")[:JUDGED]
-    worst = worst[share[worst] < NEARLY]  # the tail of others has no weight
+            values[start : start + len(part)] = np.take_along_axis(drawn, best[None, ..., None], axis=0)[0]
+        start += len(part)
+    share = sums.share
+    worst = np.argsort(share[watched], kind="stable")[:JUDGED]
+    worst = worst[share[watched[worst]] < NEARLY]  # the tail of others has no weight
+    together = np.concatenate(kept)
     khats = np.array([_khat(together[:, block]) for block in worst])
-    values = np.concatenate(kept) if keep else np.zeros((0, blocks, width))
-    return BlockDraws(values, share, khats, worst.astype(np.int64), CANDIDATES)
+    return BlockDraws(
+        np.zeros((0, *marginal.shape)) if values is None else values, share, khats, watched[worst], CANDIDATES
+    )
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums of weights and of their squares by block, in units of the largest so far.
+
+    Attributes:
+        top: the logarithm of the largest, shape ``(C,)``.
+        weights: shape ``(C,)``.
+        squares: shape ``(C,)``.
+        count: of how many weights.
+    """
+
+    top: Array
+    weights: Array
+    squares: Array
+    count: int
+
+    def with_more(self, log_weight: Array) -> _Sums:
+        """With the weights of more draws, shape ``(S, C)``."""
+        top = np.maximum(self.top, log_weight.max(axis=0))
+        unit = np.where(np.isfinite(top), top, 0.0)
+        before = np.exp(self.top - unit)
+        scaled = np.exp(log_weight - unit)
+        return _Sums(
+            top,
+            self.weights * before + scaled.sum(axis=0),
+            self.squares * before**2 + (scaled**2).sum(axis=0),
+            self.count + len(log_weight),
+        )
+
+    @property
+    def share(self) -> Array:
+        """How much of each block's draws is effective."""
+        found: Array = self.weights**2 / np.maximum(self.squares * self.count, 1e-300)
+        return found
 
 
 def _khat(log_weight: Array) -> float:

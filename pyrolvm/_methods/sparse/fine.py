@@ -96,6 +96,10 @@ def find_finely(marginal: Marginal, seed: int) -> tuple[Student, int]:
     Raises:
         FitError: if there is no curvature where ascents end.
     """
+    if not marginal.size:  # all are in blocks: there is nothing to find, and one integral of each to take
+        for layer in marginal.layers:
+            layer.rule = (layer.rule, *layer.finer)[-1]
+        return Student.one(np.zeros(0), np.zeros((0, 0))), 1
     gaussian, modes = find_gaussian(marginal, seed)
     refined = False
     while marginal.shape[0] and _refined(marginal, gaussian):
@@ -144,6 +148,10 @@ def weigh_finely(
         enough: effective draws at which no more are taken.
         quantities: what shared unknowns are as the program has them, whose variances are looked at as well.
     """
+    if not marginal.size:
+        value = float(marginal.values(np.zeros((1, 0)))[0])
+        pool = weigh_shared(lambda points: (np.full(len(points), value), None), start, seed=seed, enough=enough)
+        return Found(pool, marginal.rule, 0.0)
     inside = _refine_inside(marginal, start.sample(COMPARED, seed))
     levels = rules(marginal.shape[1])
     needed = _compared(marginal, levels, start.sample(COMPARED, seed))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,29 +18,14 @@ from pyrolvm import _runs as runs
 from pyrolvm._base.errors import FitError, ProblemError, checked_seed, positive_int
 from pyrolvm._base.explain import at_the_door
 from pyrolvm._base.habits import verb
-from pyrolvm._base.passing import passed_over
 from pyrolvm._base.progress import Progress, Show
-from pyrolvm._base.quadrature import Rule, rules
-from pyrolvm._base.verdict import Verdict
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
-from pyrolvm._methods.sparse.blocks import Blocks, find_blocks, moved_elsewhere
-from pyrolvm._methods.sparse.cost import TRIED, as_chains, cost_of_blocks, cost_of_field, cost_of_rows
-from pyrolvm._methods.sparse.drawing import BlockDraws, draw_blocks
-from pyrolvm._methods.sparse.fields.annealing import Annealing
-from pyrolvm._methods.sparse.fields.coupled import Coupled
-from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
-from pyrolvm._methods.sparse.fields.pattern import met_elsewhere
-from pyrolvm._methods.sparse.fields.weighing import weigh_field
-from pyrolvm._methods.sparse.fine import find_finely, weigh_finely
-from pyrolvm._methods.sparse.groups import integration, of_blocks, of_field, of_rows, proposal_stats
-from pyrolvm._methods.sparse.judge import judge, judge_field, judge_rows
-from pyrolvm._methods.sparse.marginal import DONE_INSIDE, NUMBERS, Marginal, Nest
-from pyrolvm._methods.sparse.pool import ENOUGH, Pool
+from pyrolvm._methods.sparse.groups import integration, proposal_stats
+from pyrolvm._methods.sparse.pool import ENOUGH
 from pyrolvm._methods.sparse.result import INTEGRATION, Sparse
-from pyrolvm._methods.sparse.rows import KNOWN, groups_by_rows, shared_by_rows, weigh_rows
-from pyrolvm._methods.sparse.search import find_gaussian
-from pyrolvm._methods.sparse.split import Split
+from pyrolvm._methods.sparse.rows import groups_by_rows, shared_by_rows
+from pyrolvm._methods.sparse.ways import MOST_EFFECTIVE, Asked, blocks_of, draw, draw_over_rows
 from pyrolvm._methods.table import result_type
 from pyrolvm._program.density import Joint, constrained, map_draws
 from pyrolvm._program.density.rowwise import Rowwise
@@ -51,30 +35,16 @@ from pyrolvm._program.steady import check_steady_model
 from pyrolvm._results import Posterior, store
 from pyrolvm._results.afresh import check_afresh
 from pyrolvm._results.build import chains_tree, default_draws
-from pyrolvm.family.importance import resample
-from pyrolvm.family.student import Student
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
-__all__ = ["sparse"]
+__all__ = ["Wanted", "integrated", "sparse"]
 
 Array = NDArray[np.float64]
 
 FEWEST_DRAWS, ROWS = 400, 200_000_000
 """Draws that are kept at least, and rows of all draws together."""
-
-MOST_SHARED, MOST_ALONE, MOST_ALIKE = 500, 100, 60
-"""Up to so many shared unknowns are weighed together; where there are no blocks; and where they need not be."""
-
-FEWER = 0.5
-"""The share of the unknowns that blocks leave shared, of which so many may be where the others are coupled to neighbours."""
-
-MOST_EFFECTIVE = 4_000
-"""Effective draws that are waited for at most, however many are to be kept."""
-
-DEAR = 60.0
-"""Seconds that blocks and their core together may take at least, where others may do; and else as many as chains of NUTS would."""
 
 MANY_ROWS = 20_000
 """Rows from which on a density is taken by some of them, where they share all unknowns."""
@@ -159,7 +129,7 @@ def sparse(
 
     def work(run: runs.Run | None) -> Sparse:
         with threadpool_limits(1, user_api="blas"):
-            return _run(problem, draws, held, seed, progress)
+            return integrated(problem, Wanted(draws, seed, progress), held)
 
     return cast(
         "Sparse", store.keep(asked, sparse, given, work, problem, kind="Sparse", kinds=result_type, params=held)
@@ -184,63 +154,69 @@ def _check(problem: Problem, held: Mapping[str, Tensor]) -> None:
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """What either way ends with.
+class Wanted:
+    """What is asked for.
 
     Attributes:
-        pool: the weighed draws of the shared unknowns.
-        which: those that were kept, shape ``(D,)``.
-        flat: all unknowns of each, shape ``(D, n)``.
-        log_p: their log densities, log Jacobians included.
-        verdict: on what was drawn, besides that of the weights.
-        integration: what was integrated, and how.
-        set_up: when the density was compiled.
-        engine: what runs it.
-        reason: why not a faster engine.
-        evaluations: how many densities it took.
-        known: nats by which log densities are off.
+        draws: how many to keep; ``None`` for as many as there is room for.
+        seed: the seed.
+        progress: how it is shown.
+        name: what is shown of it.
+        blocks: whether it must be blocks that few unknowns share.
+        attrs: what groups say besides.
     """
 
-    pool: Pool
-    which: NDArray[np.int64]
-    flat: Array
-    log_p: Array
-    verdict: Verdict
-    integration: xr.Dataset
-    set_up: float
-    engine: str
-    reason: str
-    evaluations: int
-    known: float = 0.0
+    draws: int | None
+    seed: int
+    progress: Show
+    name: str = "sparse"
+    blocks: bool = False
+    attrs: Mapping[str, object] = field(default_factory=dict)
 
 
-def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int, progress: Show) -> Sparse:
-    began = time.perf_counter()
+def integrated(problem: Problem, wanted: Wanted, held: dict[str, Tensor]) -> Sparse:
+    """The posterior, of a problem that has been looked at.
+
+    Args:
+        problem: in double precision, on the CPU.
+        wanted: what is asked for.
+        held: values of parameters.
+
+    Raises:
+        FitError: if it has no blocks, where they are asked for; or too many shared unknowns.
+    """
+    began, draws, seed = time.perf_counter(), wanted.draws, wanted.seed
     check_steady_model(problem)
-    with problem.session(seed=seed, params=held), Progress(f"sparse on {problem.name}", 4, progress) as bar:
+    with (
+        problem.session(seed=seed, params=held),
+        Progress(f"{wanted.name} on {problem.name}", 4, wanted.progress) as bar,
+    ):
         joint = Joint(problem)
         count = draws or _affordable(problem)
         enough = max(ENOUGH, float(min(count, MOST_EFFECTIVE)))
-        rows = _shared_by_many(problem)
+        rows = None if wanted.blocks else _shared_by_many(problem)
         if rows is None:
-            blocks = find_blocks(problem, lambda point: _parts(joint, point), seed=seed)
-            found = _drawn(_Asked(joint, blocks, count, enough, seed, bar))
+            asked = Asked(joint, blocks_of(joint, seed), count, enough, seed, bar)
+            if wanted.blocks and not asked.plain:
+                raise FitError(f"{problem.name} has no blocks that few unknowns share. Fix: use lvm.nuts(problem).")
+            found = draw(asked)
         else:
-            found = _over_rows(rows, count, enough, seed, bar)
+            found = draw_over_rows(rows, count, enough, seed, bar)
         arrived = time.perf_counter()
-        reals, which = torch.as_tensor(found.flat).to(problem.dtype), found.which
+        order = np.random.default_rng([seed, 74]).permutation(len(found.which))
+        reals, which = torch.as_tensor(found.flat[order]).to(problem.dtype), found.which[order]
+        found = replace(found, flat=np.zeros((0, 0)))  # of a million unknowns it is as long as all that follows
         with torch.no_grad():
             values = constrained(joint, reals)
             jacobians = map_draws(lambda one: {"log": joint.log_jacobian(one["u"])}, {"u": reals})["log"]
-        lp = found.log_p - jacobians.double().numpy()
+        lp = found.log_p[order] - jacobians.double().numpy()
+        del reals
         attrs = {
             "inference_method": "sparse", "engine": found.engine, "seed": seed, "evaluations": found.evaluations,
-            "sampling_time": arrived - began,
+            "sampling_time": arrived - began, **wanted.attrs,
         }  # fmt: skip
-        order = np.random.default_rng([seed, 74]).permutation(len(which))
-        values = {name: value[order] for name, value in values.items()}
         with groups_by_rows(0 if rows is None else rows.rows.size):
-            tree = chains_tree(problem, values, 1, {"point": which[order][None]}, attrs, lp=lp[order][None])
+            tree = chains_tree(problem, values, 1, {"point": which[None]}, attrs, lp=lp[None])
         tree["proposal_stats"] = proposal_stats(found.pool)
         tree[INTEGRATION] = integration(found.integration, found.pool, found.evaluations)
         bar.update(4, lambda: "done")
@@ -253,259 +229,13 @@ def _run(problem: Problem, draws: int | None, held: dict[str, Tensor], seed: int
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What is drawn from, and how.
-
-    Attributes:
-        joint: the density.
-        blocks: its unknowns in blocks.
-        count: how many draws are kept.
-        enough: effective ones at which no more are taken.
-        seed: makes it repeatable.
-        bar: shows what is done.
-    """
-
-    joint: Joint
-    blocks: Blocks
-    count: int
-    enough: float
-    seed: int
-    bar: Progress
-
-    @property
-    def shared(self) -> int:
-        """How many unknowns no block has."""
-        return len(self.blocks.layers[-1].shared)
-
-
-def _drawn(asked: _Asked) -> _Drawn:
-    """Draws by what the unknowns are: coupled to neighbours, in blocks and a core that they meet, or in blocks alone."""
-    coupled = _neighbours(asked)
-    if coupled is not None:
-        return _in_a_field(asked, coupled)
-    if asked.blocks.count and asked.shared > MOST_ALIKE:
-        found = _with_core(asked)
-        if found is not None and found.verdict.trusted and found.pool.figures.reliable:
-            return found
-    _check_shared(asked.joint.problem, asked.blocks)
-    return _in_blocks(asked)
-
-
-def _neighbours(asked: _Asked) -> Coupled | None:
-    """The density with unknowns that are coupled to neighbours, where blocks leave many shared and these meet few others."""
-    if asked.shared <= MOST_ALONE:
-        return None
-    coupled = Coupled.of(asked.joint, asked.seed)
-    return (
-        coupled
-        if coupled is not None and len(coupled.pattern.shared) <= min(FEWER * asked.shared, MOST_ALONE)
-        else None
-    )
-
-
-def _with_core(asked: _Asked) -> _Drawn | None:
-    """Draws where blocks meet a core of others, all of them integrated out together; ``None`` where that is not to be had."""
-    try:
-        coupled = Coupled.around(asked.joint, asked.blocks, asked.seed)
-        return None if coupled is None or coupled.pairs is None else _in_a_field(asked, coupled, DEAR)
-    except FitError:
-        if asked.shared > MOST_ALONE:
-            raise
-        passed_over("blocks and a core as one field: blocks alone may do")
-        return None
-
-
 def _shared_by_many(problem: Problem) -> Rowwise | None:
     """The density as a sum over rows, where they are many and share all unknowns."""
     plate = plate_of_rows(problem)
     return None if plate is None or plate.size < MANY_ROWS else shared_by_rows(problem, plate)
 
 
-def _over_rows(rows: Rowwise, count: int, enough: float, seed: int, bar: Progress) -> _Drawn:
-    """Draws where all unknowns are shared by many rows."""
-    total, set_up = rows.rows.size, time.perf_counter()
-    bar.update(1, lambda: f"{rows.size:,} unknowns that {total:,} rows share; {cost_of_rows(rows, count)}")
-    drawn = weigh_rows(rows, seed=seed, enough=enough, many=MOST_EFFECTIVE)
-    pool = drawn.pool
-    bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
-    which = np.sort(resample(pool.weights, count, seed))
-    return _Drawn(
-        pool, which, pool.points[which], pool.base[which], judge_rows(drawn, total), of_rows(drawn, rows), set_up, "c", "",
-        drawn.evaluations, KNOWN * drawn.left + float(torch.finfo(rows.joint.problem.dtype).eps) * total,
-    )  # fmt: skip
-
-
-def _in_blocks(asked: _Asked) -> _Drawn:
-    """Draws where unknowns fall into blocks, or are few."""
-    joint, blocks, seed, bar = asked.joint, asked.blocks, asked.seed, asked.bar
-    bar.update(1, lambda: f"{blocks.count:,} blocks, {asked.shared:,} shared unknowns")
-    split = Split.of(joint, blocks)
-    marginal = _layers(joint, split, blocks)
-    set_up = time.perf_counter()
-    gaussian, modes = find_finely(marginal, seed)
-    cost = cost_of_blocks(marginal, split.weighted, gaussian.sample(TRIED, seed), asked.enough, asked.count)
-    bar.update(2, lambda: f"Gaussian found; {cost}")
-    found = weigh_finely(
-        marginal, gaussian, seed=seed, enough=cost.affordable(asked.enough), quantities=_as_programmed(marginal)
-    )
-    pool = found.pool
-    bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
-    which = np.sort(resample(pool.weights, asked.count, seed))  # so that those of one point are side by side
-    shared = pool.points[which]
-    drawn = draw_blocks(marginal, shared, None if pool.local is None else pool.local.of(which), seed=seed)
-    flat = _assembled(marginal, shared, drawn)
-    meets = moved_elsewhere(blocks, lambda point: split.at(point[None]).totals[0], flat[0], seed)
-    verdict = judge(blocks.layers, drawn[::-1], found, meets, modes)
-    return _Drawn(
-        pool,
-        which,
-        flat,
-        _log_densities(split, flat),
-        verdict,
-        of_blocks(found, drawn[-1], blocks),
-        set_up,
-        split.weighted.engine,
-        split.weighted.reason,
-        split.weighted.evaluations,
-    )
-
-
-def _in_a_field(asked: _Asked, coupled: Coupled, dear: float = math.inf) -> _Drawn:
-    """Draws where unknowns are coupled, unless that takes more than so many seconds, and than chains would."""
-    joint, seed, bar, pattern = asked.joint, asked.seed, asked.bar, coupled.pattern
-    bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
-    marginal = FieldMarginal(joint, coupled)
-    set_up = time.perf_counter()
-    gaussian, modes = _gaussianof_field(marginal, seed)
-
-    def afford(annealing: Annealing) -> float:
-        cost = cost_of_field(annealing, asked.enough, asked.count)
-        bar.update(2, lambda: f"Gaussian found; {annealing.steps} steps to the law, {cost}")
-        if cost.seconds > max(dear, as_chains(coupled.weighted)):
-            raise FitError(f"weighing {pattern.count:,} coupled unknowns takes {cost}. Fix: use lvm.nuts(problem).")
-        return cost.affordable(asked.enough)
-
-    drawn = weigh_field(marginal, gaussian, seed=seed, afford=afford)
-    pool = drawn.pool
-    bar.update(3, lambda: f"{pool.figures.ess:.0f} of {len(pool.points):,} effective")
-    which = np.sort(resample(pool.weights, asked.count, seed))
-    points = pattern.assembled(pool.points[which], drawn.local[which])
-    log_p = coupled.at(points)[0].sum(axis=1)
-    sites = coupled.sites(joint.problem)
-    meets = met_elsewhere(pattern, lambda some: coupled.at(some)[1], points[0], seed)
-    inside = marginal.modes(pool.points[np.argmax(pool.weights)], seed)
-    verdict = judge_field(drawn, sites, meets, max(modes, inside))
-    return _Drawn(
-        pool,
-        which,
-        coupled.unknowns(points),
-        log_p,
-        verdict,
-        of_field(drawn, coupled, sites),
-        set_up,
-        coupled.weighted.engine,
-        coupled.weighted.reason,
-        coupled.weighted.evaluations,
-    )
-
-
-def _gaussianof_field(marginal: FieldMarginal, seed: int) -> tuple[Student, int]:
-    try:
-        if marginal.size:
-            return find_gaussian(marginal, seed)
-        marginal.settle(np.zeros(0))
-        if marginal.given(np.zeros((1, 0))).fine[0]:
-            return Student.one(np.zeros(0), np.zeros((0, 0))), 1
-        raise FitError("ascents did not end.")
-    except FitError as error:
-        values = marginal.coupled.at(np.zeros((1, marginal.coupled.pattern.size)))[0]
-        if not np.isfinite(values).all():
-            raise
-        raise FitError(
-            f"the {marginal.coupled.pattern.count:,} coupled unknowns of {marginal.joint.problem.name} have no mode given the "
-            "others where it was sought: their density may grow without bound, or have many modes. Fix: use lvm.nuts(problem)."
-        ) from error
-
-
-def _as_programmed(marginal: Marginal) -> Callable[[Array], Array]:
-    """Shared unknowns as the program has them, shape ``(S, k)``, at points ``(S, K)``."""
-    joint, size = marginal.joint, marginal.joint.problem.unconstrained_size
-    shared = marginal.layer.blocks.shared
-    ends = np.cumsum([0, *joint.sizes])
-    sites = [
-        site.name
-        for site, start, stop in zip(joint.problem.continuous, ends[:-1], ends[1:], strict=True)
-        if np.isin(np.arange(start, stop), shared).all()
-    ]
-
-    def values(points: Array) -> Array:
-        step = max(1, NUMBERS // size)
-        found = []
-        with torch.no_grad():
-            for start in range(0, len(points), step):
-                some = constrained(joint, marginal.tensor(points[start : start + step]))
-                found.append(
-                    np.concatenate([some[name].double().reshape(len(some[name]), -1).numpy() for name in sites], axis=1)
-                )
-        return np.concatenate(found)
-
-    return values
-
-
-def _parts(joint: Joint, point: Array) -> dict[str, Array]:
-    with torch.no_grad():
-        parts = joint.elements(torch.as_tensor(point).to(joint.problem.dtype))
-        return {name: part.double().numpy() for name, part in parts.items()}
-
-
-def _check_shared(problem: Problem, blocks: Blocks) -> None:
-    shared, most = len(blocks.layers[-1].shared), MOST_SHARED if blocks.count else MOST_ALONE
-    if shared <= most:
-        return
-    what = (
-        f"{shared:,} of {blocks.size:,} unknowns of {problem.name} are neither in blocks that are independent given the rest "
-        "nor coupled to few neighbours alone"
-    )
-    raise FitError(
-        f'{what}: at most {most} may be. Fix: use lvm.nuts(problem), or a guide such as lvm.fit(problem, "low_rank").'
-    )
-
-
 def _affordable(problem: Problem) -> int:
     """How many draws are kept by default: as many as fit into memory, fewer where each takes the densities of many rows."""
     rows = max((site.numel for site in problem.observed), default=1)
     return min(DRAWS, default_draws(problem), max(FEWEST_DRAWS, ROWS // rows))
-
-
-def _log_densities(split: Split, flat: Array) -> Array:
-    """Log densities of all unknowns, log Jacobians included, shape ``(D,)``."""
-    count = max(1, NUMBERS // split.numbers)
-    pieces = [flat[start : start + count] for start in range(0, len(flat), count)]
-    return np.concatenate([split.at(piece).totals.sum(axis=1) for piece in pieces])
-
-
-def _layers(joint: Joint, split: Split, blocks: Blocks) -> Marginal:
-    """The density of what all blocks share, those of each layer integrated out."""
-    marginal = Marginal(joint, split, _first(blocks))
-    shared = blocks.shared
-    for around in blocks.layers[1:]:
-        marginal.done = DONE_INSIDE
-        marginal = Marginal(joint, Nest.of(marginal, shared, around), _first(around))
-        shared = around.shared
-    return marginal
-
-
-def _first(blocks: Blocks) -> Rule:
-    """The rule by which ascents integrate blocks: the first that has a gradient of its own."""
-    levels = rules(blocks.width if blocks.count else 0)
-    return levels[min(1, len(levels) - 1)]
-
-
-def _assembled(marginal: Marginal, shared: Array, drawn: list[BlockDraws]) -> Array:
-    """Vectors of all unknowns, shape ``(D, n)``."""
-    layer = marginal.layer
-    for blocks in drawn:
-        shared = layer.assembled(shared, blocks.values)
-        layer = layer.inner.layer if isinstance(layer, Nest) else layer
-    return shared

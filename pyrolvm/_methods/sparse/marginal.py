@@ -17,6 +17,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
@@ -31,9 +32,9 @@ from pyrolvm._base import budget
 from pyrolvm._base.quadrature import Rule, rules
 from pyrolvm._methods.sparse.blocks import Blocks
 from pyrolvm._methods.sparse.split import Shares
-from pyrolvm._program.density import Joint
+from pyrolvm._program.density import Joint, constrained_some
 
-__all__ = ["Layer", "Local", "Marginal", "Nest"]
+__all__ = ["Layer", "Local", "Marginal", "Nest", "as_programmed"]
 
 Array = NDArray[np.float64]
 
@@ -431,3 +432,27 @@ def _summed(log_block: Array, parent: NDArray[np.int64], rest: int) -> Array:
     blocks = len(parent)
     belongs = scipy.sparse.csr_array((np.ones(blocks), (parent, np.arange(blocks))), shape=(rest, blocks))
     return np.asarray((belongs @ log_block.T).T)
+
+
+def as_programmed(marginal: Marginal) -> Callable[[Array], Array]:
+    """Shared unknowns as the program has them, shape ``(S, k)``, at points ``(S, K)``: of sites that no block has a part of."""
+    joint, shared = marginal.joint, marginal.layer.blocks.shared
+    still = joint.split(marginal.tensor(np.zeros(marginal.size)))
+    shapes = {name: tuple(value.shape) for name, value in still.items()}
+    places: dict[str, NDArray[np.int64]] = {}
+    for (name, value), stop in zip(still.items(), np.cumsum(joint.sizes), strict=True):
+        mine = np.arange(stop - value.numel(), stop)
+        if value.numel() and np.isin(mine, shared).all():
+            places[name] = np.searchsorted(shared, mine)
+    still = {name: value for name, value in still.items() if name not in places}
+
+    def values(points: Array) -> Array:
+        if not places:
+            return np.zeros((len(points), 0))
+        flat = torch.as_tensor(points).to(joint.problem.dtype)
+        parts = {name: flat[:, place].reshape(-1, *shapes[name]) for name, place in places.items()}
+        with torch.no_grad():
+            found = constrained_some(joint, parts, still)
+        return np.concatenate([found[name].double().reshape(len(flat), -1).numpy() for name in places], axis=1)
+
+    return values

@@ -2,7 +2,7 @@
 
 from pyrolvm._program.density.by_level import Levels, Normal
 from pyrolvm._program.density.by_row import modes
-from pyrolvm._program.density.coordinates import constrained, flattened, unconstrained
+from pyrolvm._program.density.coordinates import constrained, constrained_some, flattened, unconstrained
 from pyrolvm._program.density.joint import Joint, decentred
 from pyrolvm._program.density.marginals import marginals
 from pyrolvm._program.density.precision import rounding, with_digits
@@ -18,6 +18,7 @@ __all__ = [
     "Levels",
     "Normal",
     "constrained",
+    "constrained_some",
     "decentred",
     "endless",
     "flattened",

@@ -14,7 +14,7 @@ from pyrolvm._program.density.vectorize import Evaluator, Tree, close
 from pyrolvm._program.density.watch import Evaluation, note
 from pyrolvm._program.starting import support_of
 
-__all__ = ["constrained", "flattened", "unconstrained"]
+__all__ = ["constrained", "constrained_some", "flattened", "unconstrained"]
 
 _PROBES = 6
 """Points of the prior's coordinates at which supports are compared."""
@@ -38,6 +38,28 @@ def constrained(joint: Joint, flat: Tensor) -> Tree:
             note(Evaluation("constrain", "supports", len(flat), 0, 0.0, many.reason))
             return found
     return many({"u": flat})
+
+
+def constrained_some(joint: Joint, parts: Mapping[str, Tensor], still: Mapping[str, Tensor]) -> Tree:
+    """The draws of some sites, by name; must be called inside a session. What is held is computed once, however long it is.
+
+    Args:
+        joint: the density, whose coordinates they are.
+        parts: the coordinates of these sites, each of shape ``(n, *unconstrained_shape)``.
+        still: those of all other sites, of one draw, which supports may depend on.
+    """
+
+    def one(draw: Tree) -> Tree:
+        found = joint.constrain_parts({**still, **draw})
+        return {name: found[name] for name in parts}
+
+    many = Evaluator(one, dict(parts), what="constrain")
+    transforms = _transforms(joint) if many.way in ("loop", "paths") else None
+    if transforms is not None:
+        found = {name: transforms[name](part) for name, part in parts.items()}
+        if _as_single(found, lambda i: one({n: v[i] for n, v in parts.items()}), len(next(iter(parts.values())))):
+            return found
+    return many(dict(parts))
 
 
 def unconstrained(joint: Joint, draws: Mapping[str, Tensor]) -> Tree:

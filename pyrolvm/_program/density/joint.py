@@ -254,7 +254,11 @@ class Joint:
 
     def constrain(self, flat: Tensor) -> dict[str, Tensor]:
         """The draw that an unconstrained vector stands for; the model runs up to its last continuous latent."""
-        trace = self._prior(FromReal(self.split(flat), self.centring))
+        return self.constrain_parts(self.split(flat))
+
+    def constrain_parts(self, parts: Draw) -> dict[str, Tensor]:
+        """The same of a vector's parts, by site."""
+        trace = self._prior(FromReal(parts, self.centring))
         return {site.name: trace.nodes[site.name]["value"] for site in self.problem.continuous}
 
     def log_jacobian(self, flat: Tensor) -> Tensor:
