@@ -28,6 +28,7 @@ import ica as separation
 import iwae as bounds
 import likelihood as likelihoods
 import load as loads
+import many_chains as crowds
 import objectives as gradients
 import peer_programs as peers
 import samplers as chains
@@ -49,6 +50,7 @@ PAGES = (
     "evidence.md",
     "gaps.md",
     "how-vi-fails.md",
+    "kernels.md",
     "objectives.md",
     "sweep.md",
     "vi-or-mcmc.md",
@@ -210,6 +212,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "svi_speed": svi,
     "nuts_speed": nuts,
     "peer_programs": peer_programs,
+    "many_chains": by_row(crowds.COLUMNS),
     "samplers": samplers,
     "vae_speed": vae,
     "zoo": by_row(models_of_the_zoo.COLUMNS),
