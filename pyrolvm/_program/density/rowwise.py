@@ -41,6 +41,9 @@ CHUNK = 4096
 TOGETHER = 32
 """Chunks that are read before they are run, and whose sums are added before they are added to the others'."""
 
+AT_ONCE = 8
+"""Times as many that threads share before they wait for each other, where rows are in memory."""
+
 NUMBERS = 8_000_000
 """Numbers of sums that are held at a time."""
 
@@ -189,13 +192,18 @@ class Rowwise:
         points = points if self.team is None else self.team.led(torch.as_tensor(points)).numpy()
         sums = _Sums(len(points), self.size, self.team)
         count, threads = 0, self.threads or available()
+        room = NUMBERS // max(1, TOGETHER * len(points) * (self.size + 1))
+        wide = max(1, min(AT_ONCE, room)) if isinstance(self.rows, Held) else 1
+        held: list[_Block] = []
         with ThreadPoolExecutor(threads, thread_name_prefix="rows") as pool:
-            for block in self.rows.blocks(TOGETHER * self.chunk):
+            for k, columns in enumerate(self.rows.blocks(TOGETHER * self.chunk)):
                 budget.check(2.0)
-                if sums.mine:
-                    sums.put(*self._block(points, block, first=not count, pool=pool, threads=threads))
-                sums.next()
-                count += len(block[0])
+                held.append(_Block.of(columns, points, self.chunk, first=not k, mine=sums.has(k)))
+                count += len(columns[0])
+                if len(held) == wide:
+                    self._run(points, held, sums, pool, threads)
+                    held = []
+            self._run(points, held, sums, pool, threads)
         values, gradients = sums.all()
         if count != self.rows.size:
             raise DataError(
@@ -206,28 +214,24 @@ class Rowwise:
         self.passes += 1
         return values, gradients
 
-    def _block(
-        self, points: Array, block: tuple[Tensor, ...], *, first: bool, pool: ThreadPoolExecutor, threads: int
-    ) -> tuple[Array, Array]:
-        """The sums over the rows of a block, whose chunks threads share."""
-        columns = [column.detach().cpu().numpy() for column in block]
-        starts = range(0, len(columns[0]), self.chunk)
-        values, gradients = np.empty((len(starts), len(points))), np.empty((len(starts), *points.shape))
+    def _run(self, points: Array, blocks: list[_Block], sums: _Sums, pool: ThreadPoolExecutor, threads: int) -> None:
+        """Adds the sums over blocks, whose chunks threads take in turn: which has which does not matter."""
+        chunks = [(block, k) for block in blocks if block.mine for k in range(len(block.starts))]
+        left = iter(chunks)
 
-        def some(k: int) -> None:
-            rest = 1.0 if first and k == 0 else 0.0
-            given = self._given([column[starts[k] : starts[k] + self.chunk] for column in columns], rest)
-            self.native(points, given, values[k], gradients[k])
+        def work(_: int) -> None:
+            for block, k in left:
+                given = self._given(block.chunk(k, self.chunk), 1.0 if block.first and not k else 0.0)
+                self.native(points, given, block.values[k], block.gradients[k])
 
-        def all_of(thread: int, among: int) -> None:
-            for k in range(thread, len(starts), among):
-                some(k)
-
-        if threads == 1 or len(starts) * len(points) < WORTH:
-            all_of(0, 1)
+        if threads == 1 or len(chunks) * len(points) < WORTH:
+            work(0)
         else:
-            list(pool.map(all_of, range(threads), [threads] * threads))
-        return values.sum(axis=0), gradients.sum(axis=0)
+            list(pool.map(work, range(threads)))
+        for block in blocks:
+            if block.mine:
+                sums.put(block.values.sum(axis=0), block.gradients.sum(axis=0))
+            sums.next()
 
     def _given(self, columns: list[NDArray[Any]], rest: float) -> list[NDArray[Any]]:
         """Weights and columns as C takes them: as they are where they are so, else in this thread's own memory."""
@@ -300,6 +304,39 @@ class Rowwise:
         raise CaptureError(f"the density of {problem.name} is not finite near the origin.")
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Rows that are read together, and what is found of their chunks.
+
+    Attributes:
+        columns: the rows; none where they are another process's.
+        starts: where chunks start.
+        first: whether these are the first rows, which everything else is counted with.
+        mine: whether they are this process's.
+        values: of each chunk at each point.
+        gradients: the same.
+    """
+
+    columns: list[NDArray[Any]]
+    starts: range
+    first: bool
+    mine: bool
+    values: Array
+    gradients: Array
+
+    @classmethod
+    def of(cls, columns: tuple[Tensor, ...], points: Array, chunk: int, *, first: bool, mine: bool) -> _Block:
+        """With room for what will be found."""
+        starts = range(0, len(columns[0]) if mine else 0, chunk)
+        given = [column.detach().cpu().numpy() for column in columns] if mine else []
+        count = len(starts), len(points)
+        return cls(given, starts, first, mine, np.empty(count), np.empty((*count, points.shape[1])))
+
+    def chunk(self, k: int, rows: int) -> list[NDArray[Any]]:
+        """The columns of a chunk."""
+        return [column[self.starts[k] : self.starts[k] + rows] for column in self.columns]
+
+
 class _Sums:
     """The sums of blocks, added in their order, whichever process has them.
 
@@ -316,10 +353,9 @@ class _Sums:
         self._rounds = 1 if team is None else max(1, NUMBERS // (self._width * self._total.size))
         self._held = np.zeros((self._rounds, *self._total.shape))
 
-    @property
-    def mine(self) -> bool:
-        """Whether the block at hand is this process's."""
-        return self._team is None or self._block % self._width == self._team.rank
+    def has(self, block: int) -> bool:
+        """Whether a block, by number, is this process's."""
+        return self._team is None or block % self._width == self._team.rank
 
     def put(self, values: Array, gradients: Array) -> None:
         """Takes the sums over it."""
