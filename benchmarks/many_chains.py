@@ -23,7 +23,8 @@ CHAINS = (16, 64, 256, 512, 1_024, 2_048, 4_096)
 METHODS = ("chees", "mams")
 COLUMNS = {
     "problem": "problem", "method": "kernel", "chains": "chains", "status": "verdict", "ess": "least effective",
-    "run_cpu": "run, CPU s", "compile": "compile, s", "ess_per_cpu": "effective a CPU s", "off": "worst mean off, sd", "sd_off": "worst sd off",
+    "run_cpu": "run, CPU s", "compile": "compile, s", "ess_per_cpu": "effective a CPU s", "off": "worst mean off, sd",
+    "sd_off": "worst sd off",
 }  # fmt: skip
 
 Moments = dict[str, tuple[np.ndarray, np.ndarray]]

@@ -203,9 +203,10 @@ def by_numpyro(name: str, problem: lvm.Problem, shared: list[str], seed: int) ->
             kernel, num_warmup=draws, num_samples=draws, num_chains=count, chain_method="sequential", progress_bar=False
         )
         chains.run(jax.random.PRNGKey(seed))
+        every = {key: np.asarray(value) for key, value in chains.get_samples(group_by_chain=True).items()}
         drawn = {
-            key: np.asarray(value) for key, value in chains.get_samples(group_by_chain=True).items() if key in shared
-        }
+            key: value for key, value in every.items() if key in shared
+        } or every  # where all unknowns are in plates
     summary = numpyro.diagnostics.summary(drawn)
     worst = {key: np.concatenate([np.ravel(one[key]) for one in summary.values()]) for key in ("n_eff", "r_hat")}
     row |= {
