@@ -131,10 +131,10 @@ class Verdict:
     def _repr_html_(self) -> str:
         reasons = "".join(
             f'<li style="list-style:none"><b style="{_SIGNED};color:{_SHADE[reason.status]}">{_MARK[reason.status]}</b>'
-            f"{escape(reason.text)}</li>"
+            f"{ticked(reason.text)}</li>"
             for reason in self.reasons
         )
-        steps = "".join(f"<li>{escape(step)}</li>" for step in self.next_steps)
+        steps = "".join(f"<li>{ticked(step)}</li>" for step in self.next_steps)
         todo = (
             f"<p style='margin:.4em 0 0'><b>What to do next</b></p><ul style='margin:.2em 0'>{steps}</ul>"
             if steps
@@ -149,6 +149,14 @@ class Verdict:
             "reasons": [reason.as_dict() for reason in self.reasons],
             "next_steps": list(self.next_steps),
         }
+
+
+def ticked(text: str) -> str:
+    """Returns text as HTML, what stands between backticks as code."""
+    parts = escape(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
 
 
 def badge(status: Status) -> str:

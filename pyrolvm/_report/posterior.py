@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pyrolvm._base.errors import unknown_name
 from pyrolvm._base.numerics import Array
@@ -79,6 +80,7 @@ def _shape(axes: Axes, flat: Array, discrete: bool, colour: str) -> None:
     if discrete and high - low < 40:
         values = np.arange(math.floor(low), math.ceil(high) + 1)
         axes.bar(values, [float((flat == value).mean()) for value in values], width=0.8, color=colour)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         return
     if high == low:
         axes.vlines([low], 0.0, 1.0, color=colour)

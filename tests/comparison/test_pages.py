@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,6 +15,10 @@ import torch
 from matplotlib.figure import Figure
 
 import pyrolvm as lvm
+from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._check.discrepancy.plots import _shapes
+from pyrolvm._check.discrepancy.statistics import Sample
+from pyrolvm._check.pages.others import _densities
 from pyrolvm._program.origin import origin_of
 from pyrolvm._report.origin import Origin, asked_by, read
 from pyrolvm._report.vector import drawing
@@ -152,3 +157,37 @@ def test_a_figure_is_small_and_says_what_it_shows() -> None:
     assert len(text) < 40_000 and text.count("h0") == 2000 and "var(--area)" in text and "var(--ink)" in text
     numbers = re.search(r'd="M[^"]*L([^"]*)z"', text)
     assert numbers is not None and len(numbers.group(1).split()) < 400  # of 1,600
+
+
+def test_predictions_that_are_counts_are_bars_whatever_they_are_stored_as(tmp_path: Path) -> None:
+    def coin(y=None):
+        p = pyro.sample("p", dist.Beta(2.0, 2.0))
+        with pyro.plate("row", 3):
+            pyro.sample("y", dist.Bernoulli(p), obs=y)
+
+    posterior = lvm.exact(lvm.Problem(coin, torch.tensor([0.0, 1.0, 1.0])), seed=0)
+    (_, figure), *_ = _densities(lvm.predict(posterior).predictions.to_dataset())
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    assert len(heights) == 2 and sum(heights) == pytest.approx(1.0)
+
+
+def test_a_picture_of_the_data_is_not_as_wide_as_the_prior() -> None:
+    rng = np.random.default_rng(0)
+    seen, made = rng.normal(size=50), rng.standard_cauchy((30, 50)) * 1e4
+    axes = Figure().subplots()
+    _shapes(axes, Sample("y", seen, made, None, np.arange(50)))
+    low, high = axes.get_xlim()
+    assert -30 < low < seen.min() and seen.max() < high < 30
+    assert axes.get_ylim()[1] < 3.0
+
+
+def test_what_stands_between_backticks_is_code() -> None:
+    verdict = Verdict(
+        "doubtful", (Reason("doubtful", "The sd of `a<b` is small.", {}),), ("Look at `x`.", "one ` alone")
+    )
+    text = verdict._repr_html_()
+    assert (
+        "The sd of <code>a&lt;b</code> is small." in text
+        and "Look at <code>x</code>." in text
+        and "one ` alone" in text
+    )

@@ -103,7 +103,7 @@ def histogram(calibration: Ranks, quantities: Iterable[str] | None = None, limit
 
     figure, cells = _cells(calibration, quantities, limit, draw, "density")
     cells[0].set_ylim(bottom=0)
-    _legend(figure, "95% of exact methods, each part by itself")
+    _legend(figure, "95% of exact methods, by part")
     return figure
 
 

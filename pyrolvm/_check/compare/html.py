@@ -8,7 +8,7 @@ from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from pyrolvm._base.verdict import badge
+from pyrolvm._base.verdict import badge, ticked
 from pyrolvm._check.compare.compared import Compared
 from pyrolvm._check.compare.table import COLUMNS
 from pyrolvm._report.origin import read
@@ -78,22 +78,14 @@ def _advice(comparison: Compared) -> str:
     loud = [line for line in comparison.advice if line.startswith("WARNING")]
     rest = [line for line in comparison.advice if not line.startswith("WARNING")]
     warning = "".join(f"<div class=warn>{escape(line)}</div>" for line in loud)
-    return f"{warning}<ul class=advice>{''.join(f'<li>{_ticks(line)}</li>' for line in rest)}</ul>"
-
-
-def _ticks(text: str) -> str:
-    """Escapes text and sets what stands between backticks as code."""
-    parts = escape(text).split("`")
-    if len(parts) % 2 == 0:
-        return escape(text)
-    return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))
+    return f"{warning}<ul class=advice>{''.join(f'<li>{ticked(line)}</li>' for line in rest)}</ul>"
 
 
 def _card(comparison: Compared, name: str) -> str:
     verdict = comparison.diagnoses[name].verdict
     role = " <span class=small>reference</span>" if name == comparison.reference else ""
-    reasons = "".join(f"<li>{_mark(reason.status)} {_ticks(reason.text)}</li>" for reason in verdict.reasons)
-    steps = "".join(f"<li>{_ticks(step)}</li>" for step in verdict.next_steps)
+    reasons = "".join(f"<li>{_mark(reason.status)} {ticked(reason.text)}</li>" for reason in verdict.reasons)
+    steps = "".join(f"<li>{ticked(step)}</li>" for step in verdict.next_steps)
     todo = f"<p style='margin:.3em 0'><b>What to do next</b></p><ul>{steps}</ul>" if steps else ""
     return f"<div class=card><h3>{escape(name)}</h3>{badge(verdict.status)}{role}<ul>{reasons}</ul>{todo}</div>"
 
@@ -226,7 +218,7 @@ def _has(comparison: Compared, kind: str) -> bool:
 def _notes(comparison: Compared) -> str:
     if not comparison.notes:
         return ""
-    items = "".join(f"<li>{_ticks(note)}</li>" for note in comparison.notes)
+    items = "".join(f"<li>{ticked(note)}</li>" for note in comparison.notes)
     return f"<p class=small><b>Left out or paired with care</b></p><ul class=small>{items}</ul>"
 
 

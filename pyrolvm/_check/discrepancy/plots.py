@@ -27,6 +27,8 @@ FEW = 30
 """Rows below which the share of values up to each one is drawn in place of a density."""
 LINES = 30
 """Replicated data sets that one picture shows."""
+ROOM, HIGHEST = 3.0, 4.0
+"""Ranges of the data that a picture shows on each side of them, and heights of their density: priors may make data far beyond both."""
 
 CAPTIONS = {
     "statistics": "Each feature of the data (dot) among those of replicated data sets: their mean and central 90%, in their sds.",
@@ -106,7 +108,8 @@ def _shapes(axes: Axes, sample: Sample) -> None:
     finite = made[np.isfinite(made)]
     whole = bool(np.all(seen == np.floor(seen))) and bool(np.all(finite == np.floor(finite)))
     low, high = np.quantile(finite, [0.005, 0.995]) if finite.size else (0.0, 1.0)
-    low, high = min(low, seen.min()), max(high, seen.max())
+    room = ROOM * float(np.ptp(seen)) or math.inf
+    low, high = min(max(low, seen.min() - room), seen.min()), max(min(high, seen.max() + room), seen.max())
     if whole and high - low < 60:
         values = np.arange(math.floor(low), math.ceil(high) + 1)
         shares = np.array([[(one == value).mean() for value in values] for one in made])
@@ -126,7 +129,10 @@ def _shapes(axes: Axes, sample: Sample) -> None:
         axes.plot(
             *density(one[np.isfinite(one)], low - margin, high + margin), color=PALETTE[5], linewidth=0.6, alpha=0.5
         )
-    axes.plot(*density(seen, low - margin, high + margin), color=INK, linewidth=1.8)
+    grid, height = density(seen, low - margin, high + margin)
+    axes.plot(grid, height, color=INK, linewidth=1.8)
+    if height.any():
+        axes.set_ylim(0, min(axes.get_ylim()[1], HIGHEST * float(height.max())))
 
 
 KINDS: dict[str, Callable[[Checked], Figure]] = {"statistics": _statistics, "data": _data}

@@ -71,7 +71,8 @@ def _lead(evaluation: Evaluated) -> str:
 
 def _figures(evaluation: Evaluated) -> str:
     head = "".join(
-        f"<th>{name}</th>" for name in ("", "mean", "&plusmn; sampling", "&plusmn; rows", "training rows", "unit")
+        f"<th{' class=text' if name == 'unit' else ''}>{name}</th>"
+        for name in ("", "mean", "&plusmn; sampling", "&plusmn; rows", "training rows", "unit")
     )
     body = []
     for name, row in evaluation.table.iterrows():

@@ -218,6 +218,9 @@ def _densities(data: xr.Dataset) -> list[tuple[str, Figure]]:
         flat = flat.reshape(*flat.shape[:2], -1)
         for i in range(min(flat.shape[2], MOST)):
             label = f"{name}[{i}]" if flat.shape[2] > 1 else str(name)
-            shown = {label: (flat[:, :, i].astype(float), values.dtype.kind in "biu")}
+            drawn = flat[:, :, i].astype(float)
+            shown = {
+                label: (drawn, bool(np.all(np.mod(drawn[np.isfinite(drawn)], 1) == 0)))
+            }  # counts are floats to torch
             found.append((f"Density of {label}", draw_draws("marginals", shown, 0.9, None)))
     return found
