@@ -110,3 +110,76 @@ def test_a_guide_that_draws_gammas_steps_in_c(alpha: float) -> None:
     assert abs(draws.mean() - exact.mean()) < 0.1 * exact.std()
     assert draws.std() == pytest.approx(exact.std(), rel=0.1)
     assert fit.verdict.status == "trusted"
+
+
+def _chi2() -> Any:
+    return dist.Chi2(pyro.param("df", torch.tensor(14.0), constraint=dist.constraints.positive))
+
+
+def _inverse_gamma() -> Any:
+    shape = pyro.param("shape", torch.tensor(9.0), constraint=dist.constraints.positive)
+    return dist.InverseGamma(shape, pyro.param("rate", torch.tensor(2.0), constraint=dist.constraints.positive))
+
+
+def _student() -> Any:
+    df = pyro.param("df", torch.tensor(12.0), constraint=dist.constraints.greater_than(2.0))
+    scale = pyro.param("scale", torch.tensor(2.0), constraint=dist.constraints.positive)
+    return dist.StudentT(df, pyro.param("loc", torch.tensor(0.0)), scale)
+
+
+@pytest.mark.parametrize(
+    ("target", "family", "exact"),
+    [
+        pytest.param(dist.Chi2(6.0), _chi2, stats.chi2(6), id="chi2"),
+        pytest.param(dist.InverseGamma(6.0, 4.0), _inverse_gamma, stats.invgamma(6, scale=4), id="inverse-gamma"),
+        pytest.param(dist.StudentT(6.0, 1.5, 0.7), _student, stats.t(6, 1.5, 0.7), id="student"),
+    ],
+)
+def test_guides_of_what_is_made_of_gammas_step_in_c(target: Any, family: Any, exact: Any) -> None:
+    """A posterior of the family itself, found from far off."""
+
+    def model(y: Tensor) -> None:
+        pyro.sample("x", target)
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    def guide(y: Tensor) -> None:
+        pyro.sample("x", family())
+
+    fit = lvm.fit(lvm.Problem(model, torch.tensor(0.3)), guide, seed=0, draws=4000, progress=False)
+    assert fit.engine == "c"
+    draws = fit.data.posterior["x"].to_numpy().ravel()
+    for share in (0.05, 0.25, 0.5, 0.75, 0.95):
+        assert abs((draws < exact.ppf(share)).mean() - share) < 0.05, share
+    assert fit.verdict.status == "trusted"
+
+
+@pytest.mark.parametrize("name", ["chi2", "inverse-gamma", "student"])
+def test_what_is_made_of_gammas_moves_as_torch_moves_it(name: str) -> None:
+    """Draws of the captured function and their slopes, beside the distribution's own of the same gamma draws."""
+    kinds: dict[str, Any] = {
+        "chi2": lambda p: dist.Chi2(p[0]),
+        "inverse-gamma": lambda p: dist.InverseGamma(p[0], p[1]),
+        "student": lambda p: dist.StudentT(p[0], p[1], p[1]),
+    }
+    point = torch.tensor([5.0, 1.3], dtype=torch.float64)
+
+    def program(p: Tensor) -> Tensor:
+        with pyro.validation_enabled(False):
+            return kinds[name](p).expand([4]).rsample()
+
+    captured = with_gammas(with_noise(attempt(program, point)))
+    generator = torch.Generator().manual_seed(3)
+    make: Any = {"dtype": torch.float64, "generator": generator}
+    noise = [(torch.randn if one.kind == "normal" else torch.rand)(one.shape, **make) for one in captured.noise]
+    normals = [one for one, told in zip(noise, captured.noise, strict=True) if told.shape == (4,)]
+    proposals, uniforms = (one for one, told in zip(noise, captured.noise, strict=True) if told.shape != (4,))
+
+    def by_hand(p: Tensor) -> Tensor:
+        if name == "inverse-gamma":
+            return p[1] / gamma_draw(p[0].expand(4), proposals, uniforms)
+        chi2 = 2 * gamma_draw((0.5 * p[0]).expand(4), proposals, uniforms)
+        return chi2 if name == "chi2" else p[1] + p[1] * normals[0] * (p[0] / chi2).sqrt()
+
+    found, expected = (torch.func.jacrev(f)(point) for f in (lambda p: captured(p, noise=noise), by_hand))
+    torch.testing.assert_close(captured(point, noise=noise), by_hand(point))
+    torch.testing.assert_close(found, expected)
