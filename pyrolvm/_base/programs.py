@@ -148,7 +148,9 @@ class Programs(NamedTuple):
         try:
             found = os.lstat(self.folder)
         except FileNotFoundError:
-            return None
+            above = next((one for one in self.folder.absolute().parents if one.exists()), None)
+            writable = above is not None and above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+            return None if writable else f"it cannot be made, since nothing can be written to {above}"
         except OSError as error:
             return error.strerror or str(error)
         return _distrusted(found)

@@ -23,6 +23,7 @@ COLUMNS = 100_000
 """How many columns a table may have."""
 LINE = 20_000_000
 """How many bytes a line may have."""
+NEWLINE = b"\n"
 GROWTH = 12.0
 """How many bytes of memory a byte of a table may take, as in ``1,2,3``."""
 
@@ -157,7 +158,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _look(file: BinaryIO, path: Path) -> bool:
     """Refuses what is no text, and lines without end; says whether there are quotation marks."""
-    at, quoted = 0, False
+    at, line, quoted = 0, 1, False
     for block in _lines(file):
         if not at and block[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise DATA.refusal(path, "is text in UTF-16, expected UTF-8")
@@ -165,8 +166,16 @@ def _look(file: BinaryIO, path: Path) -> bool:
             raise DATA.refusal(path, f"holds a null character at byte {at + block.index(0):,}")
         if len(block) > LINE and max(map(len, block.split(b"\n"))) > LINE:
             raise DATA.refusal(path, f"has a line of more than {LINE:,} bytes")
+        try:
+            block.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DATA.error(
+                f"data file {str(path)!r} is no text in UTF-8: line {line + block.count(NEWLINE, 0, error.start):,} holds the byte "
+                f"0x{block[error.start]:02x}. Fix: save it as UTF-8, which spreadsheets call CSV UTF-8."
+            ) from None
         quoted = quoted or b'"' in block
         at += len(block)
+        line += block.count(NEWLINE)
     return quoted
 
 

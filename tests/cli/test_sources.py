@@ -60,3 +60,15 @@ def test_a_missing_category_in_a_data_file_is_no_group(tmp_path: Path, capsys: p
     data = _file(tmp_path, "a.csv", "g,y\n0,0.5\n-1,0.1\n1,0.2\n")
     assert main(["fit", f"{model}:groups", "--data", str(data)]) != 0
     assert "'g' has 1 negative value, the first (-1) at [1]" in capsys.readouterr().err
+
+
+def test_a_table_in_another_encoding_says_how_to_save_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("hours,Größe\n1,2\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"line 1 holds the byte 0xf6. Fix: save it as UTF-8"):
+        load_data(path)
+    path.write_bytes("\ufeffx,place\r\n1,Köln\r\n2,".encode() + "Mölln\r\n".encode("latin-1"))
+    with pytest.raises(DataError, match="line 3 holds the byte 0xf6"):
+        load_data(path)
+    path.write_text("\ufeffx,place\n1,Köln\n", encoding="utf-8")
+    assert list(load_data(path)) == ["x", "place"]

@@ -33,6 +33,19 @@ def _file(kept: Programs) -> Path:
     return found
 
 
+def test_a_folder_that_cannot_be_made_is_a_fault_and_costs_the_kept_program_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Programs(tmp_path / "a" / "b")
+    assert there.fault() is None
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    assert f"nothing can be written to {tmp_path}" in str(there.fault())
+    (tmp_path / "file").touch()
+    below = Programs(tmp_path / "file" / "programs")
+    below.put(KEY, BODY)
+    assert below.get(KEY) is None and below.fault() is not None and below.kept().number == 0
+
+
 def test_what_is_kept_is_found_by_its_key_alone_in_a_folder_that_nobody_else_can_read(kept: Programs) -> None:
     assert kept.get(OTHER) is None
     assert kept.folder is not None and stat.S_IMODE(kept.folder.stat().st_mode) == 0o700

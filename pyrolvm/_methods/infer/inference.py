@@ -166,9 +166,8 @@ def infer(
         >>> posterior.summary()
 
     Where the posterior has an exact form (:func:`pyrolvm.exact`), that is the answer. Otherwise methods are tried from cheap to
-    dear, each variational one with its draws corrected by importance weights
-    (:func:`pyrolvm._methods.infer.correct`), until a verdict is "trusted". If none is, the best of them is returned, with its own
-    verdict. ``result.ladder`` says what was tried and why it went on.
+    dear, each variational one with its draws corrected by importance weights, until a verdict is
+    "trusted". If none is, the best of them is returned, with its own verdict. ``result.ladder`` says what was tried and why it went on.
 
     Args:
         problem: a model with its data.
