@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import scipy
 import sparse_models as models
@@ -101,3 +103,39 @@ def test_a_density_without_a_finite_slope_to_start_from_is_an_error_in_words() -
         marginal.groups = lambda shared, weights: (np.zeros((len(shared), 1)), np.full(shared.shape, np.nan))  # type: ignore[method-assign]
         with pytest.raises(lvm.FitError, match=r"finite at none of the places .* Fix: "):
             find_gaussian(marginal, 0, np.zeros(1))
+
+
+@pytest.mark.parametrize("data_seed", [0, 1])
+def test_rare_events_are_as_a_grid_says_where_a_polynomial_is_fitted_to_nothing(data_seed: int) -> None:
+    # Where few groups have an event, what finer integrals add grows far from the draws that it is fitted to.
+    random = np.random.default_rng(data_seed)
+    group = random.integers(0, 100, 3000)
+    y = (random.random(3000) < 0.004).astype(float)
+
+    def model(group: torch.Tensor, y: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+        spread = pyro.sample("spread", dist.HalfNormal(2.0))
+        with pyro.plate("groups", 100):
+            level = pyro.sample("level", dist.Normal(mean, spread))
+        with pyro.plate("rows", 3000):
+            pyro.sample("y", dist.Bernoulli(logits=level[group]), obs=y)
+
+    problem = lvm.Problem(model, torch.as_tensor(group), torch.as_tensor(y))
+    found = lvm.sparse(problem, seed=0, progress=False)
+    assert found.verdict.status == "trusted"
+    seen, events = np.bincount(group, minlength=100), np.bincount(group, weights=y, minlength=100)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    means, spreads = np.linspace(-14, -3, 120), np.linspace(0.01, 8, 140)
+    logits = means[:, None, None] + spreads[None, :, None] * nodes
+    log_p = -0.5 * (means[:, None] / 3) ** 2 - 0.5 * (spreads / 2) ** 2
+    kinds, counts = np.unique(np.stack([seen, events], axis=1), axis=0, return_counts=True)
+    for (rows, ones), count in zip(kinds, counts, strict=True):
+        each = ones * logits - rows * np.logaddexp(0.0, logits)
+        log_p = log_p + count * scipy.special.logsumexp(each + np.log(weights / weights.sum()), axis=-1)
+    mass = np.exp(log_p - scipy.special.logsumexp(log_p))
+    for name, grid, share in (("mean", means, mass.sum(1)), ("spread", spreads, mass.sum(0))):
+        centre = share @ grid
+        sd = np.sqrt(share @ (grid - centre) ** 2)
+        drawn = found.data["posterior"][name].values
+        assert abs(drawn.mean() - centre) < 0.1 * sd
+        assert abs(drawn.std() / sd - 1) < 0.1

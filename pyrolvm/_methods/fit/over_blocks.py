@@ -32,7 +32,7 @@ GUIDE = "structured"
 
 
 def over_blocks(problem: Problem, asked: Asked) -> Fit | None:
-    """The fit, its draws chosen by weights; ``None`` where there are no such groups, or their posterior cannot be trusted.
+    """The fit, its draws chosen by weights; ``None`` where there are no such groups, or integrating them out failed.
 
     Args:
         problem: the problem, all of whose rows are in memory.
@@ -50,7 +50,7 @@ def over_blocks(problem: Problem, asked: Asked) -> Fit | None:
     try:
         with threadpool_limits(1, user_api="blas"):
             found = integrated(problem.to(dtype=torch.float64, device="cpu"), wanted, {})
-        if not found.verdict.trusted:
+        if found.verdict.status == "failed":
             return None
         params = _held(problem, recipe, found, asked.seed)
     except (FitError, GuideError):

@@ -45,6 +45,9 @@ TIMES, SQUARES, PRODUCTS = 3, 60, 12
 LEFT = 0.15
 """Nats that a polynomial may leave: they are noise between draws, and move no mean."""
 
+GOOD, ENOUGH_STILL = 0.9, 0.5
+"""The share of points that must have a density for a polynomial to be fitted, and of the effective draws that must be left after it."""
+
 FITTED, HEAVY = 300, 10.0
 """Draws that a polynomial is fitted to beside a Gaussian, at most; and their degrees of freedom, so that some are in its tails."""
 
@@ -169,8 +172,9 @@ def weigh_finely(
             change=around,
             quantities=quantities,
         )
-        pool = pool.shifted(around(pool.points) + needed.shift)
-        return Found(pool, marginal.rule, max(around.left, needed.spread, inside), around.fitted)
+        pool = pool.shifted(_with_far(marginal, pool, around, marginal.rule, marginal.rule) + needed.shift)
+        if pool.figures.reliable and pool.figures.ess >= ENOUGH_STILL * enough:
+            return Found(pool, marginal.rule, max(around.left, needed.spread, inside), around.fitted)
     found = _by_rules(marginal, start, levels, needed, seed, enough, quantities)
     marginal.rule = levels[needed.fine]
     return replace(found, left=max(found.left, inside))
@@ -222,12 +226,26 @@ def _by_rules(
         pool = weigh_shared(density, family, seed=seed + 1, enough=enough, change=change, quantities=quantities)
         again = _changed(marginal, pool, base, fine)
         if again is not None and again.left <= LEFT:
-            return Found(pool.shifted(again(pool.points) + needed.shift), fine, max(again.left, needed.spread))
-    else:
-        pool = weigh_shared(density, start, seed=seed, enough=enough, quantities=quantities)
+            pool = pool.shifted(_with_far(marginal, pool, again, base, fine) + needed.shift)
+            if pool.figures.reliable and pool.figures.ess >= ENOUGH_STILL * enough:
+                return Found(pool, fine, max(again.left, needed.spread))
+        marginal.rule = fine
+        pool = weigh_shared(density, pool.family, seed=seed + 2, enough=enough, quantities=quantities)
+        return Found(pool.shifted(np.full(len(pool.points), needed.shift)), fine, needed.spread)
+    pool = weigh_shared(density, start, seed=seed, enough=enough, quantities=quantities)
     marginal.rule = fine
     gap = log_ratio(marginal.values(pool.points), pool.base)
     return Found(pool.shifted(gap + needed.shift), fine, needed.spread)
+
+
+def _with_far(marginal: Marginal, pool: Pool, change: _Change, base: Rule, fine: Rule) -> Array:
+    """What the finer rule changes at a pool's draws: by the polynomial, and as it is where this is fitted to nothing."""
+    gap, far = change(pool.points), change.beyond(pool.points)
+    if far.any():
+        marginal.rule = fine
+        gap[far] = log_ratio(marginal.values(pool.points[far]), pool.base[far])
+        marginal.rule = base
+    return gap
 
 
 def _compared(marginal: Marginal, levels: list[Rule], points: Array) -> _Needed:
@@ -263,6 +281,9 @@ class _Change:
         coefficients: of one, the unknowns, and their squares where there are few.
         left: nats that it leaves at a point that it is not fitted to.
         fitted: how many points it is fitted to.
+        bounds: between which its values are; a polynomial grows without bound where it is fitted to nothing.
+        inverse: of the features of the points that it is fitted to, shape ``(F, F)``: their lengths are leverages.
+        reach: the largest leverage of these.
     """
 
     mean: Array
@@ -270,9 +291,19 @@ class _Change:
     coefficients: Array
     left: float
     fitted: int
+    inverse: Array
+    reach: float
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+
+    def beyond(self, points: Array) -> NDArray[np.bool_]:
+        """Which points are further out than those that it is fitted to."""
+        found: NDArray[np.bool_] = (
+            np.sum((_features((points - self.mean) / self.sd) @ self.inverse) ** 2, axis=1) > self.reach
+        )
+        return found
 
     def __call__(self, points: Array) -> Array:
-        return _features((points - self.mean) / self.sd) @ self.coefficients
+        return np.clip(_features((points - self.mean) / self.sd) @ self.coefficients, *self.bounds)
 
 
 def _features(scaled: Array) -> Array:
@@ -290,9 +321,12 @@ def _fitted(points: Array, gap: Array, mean: Array, sd: Array) -> _Change:
     features = _features((points[good] - mean) / sd)
     orthogonal, upper = np.linalg.qr(features)
     coefficients = np.linalg.lstsq(upper, orthogonal.T @ gap[good], rcond=None)[0]
-    leverage = np.minimum(np.sum(orthogonal**2, axis=1), 0.99)
-    left = (gap[good] - features @ coefficients) / (1 - leverage)
-    return _Change(mean, sd, coefficients, float(np.sqrt(np.mean(left**2))), int(good.sum()))
+    leverage = np.sum(orthogonal**2, axis=1)
+    left = (gap[good] - features @ coefficients) / (1 - np.minimum(leverage, 0.99))
+    reach = float(leverage.max()) * (1 + 1e-9)
+    return _Change(
+        mean, sd, coefficients, float(np.sqrt(np.mean(left**2))), int(good.sum()), np.linalg.pinv(upper), reach
+    )
 
 
 def _around(marginal: Marginal, start: Student, seed: int) -> _Change | None:
@@ -304,7 +338,7 @@ def _around(marginal: Marginal, start: Student, seed: int) -> _Change | None:
         return None
     points = start.with_freedom(max(HEAVY, start.size**2 / HEAVY)).sample(wanted, seed + 1)
     gap = log_ratio(marginal.values(points), start.log_density(points))
-    return _fitted(points, gap, mean, sd) if np.isfinite(gap).mean() > 0.9 else None
+    return _fitted(points, gap, mean, sd) if np.isfinite(gap).mean() > GOOD else None
 
 
 def _changed(marginal: Marginal, pool: Pool, base: Rule, fine: Rule) -> _Change | None:
@@ -319,4 +353,9 @@ def _changed(marginal: Marginal, pool: Pool, base: Rule, fine: Rule) -> _Change 
     marginal.rule = fine
     gap = log_ratio(marginal.values(pool.points[some]), pool.base[some])
     marginal.rule = base
-    return _fitted(pool.points[some], gap, mean, sd)
+    if not np.isfinite(gap).mean() > GOOD:
+        return None
+    found = _fitted(pool.points[some], gap, mean, sd)
+    # What a finer rule adds has bounds: a weight that a parabola makes somewhere far out would hide all others, or be lost.
+    seen = gap[np.isfinite(gap)]
+    return replace(found, bounds=(float(2 * seen.min() - seen.max()), float(2 * seen.max() - seen.min())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy
@@ -67,7 +67,7 @@ class Pool:
         rounds: how many proposals there were.
         base: log densities as they were computed, without what was added to them.
         family: the last proposal.
-        tails: the k-hat of the variance of a quantity, the largest there is; minus infinity where none was looked at.
+        seen: the quantities whose variances are looked at, shape ``(S, k)``; of none where nothing is.
     """
 
     points: Array
@@ -79,7 +79,12 @@ class Pool:
     rounds: int
     base: Array
     family: Student
-    tails: float = -math.inf
+    seen: Array = field(default_factory=lambda: np.zeros((0, 0)), repr=False)
+
+    @property
+    def tails(self) -> float:
+        """The k-hat of the variance of a quantity, the largest there is; minus infinity where none was looked at."""
+        return heaviest_variance(self.log_weight, self.seen)[0]
 
     @property
     def log_weight(self) -> Array:
@@ -152,13 +157,14 @@ def weigh_shared(
             )
         if quantities is not None:
             seen.append(quantities(drawn))
-        tails, tail = heaviest_variance(log_weight, np.concatenate(seen)) if seen else (-math.inf, None)
+        looked = np.concatenate(seen) if seen else np.zeros((0, 0))
+        tails, tail = heaviest_variance(log_weight, looked)
         wanted = enough if figures.khat <= HEAVY else TAILS * enough
         full = figures.ess >= wanted and figures.reliable and not tails > HEAVY_VARIANCE
         poor = sum(counts) >= TRIALS and figures.ess < POOR * sum(counts)
         if full or poor or sum(counts) >= most or budget.spent():
             given = Local.joined(local) if len(local) == len(counts) else None
-            return Pool(points, log_p, weights, log_q, figures, given, len(counts), base, fitted, tails)
+            return Pool(points, log_p, weights, log_q, figures, given, len(counts), base, fitted, looked)
         count = min(_more(wanted, figures.ess, sum(counts)), most - sum(counts))
         light = figures.khat > HEAVY or tails > HEAVY_VARIANCE  # tails: of weights too heavy, of the proposal too light
         known = Weighed(points, log_p, log_q, weights, figures, fitted)
