@@ -69,8 +69,8 @@ LIGHT = 0.5
 FREEDOM, ROUNDS, SHARE = 7.0, 6, 0.3
 """Degrees of freedom of laws that are drawn from anew, how often they are fitted, and the effective share that is enough."""
 
-DRAWS, MOST_SHARED = 2_000, 60
-"""Draws of these laws, and shared unknowns up to which they are fitted."""
+DRAWS, SOUGHT, MOST_SHARED = 2_000, 8, 60
+"""Draws of these laws, how many times fewer they are sought with, and shared unknowns up to which they are fitted."""
 
 Tree = dict[str, Tensor]
 
@@ -256,8 +256,11 @@ def _anew(
     tril = np.asarray(np.linalg.cholesky(spread), dtype=np.float64)
     family = Student.one(points.mean(0), tril, FREEDOM)
     best: tuple[float, dict[str, Array], Array] | None = None
-    for number in range(ROUNDS):
-        drawn = family.sample(count, seed + number)
+    few = max(FEWEST, count // SOUGHT)
+    taken, left, number = few, 2 * ROUNDS, 0
+    while left:
+        drawn = family.sample(taken, seed + number)
+        left, number = left - 1, number + 1
         told, log_q = evaluated(drawn), family.log_density(drawn)
         fine = np.isfinite(told["log_p"]) & np.isfinite(told["rows"]).all(1)
         if not fine.any():
@@ -266,9 +269,11 @@ def _anew(
         figures, weights = weigh(ratio)
         khat = figures.khat if math.isfinite(figures.khat) else math.inf
         enough = _enough(figures)
-        if best is None or khat < best[0] or enough:
+        if taken < count and khat <= (LIGHT if left else khat_threshold(count)):  # found, as far as these tell
+            taken, left = count, ROUNDS
+        elif taken >= count and (best is None or khat < best[0] or enough):
             best = khat, told, ratio
-        if enough:
+        if enough and best is not None:
             break
         family = refitted(family, Weighed(drawn, told["log_p"], log_q, weights, figures, family))
     if best is None or best[0] > khat_threshold(count):

@@ -304,3 +304,26 @@ def test_models_are_ranked_as_by_exact_leave_one_out(method: str) -> None:
         line = found.table.loc[worse]
         assert line["elpd_diff"] == pytest.approx(abs(gap.sum()), abs=0.5)
         assert line["diff_error"] == pytest.approx(np.sqrt(len(gap)) * gap.std(ddof=1), rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_guide_that_is_far_off_is_left_for_laws_that_are_sought_with_few_draws() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(60, generator=generator)
+    y = torch.poisson(torch.exp(0.5 + 0.5 * x + 0.7 * torch.randn(60, generator=generator)), generator=generator)
+
+    def counts(x: torch.Tensor, y: torch.Tensor) -> None:
+        a, b = pyro.sample("a", dist.Normal(0.0, 2.0)), pyro.sample("b", dist.Normal(0.0, 2.0))
+        scale = pyro.sample("scale", dist.HalfNormal(1.0))
+        with pyro.plate("row", len(y)):
+            effect = pyro.sample("effect", dist.Normal(0.0, scale))
+            pyro.sample("y", dist.Poisson(torch.exp(a + b * x + effect)), obs=y)
+
+    problem = lvm.Problem(counts, x, y)
+    options: dict[str, Any] = {"draws": 1000, "seed": 0, "progress": False}
+    off = lvm.fit(problem, "mean_field", max_steps=150, **options)
+    assert off.verdict.status == "failed"
+    near = lvm.fit(problem, "full_rank", **options).loo()
+    found = off.loo()
+    assert found.verdict.status == near.verdict.status == "trusted"
+    assert found.elpd == pytest.approx(near.elpd, abs=0.3)
