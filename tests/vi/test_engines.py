@@ -34,6 +34,34 @@ def point(problem: lvm.Problem, engine: str, guide: Any = AutoDelta, **options: 
 # --- the same steps ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_large_and_small_parameters_take_the_steps_of_stock_pyro(clip_norm: float | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(20, 90, generator=generator), torch.randint(2, (20, 50), generator=generator).float()
+
+    def classes(x: Tensor, y: Tensor, net: torch.nn.Module) -> None:
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Bernoulli(logits=net(x)).to_event(1), obs=y)
+
+    net = torch.nn.Sequential(torch.nn.Linear(90, 50), torch.nn.Tanh(), torch.nn.Linear(50, 50))
+    fits = [
+        lvm.fit(
+            lvm.Problem(classes, x, y, net),
+            engine=engine,
+            max_steps=20,
+            clip_norm=clip_norm,
+            learning_rate=0.01,
+            progress=False,
+        )
+        for engine in ("pyro", "jax")
+    ]
+    assert fits[1].engine == "jax" and {p.numel() for p in net.parameters()} == {4500, 50, 2500}
+    np.testing.assert_allclose(fits[1].losses, fits[0].losses, rtol=1e-4)
+    for name, value in fits[0].params.items():
+        torch.testing.assert_close(fits[1].params[name], value, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("engine", COMPILED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_engines_take_the_same_steps(make_data: Any, engine: str, dtype: torch.dtype) -> None:

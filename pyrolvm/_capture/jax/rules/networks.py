@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from pyrolvm._capture.jax.rules.kinds import One, Rule
+from pyrolvm._capture.jax.rules.pointwise import log_one_plus_exp
 
 __all__ = ["RULES"]
 
@@ -286,7 +287,7 @@ def _cross_entropy_logits(
     x: Array, target: Array, weight: Array | None = None, pos_weight: Array | None = None, reduction: int = 1
 ) -> Array:
     by = 1 if pos_weight is None else 1 + (pos_weight - 1) * target
-    loss = (1 - target) * x + by * jnp.logaddexp(-x, 0)
+    loss = (1 - target) * x + by * log_one_plus_exp(-x)
     return _reduced(loss if weight is None else loss * weight, reduction)
 
 

@@ -92,8 +92,11 @@ class PureELBO(ELBO):
 
 
 def lanes(function: Callable[..., Any], count: int, vectorize: bool, *batched: Any) -> Any:
-    """``function`` ``count`` times with independent randomness, on slices of ``batched``; results are stacked in front."""
-    if vectorize:
+    """``function`` ``count`` times with independent randomness, on slices of ``batched``; results are stacked in front.
+
+    Once is without ``vmap``, whose rules of some operations take more of others: two exponentials and a logarithm for each logit.
+    """
+    if vectorize and count > 1:
         return vmapped(lambda _, *parts: function(*parts))(torch.zeros(count), *batched)
     found = []
     for i in range(count):
