@@ -51,8 +51,8 @@ GOOD, ENOUGH_STILL = 0.9, 0.5
 FITTED, HEAVY = 300, 10.0
 """Draws that a polynomial is fitted to beside a Gaussian, at most; and their degrees of freedom, so that some are in its tails."""
 
-MANY = 4.0
-"""How many times the effective draws are taken where they cost nothing."""
+MANY, FURTHEST = 4.0, 32
+"""How many times the effective draws are taken where they cost nothing; and the furthest, at which the density is taken as it is."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def weigh_finely(
             change=around,
             quantities=quantities,
         )
-        pool = pool.shifted(_with_far(marginal, pool, around, marginal.rule, marginal.rule) + needed.shift)
+        pool = pool.shifted(_with_far(marginal, pool, around, marginal.rule, marginal.rule, FURTHEST) + needed.shift)
         if pool.figures.reliable and pool.figures.ess >= ENOUGH_STILL * enough:
             return Found(pool, marginal.rule, max(around.left, needed.spread, inside), around.fitted)
     found = _by_rules(marginal, start, levels, needed, seed, enough, quantities)
@@ -238,10 +238,12 @@ def _by_rules(
     return Found(pool.shifted(gap + needed.shift), fine, needed.spread)
 
 
-def _with_far(marginal: Marginal, pool: Pool, change: _Change, base: Rule, fine: Rule) -> Array:
-    """What the finer rule changes at a pool's draws: by the polynomial, and as it is where this is fitted to nothing."""
-    gap, far = change(pool.points), change.beyond(pool.points)
-    if far.any():
+def _with_far(
+    marginal: Marginal, pool: Pool, change: _Change, base: Rule, fine: Rule, most: int | None = None
+) -> Array:
+    """What the finer rule changes at a pool's draws: by the polynomial, and as it is at those beyond the ones that it is fitted to."""
+    gap, far = change(pool.points), change.beyond(pool.points)[:most]
+    if len(far):
         marginal.rule = fine
         gap[far] = log_ratio(marginal.values(pool.points[far]), pool.base[far])
         marginal.rule = base
@@ -295,11 +297,11 @@ class _Change:
     reach: float
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
-    def beyond(self, points: Array) -> NDArray[np.bool_]:
-        """Which points are further out than those that it is fitted to."""
-        found: NDArray[np.bool_] = (
-            np.sum((_features((points - self.mean) / self.sd) @ self.inverse) ** 2, axis=1) > self.reach
-        )
+    def beyond(self, points: Array) -> NDArray[np.int64]:
+        """Points that are further out than those that it is fitted to, by number, the furthest first."""
+        leverage = np.sum((_features((points - self.mean) / self.sd) @ self.inverse) ** 2, axis=1)
+        order = np.argsort(-leverage, kind="stable")
+        found: NDArray[np.int64] = order[: int((leverage > self.reach).sum())]
         return found
 
     def __call__(self, points: Array) -> Array:
