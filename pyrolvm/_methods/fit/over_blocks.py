@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,6 +79,5 @@ def _held(problem: Problem, recipe: Guide, found: Sparse, seed: int) -> dict[str
             guide(*problem.args, **problem.kwargs)
             names = [site.name for site in problem.continuous]
             draws = {name: torch.as_tensor(drawn[name].values[0]).to(problem.dtype) for name in names}
-            take: Callable[[torch.Tensor], None] = guide.take_draws
-            take(flattened(Joint(problem), draws))
+            guide.take_draws(flattened(Joint(problem), draws))
         return {name: value.detach().clone() for name, value in runtime.parameters().items()}

@@ -217,7 +217,7 @@ def _in_a_field(asked: Asked, coupled: Coupled, dear: float = math.inf) -> Drawn
     bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
     marginal = FieldMarginal(joint, coupled)
     set_up = time.perf_counter()
-    gaussian, modes = _gaussianof_field(marginal, seed)
+    gaussian, modes = _gaussian_of_field(marginal, seed)
 
     def afford(annealing: Annealing) -> float:
         cost = cost_of_field(annealing, asked.enough, asked.count)
@@ -250,7 +250,7 @@ def _in_a_field(asked: Asked, coupled: Coupled, dear: float = math.inf) -> Drawn
     )
 
 
-def _gaussianof_field(marginal: FieldMarginal, seed: int) -> tuple[Student, int]:
+def _gaussian_of_field(marginal: FieldMarginal, seed: int) -> tuple[Student, int]:
     try:
         if marginal.size:
             return find_gaussian(marginal, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,16 +28,13 @@ def constrained(joint: Joint, flat: Tensor) -> Tree:
         flat: shape ``(n, unconstrained_size)``.
     """
     many = Evaluator(lambda one: joint.constrain(one["u"]), {"u": flat}, what="constrain")
-    transforms = _transforms(joint) if many.way in ("loop", "paths") else None
-    if transforms is not None:
-        parts = torch.split(flat, joint.sizes, dim=1)
-        found = {}
-        for site, part in zip(joint.problem.continuous, parts, strict=True):
-            found[site.name] = transforms[site.name](part.reshape(len(flat), *(site.unconstrained_shape or ())))
-        if _as_single(found, lambda i: joint.constrain(flat[i]), len(flat)):
-            note(Evaluation("constrain", "supports", len(flat), 0, 0.0, many.reason))
-            return found
-    return many({"u": flat})
+
+    def parts() -> Tree:
+        pieces = zip(joint.problem.continuous, torch.split(flat, joint.sizes, dim=1), strict=True)
+        return {site.name: piece.reshape(len(flat), *(site.unconstrained_shape or ())) for site, piece in pieces}
+
+    found = _by_supports(joint, many, parts, lambda i: joint.constrain(flat[i]))
+    return many({"u": flat}) if found is None else found
 
 
 def constrained_some(joint: Joint, parts: Mapping[str, Tensor], still: Mapping[str, Tensor]) -> Tree:
@@ -54,26 +51,20 @@ def constrained_some(joint: Joint, parts: Mapping[str, Tensor], still: Mapping[s
         return {name: found[name] for name in parts}
 
     many = Evaluator(one, dict(parts), what="constrain")
-    transforms = _transforms(joint) if many.way in ("loop", "paths") else None
-    if transforms is not None:
-        found = {name: transforms[name](part) for name, part in parts.items()}
-        if _as_single(found, lambda i: one({n: v[i] for n, v in parts.items()}), len(next(iter(parts.values())))):
-            return found
-    return many(dict(parts))
+    found = _by_supports(joint, many, lambda: parts, lambda i: one({name: part[i] for name, part in parts.items()}))
+    return many(dict(parts)) if found is None else found
 
 
 def unconstrained(joint: Joint, draws: Mapping[str, Tensor]) -> Tree:
     """The coordinates of draws, by site, the inverse of :func:`constrained`; must be called inside a session."""
     values = {site.name: draws[site.name] for site in joint.problem.continuous}
     many = Evaluator(joint.unconstrain, values, what="unconstrain")
-    transforms = _transforms(joint) if many.way in ("loop", "paths") else None
-    if transforms is not None:
-        count = len(next(iter(values.values())))
-        found = {name: transforms[name].inv(value) for name, value in values.items()}
-        if _as_single(found, lambda i: joint.unconstrain({n: v[i] for n, v in values.items()}), count):
-            note(Evaluation("unconstrain", "supports", count, 0, 0.0, many.reason))
-            return found
-    return many(values)
+
+    def single(i: int) -> Tree:
+        return joint.unconstrain({name: value[i] for name, value in values.items()})
+
+    found = _by_supports(joint, many, lambda: values, single, inverse=True)
+    return many(values) if found is None else found
 
 
 def flattened(joint: Joint, draws: Mapping[str, Tensor]) -> Tensor:
@@ -107,6 +98,35 @@ def _transforms(joint: Joint) -> dict[str, Any] | None:
                 return None
             kept.setdefault(site.name, transform)
     return kept
+
+
+def _by_supports(
+    joint: Joint,
+    many: Evaluator,
+    values: Callable[[], Mapping[str, Tensor]],
+    single: Callable[[int], Tree],
+    *,
+    inverse: bool = False,
+) -> Tree | None:
+    """Images of values of sites by what their supports say, where the program would have to run draw by draw and they are no others.
+
+    Args:
+        joint: the density.
+        many: what would run it.
+        values: by site.
+        single: the images of one draw, by its number.
+        inverse: whether values are draws and images coordinates.
+    """
+    transforms = _transforms(joint) if many.way in ("loop", "paths") else None
+    if transforms is None:
+        return None
+    parts = values()
+    count = len(next(iter(parts.values())))
+    found = {n: (transforms[n].inv if inverse else transforms[n])(part) for n, part in parts.items()}
+    if not _as_single(found, single, count):
+        return None
+    note(Evaluation(many.what, "supports", count, 0, 0.0, many.reason))
+    return found
 
 
 def _as_single(found: Tree, single: Any, count: int) -> bool:
