@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -42,6 +43,14 @@ REACH = 2.0
 """Starts near the origin are uniform within this distance of it in every coordinate, as Stan's are."""
 
 _WORST = 1e300
+
+
+TRIALS = 3
+"""Places in a row that lie no higher or lower than the last by what a step has to gain: what differs is rounding."""
+
+
+class _Ended(Exception):
+    """An ascent has got as far as it can."""
 
 
 class Slopes(Protocol):
@@ -85,8 +94,15 @@ class Path:
         return max(self.values)
 
 
-def climb(target: Slopes, *, starts: int, seed: int, tries: int = 100) -> list[Path]:
+def climb(target: Slopes, *, starts: int, seed: int, tries: int = 100, gain: float = 0.0) -> list[Path]:
     """Ascends from several starts near the origin by L-BFGS; the first start is the origin.
+
+    Args:
+        target: the density.
+        starts: how many ascents.
+        seed: of the starts.
+        tries: at how many places a start is looked for.
+        gain: nats by which a step raises the density at least, for another to follow.
 
     Raises:
         FitError: if the density is finite at none of ``tries`` starts.
@@ -95,13 +111,13 @@ def climb(target: Slopes, *, starts: int, seed: int, tries: int = 100) -> list[P
     candidates = np.concatenate(
         [np.zeros((1, target.size)), random.uniform(-REACH, REACH, (max(starts, tries) - 1, target.size))]
     )
-    found = climb_from(target, candidates, most=starts)
+    found = climb_from(target, candidates, most=starts, gain=gain)
     if not found:
         raise nowhere_finite(target.joint, len(candidates), target.tensor(candidates[0]))
     return found
 
 
-def climb_from(target: Slopes, starts: Points, *, most: int | None = None) -> list[Path]:
+def climb_from(target: Slopes, starts: Points, *, most: int | None = None, gain: float = 0.0) -> list[Path]:
     """Ascends from the first ``most`` of some starts where the density is finite, from all by default."""
     found: list[Path] = []
     for start in starts:
@@ -109,37 +125,45 @@ def climb_from(target: Slopes, starts: Points, *, most: int | None = None) -> li
             break
         value, gradient = target.at(start)
         if np.isfinite(value) and np.isfinite(gradient).all():
-            found.append(ascend(target, start))
+            found.append(ascend(target, start, gain=gain))
     return found
 
 
-def ascend(target: Slopes, start: Points, steps: int = 500) -> Path:
-    """The ascent from one start, where the density is finite."""
+def ascend(target: Slopes, start: Points, steps: int = 500, gain: float = 0.0) -> Path:
+    """The ascent from one start, where the density is finite, until a step gains less than so many nats."""
     path, seen = Path(), {}
+    level = 0
 
     def descent(point: Points) -> tuple[float, Points]:
         value, gradient = target.at(point)
         if not np.isfinite(value) or not np.isfinite(gradient).all():
             return _WORST, np.zeros_like(point)
         seen[point.tobytes()] = (value, gradient)
+        nonlocal level
+        level = level + 1 if path.values and abs(value - path.values[-1]) < gain else 0
+        if level >= TRIALS:
+            raise _Ended
         return -value, -gradient
 
     def note(point: Points) -> None:
         if budget.spent() and path.points:
-            raise StopIteration  # which ends it where it is
+            raise _Ended
         if point.tobytes() in seen:
             value, gradient = seen[point.tobytes()]
             path.points.append(point.copy())
             path.gradients.append(gradient)
             path.values.append(value)
         seen.clear()
+        if len(path.values) > 1 and path.values[-1] - path.values[-2] < gain:
+            raise _Ended
 
     descent(start)
     note(start)
     options = {"maxiter": steps, "maxcor": HISTORY, "gtol": 1e-7, "ftol": 1e-13}
     with uncollected():
         minimize = scipy.optimize.minimize
-    minimize(descent, start, jac=True, method="L-BFGS-B", callback=note, options=options)
+    with contextlib.suppress(_Ended):
+        minimize(descent, start, jac=True, method="L-BFGS-B", callback=note, options=options)
     return path
 
 

@@ -15,20 +15,26 @@ import torch
 import pyrolvm as lvm
 from pyrolvm._methods.sparse.blocks import find_blocks
 from pyrolvm._methods.sparse.fine import OFF, find_finely
+from pyrolvm._methods.sparse.marginal import Marginal
 from pyrolvm._methods.sparse.pool import HEAVY_VARIANCE, weigh_shared
 from pyrolvm._methods.sparse.search import _uphill, find_gaussian, slopes_off
 from pyrolvm._methods.sparse.split import Split
 from pyrolvm._methods.sparse.ways import layers, parts_at
 from pyrolvm._program.density import Joint
+from pyrolvm.family.climb import ascend
 from pyrolvm.family.student import Student
+
+
+def marginal_of(problem: lvm.Problem) -> Marginal:
+    joint = Joint(problem)
+    blocks = find_blocks(problem, lambda point: parts_at(joint, point))
+    return layers(joint, Split.of(joint, blocks), blocks)
 
 
 def test_rules_are_taken_whose_gradients_are_those_of_their_sums() -> None:
     problem = models.answers_in_families(places=40).to(dtype=torch.float64)
     with problem.session(seed=0):
-        joint = Joint(problem)
-        blocks = find_blocks(problem, lambda point: parts_at(joint, point))
-        marginal = layers(joint, Split.of(joint, blocks), blocks)
+        marginal = marginal_of(problem)
         assert len(marginal.layers) == 2
         coarse, _ = find_gaussian(marginal, 0)
         assert slopes_off(marginal, coarse) > OFF
@@ -41,6 +47,88 @@ def test_rules_are_taken_whose_gradients_are_those_of_their_sums() -> None:
         assert np.isfinite(values).all()
         weights = scipy.special.softmax(values - fine.log_density(draws))
         assert 1 / np.sum(weights**2) > 100
+
+
+def test_densities_are_those_of_points_and_not_of_the_way_to_them() -> None:
+    """Few nodes, and thousands of blocks: where curvatures are taken before a mode is reached, values of one point differ by nats."""
+    problem = models.counts(4_000).to(dtype=torch.float64)
+    with problem.session(seed=0):
+        marginal = marginal_of(problem)
+        assert len(marginal.rule.nodes) == 3
+        points = np.array([[0.3, -0.2], [0.31, -0.21], [0.2, -0.1]])
+        found = []
+        for centre in (None, [0.0, 0.0], [0.3, -0.2], [0.5, -0.6]):
+            marginal.centre = None
+            if centre is not None:
+                marginal.settle(np.array(centre))
+            found.append(marginal.values(points))
+        assert np.ptp(found, axis=0).max() < 0.005
+
+
+def test_ascents_end_where_values_are_rounding() -> None:
+    class Rounded:
+        size, taken = 3, 0
+
+        def at(self, point: np.ndarray) -> tuple[float, np.ndarray]:
+            self.taken += 1
+            noise = 2e-5 * math.sin(1e9 * float(point.sum()))
+            steep = np.array([1e4, 1e5, 3e5])
+            return -3e6 - 0.5 * float(steep @ (point - 0.5) ** 2) + noise, -steep * (point - 0.5)
+
+    density = Rounded()
+    path = ascend(density, np.zeros(3), gain=1e-4)  # type: ignore[arg-type]
+    assert density.taken < 40
+    assert abs(path.points[-1] - 0.5).max() < 1e-3
+
+
+def test_evidence_of_blocks_in_blocks_is_that_of_a_grid() -> None:
+    random = np.random.default_rng(4)
+    areas, families = 15, 4
+    rates = 0.2 + 0.7 * random.normal(size=(areas, 1)) + 0.9 * random.normal(size=(areas, families))
+    y = random.poisson(np.exp(rates)).astype(float)
+
+    def model(y: torch.Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 2.0))
+        with pyro.plate("areas", areas, dim=-2):
+            area = pyro.sample("area", dist.Normal(0.0, 0.7))
+            with pyro.plate("families", families, dim=-1):
+                family = pyro.sample("family", dist.Normal(0.0, 0.9))
+                pyro.sample("y", dist.Poisson(torch.exp(level + area + family)), obs=y)
+
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    logs = np.log(weights / weights.sum())
+    level = np.linspace(-1.5, 2.0, 141)
+    given = level[:, None, None] + 0.7 * nodes[:, None] + 0.9 * nodes  # level, area, family
+    inside = 0.0
+    for each in y.T:
+        rows = each[:, None, None, None] * given - np.exp(given) - scipy.special.gammaln(each + 1)[:, None, None, None]
+        inside = inside + scipy.special.logsumexp(rows + logs, axis=-1)
+    values = scipy.special.logsumexp(inside + logs, axis=-1).sum(0) + scipy.stats.norm(0, 2).logpdf(level)
+    wanted = scipy.special.logsumexp(values) + math.log(level[1] - level[0])
+    found = lvm.sparse(lvm.Problem(model, torch.as_tensor(y)), seed=0, progress=False)
+    assert found.verdict.trusted
+    assert abs(found.evidence.value - wanted) < 0.03
+
+
+def test_blocks_whose_law_is_skew_are_drawn_as_they_are() -> None:
+    """Groups that differ much, some of them with no event at all: few nodes give moments whose Gaussian has too thin a tail."""
+    random = np.random.default_rng(1)
+    groups, rows = 85, 680
+    group, x = random.integers(0, groups, rows), random.normal(size=rows)
+    level, effects = random.normal() - 1, 2.0 * random.normal(size=groups)
+    y = random.poisson(np.exp(np.minimum(level + 0.5 * x + effects[group], 5.0))).astype(float)
+
+    def model(group: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
+        a, b = pyro.sample("a", dist.Normal(0.0, 2.0)), pyro.sample("b", dist.Normal(0.0, 1.0))
+        spread = pyro.sample("spread", dist.HalfNormal(1.0))
+        with pyro.plate("groups", groups):
+            effect = pyro.sample("effect", dist.Normal(0.0, spread))
+        with pyro.plate("rows", rows):
+            pyro.sample("y", dist.Poisson(torch.exp(a + b * x + effect[group])), obs=y)
+
+    found = lvm.sparse(lvm.Problem(model, *map(torch.as_tensor, (group, x, y))), seed=0, progress=False)
+    assert found.verdict.trusted
+    assert found.data["integration"]["share"].min() > 0.9
 
 
 @pytest.mark.slow
@@ -97,9 +185,7 @@ def test_an_ascent_that_got_stuck_is_no_mode() -> None:
 def test_a_density_without_a_finite_slope_to_start_from_is_an_error_in_words() -> None:
     problem = models.normals().to(dtype=torch.float64)
     with problem.session(seed=0):
-        joint = Joint(problem)
-        blocks = find_blocks(problem, lambda point: parts_at(joint, point))
-        marginal = layers(joint, Split.of(joint, blocks), blocks)
+        marginal = marginal_of(problem)
         marginal.groups = lambda shared, weights: (np.zeros((len(shared), 1)), np.full(shared.shape, np.nan))  # type: ignore[method-assign]
         with pytest.raises(lvm.FitError, match=r"finite at none of the places .* Fix: "):
             find_gaussian(marginal, 0, np.zeros(1))

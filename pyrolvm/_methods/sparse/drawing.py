@@ -119,8 +119,8 @@ def _with_moments(marginal: Marginal, shared: Array, known: Local | None) -> tup
 
     A mode is not the mean where a law is skew, which is most of what its Gaussian gets wrong.
     """
-    levels = rules(marginal.shape[1])
-    fine = replace(marginal, rule=levels[1])
+    least = rules(marginal.shape[1])[1]  # Laplace's one node has no moments
+    fine = replace(marginal, rule=max(least, marginal.rule, key=lambda rule: len(rule.nodes)))
     local = fine.local(shared) if known is None else known
     shares = fine.weighed(shared, local)
     log_block = scipy.special.logsumexp(shares, axis=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from pyrolvm._base.quadrature import Rule, rules
 from pyrolvm._methods.sparse.marginal import Marginal, Nest
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool, held, log_ratio, weigh_shared
-from pyrolvm._methods.sparse.search import find_gaussian, polished, slopes_off
+from pyrolvm._methods.sparse.search import at_origin, find_gaussian, polished, slopes_off
 from pyrolvm.family.importance import refitted, resample
 from pyrolvm.family.student import Student
 
@@ -25,7 +24,10 @@ COMPARED = 16
 """Draws at which rules are compared."""
 
 SHAPE = 0.05
-"""Nats by which a finer rule may change how densities differ between draws, for the coarser one to do."""
+"""Nats by which the next two finer rules may change how densities differ between draws, for the coarser one to do."""
+
+SHIFT, FEW = 0.01, 4
+"""Nats by which finer ones may still shift all of them, for the evidence; and the draws that tell."""
 
 COARSE = 1.0
 """The same, for a rule by which draws are found that a polynomial then corrects."""
@@ -33,8 +35,8 @@ COARSE = 1.0
 CLIMBED = 1
 """The rule by which the Gaussian is found at first."""
 
-OFF = 0.3
-"""Nats an sd by which gradients may be off what values say, for the Gaussian to be near enough."""
+OFF, OFF_FIRST = 0.3, 3.0
+"""Nats an sd by which gradients may be off what values say, for the Gaussian to be near enough; and where ascents start."""
 
 PILOT = 200.0
 """Effective draws by which it is first told what a finer rule changes."""
@@ -77,10 +79,10 @@ class _Needed:
     """What rules do.
 
     Attributes:
-        fine: the number of the coarsest that the next finer one only shifts.
+        fine: the number of the coarsest that finer ones only shift.
         base: of the coarsest that is near enough to it to find draws by.
-        shift: what the next finer one shifts by: a constant, which is of the evidence alone.
-        spread: by how much it changes differences, in nats.
+        shift: what finer ones shift by: a constant, which is of the evidence alone.
+        spread: by how much they change differences, in nats.
     """
 
     fine: int
@@ -103,9 +105,11 @@ def find_finely(marginal: Marginal, seed: int) -> tuple[Student, int]:
         for layer in marginal.layers:
             layer.rule = (layer.rule, *layer.finer)[-1]
         return Student.one(np.zeros(0), np.zeros((0, 0))), 1
+    if marginal.shape[0]:  # ascents by slopes that are far off get stuck
+        _refined(marginal, at_origin(marginal), OFF_FIRST)
     gaussian, modes = find_gaussian(marginal, seed)
     refined = False
-    while marginal.shape[0] and _refined(marginal, gaussian):
+    while marginal.shape[0] and _refined(marginal, gaussian, OFF):
         refined = True
         gaussian, _ = find_gaussian(marginal, seed, gaussian.means[0])
     if refined and modes > 1:  # ascents by slopes that are off may have ended anywhere
@@ -113,13 +117,13 @@ def find_finely(marginal: Marginal, seed: int) -> tuple[Student, int]:
     return gaussian, modes
 
 
-def _refined(marginal: Marginal, gaussian: Student) -> bool:
-    """Takes finer rules, of the innermost blocks first, until slopes are near enough; whether there were any to take."""
+def _refined(marginal: Marginal, gaussian: Student, enough: float) -> bool:
+    """Takes finer rules, of the innermost blocks first, until slopes are as near as is enough; whether there were any to take."""
     layers, refined = marginal.layers, False
     off = slopes_off(marginal, gaussian)
     for layer in layers:
         for finer in layer.finer:
-            if off <= OFF:
+            if off <= enough:
                 return refined
             before, layer.rule = layer.rule, finer
             now = slopes_off(marginal, gaussian)
@@ -155,9 +159,11 @@ def weigh_finely(
         value = float(marginal.values(np.zeros((1, 0)))[0])
         pool = weigh_shared(lambda points: (np.full(len(points), value), None), start, seed=seed, enough=enough)
         return Found(pool, marginal.rule, 0.0)
-    inside = _refine_inside(marginal, start.sample(COMPARED, seed))
+    points = start.sample(COMPARED, seed)
+    further, inside = _refine_inside(marginal, points)
     levels = rules(marginal.shape[1])
-    needed = _compared(marginal, levels, start.sample(COMPARED, seed))
+    needed = _compared(marginal, marginal, levels, points)
+    needed = replace(needed, shift=needed.shift + further)
     if needed.base > CLIMBED:
         marginal.rule = levels[needed.base]
         start = polished(marginal, start, seed=seed)
@@ -180,28 +186,20 @@ def weigh_finely(
     return replace(found, left=max(found.left, inside))
 
 
-def _refine_inside(marginal: Marginal, points: Array) -> float:
-    """Takes for blocks in blocks the coarsest rules that the next finer ones only shift.
+def _refine_inside(marginal: Marginal, points: Array) -> tuple[float, float]:
+    """Takes for blocks in blocks the coarsest rules that finer ones only shift.
 
     Returns:
-        By how much finer ones change differences, in nats, from draw to draw.
+        By what finer ones shift in nats, and by how much they change differences from draw to draw.
     """
-    worst, layer = 0.0, marginal.layer
+    shift, worst, layer = 0.0, 0.0, marginal.layer
     while isinstance(layer, Nest):
         inner = layer.inner
         levels = rules(inner.shape[1])[CLIMBED:]
-        inner.rule = levels[0]
-        before, spread = marginal.values(points), math.inf
-        for coarse, fine in pairwise(levels):
-            inner.rule = fine
-            values = marginal.values(points)
-            spread = _apart(values, before)[1]
-            if spread < SHAPE:
-                inner.rule = coarse
-                break
-            before = values
-        worst, layer = max(worst, spread), inner.layer
-    return worst
+        needed = _compared(marginal, inner, levels, points)
+        inner.rule = levels[needed.fine]
+        shift, worst, layer = shift + needed.shift, max(worst, needed.spread), inner.layer
+    return shift, worst
 
 
 def _by_rules(
@@ -250,21 +248,31 @@ def _with_far(
     return gap
 
 
-def _compared(marginal: Marginal, levels: list[Rule], points: Array) -> _Needed:
+def _compared(marginal: Marginal, layer: Marginal, levels: list[Rule], points: Array) -> _Needed:
+    """What rules for one layer's blocks do to a density; the layer is left with one of them."""
     seen: list[Array] = []
-    shift, spread = 0.0, 0.0
+    fine = 0
     for rule in levels:
-        marginal.rule = rule
+        layer.rule = rule
         seen.append(marginal.values(points))
-        if len(seen) > 1:
-            shift, spread = _apart(seen[-1], seen[-2])
-            if spread < SHAPE:
-                fine = len(seen) - 2
-                break
-    else:
-        fine, shift = len(levels) - 1, 0.0
+        fine = next(k for k in range(max(0, len(seen) - 3), len(seen)) if _spread(seen[k:]) < SHAPE)
+        if fine == len(seen) - 3:  # what the next one changes alone may be half of it
+            break
+    shift, last = _apart(seen[-1], seen[fine])[0], seen[-1][:FEW]
+    for rule in levels[len(seen) :]:  # by what all draws are shifted, few tell
+        layer.rule = rule
+        before, last = last, marginal.values(points[:FEW])
+        more = _apart(last, before)[0]
+        shift += more
+        if abs(more) < SHIFT:
+            break
     base = next(k for k in range(fine + 1) if k == fine or _apart(seen[k], seen[fine])[1] < COARSE)
-    return _Needed(fine, base, shift, spread)
+    return _Needed(fine, base, shift, _spread(seen[fine:]))
+
+
+def _spread(seen: list[Array]) -> float:
+    """By how much the second and later of some values change differences of the first, in nats."""
+    return max((_apart(later, seen[0])[1] for later in seen[1:]), default=0.0)
 
 
 def _apart(one: Array, other: Array) -> tuple[float, float]:

@@ -284,7 +284,7 @@ class Marginal:
             again = split(shared[lost], here[lost])
             tops[lost], slopes[lost] = again.totals, again.local
         root = self._roots(shared, here, slopes)
-        share = np.ones((len(shared), blocks))
+        share, since = np.ones((len(shared), blocks)), np.zeros((len(shared), blocks))
         active = np.arange(len(shared))
         fine = np.zeros(len(shared), dtype=bool)
         for step in range(STEPS):
@@ -296,7 +296,7 @@ class Marginal:
             if not len(active):
                 break
             if step and (length > RENEWED).any():
-                root[active] = self._roots(shared[active], here[active], slopes[active])
+                root[active], since[active] = self._roots(shared[active], here[active], slopes[active]), 0.0
                 white = np.einsum("dcji,dcj->dci", root[active], slopes[active])
                 length = (white**2).sum(-1)
             far = np.sqrt(np.maximum(length, 1e-300))
@@ -308,11 +308,17 @@ class Marginal:
                 gain = then.totals[:, :blocks] - tops[active][:, :blocks]
             better = (gain > -SLACK - 1e-9 * np.abs(tops[active][:, :blocks])) | ((length < CLOSE) & np.isfinite(gain))
             here[active] = np.where(better[..., None], trial, here[active])
+            since[active] += np.where(better, length * shorter**2, 0.0)
             slopes[active] = np.where(better[..., None], then.local, slopes[active])
             kept = np.concatenate([better, np.ones((len(active), split.blocks.rest), dtype=bool)], axis=1)
             tops[active] = np.where(kept, then.totals, tops[active])
             # Where steps gain the next may go further, however much curvature changes on the way; where one does not, a quarter.
             share[active] = np.where(better, 2 * share[active], np.minimum(share[active], far / LONGEST) / 4)
+        # Integrals by few nodes depend on where curvatures were taken, by little for a block, but by nats for a hundred thousand, which
+        # would make the density one of the way that the modes were found.
+        stale = (since > self.done).any(axis=1) & fine
+        if stale.any():
+            root[stale] = self._roots(shared[stale], here[stale], slopes[stale])
         return Local(here, root, tops, fine)
 
     def _guess(self, shared: Array) -> Array:

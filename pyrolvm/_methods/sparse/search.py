@@ -16,12 +16,15 @@ from pyrolvm._program.density import Joint
 from pyrolvm.family.climb import Slopes, ascend, climb, curvature, tril_of_precision
 from pyrolvm.family.student import Student, lower_root
 
-__all__ = ["Density", "find_gaussian", "polished", "slopes_off"]
+__all__ = ["Density", "at_origin", "find_gaussian", "polished", "slopes_off"]
 
 Array = NDArray[np.float64]
 
 MORE, REACH = 3, 2.0
 """Ascents besides the one from the origin, and how far from it they start in every unknown, as Stan's chains do."""
+
+GAIN = 1e-4
+"""Nats that a step of an ascent gains at least, for another to follow: what is then left is for the moves by gradients at draws."""
 
 NEAR = 1.0
 """The length of a gradient, in sds of the mode, at which an ascent has arrived somewhere."""
@@ -128,6 +131,12 @@ class _Scaled:
         return self.marginal.tensor(self.plain(points))
 
 
+def at_origin(marginal: Shared) -> Student:
+    """The Gaussian with the curvature of a density at the origin."""
+    scaled = _Scaled.of(marginal)
+    return Student.one(scaled.centre, lower_root(scaled.tril))
+
+
 def find_gaussian(marginal: Shared, seed: int, start: Array | None = None) -> tuple[Student, int]:
     """The Gaussian at the highest end of the ascents, and at how many places they ended.
 
@@ -141,14 +150,14 @@ def find_gaussian(marginal: Shared, seed: int, start: Array | None = None) -> tu
     """
     scaled = _Scaled.of(marginal)
     if start is None:
-        paths = climb(scaled, starts=1, seed=seed)
+        paths = climb(scaled, starts=1, seed=seed, gain=GAIN)
         others = np.random.default_rng([seed, 76]).uniform(-REACH, REACH, size=(MORE, marginal.size))
     else:
         paths, others = [], start[None]
     for other in others:
         there = scaled.inverse(other)
         if start is not None or (np.isfinite(scaled.at(there)[0]) and not budget.spent()):
-            paths.append(ascend(scaled, there))
+            paths.append(ascend(scaled, there, gain=GAIN))
     paths = [path for path in paths if path.values]
     if not paths:
         raise FitError(
