@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "Show", "in_notebook", "is_terminal", "showing", "shown"]
+__all__ = ["Progress", "Show", "console_options", "in_notebook", "is_terminal", "showing", "shown"]
 
 
 def is_terminal(stream: Any) -> bool:
@@ -22,6 +23,21 @@ def is_terminal(stream: Any) -> bool:
     except (AttributeError, ValueError):
         return False
 
+
+def console_options(stream: Any) -> dict[str, Any]:
+    """How a console of rich's writes there: as wide as ``COLUMNS`` says, and without styles where ``NO_COLOR`` is set.
+
+    Returns:
+        Keyword arguments of ``rich.console.Console``. A stream that is no terminal has no width of its own: 140 columns, unless said.
+    """
+    said = os.environ.get("COLUMNS", "")
+    width: int | None = int(said) or _NARROW if said.isdecimal() else _PLAIN
+    if not said.isdecimal() and is_terminal(stream):
+        width = None  # its own
+    return {"file": stream, "width": width, "color_system": None if os.environ.get("NO_COLOR") else "auto"}
+
+
+_NARROW, _PLAIN = 80, 140
 
 Show = bool | Callable[[int, int, str], None]
 
@@ -76,7 +92,7 @@ class Progress:
             from rich.console import Console
             from rich.progress import Progress as Bar
 
-            console = Console(stderr=True)
+            console = Console(**console_options(sys.stderr))
             self._bar = Bar(*_columns(console.width), console=console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total, what=self.what)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._base.plain import jsonable
-from pyrolvm._base.progress import is_terminal
+from pyrolvm._base.progress import console_options
 from pyrolvm._base.writing import replace_file
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Output"]
 
 _STYLE = {"trusted": "green", "doubtful": "yellow", "failed": "red"}
-_PLAIN_WIDTH = 140
 _MARK = 6
 """Columns of what stands before a reason, or before what comes next."""
 _BETWEEN = 2
@@ -162,8 +161,7 @@ class _Console(Console):
 
 def _console(*, stderr: bool, quiet: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    width = None if is_terminal(stream) else _PLAIN_WIDTH  # a file or a pipe has no width of its own
-    return _Console(file=stream, quiet=quiet, width=width, highlight=False, markup=False, emoji=False)
+    return _Console(quiet=quiet, highlight=False, markup=False, emoji=False, **console_options(stream))
 
 
 def _is_number(value: object) -> bool:

@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from rich.progress import Progress as Bar
 
-from pyrolvm._base.progress import _columns
+from pyrolvm._base.progress import Progress, _columns
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._cli.output import Output, _Console
 
 WIDTHS = [30, 40, 60, 80, 120, 200]
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3|4|9)\d")
+STYLE = re.compile(r"\x1b\[[\d;]*m")
 
 
 def _printed(width: int) -> tuple[Output, io.StringIO]:
@@ -101,7 +102,38 @@ def test_no_colour_is_respected(wanted: bool, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stdout", stream)
     out = Output.of(SimpleNamespace(json=None, quiet=False))  # type: ignore[arg-type]
     out.verdict(Verdict.of([Reason("doubtful", "R-hat is up to 1.012.")]))
+    out.note("what was done")
+    out.table([["a", 1.0]], ["name", "value"], "title")
     assert bool(COLOUR.search(stream.getvalue())) is wanted
+    assert bool(STYLE.search(stream.getvalue())) is wanted  # nor bold or dim ones
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_bar_has_no_styles_without_colour(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    if not wanted:
+        monkeypatch.setenv("NO_COLOR", "1")
+    stream = _Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress("sampling", 3, True, every=0.0) as bar:
+        bar.update(2, lambda: "12 diverged")
+    assert "2/3" in stream.getvalue()
+    assert bool(STYLE.search(stream.getvalue())) is wanted
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize(("said", "width"), [("72", 72), ("0", 80), ("wide", None), (None, None)])
+def test_the_width_is_what_columns_says(
+    terminal: bool, said: str | None, width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("COLUMNS", said)
+    monkeypatch.setattr(sys, "stdout", _Terminal() if terminal else io.StringIO())
+    out = Output.of(SimpleNamespace(json=None, quiet=False))  # type: ignore[arg-type]
+    assert out.result.width == (width or (80 if terminal else 140))
 
 
 def test_a_pipe_has_no_escapes(pyrolvm) -> None:
