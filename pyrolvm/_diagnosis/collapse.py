@@ -67,7 +67,7 @@ def judge_collapse(data: xr.DataTree) -> Iterator[Reason]:
             listing = ", ".join(idle[:6]) + (", ..." if len(idle) > 6 else "")
             yield Reason(
                 "trusted",
-                f"{label} uses {active.sum()} of {active.size} units; {listing} are the same for every row.",
+                f"{label} uses {active.sum()} of {active.size} units; {listing} {'are' if idle[1:] else 'is'} the same for every row.",
                 figures,
             )
 

@@ -185,8 +185,8 @@ def judge_tails(data: xr.DataTree, table: pd.DataFrame, log_weight: Array, weigh
         name, khat = min(heavy, key=lambda pair: float(ratio[pair[0]]))
         more = f" ({len(heavy)} quantities in all)" if len(heavy) > 1 else ""
         text = (
-            f"The sd of `{name}` is {100 * (1 - ratio[name]):.0f}% smaller than reweighting makes it, and by more than that where the "
-            f"draws hardly reach: k-hat of its variance is {told(khat, HEAVY, 2)}, above {HEAVY}{more}."
+            f"The sd of `{name}` lacks more than the {100 * (1 - ratio[name]):.0f}% that reweighting shows, as draws hardly reach its "
+            f"tail: k-hat of its variance is {told(khat, HEAVY, 2)}, above {HEAVY}{more}."
         )
         yield Reason("doubtful", text, {"largest quantity khat": khat, "quantities": float(len(heavy))})
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._base.numerics import NORMAL95
@@ -67,6 +68,10 @@ def draw(found: Mapping[str, Course], exact: float | None, path: str | Path | No
             axes.axhline(truth, color=INK, linewidth=1.0)
         axes.set_ylim(*_reach([shown[name] for name in names], truth, last=place == 1))
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 50 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("densities evaluated", fontsize=9, color=INK)
         axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(axis="y", color=FAINT, alpha=0.2, linewidth=0.6)

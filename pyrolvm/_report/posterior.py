@@ -14,13 +14,15 @@ from matplotlib.ticker import MaxNLocator
 from pyrolvm._base.errors import unknown_name
 from pyrolvm._base.numerics import Array
 from pyrolvm._report.pictures import written
-from pyrolvm._report.style import FAINT, INK, PALETTE, density, plain, sheet, tidy
+from pyrolvm._report.style import FAINT, INK, PALETTE, course, density, plain, sheet, tidy, within
 
 __all__ = ["draw", "losses"]
 
 Draws = Mapping[str, tuple[Array, bool]]
 
 COLUMNS = 4
+BARS = 40
+"""How many bars of integers stand beside each other."""
 
 
 def draw(kind: str, draws: Draws, share: float, path: str | Path | None, diverging: Array | None = None) -> Figure:
@@ -75,11 +77,13 @@ def marginals(draws: Draws, share: float) -> Figure:
 
 
 def _shape(axes: Axes, flat: Array, discrete: bool, colour: str) -> None:
-    """The distribution of some draws: bars where they are few integers, else a density without the farthest of a heavy tail."""
+    """The distribution of some draws, without the farthest of a heavy tail: bars of integers, else a density."""
     low, high = np.quantile(flat, [0.004, 0.996])
-    if discrete and high - low < 40:
-        values = np.arange(math.floor(low), math.ceil(high) + 1)
-        axes.bar(values, [float((flat == value).mean()) for value in values], width=0.8, color=colour)
+    if discrete and high > low:
+        wide = max(1, round((high - low) / BARS))  # integers that share a bar
+        edges = np.arange(math.floor(low), math.ceil(high) + wide + 1, wide) - 0.5
+        shares = np.histogram(flat, edges)[0] / flat.size
+        axes.bar(edges[:-1] + wide / 2, shares, width=(1 - 0.2 / wide) * wide, color=colour)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         return
     if high == low:
@@ -162,19 +166,13 @@ def ranks(draws: Draws, share: float) -> Figure:
 
 
 def losses(trace: Array) -> Figure:
-    """The loss by step, means of as many steps as a line can show, without the fall at the beginning."""
-    width = max(1, trace.size // 300)
-    smooth = trace[: trace.size // width * width].reshape(-1, width).mean(axis=1)
+    """The loss by step, without the fall at the beginning."""
     figure = sheet(7.0, 2.6)
     axes = figure.subplots()
-    axes.plot((np.arange(smooth.size) + 0.5) * width, smooth, color=PALETTE[0], linewidth=1.2)
-    finite = smooth[np.isfinite(smooth)]
-    if finite.size > 4:
-        low, high = float(finite.min()), float(np.quantile(finite, 0.95))
-        room = max(high - low, 1e-6 * abs(low), 1e-12)
-        axes.set_ylim(low - 0.1 * room, high + 0.2 * room)
+    within(axes, [course(axes, trace, PALETTE[0])])
     axes.set_xlabel("step", fontsize=8.5, color=INK)
     axes.set_ylabel("loss, nats", fontsize=8.5, color=INK)
+    axes.ticklabel_format(axis="y", useOffset=False)
     tidy(axes, grid=True)
     return figure
 

@@ -21,7 +21,7 @@ td.unclear{background:rgba(190,120,10,.14)}
 td.differs{background:rgba(214,69,59,.14)}
 .card{border:1px solid var(--rule);border-radius:10px;padding:.8em 1.1em;margin:.6em 0}
 .card h3{display:inline;font-size:1.02em;margin:0 .6em 0 0}
-.card ul{list-style:none;padding-left:.2em;margin:.4em 0}
+.card ul{list-style:none;padding-left:1.2em;margin:.4em 0}
 .warn{border:2px solid var(--bad);background:rgba(214,69,59,.1);border-radius:10px;padding:.8em 1.1em;margin:1em 0;font-weight:600}
 .advice li{margin:.35em 0}
 details{margin:.4em 0}
@@ -35,11 +35,11 @@ dd{margin:0;overflow-wrap:anywhere}
 
 _LIGHT = (
     "--ink:#2b2f36;--paper:#fff;--muted:#646a74;--faint:#737983;--rule:#e3e6ea;--edge:#c9cdd3;--line:#f0f1f4;--shade:#f6f7f9;"
-    "--good:#1b7f5c;--unsure:#a35f00;--bad:#b3261e;--link:#3b5bdb;--area:#c9cdd3"
+    "--good:#1b7f5c;--unsure:#a35f00;--bad:#b3261e;--link:#3b5bdb;--area:#c9cdd3;--first:#0072b2"
 )
 _DARK = (
     "--ink:#dfe3e8;--paper:#14171c;--muted:#a2a9b4;--faint:#8d95a1;--rule:#333942;--edge:#4b525d;--line:#262b33;--shade:#1b1f26;"
-    "--good:#43b98c;--unsure:#dd9a35;--bad:#f0776d;--link:#8ea4f5;--area:#4b525d"
+    "--good:#43b98c;--unsure:#dd9a35;--bad:#f0776d;--link:#8ea4f5;--area:#4b525d;--first:#3d9ddb"
 )
 EITHER = (
     "--muted:#777e88;--faint:#808791;--rule:rgba(128,136,148,.35);--edge:rgba(128,136,148,.6);--line:rgba(128,136,148,.22);"
@@ -65,7 +65,9 @@ linear-gradient(270deg,rgba(128,136,148,.45),transparent) 100% 0/1em 100% no-rep
 .tall thead th{{position:sticky;top:0;background:var(--paper)}}
 .wide:focus-visible{{outline:2px solid var(--link)}}
 .hint{{display:none;color:var(--muted);font-size:12px;margin:.2em 0 -.2em}}
+.always{{display:block;margin:.2em 0}}
 figure{{margin:.6em 0 1.4em}}
+figure .hint{{margin:.2em 0}}
 figcaption{{color:var(--muted);font-size:13px;margin:.2em 0}}
 figure svg,figure img{{display:block;width:100%;height:auto;margin:0 auto}}
 figure .wide svg{{min-width:calc(1.1*var(--w));max-width:calc(1.9*var(--w))}}

@@ -12,7 +12,9 @@ from matplotlib.layout_engine import LayoutEngine
 
 from pyrolvm._base.numerics import Array, array_stats
 
-__all__ = ["BAD", "INK", "PALETTE", "REFERENCE", "STATUS", "Sheet", "colours", "density", "legend", "tidy"]
+__all__ = [
+    "BAD", "INK", "PALETTE", "REFERENCE", "STATUS", "Sheet", "colours", "course", "density", "legend", "tidy", "within"
+]  # fmt: skip
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#5B5B5B")
 """Okabe and Ito's colours, those that carry on white."""
@@ -97,6 +99,39 @@ def density(values: Array, low: float, high: float) -> tuple[Array, Array]:
         return np.array([low, high]), np.zeros(2)
     grid, height, _ = array_stats().kde(inside, circular=False, grid_len=128, bw_fct=1.25)
     return np.asarray(grid), np.asarray(height) * inside.size / values.size
+
+
+def course(axes: Axes, trace: Array, colour: str, **look: Any) -> Array:
+    """Draws a noisy course of losses: faintly as they are, and their means over a fiftieth of the steps.
+
+    Returns:
+        What is to be seen of it, shape ``(2,)``: from the lowest of its later steps to what the early fall does not exceed for long.
+    """
+    fine, coarse = (_means(trace, count) for count in (_FINE, _COARSE))
+    axes.plot(*fine, color=colour, linewidth=0.7, alpha=0.3)
+    axes.plot(*coarse, color=colour, linewidth=1.6, **look)
+    seen = fine[1][np.isfinite(fine[1])]
+    return np.quantile(seen, [0.01, 0.95]) if seen.size else np.full(2, np.nan)
+
+
+_FINE, _COARSE = 300, 50
+
+
+def _means(trace: Array, count: int) -> tuple[Array, Array]:
+    width = max(1, trace.size // count)
+    return (
+        (np.arange(trace.size // width) + 0.5) * width,
+        trace[: trace.size // width * width].reshape(-1, width).mean(axis=1),
+    )
+
+
+def within(axes: Axes, spans: list[Array]) -> None:
+    """Shows what several courses span, and a little more."""
+    known = np.array([span for span in spans if np.isfinite(span).all()]).reshape(-1, 2)
+    if len(known):
+        low, high = float(known[:, 0].min()), float(known[:, 1].max())
+        room = max(high - low, 1e-6 * abs(low), 1e-12)
+        axes.set_ylim(low - 0.15 * room, high + 0.15 * room)
 
 
 def legend(figure: Figure, handles: list[Any], names: list[str]) -> None:

@@ -6,6 +6,7 @@ import base64
 import re
 from html import escape
 from io import BytesIO
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ MOST = 120_000
 _COLOURS = {
     "#000000": "var(--ink)", "#2b2f36": "var(--ink)", "#8a9099": "var(--faint)", "#c9cdd3": "var(--area)", "#ffffff": "var(--paper)",
     "#f5f6f8": "var(--shade)", "#eceef1": "var(--rule)", "#7c828b": "var(--faint)",
+    "#1b7f5c": "var(--good)", "#b36b00": "var(--unsure)", "#b3261e": "var(--bad)",
+    "#0072b2": "var(--first)",
 }  # fmt: skip
 """Colours of figures that are the page's."""
 
@@ -55,8 +58,15 @@ def _svg(figure: Figure, alt: str) -> str:
     import matplotlib
 
     buffer = BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt, "path.simplify_threshold": 0.3}):
-        figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
+    grounds = [axes.patch for axes in figure.axes if axes.patch.get_visible()]
+    for ground in grounds:
+        ground.set_visible(False)  # it would hide that there is more at the page's edge
+    try:
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt, "path.simplify_threshold": 0.3}):
+            figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
+    finally:
+        for ground in grounds:
+            ground.set_visible(True)
     text = re.sub(r"\s*\n\s*", " ", _HEAD.sub("", buffer.getvalue().decode("utf-8")))
     box = _BOX.search(text)
     assert box is not None
@@ -90,8 +100,15 @@ def _simpler(found: re.Match[str]) -> str:
             last += 1
         kept.append(points[last])
         first = last
-    told = " ".join(f"{x:g} {y:g}" for x, y in kept[1:])
-    return f' d="M{kept[0][0]:g} {kept[0][1]:g}L{told}{"z" if found.group(2) else ""}"'
+    told = "".join(_step(*pair) for pair in pairwise(kept))
+    return f' d="M{kept[0][0]:g} {kept[0][1]:g}{told}{"z" if found.group(2) else ""}"'
+
+
+def _step(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """From one point to the next, in one number where it is level or upright."""
+    if start[1] == end[1]:
+        return f"H{end[0]:g}"
+    return f"V{end[1]:g}" if start[0] == end[0] else f"L{end[0]:g} {end[1]:g}"
 
 
 def _straight(points: list[tuple[float, float]], first: int, last: int) -> bool:

@@ -6,9 +6,13 @@ the reader's choice of light or dark, are read at the width of a telephone, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from html import escape
+from numbers import Real
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pyrolvm._base.verdict import Verdict, badge
 from pyrolvm._report.origin import Origin, written_now
@@ -19,12 +23,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["document", "in_notebook", "panels", "picture", "scrolling", "section", "table"]
+__all__ = ["document", "in_notebook", "panels", "picture", "scrolling", "section", "significant", "table"]
 
 NARROW = 5
 """Columns of a table that a telephone shows at once."""
 TALL = 25
 """Rows of a table from which it scrolls downwards, too."""
+SLIM = 4.9
+"""Inches of a figure that a telephone shows at once."""
+DIGITS = 4
+"""Significant ones of a number in a table."""
 
 
 def document(
@@ -83,27 +91,53 @@ def scrolling(content: str, what: str = "table", *, columns: int = NARROW + 1, r
         columns: how many it has.
         rows: how many it has.
     """
-    hint = "<p class=hint>The table scrolls sideways.</p>" if columns > NARROW else ""
-    tall = " tall" if rows > TALL else ""
+    hint, tall = ("<p class=hint>The table scrolls sideways.</p>" if columns > NARROW else ""), ""
+    if rows > TALL:
+        hint, tall = f"<p class='hint always'>{rows:,} rows: the table scrolls.</p>", " tall"
     return f'{hint}<div class="wide table{tall}" role=region tabindex=0 aria-label="{escape(what)}, scrolls">{content}</div>'
 
 
-def table(frame: pd.DataFrame, *, digits: int = 4, most: int = 50, what: str = "table") -> str:
+def table(frame: pd.DataFrame, *, digits: int | Mapping[str, int] = DIGITS, most: int = 50, what: str = "table") -> str:
     """A DataFrame as a table that scrolls where it is too wide.
 
     Args:
-        frame: the table; text in it is escaped.
-        digits: of numbers, significant ones.
+        frame: the table; text in it is escaped, and stands to the left.
+        digits: of numbers, significant ones; of some columns, by their names.
         most: rows that are shown; how many there are more is said below.
         what: what it is of, for those who hear the page.
     """
     if not len(frame):
         return ""
-    rows = frame.head(most).to_html(
-        float_format=lambda value: f"{value:.{digits}g}", border=0, escape=True, na_rep="\u2013", index_names=False
-    )
+    shown, sorts = frame.head(most), [kind.kind for kind in frame.dtypes]
+    marks = [" class=text" if sort not in "biufc" else "" for sort in sorts]
+    of = [digits if isinstance(digits, int) else digits.get(str(name), DIGITS) for name in shown.columns]
+    names = "".join(f"<th{mark}>{escape(str(name))}</th>" for name, mark in zip(shown.columns, marks, strict=True))
+    lines = []
+    for label, *values in shown.itertuples(name=None):
+        cells = "".join(
+            f"<td{mark}>{_cell(value, most)}</td>" for value, mark, most in zip(values, marks, of, strict=True)
+        )
+        told = ", ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+        lines.append(f"<tr><th>{escape(told)}</th>{cells}</tr>")
+    rows = f"<table><thead><tr><th></th>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     more = f"<p class=small>{len(frame) - most:,} rows more.</p>" if len(frame) > most else ""
-    return scrolling(rows, what, columns=frame.shape[1] + 1, rows=min(len(frame), most)) + more
+    return scrolling(rows, what, columns=frame.shape[1] + 1, rows=len(shown)) + more
+
+
+def _cell(value: object, digits: int) -> str:
+    """A value in a table: numbers with as many digits as each other, so that they can be compared at a glance."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if not isinstance(value, Real) or isinstance(value, int | np.integer):
+        return "\u2013" if value is None else escape(str(value))
+    number = float(value)
+    return "\u2013" if math.isnan(number) else significant(number, digits)
+
+
+def significant(number: float, digits: int) -> str:
+    """A number with so many significant digits, zeros at its end included; a whole one without them."""
+    whole = not math.isfinite(number) or number == round(number)
+    return f"{number:.{digits}g}" if whole else f"{number:#.{digits}g}".removesuffix(".")
 
 
 def picture(alt: str, figure: Figure, caption: str = "") -> str:
@@ -115,7 +149,8 @@ def picture(alt: str, figure: Figure, caption: str = "") -> str:
         caption: plain text below it.
     """
     told = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure><div class=wide tabindex=0>{drawing(alt, figure)}</div>{told}</figure>"
+    hint = "<p class=hint>The picture scrolls sideways.</p>" if figure.get_figwidth() > SLIM else ""
+    return f"<figure>{hint}<div class=wide tabindex=0>{drawing(alt, figure)}</div>{told}</figure>"
 
 
 def panels(figures: Iterable[tuple[str, Figure]]) -> str:

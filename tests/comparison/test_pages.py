@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -21,7 +22,9 @@ from pyrolvm._check.discrepancy.statistics import Sample
 from pyrolvm._check.pages.others import _densities
 from pyrolvm._program.origin import origin_of
 from pyrolvm._report.origin import Origin, asked_by, read
+from pyrolvm._report.posterior import draw
 from pyrolvm._report.vector import drawing
+from pyrolvm._report.webpage import picture, table
 
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -179,6 +182,42 @@ def test_a_picture_of_the_data_is_not_as_wide_as_the_prior() -> None:
     low, high = axes.get_xlim()
     assert -30 < low < seen.min() and seen.max() < high < 30
     assert axes.get_ylim()[1] < 3.0
+
+
+def test_a_table_has_words_to_the_left_and_numbers_with_as_many_digits() -> None:
+    frame = pd.DataFrame(
+        {"method": ["<flow>", "nuts"], "mean": [1.2, 0.98765], "ess": [4000.0, 12.5], "done": [True, False]},
+        index=["mu", "tau"],
+    )
+    text = table(frame, digits={"mean": 3})
+    assert "<th class=text>method</th><th>mean</th>" in text
+    assert "<td class=text>&lt;flow&gt;</td><td>1.20</td><td>4000</td><td>yes</td>" in text
+    assert "<td>0.988</td><td>12.50</td><td>no</td>" in text
+    assert "\u2013" in table(pd.DataFrame({"khat": [float("nan")]}))
+    long = table(pd.DataFrame({"a": range(60)}), most=50)
+    assert "50 rows: the table scrolls." in long and "10 rows more." in long
+
+
+def test_pictures_that_a_telephone_shows_at_once_do_not_say_that_they_scroll() -> None:
+    for width, said in ((4.0, False), (7.0, True)):
+        assert ("The picture scrolls" in picture("a line", Figure(figsize=(width, 2.0)))) is said
+
+
+def test_axes_in_a_page_hide_nothing_behind_them_and_keep_their_ground() -> None:
+    figure = Figure(figsize=(4.0, 2.0))
+    axes = figure.subplots()
+    axes.plot([0.0, 1.0, 1.0, 2.0, 2.0], [0.0, 0.0, 1.0, 1.0, 3.0])
+    text = drawing("a stair", figure)
+    assert "fill: var(--paper)" not in text and axes.patch.get_visible()
+    (stair,) = re.findall(r'd="(M[^"]*)" clip-path', text)
+    assert re.fullmatch(r"M[\d.]+ [\d.]+H[\d.]+V[\d.]+H[\d.]+V[\d.]+", stair)
+
+
+def test_many_different_counts_share_bars() -> None:
+    counts = np.random.default_rng(0).poisson(200.0, (1, 4000))
+    (axes,) = draw("marginals", {"n": (counts, True)}, 0.9, None).axes
+    bars = [bar for bar in axes.patches if bar.get_width() > 0]
+    assert 20 <= len(bars) <= 60 and abs(sum(bar.get_height() for bar in bars) - 1.0) < 0.02
 
 
 def test_what_stands_between_backticks_is_code() -> None:

@@ -12,7 +12,7 @@ from pyrolvm._base.verdict import badge, ticked
 from pyrolvm._check.compare.compared import Compared
 from pyrolvm._check.compare.table import COLUMNS
 from pyrolvm._report.origin import read
-from pyrolvm._report.webpage import document, in_notebook, picture, scrolling, section
+from pyrolvm._report.webpage import document, in_notebook, picture, scrolling, section, significant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,14 +101,14 @@ def _number(value: Any, digits: int = 3) -> str:
     number = float(value)
     if math.isnan(number):
         return "&ndash;"
-    return f"{number:.0f}" if abs(number) >= 1000 and math.isfinite(number) else f"{number:.{digits}g}"
+    return f"{number:.0f}" if abs(number) >= 1000 and math.isfinite(number) else significant(number, digits)
 
 
 def _with_error(value: float, error: float, form: str) -> str:
     if math.isnan(value):
         return "&ndash;"
     size = f"{value:{form}}" if abs(value) < 1e5 else f"{value:.3g}"
-    return size if math.isnan(error) else f"{size} <span class=se>&plusmn; {error:.2g}</span>"
+    return size if math.isnan(error) else f"{size} <span class=se>&plusmn; {significant(error, 2)}</span>"
 
 
 def _methods(comparison: Compared) -> str:

@@ -17,7 +17,21 @@ from pyrolvm._base.errors import ArgumentError, unknown_name
 from pyrolvm._base.numerics import Array
 from pyrolvm._check.compare.compared import Compared
 from pyrolvm._check.compare.metrics import MEAN_BOUND, SD_BOUND
-from pyrolvm._report.style import FAINT, INK, MARK, REFERENCE, STATUS, colours, density, legend, plain, sheet, tidy
+from pyrolvm._report.style import (
+    FAINT,
+    INK,
+    MARK,
+    REFERENCE,
+    STATUS,
+    colours,
+    course,
+    density,
+    legend,
+    plain,
+    sheet,
+    tidy,
+    within,
+)  # fmt: skip
 from pyrolvm._results.reading import stat
 
 __all__ = ["KINDS", "accuracy", "energy", "forest", "losses", "marginals", "overview", "pairs"]
@@ -356,26 +370,12 @@ def losses(comparison: Compared) -> Figure:
     figure = sheet(6.2, 3.4)
     axes = figure.subplots()
     look = colours([*comparison.pairs, comparison.reference])
-    finals, top = [], []
-    for name, loss in traces.items():
-        width = max(1, loss.size // 200)
-        smooth = loss[: loss.size // width * width].reshape(-1, width).mean(axis=1)
-        steps = (np.arange(smooth.size) + 0.5) * width
-        colour, line = look[name]
-        axes.plot(steps, smooth, color=colour, linestyle=line, linewidth=1.5, label=plain(name, 40))
-        finite = smooth[np.isfinite(smooth)]
-        if finite.size:
-            finals.append(float(np.median(finite[-max(finite.size // 5, 1) :])))
-            top.append(float(np.quantile(finite, 0.9)))
-    if finals:
-        low, high = min(finals), max(*top, *finals)
-        room = max(high - low, 1e-6 * abs(low), 1e-12)
-        axes.set_ylim(low - 0.15 * room, high + 0.6 * room)
+    within(axes, [course(axes, loss, look[name][0], linestyle=look[name][1]) for name, loss in traces.items()])
     axes.set_xlabel("step", fontsize=9, color=INK)
     axes.set_ylabel("loss (negative ELBO), nats", fontsize=9, color=INK)
     axes.ticklabel_format(axis="y", useOffset=False)
     tidy(axes, grid=True)
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    legend(figure, [Line2D([], [], color=look[name][0], linestyle=look[name][1]) for name in traces], list(traces))
     return figure
 
 

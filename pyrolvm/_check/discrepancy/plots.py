@@ -32,7 +32,7 @@ ROOM, HIGHEST = 3.0, 4.0
 
 CAPTIONS = {
     "statistics": "Each feature of the data (dot) among those of replicated data sets: their mean and central 90%, in their sds.",
-    "data": "The distribution of the data (dark) and those of replicated data sets.",
+    "data": "The distribution of the data (dots, or the thick line) among those of replicated data sets.",
 }
 
 

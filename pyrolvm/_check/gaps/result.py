@@ -75,7 +75,8 @@ class Collapse:
         if self.active < self.units:
             idle = [str(name) for name in self.table.index[~self.table["active"]]]
             listing = ", ".join(idle[:6]) + (", ..." if len(idle) > 6 else "")
-            text = f"{self.active} of {self.units} units are active, {listing} are the same for every row: {told}."
+            same = f"{listing} {'are' if len(idle) > 1 else 'is'} the same for every row"
+            text = f"{self.active} of {self.units} units are active, {same}: {told}."
             return Reason("trusted", text, figures)
         return Reason("trusted", f"All {self.units} units are active: {told}.", figures)
 

@@ -12,7 +12,7 @@ from pyrolvm._compat.notebooks import html
 from pyrolvm._program.origin import origin_of
 from pyrolvm._report.origin import read
 from pyrolvm._report.posterior import draw as draw_draws
-from pyrolvm._report.style import FAINT, INK, PALETTE, sheet, tidy
+from pyrolvm._report.style import FAINT, INK, PALETTE, REFERENCE, plain, sheet, tidy
 from pyrolvm._report.webpage import document, panels, picture, section, table
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["calibration", "cross_validation", "evidences", "gaps", "models", "predictions", "sweep"]
 
-MOST = 12
+MOST, ROWS = 12, 40
+FIGURES = {"value": 6, "low": 6, "high": 6, "elbo": 6, "evidence": 6, "error": 2, "elbo_error": 2, "seconds": 3}
+"""Significant digits of columns that are large, and of those that are errors."""
 
 
 def calibration(found: Calibration) -> str:
@@ -95,7 +97,7 @@ def evidences(found: Evidences) -> str:
     alt = "Estimates with errors by the number of densities evaluated"
     origins = [one.origin for one in found.found.values()]
     sections = [
-        section("Estimates", table(found.table, digits=6, what="evidences")),
+        section("Estimates", table(found.table, digits=FIGURES, what="evidences")),
         section("How they came about", picture(alt, found.plot()) if course else ""),
         section("Verdicts", *verdicts),
     ]
@@ -148,14 +150,49 @@ def sweep(found: Sweep) -> str:
     """The page of a sweep."""
     counts = ", ".join(f"{n} {status}" for status, n in found.counts.items())
     failures = "".join(f"<dt>{n}</dt><dd>{escape(error)}</dd>" for error, n in found.failures.items())
-    shown = found.table.dropna(axis=1, how="all")
+    cells, summary = (frame.set_index("problem") for frame in (found.table.dropna(axis=1, how="all"), found.summary))
+    pictures = [
+        picture(f"{what} of each cell, by problem and method", _cells(found.table, column, what, bounds))
+        for column, what, bounds in _SEEN
+        if np.isfinite(found.table[column]).any()
+    ]
     sections = [
-        section("Estimates", table(found.summary, most=200, what="problems and methods")),
-        section("Cells", table(shown, digits=3, most=500, what="cells")),
+        section("Estimates", table(summary, digits=FIGURES, most=200, what="problems and methods")),
+        section("Pictures", *pictures),
+        section("Cells", table(cells, digits=FIGURES, most=500, what="cells")),
         section("Why cells are not done", f"<dl>{failures}</dl>" if failures else ""),
     ]
     origins = [replace(origin_of(one), made="") for one in list(found.problems.values())[:MOST]]
-    return document("Sweep", f"{len(found.cells)} cells: {counts}", sections, origins)
+    of = f" of {next(iter(found.problems))}" if len(found.problems) == 1 else ""
+    return document(f"Sweep{of}", f"{len(found.cells)} cells: {counts}", sections, origins)
+
+
+_SEEN = (
+    ("mean_diff", "worst mean, sds from the reference", (0.0, 0.1)),
+    ("sd_ratio", "worst sd / that of the reference", (0.9, 1.1)),
+)
+"""What is drawn of cells, and between which figures it is as it should be."""
+
+
+def _cells(table: pd.DataFrame, column: str, what: str, bounds: tuple[float, float]) -> Figure:
+    """A line for each problem and method, a dot for each seed, and the region of those that are close enough."""
+    several = table["problem"].nunique() > 1
+    labels = [
+        f"{problem}, {method}" if several else method
+        for problem, method in zip(table["problem"], table["method"], strict=True)
+    ]
+    names = list(dict.fromkeys(labels))[:ROWS]
+    figure = sheet(6.0, 0.22 * len(names) + 0.8)
+    axes = figure.subplots()
+    axes.axvspan(*bounds, color=REFERENCE, alpha=0.35, linewidth=0)
+    for value, label in zip(table[column], labels, strict=True):
+        if label in names and np.isfinite(value):
+            axes.plot(value, names.index(label), "o", color=PALETTE[0], markersize=4, alpha=0.8, markeredgewidth=0)
+    axes.set_yticks(range(len(names)), [plain(name, 40) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(what, fontsize=8.5, color=INK)
+    tidy(axes)
+    return figure
 
 
 def predictions(found: xr.DataTree) -> str:

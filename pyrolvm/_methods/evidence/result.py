@@ -109,4 +109,4 @@ class Evidences:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return in_notebook(table(self.table, digits=6))
+        return in_notebook(table(self.table, digits={"value": 6, "low": 6, "high": 6}))
