@@ -13,7 +13,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Progress", "Show", "console_options", "in_notebook", "is_terminal", "showing", "shown"]
+__all__ = ["Progress", "Show", "console_options", "in_notebook", "is_terminal", "showing", "shown", "stage", "stages"]
 
 
 def is_terminal(stream: Any) -> bool:
@@ -57,6 +57,26 @@ def shown(show: Show) -> Iterator[None]:
 def showing() -> Show:
     """How progress is shown here; not at all unless somebody has said how."""
     return _SHOW.get()
+
+
+_STAGE: ContextVar[Callable[[str], None] | None] = ContextVar("stage", default=None)
+
+
+@contextmanager
+def stages(bar: Progress) -> Iterator[None]:
+    """Lets what runs inside, however deep, say on a bar what it is at, by :func:`stage`."""
+    token = _STAGE.set(lambda text: bar.update(0, lambda: text))
+    try:
+        yield
+    finally:
+        _STAGE.reset(token)
+
+
+def stage(text: str) -> None:
+    """Says what is being done, where a bar waits for the whole."""
+    tell = _STAGE.get()
+    if tell is not None:
+        tell(text)
 
 
 class Progress:
@@ -171,8 +191,13 @@ class _Cell:
         """Shows how far the work is, how fast, and how long it will take."""
         rate = done / seconds if seconds > 0 else 0.0
         left = f", {_clock((total - done) / rate)} left" if rate > 0 and total > done else ""
-        words = f"{what} {done:,}/{total:,} ({rate:,.1f}/s, {_clock(seconds)}{left}) {text}"
-        bar = f'<progress value="{done}" max="{max(total, 1)}" style="width:12em"></progress>'
+        words, share = (
+            f"{what} {done:,}/{total:,} ({rate:,.1f}/s, {_clock(seconds)}{left}) {text}",
+            f'value="{done}" max="{total}"',
+        )
+        if total <= 1:  # nobody knows how long it takes
+            words, share = f"{what} ({_clock(seconds)}) {text}", ""
+        bar = f'<progress {share} style="width:12em"></progress>'
         self._draw(
             {"text/plain": words, "text/html": f'<div style="font-family:monospace">{bar} {escape(words)}</div>'}
         )

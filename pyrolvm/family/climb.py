@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrolvm._base import budget
 from pyrolvm._base.importing import uncollected
+from pyrolvm._base.progress import stage
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import Points, Target, nowhere_finite
 from pyrolvm.family.student import Student, lower_root
@@ -125,6 +126,7 @@ def climb_from(target: Slopes, starts: Points, *, most: int | None = None, gain:
             break
         value, gradient = target.at(start)
         if np.isfinite(value) and np.isfinite(gradient).all():
+            stage(f"ascent {len(found) + 1}" + (f" of {most}" if most else ""))
             found.append(ascend(target, start, gain=gain))
     return found
 

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from pyrolvm._base import budget
 from pyrolvm._base.importance import Weights, weigh
+from pyrolvm._base.progress import stage
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm.family.student import Student
 
@@ -128,6 +129,7 @@ def _improve(
             trial = _with_component(trial, held, random)
         trial = refitted(trial, held)
         held = draw_weighed(target, trial, count, seed + 1 + round)
+        stage(f"{len(trial.weights)} components, {held.share:.0%} of the draws effective")
         if held.score > best[1].score:
             best = (trial, held)
         elif held.score < best[1].score / 5:

@@ -18,6 +18,7 @@ import numpy as np
 import scipy  # its parts are imported when they are first used
 
 from pyrolvm._base import budget
+from pyrolvm._base.progress import stage
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm.family.student import Student, lower_root
 
@@ -86,6 +87,7 @@ def natural_gradient(target: Target, start: Student, *, seed: int) -> Fitted:
             continue
         elbo, draws, scores = seen
         elbos.append(elbo)
+        stage(f"natural gradients, step {len(elbos)}: ELBO {elbos[-1]:.2f}")
         residuals = scores + draws
         shift, change = residuals.mean(axis=0), -(draws.T @ residuals) / len(draws)
         change = (change + change.T) / 2
@@ -146,6 +148,7 @@ def batch_and_match(target: Target, start: Student, *, seed: int, iterations: in
             continue
         elbo, draws, scores = seen
         elbos.append(elbo)
+        stage(f"scores matched, step {len(elbos)}: ELBO {elbos[-1]:.2f}")
         # What the batch weighs beside the last Gaussian; squared, so that noise averages out.
         weight = count * n / (t + 1) ** 2
         middle, slope = draws.mean(axis=0), scores.mean(axis=0)

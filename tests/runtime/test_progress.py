@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+import pyrolvm as lvm
 from pyrolvm._base import progress
-from pyrolvm._base.progress import Progress
+from pyrolvm._base.progress import Progress, stage, stages
 
 
 class Notebook:
@@ -60,3 +61,25 @@ def test_no_cell_is_written_to_elsewhere_or_when_it_is_not_wanted(
         book.now = 9.0
         bar.update(5, lambda: "")
     assert book.drawn == []
+
+
+def test_what_takes_nobody_knows_how_long_says_what_it_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = Notebook(monkeypatch, kernel=object())
+    stage("heard by nobody")
+    with Progress("student on p", 1, True) as bar, stages(bar):
+        for book.now in (2.0, 65.0):
+            stage(f"ascent {book.now:.0f}")
+    assert [bundle["text/plain"] for bundle in book.drawn] == [
+        "student on p (0:02) ascent 2",
+        "student on p (1:05) ascent 65",
+        "",
+    ]
+    assert "value=" not in book.drawn[0]["text/html"]
+
+
+def test_an_ascent_says_so_where_a_guide_has_an_algorithm_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Progress, "update", lambda self, done, text, total=None: said.append(text()))
+    lvm.fit(lvm.problem("eight_schools_noncentered"), "student", seed=0, progress=lambda done, total, text: None)
+    assert any(text.startswith("ascent 1") for text in said)
+    assert any(text.startswith("natural gradients, step 3: ELBO -") for text in said)

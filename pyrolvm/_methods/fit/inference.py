@@ -24,7 +24,7 @@ from pyrolvm._base.errors import (
 from pyrolvm._base.explain import at_the_door, told
 from pyrolvm._base.habits import verb
 from pyrolvm._base.machine import require_memory
-from pyrolvm._base.progress import Progress, shown
+from pyrolvm._base.progress import Progress, shown, stages
 from pyrolvm._base.team import Team, team
 from pyrolvm._diagnosis.modes import UNSEEN
 from pyrolvm._methods.fit.checkpoint import Keeper
@@ -416,7 +416,7 @@ def _solved(
             "Fix: leave batch_size out, or use a guide that is trained by gradients, such as mean_field."
         )
     clock.lap("setup")
-    with Progress(f"{recipe.name} on {problem.name}", 1, progress) as bar:
+    with Progress(f"{recipe.name} on {problem.name}", 1, progress) as bar, stages(bar):
         solution = solve(problem, seed=seed)
         bar.update(1, lambda: f"ELBO {solution.elbos[-1]:.2f}")
     history = History.of(solution.elbos, converged=solution.converged, reason=solution.reason)
