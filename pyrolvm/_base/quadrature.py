@@ -10,7 +10,13 @@ import scipy  # its parts are imported when they are first used
 
 from pyrolvm._base.numerics import Array
 
-__all__ = ["Rule", "rules"]
+__all__ = ["Rule", "finest", "rules"]
+
+PRODUCTS = 3
+"""Up to so many dimensions rules are tensor products."""
+
+WIDER = 1.2
+"""How much wider even draws are than the density: what is integrated may have longer tails than it, on one side at least."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,18 @@ def rules(width: int) -> list[Rule]:
     if levels is None:
         ends = math.sqrt(width) * np.concatenate([np.eye(width), -np.eye(width)])
         found.append(Rule("spherical cubature", ends, np.full(len(ends), -math.log(len(ends)))))
-        for count in (32, 128):
-            even = scipy.special.ndtri(scipy.stats.qmc.Sobol(width, rng=11).random(count // 2))
-            both = np.concatenate([even, -even])
-            found.append(Rule(f"importance sampling with {count} even draws", both, np.full(count, -math.log(count))))
+        found += [_even(width, count) for count in (32, 128)]
     return found
+
+
+def finest(width: int) -> list[Rule]:
+    """Rules that are finer still, each than the one before, for a few points at most; none where those of :func:`rules` converge."""
+    return [_even(width, count) for count in (512, 2_048)] if width > PRODUCTS else []
+
+
+def _even(width: int, count: int) -> Rule:
+    even = scipy.special.ndtri(scipy.stats.qmc.Sobol(width, rng=11).random(count // 2))
+    noise = np.concatenate([even, -even])
+    log_weights = -0.5 * (WIDER**2 - 1) * (noise**2).sum(axis=1)
+    log_weights -= scipy.special.logsumexp(log_weights)  # so that a Gaussian's integral is exact
+    return Rule(f"importance sampling with {count} even draws", WIDER * noise, log_weights)

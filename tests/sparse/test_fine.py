@@ -13,6 +13,7 @@ import sparse_models as models
 import torch
 
 import pyrolvm as lvm
+from pyrolvm._base.quadrature import finest, rules
 from pyrolvm._methods.sparse.blocks import find_blocks
 from pyrolvm._methods.sparse.fine import OFF, find_finely
 from pyrolvm._methods.sparse.marginal import Marginal
@@ -129,6 +130,31 @@ def test_blocks_whose_law_is_skew_are_drawn_as_they_are() -> None:
     found = lvm.sparse(lvm.Problem(model, *map(torch.as_tensor, (group, x, y))), seed=0, progress=False)
     assert found.verdict.trusted
     assert found.data["integration"]["share"].min() > 0.9
+
+
+def test_integrals_over_wide_skew_blocks_are_those_of_a_hundred_thousand_draws() -> None:
+    """Thirty blocks of five unknowns each, of ten answers of yes or no: their Gaussians' tails are too short on one side."""
+    random = np.random.default_rng(8)
+    gaps = {name: 0.0 for name in ("few", "many", "finest")}
+    for _ in range(30):
+        x = random.normal(size=(10, 5)) * np.where(random.random(10) < 0.5, -1.0, 1.0)[:, None]
+
+        def log_p(points: np.ndarray, x: np.ndarray = x) -> np.ndarray:
+            return scipy.special.log_expit(points @ x.T).sum(-1) - 0.5 * (points**2).sum(-1)
+
+        mode = scipy.optimize.minimize(lambda point: -log_p(point), np.zeros(5)).x
+        slope = scipy.special.expit(x @ mode)
+        root = np.linalg.cholesky(np.linalg.inv(np.eye(5) + (x.T * (slope * (1 - slope))) @ x))
+
+        def integral(nodes: np.ndarray, log_weights: np.ndarray, log_p=log_p, mode=mode, root=root) -> float:
+            return scipy.special.logsumexp(log_p(mode + nodes @ root.T) + 0.5 * (nodes**2).sum(1) + log_weights)
+
+        noise = 1.5 * scipy.special.ndtri(scipy.stats.qmc.Sobol(5, rng=3).random(2**17))
+        weights = 5 * math.log(1.5) + 0.5 * (noise**2).sum(1) * (1 / 1.5**2 - 1) - math.log(len(noise))
+        wanted = integral(noise, weights)
+        for name, rule in zip(gaps, (*rules(5)[-2:], *finest(5)[-1:]), strict=True):
+            gaps[name] += integral(rule.nodes, rule.log_weights) - wanted
+    assert abs(gaps["finest"]) < 0.05 and abs(gaps["many"]) < 0.4 and abs(gaps["few"]) < 0.9, gaps
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pyrolvm._base.quadrature import Rule, rules
+from pyrolvm._base.quadrature import Rule, finest, rules
 from pyrolvm._methods.sparse.marginal import Marginal, Nest
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool, held, log_ratio, weigh_shared
 from pyrolvm._methods.sparse.search import at_origin, find_gaussian, polished, slopes_off
@@ -66,12 +66,14 @@ class Found:
         rule: how blocks were integrated.
         left: nats from draw to draw that are not known.
         fitted: at how many points the density was taken, where a polynomial tells that of the draws; 0 where all were.
+        unsettled: nats that the evidence may be off by, whatever its Monte Carlo error.
     """
 
     pool: Pool
     rule: Rule
     left: float
     fitted: int = 0
+    unsettled: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,14 @@ class _Needed:
         base: of the coarsest that is near enough to it to find draws by.
         shift: what finer ones shift by: a constant, which is of the evidence alone.
         spread: by how much they change differences, in nats.
+        unsettled: nats by which the shift may be off.
     """
 
     fine: int
     base: int
     shift: float
     spread: float
+    unsettled: float = 0.0
 
 
 def find_finely(marginal: Marginal, seed: int) -> tuple[Student, int]:
@@ -160,10 +164,12 @@ def weigh_finely(
         pool = weigh_shared(lambda points: (np.full(len(points), value), None), start, seed=seed, enough=enough)
         return Found(pool, marginal.rule, 0.0)
     points = start.sample(COMPARED, seed)
-    further, inside = _refine_inside(marginal, points)
+    inside = _refine_inside(marginal, points)
     levels = rules(marginal.shape[1])
     needed = _compared(marginal, marginal, levels, points)
-    needed = replace(needed, shift=needed.shift + further)
+    needed = replace(
+        needed, shift=needed.shift + inside.shift, unsettled=math.hypot(needed.unsettled, inside.unsettled)
+    )
     if needed.base > CLIMBED:
         marginal.rule = levels[needed.base]
         start = polished(marginal, start, seed=seed)
@@ -180,26 +186,31 @@ def weigh_finely(
         )
         pool = pool.shifted(_with_far(marginal, pool, around, marginal.rule, marginal.rule, FURTHEST) + needed.shift)
         if pool.figures.reliable and pool.figures.ess >= ENOUGH_STILL * enough:
-            return Found(pool, marginal.rule, max(around.left, needed.spread, inside), around.fitted)
+            return Found(
+                pool, marginal.rule, max(around.left, needed.spread, inside.spread), around.fitted, needed.unsettled
+            )
     found = _by_rules(marginal, start, levels, needed, seed, enough, quantities)
     marginal.rule = levels[needed.fine]
-    return replace(found, left=max(found.left, inside))
+    return replace(found, left=max(found.left, inside.spread), unsettled=needed.unsettled)
 
 
-def _refine_inside(marginal: Marginal, points: Array) -> tuple[float, float]:
-    """Takes for blocks in blocks the coarsest rules that finer ones only shift.
-
-    Returns:
-        By what finer ones shift in nats, and by how much they change differences from draw to draw.
-    """
-    shift, worst, layer = 0.0, 0.0, marginal.layer
+def _refine_inside(marginal: Marginal, points: Array) -> _Needed:
+    """Takes for blocks in blocks the coarsest rules that finer ones only shift; what these do together."""
+    found, layer = _Needed(0, 0, 0.0, 0.0), marginal.layer
     while isinstance(layer, Nest):
         inner = layer.inner
         levels = rules(inner.shape[1])[CLIMBED:]
         needed = _compared(marginal, inner, levels, points)
         inner.rule = levels[needed.fine]
-        shift, worst, layer = shift + needed.shift, max(worst, needed.spread), inner.layer
-    return shift, worst
+        found = _Needed(
+            0,
+            0,
+            found.shift + needed.shift,
+            max(found.spread, needed.spread),
+            math.hypot(found.unsettled, needed.unsettled),
+        )
+        layer = inner.layer
+    return found
 
 
 def _by_rules(
@@ -259,7 +270,8 @@ def _compared(marginal: Marginal, layer: Marginal, levels: list[Rule], points: A
         if fine == len(seen) - 3:  # what the next one changes alone may be half of it
             break
     shift, last = _apart(seen[-1], seen[fine])[0], seen[-1][:FEW]
-    for rule in levels[len(seen) :]:  # by what all draws are shifted, few tell
+    more = _apart(seen[-1], seen[-2])[0] if len(seen) > 1 else 0.0
+    for rule in [*levels[len(seen) :], *finest(layer.shape[1])]:  # by what all draws are shifted, few tell
         layer.rule = rule
         before, last = last, marginal.values(points[:FEW])
         more = _apart(last, before)[0]
@@ -267,7 +279,8 @@ def _compared(marginal: Marginal, layer: Marginal, levels: list[Rule], points: A
         if abs(more) < SHIFT:
             break
     base = next(k for k in range(fine + 1) if k == fine or _apart(seen[k], seen[fine])[1] < COARSE)
-    return _Needed(fine, base, shift, _spread(seen[fine:]))
+    spread = _spread(seen[fine:]) if fine + 1 < len(seen) or len(seen) == 1 else _apart(seen[-1], seen[-2])[1]
+    return _Needed(fine, base, shift, spread, abs(more))
 
 
 def _spread(seen: list[Array]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pyrolvm._methods.sparse.blocks import Blocks
@@ -37,7 +38,7 @@ def integration(told: xr.Dataset, pool: Pool, evaluations: int) -> xr.DataTree:
         told.assign_attrs(
             told.attrs,
             evidence=figures.evidence,
-            evidence_error=figures.evidence_error,
+            evidence_error=math.hypot(figures.evidence_error, told.attrs.get("unsettled", 0.0)),
             khat=figures.khat,
             ess=figures.ess,
             rounds=pool.rounds,
@@ -54,6 +55,7 @@ def of_blocks(found: Found, drawn: BlockDraws, blocks: Blocks) -> xr.Dataset:
         rule=found.rule.name,
         left=found.left,
         fitted=found.fitted,
+        unsettled=found.unsettled,
         blocks=blocks.count,
         width=blocks.width,
         coupled=0,
