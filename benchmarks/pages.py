@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import calibration as calibrated
@@ -34,6 +35,7 @@ import peer_programs as peers
 import samplers as chains
 import stopping as stops
 import sweep as sweeps
+import tradeoffs as trades
 import zoo as models_of_the_zoo
 from posteriordb import run as whole
 
@@ -53,6 +55,7 @@ PAGES = (
     "kernels.md",
     "objectives.md",
     "sweep.md",
+    "trade-offs.md",
     "vi-or-mcmc.md",
     "zoo-deep.md",
     "zoo-likelihood.md",
@@ -223,6 +226,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "posteriordb": posteriordb,
     "posteriordb_hard": posteriordb,
     "posteriordb_guides": posteriordb,
+    **{f"tradeoffs_{name}": partial(trades.shown, name) for name in trades.SECTIONS},
 }
 """The table of each result; the others are of guides."""
 

@@ -73,7 +73,7 @@ def places(height: int, width: int) -> list[str]:
 def values(levels: Tensor, count: int, likelihood: str) -> Tensor:
     """Grey levels as a likelihood takes them: binary by a threshold at half of all levels, intensities in [0, 1], or as they are."""
     dtype = torch.get_default_dtype()
-    if likelihood == "bernoulli":
+    if likelihood in ("bernoulli", "neighbours"):
         return (levels >= count // 2).to(dtype)
     return levels.to(dtype) / (count - 1) if likelihood == "gaussian" else levels.to(dtype)
 

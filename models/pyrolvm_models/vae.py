@@ -1,11 +1,12 @@
 r"""Variational autoencoder: images from a low-dimensional code through a neural decoder, of parts that combine freely.
 
     z_n ~ p(z)                               n = 1..N images (local), ``latent`` dimensions
-    x_n ~ likelihood(decoder(z_n))           ``pixels`` pixels, independent given the code
+    x_n ~ likelihood(decoder(z_n))           ``pixels`` pixels, independent given the code unless they see their neighbours
 
 The decoder, the prior and the likelihood's scale are learnable parameters, not latent variables. Options are
 
-- ``likelihood``: ``"bernoulli"`` (binary pixels), ``"gaussian"`` (real ones; ``scale="shared"``, ``"pixel"`` or ``"output"``), or
+- ``likelihood``: ``"bernoulli"`` (binary pixels), ``"neighbours"`` (binary pixels that see those before them, up to ``context`` rows
+  above and columns aside), ``"gaussian"`` (real ones; ``scale="shared"``, ``"pixel"`` or ``"output"``), or
   ``"logistic"`` and ``"logistic_mixture"`` (grey levels);
 - ``network``: ``"mlp"``, ``"gated"`` or ``"convolutional"``, for decoder and encoder alike, with layers ``hidden``;
 - ``prior``: ``"standard"`` Normal(0, I); a ``"mixture"`` of Gaussians; ``"vamp"``, the mixture of what the encoder says of learned
@@ -29,7 +30,7 @@ Beta-VAE: the same problem under an objective that weighs the divergence, see ``
 
 Data: by default Optical Recognition of Handwritten Digits (test set), 1,797 images of 8 x 8 pixels with values 0 to 16,
 UCI Machine Learning Repository, CC BY 4.0, as bundled with scikit-learn, of which three quarters are the training part; MNIST and
-Omniglot by ``data=``. For the Bernoulli likelihood they are **binarized by a fixed threshold**: a digit's pixel is 1 where its
+Omniglot by ``data=``. For the binary likelihoods they are **binarized by a fixed threshold**: a digit's pixel is 1 where its
 value is at least 8. So the data are the same in every run; numbers on them are not comparable with stochastic binarization.
 Images of your own: :func:`autoencoder`.
 
@@ -73,6 +74,7 @@ def vae(
     split: str = "train",
     images: int | None = None,
     likelihood: str = "bernoulli",
+    context: int = 3,
     scale: str = "shared",
     network: str = "mlp",
     hidden: int | Sequence[int] = 128,
@@ -89,7 +91,8 @@ def vae(
         data: ``"digits"``, ``"mnist"``, ``"binarized_mnist"`` or ``"omniglot"``.
         split: ``"train"``, ``"valid"`` or ``"test"``.
         images: Use only the first so many images; all by default.
-        likelihood: ``"bernoulli"``, ``"gaussian"``, ``"logistic"`` or ``"logistic_mixture"``.
+        likelihood: ``"bernoulli"``, ``"neighbours"``, ``"gaussian"``, ``"logistic"`` or ``"logistic_mixture"``.
+        context: How many rows above and columns aside a pixel sees, under ``"neighbours"``.
         scale: What a Gaussian pixel's sd depends on: ``"shared"``, ``"pixel"`` or ``"output"``.
         network: ``"mlp"``, ``"gated"`` or ``"convolutional"``.
         hidden: Units of the hidden layers, of the decoder and, in reverse, the encoder.
@@ -112,8 +115,9 @@ def vae(
     found, levels, _ = _images.source("vae", data, split, images)
     return autoencoder(
         _images.values(levels, found.levels, likelihood),
-        height=found.height, width=found.width, levels=found.levels, likelihood=likelihood, scale=scale, network=network,
-        hidden=hidden, latent=latent, prior=prior, components=components, layers=layers, posterior=posterior, seed=seed,
+        height=found.height, width=found.width, levels=found.levels, likelihood=likelihood, context=context, scale=scale,
+        network=network, hidden=hidden, latent=latent, prior=prior, components=components, layers=layers, posterior=posterior,
+        seed=seed,
     )  # fmt: skip
 
 
@@ -124,6 +128,7 @@ def autoencoder(
     width: int | None = None,
     levels: int = 256,
     likelihood: str = "bernoulli",
+    context: int = 3,
     scale: str = "shared",
     network: str = "mlp",
     hidden: int | Sequence[int] = 128,
@@ -137,11 +142,12 @@ def autoencoder(
     """Images of your own, or rows of any table, under a variational autoencoder; for the other options see :func:`vae`.
 
     Args:
-        x: Images ``(n, height, width)``, or rows ``(n, pixels)``; 0 or 1 for Bernoulli pixels, whole levels for logistic ones.
+        x: Images ``(n, height, width)``, or rows ``(n, pixels)``; 0 or 1 for binary pixels, whole levels for logistic ones.
         height: Pixels from top to bottom, where ``x`` has rows of pixels that are no square image.
         width: Pixels from left to right.
         levels: How many grey levels there are, for logistic likelihoods.
         likelihood: The family of pixels.
+        context: How far a pixel sees.
         scale: What a Gaussian pixel's sd depends on.
         network: The kind of networks.
         hidden: Units of the hidden layers.
@@ -165,7 +171,13 @@ def autoencoder(
     ):  # fmt: skip
         _images.choose("vae", option, value, known)
     layer_sizes = _images.sizes("vae", "hidden", hidden)
-    for option, count in (("latent", latent), ("components", components), ("layers", layers), ("levels", levels)):
+    for option, count in (
+        ("latent", latent),
+        ("components", components),
+        ("layers", layers),
+        ("levels", levels),
+        ("context", context),
+    ):
         _data.check_count("vae", option, count)
     if latent < 2 and (prior in ("flow", "autoregressive") or posterior in ("iaf", "coupling")):
         raise lvm.ArgumentError(
@@ -182,7 +194,9 @@ def autoencoder(
         nets.check_image("problem 'vae'", height, width)
     likelihoods.check_pixels("vae", likelihood, pixels, levels)
     generator = torch.Generator().manual_seed(seed)
-    family = likelihoods.likelihood(likelihood, pixels.shape[1], levels, scale=scale)
+    family = likelihoods.likelihood(
+        likelihood, pixels.shape[1], levels, generator, width=width, context=context, scale=scale
+    )
     net = nets.decoder(network, latent, layer_sizes, height, width, family.per_pixel, generator)
     codes: Prior
     if prior == "vamp":

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
+from pyrolvm._check.gaps import inference
 from pyrolvm._check.gaps.collapse import mutual_information
 from pyrolvm._check.gaps.marginal import RowEvidence
 from pyrolvm._check.gaps.rows import Gaussians, matched_noise
@@ -99,6 +100,23 @@ def test_each_row_has_its_evidence_by_sampling_and_by_annealing(problem, fit, fo
     assert annealed.method == "annealing" and abs(off).max() < 4.5
     sampled = lvm.gaps(fit, method="importance", rows=[3, 4], steps=60, **QUIET)
     assert list(sampled.table.index) == [3, 4] and sampled.method == "importance sampling"
+
+
+def test_one_row_alone_is_annealed_where_it_has_few_effective_draws(monkeypatch):
+    def coins(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=3 * z).to_event(1), obs=x)
+
+    x = torch.tensor([[0.0, 0, 1], [1, 1, 1], [0, 1, 0], [0, 0, 0]])
+    fit = lvm.fit(lvm.Problem(coins, x), "amortized", max_steps=50, tolerance=0, draws=20, engine="pyro", **QUIET)
+    plain = lvm.gaps(fit, steps=20, draws=200, **QUIET).table
+    least = plain["ess"].nsmallest(2)
+    monkeypatch.setattr(inference, "FEW_EFFECTIVE", float(least.mean()))
+    mended = lvm.gaps(fit, steps=20, draws=200, **QUIET).table
+    assert list(mended.index[mended["evidence"] != plain["evidence"]]) == [least.index[0]]
+    off = mended["evidence"] - plain["evidence"]
+    assert (off.abs() < 4.5 * np.hypot(mended["evidence_error"], plain["evidence_error"])).all()
 
 
 def test_a_dense_family_has_no_approximation_gap(problem):

@@ -13,6 +13,7 @@ from pyrolvm._check.compress.laws import Grid, draw
 from pyrolvm._check.compress.programs import _Kept
 from pyrolvm._check.compress.stack import DryError, Stack, initial_words
 from pyrolvm_models._likelihoods import DiscretizedLogistic
+from pyrolvm_models._neighbours import NeighbourBernoulli
 from pyrolvm_models._priors import GaussianMixture
 from pyrolvm_models.autoregressive_vae import CausalBernoulli
 
@@ -37,6 +38,9 @@ LAWS = {
         8 + 4 * random(ROWS, WIDTH, 2), random(ROWS, WIDTH, 2), random(ROWS, WIDTH, 2).log_softmax(-1), 17
     ).to_event(1),
     "elements in order": causal,
+    "pixels that see neighbours": lambda: NeighbourBernoulli(
+        random(ROWS, WIDTH), random(5, 4), random(5), random(5), 3, 1
+    ),
     "Gaussians": lambda: dist.Normal(random(ROWS, WIDTH), 0.1 + random(ROWS, WIDTH).abs()).to_event(1),
     "correlated Gaussians": lambda: dist.MultivariateNormal(
         random(ROWS, WIDTH), scale_tril=torch.tril(0.3 * random(WIDTH, WIDTH), -1) + 0.5 * torch.eye(WIDTH)

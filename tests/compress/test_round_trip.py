@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -15,7 +16,7 @@ import torch
 
 import pyrolvm as lvm
 from pyrolvm._check.compress import stack as stacks
-from pyrolvm._check.compress.container import unpacked
+from pyrolvm._check.compress.container import packed, unpacked
 from pyrolvm._check.compress.inference import compressed
 
 PIXELS, LATENT, TRAINED, NEW = 12, 2, 60, 90
@@ -110,11 +111,42 @@ def test_other_last_digits_are_told_and_give_no_rows(fit, found, monkeypatch):
         (lambda: images(4, 1)[:, :5], lvm.DataError, "x"),
         (lambda: images(4, 1) * 0.5 + 0.25, lvm.PyrolvmError, "x"),
         (lambda: {"y": images(4, 1)}, lvm.ArgumentError, "'y'"),
+        (lambda: images(4, 1)[:0], lvm.DataError, "empty"),
+        (lambda: images(4, 1) / 0, lvm.DataError, "non-finite"),
+        (lambda: -images(4, 1), lvm.DataError, "support"),
+        (lambda: images(4, 1).to(torch.complex64), lvm.DataError, "complex"),
+        (lambda: ["a"], lvm.DataError, "must be a Tensor"),
     ],
 )
 def test_rows_that_the_model_does_not_take_are_refused(fit, rows, error, says):
     with pytest.raises(error, match=says):
         lvm.compress(fit, rows())
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int64, np.bool_])
+def test_whole_numbers_of_any_type_come_back_as_the_fit_has_them(fit, kind):
+    x = images(4, 1)
+    rows = x.to(kind) if isinstance(kind, torch.dtype) else x.numpy().astype(kind)
+    assert torch.equal(lvm.decompress(fit, lvm.compress(fit, rows)), x)
+
+
+def test_fits_that_went_wrong_are_refused_or_coded_without_loss(fit):
+    def times(factor):
+        return dataclasses.replace(fit, params={name: value * factor for name, value in fit.params.items()})
+
+    with pytest.raises(lvm.ArgumentError, match=r"values that are not finite.*Fix: "):
+        lvm.compress(times(math.nan), images(4, 1))
+    large = times(1e6)  # sds of zero, probabilities of zero
+    assert torch.equal(lvm.decompress(large, lvm.compress(large, images(4, 1))), images(4, 1))
+    stack = stacks.Stack(stacks.initial_words(8))
+    with pytest.raises(lvm.DataError, match=r"not finite.*Fix: "):
+        stack.coins(np.array([math.nan]))
+
+
+def test_a_file_of_a_stack_that_no_coder_leaves_is_refused(fit, found):
+    header, words = unpacked(found.blob)
+    with pytest.raises(lvm.StoreError, match=r"zero.*Fix: "):
+        lvm.decompress(fit, packed(header, np.append(words, 0)))
 
 
 def test_guides_of_rows_by_number_real_data_and_other_results_are_refused(fit):
@@ -139,6 +171,7 @@ ZOO = {
     "vae vamp": ("vae", {"prior": "vamp"}),
     "vae full_rank": ("vae", {"posterior": "full_rank"}),
     "vae levels": ("vae", {"likelihood": "logistic"}),
+    "vae neighbours": ("vae", {"likelihood": "neighbours"}),
     "ladder": ("ladder_vae", {}),
     "bottom_up": ("ladder_vae", {"inference": "bottom_up"}),
     "discrete": ("discrete_vae", {}),

@@ -17,7 +17,7 @@ from pyrolvm._capture.vmap import vmapped
 from pyrolvm._results.draws import rebuild
 from pyrolvm_models import ladder_vae, lda, semi_supervised_vae, topic_vae, vae
 from pyrolvm_models._images import values
-from pyrolvm_models._likelihoods import DiscretizedLogistic
+from pyrolvm_models._likelihoods import DiscretizedLogistic, Neighbours
 from pyrolvm_models.autoregressive_vae import CausalBernoulli, PixelDecoder
 from pyrolvm_models.datasets import digits
 
@@ -89,10 +89,30 @@ def test_causal_pixels_are_a_density_and_draws_follow_it(context: int | None) ->
     every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6)))
     expanded = CausalBernoulli(law.logits.expand(64, 6), law.offsets.expand(64, 12), law.inward, law.outward)
     with torch.no_grad():
-        chance = expanded.log_prob(every).exp()
-        assert float(chance.sum()) == pytest.approx(1.0, abs=1e-5)
-        torch.manual_seed(2)
-        drawn = law.sample((20_000,))
+        check_draws(law, every, expanded.log_prob(every).exp())
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_pixels_that_see_neighbours_are_a_density_and_draws_follow_it(context: int) -> None:
+    family = Neighbours(6, 3, context, torch.Generator().manual_seed(0))
+    every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6)))
+    with torch.no_grad():
+        family.outward.normal_(generator=torch.Generator().manual_seed(1))
+        law = family(torch.randn(6, generator=torch.Generator().manual_seed(2)))
+        check_draws(law, every, law.expand((64,)).log_prob(every).exp())
+        last = every.clone()
+        last[:, 5] = 1 - last[:, 5]  # nothing before a pixel depends on it
+        told = law._told(every) - law._told(last)
+        assert float(told.abs().max()) == 0
+        many = law.expand((7, 64)).log_prob(every)
+        torch.testing.assert_close(many, law.expand((64,)).log_prob(every).expand(7, 64))
+
+
+def check_draws(law: Any, every: torch.Tensor, chance: torch.Tensor) -> None:
+    """Probabilities sum to one, and frequencies of draws are near them."""
+    assert float(chance.sum()) == pytest.approx(1.0, abs=1e-5)
+    torch.manual_seed(2)
+    drawn = law.sample((20_000,))
     index = (drawn.long() * torch.tensor([32, 16, 8, 4, 2, 1])).sum(-1)
     found = torch.bincount(index, minlength=64) / len(drawn)
     assert ((found - chance).abs() < 5 * (chance * (1 - chance) / len(drawn)).sqrt() + 1e-6).all()
@@ -154,6 +174,7 @@ def test_a_model_names_its_guide_and_a_loaded_fit_finds_it(tmp_path) -> None:
         ("vae", {"network": "convolutional"}),
         ("vae", {"network": "gated", "posterior": "full_rank"}),
         ("vae", {"prior": "autoregressive"}),
+        ("vae", {"likelihood": "neighbours"}),
         ("ladder_vae", {}),
         ("autoregressive_vae", {"context": 1}),
         ("discrete_vae", {}),
@@ -238,6 +259,8 @@ GOOD = np.zeros((6, 4, 4))
         (lambda: vae.autoencoder(GOOD + 0.5), lvm.DataError, "takes values that are 0 or 1"),
         (lambda: vae.autoencoder(GOOD + 16, likelihood="logistic", levels=16), lvm.DataError, "a whole level from 0 to 15"),
         (lambda: vae.autoencoder(GOOD + 0.5, likelihood="logistic_mixture"), lvm.DataError, "grey levels, not intensities"),
+        (lambda: vae.autoencoder(GOOD + 2, likelihood="neighbours"), lvm.DataError, "takes values that are 0 or 1"),
+        (lambda: vae.autoencoder(GOOD, likelihood="neighbours", context=0), lvm.ArgumentError, "'context'"),
         (lambda: vae.autoencoder(GOOD * np.nan, likelihood="gaussian"), lvm.DataError, "pixel 0 of image 0 is nan"),
         (lambda: vae.autoencoder(np.zeros((6, 5, 4)), network="convolutional"), lvm.ArgumentError, "height 5 is no multiple of 4"),
         (lambda: vae.autoencoder(np.zeros((6, 3, 4, 4))), lvm.DataError, "several channels"),

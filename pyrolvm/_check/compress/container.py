@@ -85,6 +85,8 @@ def unpacked(blob: object) -> tuple[Header, NDArray[np.uint32]]:
     try:
         header = _header(json.loads(body[start:end]))
         words = np.frombuffer(body[end:], dtype="<u4").astype(np.uint32)
+        if len(words) and not words[-1]:
+            raise ValueError("the last word of the stack is zero")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"the compressed rows cannot be read: {error}. Fix: make the file again.") from error
     return header, words

@@ -248,6 +248,12 @@ def _exact(fit: Posterior) -> Fit:
         name: value.detach().cpu().to(torch.float64 if value.is_floating_point() else value.dtype)
         for name, value in fit.params.items()
     }
+    for name, value in params.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ArgumentError(
+                f"parameter {name!r} of {fit.name} has {int((~torch.isfinite(value)).sum())} values that are not finite, so that "
+                "no row has a density. Fix: fit again, with a lower learning_rate=."
+            )
     return replace(fit, problem=problem, params=params)
 
 

@@ -196,7 +196,11 @@ def grids(scales: Mapping[str, list[tuple[Tensor, Tensor]]]) -> dict[str, Grid]:
         sd = torch.cat([scale.reshape(-1) for _, scale in parts])
         reach = max(float((loc.abs() + 8 * scale).max()) for loc, scale in parts)
         low = float(sd.quantile(SHARE) if len(sd) < 2**24 else sd[:: 1 + len(sd) // 2**24].quantile(SHARE))
-        exponent = max(FINEST, min(COARSEST, math.floor(math.log2(low / 2))))
+        if not math.isfinite(reach):
+            raise ArgumentError(
+                f"the guide's Gaussians of site {name!r} are not finite for some rows. Fix: fit again, with a lower learning_rate=."
+            )
+        exponent = max(FINEST, min(COARSEST, math.floor(math.log2(low / 2)))) if low > 0 else FINEST
         while reach * ROOM / 2.0**exponent > MOST_PLACES:
             exponent += 1
         found[name] = Grid(exponent, math.ceil(reach * ROOM / 2.0**exponent))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyrolvm._base.errors import ArgumentError
+from pyrolvm._base.errors import ArgumentError, DataError
 
 __all__ = ["DryError", "Stack", "coder", "initial_words"]
 
@@ -96,6 +96,11 @@ class Stack:
         self, family: Any, params: tuple[NDArray[np.float64], ...], symbols: NDArray[np.int32] | None
     ) -> NDArray[np.int32]:
         params = tuple(np.ascontiguousarray(one, dtype=np.float64) for one in params)
+        if not all(np.isfinite(one).all() for one in params):
+            raise DataError(
+                "the fit gives rows distributions whose parameters are not finite, so that they have no code. "
+                "Fix: look at the rows, or fit again with a lower learning_rate=."
+            )
         if symbols is not None:
             self._ans.encode_reverse(np.ascontiguousarray(symbols, dtype=np.int32), family, *params)
             return symbols

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +83,9 @@ def held_out(fit: Fit, data: object, plate: str, what: str = "data") -> Problem:
             return held_out(fit, {name: data.arguments[name] for name in rows}, plate, what)
         made = data.to(dtype=problem.dtype, device=problem.device)
     else:
-        named = _named(problem, data, plate, what)
+        named = {
+            name: _like(value, problem.arguments[name]) for name, value in _named(problem, data, plate, what).items()
+        }
         kept = {name: named.get(name, value) for name, value in problem.arguments.items()}
         values = list(kept.values())[: len(problem.args)]
         rest = {name: kept[name] for name in problem.kwargs}
@@ -98,6 +101,18 @@ def held_out(fit: Fit, data: object, plate: str, what: str = "data") -> Problem:
         made = made.replace(name=problem.name, info=problem.info).to(dtype=problem.dtype, device=problem.device)
     _check_same(problem, made, plate, what)
     return made
+
+
+def _like(value: object, own: object) -> object:
+    """Whole numbers, and yes or no, as reals where the fit has reals."""
+    if isinstance(own, Tensor) and own.is_floating_point() and isinstance(value, Tensor | np.ndarray):
+        if (
+            (value.dtype.kind in "biu")
+            if isinstance(value, np.ndarray)
+            else not (value.is_floating_point() or value.is_complex())
+        ):
+            return torch.as_tensor(value).to(own)
+    return value
 
 
 def _by_row(problem: Problem, plate: str) -> list[str]:

@@ -177,9 +177,10 @@ def _mended(
     fit: Fit, parts: Rows, indices: Tensor | None, best: Gaussians, found: RowEvidence, random: np.random.Generator
 ) -> RowEvidence:
     """The evidence with that of rows of few effective draws by annealing instead."""
-    few = torch.as_tensor(np.flatnonzero(found.ess < FEW_EFFECTIVE))
-    if not len(few):
+    at = np.flatnonzero(found.ess < FEW_EFFECTIVE)
+    if not len(at):
         return found
+    few = torch.as_tensor(at)
     chosen = few if indices is None else indices.cpu()[few]
     try:
         part = Rows.of(fit, chosen.to(parts.problem.device))
@@ -188,7 +189,7 @@ def _mended(
     here = few.to(best.loc.device)
     again = annealed(part, Gaussians(best.loc[here], best.tril[here], best.free), PARTICLES, random, RUNGS)
     value, error, ess = (np.array(one) for one in (found.value, found.error, found.ess))
-    value[few], error[few], ess[few] = again.value, again.error, again.ess
+    value[at], error[at], ess[at] = again.value, again.error, again.ess
     return RowEvidence(value, error, ess)
 
 
