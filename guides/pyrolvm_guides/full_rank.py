@@ -9,7 +9,7 @@ import pyro.distributions as dist
 from pyro.nn import PyroModule
 
 from pyrolvm import Problem
-from pyrolvm.family import require_memory, traits
+from pyrolvm.family import gaussian, require_memory, traits
 from pyrolvm_guides._bijections import Affine
 from pyrolvm_guides._checks import positive
 from pyrolvm_guides._frame import wants_frame
@@ -36,7 +36,7 @@ class FullRank(JointGuide):
 
     def posterior(self) -> dist.TorchDistribution:
         """The Gaussian of the unconstrained vector."""
-        return dist.MultivariateNormal(self.affine.loc, scale_tril=self.affine.scale_tril())
+        return gaussian(self.affine.loc, self.affine.scale_tril())
 
 
 @traits(one_mode=True)

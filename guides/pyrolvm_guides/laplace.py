@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm import GuideError, Problem, PyrolvmError
-from pyrolvm.family import frame_pays, pathfinder_family, traits
+from pyrolvm.family import frame_pays, gaussian, pathfinder_family, traits
 from pyrolvm_guides._checks import at_least
 from pyrolvm_guides._joint import EmptyGuide, JointGuide
 from pyrolvm_guides._layout import Layout
@@ -82,7 +82,7 @@ class _Laplace(JointGuide):
         self.scale_tril = learnable(scale_tril, constraint=constraints.lower_cholesky)
 
     def posterior(self) -> dist.TorchDistribution:
-        return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
+        return gaussian(self.loc, self.scale_tril)
 
 
 @traits(one_mode=True, richer="full_rank")

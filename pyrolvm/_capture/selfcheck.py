@@ -35,7 +35,7 @@ __all__ = ["PARTS", "fault", "forget", "require", "warning", "works"]
 def _trivial(point: Tensor) -> Tensor:
     """The potential of two independent normal variables, by a distribution, with something written in place."""
     scale = torch.zeros_like(point)
-    scale[:] = 2.0
+    scale.fill_(2.0)  # `scale[:] = 2.0` would have torch import SymPy, half a second
     normal = torch.distributions.Normal(torch.ones_like(point), scale, validate_args=False)
     return -normal.log_prob(point).sum()
 

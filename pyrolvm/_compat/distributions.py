@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform, constraints
 
-__all__ = ["Bijective", "one_switch", "registered"]
+__all__ = ["Bijective", "gaussian", "one_switch", "registered"]
 
 NOTHING = torch.Size()
 
@@ -64,6 +65,26 @@ def registered(registry: Any, factories: Iterable[tuple[type, Callable[[Any], An
     finally:
         for kind in lacking:
             known.pop(kind, None)
+
+
+def gaussian(loc: Tensor, scale_tril: Tensor) -> dist.MultivariateNormal:
+    """The same as ``dist.MultivariateNormal(loc, scale_tril=scale_tril)``, whose first use would have torch import SymPy.
+
+    Seen in torch 2.13.0 and 2.15.0: a third of a second of every fresh process, to broadcast shapes that are equal here.
+
+    Args:
+        loc: shape ``batch + (n,)``.
+        scale_tril: lower triangular with a positive diagonal, shape ``batch + (n, n)``.
+
+    Returns:
+        Of batch shape ``batch`` and event shape ``(n,)``.
+    """
+    if scale_tril.shape[:-1] != loc.shape:
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril)
+    made = dist.MultivariateNormal.__new__(dist.MultivariateNormal)
+    made.loc, made.scale_tril, made._unbroadcasted_scale_tril = loc, scale_tril, scale_tril
+    Distribution.__init__(made, loc.shape[:-1], loc.shape[-1:])
+    return made
 
 
 class Bijective(Transform):

@@ -191,11 +191,13 @@ def native_sampler(
 
 def trace(sampler: Any, names: Sequence[str]) -> dict[str, Array]:
     """What a sampler that has ended stored: its point as ``"x"``, and statistics by name (nutpie 0.16.8 to 0.16.11)."""
+    from arro3.core import list_flatten  # what nutpie hands its draws over in
+
     (draws,), (stats,) = sampler.take_results().get_arrow_trace()
     table = {name: np.asarray(stats.column(name).to_numpy()) for name in names}
     if "energy" in table:
         table["energy"] = table["energy"] - _energy_shift(stats)
-    points = np.asarray(draws.column("x").to_pylist(), float)
+    points = np.asarray(list_flatten(draws.column("x")).to_numpy(), float)
     table["x"] = points.reshape(draws.num_rows, -1) if draws.num_rows else np.empty((0, 0))
     return table
 

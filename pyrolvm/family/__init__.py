@@ -8,6 +8,7 @@ Gaussian of its posterior (:func:`find_frame`) and proposals that weights correc
 from pyrolvm._base.bijections import bijection, shape_before
 from pyrolvm._base.errors import unknown_name
 from pyrolvm._base.machine import require_memory
+from pyrolvm._compat.distributions import gaussian
 from pyrolvm._program.density import Joint, decentred
 from pyrolvm._program.density.centring import centred
 from pyrolvm._program.density.target import Points, Target
@@ -37,7 +38,7 @@ __all__ = [
     "METHODS", "MOST_COMPONENTS", "MOST_MODES",
     "Frame", "Guide", "Hooks", "Joint", "Points", "Solution", "Student", "Target", "Traits", "Weighed", "adapt", "bijection",
     "centred", "decentred", "draw_weighed", "find_frame", "frame_engine", "frame_pays",
-    "gradient_seconds", "is_deterministic", "is_discrete", "is_random",
+    "gaussian", "gradient_seconds", "is_deterministic", "is_discrete", "is_random",
     "known_frame", "last_frame", "pathfinder_family", "plain_moments", "require_affordable", "require_memory",
     "resample", "shape_before", "starting_frame", "starting_frame_pays",
     "support_of", "traits", "unknown_name",

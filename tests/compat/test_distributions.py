@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Distribution, biject_to, constraints
 
-from pyrolvm._compat.distributions import Bijective, one_switch, registered
+from pyrolvm._compat.distributions import Bijective, gaussian, one_switch, registered
 
 
 def test_torch_keeps_the_switch_of_a_distribution_in_it_which_is_why_this_is_here():
@@ -71,3 +71,34 @@ def test_torch_calls_what_bijections_define_and_remembers_values():
     y = transform(x)
     assert torch.equal(y, 2 * x) and transform.inv(y) is x
     assert torch.equal(Twice().inv(y), x)
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_a_gaussian_is_that_of_torch(batch):
+    loc = torch.randn(*batch, 4).requires_grad_()
+    tril = torch.tril(torch.randn(*batch, 4, 4), -1) + torch.eye(4)
+    ours, theirs = gaussian(loc, tril), dist.MultivariateNormal(loc, scale_tril=tril)
+    assert type(ours) is type(theirs) and vars(ours).keys() == vars(theirs).keys()
+    assert ours.batch_shape == theirs.batch_shape and ours.event_shape == theirs.event_shape
+    drawn = []
+    for one in (ours, theirs):
+        torch.manual_seed(0)
+        x = one.rsample((5,))
+        drawn.append(
+            [
+                x,
+                one.log_prob(x),
+                one.entropy(),
+                one.variance,
+                one.covariance_matrix,
+                one.expand((6, *batch)).log_prob(x[0]),
+            ]
+        )
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+    assert torch.distributions.kl_divergence(ours, theirs).abs().max() < 1e-6
+
+
+def test_a_gaussian_is_checked_where_checks_are_on():
+    with pyro.validation_enabled(True), pytest.raises(ValueError, match="scale_tril"):
+        gaussian(torch.zeros(2), -torch.eye(2))
+    assert gaussian(torch.zeros(2), torch.eye(2).expand(3, 2, 2)).batch_shape == (3,)
