@@ -77,17 +77,19 @@ def classify(fit: lvm.Fit, x: Any) -> Tensor:
 
     Returns:
         Shape ``(n, classes)``.
+
+    Raises:
+        UnknownNameError: ``fit`` is of another model.
+        DataError: Images have another number of pixels than those of the fit.
     """
-    problem = fit.attached
-    classifier = problem.arguments["classifier"]
-    named = {
-        name.removeprefix("classifier$$$"): value
-        for name, value in fit.params.items()
-        if name.startswith("classifier$$$")
-    }
-    images = torch.as_tensor(x).to(problem.dtype)
+    classifier, problem = fit.module("classifier"), fit.attached
+    images, pixels = torch.as_tensor(x).to(problem.dtype), problem.arguments["images"].shape[-1]
+    if images.dim() != 2 or images.shape[-1] != pixels:
+        raise lvm.DataError(
+            f"classify: x has shape {tuple(images.shape)}, expected (images, {pixels}). Fix: give rows of pixels."
+        )
     with torch.no_grad():
-        return torch.softmax(torch.func.functional_call(classifier, named, (images,)), -1)
+        return torch.softmax(classifier(images), -1)
 
 
 def semi_supervised_vae(

@@ -219,8 +219,11 @@ def translator(
     for option, count in (("latent", latent), ("memory", memory)):
         _data.check_count(owner, option, count)
     sizes = _images.sizes(owner, "hidden", hidden)
-    if not pairs:
-        raise lvm.DataError("translation: there are no pairs. Fix: give some.")
+    if not pairs or any(isinstance(pair, str) or len(pair) != 2 or not all(pair) for pair in pairs):
+        raise lvm.DataError(
+            "translation: pairs must be some of a source and its translation, neither of them empty. Fix: give for example "
+            "[('0704', 'jul 4')]."
+        )
     width = max(len(first) for first, _ in pairs)
     length = max(len(second) for _, second in pairs) if length is None else _data.check_count(owner, "length", length)
     source, y = encode([first for first, _ in pairs], width), encode([second for _, second in pairs], length)
@@ -289,10 +292,17 @@ def translate(fit: lvm.Fit, sources: Sequence[str], count: int = 1, *, seed: int
 
     Returns:
         For each source its translations.
+
+    Raises:
+        UnknownNameError: ``fit`` is of another model.
+        ArgumentError: ``count`` is out of range.
+        DataError: There is no source, or one is longer than those of the fit or has a letter that there is not.
     """
-    problem = fit.attached
+    writer, problem = fit.module("writer"), fit.attached
+    _data.check_count("translate", "count", count, kind="function")
+    if isinstance(sources, str) or not len(sources):
+        raise lvm.DataError(f"translate: sources are {sources!r}. Fix: give a list of lines, for example ['0704'].")
     given = encode(sources, problem.arguments["source"].shape[1]).repeat_interleave(count, 0)
-    writer = fit.module("writer")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         z = torch.randn(len(given), problem.sites["z"].shape[-1])

@@ -278,7 +278,13 @@ def control(fit: lvm.Fit | None, *, steps: int = 60, episodes: int = 1, seed: in
 
     Returns:
         The height after each step, from -1 to 1, shape ``(episodes, steps)``.
+
+    Raises:
+        UnknownNameError: ``fit`` is of another model.
+        ArgumentError: A number is out of range.
     """
+    for option, count in (("steps", steps), ("episodes", episodes)):
+        _data.check_count("control", option, count, kind="function")
     world: Any = None if fit is None else fit.module("world")
     found = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():

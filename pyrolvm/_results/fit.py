@@ -71,7 +71,8 @@ class Fit(Posterior):
             name: what the model calls it in ``pyro.module(name, ...)``, or the argument that it is; may be left out if there is one.
 
         Raises:
-            ArgumentError: if there is no module of that name.
+            UnknownNameError: if there is no module of that name.
+            ArgumentError: if there is no module, or there are several and none is named.
             StoreError: if the result was loaded without its problem.
         """
         problem = self.attached

@@ -15,7 +15,7 @@ from pyro import poutine
 import pyrolvm as lvm
 from pyrolvm._capture.vmap import vmapped
 from pyrolvm._results.draws import rebuild
-from pyrolvm_models import ladder_vae, lda, semi_supervised_vae, topic_vae, vae
+from pyrolvm_models import ladder_vae, lda, semi_supervised_vae, topic_vae, translation, vae, world_model
 from pyrolvm_models._images import values
 from pyrolvm_models._likelihoods import DiscretizedLogistic, Neighbours
 from pyrolvm_models.autoregressive_vae import CausalBernoulli, PixelDecoder
@@ -283,6 +283,30 @@ def test_bad_input_is_named_with_a_remedy(build, kind, words: str) -> None:
     with pytest.raises(kind, match=words) as raised:
         build()
     assert "Fix: " in str(raised.value)
+
+
+def test_what_is_made_of_fits_names_what_it_cannot_take() -> None:
+    once = {"max_steps": 1, "tolerance": 0, "draws": 2, "engine": "pyro", "progress": False}
+    other = lvm.fit(lvm.problem("vae", images=20, latent=2, hidden=4), **once)
+    dates = lvm.fit(translation.translator([("1", "one"), ("2", "two")], hidden=4), **once)
+    small = GOOD.astype(np.float32)
+    labels = lvm.fit(semi_supervised_vae.semi_supervised(small, [0, 1, 0, 1, 0, 1], small, latent=2, hidden=4), **once)
+    assert semi_supervised_vae.classify(labels, np.zeros((3, 16))).shape == (3, 2)
+    assert len(translation.translate(dates, ["1", "2"], 3)[1]) == 3
+    for build, kind, words in (
+        (lambda: semi_supervised_vae.classify(other, np.zeros((3, 16))), lvm.UnknownNameError, "classifier"),
+        (lambda: semi_supervised_vae.classify(labels, np.zeros((3, 9))), lvm.DataError, r"expected \(images, 16\)"),
+        (lambda: translation.translate(other, ["1"]), lvm.UnknownNameError, "writer"),
+        (lambda: translation.translate(dates, []), lvm.DataError, "sources are"),
+        (lambda: translation.translate(dates, "1"), lvm.DataError, "sources are"),
+        (lambda: translation.translate(dates, ["12"]), lvm.DataError, "more than 1"),
+        (lambda: translation.translate(dates, ["1"], 0), lvm.ArgumentError, "'count'"),
+        (lambda: world_model.control(other), lvm.UnknownNameError, "world"),
+        (lambda: world_model.control(None, steps=0), lvm.ArgumentError, "'steps'"),
+    ):
+        with pytest.raises(kind, match=words) as raised:
+            build()
+        assert "Fix: " in str(raised.value)
 
 
 def test_guides_refuse_rows_that_do_not_suit_them() -> None:

@@ -58,6 +58,9 @@ def test_days_are_written_in_five_ways_and_those_held_out_in_none() -> None:
         translation.translator([("1", "février")])
     with pytest.raises(lvm.DataError, match=r"7 letters, more than 4.*Fix"):
         translation.translator([("1", "january")], length=4)
+    for pairs in ([], ["ab"], [("1", "one", "uno")], [("", "nothing")]):
+        with pytest.raises(lvm.DataError, match=r"pairs must be.*Fix"):
+            translation.translator(pairs)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
