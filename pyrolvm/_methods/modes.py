@@ -20,7 +20,8 @@ from pyrolvm._results.evaluating import deterministic_sites, quantities_of
 from pyrolvm._results.one_row import draws_at
 from pyrolvm._results.reading import blocks
 from pyrolvm.family import Frame, find_frame, frame_pays, last_frame
-from pyrolvm.family.modes import inside
+from pyrolvm.family.modes import inside, local_evidence
+from pyrolvm.family.student import Student
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,17 +50,28 @@ def left_out(frame: Frame | None, draws: Array) -> dict[str, float]:
     """
     if frame is None or len(frame.modes) < 2 or not len(draws):
         return {}
+    seen = np.array([inside(draws, mode.family).any() for mode in frame.modes])
+    if not seen.any():  # ascents may have ended where the density is high and there is no mass
+        own = _evidence_at(frame, draws)
+        share = float(np.exp(-np.logaddexp(0.0, own - np.logaddexp.reduce(frame.evidence))))
+        return {LEFT_OUT: share} if share >= LEAST else {}
     weights = np.exp(frame.evidence - frame.evidence.max())
     weights /= weights.sum()
-    seen = np.array([inside(draws, mode.family).any() for mode in frame.modes])
     share = float(weights[~seen].sum())
     return {LEFT_OUT: share} if share >= LEAST or (share > 0 and _moves(frame, weights, seen)) else {}
 
 
+def _evidence_at(frame: Frame, draws: Array) -> float:
+    """The log evidence where draws are, by their Gaussian, which leaves out some of it; minus infinity where they have none."""
+    try:
+        tril = np.linalg.cholesky(np.atleast_2d(np.cov(draws.T)))
+    except np.linalg.LinAlgError:
+        return -np.inf
+    return local_evidence(frame.target, Student.one(draws.mean(axis=0), tril), 0)
+
+
 def _moves(frame: Frame, weights: Array, seen: NDArray[np.bool_]) -> bool:
     """Whether a mean or sd of all modes is another than that of those seen."""
-    if not seen.any():
-        return True
     means = np.concatenate([mode.family.means[:1] for mode in frame.modes])
     variances = np.array([np.sum(mode.family.trils[0] ** 2, axis=1) for mode in frame.modes])
 

@@ -36,8 +36,8 @@ HISTORY = 10
 HESSIAN_UNKNOWNS = 400
 """Up to so many unknowns the Hessian is taken by differences of gradients, two for each."""
 
-PLACES = 8
-"""Points of a path at which a Gaussian is tried."""
+PLACES, LATE = 8, 60
+"""Points of a path at which a Gaussian is tried, among so many last steps; and among those before, the earlier the denser."""
 
 ELBO_DRAWS = 64
 REACH = 2.0
@@ -172,12 +172,18 @@ def ascend(target: Slopes, start: Points, steps: int = 500, gain: float = 0.0) -
 def local_gaussians(target: Target, path: Path) -> Iterator[Student]:
     """Gaussians at places along a path, its end first: by the Hessian, or by Pathfinder's estimate if that is large.
 
+    A density of groups and their scales may rise without bound where the groups are all alike. The ascent has then been where the mass
+    is after a few steps, and goes on for hundreds.
+
     References:
         Zhang, Carpenter, Gelman, Vehtari, *Pathfinder: Parallel quasi-Newton variational inference*,
         https://arxiv.org/abs/2108.03782
     """
     last = len(path.points) - 1
-    for place in sorted({*np.linspace(last, max(last - 60, 0), PLACES).astype(int)}, reverse=True):
+    places = {*np.linspace(last, max(last - LATE, 0), PLACES).astype(int)}
+    if last > LATE:
+        places |= {*np.geomspace(1, last - LATE, PLACES).astype(int)}
+    for place in sorted(places, reverse=True):
         point = path.points[place]
         if target.size <= HESSIAN_UNKNOWNS:
             precision = curvature(target, point)

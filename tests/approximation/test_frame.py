@@ -9,6 +9,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy
 import torch
 from torch import Tensor
 
@@ -60,6 +61,30 @@ def frame_of(model: Callable[..., Any], *data: Any, seed: int = 0) -> Frame:
     problem = lvm.Problem(model, *data)
     with problem.session(seed=9):
         return find_frame(problem, seed=seed)
+
+
+def rates(count: Tensor, y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Beta(count.new_tensor(1.0), 1.0))
+    size = pyro.sample("size", dist.Pareto(count.new_tensor(1.0), 1.5))
+    with pyro.plate("groups", len(y)):
+        rate = pyro.sample("rate", dist.Beta(mean * size, (1 - mean) * size))
+        pyro.sample("y", dist.Binomial(count, rate), obs=y)
+
+
+def test_the_mass_is_found_where_the_density_rises_without_bound_elsewhere() -> None:
+    """Rates of groups that are all alike have any density, in a place of no size."""
+    random = np.random.default_rng(2)
+    count = random.integers(3, 40, 60)
+    y = random.binomial(count, random.beta(2.0, 5.0, 60))
+    logs = np.linspace(0.0, 5.0, 120)[1:, None, None]  # of size; the rates are integrated out in closed form
+    means = np.linspace(0.0, 1.0, 102)[1:-1, None]
+    a, b = means * np.exp(logs), (1 - means) * np.exp(logs)
+    values = (scipy.special.betaln(a + y, b + count - y) - scipy.special.betaln(a, b)).sum(-1)
+    values += np.log(scipy.special.comb(count, y)).sum() + np.log(1.5) - 1.5 * logs[..., 0]
+    wanted = scipy.special.logsumexp(values) + np.log((logs[1] - logs[0]).item() * (means[1] - means[0]).item())
+    frame = frame_of(rates, torch.as_tensor(count * 1.0), torch.as_tensor(y * 1.0))
+    assert abs(frame.evidence[0] - wanted) < 1.0
+    assert len(frame.modes) == 1
 
 
 def test_the_same_seed_finds_the_same_frame() -> None:

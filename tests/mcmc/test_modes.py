@@ -44,6 +44,16 @@ def test_a_far_mode_counts_by_what_it_does_to_a_mean_or_an_sd() -> None:
     assert left_out(far, np.concatenate([draws, draws[:1] + 200])) == {}
 
 
+def test_high_places_without_mass_are_no_modes_that_draws_lack() -> None:
+    """Ascents ended where the density is high and narrow, and in none of them is what draws have found."""
+    target = SimpleNamespace(values=lambda points: -0.5 * (points**2).sum(axis=1))  # its evidence is log 2 pi
+    draws = np.random.default_rng(0).normal(size=(500, 2))
+    high = (mode(40.0), mode(-40.0))
+    assert left_out(SimpleNamespace(modes=high, evidence=np.full(2, -60.0), target=target), draws) == {}
+    as_much = SimpleNamespace(modes=high, evidence=np.full(2, np.log(2 * np.pi)), target=target)
+    assert abs(left_out(as_much, draws)["modes_left_out"] - 2 / 3) < 0.02
+
+
 def squared(y: Tensor) -> None:
     """A sign that data leave open and a prior nearly does."""
     a = pyro.sample("a", dist.Normal(0.2, 2.0))

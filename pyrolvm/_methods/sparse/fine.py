@@ -166,11 +166,12 @@ def weigh_finely(
     points = start.sample(COMPARED, seed)
     inside = _refine_inside(marginal, points)
     levels = rules(marginal.shape[1])
+    climbed = len(levels) - 1 - len(marginal.finer)
     needed = _compared(marginal, marginal, levels, points)
     needed = replace(
         needed, shift=needed.shift + inside.shift, unsettled=math.hypot(needed.unsettled, inside.unsettled)
     )
-    if needed.base > CLIMBED:
+    if needed.base > climbed:  # and not by a coarser one, whose slopes may be off
         marginal.rule = levels[needed.base]
         start = polished(marginal, start, seed=seed)
     marginal.rule = levels[needed.fine]
