@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,11 @@ class Levels:
     """What codes from 0 on stand for: the categories of a column in their order, or the values of a column of text, sorted."""
 
     labels: tuple[object, ...]
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the labels are numbers themselves, such as those of people: a column of numbers holds labels then, and no codes."""
+        return bool(self.labels) and all(isinstance(label, Real) for label in self.labels)
 
     def along(self, size: int) -> list[object]:
         """Labels of a dimension of members, of which there may be more than labels: those have their numbers."""
@@ -122,7 +128,7 @@ def _coded(name: str, items: Array, categories: Sequence[object] | None) -> tupl
 
 
 def coded_again(name: str, value: object, code: Code) -> tuple[Array, Code] | None:
-    """New values by a code that is known; ``None`` of numbers, which are taken for codes or days already.
+    """New values by a code that is known; ``None`` of tensors and of other numbers than labels, which are codes or days already.
 
     Args:
         name: the argument's name, for messages.
@@ -136,13 +142,15 @@ def coded_again(name: str, value: object, code: Code) -> tuple[Array, Code] | No
         value = np.array(value, dtype=object)
     elif isinstance(value, str | datetime.date):
         value = np.array([value], dtype=object)
-    held = _column(value)
+    numeric = isinstance(code, Levels) and code.numeric
+    held = _column(value) or (_numbers(value) if numeric else None)
     if held is None:
         return None
     items = held[0]
     _check_present(name, items)
     if isinstance(code, Levels):
-        if held[1] is None and not _is_text(items) and not set(items.reshape(-1).tolist()) <= set(code.labels):
+        known = numeric or _is_text(items) or set(items.reshape(-1).tolist()) <= set(code.labels)
+        if held[1] is None and not known:
             return None
         codes, levels = code.encode(items.reshape(-1).tolist())
         return np.asarray(codes, dtype=np.int64).reshape(items.shape), levels
@@ -187,6 +195,18 @@ def _column(value: Any) -> tuple[Array, Sequence[object] | None] | None:
         return np.asarray(value.to_numpy(dtype=f"{'datetime' if dtype.kind == 'M' else 'timedelta'}64[us]")), None
     items = _of_pandas(value) if dtype.kind not in "iufbc" and "decimal" not in str(dtype).lower() else None
     return (items, None) if items is not None and (_may_be_labels(items)) else None
+
+
+def _numbers(value: Any) -> tuple[Array, None] | None:
+    """A column, list or array of numbers as objects; ``None`` of anything else, tensors among it."""
+    if type(value).__module__.partition(".")[0] not in ("numpy", "pandas", "polars", "pyarrow", "xarray"):
+        return None
+    items = np.asarray(value)
+    if items.dtype.kind == "O" and all(
+        isinstance(item, Real) or is_missing(item) for item in items.reshape(-1).tolist()
+    ):
+        return items, None
+    return (np.array(items.tolist(), dtype=object), None) if items.dtype.kind in "iufb" else None
 
 
 def _of_pandas(value: Iterable[object]) -> Array:

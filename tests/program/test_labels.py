@@ -262,3 +262,31 @@ def test_text_of_dates_with_zones_is_dates_in_utc() -> None:
     assert again is not None and again[0].tolist() == [1.0]
     labels = coded("when", np.array(["2024-13-01T00:00Z"], dtype=object))
     assert labels is not None and isinstance(labels[1], Levels)
+
+
+def herds(herd: Tensor, x: Tensor, y: Tensor | None = None) -> None:
+    spread = pyro.sample("spread", dist.HalfNormal(1.0))
+    with pyro.plate("herds", int(herd.max()) + 1):
+        own = pyro.sample("own", dist.Normal(0.0, spread))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(own[herd] + x, 0.01), obs=y)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [pd.Series([3, 11, 99]), np.array([3, 11, 99]), [3, 11, 99], pa.array([3, 11, 99]), pd.Series([3.0, 11.0, 99.0])],
+)
+def test_numbers_that_name_members_are_labels_in_new_data_too(held: Any) -> None:
+    again = coded_again("herd", held, Levels((3, 7, 11)))
+    assert again is not None and again[0].tolist() == [0, 2, 3] and len(again[1].labels) == 4  # type: ignore[union-attr]
+    assert coded_again("herd", torch.tensor([0, 2]), Levels((3, 7, 11))) is None  # codes already
+    assert coded_again("herd", held, Levels(("a", "b"))) is None
+    with pytest.raises(lvm.DataError, match="missing"):
+        coded_again("herd", pd.Series([3.0, np.nan]), Levels((3, 7, 11)))
+
+
+def test_a_new_table_names_the_members_of_the_fit_by_their_numbers() -> None:
+    table = pd.DataFrame({"herd": np.repeat([3, 7, 11], 20), "x": 0.0, "y": np.repeat([-2.0, 0.0, 2.0], 20)})
+    fit = lvm.fit(lvm.Problem(herds, table.astype({"herd": "category"})), "full_rank", progress=False)
+    found = lvm.predict(fit, pd.DataFrame({"herd": [11, 3], "x": [0.0, 0.0]}), seed=0)["predictions"]["y"]
+    assert found.mean(("chain", "draw")).values == pytest.approx([2.0, -2.0], abs=0.05)
