@@ -15,6 +15,7 @@ import torch
 import pyrolvm as lvm
 from pyrolvm._base.quadrature import finest, rules
 from pyrolvm._methods.sparse.blocks import find_blocks
+from pyrolvm._methods.sparse.drawing import HEAVY
 from pyrolvm._methods.sparse.fine import OFF, find_finely
 from pyrolvm._methods.sparse.marginal import Marginal
 from pyrolvm._methods.sparse.pool import HEAVY_VARIANCE, weigh_shared
@@ -155,6 +156,30 @@ def test_integrals_over_wide_skew_blocks_are_those_of_a_hundred_thousand_draws()
         for name, rule in zip(gaps, (*rules(5)[-2:], *finest(5)[-1:]), strict=True):
             gaps[name] += integral(rule.nodes, rule.log_weights) - wanted
     assert abs(gaps["finest"]) < 0.05 and abs(gaps["many"]) < 0.4 and abs(gaps["few"]) < 0.9, gaps
+
+
+def test_blocks_whose_weights_have_a_tail_are_drawn_again_from_a_wider_proposal() -> None:
+    """Rates near zero and one, whose log odds have exponential tails; given what they share, their moments are known."""
+    random, groups = np.random.default_rng(0), 30
+    y = torch.as_tensor(random.binomial(4, random.beta(0.4, 0.4, groups)).astype(float))
+
+    def model(y: torch.Tensor) -> None:
+        a, b = pyro.sample("a", dist.LogNormal(0.0, 0.5)), pyro.sample("b", dist.LogNormal(0.0, 0.5))
+        with pyro.plate("groups", groups):
+            rate = pyro.sample("rate", dist.Beta(a, b))
+            pyro.sample("y", dist.Binomial(4.0, rate), obs=y)
+
+    found = lvm.sparse(lvm.Problem(model, y), seed=0, progress=False)
+    assert found.verdict.trusted
+    assert found.data["integration"].attrs["block_candidates"] == HEAVY.candidates
+    draws = {name: found.data["posterior"][name].values[0] for name in ("a", "b", "rate")}
+    odds = scipy.special.logit(draws["rate"])
+    more, less = draws["a"][:, None] + y.numpy(), draws["b"][:, None] + 4 - y.numpy()
+    mean = scipy.special.digamma(more) - scipy.special.digamma(less)
+    variance = scipy.special.polygamma(1, more) + scipy.special.polygamma(1, less)
+    sd = np.sqrt(variance.mean(0) + mean.var(0))
+    assert np.all(np.abs(odds.mean(0) - mean.mean(0)) < 0.1 * sd)
+    assert np.all(np.abs(odds.std(0) / sd - 1) < 0.08)
 
 
 @pytest.mark.slow

@@ -10,28 +10,42 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from pyrolvm._base.importance import weigh
+from pyrolvm._base.importance import khat_threshold, weigh
 from pyrolvm._base.quadrature import rules
 from pyrolvm._methods.sparse.marginal import Local, Marginal, Nest
 
-__all__ = ["CANDIDATES", "BlockDraws", "draw_blocks"]
+__all__ = ["BlockDraws", "draw_blocks"]
 
 Array = NDArray[np.float64]
 
-CANDIDATES = 4
-"""Draws of a block among which one is chosen by its weight."""
-
 NEARLY, TRIED = 0.95, 64
 """The effective share of a block's draws from which on they need no weights, and the draws of shared unknowns where that is tried."""
-
-TAILS = 8.0
-"""Degrees of freedom of the blocks' own proposals, where they are weighed."""
 
 SPREADS = 0.1, 10.0
 """How much narrower or wider than its curvature says a block's law is taken to be."""
 
 JUDGED, WATCHED = 200, 2_000
 """Blocks whose weights' tails are looked at: those whose draws are the least effective, of so many that were it at a trial."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """How a block is proposed, from the Gaussian with the moments that quadrature gives.
+
+    Attributes:
+        freedom: degrees of freedom; infinitely many of the Gaussian itself.
+        wider: how much wider it is.
+        candidates: draws among which one is chosen by its weight. The fewer, the more is left of what it is drawn from.
+    """
+
+    freedom: float
+    wider: float
+    candidates: int
+
+
+AS_IT_IS, STUDENT, HEAVY = Proposal(math.inf, 1.0, 4), Proposal(8.0, 1.0, 4), Proposal(4.0, 1.15, 12)
+"""Proposals that need no weights where laws are nearly Gaussian; where they are not; and of blocks whose weights have a tail by those,
+such as laws that are skew, with a longer tail on one side."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,7 @@ def draw_blocks(marginal: Marginal, shared: Array, known: Local | None, *, seed:
         return [BlockDraws(np.zeros((len(shared), 0, 0)), empty, empty, none, 1)]
     trial = np.linspace(0, len(shared) - 1, min(TRIED, len(shared))).astype(int)
     found = _candidates(
-        marginal, shared[trial], None if known is None else known.of(trial), math.inf, random, None, none
+        marginal, shared[trial], None if known is None else known.of(trial), AS_IT_IS, random, None, none
     )
     values = np.empty((len(shared), *marginal.shape))
     if found.share.min() > NEARLY:
@@ -83,11 +97,34 @@ def draw_blocks(marginal: Marginal, shared: Array, known: Local | None, *, seed:
         found = replace(found, values=values, candidates=1)
     else:
         watched = np.sort(np.argsort(found.share, kind="stable")[:WATCHED])
-        found = _candidates(marginal, shared, known, TAILS, random, values, watched)
+        found = _candidates(marginal, shared, known, STUDENT, random, values, watched)
+        poor = found.khats > khat_threshold(STUDENT.candidates * len(shared))
+        if poor.any():
+            found = _again(marginal, shared, known, random, found, poor)
     if not isinstance(marginal.layer, Nest):
         return [found]
     inside = marginal.layer.assembled(shared, found.values)
     return [found, *draw_blocks(marginal.layer.inner, inside, None, seed=seed)]
+
+
+def _again(
+    marginal: Marginal,
+    shared: Array,
+    known: Local | None,
+    random: np.random.Generator,
+    found: BlockDraws,
+    poor: NDArray[np.bool_],
+) -> BlockDraws:
+    """With draws by proposals of heavier tails in place of those of blocks whose weights have a tail."""
+    which = np.sort(found.which[poor])
+    values = np.empty((len(shared), len(which), marginal.shape[1]))
+    again = _candidates(marginal, shared, known, HEAVY, random, values, which)
+    found.values[:, which] = values
+    share, khats = found.share.copy(), found.khats.copy()
+    share[which] = again.share[which]
+    judged = dict(zip(again.which.tolist(), again.khats.tolist(), strict=True))
+    khats[poor] = [judged.get(block, 0.0) for block in found.which[poor].tolist()]
+    return replace(found, share=share, khats=khats, candidates=HEAVY.candidates)
 
 
 def _pieces(marginal: Marginal, shared: Array, known: Local | None) -> list[tuple[Array, Local | None]]:
@@ -142,7 +179,7 @@ def _candidates(
     marginal: Marginal,
     shared: Array,
     known: Local | None,
-    freedom: float,
+    proposal: Proposal,
     random: np.random.Generator,
     values: Array | None,
     watched: NDArray[np.int64],
@@ -153,19 +190,19 @@ def _candidates(
         marginal: the density.
         shared: shape ``(D, K)``.
         known: the blocks given each, where they are known.
-        freedom: degrees of freedom of the proposals.
+        proposal: how blocks are proposed.
         random: where noise comes from.
-        values: where draws are put, shape ``(D, C, W)``; ``None`` where weights alone are wanted.
+        values: where draws are put, shape ``(D, C, W)``, or of the watched blocks alone; ``None`` where weights alone are wanted.
         watched: the blocks whose weights are kept, for their tails: those of a million blocks fill no memory otherwise than as sums.
     """
     blocks = marginal.shape[0]
     sums, kept, start = _Sums(np.full(blocks, -np.inf), np.zeros(blocks), np.zeros(blocks), 0), list[Array](), 0
     for part, given in _pieces(marginal, shared, known):
         local, log_block = _refined(marginal, part, given)
-        drawn = None if values is None else np.empty((CANDIDATES, *local.mode.shape))
-        weight = np.empty((CANDIDATES, *log_block.shape))
-        for k in range(CANDIDATES):
-            one, weight[k] = _weighed(marginal, part, local, log_block, freedom, random)
+        drawn = None if values is None else np.empty((proposal.candidates, *local.mode.shape))
+        weight = np.empty((proposal.candidates, *log_block.shape))
+        for k in range(proposal.candidates):
+            one, weight[k] = _weighed(marginal, part, local, log_block, proposal, random)
             if drawn is not None:
                 drawn[k] = one
         weight = np.where(np.isfinite(weight), weight, -np.inf)
@@ -174,7 +211,8 @@ def _candidates(
         if values is not None and drawn is not None:
             gumbel = random.gumbel(size=weight.shape)
             best = np.argmax(weight + gumbel, axis=0)
-            values[start : start + len(part)] = np.take_along_axis(drawn, best[None, ..., None], axis=0)[0]
+            chosen = np.take_along_axis(drawn, best[None, ..., None], axis=0)[0]
+            values[start : start + len(part)] = chosen if values.shape[1] == blocks else chosen[:, watched]
         start += len(part)
     share = sums.share
     worst = np.argsort(share[watched], kind="stable")[:JUDGED]
@@ -182,7 +220,7 @@ def _candidates(
     together = np.concatenate(kept)
     khats = np.array([_khat(together[:, block]) for block in worst])
     return BlockDraws(
-        np.zeros((0, *marginal.shape)) if values is None else values, share, khats, watched[worst], CANDIDATES
+        np.zeros((0, *marginal.shape)) if values is None else values, share, khats, watched[worst], proposal.candidates
     )
 
 
@@ -228,20 +266,22 @@ def _khat(log_weight: Array) -> float:
 
 
 def _weighed(
-    marginal: Marginal, shared: Array, local: Local, log_block: Array, freedom: float, random: np.random.Generator
+    marginal: Marginal, shared: Array, local: Local, log_block: Array, proposal: Proposal, random: np.random.Generator
 ) -> tuple[Array, Array]:
     """A draw of each block, shape ``(D, C, W)``, and its log weight, normalised by the block's integral, ``(D, C)``."""
     mask, width = marginal.layer.blocks.local, marginal.layer.blocks.local.sum(axis=1)
-    noise = random.normal(size=local.mode.shape) * mask
+    noise, freedom = random.normal(size=local.mode.shape) * mask, proposal.freedom
     if math.isinf(freedom):
         log_q = -0.5 * (noise**2).sum(-1) - 0.5 * width * math.log(2 * math.pi)
     else:
         noise = noise / np.sqrt(random.chisquare(freedom, size=local.mode.shape[:2]) / freedom)[..., None]
         squared = (noise**2).sum(-1)
+        noise = proposal.wider * noise
         constant = (
             scipy.special.gammaln((freedom + width) / 2)
             - math.lgamma(freedom / 2)
             - width / 2 * math.log(freedom * math.pi)
+            - width * math.log(proposal.wider)
         )
         log_q = constant - (freedom + width) / 2 * np.log1p(squared / freedom)
     values = local.at(noise)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pyrolvm._base.importance import khat_threshold
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._methods.sparse.blocks import Blocks
-from pyrolvm._methods.sparse.drawing import CANDIDATES, BlockDraws
+from pyrolvm._methods.sparse.drawing import BlockDraws
 from pyrolvm._methods.sparse.fields.weighing import FieldDraws
 from pyrolvm._methods.sparse.fine import Found
 from pyrolvm._methods.sparse.pool import HEAVY_VARIANCE
@@ -134,7 +134,7 @@ def _coupled(meets: float) -> Iterator[Reason]:
 
 def _blocks(blocks: Blocks, drawn: BlockDraws) -> Iterator[Reason]:
     sites = ", ".join(f"{name!r}" for name in blocks.sites)
-    bound = khat_threshold(CANDIDATES * max(len(drawn.values), 1))
+    bound = khat_threshold(max(drawn.candidates * len(drawn.values), 1))
     bad = drawn.which[drawn.khats > bound]
     worst = float(drawn.khats.max()) if len(drawn.khats) else 0.0
     least = float(drawn.share.min())
