@@ -57,8 +57,8 @@ FLOW_UNKNOWNS = 60
 SPARSE_UNKNOWNS, SPARSE_DATA = 60, 50_000
 """More unknowns, or observed numbers, than so many are first looked at for blocks that are independent given the rest."""
 
-GRADIENTS, FLOW_SECONDS = 240_000, 10.0
-"""Gradients that four chains of 2,000 transitions take as a rule, and the seconds that a flow takes at least."""
+GRADIENTS, FLOW_SECONDS = 240_000, 40.0
+"""Gradients that four chains of 2,000 transitions take as a rule, and the seconds that a flow takes at least where they are dear."""
 
 RAW_DRAWS = 1_000
 """Draws of a guide that are kept beside the corrected ones."""
