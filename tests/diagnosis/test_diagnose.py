@@ -382,7 +382,7 @@ def test_an_sd_whose_tail_the_draws_hardly_reach_is_doubted_where_reweighting_se
     assert figures.reliable and khat > 0.5
     found = list(judge_tails(data, table, log_p - log_q, figures))
     assert [reason.status for reason in found] == ["doubtful"]
-    assert "`x`" in found[0].text and "7% smaller" in found[0].text
+    assert "`x`" in found[0].text and "more than the 7%" in found[0].text
     assert not list(judge_tails(data, table, np.zeros(4_000) + 1e-4 * draws, figures))
 
 
