@@ -276,3 +276,22 @@ def test_rare_events_are_as_a_grid_says_where_a_polynomial_is_fitted_to_nothing(
         drawn = found.data["posterior"][name].values
         assert abs(drawn.mean() - centre) < 0.1 * sd
         assert abs(drawn.std() / sd - 1) < 0.1
+
+
+def test_an_origin_without_a_density_asks_for_no_finer_rules() -> None:
+    y = torch.as_tensor(np.random.default_rng(0).poisson(3.0, (30, 2)).astype(float))
+
+    def model(y: torch.Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 2.0))
+        pyro.factor("far", torch.where(level.abs() < 0.2, -math.inf, 0.0))
+        with pyro.plate("groups", len(y), dim=-2):
+            effect = pyro.sample("effect", dist.Normal(0.0, 0.3))
+            with pyro.plate("two", 2, dim=-1):
+                pyro.sample("y", dist.Poisson(torch.exp(level + effect)), obs=y)
+
+    problem = lvm.Problem(model, y).to(dtype=torch.float64)
+    with problem.session(seed=0):
+        marginal = marginal_of(problem)
+        assert not np.isfinite(marginal.values(np.zeros((1, 1))))
+        find_finely(marginal, 0)
+        assert len(marginal.rule.nodes) == 3

@@ -77,22 +77,39 @@ class Found:
 
 
 @dataclass(frozen=True)
+class _Finer:
+    """What rules finer than one do to log densities, in nats.
+
+    Attributes:
+        shift: what they shift all of them by: a constant, which is of the evidence alone.
+        spread: by how much they change differences.
+        unsettled: by how much the shift may be off.
+    """
+
+    shift: float = 0.0
+    spread: float = 0.0
+    unsettled: float = 0.0
+
+    def __add__(self, other: _Finer) -> _Finer:
+        """What finer rules do for two layers of blocks."""
+        return _Finer(
+            self.shift + other.shift, max(self.spread, other.spread), math.hypot(self.unsettled, other.unsettled)
+        )
+
+
+@dataclass(frozen=True)
 class _Needed:
-    """What rules do.
+    """Which rules it takes.
 
     Attributes:
         fine: the number of the coarsest that finer ones only shift.
         base: of the coarsest that is near enough to it to find draws by.
-        shift: what finer ones shift by: a constant, which is of the evidence alone.
-        spread: by how much they change differences, in nats.
-        unsettled: nats by which the shift may be off.
+        finer: what finer ones do to the first.
     """
 
     fine: int
     base: int
-    shift: float
-    spread: float
-    unsettled: float = 0.0
+    finer: _Finer
 
 
 def find_finely(marginal: Marginal, seed: int) -> tuple[Student, int]:
@@ -125,6 +142,8 @@ def _refined(marginal: Marginal, gaussian: Student, enough: float) -> bool:
     """Takes finer rules, of the innermost blocks first, until slopes are as near as is enough; whether there were any to take."""
     layers, refined = marginal.layers, False
     off = slopes_off(marginal, gaussian)
+    if not math.isfinite(off):  # where there is no density, as there may be none at the origin, nothing is known
+        return False
     for layer in layers:
         for finer in layer.finer:
             if off <= enough:
@@ -168,9 +187,7 @@ def weigh_finely(
     levels = rules(marginal.shape[1])
     climbed = len(levels) - 1 - len(marginal.finer)
     needed = _compared(marginal, marginal, levels, points)
-    needed = replace(
-        needed, shift=needed.shift + inside.shift, unsettled=math.hypot(needed.unsettled, inside.unsettled)
-    )
+    finer = inside + needed.finer
     if needed.base > climbed:  # and not by a coarser one, whose slopes may be off
         marginal.rule = levels[needed.base]
         start = polished(marginal, start, seed=seed)
@@ -185,32 +202,23 @@ def weigh_finely(
             change=around,
             quantities=quantities,
         )
-        pool = pool.shifted(_with_far(marginal, pool, around, marginal.rule, marginal.rule, FURTHEST) + needed.shift)
+        pool = pool.shifted(_with_far(marginal, pool, around, marginal.rule, marginal.rule, FURTHEST) + finer.shift)
         if pool.figures.reliable and pool.figures.ess >= ENOUGH_STILL * enough:
-            return Found(
-                pool, marginal.rule, max(around.left, needed.spread, inside.spread), around.fitted, needed.unsettled
-            )
-    found = _by_rules(marginal, start, levels, needed, seed, enough, quantities)
+            return Found(pool, marginal.rule, max(around.left, finer.spread), around.fitted, finer.unsettled)
+    found = _by_rules(marginal, start, levels, replace(needed, finer=finer), seed, enough, quantities)
     marginal.rule = levels[needed.fine]
-    return replace(found, left=max(found.left, inside.spread), unsettled=needed.unsettled)
+    return replace(found, unsettled=finer.unsettled)
 
 
-def _refine_inside(marginal: Marginal, points: Array) -> _Needed:
+def _refine_inside(marginal: Marginal, points: Array) -> _Finer:
     """Takes for blocks in blocks the coarsest rules that finer ones only shift; what these do together."""
-    found, layer = _Needed(0, 0, 0.0, 0.0), marginal.layer
+    found, layer = _Finer(), marginal.layer
     while isinstance(layer, Nest):
         inner = layer.inner
         levels = rules(inner.shape[1])[CLIMBED:]
         needed = _compared(marginal, inner, levels, points)
         inner.rule = levels[needed.fine]
-        found = _Needed(
-            0,
-            0,
-            found.shift + needed.shift,
-            max(found.spread, needed.spread),
-            math.hypot(found.unsettled, needed.unsettled),
-        )
-        layer = inner.layer
+        found, layer = found + needed.finer, inner.layer
     return found
 
 
@@ -223,12 +231,12 @@ def _by_rules(
     enough: float,
     quantities: Callable[[Array], Array] | None,
 ) -> Found:
-    base, fine = levels[needed.base], levels[needed.fine]
+    base, fine, finer = levels[needed.base], levels[needed.fine], needed.finer
     marginal.rule = base
     density = marginal.values_with_blocks
     if needed.base == needed.fine:
         pool = weigh_shared(density, start, seed=seed, enough=enough, quantities=quantities)
-        return Found(pool.shifted(np.full(len(pool.points), needed.shift)), base, needed.spread)
+        return Found(pool.shifted(np.full(len(pool.points), finer.shift)), base, finer.spread)
     first = weigh_shared(density, start, seed=seed, enough=min(enough, PILOT))
     change = _changed(marginal, first, base, fine)
     if change is not None:  # what is drawn next is drawn for the finer integrals
@@ -236,16 +244,16 @@ def _by_rules(
         pool = weigh_shared(density, family, seed=seed + 1, enough=enough, change=change, quantities=quantities)
         again = _changed(marginal, pool, base, fine)
         if again is not None and again.left <= LEFT:
-            pool = pool.shifted(_with_far(marginal, pool, again, base, fine) + needed.shift)
+            pool = pool.shifted(_with_far(marginal, pool, again, base, fine) + finer.shift)
             if pool.figures.reliable and pool.figures.ess >= ENOUGH_STILL * enough:
-                return Found(pool, fine, max(again.left, needed.spread))
+                return Found(pool, fine, max(again.left, finer.spread))
         marginal.rule = fine
         pool = weigh_shared(density, pool.family, seed=seed + 2, enough=enough, quantities=quantities)
-        return Found(pool.shifted(np.full(len(pool.points), needed.shift)), fine, needed.spread)
+        return Found(pool.shifted(np.full(len(pool.points), finer.shift)), fine, finer.spread)
     pool = weigh_shared(density, start, seed=seed, enough=enough, quantities=quantities)
     marginal.rule = fine
     gap = log_ratio(marginal.values(pool.points), pool.base)
-    return Found(pool.shifted(gap + needed.shift), fine, needed.spread)
+    return Found(pool.shifted(gap + finer.shift), fine, finer.spread)
 
 
 def _with_far(
@@ -272,16 +280,16 @@ def _compared(marginal: Marginal, layer: Marginal, levels: list[Rule], points: A
             break
     shift, last = _apart(seen[-1], seen[fine])[0], seen[-1][:FEW]
     more = _apart(seen[-1], seen[-2])[0] if len(seen) > 1 else 0.0
-    for rule in [*levels[len(seen) :], *finest(layer.shape[1])]:  # by what all draws are shifted, few tell
-        layer.rule = rule
-        before, last = last, marginal.values(points[:FEW])
-        more = _apart(last, before)[0]
-        shift += more
+    for rule in [*levels[len(seen) :], *finest(layer.shape[1])]:
         if abs(more) < SHIFT:
             break
+        layer.rule = rule
+        before, last = last, marginal.values(points[:FEW])  # by what all draws are shifted, few tell
+        more = _apart(last, before)[0]
+        shift += more
     base = next(k for k in range(fine + 1) if k == fine or _apart(seen[k], seen[fine])[1] < COARSE)
     spread = _spread(seen[fine:]) if fine + 1 < len(seen) or len(seen) == 1 else _apart(seen[-1], seen[-2])[1]
-    return _Needed(fine, base, shift, spread, abs(more))
+    return _Needed(fine, base, _Finer(shift, spread, abs(more)))
 
 
 def _spread(seen: list[Array]) -> float:

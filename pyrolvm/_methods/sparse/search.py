@@ -227,6 +227,8 @@ def polished(marginal: Density, start: Student, *, seed: int) -> Student:
 def slopes_off(marginal: Density, gaussian: Student) -> float:
     """By how much gradients of a density are off what its values do around a Gaussian's mean, in nats an sd, over all directions.
 
+    Not a number where there is no density.
+
     The gradient of an integral by few nodes is that of the integral (Fisher's identity), not of its sum over the nodes. What a block
     leaves is little, but all leave it in the same direction.
     """
@@ -236,6 +238,7 @@ def slopes_off(marginal: Density, gaussian: Student) -> float:
     values, slopes = marginal(np.concatenate([mean[None], mean + SECANT * axes, mean - SECANT * axes]))
     here = axes @ slopes[0]
     up, down = np.sum(axes * slopes[1 : count + 1], axis=1), np.sum(axes * slopes[count + 1 :], axis=1)
-    change = (values[1 : count + 1] - values[count + 1 :]) / (2 * SECANT)
-    gaps = change - (up + 4 * here + down) / 6  # Simpson's rule
+    with np.errstate(invalid="ignore"):
+        change = (values[1 : count + 1] - values[count + 1 :]) / (2 * SECANT)
+        gaps = change - (up + 4 * here + down) / 6  # Simpson's rule
     return float(np.sqrt(np.sum(gaps**2) * len(mean) / max(count, 1)))
