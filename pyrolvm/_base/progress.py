@@ -31,9 +31,10 @@ def console_options(stream: Any) -> dict[str, Any]:
         Keyword arguments of ``rich.console.Console``. A stream that is no terminal has no width of its own: 140 columns, unless said.
     """
     said = os.environ.get("COLUMNS", "")
-    width: int | None = int(said) or _NARROW if said.isdecimal() else _PLAIN
-    if not said.isdecimal() and is_terminal(stream):
-        width = None  # its own
+    if said.isdecimal():
+        width: int | None = int(said) or _NARROW
+    else:
+        width = None if is_terminal(stream) else _PLAIN  # a terminal's own
     return {"file": stream, "width": width, "color_system": None if os.environ.get("NO_COLOR") else "auto"}
 
 
@@ -191,11 +192,10 @@ class _Cell:
         """Shows how far the work is, how fast, and how long it will take."""
         rate = done / seconds if seconds > 0 else 0.0
         left = f", {_clock((total - done) / rate)} left" if rate > 0 and total > done else ""
-        words, share = (
-            f"{what} {done:,}/{total:,} ({rate:,.1f}/s, {_clock(seconds)}{left}) {text}",
-            f'value="{done}" max="{total}"',
-        )
-        if total <= 1:  # nobody knows how long it takes
+        if total > 1:
+            words = f"{what} {done:,}/{total:,} ({rate:,.1f}/s, {_clock(seconds)}{left}) {text}"
+            share = f'value="{done}" max="{total}"'
+        else:  # nobody knows how long it takes
             words, share = f"{what} ({_clock(seconds)}) {text}", ""
         bar = f'<progress {share} style="width:12em"></progress>'
         self._draw(

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy  # its parts are imported when they are first used
 import torch
 from numpy.typing import NDArray
 
@@ -52,8 +53,7 @@ def left_out(frame: Frame | None, draws: Array) -> dict[str, float]:
         return {}
     seen = np.array([inside(draws, mode.family).any() for mode in frame.modes])
     if not seen.any():  # ascents may have ended where the density is high and there is no mass
-        own = _evidence_at(frame, draws)
-        share = float(np.exp(-np.logaddexp(0.0, own - np.logaddexp.reduce(frame.evidence))))
+        share = float(scipy.special.expit(np.logaddexp.reduce(frame.evidence) - _evidence_at(frame, draws)))
         return {LEFT_OUT: share} if share >= LEAST else {}
     weights = np.exp(frame.evidence - frame.evidence.max())
     weights /= weights.sum()

@@ -206,7 +206,7 @@ def _numbers(value: Any) -> tuple[Array, None] | None:
         isinstance(item, Real) or is_missing(item) for item in items.reshape(-1).tolist()
     ):
         return items, None
-    return (np.array(items.tolist(), dtype=object), None) if items.dtype.kind in "iufb" else None
+    return (items.astype(object), None) if items.dtype.kind in "iufb" else None
 
 
 def _of_pandas(value: Iterable[object]) -> Array:

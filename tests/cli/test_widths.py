@@ -91,15 +91,21 @@ class _Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_no_colour_is_respected(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
+def _of_colours(wanted: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> _Terminal:
+    """A terminal that has colours, in place of a stream, where they are wanted or not."""
+    for variable in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     if not wanted:
         monkeypatch.setenv("NO_COLOR", "1")
     stream = _Terminal()
-    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, name, stream)
+    return stream
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_no_colour_is_respected(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = _of_colours(wanted, "stdout", monkeypatch)
     out = Output.of(SimpleNamespace(json=None, quiet=False))  # type: ignore[arg-type]
     out.verdict(Verdict.of([Reason("doubtful", "R-hat is up to 1.012.")]))
     out.note("what was done")
@@ -110,13 +116,7 @@ def test_no_colour_is_respected(wanted: bool, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_bar_has_no_styles_without_colour(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    if not wanted:
-        monkeypatch.setenv("NO_COLOR", "1")
-    stream = _Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
+    stream = _of_colours(wanted, "stderr", monkeypatch)
     with Progress("sampling", 3, True, every=0.0) as bar:
         bar.update(2, lambda: "12 diverged")
     assert "2/3" in stream.getvalue()

@@ -105,13 +105,12 @@ def held_out(fit: Fit, data: object, plate: str, what: str = "data") -> Problem:
 
 def _like(value: object, own: object) -> object:
     """Whole numbers, and yes or no, as reals where the fit has reals."""
-    if isinstance(own, Tensor) and own.is_floating_point() and isinstance(value, Tensor | np.ndarray):
-        if (
-            (value.dtype.kind in "biu")
-            if isinstance(value, np.ndarray)
-            else not (value.is_floating_point() or value.is_complex())
-        ):
-            return torch.as_tensor(value).to(own)
+    if not (isinstance(own, Tensor) and own.is_floating_point()):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biu":
+        value = torch.as_tensor(value)
+    if isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()):
+        return value.to(own)
     return value
 
 
