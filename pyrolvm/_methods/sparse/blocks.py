@@ -209,7 +209,7 @@ def rows_of(problem: Problem) -> list[Index]:
 def _joined(chosen: list[_Rows], size: int, shapes: Mapping[str, tuple[int, ...]]) -> Blocks | None:
     """Blocks of the rows of some sites; ``None`` if two rows of one site meet in a block, or it is too wide."""
     widths = [rows.places.shape[1] for rows in chosen]
-    if sum(widths) > WIDEST:
+    if max(widths, default=0) > WIDEST:
         return None
     starts = np.cumsum([0, *(len(rows.places) for rows in chosen)])
     edges: list[Index] = [np.zeros((0, 2), dtype=np.int64)]
@@ -233,6 +233,10 @@ def _joined(chosen: list[_Rows], size: int, shapes: Mapping[str, tuple[int, ...]
             return None
         places[mine, column : column + width] = rows.places
         column += width
+    widest = int((places < size).sum(axis=1).max(initial=0))
+    if widest > WIDEST:
+        return None
+    places = np.sort(places, axis=1)[:, :widest]  # a block has none of the sites that it does not meet
     which: dict[str, Index] = {}
     for name, shape in shapes.items():
         block = np.full(int(np.prod(shape, dtype=int)), count, dtype=np.int64)

@@ -288,7 +288,9 @@ def _compared(marginal: Marginal, layer: Marginal, levels: list[Rule], points: A
         more = _apart(last, before)[0]
         shift += more
     base = next(k for k in range(fine + 1) if k == fine or _apart(seen[k], seen[fine])[1] < COARSE)
-    spread = _spread(seen[fine:]) if fine + 1 < len(seen) or len(seen) == 1 else _apart(seen[-1], seen[-2])[1]
+    spread = _spread(seen[fine:])
+    if 0 < fine == len(seen) - 1:  # the finest is not fine enough, and as much again may be left
+        spread = 2 * _apart(seen[-1], seen[-2])[1]
     return _Needed(fine, base, _Finer(shift, spread, abs(more)))
 
 
