@@ -81,6 +81,26 @@ def test_skew_blocks_are_integrated_as_a_grid_does() -> None:
         assert abs(draws.std() / sd - 1) < 0.1
 
 
+def test_draws_of_skew_blocks_have_the_tails_of_their_laws() -> None:
+    """Rates given what they share are gammas, whose logarithms a Gaussian fits but for their tails: 96% of its draws are effective."""
+    y = torch.as_tensor(np.random.default_rng(0).poisson(8.0, 40), dtype=torch.float32)
+
+    def model(y: torch.Tensor) -> None:
+        shape = pyro.sample("shape", dist.LogNormal(2.0, 0.3))
+        rate = pyro.sample("rate", dist.LogNormal(0.0, 0.3))
+        with pyro.plate("group", len(y)):
+            pyro.sample("y", dist.Poisson(pyro.sample("mean", dist.Gamma(shape, rate))), obs=y)
+
+    drawn = lvm.sparse(lvm.Problem(model, y), seed=0, progress=False).data["posterior"]
+    shape, rate, mean = (drawn[name].values[0].astype(float) for name in ("shape", "rate", "mean"))
+    places = scipy.stats.gamma.cdf(mean, shape[:, None] + y.numpy(), scale=1 / (rate[:, None] + 1)).ravel()
+    assert places.size == 80_000
+    assert scipy.stats.kstest(places, "uniform").statistic < 0.0055
+    for tail in (0.01, 0.05):
+        noise = np.sqrt(tail / places.size)
+        assert abs(np.mean(places > 1 - tail) - tail) < 4 * noise and abs(np.mean(places < tail) - tail) < 4 * noise
+
+
 @pytest.mark.parametrize("make", [models.crossed, pytest.param(models.slopes, marks=pytest.mark.slow)])
 def test_draws_are_those_of_nuts(make) -> None:
     problem = make()

@@ -18,8 +18,13 @@ __all__ = ["BlockDraws", "draw_blocks"]
 
 Array = NDArray[np.float64]
 
-NEARLY, TRIED = 0.95, 64
-"""The effective share of a block's draws from which on they need no weights, and the draws of shared unknowns where that is tried."""
+ALIKE, NEARLY, TRIED = 0.999, 0.95, 64
+"""The effective share of a block's draws from which on they need no weights: where 96% of the draws of a Gaussian for a logarithm
+are effective, the sd of what it is the logarithm of may still be a quarter too large. The share from which on they need no heavier
+tails; and the draws of shared unknowns where that is tried."""
+
+MOST, TOGETHER = 16, 4_000_000
+"""Candidates of a draw at most, and those of all draws of all blocks together, where a proposal's own number is smaller."""
 
 SPREADS = 0.1, 10.0
 """How much narrower or wider than its curvature says a block's law is taken to be."""
@@ -35,17 +40,21 @@ class Proposal:
     Attributes:
         freedom: degrees of freedom; infinitely many of the Gaussian itself.
         wider: how much wider it is.
-        candidates: draws among which one is chosen by its weight. The fewer, the more is left of what it is drawn from.
+        candidates: draws among which one is chosen by its weight, at least. The fewer, the more is left of what it is drawn from.
     """
 
     freedom: float
     wider: float
     candidates: int
 
+    def among(self, draws: int) -> Proposal:
+        """With as many candidates as so many draws can pay for."""
+        return replace(self, candidates=max(self.candidates, min(MOST, TOGETHER // max(draws, 1))))
+
 
 AS_IT_IS, STUDENT, HEAVY = Proposal(math.inf, 1.0, 4), Proposal(8.0, 1.0, 4), Proposal(4.0, 1.15, 12)
-"""Proposals that need no weights where laws are nearly Gaussian; where they are not; and of blocks whose weights have a tail by those,
-such as laws that are skew, with a longer tail on one side."""
+"""Proposals where laws are nearly Gaussian; where they are not; and of blocks whose weights have a tail by those, such as laws that are
+skew, with a longer tail on one side."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def draw_blocks(marginal: Marginal, shared: Array, known: Local | None, *, seed:
         marginal, shared[trial], None if known is None else known.of(trial), AS_IT_IS, random, None, none
     )
     values = np.empty((len(shared), *marginal.shape))
-    if found.share.min() > NEARLY:
+    if found.share.min() > ALIKE:
         start = 0
         for part in _pieces(marginal, shared, known):
             values[start : start + len(part[0])] = _gaussian(marginal, *part, random)
@@ -97,8 +106,9 @@ def draw_blocks(marginal: Marginal, shared: Array, known: Local | None, *, seed:
         found = replace(found, values=values, candidates=1)
     else:
         watched = np.sort(np.argsort(found.share, kind="stable")[:WATCHED])
-        found = _candidates(marginal, shared, known, STUDENT, random, values, watched)
-        poor = found.khats > khat_threshold(STUDENT.candidates * len(shared))
+        proposal = (AS_IT_IS if found.share.min() > NEARLY else STUDENT).among(len(shared) * blocks)
+        found = _candidates(marginal, shared, known, proposal, random, values, watched)
+        poor = found.khats > khat_threshold(proposal.candidates * len(shared))
         if poor.any():
             found = _again(marginal, shared, known, random, found, poor)
     if not isinstance(marginal.layer, Nest):
@@ -118,13 +128,14 @@ def _again(
     """With draws by proposals of heavier tails in place of those of blocks whose weights have a tail."""
     which = np.sort(found.which[poor])
     values = np.empty((len(shared), len(which), marginal.shape[1]))
-    again = _candidates(marginal, shared, known, HEAVY, random, values, which)
+    proposal = HEAVY.among(len(shared) * len(which))
+    again = _candidates(marginal, shared, known, proposal, random, values, which)
     found.values[:, which] = values
     share, khats = found.share.copy(), found.khats.copy()
     share[which] = again.share[which]
     judged = dict(zip(again.which.tolist(), again.khats.tolist(), strict=True))
     khats[poor] = [judged.get(block, 0.0) for block in found.which[poor].tolist()]
-    return replace(found, share=share, khats=khats, candidates=HEAVY.candidates)
+    return replace(found, share=share, khats=khats, candidates=proposal.candidates)
 
 
 def _pieces(marginal: Marginal, shared: Array, known: Local | None) -> list[tuple[Array, Local | None]]:
@@ -201,8 +212,11 @@ def _candidates(
         local, log_block = _refined(marginal, part, given)
         drawn = None if values is None else np.empty((proposal.candidates, *local.mode.shape))
         weight = np.empty((proposal.candidates, *log_block.shape))
+        shift = random.uniform(size=local.mode.shape)
         for k in range(proposal.candidates):
-            one, weight[k] = _weighed(marginal, part, local, log_block, proposal, random)
+            # Points of a lattice that is shifted at random: each a draw, together more even, so that less is left of the proposal.
+            at = scipy.special.ndtri((shift + _lattice(k, proposal.candidates, shift.shape[-1])) % 1.0)
+            one, weight[k] = _weighed(marginal, part, local, log_block, proposal, at, random)
             if drawn is not None:
                 drawn[k] = one
         weight = np.where(np.isfinite(weight), weight, -np.inf)
@@ -222,6 +236,12 @@ def _candidates(
     return BlockDraws(
         np.zeros((0, *marginal.shape)) if values is None else values, share, khats, watched[worst], proposal.candidates
     )
+
+
+def _lattice(k: int, count: int, width: int) -> Array:
+    """The k-th of ``count`` points of a lattice of that width, each of whose coordinates takes ``count`` values."""
+    steps = [step for step in range(1, count) if math.gcd(step, count) == 1]
+    return k * np.resize(np.asarray(steps, dtype=float), width) / count % 1.0
 
 
 @dataclass(frozen=True)
@@ -266,11 +286,17 @@ def _khat(log_weight: Array) -> float:
 
 
 def _weighed(
-    marginal: Marginal, shared: Array, local: Local, log_block: Array, proposal: Proposal, random: np.random.Generator
+    marginal: Marginal,
+    shared: Array,
+    local: Local,
+    log_block: Array,
+    proposal: Proposal,
+    noise: Array,
+    random: np.random.Generator,
 ) -> tuple[Array, Array]:
-    """A draw of each block, shape ``(D, C, W)``, and its log weight, normalised by the block's integral, ``(D, C)``."""
+    """A draw of each block by normal ``noise``, both of shape ``(D, C, W)``, and its log weight by the block's integral, ``(D, C)``."""
     mask, width = marginal.layer.blocks.local, marginal.layer.blocks.local.sum(axis=1)
-    noise, freedom = random.normal(size=local.mode.shape) * mask, proposal.freedom
+    noise, freedom = noise * mask, proposal.freedom
     if math.isinf(freedom):
         log_q = -0.5 * (noise**2).sum(-1) - 0.5 * width * math.log(2 * math.pi)
     else:
