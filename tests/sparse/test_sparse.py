@@ -189,6 +189,27 @@ def test_infer_looks_for_blocks_first_where_unknowns_are_many() -> None:
     assert [(rung["method"], rung["status"]) for rung in found.ladder] == [("sparse", "trusted")]
 
 
+def test_infer_looks_for_blocks_first_where_plates_have_members() -> None:
+    """Dispersions of 25 groups: where what they share is large they are all narrow, which weights of all unknowns hardly reach."""
+    rng = np.random.default_rng(2)
+    group = rng.integers(0, 25, 250)
+    dispersion = rng.gamma(2.0, 1.0, 25)[group]
+    y = torch.as_tensor(rng.poisson(3.0 * rng.gamma(dispersion, 1 / dispersion)), dtype=torch.float32)
+
+    def model(group: torch.Tensor, y: torch.Tensor) -> None:
+        mean = pyro.sample("mean", dist.LogNormal(0.0, 2.0))
+        shape, rate = (pyro.sample(name, dist.LogNormal(0.0, 1.0)) for name in ("shape", "rate"))
+        with pyro.plate("group", 25):
+            each = pyro.sample("each", dist.Gamma(shape, rate))[group]
+        with pyro.plate("row", len(y)):
+            pyro.sample("y", dist.GammaPoisson(each, each / mean), obs=y)
+
+    problem = lvm.Problem(model, torch.as_tensor(group), y)
+    assert problem.unconstrained_size == 28
+    found = lvm.infer(problem, seed=0, progress=False)
+    assert [(rung["method"], rung["status"]) for rung in found.ladder] == [("sparse", "trusted")]
+
+
 @pytest.mark.slow
 def test_simulations_rank_their_truths_uniformly() -> None:
     found = lvm.calibrate(models.counts(groups=20), "sparse", simulations=200, seed=0, progress=False)

@@ -54,8 +54,10 @@ COVARIANCE_UNKNOWNS = 1_000
 FLOW_UNKNOWNS = 60
 """Up to so many unknowns a flow is worth its compilation."""
 
-SPARSE_UNKNOWNS, SPARSE_DATA = 60, 50_000
-"""More unknowns, or observed numbers, than so many are first looked at for blocks that are independent given the rest."""
+SPARSE_UNKNOWNS, SPARSE_DATA, SPARSE_MEMBERS = 60, 50_000, 20
+"""More unknowns, or observed numbers, than so many are first looked at for blocks that are independent given the rest; and so many
+unknowns of the members of plates: what they have in common narrows them all at once where it is small, in a tail of the joint posterior
+that weights of all unknowns together hardly reach, and that is an ordinary place where members are integrated out."""
 
 GRADIENTS, FLOW_SECONDS = 240_000, 40.0
 """Gradients that four chains of 2,000 transitions take as a rule, and the seconds that a flow takes at least where they are dear."""
@@ -171,17 +173,18 @@ def infer(
 
     Args:
         problem: a model with its data.
-        methods: what to try: ``"auto"``, the exact posterior if there is one, else, where unknowns or rows are many, what is
-            independent or coupled to neighbours integrated out (:func:`pyrolvm.sparse`), then the guides that suit the size of
-            the problem, then NUTS started from the best of them, before a flow where its gradients in C are quicker than a
+        methods: what to try: ``"auto"``, the exact posterior if there is one, else, where unknowns, rows or members of plates are
+            many, what is independent or coupled to neighbours integrated out (:func:`pyrolvm.sparse`), then the guides that suit
+            the size of the problem, then NUTS started from the best of them, before a flow where its gradients in C are quicker than a
             flow's steps, and before any guide of more than 1,000 unknowns where there is no budget, then methods that say so (the
             field ``rung`` of the table of methods); ``"vi"``, the guides alone; or a
             list of guides (names, recipes, Pyro guides) and of names of other methods (``"exact"``, ``"nuts"``, ...), in order.
         budget: the seconds that it may take. A method that runs then ends as at an interrupt, with the steps or draws that it has,
             and is judged by them; no other is begun. What runs in one piece, such as a compilation, and the making of the result
             may take some seconds more.
-        draws: posterior draws to keep; by default 8,000 (4,000 where they are exact), fewer where they would fill the memory, and
-            1,000 of each of 4 chains; 4,000 of each where 1,000 were nearly enough for R-hat and ESS, and quickly drawn.
+        draws: posterior draws to keep; by default 8,000 (4,000 where they are exact, 2,000 where members are integrated out), fewer
+            where they would fill the memory, and 1,000 of each of 4 chains; 4,000 of each where 1,000 were nearly enough for R-hat
+            and ESS, and quickly drawn.
         restarts: how often to run a guide that is trusted again; these runs, with other seeds, must find the same means and sds for
             it to stay so. Weights cannot see a mode that no draw reached; another start may.
         device: where to run, as in :func:`pyrolvm.fit`.
@@ -287,7 +290,8 @@ def _methods(methods: str | Sequence[object], problem: Problem) -> list[object]:
 def _sparse(problem: Problem) -> bool:
     """Whether blocks or rows are so many that it pays to look for structure before all else."""
     data = sum(site.numel for site in problem.observed)
-    large = problem.unconstrained_size > SPARSE_UNKNOWNS or data > SPARSE_DATA
+    members = sum(site.unconstrained_numel for site in problem.latents if site.plates)
+    large = problem.unconstrained_size > SPARSE_UNKNOWNS or data > SPARSE_DATA or members >= SPARSE_MEMBERS
     return large and _can_sample(problem) and not problem.discrete and problem.info.guide is None
 
 
