@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,8 +16,8 @@ from pyrolvm._program.sites import is_deterministic, is_random
 
 __all__ = ["site_divergences"]
 
-DRAWS = 20
-"""Draws of a guide that are averaged over; rows are averaged over as well."""
+DRAWS, VALUES = 20, 20_000
+"""Draws of a guide that are averaged over, fewer where they have so many rows, which are averaged over as well."""
 
 
 def site_divergences(problem: Problem, guide: Callable[..., object], *, inside: int) -> dict[str, float]:
@@ -50,6 +51,9 @@ def site_divergences(problem: Problem, guide: Callable[..., object], *, inside: 
             if f"log_prior/{name}" in terms and problem.sites[name].plates
         }
 
+    shapes = [site.shape[: len(site.shape) - site.event_dim] for site in problem.latents if site.plates]
+    rows = min(map(math.prod, shapes), default=1)
+    draws = max(2, min(DRAWS, VALUES // max(rows, 1)))
     with torch.no_grad():
-        found = repeat(one, DRAWS, like=torch.zeros((), dtype=problem.dtype, device=problem.device), inside=inside)
+        found = repeat(one, draws, like=torch.zeros((), dtype=problem.dtype, device=problem.device), inside=inside)
     return {name: float(value.double().mean()) for name, value in found.items()}

@@ -16,7 +16,7 @@ import pyrolvm as lvm
 from pyrolvm._base import runtime
 from pyrolvm._base.progress import shown
 from pyrolvm._capture.vmap import VmapFriendly, vmapped
-from pyrolvm._program.density import Evaluator, Joint, constrained, flattened, map_draws, repeat, watched
+from pyrolvm._program.density import Evaluator, Joint, constrained, flattened, map_draws, repeat, vectorize, watched
 from tests import zoo
 
 COUNT = 3
@@ -438,6 +438,30 @@ def test_many_chunks_run_the_program_once_for_all() -> None:
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value)
     assert len(new.unique()) == new.numel()  # every chunk draws numbers of its own
+
+
+def test_draws_that_are_as_much_as_a_chunk_each_are_not_recorded(monkeypatch) -> None:
+    """A recording keeps all that is computed on the way: of a network on many images more than a machine has."""
+
+    def model(y: Tensor) -> None:
+        pyro.sample("y", dist.Normal(pyro.sample("mean", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+
+    recorded: list[int] = []
+
+    def capture(function: object, *example: Tensor) -> None:
+        recorded.append(len(example[0]))
+        raise lvm.CaptureError("none")
+
+    monkeypatch.setattr(vectorize, "capture", capture)
+    problem, draws = lvm.Problem(model, torch.ones(())), {"mean": torch.randn(8)}
+    with problem.session(seed=0):
+        terms = Joint(problem).terms
+        large = map_draws(terms, draws, inside=vectorize.AT_ONCE)
+        assert not recorded
+        small = map_draws(terms, draws, chunk=1)
+        assert recorded == [1]
+    for name, value in large.items():
+        torch.testing.assert_close(small[name], value)
 
 
 PLACE, BASE = torch.tensor([0, 2]), torch.zeros(3, 4, dtype=torch.float64)

@@ -224,9 +224,14 @@ class Evaluator:
         return found
 
     def _chunks(self, draws: Mapping[str, Tensor], chunk: int) -> Callable[[Tree], Tree]:
-        """The function of one chunk: as a graph, recorded once, where there are several."""
+        """The function of one chunk: as a graph, recorded once, where there are several.
+
+        Not where a single draw is as much as a chunk may compute: its handlers are nothing beside that, and a recording keeps all
+        that is computed on the way until its end.
+        """
         names, mapped = list(draws), self._mapped()
-        if self._graph is not None or len(draws[names[0]]) < CAPTURED * chunk:
+        large = self._numbers > AT_ONCE
+        if self._graph is not None or large or len(draws[names[0]]) < CAPTURED * chunk:
             return mapped
         try:
             graph = capture(
