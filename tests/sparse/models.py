@@ -64,6 +64,27 @@ def nested(areas: int = 10, schools: int = 4, pupils: int = 3, seed: int = 3) ->
     return lvm.Problem(model, area, school, y)
 
 
+def in_regions(regions: int = 8, areas: int = 3, schools: int = 3, seed: int = 18) -> lvm.Problem:
+    """Schools in areas in regions, all scales known: each level is centred on the one above."""
+    random = np.random.default_rng(seed)
+    region = torch.arange(regions).repeat_interleave(areas)
+    area = torch.arange(regions * areas).repeat_interleave(schools)
+    at_area = 0.8 * random.normal(size=regions)[region] + 0.7 * random.normal(size=len(region))
+    y = torch.as_tensor(1.0 + at_area[area] + 0.5 * random.normal(size=len(area)) + random.normal(size=len(area)))
+
+    def model(region: torch.Tensor, area: torch.Tensor, y: torch.Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 2.0))
+        with pyro.plate("regions", regions):
+            r = pyro.sample("r", dist.Normal(level, 0.8))
+        with pyro.plate("areas", len(region)):
+            a = pyro.sample("a", dist.Normal(r[region], 0.7))
+        with pyro.plate("schools", len(area)):
+            s = pyro.sample("s", dist.Normal(a[area], 0.5))
+            pyro.sample("y", dist.Normal(s, 1.0), obs=y)
+
+    return lvm.Problem(model, region, area, y)
+
+
 def crossed(persons: int = 30, items: int = 9, seed: int = 4) -> lvm.Problem:
     """Answers of persons to items: each person meets each item."""
     random = np.random.default_rng(seed)

@@ -34,6 +34,7 @@ def found(problem: lvm.Problem) -> tuple[Blocks, Split]:
         (models.normals, [(("theta",), 40, 1)], 1),
         (models.counts, [(("effect",), 60, 1)], 2),
         (models.nested, [(("s",), 40, 1), (("a",), 10, 1)], 1),
+        (models.in_regions, [(("s",), 72, 1), (("a",), 24, 1), (("r",), 8, 1)], 1),
         (models.crossed, [(("able",), 30, 1)], 9),
         (models.slopes, [(("line",), 25, 2)], 5),
         (models.walk, [((), 0, 0)], 30),

@@ -43,7 +43,7 @@ def test_fewer_draws_are_waited_for_where_a_budget_is_short() -> None:
             assert cost.affordable(1_000.0) == draws
 
 
-@pytest.mark.parametrize("make", [models.normals, models.nested])
+@pytest.mark.parametrize("make", [models.normals, models.nested, models.in_regions])
 def test_posterior_and_evidence_are_the_exact_ones_where_there_are_formulas(make) -> None:
     problem = make()
     exact, found = lvm.exact(problem, draws=4_000, progress=False), lvm.sparse(problem, progress=False)

@@ -22,8 +22,8 @@ FEWEST = 8
 WIDEST = 12
 """Unknowns of a block at most: what is integrated out of it grows with them."""
 
-INSIDE = ""
-"""The name of blocks as parts of what is around them."""
+INSIDE = "blocks {}"
+"""The names of blocks as parts of what is around them: the innermost are blocks 0."""
 
 Index = NDArray[np.int64]
 Array = NDArray[np.float64]
@@ -94,6 +94,10 @@ class _Rows:
     places: Index
     meets: dict[str, Index]
 
+    def meet(self, other: _Rows) -> bool:
+        """Whether a part depends on both."""
+        return any(bool(((which != NONE) & (other.meets[name] != NONE)).any()) for name, which in self.meets.items())
+
 
 def find_blocks(problem: Problem, parts: Parts, *, seed: int = 0) -> Blocks:
     """The blocks of a problem's unknowns: rows of as many sites as can be taken together, those with the most rows first.
@@ -111,22 +115,27 @@ def find_blocks(problem: Problem, parts: Parts, *, seed: int = 0) -> Blocks:
     return _layers(tried, problem.unconstrained_size, {name: np.shape(part) for name, part in places[0][1].items()})
 
 
-def _layers(candidates: list[_Rows], size: int, shapes: Mapping[str, tuple[int, ...]]) -> Blocks:
+def _layers(candidates: list[_Rows], size: int, shapes: Mapping[str, tuple[int, ...]], depth: int = 0) -> Blocks:
     """Blocks of some sites' rows, and the blocks around them of others'."""
-    chosen: list[_Rows] = []
+    inside = INSIDE.format(depth)
+    chosen, later = list[_Rows](), list[_Rows]()
     found = _joined([], size, shapes)
     for rows in candidates:
-        if not any((which == SEVERAL).any() for which in rows.meets.values()):
-            joined = _joined([*chosen, rows], size, shapes)
-            if joined is not None:
-                chosen, found = [*chosen, rows], joined
+        if any((which == SEVERAL).any() for which in rows.meets.values()):
+            continue
+        # Rows that meet a larger site's, which is to be around these blocks, go around that: integrated out first, they couple it.
+        joined = None if any(map(rows.meet, later)) else _joined([*chosen, rows], size, shapes)
+        if joined is None:
+            later.append(rows)
+        else:
+            chosen, found = [*chosen, rows], joined
     assert found is not None  # as of no sites at all
     left = [rows for rows in candidates if not any(rows is one for one in chosen)]
     if not chosen or not left:
         return found
     # A block that is integrated out is a part of what is left: of each site, the row that its parts meet, or several.
-    outer = [_Rows(rows.site, rows.places, _met(rows, found)) for rows in left]
-    around = _layers(outer, size, {INSIDE: (found.count,), **shapes})
+    outer = [_Rows(rows.site, rows.places, _met(rows, found, inside)) for rows in left]
+    around = _layers(outer, size, {inside: (found.count,), **shapes}, depth + 1)
     if not around.count:
         return found
     around = _without(around, found.places)
@@ -134,7 +143,7 @@ def _layers(candidates: list[_Rows], size: int, shapes: Mapping[str, tuple[int, 
         name: np.where(block < found.count, block, found.count + around.parts[name])
         for name, block in found.parts.items()
     }
-    return replace(found, parts=parts, parent=around.parts[INSIDE], around=around)
+    return replace(found, parts=parts, parent=around.parts[inside], around=around)
 
 
 def _without(blocks: Blocks, places: Index) -> Blocks:
@@ -143,14 +152,14 @@ def _without(blocks: Blocks, places: Index) -> Blocks:
     return replace(blocks, shared=np.setdiff1d(blocks.shared, places), around=around)
 
 
-def _met(rows: _Rows, found: Blocks) -> dict[str, Index]:
-    """The row of a site that each block meets, and each part that is in no block."""
+def _met(rows: _Rows, found: Blocks, inside: str) -> dict[str, Index]:
+    """The row of a site that each block meets, by the name of blocks as parts, and each part that is in no block."""
     pairs = [np.zeros((0, 2), dtype=np.int64)]
     for name, which in rows.meets.items():
         if name in found.parts:
             block = np.ravel(found.parts[name])
-            inside = (block < found.count) & (which != NONE)
-            pairs.append(np.unique(np.stack([block[inside], which[inside]], axis=1), axis=0))
+            mine = (block < found.count) & (which != NONE)
+            pairs.append(np.unique(np.stack([block[mine], which[mine]], axis=1), axis=0))
     both = np.unique(np.concatenate(pairs), axis=0)
     inner = np.full(found.count, NONE, dtype=np.int64)
     inner[both[:, 0]] = both[:, 1]
@@ -161,7 +170,7 @@ def _met(rows: _Rows, found: Blocks) -> dict[str, Index]:
         for name, which in rows.meets.items()
         if name in found.parts
     }
-    return {INSIDE: inner, **outer}
+    return {inside: inner, **outer}
 
 
 def moved_elsewhere(blocks: Blocks, totals: Callable[[Array], Array], point: Array, seed: int) -> float:

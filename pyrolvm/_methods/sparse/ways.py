@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from pyrolvm._methods.sparse.drawing import BlockDraws, draw_blocks
 from pyrolvm._methods.sparse.fields.annealing import Annealing
 from pyrolvm._methods.sparse.fields.coupled import Coupled
 from pyrolvm._methods.sparse.fields.laplace import FieldMarginal
-from pyrolvm._methods.sparse.fields.pattern import met_elsewhere
+from pyrolvm._methods.sparse.fields.pattern import FEWEST, met_elsewhere
 from pyrolvm._methods.sparse.fields.weighing import weigh_field
 from pyrolvm._methods.sparse.fine import find_finely, weigh_finely
 from pyrolvm._methods.sparse.groups import of_blocks, of_field, of_rows
@@ -127,20 +128,33 @@ def blocks_of(joint: Joint, seed: int) -> Blocks:
 
 def draw(asked: Asked) -> Drawn:
     """Draws by what the unknowns are: coupled to neighbours, in blocks and a core that they meet, or in blocks alone."""
-    coupled = _neighbours(asked)
+    coupled, found = _neighbours(asked), None
     if coupled is not None:
-        return _in_a_field(asked, coupled)
-    if asked.blocks.count and asked.shared > MOST_ALIKE:
-        found = _with_core(asked)
-        if found is not None and found.verdict.trusted and found.pool.figures.reliable:
+        found = _tried(asked, lambda: _in_a_field(asked, coupled))
+        if found is not None and asked.shared > MOST_ALONE:
             return found
+    elif asked.blocks.count and asked.shared > MOST_ALIKE:
+        found = _tried(asked, lambda: _with_core(asked))
+    if found is not None and found.verdict.trusted and found.pool.figures.reliable:
+        return found
     _check_shared(asked.joint.problem, asked.blocks)
     return _in_blocks(asked)
 
 
+def _tried(asked: Asked, way: Callable[[], Drawn | None]) -> Drawn | None:
+    """What a way gives; ``None`` where it cannot, and blocks alone may do."""
+    try:
+        return way()
+    except FitError:
+        if asked.shared > MOST_ALONE:
+            raise
+        passed_over("many unknowns as one field: blocks alone may do")
+        return None
+
+
 def _neighbours(asked: Asked) -> Coupled | None:
     """The density with unknowns that are coupled to neighbours, where blocks leave many shared and these meet few others."""
-    if asked.shared <= MOST_ALONE:
+    if asked.shared <= FEWEST:
         return None
     coupled = Coupled.of(asked.joint, asked.seed)
     return (
@@ -152,14 +166,8 @@ def _neighbours(asked: Asked) -> Coupled | None:
 
 def _with_core(asked: Asked) -> Drawn | None:
     """Draws where blocks meet a core of others, all of them integrated out together; ``None`` where that is not to be had."""
-    try:
-        coupled = Coupled.around(asked.joint, asked.blocks, asked.seed)
-        return None if coupled is None or coupled.pairs is None else _in_a_field(asked, coupled, DEAR)
-    except FitError:
-        if asked.shared > MOST_ALONE:
-            raise
-        passed_over("blocks and a core as one field: blocks alone may do")
-        return None
+    coupled = Coupled.around(asked.joint, asked.blocks, asked.seed)
+    return None if coupled is None or coupled.pairs is None else _in_a_field(asked, coupled, DEAR)
 
 
 def draw_over_rows(rows: Rowwise, count: int, enough: float, seed: int, bar: Progress) -> Drawn:

@@ -20,7 +20,7 @@ __all__ = ["Summed", "summed", "unknowns"]
 
 Array = NDArray[np.float64]
 
-FEWEST = 50
+FEWEST = 40
 """Steps of a walk at least."""
 
 

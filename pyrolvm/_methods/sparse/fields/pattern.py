@@ -19,7 +19,7 @@ from pyrolvm._methods.sparse.fields.band import Band
 from pyrolvm._methods.sparse.fields.layout import Layout
 from pyrolvm._program.density.dependence import differ
 
-__all__ = ["Pattern", "clustered", "find_pattern", "met_elsewhere", "shared_unknowns"]
+__all__ = ["FEWEST", "Pattern", "clustered", "find_pattern", "met_elsewhere", "shared_unknowns"]
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -36,7 +36,7 @@ MANY = 0.5
 FIRST = 16
 """Groups of the others to begin with."""
 
-FEWEST = 100
+FEWEST = 40
 """Unknowns that are integrated out together at least."""
 
 TRIALS, WIDEST = 600, 400
