@@ -96,6 +96,10 @@ class Amortized(PyroModule):
         else:
             self.rest = MeanField("globals", rest, init_scale)
 
+    def prepare(self, problem: Problem, *, seed: int) -> None:
+        """Scales what the encoder reads. A fit keeps what this changes, so that one that was saved before it did reads as it was fitted."""
+        self.features.even(problem)
+
     def encode(self, indices: Any, args: Any, kwargs: Any) -> list[Tensor]:
         """What the encoder says of the rows of this call: location and scale ``(b, d)``, and what else the family takes."""
         loc, log_scale, *more = self.encoder(self.features(indices, args, kwargs)).split(self.cuts, dim=-1)
@@ -221,7 +225,8 @@ def amortized(
     the Gaussian is bent by layers that are told of the row: inverse autoregressive (``"iaf"``), RealNVP (``"coupling"``) or planar.
 
     The network reads every tensor argument of the model whose leading dimension is the plate's size, flattened and
-    standardised with the mean and standard deviation of the data the guide was built for (clipped to 10 deviations).
+    standardised with the mean and standard deviation of the data the guide was built for (clipped to 10 deviations); columns with two
+    values, such as binary pixels, with half of the distance between them, so that a rare one is not far from all others.
     If no argument has one row for each element of the plate, it reads the observed sites inside the plate. Local
     sites are sampled directly, so under ``TraceMeanField_ELBO`` divergences from Normal priors are analytic.
 

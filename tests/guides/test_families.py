@@ -276,6 +276,32 @@ def test_a_slice_without_indices_is_refused(family: str) -> None:
         guide(torch.zeros(3))
 
 
+def test_amortized_reads_a_rare_pixel_as_it_reads_a_common_one() -> None:
+    """By its standard deviation a pixel that is on in one row of a thousand would be far from all others."""
+    images = torch.zeros(1000, 2)
+    images[:500, 0], images[0, 1] = 1.0, 1.0
+    weights = torch.linspace(1.0, 100.0, 1000)
+
+    def model(images: Tensor, weights: Tensor) -> None:
+        with pyro.plate("rows", len(images)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=z[:, None].expand(-1, 2)).to_event(1), obs=images)
+            pyro.sample("y", dist.Normal(z, 1.0), obs=weights)
+
+    problem = lvm.Problem(model, images, weights)
+    with problem.session(seed=0):
+        guide = lvm.guide("amortized").build(problem)
+        guide.prepare(problem, seed=0)
+        read: list[Tensor] = []
+        layer = next(part for part in guide.modules() if type(part).__name__ == "Dense")
+        layer.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+        guide(images, weights)
+    rare, real = read[0][:, 1], read[0][:, 2]
+    torch.testing.assert_close(read[0][:, 0], 2 * images[:, 0] - 1)
+    torch.testing.assert_close(rare, 2 * (images[:, 1] - 0.001))
+    torch.testing.assert_close(real.std(correction=0), torch.ones(()))
+
+
 def test_amortized_encodes_rows_it_has_never_seen() -> None:
     guide = make("amortized", lvm.Problem(local, torch.randn(6)))
     assert guide(torch.randn(9))["z"].shape == (9,)
