@@ -97,7 +97,7 @@ class Amortized(PyroModule):
             self.rest = MeanField("globals", rest, init_scale)
 
     def prepare(self, problem: Problem, *, seed: int) -> None:
-        """Scales what the encoder reads. A fit keeps what this changes, so that one that was saved before it did reads as it was fitted."""
+        """Scales what the encoder reads. A fit keeps what this changes: one that was saved before reads as it was fitted."""
         self.features.even(problem)
 
     def encode(self, indices: Any, args: Any, kwargs: Any) -> list[Tensor]:
