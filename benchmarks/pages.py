@@ -30,6 +30,7 @@ import iwae as bounds
 import likelihood as likelihoods
 import load as loads
 import many_chains as crowds
+import nats as likelier
 import objectives as gradients
 import peer_programs as peers
 import samplers as chains
@@ -207,6 +208,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "first": lambda found: common.table(found["rows"], beginnings.COLUMNS | beginnings.BEFORE),
     "likelihood": by_row(likelihoods.COLUMNS),
     "load": by_row(loads.COLUMNS),
+    "nats": likelier.shown,
     "objectives": by_row(gradients.COLUMNS),
     "stopping": by_row(stops.COLUMNS, "summary"),
     "sweep": by_row(sweeps.COLUMNS),
