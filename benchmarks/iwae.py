@@ -19,15 +19,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import torch
+from methods.vae import programs
 from torch import Tensor, nn
 
 import pyrolvm as lvm
@@ -55,8 +53,8 @@ def network(sizes: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def programs(mean: Tensor, seed: int) -> tuple[Callable[..., None], Callable[..., None], nn.Sequential, nn.Sequential]:
-    """Model, guide, decoder and encoder, whose weights the seed tells."""
+def networks(mean: Tensor, seed: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Decoder and encoder, whose weights the seed tells."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pixels = len(mean)
@@ -64,20 +62,7 @@ def programs(mean: Tensor, seed: int) -> tuple[Callable[..., None], Callable[...
         decoder = network((LATENT, HIDDEN, HIDDEN, pixels))
     with torch.no_grad():
         decoder[-1].bias.copy_(torch.logit(mean.clamp(1e-3, 1 - 1e-3)))  # type: ignore[operator, union-attr]
-
-    def model(x: Tensor, decoder: nn.Module, encoder: nn.Module) -> None:
-        pyro.module("decoder", decoder)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(LATENT), 1.0).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=decoder(z), validate_args=False).to_event(1), obs=x)
-
-    def guide(x: Tensor, decoder: nn.Module, encoder: nn.Module) -> None:
-        pyro.module("encoder", encoder)
-        with pyro.plate("data", len(x)):
-            loc, log_scale = encoder(x).chunk(2, dim=-1)
-            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
-
-    return model, guide, decoder, encoder
+    return decoder, encoder
 
 
 class Dynamic(lvm.ImportanceWeighted_ELBO):
@@ -92,7 +77,7 @@ class Dynamic(lvm.ImportanceWeighted_ELBO):
 
 def train(k: int, x: Tensor, args: argparse.Namespace) -> tuple[lvm.Fit, nn.Sequential, nn.Sequential, int]:
     """Trains by ``lvm.fit``; the rate falls to a tenth, step by step."""
-    model, guide, decoder, encoder = programs(x.mean(0), args.seed)
+    (model, guide), (decoder, encoder) = programs(LATENT), networks(x.mean(0), args.seed)
     kind = Dynamic if args.binarization == "dynamic" else lvm.ImportanceWeighted_ELBO
     steps = args.epochs * len(x) // args.batch
     fit = lvm.fit(

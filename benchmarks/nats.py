@@ -30,9 +30,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import common
-import pyro
-import pyro.distributions as dist
 import torch
+from methods.vae import RATE, CompiledAdam, programs
 from torch import Tensor, nn
 
 import pyrolvm as lvm
@@ -60,7 +59,7 @@ class Set:
     def problem(self, method: Method, seed: int) -> lvm.Problem:
         """The model of a method on the images to train on."""
         options = {"hidden": self.hidden, "latent": self.latent, **method.options}
-        built = lvm.problem(method.problem, data=self.source, seed=seed, **options)
+        built = lvm.problem("vae", data=self.source, seed=seed, **options)
         return lvm.Problem(built.model, *{**built.arguments, "x": self.images("train")}.values())
 
     def images(self, part: str) -> Tensor:
@@ -75,15 +74,14 @@ class Set:
 
 @dataclass(frozen=True)
 class Method:
-    """A model and how it is trained: ``hand`` is PyTorch without pyrolvm."""
+    """An autoencoder of the zoo, by its options."""
 
     what: str
-    problem: str = "vae"
     options: Mapping[str, Any] = field(default_factory=dict)
-    objective: Callable[[], Any] = lambda: "auto"
-    rate: float = 1e-3
-    hand: bool = False
 
+
+HAND = "hand"
+"""The method without pyrolvm."""
 
 SETS = {
     "mnist": Set("static MNIST", "binarized_mnist", (200, 200), 50, (2.0, 30.0), 1, 500),
@@ -91,7 +89,7 @@ SETS = {
 }
 METHODS = {
     "plain": Method("mean field, one draw, standard prior"),
-    "hand": Method("the same in compiled PyTorch by hand", hand=True),
+    HAND: Method("the same in compiled PyTorch by hand"),
     "neighbours": Method("the same, and pixels that see their neighbours", options={"likelihood": "neighbours"}),
 }
 COLUMNS = {
@@ -146,15 +144,14 @@ def by_pyrolvm(method: Method, data: Set, seed: int, clock: Clock) -> tuple[lvm.
     """The fit, whose parameters are to be replaced by the copies, and the processor seconds before its first step."""
     before = time.process_time()
     fit = lvm.fit(
-        data.problem(method, seed), batch_size=BATCH, objective=method.objective(), learning_rate=method.rate,
-        num_particles=1 if method.objective() == "auto" else None, schedule=clock.factor, callbacks=[clock], max_steps=10**8,
-        tolerance=0, engine="jax", draws=2, seed=seed, progress=False,
+        data.problem(method, seed), batch_size=BATCH, learning_rate=RATE, num_particles=1, schedule=clock.factor, callbacks=[clock],
+        max_steps=10**8, tolerance=0, engine="jax", draws=2, seed=seed, progress=False,
     )  # fmt: skip
     assert clock.started is not None
     return fit, clock.started - before
 
 
-def by_hand(method: Method, data: Set, seed: int, clock: Clock) -> tuple[lvm.Fit, float]:
+def by_hand(data: Set, seed: int, clock: Clock) -> tuple[lvm.Fit, float]:
     """The same network by plain PyTorch, a step as one compiled graph; in the end as a fit of one step, to be judged."""
     before = time.process_time()
     x = data.images("train")
@@ -162,45 +159,23 @@ def by_hand(method: Method, data: Set, seed: int, clock: Clock) -> tuple[lvm.Fit
     encoder = network((x.shape[1], *data.hidden[::-1], 2 * data.latent))
     decoder = network((data.latent, *data.hidden, x.shape[1]))
     modules = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
-    params = {name: value.detach().clone() for name, value in modules.named_parameters()}
-    first, second = ({name: torch.zeros_like(value) for name, value in params.items()} for _ in range(2))
-    count, rate = torch.zeros(()), torch.zeros(())
-
-    def run(name: str, values: Weights, argument: Tensor) -> Tensor:
-        own = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(name)}
-        return torch.func.functional_call(modules[name], own, (argument,))
-
-    def loss(values: Weights, batch: Tensor) -> Tensor:
-        loc, log_scale = run("encoder", values, batch).chunk(2, dim=-1)
-        logits = run("decoder", values, loc + log_scale.exp() * torch.randn_like(loc))
-        kl = 0.5 * ((2 * log_scale).exp() + loc**2 - 1 - 2 * log_scale).sum()
-        return nn.functional.binary_cross_entropy_with_logits(logits, batch, reduction="sum") + kl
-
-    def step(rows: Tensor) -> None:
-        gradients = torch.func.grad(loss)(params, x[rows])
-        count.add_(1)
-        for name, value in params.items():
-            first[name].lerp_(gradients[name], 0.1)
-            second[name].lerp_(gradients[name].square(), 0.001)
-            sd = (second[name] / (1 - 0.999**count)).sqrt() + 1e-8
-            value.sub_(rate * first[name] / (1 - 0.9**count) / sd)
-
-    compiled = torch.compile(step, fullgraph=True)
+    step = CompiledAdam(modules, x, (0.9, 0.999))
     steps, over = 0, False
     while not over:
         for rows in torch.randperm(len(x))[: len(x) // BATCH * BATCH].split(BATCH):
-            rate.fill_(method.rate * clock.factor(steps) if steps else 0.0)
-            compiled(rows)
+            step.rate.fill_(RATE * clock.factor(steps) if steps else 0.0)
+            step(rows)
             if not steps:  # the step that compiles moves nothing
-                count.zero_()
+                step.count.zero_()
                 before, clock.started = time.process_time() - before, None
             steps += 1
             if steps % clock.every == 0:
-                over = clock.look(steps, lambda: params)
+                over = clock.look(steps, lambda: step.params)
                 if over:
                     break
+    model, guide = programs(data.latent)
     shell = lvm.fit(
-        lvm.Problem(decoded, x, decoder, encoder), encoded, batch_size=BATCH, max_steps=1, tolerance=0, num_particles=1,
+        lvm.Problem(model, x, decoder, encoder), guide, batch_size=BATCH, max_steps=1, tolerance=0, num_particles=1,
         draws=2, engine="pyro", progress=False,
     )  # fmt: skip
     for seconds, (at, found) in clock.taken.items():
@@ -214,28 +189,11 @@ def network(sizes: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def decoded(x: Tensor, decoder: nn.Module, encoder: nn.Module) -> None:
-    """The model of the networks that were trained by hand."""
-    pyro.module("decoder", decoder)
-    latent = decoder[0].in_features  # type: ignore[index]
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(x.new_zeros(latent), 1.0).to_event(1))
-        pyro.sample("x", dist.Bernoulli(logits=decoder(z), validate_args=False).to_event(1), obs=x)
-
-
-def encoded(x: Tensor, decoder: nn.Module, encoder: nn.Module) -> None:
-    """Their guide."""
-    pyro.module("encoder", encoder)
-    with pyro.plate("data", len(x)):
-        loc, log_scale = encoder(x).chunk(2, dim=-1)
-        pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
-
-
 def measure(name: str, data: Set, budget: float, seed: int, args: argparse.Namespace) -> list[common.Row]:
     """A row for each point of the curve of one run."""
     method = METHODS[name]
     clock = Clock([60 * budget * share for share in CURVE])
-    fit, compile_cpu = (by_hand if method.hand else by_pyrolvm)(method, data, seed, clock)
+    fit, compile_cpu = by_hand(data, seed, clock) if name == HAND else by_pyrolvm(method, data, seed, clock)
     valid, test, trained_on = data.images("valid"), data.images("test"), len(data.images("train"))
 
     def judged(weights: Weights, x: Tensor, rows: int, draws: int) -> Any:

@@ -55,15 +55,15 @@ def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
     def build() -> tuple[Any, Any, Any]:
         library.clear_param_store()
         encoder, decoder = networks(arrays, job["device"])
-        model, guide = _programs(encoder)
+        model, guide = programs(LATENT)
         adam = Adam({"lr": RATE, "betas": BETAS, "eps": EPSILON})
         return encoder, decoder, SVI(model, guide, adam, TraceMeanField_ELBO())
 
-    _, decoder, svi = build()
-    threads = best_threads(lambda: svi.step(x[order[0]], decoder))
+    encoder, decoder, svi = build()
+    threads = best_threads(lambda: svi.step(x[order[0]], decoder, encoder))
     torch.manual_seed(job["seed"])
     encoder, decoder, svi = build()
-    run = _timed(lambda i: svi.step(x[order[i]], decoder), job)
+    run = _timed(lambda i: svi.step(x[order[i]], decoder, encoder), job)
     return _found(run, 0.0, "pyro", threads=threads), exported(encoder, decoder)
 
 
@@ -99,36 +99,61 @@ def torch_compiled(job: dict[str, Any], arrays: Arrays) -> Found:
     x, order = _data(job, arrays)
     encoder, decoder = networks(arrays, job["device"])
     modules = torch.nn.ModuleDict({"encoder": encoder, "decoder": decoder})
-    params = {name: value.detach().clone() for name, value in modules.named_parameters()}
-    first = [torch.zeros_like(value) for value in params.values()]
-    second = [torch.zeros_like(value) for value in params.values()]
-    count = torch.zeros((), device=job["device"])
-
-    def loss(values: dict[str, Any], batch: Any) -> Any:
-        def part(name: str) -> Callable[[Any], Any]:
-            own = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(name)}
-            return lambda argument: torch.func.functional_call(modules[name], own, (argument,))
-
-        return _loss(part("encoder"), part("decoder"), batch)
-
-    def step(rows: Any) -> None:
-        gradients = torch.func.grad(loss)(params, x[rows])
-        count.add_(1)
-        corrections = 1 - BETAS[0] ** count, 1 - BETAS[1] ** count
-        for (name, value), m, v in zip(params.items(), first, second, strict=True):
-            m.lerp_(gradients[name], 1 - BETAS[0])
-            v.lerp_(gradients[name].square(), 1 - BETAS[1])
-            value.sub_(RATE * (m / corrections[0]) / ((v / corrections[1]).sqrt() + EPSILON))
-
-    compiled = torch.compile(step, fullgraph=True)
+    compiled = CompiledAdam(modules, x, BETAS)
+    compiled.rate.fill_(RATE)
     torch.manual_seed(job["seed"])
     started = time.perf_counter()
     compiled(order[0])
     _wait(job["device"])
     compile_seconds = time.perf_counter() - started
     run = _timed(lambda i: compiled(order[i]), job, first=1)
-    modules.load_state_dict(params)
+    modules.load_state_dict(compiled.params)
     return _found(run, compile_seconds, "compiled"), exported(encoder, decoder)
+
+
+class CompiledAdam:
+    """Loss, gradient and Adam of an encoder and a decoder in one graph of ``torch.compile``: call it with the rows of a batch.
+
+    Args:
+        modules: the networks, which stay as they are.
+        x: the images.
+        betas: Adam's.
+
+    Attributes:
+        params: weights by name, written into by each step.
+        rate: of the next step.
+        count: the steps that Adam's corrections know of.
+    """
+
+    def __init__(self, modules: Any, x: Any, betas: tuple[float, float]) -> None:
+        import torch
+
+        self.params = {name: value.detach().clone() for name, value in modules.named_parameters()}
+        self.rate, self.count = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
+        first = [torch.zeros_like(value) for value in self.params.values()]
+        second = [torch.zeros_like(value) for value in self.params.values()]
+
+        def loss(values: dict[str, Any], batch: Any) -> Any:
+            def part(name: str) -> Callable[[Any], Any]:
+                own = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(name)}
+                return lambda argument: torch.func.functional_call(modules[name], own, (argument,))
+
+            return _loss(part("encoder"), part("decoder"), batch)
+
+        def step(rows: Any) -> None:
+            gradients = torch.func.grad(loss)(self.params, x[rows])
+            self.count.add_(1)
+            corrections = 1 - betas[0] ** self.count, 1 - betas[1] ** self.count
+            for (name, value), m, v in zip(self.params.items(), first, second, strict=True):
+                m.lerp_(gradients[name], 1 - betas[0])
+                v.lerp_(gradients[name].square(), 1 - betas[1])
+                value.sub_(self.rate * (m / corrections[0]) / ((v / corrections[1]).sqrt() + EPSILON))
+
+        self._step = torch.compile(step, fullgraph=True)
+
+    def __call__(self, rows: Any) -> None:
+        """Takes a step."""
+        self._step(rows)
 
 
 def torch_graphs(job: dict[str, Any], arrays: Arrays) -> Found:
@@ -230,11 +255,11 @@ def pyrolvm(job: dict[str, Any], arrays: Arrays) -> Found:
     lvm = pyrolvm_loaded()
 
     encoder, decoder = networks(arrays, "cpu")
-    model, guide = _programs(encoder)
+    model, guide = programs(LATENT)
     x, _ = _data({**job, "device": "cpu"}, arrays)
     started = time.perf_counter()
     result = lvm.fit(
-        lvm.Problem(model, x, decoder), guide, objective="TraceMeanField_ELBO", learning_rate=RATE, schedule="constant",
+        lvm.Problem(model, x, decoder, encoder), guide, objective="TraceMeanField_ELBO", learning_rate=RATE, schedule="constant",
         max_steps=job["steps"], tolerance=0, num_particles=1, batch_size=job["batch"], draws=2, seed=job["seed"],
         device=job["device"], engine=job["engine"], progress=False,
     )  # fmt: skip
@@ -249,18 +274,18 @@ def pyrolvm(job: dict[str, Any], arrays: Arrays) -> Found:
     return found, {name: value for name, value in values.items() if name in arrays}
 
 
-def _programs(encoder: Any) -> tuple[Any, Any]:
-    """Pyro's model and guide."""
+def programs(latent: int) -> tuple[Any, Any]:
+    """Pyro's model and guide of images, a decoder and an encoder."""
     import pyro as library
     import pyro.distributions as dist
 
-    def model(x: Any, decoder: Any) -> None:
+    def model(x: Any, decoder: Any, encoder: Any) -> None:
         library.module("decoder", decoder)
         with library.plate("data", len(x)):
-            z = library.sample("z", dist.Normal(0.0, 1.0).expand([LATENT]).to_event(1))
-            library.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+            z = library.sample("z", dist.Normal(x.new_zeros(latent), 1.0).to_event(1))
+            library.sample("x", dist.Bernoulli(logits=decoder(z), validate_args=False).to_event(1), obs=x)
 
-    def guide(x: Any, decoder: Any) -> None:
+    def guide(x: Any, decoder: Any, encoder: Any) -> None:
         library.module("encoder", encoder)
         loc, log_scale = encoder(x).chunk(2, dim=-1)
         with library.plate("data", len(x)):
