@@ -66,7 +66,7 @@ class Features(nn.Module):
         if not self.keys:
             kept = torch.cat([self._observed(layout, name) for name in _sites(layout, plate)], dim=-1)
         self.register_buffer("kept", kept, persistent=False)
-        rows = self._rows(problem.args, problem.kwargs) if kept is None else kept
+        rows = self._data(problem.args, problem.kwargs)
         self.width = rows.shape[-1]
         sd = rows.std(dim=0, correction=0)
         self.register_buffer("mean", rows.mean(dim=0))
@@ -86,7 +86,7 @@ class Features(nn.Module):
         Raises:
             GuideError: if the arguments do not have these rows.
         """
-        rows = self.kept if isinstance(self.kept, Tensor) else self._rows(args, kwargs)
+        rows = self._data(args, kwargs)
         count = len(indices)
         if len(rows) != count:
             if len(rows) == self.size:
@@ -103,14 +103,18 @@ class Features(nn.Module):
 
         A pixel that is hardly ever on would be ten of its own deviations from its mean where it is on: those rows are learnt by heart.
         """
-        rows = self.kept if isinstance(self.kept, Tensor) else self._rows(problem.args, problem.kwargs)
+        rows = self._data(problem.args, problem.kwargs)
         low, high = rows.min(dim=0).values, rows.max(dim=0).values
         binary = ((rows == low) | (rows == high)).all(dim=0) & (high > low)
         self.sd = torch.where(binary, (high - low) / 2, self.sd)
 
     def count(self, args: Any, kwargs: Any) -> int:
         """The number of rows that a call brings."""
-        return self.size if isinstance(self.kept, Tensor) else len(self._rows(args, kwargs))
+        return len(self._data(args, kwargs))
+
+    def _data(self, args: Any, kwargs: Any) -> Tensor:
+        """The rows of a call, or those that were kept."""
+        return self.kept if isinstance(self.kept, Tensor) else self._rows(args, kwargs)
 
     def _rows(self, args: Any, kwargs: Any) -> Tensor:
         given = _arguments(args, kwargs)

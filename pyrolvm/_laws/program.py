@@ -128,8 +128,7 @@ class Program:
         """How many joint values the discrete latents have, in each row of a plate."""
         rows = self.problem.plates[plate].size if plate else 1
         return math.prod(
-            len(self.supports[site.name]) ** (math.prod(site.shape[: len(site.shape) - site.event_dim]) // rows)
-            for site in self.problem.discrete
+            len(self.supports[site.name]) ** (math.prod(site.batch_shape) // rows) for site in self.problem.discrete
         )
 
     def configuration(self, plate: str | None) -> Sequence[dict[str, Tensor]]:
@@ -150,7 +149,7 @@ class Program:
     def batch_shape(self, name: str, plate: str | None) -> tuple[int, ...]:
         """A site's batch shape, without the dimension of a plate."""
         site = self.problem.sites[name]
-        shape = list(site.shape[: len(site.shape) - site.event_dim])
+        shape = list(site.batch_shape)
         if plate is not None:
             del shape[self.problem.plates[plate].dim]  # type: ignore[arg-type]
         return tuple(shape)

@@ -78,6 +78,11 @@ class Site:
     unconstrained_shape: tuple[int, ...] | None
 
     @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The shape without that of an event."""
+        return self.shape[: len(self.shape) - self.event_dim]
+
+    @property
     def numel(self) -> int:
         """The number of values on the full data."""
         return math.prod(self.shape)

@@ -147,7 +147,7 @@ def _fits(site: Site, mask: Tensor) -> bool:
     """Whether it is a continuous latent whose support has one transform, and the mask is of its whole batch."""
     if site.kind != "latent" or site.is_discrete or site.unconstrained_shape is None:
         return False
-    return mask.shape == site.shape[: len(site.shape) - site.event_dim]
+    return mask.shape == site.batch_shape
 
 
 def _apart(problem: Program, name: str, mask: Tensor) -> bool:

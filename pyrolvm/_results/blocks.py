@@ -17,7 +17,6 @@ from torch import Tensor
 from pyrolvm._base.errors import ProblemError
 from pyrolvm._program.density import Joint
 from pyrolvm._program.density.dependence import NONE, SEVERAL, met_by
-from pyrolvm._program.sites import Site
 
 __all__ = ["Members", "by_row", "levels_of"]
 
@@ -111,22 +110,18 @@ def _candidates(joint: Joint, parts: Parts) -> Iterator[Axes]:
     around = {name: tuple(one for one in plates if one in site.plates) for name, site in sites.items()}
     for several in dict.fromkeys(tuple(sorted(one, key=plates.__getitem__)) for one in around.values() if one):
         yield {
-            name: tuple(_batch(sites[name]) + plates[one] for one in several)
+            name: tuple(len(sites[name].batch_shape) + plates[one] for one in several)
             for name, inside in around.items()
             if set(inside) == set(several)
         }
     for one, dim in plates.items():
-        inside: Axes = {name: (_batch(sites[name]) + dim,) for name, here in around.items() if one in here}
+        inside: Axes = {name: (len(sites[name].batch_shape) + dim,) for name, here in around.items() if one in here}
         if any(len(around[name]) > 1 for name in inside):
             yield inside
     for site in sites.values():
-        alone = _batch(site) == 0 and len(site.shape) == 1 and site.shape[0] > 1
+        alone = not site.batch_shape and len(site.shape) == 1 and site.shape[0] > 1
         if alone and parts[f"density/{site.name}"].shape == site.shape == site.unconstrained_shape:
             yield {site.name: (0,)}
-
-
-def _batch(site: Site) -> int:
-    return len(site.shape) - site.event_dim
 
 
 def _in_front(value: Tensor, axes: Sequence[int]) -> Tensor:
@@ -227,6 +222,6 @@ def _places(joint: Joint, axes: Axes) -> tuple[Tensor | None, tuple[int, ...]]:
 
 def by_row(joint: Joint, parts: Parts, name: str) -> Tensor:
     """The log density of each row of an observed site, flat: parts of one row's event together."""
-    part, rows = parts[f"density/{name}"], _batch(joint.problem.sites[name])
+    part, rows = parts[f"density/{name}"], len(joint.problem.sites[name].batch_shape)
     shape = joint.problem.sites[name].shape[:rows]
     return part.expand((*shape, *part.shape[rows:])).reshape(*shape, -1).sum(-1).reshape(-1)

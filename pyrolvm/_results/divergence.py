@@ -51,8 +51,7 @@ def site_divergences(problem: Problem, guide: Callable[..., object], *, inside: 
             if f"log_prior/{name}" in terms and problem.sites[name].plates
         }
 
-    shapes = [site.shape[: len(site.shape) - site.event_dim] for site in problem.latents if site.plates]
-    rows = min(map(math.prod, shapes), default=1)
+    rows = min((math.prod(site.batch_shape) for site in problem.latents if site.plates), default=1)
     draws = max(2, min(DRAWS, VALUES // max(rows, 1)))
     with torch.no_grad():
         found = repeat(one, draws, like=torch.zeros((), dtype=problem.dtype, device=problem.device), inside=inside)

@@ -39,7 +39,7 @@ def counted(problem: Problem) -> dict[str, Array]:
         node = nodes[site.name]
         seen = torch.ones(site.shape, dtype=torch.bool)
         for mask in (node["mask"], *own_masks(node["fn"])):
-            seen = seen & _spread(mask, len(site.shape), len(site.shape) - site.event_dim)
+            seen = seen & _spread(mask, len(site.shape), len(site.batch_shape))
         for one in problem.absent.values():
             if one.site == site.name:
                 seen = seen & ~one.mask.cpu().reshape(site.shape)

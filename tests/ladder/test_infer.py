@@ -21,6 +21,7 @@ import pyrolvm as lvm
 from pyrolvm._base.budget import within
 from pyrolvm._base.verdict import Reason
 from pyrolvm._methods.infer import correction, inference
+from pyrolvm._methods.infer import order as ladder
 
 COUNTS = torch.tensor([3.0, 1.0, 4.0], dtype=torch.float64)
 ONE = torch.tensor(1.0, dtype=torch.float64)
@@ -418,7 +419,7 @@ def test_chains_come_before_a_flow_where_they_are_quicker(
         tried.append(method)
         yield None, inference.Rung(method, "error", None, None, None, 0.0, "not run")
 
-    monkeypatch.setattr(inference, "gradient_seconds", lambda _: seconds)
+    monkeypatch.setattr(ladder, "gradient_seconds", lambda _: seconds)
     monkeypatch.setattr(inference, "_exactly", lambda *_: None)
     monkeypatch.setattr(inference, "_tried", attempted)
     monkeypatch.setattr(
@@ -478,6 +479,6 @@ def test_chains_come_before_guides_that_are_too_large_to_be_weighed(
 
     problem = lvm.Problem(model)
     with within(seconds):
-        assert inference._chains_before(problem, ["low_rank", "nuts"]) is first
-        assert not inference._chains_before(problem, ["sparse", "nuts"])
-        assert not inference._chains_before(problem, ["low_rank"])
+        assert ladder.chains_before(problem, ["low_rank", "nuts"]) is first
+        assert not ladder.chains_before(problem, ["sparse", "nuts"])
+        assert not ladder.chains_before(problem, ["low_rank"])

@@ -106,7 +106,7 @@ class Decoder:
             site = self.problem.sites[name]
             dim = self.plate.dim
             assert dim is not None
-            axis = len(site.shape) - site.event_dim + dim
+            axis = len(site.batch_shape) + dim
             shape = [n for i, n in enumerate(site.shape) if i != axis]
             value = torch.as_tensor(flat, dtype=self.problem.dtype, device=self.problem.device)
             found[name] = value.reshape(len(rows), *shape).movedim(0, axis)

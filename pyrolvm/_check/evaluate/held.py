@@ -185,7 +185,7 @@ def _check_same(problem: Problem, made: Problem, plate: str, what: str) -> None:
 def _row_shape(problem: Problem, site: Any, plate: str) -> tuple[int, ...]:
     dim = problem.plates[plate].dim
     assert dim is not None
-    axis = len(site.shape) - site.event_dim + dim
+    axis = len(site.batch_shape) + dim
     return tuple(n for i, n in enumerate(site.shape) if i != axis)
 
 

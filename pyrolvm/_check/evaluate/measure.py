@@ -96,7 +96,7 @@ def choose_image(problem: Problem, shape: Any, levels: int | None) -> tuple[str,
     Raises:
         ArgumentError: if no observed site has as many values.
     """
-    sizes = {site.name: math.prod(site.shape[len(site.shape) - site.event_dim :]) for site in problem.observed}
+    sizes = {site.name: math.prod(site.shape[len(site.batch_shape) :]) for site in problem.observed}
     known = problem.info.images
     site = next((name for name in sizes if name in known), next(iter(sizes)))
     if shape is None:

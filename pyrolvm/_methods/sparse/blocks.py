@@ -202,7 +202,7 @@ def _candidates(problem: Problem) -> list[_Rows]:
     found, start = [], 0
     for site in problem.continuous:
         numel = site.unconstrained_numel
-        rows = int(np.prod(site.shape[: len(site.shape) - site.event_dim], dtype=int))
+        rows = int(np.prod(site.batch_shape, dtype=int))
         rows = rows if rows > 1 else numel
         if rows and numel % rows == 0:
             found.append(_Rows(site, np.arange(start, start + numel).reshape(rows, -1), {}))

@@ -46,5 +46,5 @@ def marginals(joint: Joint) -> dict[str, Tensor]:
         part = gradient.sum(others) if others else gradient
         order = [one for one in dims if one in kept]
         part = part.permute([order.index(one) for one in kept])
-        out[name] = part.reshape(*site.shape[: len(site.shape) - site.event_dim], -1)
+        out[name] = part.reshape(*site.batch_shape, -1)
     return out

@@ -124,7 +124,7 @@ def units(problem: Problem) -> list[Unit]:
     found = []
     for site in problem.continuous:
         where = places[site.name]
-        batch = len(site.shape) - site.event_dim
+        batch = len(site.batch_shape)
         data = {
             batch + plate.dim
             for name in site.plates

@@ -14,14 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyrolvm._methods.sparse.fields.pattern import FEWEST
 from pyrolvm._program.problem import Problem
 
 __all__ = ["Summed", "summed", "unknowns"]
 
 Array = NDArray[np.float64]
-
-FEWEST = 40
-"""Steps of a walk at least."""
 
 
 @dataclass(frozen=True)
