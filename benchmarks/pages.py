@@ -220,6 +220,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "many_chains": by_row(crowds.COLUMNS),
     "samplers": samplers,
     "vae_speed": vae,
+    "vae_speed_convolutional": vae,
     "zoo": by_row(models_of_the_zoo.COLUMNS),
     "ica": ica,
     "iwae": by_row(bounds.COLUMNS),

@@ -1,4 +1,4 @@
-"""The VAE by stock Pyro, hand-written PyTorch (eager, compiled, CUDA graphs), native NumPyro and pyrolvm.
+"""VAEs by stock Pyro, hand-written PyTorch (eager, compiled, CUDA graphs), native NumPyro and pyrolvm.
 
 All start from the same weights, see batches of the same size from shuffled passes, and take Adam at a rate of 0.001 with betas
 (0.9, 0.99) on the ELBO with its analytic KL and one draw.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from problems import Arrays
-from problems.vae import DECODER, ENCODER, LATENT
+from problems.vae import LATENT, exported, loaded
 
 from methods.clocks import JaxClock, best_threads, pyrolvm_loaded
 
@@ -21,26 +21,10 @@ Found = tuple[dict[str, Any], Arrays]
 RATE, BETAS, EPSILON = 1e-3, (0.9, 0.99), 1e-8
 
 
-def networks(arrays: Arrays, device: str) -> tuple[Any, Any]:
-    """Encoder and decoder with the given first weights."""
-    import torch
-    from torch import nn
-
-    made = []
-    for name, layers in (("encoder", ENCODER), ("decoder", DECODER)):
-        parts = [part for fan_in, fan_out in layers for part in (nn.Linear(fan_in, fan_out), nn.ReLU())][:-1]
-        network = nn.Sequential(*parts)
-        network.load_state_dict({key: torch.as_tensor(arrays[f"{name}.{key}"]) for key in network.state_dict()})
-        made.append(network.to(device))
-    return made[0], made[1]
-
-
-def exported(encoder: Any, decoder: Any) -> Arrays:
-    """The weights by name."""
-    found = {}
-    for name, network in (("encoder", encoder), ("decoder", decoder)):
-        found |= {f"{name}.{key}": value.detach().cpu().numpy() for key, value in network.state_dict().items()}
-    return found
+def networks(job: dict[str, Any], arrays: Arrays, device: str) -> tuple[Any, Any]:
+    """Encoder and decoder of the job's kind with the given first weights."""
+    encoder, decoder = loaded(job["network"], arrays)
+    return encoder.to(device), decoder.to(device)
 
 
 def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
@@ -54,7 +38,7 @@ def pyro(job: dict[str, Any], arrays: Arrays) -> Found:
 
     def build() -> tuple[Any, Any, Any]:
         library.clear_param_store()
-        encoder, decoder = networks(arrays, job["device"])
+        encoder, decoder = networks(job, arrays, job["device"])
         model, guide = programs(LATENT)
         adam = Adam({"lr": RATE, "betas": BETAS, "eps": EPSILON})
         return encoder, decoder, SVI(model, guide, adam, TraceMeanField_ELBO())
@@ -74,7 +58,7 @@ def torch_eager(job: dict[str, Any], arrays: Arrays) -> Found:
     x, order = _data(job, arrays)
 
     def build() -> tuple[Any, Any, Callable[[Any], None]]:
-        encoder, decoder = networks(arrays, job["device"])
+        encoder, decoder = networks(job, arrays, job["device"])
         adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=RATE, betas=BETAS, eps=EPSILON)
 
         def step(rows: Any) -> None:
@@ -97,7 +81,7 @@ def torch_compiled(job: dict[str, Any], arrays: Arrays) -> Found:
     import torch
 
     x, order = _data(job, arrays)
-    encoder, decoder = networks(arrays, job["device"])
+    encoder, decoder = networks(job, arrays, job["device"])
     modules = torch.nn.ModuleDict({"encoder": encoder, "decoder": decoder})
     compiled = CompiledAdam(modules, x, BETAS)
     compiled.rate.fill_(RATE)
@@ -161,7 +145,7 @@ def torch_graphs(job: dict[str, Any], arrays: Arrays) -> Found:
     import torch
 
     x, order = _data(job, arrays)
-    encoder, decoder = networks(arrays, job["device"])
+    encoder, decoder = networks(job, arrays, job["device"])
     state = [value.detach().clone() for value in (*encoder.parameters(), *decoder.parameters())]
     adam = torch.optim.Adam(
         [*encoder.parameters(), *decoder.parameters()], lr=RATE, betas=BETAS, eps=EPSILON, capturable=True, fused=True
@@ -254,7 +238,7 @@ def pyrolvm(job: dict[str, Any], arrays: Arrays) -> Found:
 
     lvm = pyrolvm_loaded()
 
-    encoder, decoder = networks(arrays, "cpu")
+    encoder, decoder = networks(job, arrays, "cpu")
     model, guide = programs(LATENT)
     x, _ = _data({**job, "device": "cpu"}, arrays)
     started = time.perf_counter()
