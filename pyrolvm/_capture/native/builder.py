@@ -26,6 +26,11 @@ At = Callable[[tuple[Index, ...]], str]
 # single precision and read where it lies.
 KINDS = {"d": "double", "l": "integer", "b": "boolean", "f": "float"}
 
+LARGE = 32_768
+"""Numbers from which on data in single precision stay so, and are widened where they are read: more of them than a processor's nearest
+caches hold take as long to fetch as to compute with."""
+
+_TYPES = {"d": torch.float64, "l": torch.int64, "b": torch.bool, "f": torch.float32}
 _TOKEN = re.compile(r"@(\d+)@")
 _VARIABLE = re.compile(r"\bi\d+\b")
 
@@ -151,14 +156,16 @@ class Builder:
         while any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
             dim = next(d for d in range(tensor.ndim) if tensor.stride(d) == 0 and tensor.shape[d] > 1)
             return self._repeated(self.constant(tensor.narrow(dim, 0, 1)), tuple(tensor.shape), dim)
-        values = tensor.detach().cpu().to({"d": torch.float64, "l": torch.int64, "b": torch.bool}[kind]).numpy()
+        if tensor.dtype == torch.float32 and tensor.numel() >= LARGE:
+            kind = "f"
+        values = tensor.detach().cpu().to(_TYPES[kind]).numpy()
         first = values.flat[0].item() if values.size else 0
         if values.size == 0 or bool(np.all(values == first)) or (values.size == 1):
             text = number(first)
-            return Value(tuple(tensor.shape), kind, lambda _: text)
+            return Value(tuple(tensor.shape), kind_of(tensor.dtype), lambda _: text)
         array = Array(f"c{len(self.given)}", kind, values.size, f"data[{len(self.given)}]", local=False)
         self.given.append(np.ascontiguousarray(values))
-        return self.value(array, tensor.shape)
+        return self.given_value(array, tensor.shape)
 
     @staticmethod
     def _repeated(value: Value, shape: tuple[int, ...], dim: int) -> Value:
