@@ -126,15 +126,16 @@ def find_finely(marginal: Marginal, seed: int) -> tuple[Student, int]:
         for layer in marginal.layers:
             layer.rule = (layer.rule, *layer.finer)[-1]
         return Student.one(np.zeros(0), np.zeros((0, 0))), 1
+    units = at_origin(marginal)
     if marginal.shape[0]:  # ascents by slopes that are far off get stuck
-        _refined(marginal, at_origin(marginal), OFF_FIRST)
-    gaussian, modes = find_gaussian(marginal, seed)
+        _refined(marginal, units, OFF_FIRST)
+    gaussian, modes = find_gaussian(marginal, seed, units=units)
     refined = False
     while marginal.shape[0] and _refined(marginal, gaussian, OFF):
         refined = True
-        gaussian, _ = find_gaussian(marginal, seed, gaussian.means[0])
+        gaussian, _ = find_gaussian(marginal, seed, gaussian.means[0], units)
     if refined and modes > 1:  # ascents by slopes that are off may have ended anywhere
-        gaussian, modes = find_gaussian(marginal, seed)
+        gaussian, modes = find_gaussian(marginal, seed, units=units)
     return gaussian, modes
 
 

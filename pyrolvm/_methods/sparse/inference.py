@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,9 +35,6 @@ from pyrolvm._program.steady import check_steady_model
 from pyrolvm._results import Posterior, store
 from pyrolvm._results.afresh import check_afresh
 from pyrolvm._results.build import chains_tree, default_draws
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Wanted", "integrated", "sparse"]
 

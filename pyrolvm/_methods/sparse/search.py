@@ -137,18 +137,21 @@ def at_origin(marginal: Shared) -> Student:
     return Student.one(scaled.centre, lower_root(scaled.tril))
 
 
-def find_gaussian(marginal: Shared, seed: int, start: Array | None = None) -> tuple[Student, int]:
+def find_gaussian(
+    marginal: Shared, seed: int, start: Array | None = None, units: Student | None = None
+) -> tuple[Student, int]:
     """The Gaussian at the highest end of the ascents, and at how many places they ended.
 
     Args:
         marginal: the density.
         seed: of where ascents start.
         start: where the only one does, if that is known, shape ``(K,)``.
+        units: in whose coordinates they ascend, if that is known: by default those of :func:`at_origin`.
 
     Raises:
         FitError: if there is no curvature there.
     """
-    scaled = _Scaled.of(marginal)
+    scaled = _Scaled.of(marginal) if units is None else _Scaled(marginal, units.means[0], units.trils[0])
     if start is None:
         paths = climb(scaled, starts=1, seed=seed, gain=GAIN)
         others = np.random.default_rng([seed, 76]).uniform(-REACH, REACH, size=(MORE, marginal.size))
