@@ -18,7 +18,7 @@ import numpy as np
 
 from pyrolvm._base.numerics import Array, array_stats
 
-__all__ = ["FEW_DRAWS", "Weights", "khat_of_variance", "khat_threshold", "smooth", "weigh"]
+__all__ = ["FEW_DRAWS", "Weights", "khat_of_variance", "khat_threshold", "smooth", "weigh", "worth_of_chosen"]
 
 FEW_DRAWS = 100
 """Below this many draws the tail of the weights cannot be judged at all."""
@@ -163,6 +163,28 @@ def _nearly_equal(log_weight: Array) -> bool:
     share = np.exp(log_weight - log_weight.max())
     mean = share.mean()
     return bool(mean**2 > EQUAL_SHARE * np.mean(share**2) and mean * EQUAL_LARGEST > 1.0)
+
+
+def worth_of_chosen(weights: Array, count: int) -> float:
+    r"""Returns how many independent draws so many are worth that systematic resampling chose by their weights.
+
+    Each draw is taken :math:`\lfloor c w_s \rfloor` times and once more with the probability :math:`f_s` that is left over, so that
+    the variance of a mean of the chosen is that of the weighted mean and what chance adds,
+
+    .. math:: \frac1n = \sum_s w_s^2 + \frac{1}{c^2} \sum_s f_s (1 - f_s).
+
+    Few chosen among many are worth their own number, many chosen among few that of the few.
+
+    Args:
+        weights: normalised weights of the draws that were chosen from, (S,).
+        count: c, how many were chosen.
+
+    References:
+        Kitagawa, *Monte Carlo filter and smoother for non-Gaussian nonlinear state space models*, JCGS 5, 1996
+    """
+    left = (count * weights) % 1.0
+    variance = float(np.sum(weights**2)) + float(np.sum(left * (1.0 - left))) / count**2
+    return 1.0 / variance if variance > 0 else float(count)
 
 
 def khat_of_variance(log_weight: Array, values: Array) -> float:

@@ -1,10 +1,11 @@
-"""Figures beside their bounds: with as many digits as it takes to see on which side they lie."""
+"""Figures beside their bounds, with as many digits as it takes to see on which side they lie; and names of many."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-__all__ = ["beside", "told"]
+__all__ = ["beside", "named", "told"]
 
 MOST = 17
 
@@ -29,3 +30,10 @@ def told(value: float, bound: float, decimals: int) -> str:
         if not math.isfinite(value) or ((shown > bound) == (value > bound) and (shown < bound) == (value < bound)):
             return f"{value:,.{digits}f}"
     return repr(value)
+
+
+def named(names: Iterable[object], at_most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    quoted = [f"`{name}`" for name in names]
+    rest = f" and {len(quoted) - at_most} more" if len(quoted) > at_most else ""
+    return ", ".join(quoted[:at_most]) + rest

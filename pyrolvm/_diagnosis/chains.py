@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyrolvm._base.numerics import Array, array_stats
 from pyrolvm._base.verdict import Reason
-from pyrolvm._base.wording import told
+from pyrolvm._base.wording import named, told
+from pyrolvm._diagnosis.spreads import judge_spreads
 from pyrolvm._results.gathering import gathered
 from pyrolvm._results.moments import cheap_screen, is_constant
 from pyrolvm._results.reading import Block, blocks, keep_worst, stat
@@ -36,8 +37,6 @@ ESS_DOUBTFUL, ESS_FAILED = 100, 10
 BFMI_DOUBTFUL = 0.3
 DIVERGENT_FAILED = 0.1
 DEPTH_DOUBTFUL = 0.1
-ROUGH_SD = 0.1
-"""The Monte Carlo error of an sd, as a share of it, from which on that is not known: tails are heavy, or a far mode has few draws."""
 LEAST_DRAWS = 4
 """Draws of a chain from which on its mixing can be looked at."""
 
@@ -124,12 +123,6 @@ def _between(draws: Array, groups: int) -> Array:
     return found
 
 
-def _names(index: Any, at_most: int = 3) -> str:
-    names = [f"`{name}`" for name in index]
-    rest = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return ", ".join(names[:at_most]) + rest
-
-
 def judge_mixing(table: pd.DataFrame, chains: int, draws: int) -> Iterator[Reason]:
     """Yields what the table of quantities says: finite draws, moving chains, R-hat, effective draws.
 
@@ -152,7 +145,7 @@ def judge_mixing(table: pd.DataFrame, chains: int, draws: int) -> Iterator[Reaso
     ):
         bad = table.index[table["state"] == state]
         if len(bad):
-            yield Reason("failed", f"{_names(bad)} {text}.", {f"quantities {state}": len(bad)})
+            yield Reason("failed", f"{named(bad)} {text}.", {f"quantities {state}": len(bad)})
     moving = table[table["state"] == "moving"]
     if not len(moving):
         if (table["state"] == "constant").all():
@@ -164,19 +157,7 @@ def judge_mixing(table: pd.DataFrame, chains: int, draws: int) -> Iterator[Reaso
     if chains > 1:
         yield _judge_rhat(moving["rhat"])
     yield _judge_ess(moving, chains)
-    yield from _judge_sds(moving)
-
-
-def _judge_sds(table: pd.DataFrame) -> Iterator[Reason]:
-    """Names the quantities whose sd these draws do not tell; all else about them, and all about others, they may well tell."""
-    share = (table["mcse_sd"] / table["sd"]).sort_values(ascending=False)
-    rough = share.index[share > ROUGH_SD]
-    if len(rough):
-        text = (
-            f"The sd of {_names(rough)} is not known: its own Monte Carlo error is {float(share.iloc[0]):.0%} of it. Tails are "
-            "heavy, or few draws are at a far mode: look at quantiles, or take more draws."
-        )
-        yield Reason("trusted", text, {"rough sds": float(len(rough)), "largest error of an sd": float(share.iloc[0])})
+    yield from judge_spreads(moving)
 
 
 def _judge_rhat(rhat: pd.Series[float]) -> Reason:
@@ -189,7 +170,7 @@ def _judge_rhat(rhat: pd.Series[float]) -> Reason:
         return Reason("trusted", f"R-hat is at most {told(high, RHAT_DOUBTFUL, 3)} (bound {RHAT_DOUBTFUL}).", figures)
     failed = high > RHAT_FAILED
     bound = RHAT_FAILED if failed else RHAT_DOUBTFUL
-    text = f"R-hat is up to {told(high, bound, 2)}, above {bound}, for {_names(over)}: the chains disagree."
+    text = f"R-hat is up to {told(high, bound, 2)}, above {bound}, for {named(over)}: the chains disagree."
     return Reason("failed" if failed else "doubtful", text, figures | {"quantities over": len(over)})
 
 
@@ -204,7 +185,7 @@ def _judge_ess(table: pd.DataFrame, chains: int) -> Reason:
         return Reason("trusted", f"Bulk and tail ESS are at least {math.floor(low):,} (bound {bound}).", figures)
     under = smallest.index[smallest < bound]
     text = (
-        f"ESS is down to {told(low, bound, 0)}, below {bound}, for {_names(under)}: error bars and quantiles are rough."
+        f"ESS is down to {told(low, bound, 0)}, below {bound}, for {named(under)}: error bars and quantiles are rough."
     )
     return Reason("failed" if low < ESS_FAILED * chains else "doubtful", text, figures)
 
@@ -215,7 +196,7 @@ def judge_never_moved(data: xr.DataTree) -> Iterator[Reason]:
         return
     still = [part.variable for part in blocks(data, "unconstrained_posterior") if is_constant(part.draws).any()]
     if still:
-        yield Reason("failed", f"{_names(still)} never moved in any chain.", {"quantities moving": float(len(still))})
+        yield Reason("failed", f"{named(still)} never moved in any chain.", {"quantities moving": float(len(still))})
 
 
 def judge_sampler(data: xr.DataTree) -> Iterator[Reason]:

@@ -30,13 +30,14 @@ from pyrolvm._diagnosis.recorded import recorded, remedies
 from pyrolvm._diagnosis.registered import Diagnostic, judge_by_others, judge_by_own
 from pyrolvm._diagnosis.restarts import judge_restarts
 from pyrolvm._diagnosis.reweighted import corrected_table, judge_reweighted, judge_tails, reweighted_table
+from pyrolvm._diagnosis.spreads import judge_spreads
 from pyrolvm._diagnosis.symmetry import judge_symmetry, symmetry_steps
 from pyrolvm._diagnosis.trying import NUTS, left_to_try, tried
 from pyrolvm._diagnosis.weighing import bound_unknown, judge_bound, judge_effective, judge_quantities, judge_weights
 from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.build import OUTSIDE
 from pyrolvm._results.points import PointMass, read_points
-from pyrolvm._results.reading import PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
+from pyrolvm._results.reading import PosteriorLike, blocks, draws_group, independent, is_exact, log_weights, stat, tree
 from pyrolvm.family.protocol import traits_said
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def diagnose(
     draws                                           one chain without weights     any non-finite, stuck
     R-hat (largest)           <= 1.01               up to 1.1                     > 1.1
     ESS (smallest)            >= 100 a chain        under 100 a chain             under 10 a chain
-    error of an sd            <= 10% (or named)
+    error of an sd            <= 5% (or named)
     divergences               none                  any                           > 10% of draws
     E-BFMI (smallest)         >= 0.3                < 0.3
     float32 against float64   within 0.5 nats (b)   further                       over 5 nats further
@@ -171,7 +172,7 @@ def diagnose(
 
     Returns:
         A Diagnosis whose table has a row per scalar quantity. For importance weights the columns are ``mean``, ``sd``,
-        ``mcse_mean``, ``q5``, ``median``, ``q95``, then ``psis_mean`` and ``psis_sd``, the moments after reweighting,
+        ``mcse_mean``, ``mcse_sd``, ``q5``, ``median``, ``q95``, then ``psis_mean`` and ``psis_sd``, the moments after reweighting,
         ``psis_shift``, how many of those sds the mean lies from there, and ``psis_sd_ratio``, the sd over ``psis_sd``,
         both with ``_error``. For chains they are ``mean``, ``sd``, ``q5``,
         ``median``, ``q95``, ``mcse_mean``, ``mcse_sd``, ``ess_bulk``, ``ess_tail``, ``rhat`` and ``state``.
@@ -213,7 +214,7 @@ def _diagnose_exact(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     """Judges draws that come with the evidence: log p - log q must be that at every one of them."""
     figures = exact_figures(data)
     table, left_out = corrected_table(data, figures["draws"], limit)
-    verdict = Verdict.of([*judge_exact(data, figures), *_judge_finite(data)])
+    verdict = Verdict.of([*judge_exact(data, figures), *judge_spreads(table), *_judge_finite(data)])
     return Diagnosis(name, table, figures, verdict, left_out)
 
 
@@ -250,6 +251,7 @@ def _diagnose_weights(name: str, data: xr.DataTree, log_weight: Array, limit: in
         *judge_weights(figures),
         *judge_bound(figures, "doubtful"),
         *judge_reweighted(table, figures),
+        *judge_spreads(table),
         *judge_tails(data, table, log_weight, figures),
         *_judge_optimisation(data),
         *_judge_finite(data),
@@ -288,12 +290,13 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     if absent.mean() <= NO_DENSITY:
         log_weight = log_weight[~absent]
     figures, _ = weigh(log_weight)
-    table, left_out = corrected_table(data, figures.ess, limit)
+    table, left_out = corrected_table(data, independent(data) or figures.ess, limit)
     reasons = [
         *judge_weights(figures),
         *judge_bound(figures, "trusted"),
         *judge_effective(figures),
         *judge_quantities(data, figures),
+        *judge_spreads(table),
         *_judge_optimisation(data),
         *_judge_finite(data),
         *judge_modes(data),

@@ -66,8 +66,8 @@ def reweighted_table(data: xr.DataTree, weights: Array, limit: int) -> tuple[pd.
     return (pd.concat(tables) if tables else pd.DataFrame()), max(total - limit, 0)
 
 
-def corrected_table(data: xr.DataTree, ess: float, limit: int) -> tuple[pd.DataFrame, int]:
-    """Tabulates every quantity of draws that were chosen by weights: moments, quantiles, and the error that ``ess`` leaves.
+def corrected_table(data: xr.DataTree, worth: float, limit: int) -> tuple[pd.DataFrame, int]:
+    """Tabulates every quantity of draws that are worth so many independent ones: moments with their errors, and quantiles.
 
     Returns:
         The table, and the number of quantities left out, those at the end.
@@ -81,7 +81,7 @@ def corrected_table(data: xr.DataTree, ess: float, limit: int) -> tuple[pd.DataF
         if not room:
             continue
         kept = part.take(np.arange(min(room, len(part.labels))))
-        tables.append(independent_rows(kept, ess))
+        tables.append(independent_rows(kept, worth))
     return (pd.concat(tables) if tables else pd.DataFrame()), max(total - limit, 0)
 
 
@@ -91,7 +91,7 @@ def _rows(part: Block, weights: Array) -> pd.DataFrame:
     draws = part.draws.astype(np.float64)
     flat = draws.reshape(-1, draws.shape[2])
     with np.errstate(invalid="ignore", over="ignore"):
-        figures = moments(draws, independent=True)
+        figures = moments(draws, float(len(flat)))
         low, middle, high = np.quantile(flat, (0.05, 0.5, 0.95), axis=0)
         mean = weights @ flat
         centred = flat - mean
@@ -107,6 +107,7 @@ def _rows(part: Block, weights: Array) -> pd.DataFrame:
             "mean": figures.mean,
             "sd": figures.sd,
             "mcse_mean": figures.mean_error,
+            "mcse_sd": figures.sd_error,
             "q5": low,
             "median": middle,
             "q95": high,

@@ -12,20 +12,21 @@ from pyrolvm._base.numerics import Array, array_stats
 __all__ = ["Moments", "cheap_screen", "effective", "is_constant", "moments"]
 
 
-def effective(draws: Array, independent: bool, method: str = "mean") -> Array:
+def effective(draws: Array, independent: float | None, method: str = "mean") -> Array:
     """Returns the effective number of draws for each quantity.
 
     Args:
         draws: (chain, draw, n).
-        independent: True where draws are independent by construction, which leaves nothing to estimate.
+        independent: how many independent draws they are worth, which leaves nothing to estimate; ``None`` where their own
+            correlation tells.
         method: an ArviZ method; ``"mean"`` is the one that a standard error of a mean needs.
 
     Returns:
         (n,), at least 1; the number of draws for constant quantities.
     """
     chains, length, count = draws.shape
-    total = np.full(count, float(chains * length))
-    if independent or length < 4 or not count:
+    total = np.full(count, float(chains * length) if independent is None else independent)
+    if independent is not None or length < 4 or not count:
         return total
     with np.errstate(invalid="ignore", divide="ignore"):
         ess = np.asarray(array_stats().ess(np.moveaxis(draws, -1, 0), chain_axis=-2, draw_axis=-1, method=method))
@@ -55,7 +56,7 @@ class Moments:
     ess: Array
 
 
-def moments(draws: Array, independent: bool) -> Moments:
+def moments(draws: Array, independent: float | None) -> Moments:
     r"""Computes means and sds with their errors.
 
     The error of the mean is :math:`s/\sqrt{\mathrm{ESS}}`, that of the sd
@@ -64,7 +65,7 @@ def moments(draws: Array, independent: bool) -> Moments:
 
     Args:
         draws: (chain, draw, n), finite.
-        independent: True where draws are independent by construction.
+        independent: how many independent draws they are worth; ``None`` of Markov chains.
     """
     draws = draws.astype(np.float64, copy=False)
     total = draws.shape[0] * draws.shape[1]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from pyrolvm._base.errors import ArgumentError
+from pyrolvm._base.importance import weigh, worth_of_chosen
 from pyrolvm._base.numerics import Array
 from pyrolvm._results.copies import view
 
@@ -20,6 +21,7 @@ __all__ = [
     "PosteriorLike",
     "blocks",
     "draws_group",
+    "independent",
     "is_exact",
     "keep_worst",
     "labels",
@@ -99,6 +101,18 @@ def log_weights(data: xr.DataTree) -> Array | None:
         with np.errstate(invalid="ignore"):
             weights = log_p - log_q
     return weights.reshape(-1)
+
+
+def independent(data: xr.DataTree) -> float | None:
+    """How many independent draws those of a posterior are worth; ``None`` of Markov chains, whose own correlation tells.
+
+    Draws that were chosen by weights are worth no more than the draws that they were chosen from, nor than their own number.
+    """
+    draws = data["posterior"].sizes["chain"] * data["posterior"].sizes["draw"]
+    if "proposal_stats" in data.children:
+        _, weights = weigh(np.asarray(data["proposal_stats"]["log_weight"].values))
+        return worth_of_chosen(weights, draws)
+    return float(draws) if log_weights(data) is not None else None
 
 
 @dataclass(frozen=True)

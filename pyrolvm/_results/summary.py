@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyrolvm._base.errors import unknown_name
-from pyrolvm._base.importance import khat_of_variance, weigh
+from pyrolvm._base.importance import khat_of_variance
 from pyrolvm._base.numerics import Array
 from pyrolvm._results.points import read_points
-from pyrolvm._results.reading import Block, blocks, is_exact, log_weights
+from pyrolvm._results.reading import Block, blocks, independent, is_exact, log_weights
 from pyrolvm._results.tables import chain_rows, independent_rows, levels
 
 if TYPE_CHECKING:
@@ -42,28 +42,26 @@ def summarised(data: xr.DataTree, *, interval: float, group: str | None, limit: 
 
     quantiles = levels(interval)
     parts = quantities(data, group)
-    rows = [_rows(data, part, quantiles) for part in _shared(parts, limit)]
+    posterior = data["posterior"].sizes
+    points, corrected = bool(read_points(data)), "proposal_stats" in data.children
+    worth = float(posterior["chain"] * posterior["draw"]) if points else independent(data)
+    weights = None if points or corrected or is_exact(data) else log_weights(data)
+    rows = [_rows(part, quantiles, worth, weights) for part in _shared(parts, limit)]
     table = pd.concat(rows) if rows else pd.DataFrame(index=pd.Index([], name="quantity"))
     table.attrs["left_out"] = sum(len(part.labels) for part in parts) - len(table)
     return table
 
 
-def _rows(data: xr.DataTree, part: Block, quantiles: dict[str, float]) -> pd.DataFrame:
-    """Rows by what made the draws: chains, independent draws with weights or without, draws chosen by weights."""
+def _rows(part: Block, quantiles: dict[str, float], worth: float | None, weights: Array | None) -> pd.DataFrame:
+    """Rows by what made the draws: chains, or draws that are worth so many independent ones, with weights or without."""
     draws = part.draws.shape[0] * part.draws.shape[1]
-    stacked = part.draws.astype(np.float64).reshape(draws, -1)
     shown = ["mean", "sd", *quantiles]
-    if "proposal_stats" in data.children:
-        ess = weigh(np.asarray(data["proposal_stats"]["log_weight"].values))[0].ess
-        return independent_rows(part, ess, quantiles).assign(ess=ess)[[*shown, "mcse_mean", "ess"]]
-    if is_exact(data) or read_points(data) or draws == 1:
-        return independent_rows(part, draws, quantiles).assign(ess=float(draws))[[*shown, "mcse_mean", "ess"]]
-    weights = log_weights(data)
-    if weights is None:
+    if worth is None and draws > 1:
         return chain_rows(part, quantiles)[[*shown, *CHAIN_COLUMNS]]
-    rows = independent_rows(part, draws, quantiles).assign(ess=float(draws))
-    if len(weights) == draws:  # thinned groups have no weight for each of their draws
-        rows["khat"] = [_khat(weights, column) for column in stacked.T]
+    worth = min(worth or 1.0, float(draws))  # of thinned groups their own number
+    rows = independent_rows(part, worth, quantiles).assign(ess=worth)
+    if weights is not None and len(weights) == draws > 1:  # thinned groups have no weight for each of their draws
+        rows["khat"] = [_khat(weights, column) for column in part.draws.astype(np.float64).reshape(draws, -1).T]
     return rows[[*shown, "mcse_mean", *rows.columns.intersection(["ess", "khat"])]]
 
 

@@ -67,7 +67,7 @@ def chain_rows(part: Block, quantiles: dict[str, float] = LEVELS) -> pd.DataFram
             columns[name][finite] = np.quantile(known, level, axis=(0, 1))
     if moving.any():
         chosen = draws[:, :, moving].astype(np.float64, copy=False)
-        figures = moments(chosen, independent=False)
+        figures = moments(chosen, None)
         columns["mean"][moving], columns["sd"][moving] = figures.mean, figures.sd
         columns["mcse_mean"][moving], columns["mcse_sd"][moving] = figures.mean_error, figures.sd_error
         if draws.shape[1] >= 4:
@@ -86,13 +86,21 @@ def chain_rows(part: Block, quantiles: dict[str, float] = LEVELS) -> pd.DataFram
     return pd.DataFrame(columns | {"state": state}, index=pd.Index(part.labels, name="quantity"))
 
 
-def independent_rows(part: Block, ess: float, quantiles: dict[str, float] = LEVELS) -> pd.DataFrame:
-    """Tabulates quantities of independent draws, of which so many are effective: ``mean``, ``sd``, ``mcse_mean`` and quantiles."""
+def independent_rows(part: Block, worth: float, quantiles: dict[str, float] = LEVELS) -> pd.DataFrame:
+    """Tabulates quantities of draws that are worth so many independent ones.
+
+    Returns:
+        A table indexed by quantity with columns ``mean``, ``sd``, ``mcse_mean``, ``mcse_sd`` and the quantiles.
+    """
     import pandas as pd
 
-    flat = part.draws.astype(np.float64).reshape(-1, part.draws.shape[2])
+    draws = part.draws.astype(np.float64)
+    flat = draws.reshape(-1, draws.shape[2])
     with np.errstate(invalid="ignore", over="ignore"):
-        sd = flat.std(axis=0, ddof=1) if len(flat) > 1 else np.full(flat.shape[1], math.nan)
-        columns = {"mean": flat.mean(axis=0), "sd": sd, "mcse_mean": sd / math.sqrt(ess)}
+        figures = moments(draws, worth)
+        sd, sd_error = (
+            value if len(flat) > 1 else np.full_like(value, math.nan) for value in (figures.sd, figures.sd_error)
+        )
+        columns = {"mean": figures.mean, "sd": sd, "mcse_mean": sd / math.sqrt(worth), "mcse_sd": sd_error}
         columns |= dict(zip(quantiles, np.quantile(flat, list(quantiles.values()), axis=0), strict=True))
     return pd.DataFrame(columns, index=pd.Index(part.labels, name="quantity"))

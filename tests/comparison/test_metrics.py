@@ -9,8 +9,8 @@ from scipy import stats
 from pyrolvm._check.compare.metrics import Side, coverage, heavy_tailed, judge, wasserstein, wasserstein_noise
 
 
-def side(values, independent=True):
-    return Side.of(np.asarray(values, float)[None, :, None], independent)
+def side(values):
+    return Side.of(np.asarray(values, float)[None, :, None], float(len(values)))
 
 
 @pytest.mark.parametrize(("first", "second"), [(500, 500), (500, 700), (1000, 37), (3, 2)])
@@ -49,15 +49,15 @@ def test_coverage_of_normals(rng, probability, scale):
 
 def test_coverage_errors_are_calibrated():
     generator = np.random.default_rng(3)
-    reference = Side.of(generator.normal(size=(1, 700, 300)), True)
-    method = Side.of(generator.normal(size=(1, 500, 300)), True)
+    reference = Side.of(generator.normal(size=(1, 700, 300)), 700.0)
+    method = Side.of(generator.normal(size=(1, 500, 300)), 500.0)
     mass, own, error = coverage(method, reference, 0.5)
     assert np.std((mass - own) / error) == pytest.approx(1.0, abs=0.15)
 
 
 def test_moment_errors_are_calibrated_for_autocorrelated_draws(fake):
     generator = np.random.default_rng(4)
-    found = Side.of(np.stack([fake.ar1(generator, 0.8, (4, 500)) for _ in range(200)], axis=-1), False).moments
+    found = Side.of(np.stack([fake.ar1(generator, 0.8, (4, 500)) for _ in range(200)], axis=-1), None).moments
     assert np.std(found.mean / found.mean_error) == pytest.approx(1.0, abs=0.2)
     assert np.std((found.sd - 1) / found.sd_error) == pytest.approx(1.0, abs=0.2)
 

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from pyrolvm import compare
+from pyrolvm._base.importance import worth_of_chosen
 from pyrolvm._diagnosis import diagnose, weigh
+from pyrolvm.family import resample
 
 SITES = {"mu": (), "theta": (3,)}
 
@@ -175,8 +178,58 @@ def test_the_table_is_of_the_corrected_draws_with_errors_by_effective_ones(fake:
     assert len(found.table) == 4
     assert row["mean"] == pytest.approx(draws.mean())
     assert row["sd"] == pytest.approx(draws.std(ddof=1))
-    assert row["mcse_mean"] == pytest.approx(draws.std(ddof=1) / np.sqrt(found.figures["ess_importance"]))
+    weights = weigh(result.data["proposal_stats"]["log_weight"].values)[1]
+    worth = worth_of_chosen(weights, draws.size)
+    assert worth == pytest.approx(draws.size)  # few of many: found.figures["ess_importance"] are more
+    assert row["mcse_mean"] == pytest.approx(draws.std(ddof=1) / np.sqrt(worth))
+    assert row["mcse_sd"] == pytest.approx(draws.std(ddof=1) / np.sqrt(2 * worth), rel=0.05)
     assert (row["q5"], row["median"], row["q95"]) == tuple(np.quantile(draws, [0.05, 0.5, 0.95]))
     assert "psis_mean" not in found.table
     limited = diagnose(result, max_quantities=2)
     assert (len(limited.table), limited.left_out) == (2, 2)
+
+
+@pytest.mark.parametrize(("pool", "kept"), [(400, 4_000), (4_000, 400), (1_000, 1_000)])
+def test_the_error_of_chosen_draws_is_calibrated(pool: int, kept: int) -> None:
+    """Neither copies of few draws nor few of many are worth more than they are: means of them vary as their error says."""
+    random = np.random.default_rng(pool)
+    means, errors = [], []
+    for seed in range(400):
+        points = random.normal(size=pool)
+        _, weights = weigh(0.5 * random.normal(size=pool))
+        means.append(points[resample(weights, kept, seed)].mean())
+        errors.append(1.0 / np.sqrt(worth_of_chosen(weights, kept)))
+    assert np.std(means) == pytest.approx(np.mean(errors), rel=0.15)
+    assert np.mean(means) == pytest.approx(0.0, abs=4 * np.mean(errors) / 20)
+
+
+def test_equal_weights_that_all_are_chosen_are_worth_their_number() -> None:
+    assert worth_of_chosen(np.full(1_000, 1e-3), 1_000) == pytest.approx(1_000)
+    assert worth_of_chosen(np.eye(1, 1_000)[0], 1_000) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("tail", ["normal", "heavy"])
+def test_an_sd_that_chosen_draws_do_not_tell_is_named(fake: Any, rng: np.random.Generator, tail: str) -> None:
+    result = corrected(fake, rng, gaussian_weights(rng, 1.3, 8192))
+    if tail == "heavy":
+        result.data["posterior"]["mu"] = result.data["posterior"]["mu"].copy(
+            data=np.exp(2.0 * rng.normal(size=(1, 4000)))
+        )
+    found = diagnose(result)
+    named = [reason.text for reason in found.verdict.reasons if "rough sds" in reason.figures]
+    assert found.verdict.status == "trusted"
+    assert len(named) == (tail == "heavy")
+    assert all("`mu`" in text and "look at quantiles" in text for text in named)
+
+
+def test_a_comparison_counts_copies_of_few_draws_as_few(fake: Any, rng: np.random.Generator) -> None:
+    """4,000 draws chosen among 300 are 300: a mean that is off by what 300 leave differs in nothing."""
+    few = rng.normal(size=300)
+    few += 0.15 - few.mean()
+    result = corrected(fake, rng, np.zeros(300) + 0.01 * rng.normal(size=300))
+    result.data["posterior"]["mu"] = result.data["posterior"]["mu"].copy(data=rng.choice(few, size=(1, 4000)))
+    draws = {"mu": rng.normal(size=(4, 10_000)), "theta": rng.normal(size=(4, 10_000, 3))}
+    table = compare({"infer": result, "nuts": fake.chains(rng, draws)}, reference="nuts").table
+    row = table[table["quantity"] == "mu"].iloc[0]
+    assert row["ess"] == pytest.approx(280, rel=0.1)
+    assert row["mean_diff_error"] > 0.05 and row["mean_status"] == "unclear"

@@ -24,7 +24,7 @@ from pyrolvm._check.compare.text import as_text
 from pyrolvm._diagnosis.core import Diagnosis, diagnose
 from pyrolvm._diagnosis.trying import left_to_try
 from pyrolvm._report.pictures import written
-from pyrolvm._results.reading import PosteriorLike, is_exact, log_weights, stat, tree
+from pyrolvm._results.reading import PosteriorLike, independent, is_exact, log_weights, stat, tree
 from pyrolvm.family.protocol import traits_said
 
 if TYPE_CHECKING:
@@ -247,12 +247,8 @@ def _worst_first(pairs: dict[str, list[Pair]], limit: int) -> tuple[dict[str, li
 def _table(pairs: dict[str, list[Pair]], trees: dict[str, xr.DataTree], reference: str) -> pd.DataFrame:
     import pandas as pd
 
-    independent = {name: log_weights(data) is not None for name, data in trees.items()}
-    rows = [
-        quantity_rows(name, item, independent[name], independent[reference])
-        for name, items in pairs.items()
-        for item in items
-    ]
+    worth = {name: independent(data) for name, data in trees.items()}
+    rows = [quantity_rows(name, item, worth[name], worth[reference]) for name, items in pairs.items() for item in items]
     return pd.concat(rows, ignore_index=True)
 
 

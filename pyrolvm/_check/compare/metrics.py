@@ -51,13 +51,13 @@ class Side:
     """Draws of one posterior with what is computed from them once: moments, sorted values, effective sizes."""
 
     draws: Array
-    independent: bool
+    independent: float | None
     moments: Moments
     ordered: Array
 
     @classmethod
-    def of(cls, draws: Array, independent: bool) -> Side:
-        """Reads finite draws of shape (chain, draw, n)."""
+    def of(cls, draws: Array, independent: float | None) -> Side:
+        """Reads finite draws of shape (chain, draw, n) that are worth so many independent ones; ``None`` of Markov chains."""
         draws = draws.astype(np.float64, copy=False)
         fixed = is_constant(draws)
         if fixed.any():

@@ -61,13 +61,15 @@ COLUMNS: dict[str, str] = {
 """Every column of ``Comparison.table`` and what it holds."""
 
 
-def quantity_rows(method: str, pair: Pair, independent: bool, reference_independent: bool) -> pd.DataFrame:
+def quantity_rows(
+    method: str, pair: Pair, independent: float | None, reference_independent: float | None
+) -> pd.DataFrame:
     """Compares all elements of one variable.
 
     Args:
         method: the method's name.
         pair: draws of both.
-        independent: True where the method's draws are independent by construction, so that ESS is their number.
+        independent: how many independent draws the method's are worth; ``None`` of Markov chains, whose own correlation tells.
         reference_independent: the same for the reference.
 
     Returns:

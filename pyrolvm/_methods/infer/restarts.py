@@ -10,7 +10,7 @@ import numpy as np
 
 from pyrolvm._diagnosis.restarts import RESTARTS
 from pyrolvm._results import Fit
-from pyrolvm._results.reading import blocks
+from pyrolvm._results.reading import blocks, independent
 
 __all__ = ["with_restarts"]
 
@@ -25,7 +25,7 @@ def with_restarts(result: Fit, others: Sequence[Fit]) -> Fit:
     mine = {part.variable: part for part in blocks(result.data)}
     for other in others:
         # Draws that weights chose are worth as many as the weights say; their variances, at normal tails, half of that.
-        error = float(np.sqrt(1 / _effective(result) + 1 / _effective(other)))
+        error = float(np.sqrt(sum(1 / (independent(one.data) or 1.0) for one in (result, other))))
         for part in blocks(other.data):
             here = mine[part.variable]
             means, sds = zip(*((one.draws.mean((0, 1)), one.draws.std((0, 1))) for one in (here, part)), strict=True)
@@ -42,9 +42,3 @@ def with_restarts(result: Fit, others: Sequence[Fit]) -> Fit:
     }  # fmt: skip
     result.data.attrs[RESTARTS] = json.dumps(record)
     return replace(result)
-
-
-def _effective(result: Fit) -> float:
-    posterior = result.data["posterior"].sizes
-    draws = posterior["chain"] * posterior["draw"]
-    return max(min(result.verdict.figures.get("ess_importance", draws), draws), 1.0)
