@@ -29,6 +29,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vae prior=flow": ("vae", {"prior": "flow"}, {}),
     "vae prior=autoregressive": ("vae", {"prior": "autoregressive", "layers": 2}, {}),
     "vae posterior=full_rank": ("vae", {"posterior": "full_rank"}, {}),
+    "vae posterior=mixture": ("vae", {"posterior": "mixture"}, {"num_particles": 4}),
     "vae posterior=iaf": ("vae", {"posterior": "iaf", "layers": 2}, {}),
     "vae guide=semi_amortized": ("vae", {}, {"guide": "semi_amortized"}),
     "vae, IW bound K=8": ("vae", {}, {"objective": lambda: lvm.ImportanceWeighted_ELBO(8, gradient="dreg")}),
@@ -87,8 +88,8 @@ def measure(case: str, steps: int, draws: int, seed: int) -> Row:
     try:
         problem = lvm.problem(name, **options)
         fit = lvm.fit(
-            problem, settings.pop("guide"), batch_size=BATCH, max_steps=steps, tolerance=0, num_particles=1,
-            learning_rate=settings.pop("learning_rate", 3e-3),
+            problem, settings.pop("guide"), batch_size=BATCH, max_steps=steps, tolerance=0,
+            num_particles=settings.pop("num_particles", 1), learning_rate=settings.pop("learning_rate", 3e-3),
             draws=20, seed=seed, progress=False, **settings,
         )  # fmt: skip
         row |= {

@@ -78,6 +78,7 @@ class Method:
 
     what: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    particles: int = 1
 
 
 HAND = "hand"
@@ -90,6 +91,13 @@ SETS = {
 METHODS = {
     "plain": Method("mean field, one draw, standard prior"),
     HAND: Method("the same in compiled PyTorch by hand"),
+    "mixture 2": Method(
+        "two Gaussians an image, a draw of each", options={"posterior": "mixture", "parts": 2}, particles=2
+    ),
+    "mixture 4": Method(
+        "four Gaussians an image, a draw of each", options={"posterior": "mixture", "parts": 4}, particles=4
+    ),
+    "mixture 4, one": Method("four Gaussians an image, one draw", options={"posterior": "mixture", "parts": 4}),
     "neighbours": Method("the same, and pixels that see their neighbours", options={"likelihood": "neighbours"}),
 }
 COLUMNS = {
@@ -144,8 +152,8 @@ def by_pyrolvm(method: Method, data: Set, seed: int, clock: Clock) -> tuple[lvm.
     """The fit, whose parameters are to be replaced by the copies, and the processor seconds before its first step."""
     before = time.process_time()
     fit = lvm.fit(
-        data.problem(method, seed), batch_size=BATCH, learning_rate=RATE, num_particles=1, schedule=clock.factor, callbacks=[clock],
-        max_steps=10**8, tolerance=0, engine="jax", draws=2, seed=seed, progress=False,
+        data.problem(method, seed), batch_size=BATCH, learning_rate=RATE, num_particles=method.particles, schedule=clock.factor,
+        callbacks=[clock], max_steps=10**8, tolerance=0, engine="jax", draws=2, seed=seed, progress=False,
     )  # fmt: skip
     assert clock.started is not None
     return fit, clock.started - before
@@ -292,6 +300,7 @@ def main() -> None:
     parser.add_argument(
         "--budget", type=float, action="append", help="minutes of processor time, in place of the set's"
     )
+    parser.add_argument("--seeds", type=int, help="runs of each, in place of the set's")
     parser.add_argument("--draws", type=int, default=5_000, help="of the test log p(x)")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -304,7 +313,7 @@ def main() -> None:
     rows: list[common.Row] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     for key in args.data or sets:
         data = sets[key]
-        budgets, seeds = args.budget or data.budgets, range(args.seed, args.seed + data.seeds)
+        budgets, seeds = args.budget or data.budgets, range(args.seed, args.seed + (args.seeds or data.seeds))
         for name, budget, seed in itertools.product(common.chosen(list(METHODS), args.method), budgets, seeds):
             made = measure(name, data, budget, seed, args)
             own = (data.name, name, budget, seed)

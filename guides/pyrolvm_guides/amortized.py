@@ -13,7 +13,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm import GuideError, Problem
+from pyrolvm import ArgumentError, GuideError, Problem
 from pyrolvm.family import traits
 from pyrolvm_guides._checks import at_least, choice, hidden_sizes, positive, refuse_subsampling
 from pyrolvm_guides._encoders import ENCODERS, encoder
@@ -23,13 +23,20 @@ from pyrolvm_guides._layout import Latent, Layout, inside
 from pyrolvm_guides._pushforward import PushForward
 from pyrolvm_guides._reading import read_layout
 from pyrolvm_guides._row_flows import ROW_FLOWS, Conditioned, row_flows
+from pyrolvm_guides._row_mixture import WIDTH, Components, RowMixture
 from pyrolvm_guides.full_rank import FullRank
 from pyrolvm_guides.mean_field import MeanField
 
 __all__ = ["Amortized", "amortized", "encoder_of"]
 
-POSTERIORS = ("diagonal", "full_rank", *ROW_FLOWS)
+POSTERIORS = ("diagonal", "full_rank", "mixture", *ROW_FLOWS)
 """Families of the latent variables of one row."""
+
+COMPONENTS = 4
+"""Gaussians of a row's mixture where nobody says how many."""
+
+APART = 0.5
+"""The standard deviation of where they start, in those of the prior."""
 
 
 class Amortized(PyroModule):
@@ -46,6 +53,10 @@ class Amortized(PyroModule):
         image: height and width of a row, for a convolutional one.
         posterior: the family of the latent variables of a row.
         transforms: layers of a flow.
+        components: Gaussians of a mixture.
+
+    Attributes:
+        strata: how many kinds of draws of a row there are, which several draws at once take in turn; 0 of families but the mixture.
     """
 
     def __init__(
@@ -60,27 +71,30 @@ class Amortized(PyroModule):
         image: Sequence[int] | None,
         posterior: str,
         transforms: int,
+        components: int,
     ) -> None:
         super().__init__("amortized")
         self.layout = layout
         self.plate = plate
         self.features = features
         self.posterior = posterior
+        self.strata = components if posterior == "mixture" else 0
         local = [latent for latent in layout.latents if plate in latent.plates]
         self.local = {latent.name: i for i, latent in enumerate(local)}
         for latent in local:
             refuse_subsampling("amortized", _without(layout.only([latent]), plate))
-        starts = [
-            _by_row(latent, layout.start[latent.start : latent.stop].reshape(latent.u_shape), layout, plate)
-            for latent in local
-        ]
-        centre = torch.cat([start.mean(0).reshape(-1) for start in starts])
+        starts = _rows_of(layout.start, local, layout, plate)
+        centre = _mean_row(starts)
         self.sizes = [start[0].numel() for start in starts]
         size = len(centre)
         output = [centre, torch.full_like(centre, log(init_scale))]
         if posterior == "full_rank":
             self.register_buffer("below", torch.tril_indices(size, size, -1, device=centre.device))
             output.append(centre.new_zeros(self.below.shape[1]))
+        if posterior == "mixture":
+            output.append(centre.new_zeros(WIDTH))
+            spread = _mean_row(_rows_of(layout.spread, local, layout, plate)).clamp(max=2.0)
+            self.components = Components(components, APART * spread)
         if posterior in ROW_FLOWS:
             output.append(centre.new_zeros(hidden[-1]))  # what the flows are told of the row
             self.flows = row_flows(posterior, size, transforms, hidden[-1], hidden[-1], centre)
@@ -110,7 +124,7 @@ class Amortized(PyroModule):
         plates = self.layout.open_plates(rows={self.plate: self.features.count(args, kwargs)})
         with plates[self.plate] as indices:
             pass
-        rows = self.rows(plates, self.encode(indices, args, kwargs))
+        rows = self.rows(plates, self.encode(indices, args, kwargs), indices)
         joint = self.rest.unconstrained(plates, args, kwargs) if isinstance(self.rest, FullRank) else {}
         draw = {}
         for latent in self.layout.latents:
@@ -124,8 +138,16 @@ class Amortized(PyroModule):
                     draw[latent.name] = pyro.sample(latent.name, latent.point(joint[latent.name]))
         return draw
 
-    def rows(self, plates: Mapping[str, pyro.plate], encoded: Sequence[Tensor]) -> dict[str, dist.TorchDistribution]:
-        """The distribution of every local site; of a family that joins sites, point masses at a draw of all of them."""
+    def rows(
+        self, plates: Mapping[str, pyro.plate], encoded: Sequence[Tensor], numbers: Tensor | None = None
+    ) -> dict[str, dist.TorchDistribution]:
+        """The distribution of every local site; of a family that joins sites, point masses at a draw of all of them.
+
+        Args:
+            plates: the opened plates.
+            encoded: what the encoder says of the rows.
+            numbers: of the rows among all, shape ``(b,)``.
+        """
         local = [latent for latent in self.layout.latents if latent.name in self.local]
         loc, scale = encoded[:2]
         if self.posterior == "diagonal":
@@ -137,12 +159,15 @@ class Amortized(PyroModule):
         law: dist.TorchDistribution
         if self.posterior == "full_rank":
             law = dist.MultivariateNormal(loc, scale_tril=self._tril(scale, encoded[2]))
-            if len(local) == 1 and _is_real_vector(local[0]):
-                return {local[0].name: law}
+        elif self.posterior == "mixture":
+            locs, scales = self.components(loc, scale, encoded[2])
+            law = RowMixture(locs, scales, numbers=numbers)
         else:
             layers: list[Any] = list(self.flows)
             flow = Conditioned(loc, scale, encoded[2], layers)
             law = PushForward(flow, loc.shape[-1], loc, batch_shape=loc.shape[:-1])
+        if self.posterior not in ROW_FLOWS and len(local) == 1 and _is_real_vector(local[0]):
+            return {local[0].name: law}
         with inside(plates, local[0]):
             z = pyro.sample("_amortized_z", law, infer={"is_auxiliary": True})
         return {
@@ -190,8 +215,15 @@ def _axis(latent: Latent, layout: Layout, plate: str) -> int:
     return layout.plates[plate].dim - latent.u_event_dim
 
 
-def _by_row(latent: Latent, value: Tensor, layout: Layout, plate: str) -> Tensor:
-    return value.movedim(_axis(latent, layout, plate), 0)
+def _rows_of(u: Tensor, local: Sequence[Latent], layout: Layout, plate: str) -> list[Tensor]:
+    """The part of each local site in a vector of all unknowns, rows first."""
+    parts = [(latent, u[latent.start : latent.stop].reshape(latent.u_shape)) for latent in local]
+    return [part.movedim(_axis(latent, layout, plate), 0) for latent, part in parts]
+
+
+def _mean_row(parts: Sequence[Tensor]) -> Tensor:
+    """The mean over rows, all sites one after the other."""
+    return torch.cat([part.mean(0).reshape(-1) for part in parts])
 
 
 def _without(layout: Layout, plate: str) -> Layout:
@@ -209,6 +241,7 @@ def amortized(
     plate: str | None = None,
     posterior: str = "diagonal",
     transforms: int = 2,
+    components: int | None = None,
     network: str = "mlp",
     image: Sequence[int] | None = None,
     init_scale: float = 0.1,
@@ -223,6 +256,14 @@ def amortized(
     number of parameters does not grow with the data, minibatches need no bookkeeping, and new rows can be encoded.
     ``posterior`` makes the distribution of a row richer: with ``"full_rank"`` the network gives a covariance as well, and with a flow
     the Gaussian is bent by layers that are told of the row: inverse autoregressive (``"iaf"``), RealNVP (``"coupling"``) or planar.
+    With ``"mixture"`` it is an equal mixture of diagonal Gaussians,
+
+    .. math:: q(z_n) = \frac1A \sum_{a=1}^A \mathrm{Normal}\bigl(z_n;\ m_\phi(y_n, a), \mathrm{diag}\, s_\phi(y_n, a)^2\bigr)
+
+    from one network whose last layer is told :math:`a`, so that a further component has hardly any parameters. The density is the
+    marginal one. Several draws of a row in a step (``num_particles``) are of its components in turn, from one at random: of each once
+    where there are as many. That has no bias whatever the number, and less noise than draws of random components. One draw a step is
+    the cheapest: the decoder runs for each draw, and a further component costs little more than its density.
 
     The network reads every tensor argument of the model whose leading dimension is the plate's size, flattened and
     standardised with the mean and standard deviation of the data the guide was built for (clipped to 10 deviations); columns with two
@@ -239,8 +280,9 @@ def amortized(
         hidden: sizes of the encoder's hidden layers.
         global_family: the family of latent variables outside the plate, ``"mean_field"`` or ``"full_rank"``.
         plate: the plate whose latent variables are encoded; the largest one with latent sites and data if not given.
-        posterior: the family of a row: ``"diagonal"``, ``"full_rank"``, ``"iaf"``, ``"coupling"`` or ``"planar"``.
+        posterior: the family of a row: ``"diagonal"``, ``"full_rank"``, ``"mixture"``, ``"iaf"``, ``"coupling"`` or ``"planar"``.
         transforms: layers of a flow.
+        components: Gaussians :math:`A` of a row's mixture; 4 if not given.
         network: ``"mlp"``, ``"gated"``, or ``"convolutional"`` where a row is an image whose sides are multiples of 4; its number of
             channels is an eighth of the last of ``hidden``.
         image: height and width of a row; by default it is square.
@@ -257,11 +299,16 @@ def amortized(
     References:
         Kingma and Welling, *Auto-Encoding Variational Bayes*, https://arxiv.org/abs/1312.6114;
         Rezende and Mohamed, *Variational Inference with Normalizing Flows*, https://arxiv.org/abs/1505.05770;
-        Kingma et al., *Improved Variational Inference with Inverse Autoregressive Flow*, https://arxiv.org/abs/1606.04934
+        Kingma et al., *Improved Variational Inference with Inverse Autoregressive Flow*, https://arxiv.org/abs/1606.04934;
+        Morningstar et al., *Automatic Differentiation Variational Inference with Mixtures*, https://arxiv.org/abs/2003.01687 (draws of
+        each component in turn);
+        Kviman et al., *Cooperation in the Latent Space*, https://arxiv.org/abs/2209.15514 (mixtures of encoders);
+        Hotti, Kviman et al., *Efficient Mixture Learning in Black-Box Variational Inference*, https://arxiv.org/abs/2406.07083 (one
+        network for all components)
     """
     parts = encoder_of(
         problem, "amortized", hidden=hidden, global_family=global_family, plate=plate, posterior=posterior, transforms=transforms,
-        network=network, image=image, init_scale=init_scale, init=init,
+        components=components, network=network, image=image, init_scale=init_scale, init=init,
     )  # fmt: skip
     return EmptyGuide("amortized") if parts is None else Amortized(*parts)
 
@@ -275,6 +322,7 @@ def encoder_of(
     plate: str | None,
     posterior: str,
     transforms: int,
+    components: int | None,
     network: str,
     image: Sequence[int] | None,
     init_scale: float,
@@ -292,6 +340,12 @@ def encoder_of(
     choice("posterior", posterior, POSTERIORS)
     choice("network", network, ENCODERS)
     count = at_least("transforms", transforms)
+    parts = at_least("components", COMPONENTS if components is None else components)
+    if components is not None and posterior != "mixture":
+        raise ArgumentError(
+            f"components={components} is of a mixture, and posterior is {posterior!r}. "
+            'Fix: pass posterior="mixture", or leave components out.'
+        )
     layout = read_layout(problem, init=init)
     if not layout.latents:
         return None
@@ -309,4 +363,4 @@ def encoder_of(
         )
     chosen = plate or names[0]
     read = Features(layout, problem, chosen)
-    return layout, chosen, read, sizes, global_family, scale, network, image, posterior, count
+    return layout, chosen, read, sizes, global_family, scale, network, image, posterior, count, parts

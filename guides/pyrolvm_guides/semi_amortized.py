@@ -141,7 +141,7 @@ def semi_amortized(
     positive("rate", rate)
     parts = encoder_of(
         problem, "semi_amortized", hidden=hidden, global_family="mean_field", plate=plate, posterior="diagonal", transforms=1,
-        network=network, image=image, init_scale=init_scale, init=init,
+        components=None, network=network, image=image, init_scale=init_scale, init=init,
     )  # fmt: skip
     if parts is None:
         return EmptyGuide("semi_amortized")

@@ -11,7 +11,8 @@ The decoder, the prior and the likelihood's scale are learnable parameters, not 
 - ``network``: ``"mlp"``, ``"gated"`` or ``"convolutional"``, for decoder and encoder alike, with layers ``hidden``;
 - ``prior``: ``"standard"`` Normal(0, I); a ``"mixture"`` of Gaussians; ``"vamp"``, the mixture of what the encoder says of learned
   pseudo-inputs; a ``"flow"`` (RealNVP); ``"autoregressive"`` (a masked autoregressive flow);
-- ``posterior``: the family of a code given its image: ``"diagonal"``, ``"full_rank"``, ``"iaf"``, ``"coupling"`` or ``"planar"``.
+- ``posterior``: the family of a code given its image: ``"diagonal"``, ``"full_rank"``, ``"mixture"`` of ``parts`` Gaussians, ``"iaf"``,
+  ``"coupling"`` or ``"planar"``.
 
 Graph: ``z_n -> x_n`` with a plate over the data. The decoder's weights are maximized over, so this is empirical
 Bayes: a fit gives a point estimate of the decoder and a posterior of each code.
@@ -64,7 +65,7 @@ from pyrolvm_models._priors import Prior, Vamp
 
 __all__ = ["POSTERIORS", "autoencoder", "vae"]
 
-POSTERIORS = ("diagonal", "full_rank", "iaf", "coupling", "planar")
+POSTERIORS = ("diagonal", "full_rank", "mixture", "iaf", "coupling", "planar")
 """Families of a code given its image."""
 
 
@@ -83,6 +84,7 @@ def vae(
     components: int = 20,
     layers: int = 4,
     posterior: str = "diagonal",
+    parts: int = 4,
     seed: int = 0,
 ) -> lvm.Problem:
     """Images under a variational autoencoder: 8 x 8 digits, a decoder of one hidden layer and a Gaussian encoder by default.
@@ -100,7 +102,8 @@ def vae(
         prior: ``"standard"``, ``"mixture"``, ``"vamp"``, ``"flow"`` or ``"autoregressive"``.
         components: Gaussians of the mixture, or pseudo-inputs.
         layers: Layers of a flow, as prior or posterior; half as many masked networks.
-        posterior: ``"diagonal"``, ``"full_rank"``, ``"iaf"``, ``"coupling"`` or ``"planar"``.
+        posterior: ``"diagonal"``, ``"full_rank"``, ``"mixture"``, ``"iaf"``, ``"coupling"`` or ``"planar"``.
+        parts: Gaussians of a mixture as posterior; take as many draws a step (``num_particles``), one of each.
         seed: Seed of the initial weights.
 
     Returns:
@@ -117,7 +120,7 @@ def vae(
         _images.values(levels, found.levels, likelihood),
         height=found.height, width=found.width, levels=found.levels, likelihood=likelihood, context=context, scale=scale,
         network=network, hidden=hidden, latent=latent, prior=prior, components=components, layers=layers, posterior=posterior,
-        seed=seed,
+        parts=parts, seed=seed,
     )  # fmt: skip
 
 
@@ -137,6 +140,7 @@ def autoencoder(
     components: int = 20,
     layers: int = 4,
     posterior: str = "diagonal",
+    parts: int = 4,
     seed: int = 0,
 ) -> lvm.Problem:
     """Images of your own, or rows of any table, under a variational autoencoder; for the other options see :func:`vae`.
@@ -156,6 +160,7 @@ def autoencoder(
         components: Gaussians of the mixture, or pseudo-inputs.
         layers: Layers of a flow.
         posterior: The family of a code given its image.
+        parts: Gaussians of a mixture as posterior.
         seed: Seed of the initial weights.
 
     Returns:
@@ -177,6 +182,7 @@ def autoencoder(
         ("layers", layers),
         ("levels", levels),
         ("context", context),
+        ("parts", parts),
     ):
         _data.check_count("vae", option, count)
     if latent < 2 and (prior in ("flow", "autoregressive") or posterior in ("iaf", "coupling")):
@@ -208,7 +214,8 @@ def autoencoder(
             prior, latent, components=components, layers=layers, hidden=layer_sizes, generator=generator
         )
     guide = _encode if prior == "vamp" else lvm.guide(
-        "amortized", hidden=layer_sizes[::-1], posterior=posterior, transforms=layers, network=network, image=(height, width)
+        "amortized", hidden=layer_sizes[::-1], posterior=posterior, transforms=layers, network=network, image=(height, width),
+        **({"components": parts} if posterior == "mixture" else {}),
     )  # fmt: skip
 
     @lvm.model(

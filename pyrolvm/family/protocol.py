@@ -124,3 +124,12 @@ class Hooks:
     def scores_cheaply(self) -> bool:
         """Whether the density of a value that the guide did not draw costs no more than that of its own draws."""
         return bool(getattr(self._guide, "scores_cheaply", False))
+
+    @property
+    def strata(self) -> int:
+        """Of how many kinds a guide's draws are where several at once take one kind after the other; 0 where there are none.
+
+        A distribution of such a guide has a method ``in_lane(index, shift)``: the same law for the draw of that number, given a number
+        between 0 and 1, uniform, that all draws share. Each draw by itself must have the law, whatever its number.
+        """
+        return int(getattr(self._guide, "strata", 0))

@@ -136,7 +136,7 @@ class Beta_ELBO(PureELBO):
             )
             return likelihood, score, units
 
-        values, scores, units = lanes(one, self.num_particles, self.vectorize)
+        values, scores, units = lanes(one, self.num_particles, self.vectorize, guide=guide)
         beta = self.weight()
         for name, kl in units.items():
             if self.free_bits:

@@ -17,8 +17,20 @@ from pyrolvm._compat.torch import pytree
 from pyrolvm._program.batching import Batch
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.traces import Message, Trace
+from pyrolvm.family.protocol import Hooks
 
-__all__ = ["Given", "Held", "PureELBO", "held_run", "lanes", "log_prob_sum", "log_q_and_score", "surrogate", "traces"]
+__all__ = [
+    "Given",
+    "Held",
+    "Lane",
+    "PureELBO",
+    "held_run",
+    "lanes",
+    "log_prob_sum",
+    "log_q_and_score",
+    "surrogate",
+    "traces",
+]
 
 
 class PureELBO(ELBO):
@@ -91,11 +103,24 @@ class PureELBO(ELBO):
         return traces(model, guide, args, kwargs)
 
 
-def lanes(function: Callable[..., Any], count: int, vectorize: bool, *batched: Any) -> Any:
+def lanes(
+    function: Callable[..., Any], count: int, vectorize: bool, *batched: Any, guide: Callable[..., object] | None = None
+) -> Any:
     """``function`` ``count`` times with independent randomness, on slices of ``batched``; results are stacked in front.
+
+    Of a ``guide`` with strata (:attr:`pyrolvm.family.Hooks.strata`) draws take these in turn. Each by itself has the guide's law, but
+    given the others it is of one stratum, so that what relies on more than that must not pass it.
 
     Once is without ``vmap``, whose rules of some operations take more of others: two exponentials and a logarithm for each logit.
     """
+    if Hooks(guide).strata:
+        shift = torch.rand(())
+
+        def numbered(index: Tensor, *parts: Any) -> Any:
+            with Lane(index, shift):
+                return function(*parts)
+
+        return lanes(numbered, count, vectorize, torch.arange(count, dtype=shift.dtype), *batched)
     if vectorize and count > 1:
         return vmapped(lambda _, *parts: function(*parts))(torch.zeros(count), *batched)
     found = []
@@ -136,6 +161,24 @@ class Given(Messenger):
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["done"] = True
             msg["value"] = self.values[msg["name"]]
+
+
+class Lane(Messenger):
+    """Tells laws with strata which of several draws this is.
+
+    Args:
+        index: its number, shape ``()``.
+        shift: a uniform number between 0 and 1 that all draws share, shape ``()``.
+    """
+
+    def __init__(self, index: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.index, self.shift = index, shift
+
+    def _pyro_sample(self, msg: Message) -> None:
+        numbered = getattr(msg["fn"], "in_lane", None)
+        if numbered is not None:
+            msg["fn"] = numbered(self.index, self.shift)
 
 
 def traces(

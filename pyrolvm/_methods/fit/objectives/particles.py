@@ -85,7 +85,7 @@ class ParticleELBO(PureELBO):
         def one() -> tuple[Tensor, Tensor]:
             return self._particle(model, guide, args, kwargs)
 
-        values, scores = lanes(one, self.num_particles, self.vectorize)
+        values, scores = lanes(one, self.num_particles, self.vectorize, guide=guide)
         if not scores.requires_grad:
             return torch.as_tensor(values)
         count = len(values)

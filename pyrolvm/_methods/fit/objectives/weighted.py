@@ -250,7 +250,9 @@ class _Run:
             log_w = self._rows(model_trace) - self._rows(guide_trace)
             return log_w, score.expand_as(log_w)
 
-        found: tuple[Tensor, Tensor] = lanes(one, self.count, self.vectorize)
+        # Without the score, or with nothing else, the gradient is right if a draw has the guide's law whatever the others are.
+        strata = None if held or scored else self.guide
+        found: tuple[Tensor, Tensor] = lanes(one, self.count, self.vectorize, guide=strata)
         return found
 
     def weighed_twice(self, shared: _Shared, gradient: str) -> Tensor:
