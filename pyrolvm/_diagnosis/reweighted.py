@@ -107,7 +107,7 @@ def _rows(part: Block, weights: Array) -> pd.DataFrame:
             "mean": figures.mean,
             "sd": figures.sd,
             "mcse_mean": figures.mean_error,
-            "mcse_sd": figures.sd_error,
+            "mcse_sd": np.full_like(figures.sd_error, np.nan) if part.discrete else figures.sd_error,
             "q5": low,
             "median": middle,
             "q95": high,

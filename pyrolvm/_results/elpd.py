@@ -20,6 +20,7 @@ from pyrolvm._base.errors import ArgumentError, unknown_name
 from pyrolvm._base.importance import FEW_DRAWS, khat_threshold
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason, Verdict
+from pyrolvm._base.wording import named
 from pyrolvm._compat.notebooks import html
 from pyrolvm._program.names import variable
 from pyrolvm._report.webpage import in_notebook
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LOO", "left_out"]
 
+SHOWN = 3
+"""Observed sites that are named, of several: a program in a loop has one for each step."""
+
 OWN = 0.5
 """The k-hat from which on the weights of a row have no variance."""
 
@@ -44,7 +48,7 @@ class LOO:
 
     Attributes:
         name: the posterior's name.
-        site: the observed site or sites.
+        sites: the observed site, or those whose rows are left out together.
         elpd: the expected log predictive density of as many new rows: the sum over rows.
         error: its standard error, by the rows' differences.
         p: the effective number of parameters.
@@ -58,7 +62,7 @@ class LOO:
     """
 
     name: str
-    site: str
+    sites: tuple[str, ...]
     elpd: float
     error: float
     p: float
@@ -69,6 +73,12 @@ class LOO:
     matched: int = 0
     refitted: int = 0
     integrated: tuple[str, ...] = ()
+
+    @property
+    def site(self) -> str:
+        """The observed site, or the first of several and how many there are more."""
+        first, more = self.sites[:SHOWN], len(self.sites) - SHOWN
+        return f"{', '.join(first)} and {more} more" if more > 0 else " and ".join(first)
 
     @property
     def bad(self) -> int:
@@ -82,7 +92,7 @@ class LOO:
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON types."""
         return {
-            "name": self.name, "site": self.site, "elpd": self.elpd, "error": self.error, "p": self.p,
+            "name": self.name, "sites": list(self.sites), "elpd": self.elpd, "error": self.error, "p": self.p,
             "rows": int(self.rows["elpd"].size), "rows_above": self.bad, "threshold": self.threshold, "corrected": self.corrected,
             "matched": self.matched, "refitted": self.refitted, "integrated": list(self.integrated), "verdict": self.verdict.as_dict(),
         }  # fmt: skip
@@ -131,7 +141,7 @@ def left_out(
         ArgumentError: if there are no draws of a posterior, no log likelihood by row, or several sites that have other rows.
     """
     _check_posterior(name, data)
-    label, rows = _by_row(name, data, factors, site)
+    sites, rows = _by_row(name, data, factors, site)
     draws = rows.stack(sample=("chain", "draw")).transpose("sample", ...)
     values = np.asarray(draws.values, dtype=np.float64).reshape(draws.sizes["sample"], -1)
     ratios, absent = _ratios(data, rows)
@@ -142,9 +152,9 @@ def left_out(
     if ratios is not None:
         places = places[np.isfinite(ratios)]
         values, ratios = values[np.isfinite(ratios)], ratios[np.isfinite(ratios)]
-    _check_finite(name, label, values)
+    _check_finite(name, named(sites), values)
     elpd, khat, whole = _psis(values, ratios)
-    sites, corrected = tuple(label.split(" and ")), ratios is not None
+    corrected = ratios is not None
     told = Integrated(()) if without is None else without(sites, places, ratios)
     if told.values is not None:
         values, ratios = told.values, told.ratios
@@ -177,7 +187,7 @@ def left_out(
         verdict = verdict.and_also(_by_other_ways(matched, refitted, len(values)))
     return LOO(
         name,
-        label,
+        sites,
         float(elpd.sum()),
         error,
         float((whole - elpd).sum()),
@@ -205,8 +215,10 @@ def _check_posterior(name: str, data: xr.DataTree) -> None:
         )
 
 
-def _by_row(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | None) -> tuple[str, xr.DataArray]:
-    """The log likelihood of each row, and what it is of."""
+def _by_row(
+    name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | None
+) -> tuple[tuple[str, ...], xr.DataArray]:
+    """The sites that it is of, and the log likelihood of each row."""
     if "log_likelihood" not in data.children or not data["log_likelihood"].data_vars:
         why = "its draws have no log likelihood by row"
         fix = "observe each row at a site in a plate, pyro.sample(..., obs=y)"
@@ -218,7 +230,7 @@ def _by_row(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | 
     if site is not None:
         if variable(site) not in known:
             raise unknown_name("site with a log likelihood by row", site, [str(one) for one in known])
-        return site, known[variable(site)]
+        return (site,), known[variable(site)]
     if len({(one.dims, one.shape) for one in known.values()}) > 1:
         shapes = ", ".join(f"{one!r} has {' x '.join(map(str, v.shape[2:])) or 'one'}" for one, v in known.items())
         raise ArgumentError(
@@ -226,12 +238,12 @@ def _by_row(name: str, data: xr.DataTree, factors: tuple[str, ...], site: str | 
             f"Fix: name the site whose rows are left out, loo(site={str(next(iter(known)))!r})."
         )
     first, *rest = known.values()
-    label = " and ".join(map(str, known))
+    sites = tuple(map(str, known))
     if rest and not set(first.dims) - {"chain", "draw"}:  # sites of one value each, as loops make them, are a row each
         import xarray as xr
 
-        return label, xr.concat(list(known.values()), dim="site").assign_coords(site=[str(one) for one in known])
-    return label, sum(rest, first)
+        return sites, xr.concat(list(known.values()), dim="site").assign_coords(site=list(sites))
+    return sites, sum(rest, first)
 
 
 def _ratios(data: xr.DataTree, rows: xr.DataArray) -> tuple[Array | None, int]:

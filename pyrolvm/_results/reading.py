@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+LOOKED_AT = 64
+"""Numbers that may tell already that a variable is continuous."""
+
+
 @runtime_checkable
 class PosteriorLike(Protocol):
     """What a comparison or a diagnosis needs of a result: its DataTree.
@@ -152,10 +156,16 @@ def block(values: xr.DataArray) -> Block:
     ordered = values.transpose("chain", "draw", ...)
     raw = np.asarray(ordered.values)
     flat = raw.reshape(*raw.shape[:2], -1)
-    discrete = raw.dtype.kind in "iub"
+    discrete = raw.dtype.kind in "iub" or _counts(raw)
     if raw.dtype.kind != "f":
         flat = flat.astype(np.float64)
     return Block(str(values.name), labels(ordered), flat, discrete)
+
+
+def _counts(draws: Array) -> bool:
+    """Whether floating numbers are whole ones of which there are several, as those of torch's Bernoulli, Binomial and Poisson are."""
+    first = draws.reshape(-1)[:LOOKED_AT]
+    return bool((first == np.rint(first)).all() and np.ptp(draws) > 0 and (draws == np.rint(draws)).all())
 
 
 def blocks(data: xr.DataTree, group: str | None = None) -> Iterator[Block]:

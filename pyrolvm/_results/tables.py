@@ -43,7 +43,8 @@ def chain_rows(part: Block, quantiles: dict[str, float] = LEVELS) -> pd.DataFram
         quantiles: by the names of their columns.
 
     Returns:
-        A table indexed by quantity with columns ``mean``, ``sd``, the quantiles, ``mcse_mean``, ``mcse_sd``, ``ess_bulk``,
+        A table indexed by quantity with columns ``mean``, ``sd``, the quantiles, ``mcse_mean``, ``mcse_sd`` (NaN of discrete ones,
+        whose sds say little where one value is rare), ``ess_bulk``,
         ``ess_tail``, ``rhat`` and ``state`` (``"moving"``, ``"constant"``, ``"stuck"`` or ``"not finite"``).
     """
     import pandas as pd
@@ -69,7 +70,9 @@ def chain_rows(part: Block, quantiles: dict[str, float] = LEVELS) -> pd.DataFram
         chosen = draws[:, :, moving].astype(np.float64, copy=False)
         figures = moments(chosen, None)
         columns["mean"][moving], columns["sd"][moving] = figures.mean, figures.sd
-        columns["mcse_mean"][moving], columns["mcse_sd"][moving] = figures.mean_error, figures.sd_error
+        columns["mcse_mean"][moving] = figures.mean_error
+        if not part.discrete:
+            columns["mcse_sd"][moving] = figures.sd_error
         if draws.shape[1] >= 4:
             stacked = np.moveaxis(chosen, -1, 0)
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -90,7 +93,7 @@ def independent_rows(part: Block, worth: float, quantiles: dict[str, float] = LE
     """Tabulates quantities of draws that are worth so many independent ones.
 
     Returns:
-        A table indexed by quantity with columns ``mean``, ``sd``, ``mcse_mean``, ``mcse_sd`` and the quantiles.
+        A table indexed by quantity with columns ``mean``, ``sd``, ``mcse_mean``, ``mcse_sd`` (NaN of discrete ones) and the quantiles.
     """
     import pandas as pd
 
@@ -98,9 +101,9 @@ def independent_rows(part: Block, worth: float, quantiles: dict[str, float] = LE
     flat = draws.reshape(-1, draws.shape[2])
     with np.errstate(invalid="ignore", over="ignore"):
         figures = moments(draws, worth)
-        sd, sd_error = (
-            value if len(flat) > 1 else np.full_like(value, math.nan) for value in (figures.sd, figures.sd_error)
-        )
+        unknown = np.full_like(figures.sd, math.nan)
+        sd = figures.sd if len(flat) > 1 else unknown
+        sd_error = unknown if len(flat) == 1 or part.discrete else figures.sd_error
         columns = {"mean": figures.mean, "sd": sd, "mcse_mean": sd / math.sqrt(worth), "mcse_sd": sd_error}
         columns |= dict(zip(quantiles, np.quantile(flat, list(quantiles.values()), axis=0), strict=True))
     return pd.DataFrame(columns, index=pd.Index(part.labels, name="quantity"))

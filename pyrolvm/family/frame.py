@@ -52,6 +52,9 @@ LEAST_SHARE = 0.05
 ALONE = 0.01
 """The largest correlation of what the data say of a vector's elements at which each may be taken by itself."""
 
+MOST_SITES = 40
+"""Dependent sites up to which each is asked what the data say of it: a program in a loop has one for each step."""
+
 EXPANDED_ROWS = 512
 """Densities at a time by which a site's likelihood is expanded; the more draws, the fewer elements it has."""
 
@@ -275,7 +278,7 @@ def _frames(problem: Problem) -> list[Frame]:
 
 def _find(joint: Joint, seed: int, fit: Callable[..., Fitted]) -> Frame:
     frame = _with(joint.non_centred(), seed, fit)
-    if not frame.centring:
+    if not 0 < len(frame.centring) <= MOST_SITES:
         return frame
     family = frame.best.family
     better, share = _said_by_data(
@@ -303,7 +306,7 @@ def informed(target: Target, draws: Points) -> dict[str, Tensor] | None:
         draws: of the posterior in its coordinates, shape ``(count, n)``.
     """
     lengths = [held[0].numel() for held in target.joint.centring.values()]
-    if not lengths or max(lengths) * target.size > MOST_EXPANDED:
+    if not 0 < len(lengths) <= MOST_SITES or max(lengths) * target.size > MOST_EXPANDED:
         return None
 
     def some(count: int) -> Points:

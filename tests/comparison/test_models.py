@@ -92,6 +92,20 @@ def test_models_of_other_rows_or_values_are_refused(chains: dict[str, lvm.Poster
         lvm.compare_models({"a": fewer})
 
 
+def test_sites_of_a_loop_are_rows_and_those_of_other_values_are_refused() -> None:
+    def steps(y: torch.Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 5.0))
+        for t in range(len(y)):
+            pyro.sample(f"y and {t}", dist.Normal(level, 1.5), obs=y[t])
+
+    one, other = (lvm.exact(lvm.Problem(steps, values[:6]), draws=200, **QUIET) for values in (Y, Y.exp()))
+    found = one.loo()
+    assert len(found.sites) == found.rows["elpd"].size == 6
+    assert found.site == "y and 0, y and 1, y and 2 and 3 more"
+    with pytest.raises(lvm.ArgumentError, match="observe other values"):
+        lvm.compare_models({"a": one, "b": other})
+
+
 def test_it_shows_itself(compared: lvm.ModelComparison, tmp_path: Path) -> None:
     assert repr(compared).startswith("<ModelComparison by elpd: degree ") and len(repr(compared)) < 200
     assert " below" in repr(compared)

@@ -399,3 +399,16 @@ def test_an_sd_that_the_draws_do_not_tell_is_named(fake, rng, kind):
     assert len(told) == 1 and "`far`" in told[0].text and told[0].figures["largest error of an sd"] > 0.1
     assert found.status == "trusted"  # all else is known
     assert not any("rough sds" in reason.figures for reason in diagnose(fake.chains(rng, sites)).verdict.reasons)
+
+
+def test_a_rare_event_of_a_bernoulli_is_no_chain_that_is_stuck(fake, rng):
+    """Its draws are floating zeros and ones, of which one chain may have no one at all; nor is its sd asked for."""
+    sites = good_chains(rng)
+    rare = np.zeros(sites["mu"].shape)
+    rare[0, :5] = 1.0
+    found = diagnose(fake.chains(rng, {**sites, "z": rng.permuted(rare, axis=1)})).verdict
+    assert found.status == "trusted", str(found)
+    assert not any("`z`" in reason.text for reason in found.reasons)
+    stuck = sites["mu"].copy()
+    stuck[1] = 0.3
+    assert diagnose(fake.chains(rng, {**sites, "x": stuck})).verdict.status == "failed"

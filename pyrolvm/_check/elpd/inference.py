@@ -103,12 +103,14 @@ def _check_same_rows(posteriors: Mapping[str, Posterior], found: Mapping[str, LO
 
 
 def _observed(posterior: Posterior, loo: LOO) -> Array | None:
-    """The observed values of what was left out, flat; ``None`` where there are none, or of several sites."""
-    name = variable(loo.site)
-    if "observed_data" not in posterior.data.children or name not in posterior.data["observed_data"].data_vars:
+    """The observed values of what was left out, flat, site after site; ``None`` where there are none."""
+    names = [variable(site) for site in loo.sites]
+    if "observed_data" not in posterior.data.children:
         return None
-    values = np.asarray(posterior.data["observed_data"][name].values)
-    return values.astype(np.float64).reshape(-1) if values.dtype.kind in "fiub" else None
+    group = posterior.data["observed_data"]
+    if any(name not in group.data_vars or group[name].dtype.kind not in "fiub" for name in names):
+        return None
+    return np.concatenate([np.asarray(group[name].values).astype(np.float64).reshape(-1) for name in names])
 
 
 def _table(posteriors: Mapping[str, Posterior], found: Mapping[str, LOO]) -> pd.DataFrame:
