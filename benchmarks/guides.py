@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from typing import Any
 
 import common
@@ -21,21 +20,15 @@ import pyrolvm as lvm
 SHOWN = ("mean_field", "full_rank", "flow")
 
 
-def timed(method: Any, *args: Any, **options: Any) -> tuple[Any, float]:
-    """What a method gives, and the processor seconds it took: unlike wall time, blind to what else is running."""
-    start = time.process_time()
-    return method(*args, **options), time.process_time() - start
-
-
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Runs NUTS and every guide."""
     problem = lvm.problem(args.problem)
     results, cpu, left_out = {}, {}, {}
     sampler = {"warmup": args.warmup, "draws": args.draws, "seed": args.seed, "progress": False}
-    results["nuts"], cpu["nuts"] = timed(lvm.nuts, problem, **sampler)
+    results["nuts"], cpu["nuts"] = common.timed(lvm.nuts, problem, **sampler)
     for name in args.guide or lvm.guides():
         try:
-            results[name], cpu[name] = timed(lvm.fit, problem, name, seed=args.seed, progress=False)
+            results[name], cpu[name] = common.timed(lvm.fit, problem, name, seed=args.seed, progress=False)
         except lvm.PyrolvmError as error:
             left_out[name] = str(error)
     report = lvm.compare(results, reference="nuts")

@@ -7,7 +7,8 @@
 ``posteriors``: richer families against the trouble of training them, on eight schools, whose evidence a grid gives. ``pruning``: more
 units of a code than the digits need. ``weighted``: draws of the importance-weighted bound. ``reinforce``: gradients of a discrete code
 by the score function, with and without baselines, against summing the code out. ``encoder``: what encoders of several sizes lose.
-``computation``: processor seconds against the error of means, against long chains.
+``computation``: processor seconds against the error of means, against long chains. ``samples``: likelihood against the quality of
+samples, of an autoencoder, a GAN, and two that are good at one alone.
 
 Seconds are of processor time, compiling included.
 """
@@ -30,6 +31,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from methods.sampled import samples
 from torch import Tensor, nn
 
 import pyrolvm as lvm
@@ -68,7 +70,7 @@ def posteriors(args: argparse.Namespace) -> list[common.Row]:
         options: dict[str, Any] = {} if rate is None else {
             "learning_rate": rate, "schedule": "constant", "max_steps": steps, "tolerance": 0,
         }  # fmt: skip
-        fit, cpu = timed(lvm.fit, problem, guide, draws=4_000, seed=seed, **options, **QUIET)
+        fit, cpu = common.timed(lvm.fit, problem, guide, draws=4_000, seed=seed, **options, **QUIET)
         row: common.Row = {
             "family": family, "rate": rate, "seed": seed, "kl": log_z - fit.elbo, "error": fit.elbo_error,
             "steps": len(fit.losses), "verdict": fit.verdict.status, "cpu": cpu,
@@ -129,7 +131,7 @@ def coded(
     """The zoo's autoencoder on the digits, and the seconds of its training."""
     problem = lvm.problem("vae", **options)
     steps = 60 if args.quick else 3_000
-    fit, cpu = timed(lvm.fit, problem, guide, objective=objective, max_steps=steps, seed=args.seed, **DIGITS)
+    fit, cpu = common.timed(lvm.fit, problem, guide, objective=objective, max_steps=steps, seed=args.seed, **DIGITS)
     return fit, cpu
 
 
@@ -221,7 +223,7 @@ def reinforce(args: argparse.Namespace) -> list[common.Row]:
                 seen[state.step + 1] = {key: value.detach().clone() for key, value in state.parameters().items()}
 
         problem = lvm.Problem(choice, x, decoder, encoder, name == "summed out")
-        fit, cpu = timed(
+        fit, cpu = common.timed(
             lvm.fit, problem, chooser, objective=objective(), max_steps=steps, learning_rate=1e-2, tolerance=0, batch_size=128,
             num_particles=1, draws=2, callbacks=[look], seed=seed, **QUIET,
         )  # fmt: skip
@@ -279,7 +281,7 @@ def computation(args: argparse.Namespace) -> list[common.Row]:
     rows: list[common.Row] = []
     for method, (sizes, run) in runs.items():
         for size, seed in itertools.product(sizes[:1] if args.quick else sizes, range(1 if args.quick else 2)):
-            found, cpu = timed(run, size, seed)
+            found, cpu = common.timed(run, size, seed)
             mean, sd = moments(found.data["posterior"])
             row: common.Row = {
                 "method": method, "size": size, "seed": seed, "cpu": cpu, "verdict": found.verdict.status,
@@ -361,20 +363,22 @@ SECTIONS = {
         },
         "cpu", "mean_off", "method", ("log", "log"), middles,
     ),
+    "samples": Section(
+        partial(samples, how=DIGITS),
+        {
+            "way": "samples", "log_p": "log p(x) of test images", "row_error": "+- over rows", "precision": "precision",
+            "recall": "recall", "sure": "classifier is sure", "covered": "digits", "noisy": "precision with noise", "cpu": "CPU s",
+        },
+        "precision", "log_p", "way",
+    ),
 }  # fmt: skip
 LABELS = {
     "rate": "learning rate", "kl": "KL(q || p), nats", "units": "units", "log_p": "held-out, nats an image", "draws": "draws K",
     "steps": "steps", "bound": "bound, nats an image", "amortization": "gap, nats an image", "cpu": "CPU seconds",
-    "mean_off": "worst mean, sds off",
+    "mean_off": "worst mean, sds off", "precision": "precision of samples",
 }  # fmt: skip
 BESIDE = {"pruning": {"elbo": "ELBO"}, "weighted": {"elbo": "ELBO"}, "encoder": {"approximation": "approximation gap"}}
 """Further lines of pictures without groups."""
-
-
-def timed(method: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
-    """What a method gives, and the processor seconds it took."""
-    started = time.process_time()
-    return method(*args, **options), time.process_time() - started
 
 
 def shown(name: str, found: dict[str, Any]) -> str:
@@ -392,7 +396,9 @@ def drawn(name: str, rows: list[common.Row]) -> None:
     lines = {section.of: LABELS[section.of], **BESIDE.get(name, {})}
     groups = list(dict.fromkeys(row[section.by] for row in rows)) if section.by else [None]
     for group, (key, label) in itertools.product(groups, lines.items()):
-        own = [row for row in rows if group is None or row[section.by or ""] == group]
+        own = [row for row in rows if key in row and (group is None or row[section.by or ""] == group)]
+        if not own:
+            continue
         points: dict[Any, list[common.Row]] = {}
         for row in own:
             points.setdefault(row["size"] if name == "computation" else row[section.over], []).append(row)
