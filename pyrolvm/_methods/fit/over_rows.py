@@ -17,8 +17,9 @@ from pyrolvm._base.progress import Progress, Show
 from pyrolvm._base.team import Team
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.fit.starting import minibatches_of
+from pyrolvm._methods.sparse.copies import over_copies
 from pyrolvm._methods.sparse.cost import cost_of_rows
-from pyrolvm._methods.sparse.judge import judge_rows
+from pyrolvm._methods.sparse.judge import judge_modes, judge_rows
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool
 from pyrolvm._methods.sparse.rows import KNOWN, RowDraws, groups_by_rows, shared_by_rows, weigh_rows
 from pyrolvm._program.density import constrained, map_draws
@@ -125,7 +126,8 @@ def over_rows(problem: Problem, asked: Asked) -> Fit | None:
             {**recipe.traits.attrs(), "pyrolvm_guide": str(recipe), "sampling_time": arrived - began},
         )
         bar.update(3, lambda: "done")
-    record(tree, judge_rows(drawn, rows.rows.size), {})
+    modes = judge_modes(int(tree["posterior"].attrs["modes"]))
+    record(tree, judge_rows(drawn, rows.rows.size).and_also(modes), {})
     if problem.stream is None:
         rounding = float(torch.finfo(problem.dtype).eps) * rows.rows.size  # a row's own density has a size of about one
         check_afresh(tree, problem, params, seed=asked.seed, known=KNOWN * drawn.left + rounding)
@@ -154,6 +156,7 @@ def _tree(problem: Problem, rows: Rowwise, drawn: RowDraws, asked: Asked, more: 
     with torch.no_grad():
         values = constrained(rows.joint, reals)
         jacobians = map_draws(lambda one: {"log": rows.joint.log_jacobian(one["u"])}, {"u": reals})["log"]
+    modes = over_copies(rows.joint, values, drawn.ends, asked.seed).modes
     lp = pool.base[which] - jacobians.double().numpy()
     reason = (
         f"Newton's method by {drawn.passes} passes over {rows.rows.size:,} rows with {drawn.evaluations} gradients of all, densities "
@@ -161,7 +164,7 @@ def _tree(problem: Problem, rows: Rowwise, drawn: RowDraws, asked: Asked, more: 
     )
     attrs = {
         "inference_method": "svi", "objective": "log densities of all rows, by weights", "engine": "c", "seed": asked.seed,
-        "frame_engine": "", "evaluations": drawn.evaluations, "modes": drawn.modes, "model_parameters": 0, **more,
+        "frame_engine": "", "evaluations": drawn.evaluations, "modes": modes, "model_parameters": 0, **more,
     }  # fmt: skip
     with groups_by_rows(rows.rows.size):
         tree = chains_tree(problem, values, 1, {}, attrs, lp=lp[None])

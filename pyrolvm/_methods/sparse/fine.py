@@ -112,8 +112,8 @@ class _Needed:
     finer: _Finer
 
 
-def find_finely(marginal: Marginal, seed: int) -> tuple[Student, int]:
-    """The Gaussian of a density by integrals so fine that its gradients are those of its values, and at how many places ascents ended.
+def find_finely(marginal: Marginal, seed: int) -> tuple[Student, Array]:
+    """The Gaussian of a density by integrals so fine that its gradients are those of its values, and the places at which ascents ended.
 
     Args:
         marginal: the density, whose rules are changed.
@@ -125,18 +125,18 @@ def find_finely(marginal: Marginal, seed: int) -> tuple[Student, int]:
     if not marginal.size:  # all are in blocks: there is nothing to find, and one integral of each to take
         for layer in marginal.layers:
             layer.rule = (layer.rule, *layer.finer)[-1]
-        return Student.one(np.zeros(0), np.zeros((0, 0))), 1
+        return Student.one(np.zeros(0), np.zeros((0, 0))), np.zeros((1, 0))
     units = at_origin(marginal)
     if marginal.shape[0]:  # ascents by slopes that are far off get stuck
         _refined(marginal, units, OFF_FIRST)
-    gaussian, modes = find_gaussian(marginal, seed, units=units)
+    gaussian, places = find_gaussian(marginal, seed, units=units)
     refined = False
     while marginal.shape[0] and _refined(marginal, gaussian, OFF):
         refined = True
         gaussian, _ = find_gaussian(marginal, seed, gaussian.means[0], units)
-    if refined and modes > 1:  # ascents by slopes that are off may have ended anywhere
-        gaussian, modes = find_gaussian(marginal, seed, units=units)
-    return gaussian, modes
+    if refined and len(places) > 1:  # ascents by slopes that are off may have ended anywhere
+        gaussian, places = find_gaussian(marginal, seed, units=units)
+    return gaussian, places
 
 
 def _refined(marginal: Marginal, gaussian: Student, enough: float) -> bool:

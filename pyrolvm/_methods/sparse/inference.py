@@ -21,7 +21,9 @@ from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress, Show
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
+from pyrolvm._methods.sparse.copies import Copied, over_copies
 from pyrolvm._methods.sparse.groups import integration, proposal_stats
+from pyrolvm._methods.sparse.judge import judge_modes
 from pyrolvm._methods.sparse.pool import ENOUGH
 from pyrolvm._methods.sparse.result import INTEGRATION, Sparse
 from pyrolvm._methods.sparse.rows import groups_by_rows, shared_by_rows
@@ -206,6 +208,11 @@ def integrated(problem: Problem, wanted: Wanted, held: dict[str, Tensor]) -> Spa
         with torch.no_grad():
             values = constrained(joint, reals)
             jacobians = map_draws(lambda one: {"log": joint.log_jacobian(one["u"])}, {"u": reals})["log"]
+        copied = (
+            Copied(values, None, 0.0, len(found.ends))
+            if wanted.blocks
+            else over_copies(joint, values, found.ends, seed)
+        )
         lp = found.log_p[order] - jacobians.double().numpy()
         del reals
         attrs = {
@@ -213,11 +220,12 @@ def integrated(problem: Problem, wanted: Wanted, held: dict[str, Tensor]) -> Spa
             "sampling_time": arrived - began, **wanted.attrs,
         }  # fmt: skip
         with groups_by_rows(0 if rows is None else rows.rows.size):
-            tree = chains_tree(problem, values, 1, {"point": which[None]}, attrs, lp=lp[None])
-        tree["proposal_stats"] = proposal_stats(found.pool)
-        tree[INTEGRATION] = integration(found.integration, found.pool, found.evaluations)
+            tree = chains_tree(problem, copied.values, 1, {"point": which[None]}, attrs, copied.orbits, lp=lp[None])
+        pool = found.pool.times(copied.nats)
+        tree["proposal_stats"] = proposal_stats(pool)
+        tree[INTEGRATION] = integration(found.integration, pool, found.evaluations)
         bar.update(4, lambda: "done")
-    record(tree, found.verdict, {})
+    record(tree, found.verdict.and_also(judge_modes(max(copied.modes, found.inside))), {})
     check_afresh(tree, problem, held, seed=seed, known=found.known)
     return Sparse(
         name="sparse", data=tree, problem=problem, params=held, engine=found.engine, engine_reason=found.reason,

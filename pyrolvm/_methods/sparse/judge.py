@@ -13,7 +13,7 @@ from pyrolvm._methods.sparse.fine import Found
 from pyrolvm._methods.sparse.pool import HEAVY_VARIANCE
 from pyrolvm._methods.sparse.rows import RowDraws
 
-__all__ = ["judge", "judge_field", "judge_rows"]
+__all__ = ["judge", "judge_field", "judge_modes", "judge_rows"]
 
 MEETS = 1e-9
 """By how much, of its size, a block's density may change when others are moved: rounding."""
@@ -33,7 +33,7 @@ STUCK = 0.1
 NEXT = "Sample with lvm.nuts."
 
 
-def judge(layers: Sequence[Blocks], drawn: Sequence[BlockDraws], found: Found, meets: float, places: int) -> Verdict:
+def judge(layers: Sequence[Blocks], drawn: Sequence[BlockDraws], found: Found, meets: float) -> Verdict:
     """The verdict on what was found, besides that of the weights.
 
     Args:
@@ -41,25 +41,23 @@ def judge(layers: Sequence[Blocks], drawn: Sequence[BlockDraws], found: Found, m
         drawn: their draws.
         found: the weighed draws of the shared unknowns.
         meets: by how much of its size a block's density changed when others were moved.
-        places: at how many places ascents ended.
     """
     reasons = [
         reason for blocks, draws in zip(layers, drawn, strict=True) if blocks.count for reason in _blocks(blocks, draws)
     ]
-    reasons += [*_tails(found), *_left(found), *_apart(meets), *_modes(places)]
+    reasons += [*_tails(found), *_left(found), *_apart(meets)]
     return Verdict.of(reasons, [NEXT] if any(reason.status != "trusted" for reason in reasons) else [])
 
 
-def judge_field(drawn: FieldDraws, sites: Sequence[str], meets: float, places: int) -> Verdict:
+def judge_field(drawn: FieldDraws, sites: Sequence[str], meets: float) -> Verdict:
     """The verdict on unknowns that are coupled to neighbours, besides that of the weights, which are of all unknowns together.
 
     Args:
         drawn: the draws.
         sites: whose unknowns are coupled.
         meets: by how much of its size a slope changed when only unknowns were moved that it should not meet.
-        places: at how many places ascents ended.
     """
-    reasons = [*_windows(drawn, sites), *_drifts(drawn), *_coupled(meets), *_modes(places)]
+    reasons = [*_windows(drawn, sites), *_drifts(drawn), *_coupled(meets)]
     return Verdict.of(reasons, [NEXT] if any(reason.status != "trusted" for reason in reasons) else [])
 
 
@@ -70,7 +68,7 @@ def judge_rows(drawn: RowDraws, total: int) -> Verdict:
         drawn: the draws.
         total: how many rows there are.
     """
-    reasons = [*_rows(drawn, total), *_modes(drawn.modes)]
+    reasons = list(_rows(drawn, total))
     return Verdict.of(reasons, [NEXT] if any(reason.status != "trusted" for reason in reasons) else [])
 
 
@@ -170,10 +168,9 @@ def _apart(meets: float) -> Iterator[Reason]:
         yield Reason("failed", text, {"meets": meets})
 
 
-def _modes(places: int) -> Iterator[Reason]:
-    if places > 1:
-        yield Reason(
-            "doubtful",
-            f"Ascents ended at {places} places apart: draws are of one mode of several.",
-            {"modes": float(places)},
-        )
+def judge_modes(places: int) -> Verdict:
+    """The verdict on ascents that ended at so many places that are no copies of each other."""
+    if places <= 1:
+        return Verdict.of([])
+    text = f"Ascents ended at {places} places apart: draws are of one mode of several."
+    return Verdict.of([Reason("doubtful", text, {"modes": float(places)})], [NEXT])

@@ -91,6 +91,11 @@ class Pool:
         """Log p less log q; minus infinity where there is no density."""
         return log_ratio(self.log_p, self.log_q)
 
+    def times(self, nats: float) -> Pool:
+        """The pool of a posterior of which so much more, as a logarithm, has the same shape."""
+        figures = replace(self.figures, evidence=self.figures.evidence + nats, elbo=self.figures.elbo + nats)
+        return replace(self, log_p=self.log_p + nats, figures=figures)
+
     def shifted(self, by: Array) -> Pool:
         """The pool with log densities that are higher than their base by so much."""
         log_p = self.base + by

@@ -90,7 +90,7 @@ class RowDraws:
         pool: the draws.
         left: nats from draw to draw that are not known; 0 where all rows were run at all draws.
         some: of how many rows the density of draws is.
-        modes: at how many places ascents ended.
+        ends: the places at which ascents ended, the highest first, shape ``(P, K)``.
         passes: over all rows.
         evaluations: densities with gradients of all rows.
     """
@@ -98,7 +98,7 @@ class RowDraws:
     pool: Pool
     left: float
     some: int
-    modes: int
+    ends: Array
     passes: int
     evaluations: int
 
@@ -228,7 +228,7 @@ def weigh_rows(rows: Rowwise, *, seed: int, enough: float, many: float) -> RowDr
 def _weighed(rows: Rowwise, seed: int, enough: float, many: float) -> RowDraws:
     total = rows.rows.size
     pilots = [rows.over(_some(rows.rows, count, seed), total / count) for count in _counts(total)]
-    gaussian, modes = find_gaussian((pilots or [rows])[0], seed)
+    gaussian, ends = find_gaussian((pilots or [rows])[0], seed)
     for pilot in pilots[1:]:
         gaussian = Student.one(*_climbed(pilot, gaussian)[:2])
     centre, tril, value = _climbed(rows, gaussian)
@@ -244,9 +244,9 @@ def _weighed(rows: Rowwise, seed: int, enough: float, many: float) -> RowDraws:
         gap = rows(pool.points[which])[0] - pool.base[which]
         left = float(np.sqrt(np.mean(gap**2)))
         if left <= LEFT or budget.spent():
-            return RowDraws(pool, left, pilot.rows.size, modes, rows.passes, rows.evaluations)
+            return RowDraws(pool, left, pilot.rows.size, ends, rows.passes, rows.evaluations)
     pool = _pooled(rows, top, enough, seed)
-    return RowDraws(pool, 0.0, total, modes, rows.passes, rows.evaluations)
+    return RowDraws(pool, 0.0, total, ends, rows.passes, rows.evaluations)
 
 
 def _counts(total: int) -> list[int]:

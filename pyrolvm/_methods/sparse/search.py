@@ -16,7 +16,7 @@ from pyrolvm._program.density import Joint
 from pyrolvm.family.climb import Slopes, ascend, climb, curvature, tril_of_precision
 from pyrolvm.family.student import Student, lower_root
 
-__all__ = ["Density", "at_origin", "find_gaussian", "polished", "slopes_off"]
+__all__ = ["APART", "Density", "at_origin", "find_gaussian", "polished", "slopes_off"]
 
 Array = NDArray[np.float64]
 
@@ -139,8 +139,8 @@ def at_origin(marginal: Shared) -> Student:
 
 def find_gaussian(
     marginal: Shared, seed: int, start: Array | None = None, units: Student | None = None
-) -> tuple[Student, int]:
-    """The Gaussian at the highest end of the ascents, and at how many places they ended.
+) -> tuple[Student, Array]:
+    """The Gaussian at the highest end of the ascents, and the places at which they ended, that one first, shape ``(P, K)``.
 
     Args:
         marginal: the density.
@@ -184,7 +184,7 @@ def find_gaussian(
         apart = [np.linalg.norm(scipy.linalg.solve_triangular(tril, one - other, lower=True)) for other in places]
         if min(apart, default=np.inf) > APART and not any(_uphill(scaled, one, other) for other in places):
             places.append(one)
-    return polished(marginal, gaussian, seed=seed), len(places)
+    return polished(marginal, gaussian, seed=seed), np.stack([scaled.plain(place) for place in places])
 
 
 def _uphill(density: Density, start: Array, end: Array) -> bool:

@@ -74,6 +74,8 @@ class Drawn:
         engine: what runs it.
         reason: why not a faster engine.
         evaluations: how many densities it took.
+        ends: all unknowns where ascents ended, the highest first, shape ``(P, n)``.
+        inside: at how many places ascents of coupled unknowns ended given the others.
         known: nats by which log densities are off.
     """
 
@@ -87,6 +89,8 @@ class Drawn:
     engine: str
     reason: str
     evaluations: int
+    ends: Array
+    inside: int = 1
     known: float = 0.0
 
 
@@ -180,7 +184,7 @@ def draw_over_rows(rows: Rowwise, count: int, enough: float, seed: int, bar: Pro
     which = np.sort(resample(pool.weights, count, seed))
     return Drawn(
         pool, which, pool.points[which], pool.base[which], judge_rows(drawn, total), of_rows(drawn, rows), set_up, "c", "",
-        drawn.evaluations, KNOWN * drawn.left + float(torch.finfo(rows.joint.problem.dtype).eps) * total,
+        drawn.evaluations, drawn.ends, known=KNOWN * drawn.left + float(torch.finfo(rows.joint.problem.dtype).eps) * total,
     )  # fmt: skip
 
 
@@ -191,7 +195,7 @@ def _in_blocks(asked: Asked) -> Drawn:
     split = Split.of(joint, blocks)
     marginal = layers(joint, split, blocks)
     set_up = time.perf_counter()
-    gaussian, modes = find_finely(marginal, seed)
+    gaussian, places = find_finely(marginal, seed)
     cost = cost_of_blocks(marginal, split.weighted, gaussian.sample(TRIED, seed), asked.enough, asked.count)
     bar.update(2, lambda: f"Gaussian found; {cost}")
     found = weigh_finely(
@@ -204,7 +208,7 @@ def _in_blocks(asked: Asked) -> Drawn:
     drawn = draw_blocks(marginal, shared, None if pool.local is None else pool.local.of(which), seed=seed)
     flat = _assembled(marginal, shared, drawn)
     meets = moved_elsewhere(blocks, lambda point: split.at(point[None]).totals[0], flat[0], seed)
-    verdict = judge(blocks.layers, drawn[::-1], found, meets, modes)
+    verdict = judge(blocks.layers, drawn[::-1], found, meets)
     return Drawn(
         pool,
         which,
@@ -216,6 +220,7 @@ def _in_blocks(asked: Asked) -> Drawn:
         split.weighted.engine,
         split.weighted.reason,
         split.weighted.evaluations,
+        _at_modes(marginal, places),
     )
 
 
@@ -225,7 +230,7 @@ def _in_a_field(asked: Asked, coupled: Coupled, dear: float = math.inf) -> Drawn
     bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
     marginal = FieldMarginal(joint, coupled)
     set_up = time.perf_counter()
-    gaussian, modes = _gaussian_of_field(marginal, seed)
+    gaussian, places = _gaussian_of_field(marginal, seed)
 
     def afford(annealing: Annealing) -> float:
         cost = cost_of_field(annealing, asked.enough, asked.count)
@@ -243,7 +248,8 @@ def _in_a_field(asked: Asked, coupled: Coupled, dear: float = math.inf) -> Drawn
     sites = coupled.sites(joint.problem)
     meets = met_elsewhere(pattern, lambda some: coupled.at(some)[1], points[0], seed)
     inside = marginal.modes(pool.points[np.argmax(pool.weights)], seed)
-    verdict = judge_field(drawn, sites, meets, max(modes, inside))
+    verdict = judge_field(drawn, sites, meets)
+    ends = pattern.assembled(places, marginal.given(places).mode)
     return Drawn(
         pool,
         which,
@@ -255,16 +261,18 @@ def _in_a_field(asked: Asked, coupled: Coupled, dear: float = math.inf) -> Drawn
         coupled.weighted.engine,
         coupled.weighted.reason,
         coupled.weighted.evaluations,
+        coupled.unknowns(ends),
+        inside,
     )
 
 
-def _gaussian_of_field(marginal: FieldMarginal, seed: int) -> tuple[Student, int]:
+def _gaussian_of_field(marginal: FieldMarginal, seed: int) -> tuple[Student, Array]:
     try:
         if marginal.size:
             return find_gaussian(marginal, seed)
         marginal.settle(np.zeros(0))
         if marginal.given(np.zeros((1, 0))).fine[0]:
-            return Student.one(np.zeros(0), np.zeros((0, 0))), 1
+            return Student.one(np.zeros(0), np.zeros((0, 0))), np.zeros((1, 0))
         raise FitError("ascents did not end.")
     except FitError as error:
         values = marginal.coupled.at(np.zeros((1, marginal.coupled.pattern.size)))[0]
@@ -325,4 +333,14 @@ def _assembled(marginal: Marginal, shared: Array, drawn: list[BlockDraws]) -> Ar
     for blocks in drawn:
         shared = layer.assembled(shared, blocks.values)
         layer = layer.inner.layer if isinstance(layer, Nest) else layer
+    return shared
+
+
+def _at_modes(marginal: Marginal, shared: Array) -> Array:
+    """Vectors of all unknowns ``(P, n)`` at shared ones, blocks at their modes."""
+    while marginal.shape[0]:
+        shared = marginal.layer.assembled(shared, marginal.local(shared).mode)
+        if not isinstance(marginal.layer, Nest):
+            break
+        marginal = marginal.layer.inner
     return shared
