@@ -290,7 +290,8 @@ def drawn(rows: list[common.Row]) -> None:
         )
         axis.legend(frameon=False, fontsize=8)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, metadata={"Date": None})
+    with plt.rc_context({"svg.fonttype": "none"}):  # letters as outlines are most of a file
+        figure.savefig(PICTURE, metadata={"Date": None})
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ def vae(
         components: Gaussians of the mixture, or pseudo-inputs.
         layers: Layers of a flow, as prior or posterior; half as many masked networks.
         posterior: ``"diagonal"``, ``"full_rank"``, ``"mixture"``, ``"iaf"``, ``"coupling"`` or ``"planar"``.
-        parts: Gaussians of a mixture as posterior; take as many draws a step (``num_particles``), one of each.
+        parts: Gaussians of a mixture as posterior; as many ``num_particles`` take a draw of each in every step.
         seed: Seed of the initial weights.
 
     Returns:
