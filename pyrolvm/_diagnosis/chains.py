@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 RHAT_DOUBTFUL, RHAT_FAILED = 1.01, 1.1
+APART = 100.0
+"""The R-hat from which on its size says nothing more: chains hardly move, each somewhere else."""
 ESS_DOUBTFUL, ESS_FAILED = 100, 10
 """Effective draws for each chain: below the first, error bars are rough; below the second, there are none."""
 BFMI_DOUBTFUL = 0.3
@@ -170,7 +172,8 @@ def _judge_rhat(rhat: pd.Series[float]) -> Reason:
         return Reason("trusted", f"R-hat is at most {told(high, RHAT_DOUBTFUL, 3)} (bound {RHAT_DOUBTFUL}).", figures)
     failed = high > RHAT_FAILED
     bound = RHAT_FAILED if failed else RHAT_DOUBTFUL
-    text = f"R-hat is up to {told(high, bound, 2)}, above {bound}, for {named(over)}: the chains disagree."
+    shown = told(high, bound, 2) if high < APART else f"more than {APART:.0f}"
+    text = f"R-hat is up to {shown}, above {bound}, for {named(over)}: the chains disagree."
     return Reason("failed" if failed else "doubtful", text, figures | {"quantities over": len(over)})
 
 
