@@ -19,7 +19,7 @@ from torch import Tensor
 import pyrolvm as lvm
 from pyrolvm._base.errors import CaptureError, PyrolvmWarning
 from pyrolvm._capture.recorder import Reading
-from pyrolvm._methods.fit.engines import ENGINES, c_engine
+from pyrolvm._methods.fit.engines import ENGINES, c_engine, choice
 
 Short = Callable[..., lvm.Fit]
 COMPILED = ("torch", "jax", "c")
@@ -489,3 +489,25 @@ def simulating(y: Tensor) -> Tensor:
 @pytest.mark.parametrize("model", [waves, idle, simulating])
 def test_draws_that_nothing_depends_on_do_not_keep_c_away(model: Callable[[Tensor], Any], short: Short) -> None:
     assert short(lvm.Problem(model, torch.tensor([0.3, 1.2, -0.4])), "full_rank", engine="c").engine == "c"
+
+
+@pytest.mark.parametrize(("steps", "taken"), [(600, "pyro"), (10_000, "torch")])
+def test_convolutions_are_compiled_by_torch_where_the_steps_are_many(
+    monkeypatch: pytest.MonkeyPatch, steps: int, taken: str
+) -> None:
+    """XLA convolves slowly on a processor, and torch's compiler takes twenty seconds: an engine in its place says that it was asked."""
+    asked: list[str] = []
+
+    def refused(*_: Any) -> Any:
+        asked.append("torch")
+        raise CaptureError("not compiled here.")
+
+    monkeypatch.setitem(choice.COMPILED, "torch", refused)
+    whole = lvm.problem("vae", network="convolutional")
+    problem = lvm.Problem(whole.model, *{**whole.arguments, "x": whole.arguments["x"][:64]}.values())
+    two = {"batch_size": 64, "draws": 2, "callbacks": [lambda step: step.step >= 1], "progress": False}
+    fit = lvm.fit(problem, max_steps=steps, **two)
+    assert fit.engine == "pyro"
+    assert asked == (["torch"] if taken == "torch" else [])
+    wanted = "not compiled here" if taken == "torch" else "not compiled by it for at most 600 steps"
+    assert wanted in fit.engine_reason

@@ -36,6 +36,9 @@ LARGE_PRODUCT = 100_000
 LARGE_CONVOLUTION = 1_000_000
 """Multiplications in the convolutions of a step from which on torch's library is several times as fast as XLA on a CPU."""
 
+LONG_CONVOLVED = 5e11
+"""Multiplications in the convolutions of all steps from which on torch's compiler, which saves a fifth of each, has paid for itself."""
+
 LARGE_FACTOR, HUGE_FACTOR = 40, 200
 """Rows of a matrix from which on XLA factorises or solves faster than C, and torch faster than XLA."""
 
@@ -92,7 +95,7 @@ def begin(name: str, work: Work, chunk: int, max_steps: int) -> tuple[Engine, st
         others = ("c", "torch") if jax_is_lost() else ("jax", "torch")
         order, why = ([name, *(other for other in others if other != name)], "asked for")
         if name == "auto":
-            order, why = _order(work, captured)
+            order, why = _order(work, captured, max_steps)
         if not order:
             return PyroEngine(work), why
         for candidate in order:
@@ -139,7 +142,7 @@ def _warn(asked: str, taken: str, reason: str) -> None:
     )
 
 
-def _order(work: Work, captured: Captured) -> tuple[list[str], str]:
+def _order(work: Work, captured: Captured, max_steps: int) -> tuple[list[str], str]:
     """The engines to try, best first, and why that is so; none for stock Pyro."""
     size = sum(parameter.numel() for parameter in work.parameters())
     if work.problem.device.type != "cpu":
@@ -148,10 +151,10 @@ def _order(work: Work, captured: Captured) -> tuple[list[str], str]:
         return ["torch"], "compiled by torch, which steps with the optimizer that was given"
     convolved = _convolved(captured)
     if convolved >= LARGE_CONVOLUTION:
-        return (
-            [],
-            f"convolutions of {convolved:,} multiplications, which torch's own library does faster than XLA on a CPU",
-        )
+        why = f"convolutions of {convolved:,} multiplications, which torch's own library does faster than XLA on a CPU"
+        if convolved * max_steps >= LONG_CONVOLVED:
+            return ["torch"], f"compiled by torch: {why}"
+        return [], f"{why}; not compiled by it for at most {max_steps:,} steps"
     heavy, rows = _heavy(captured)
     if size >= NETWORK and not heavy:
         heavy = f"{size:,} parameters, so that matrix products are most of a step"
