@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pyrolvm._base import budget
 from pyrolvm._base.machine import available
-from pyrolvm._methods.sparse.fields.annealing import Annealing
 from pyrolvm._methods.sparse.fields.coupled import NUMBERS as FIELD_NUMBERS
+from pyrolvm._methods.sparse.fields.coupled import Coupled
 from pyrolvm._methods.sparse.marginal import NUMBERS, Marginal
 from pyrolvm._methods.sparse.weighted import Weighted
 from pyrolvm._program.density.rowwise import Rowwise
@@ -88,11 +88,17 @@ def cost_of_blocks(marginal: Marginal, weighted: Weighted, points: Array, enough
     return Cost(MORE * enough * each * weighted.each / threads, 8.0 * (numbers + 3 * kept * weighted.size))
 
 
-def cost_of_field(annealing: Annealing, enough: float, kept: int) -> Cost:
-    """What it takes to weigh draws of which some unknowns are coupled."""
-    coupled = annealing.coupled
-    weighted, shared = coupled.weighted, annealing.marginal.size > 0
-    each = annealing.evaluations + shared * NEWTON * (1 + coupled.moves)
+def cost_of_field(coupled: Coupled, evaluations: int, enough: float, kept: int) -> Cost:
+    """What it takes to weigh draws of which some unknowns are coupled.
+
+    Args:
+        coupled: the density.
+        evaluations: densities that annealing one of the draws takes; 0 for what it takes at least.
+        enough: effective draws that are wanted.
+        kept: draws that are kept.
+    """
+    weighted, shared = coupled.weighted, len(coupled.pattern.shared) > 0
+    each = evaluations + shared * NEWTON * (1 + coupled.moves)
     threads = available() if weighted.engine == "c" else 1
     around = weighted.groups * AROUND + coupled.pattern.layout.numbers * ACROSS
     seconds = MORE * enough * each * (weighted.each / threads + around)

@@ -21,7 +21,7 @@ from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress, Show
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
-from pyrolvm._methods.sparse.copies import Copied, over_copies
+from pyrolvm._methods.sparse.copies import over_copies
 from pyrolvm._methods.sparse.groups import integration, proposal_stats
 from pyrolvm._methods.sparse.judge import judge_modes
 from pyrolvm._methods.sparse.pool import ENOUGH
@@ -208,11 +208,9 @@ def integrated(problem: Problem, wanted: Wanted, held: dict[str, Tensor]) -> Spa
         with torch.no_grad():
             values = constrained(joint, reals)
             jacobians = map_draws(lambda one: {"log": joint.log_jacobian(one["u"])}, {"u": reals})["log"]
-        copied = (
-            Copied(values, None, 0.0, len(found.ends))
-            if wanted.blocks
-            else over_copies(joint, values, found.ends, seed)
-        )
+        copied = over_copies(joint, values, found.ends, seed)
+        if wanted.blocks:  # of one copy, whose moments a guide takes
+            copied = replace(copied, values=values, orbits=None, nats=0.0)
         lp = found.log_p[order] - jacobians.double().numpy()
         del reals
         attrs = {

@@ -18,7 +18,7 @@ from pyrolvm._base.progress import Progress
 from pyrolvm._base.quadrature import Rule, rules
 from pyrolvm._base.verdict import Verdict
 from pyrolvm._methods.sparse.blocks import Blocks, find_blocks, moved_elsewhere
-from pyrolvm._methods.sparse.cost import TRIED, as_chains, cost_of_blocks, cost_of_field, cost_of_rows
+from pyrolvm._methods.sparse.cost import TRIED, Cost, as_chains, cost_of_blocks, cost_of_field, cost_of_rows
 from pyrolvm._methods.sparse.drawing import BlockDraws, draw_blocks
 from pyrolvm._methods.sparse.fields.annealing import Annealing
 from pyrolvm._methods.sparse.fields.coupled import Coupled
@@ -229,15 +229,21 @@ def _in_a_field(asked: Asked, coupled: Coupled, dear: float = math.inf) -> Drawn
     joint, seed, bar, pattern = asked.joint, asked.seed, asked.bar, coupled.pattern
     bar.update(1, lambda: f"{pattern.count:,} coupled unknowns, {len(pattern.shared):,} shared")
     marginal = FieldMarginal(joint, coupled)
-    set_up = time.perf_counter()
-    gaussian, places = _gaussian_of_field(marginal, seed)
 
-    def afford(annealing: Annealing) -> float:
-        cost = cost_of_field(annealing, asked.enough, asked.count)
-        bar.update(2, lambda: f"Gaussian found; {annealing.steps} steps to the law, {cost}")
+    def cost_of(evaluations: int) -> Cost:
+        cost = cost_of_field(coupled, evaluations, asked.enough, asked.count)
         if cost.seconds > max(dear, as_chains(coupled.weighted)):
             raise FitError(f"weighing {pattern.count:,} coupled unknowns takes {cost}. Fix: use lvm.nuts(problem).")
+        return cost
+
+    def afford(annealing: Annealing) -> float:
+        cost = cost_of(annealing.evaluations)
+        bar.update(2, lambda: f"Gaussian found; {annealing.steps} steps to the law, {cost}")
         return cost.affordable(asked.enough)
+
+    cost_of(0)  # which may be known to be too much before anything is sought
+    set_up = time.perf_counter()
+    gaussian, places = _gaussian_of_field(marginal, seed)
 
     drawn = weigh_field(marginal, gaussian, seed=seed, afford=afford)
     pool = drawn.pool
