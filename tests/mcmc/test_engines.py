@@ -443,7 +443,14 @@ def test_an_interrupt_keeps_the_draws_that_all_chains_have(
 ) -> None:
     monkeypatch.setattr(Progress.__init__, "__kwdefaults__", {"every": 0.0})
     draws = 30_000 if engine == "jax" else 1_000_000
-    options: dict[str, Any] = {"engine": engine, "kernel": kernel, "chains": 3, "warmup": 20, "draws": draws}
+    options: dict[str, Any] = {
+        "engine": engine,
+        "kernel": kernel,
+        "chains": 3,
+        "warmup": 20,
+        "draws": draws,
+        "target_accept": 0.8,
+    }
     cut = run(gaussian_problem, progress=Interrupt(200), **options)
     kept = cut.data["posterior"].sizes["draw"]
     assert 0 < kept < draws
