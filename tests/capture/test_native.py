@@ -465,40 +465,6 @@ def test_a_random_potential_is_refused() -> None:
         compiled(lambda x: (x + torch.randn(SIZE)).sum())
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_density_of_moved_coordinates_is_that_of_the_point(whole: bool) -> None:
-    scales = torch.arange(1.0, 4.0, dtype=torch.float64)
-    _, gradient = compiled(lambda x: (x * scales).sin().sum() + x.pow(4).sum(), torch.zeros_like(scales))
-    random = np.random.default_rng(0)
-    mean, x = random.normal(size=3), random.normal(size=(5, 3))
-    root = np.tril(random.normal(size=(3, 3))) if whole else random.normal(size=3)
-    moved = gradient.moved(mean, root)
-    matrix = root if whole else np.diag(root)
-    values, slopes = gradient.many(mean + x @ matrix.T)
-    found, by_x = moved.many(x)
-    np.testing.assert_allclose(found, values, rtol=1e-13)
-    np.testing.assert_allclose(by_x, slopes @ matrix, rtol=1e-12)
-    np.testing.assert_allclose(moved(x[0])[1], by_x[0], rtol=1e-14)
-    with pytest.raises(CaptureError, match="mean, root and directions"):
-        gradient.moved(mean, np.eye(4))
-
-
-def test_a_density_of_stretched_directions_is_that_of_the_point() -> None:
-    scales = torch.arange(1.0, 12.0, dtype=torch.float64)
-    _, gradient = compiled(lambda x: (x * scales).sin().sum() + x.pow(4).sum(), torch.zeros_like(scales))
-    random = np.random.default_rng(0)
-    mean, root, x = random.normal(size=11), random.normal(size=11), random.normal(size=(5, 11))
-    basis, stretch = np.linalg.qr(random.normal(size=(11, 3)))[0], np.array([0.1, 2.0, 9.0])
-    moved = gradient.moved(mean, root, (basis, stretch))
-    matrix = root[:, None] * (np.eye(11) + (basis * (stretch - 1)) @ basis.T)
-    values, slopes = gradient.many(mean + x @ matrix.T)
-    found, by_x = moved.many(x)
-    np.testing.assert_allclose(found, values, rtol=1e-12)
-    np.testing.assert_allclose(by_x, slopes @ matrix, rtol=1e-11)
-    with pytest.raises(CaptureError, match="directions have shapes"):
-        gradient.moved(mean, root, (basis[:5], stretch))
-
-
 def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with (
