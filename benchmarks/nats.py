@@ -85,7 +85,7 @@ HAND = "hand"
 """The method without pyrolvm."""
 
 SETS = {
-    "mnist": Set("static MNIST", "binarized_mnist", (200, 200), 50, (2.0, 30.0), 1, 500),
+    "mnist": Set("static MNIST", "binarized_mnist", (200, 200), 50, (2.0, 10.0), 1, 500),
     "digits": Set("digits 8 x 8", "digits", (128,), 8, (0.1, 0.25), 5, 450),
 }
 METHODS = {

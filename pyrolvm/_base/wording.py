@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-__all__ = ["beside", "named", "told"]
+__all__ = ["beside", "named", "shortened", "told"]
 
 MOST = 17
 
@@ -32,8 +32,13 @@ def told(value: float, bound: float, decimals: int) -> str:
     return repr(value)
 
 
-def named(names: Iterable[object], at_most: int = 3) -> str:
+def shortened(names: Iterable[object], at_most: int) -> str:
     """The first of some names, and how many more there are."""
-    quoted = [f"`{name}`" for name in names]
-    rest = f" and {len(quoted) - at_most} more" if len(quoted) > at_most else ""
-    return ", ".join(quoted[:at_most]) + rest
+    every = [str(name) for name in names]
+    rest = f" and {len(every) - at_most} more" if len(every) > at_most else ""
+    return ", ".join(every[:at_most]) + rest
+
+
+def named(names: Iterable[object], at_most: int = 3) -> str:
+    """The same, each as code."""
+    return shortened((f"`{name}`" for name in names), at_most)

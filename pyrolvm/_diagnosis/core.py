@@ -12,7 +12,7 @@ import numpy as np
 
 from pyrolvm._base.errors import positive_int
 from pyrolvm._base.habits import verb
-from pyrolvm._base.importance import FEW_DRAWS, Weights, weigh
+from pyrolvm._base.importance import FEW_DRAWS, Weights, weigh, worth_of_chosen
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.plain import jsonable
 from pyrolvm._base.verdict import Reason, Verdict
@@ -37,7 +37,7 @@ from pyrolvm._diagnosis.weighing import bound_unknown, judge_bound, judge_effect
 from pyrolvm._report.webpage import in_notebook, table
 from pyrolvm._results.build import OUTSIDE
 from pyrolvm._results.points import PointMass, read_points
-from pyrolvm._results.reading import PosteriorLike, blocks, draws_group, independent, is_exact, log_weights, stat, tree
+from pyrolvm._results.reading import PosteriorLike, blocks, draws_group, is_exact, log_weights, stat, tree
 from pyrolvm.family.protocol import traits_said
 
 if TYPE_CHECKING:
@@ -289,8 +289,9 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     absent = np.isneginf(log_weight)
     if absent.mean() <= NO_DENSITY:
         log_weight = log_weight[~absent]
-    figures, _ = weigh(log_weight)
-    table, left_out = corrected_table(data, independent(data) or figures.ess, limit)
+    figures, weights = weigh(log_weight)
+    kept = data["posterior"].sizes["chain"] * data["posterior"].sizes["draw"]
+    table, left_out = corrected_table(data, worth_of_chosen(weights, kept), limit)
     reasons = [
         *judge_weights(figures),
         *judge_bound(figures, "trusted"),
@@ -306,8 +307,7 @@ def _diagnose_corrected(name: str, data: xr.DataTree, limit: int) -> Diagnosis:
     ]
     guide = str(data["posterior"].attrs.get("pyrolvm_guide", ""))
     verdict = Verdict.of(reasons, [*_steps_for_fit(figures, reasons, guide, data), *symmetry_steps(data)])
-    kept = float(data["posterior"].sizes["chain"] * data["posterior"].sizes["draw"])
-    told = {**_figures(figures), "draws": kept, "weighed": float(figures.num_draws)}
+    told = {**_figures(figures), "draws": float(kept), "weighed": float(figures.num_draws)}
     return Diagnosis(name, table, told, verdict, left_out)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyrolvm._base.verdict import Reason
+from pyrolvm._base.wording import named
 from pyrolvm._results.points import PointMass
 
 if TYPE_CHECKING:
@@ -37,24 +38,17 @@ def judge_points(data: xr.DataTree, points: PointMass) -> Iterator[Reason]:
     figures = {"points": float(len(points.constant) + len(points.following))}
     if points.constant:
         spread = [name for name in names if name not in points.constant]
-        text = (
-            f"A point estimate, not a posterior: {guide} puts all its mass on one value of {_listed(points.constant)}"
-        )
-        others = f"; what is drawn of the others ({_listed(spread)}) is given that value" if spread else ""
+        text = f"A point estimate, not a posterior: {guide} puts all its mass on one value of {named(points.constant, SHOWN)}"
+        others = f"; what is drawn of the others ({named(spread, SHOWN)}) is given that value" if spread else ""
         yield Reason(
             "doubtful", f"{text}{others}. Its sd of zero says nothing of what the data leave open. {rest}", figures
         )
     if points.following:
         text = (
-            f"A point estimate given the other sites: {guide} has no density for {_listed(points.following)}, whose values follow "
+            f"A point estimate given the other sites: {guide} has no density for {named(points.following, SHOWN)}, whose values follow "
             "from them."
         )
         yield Reason("doubtful", f"{text} {rest}", figures)
-
-
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:SHOWN])
-    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
 
 
 def point_steps(data: xr.DataTree) -> list[str]:

@@ -11,7 +11,6 @@ from pyrolvm._base.importance import Weights, khat_of_variance
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason
 from pyrolvm._base.wording import told
-from pyrolvm._results.moments import moments
 from pyrolvm._results.reading import Block, blocks, keep_worst
 from pyrolvm._results.tables import independent_rows
 
@@ -86,13 +85,10 @@ def corrected_table(data: xr.DataTree, worth: float, limit: int) -> tuple[pd.Dat
 
 
 def _rows(part: Block, weights: Array) -> pd.DataFrame:
-    import pandas as pd
-
-    draws = part.draws.astype(np.float64)
-    flat = draws.reshape(-1, draws.shape[2])
+    flat = part.draws.astype(np.float64).reshape(-1, part.draws.shape[2])
+    rows = independent_rows(part, float(len(flat)))
+    own_mean, own_sd = rows["mean"].to_numpy(), rows["sd"].to_numpy()
     with np.errstate(invalid="ignore", over="ignore"):
-        figures = moments(draws, float(len(flat)))
-        low, middle, high = np.quantile(flat, (0.05, 0.5, 0.95), axis=0)
         mean = weights @ flat
         centred = flat - mean
         variance = weights @ centred**2
@@ -100,25 +96,17 @@ def _rows(part: Block, weights: Array) -> pd.DataFrame:
         excess = ((weights - 1.0 / weights.size) ** 2)[:, None]
         shift_error = np.sqrt(np.sum(excess * centred**2, axis=0))
         ratio_error = np.sqrt(np.sum(excess * (centred**2 - variance) ** 2, axis=0)) / 2
-        fixed = ~((sd > 0) & (figures.sd > 0))
+        fixed = ~((sd > 0) & (own_sd > 0))
         scale = np.where(fixed, 1.0, sd)
-        ratio = np.where(fixed, 1.0, figures.sd / scale)
-        columns = {
-            "mean": figures.mean,
-            "sd": figures.sd,
-            "mcse_mean": figures.mean_error,
-            "mcse_sd": np.full_like(figures.sd_error, np.nan) if part.discrete else figures.sd_error,
-            "q5": low,
-            "median": middle,
-            "q95": high,
-            "psis_mean": mean,
-            "psis_sd": sd,
-            "psis_shift": np.where(fixed, 0.0, (figures.mean - mean) / scale),
-            "psis_shift_error": np.where(fixed, 0.0, shift_error / scale),
-            "psis_sd_ratio": ratio,
-            "psis_sd_ratio_error": np.where(fixed, 0.0, ratio_error / scale**2 * ratio),
-        }
-    return pd.DataFrame(columns, index=pd.Index(part.labels, name="quantity"))
+        ratio = np.where(fixed, 1.0, own_sd / scale)
+        return rows.assign(
+            psis_mean=mean,
+            psis_sd=sd,
+            psis_shift=np.where(fixed, 0.0, (own_mean - mean) / scale),
+            psis_shift_error=np.where(fixed, 0.0, shift_error / scale),
+            psis_sd_ratio=ratio,
+            psis_sd_ratio_error=np.where(fixed, 0.0, ratio_error / scale**2 * ratio),
+        )
 
 
 def _change(part: Block, weights: Array) -> Array:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm._base.errors import ProblemError, PyrolvmError
+from pyrolvm._base.wording import shortened
 from pyrolvm._laws.law import Law
 from pyrolvm._laws.program import Program
 from pyrolvm._program.density import Joint, map_draws, marginals, repeat
@@ -68,9 +69,8 @@ def discrete_law(program: Program) -> Law:
         log_p = map_draws(lambda one: {"log_p": joint.log_p(one)}, found)["log_p"]
         return found, log_p - evidence
 
-    names = ", ".join(repr(site.name) for site in problem.discrete[:3])
-    more = f" and {len(problem.discrete) - 3} more" if len(problem.discrete) > 3 else ""
-    because = f"all latents are discrete with finitely many values ({names}{more}) and were summed out by enumeration"
+    names = shortened((repr(site.name) for site in problem.discrete), 3)
+    because = f"all latents are discrete with finitely many values ({names}) and were summed out by enumeration"
     return Law("discrete, enumerated", because, evidence, draw, probabilities)
 
 

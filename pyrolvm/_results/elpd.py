@@ -20,7 +20,7 @@ from pyrolvm._base.errors import ArgumentError, unknown_name
 from pyrolvm._base.importance import FEW_DRAWS, khat_threshold
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason, Verdict
-from pyrolvm._base.wording import named
+from pyrolvm._base.wording import named, shortened
 from pyrolvm._compat.notebooks import html
 from pyrolvm._program.names import variable
 from pyrolvm._report.webpage import in_notebook
@@ -77,8 +77,7 @@ class LOO:
     @property
     def site(self) -> str:
         """The observed site, or the first of several and how many there are more."""
-        first, more = self.sites[:SHOWN], len(self.sites) - SHOWN
-        return f"{', '.join(first)} and {more} more" if more > 0 else " and ".join(first)
+        return shortened(self.sites, SHOWN) if len(self.sites) > SHOWN else " and ".join(self.sites)
 
     @property
     def bad(self) -> int:
@@ -177,9 +176,7 @@ def left_out(
     error = float(math.sqrt(elpd.size) * elpd.std(ddof=1)) if elpd.size > 1 else math.nan
     verdict = _judged(khat, threshold, len(values), factors, corrected, absent)
     if told.latents:
-        more = len(told.latents) - 5
-        names = ", ".join(told.latents[:5]) + (f" and {more} more" if more > 0 else "")
-        text = f"The latents {names}, which few rows share or which tie rows together, were integrated out."
+        text = f"The latents {shortened(told.latents, 5)}, which few rows share or which tie rows together, were integrated out."
         verdict = verdict.and_also(Verdict.of([Reason("trusted", text, {"draws": float(len(values))})], ()))
     elif told.owned is not None and not refitted:
         verdict = verdict.and_also(_doubted(told.owned, first))

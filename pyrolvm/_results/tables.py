@@ -9,7 +9,7 @@ import numpy as np
 
 from pyrolvm._base.errors import ArgumentError
 from pyrolvm._base.numerics import Array, array_stats
-from pyrolvm._results.moments import is_constant, moments
+from pyrolvm._results.moments import Moments, is_constant, moments
 from pyrolvm._results.reading import Block
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def chain_rows(part: Block, quantiles: dict[str, float] = LEVELS) -> pd.DataFram
         quantiles: by the names of their columns.
 
     Returns:
-        A table indexed by quantity with columns ``mean``, ``sd``, the quantiles, ``mcse_mean``, ``mcse_sd`` (NaN of discrete ones,
-        whose sds say little where one value is rare), ``ess_bulk``,
-        ``ess_tail``, ``rhat`` and ``state`` (``"moving"``, ``"constant"``, ``"stuck"`` or ``"not finite"``).
+        A table indexed by quantity with columns ``mean``, ``sd``, the quantiles, ``mcse_mean``, ``mcse_sd`` (NaN of discrete ones),
+        ``ess_bulk``, ``ess_tail``, ``rhat`` and ``state`` (``"moving"``, ``"constant"``, ``"stuck"`` or ``"not finite"``).
     """
     import pandas as pd
 
@@ -70,9 +69,7 @@ def chain_rows(part: Block, quantiles: dict[str, float] = LEVELS) -> pd.DataFram
         chosen = draws[:, :, moving].astype(np.float64, copy=False)
         figures = moments(chosen, None)
         columns["mean"][moving], columns["sd"][moving] = figures.mean, figures.sd
-        columns["mcse_mean"][moving] = figures.mean_error
-        if not part.discrete:
-            columns["mcse_sd"][moving] = figures.sd_error
+        columns["mcse_mean"][moving], columns["mcse_sd"][moving] = figures.mean_error, _sd_errors(part, figures)
         if draws.shape[1] >= 4:
             stacked = np.moveaxis(chosen, -1, 0)
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -101,9 +98,18 @@ def independent_rows(part: Block, worth: float, quantiles: dict[str, float] = LE
     flat = draws.reshape(-1, draws.shape[2])
     with np.errstate(invalid="ignore", over="ignore"):
         figures = moments(draws, worth)
-        unknown = np.full_like(figures.sd, math.nan)
-        sd = figures.sd if len(flat) > 1 else unknown
-        sd_error = unknown if len(flat) == 1 or part.discrete else figures.sd_error
-        columns = {"mean": figures.mean, "sd": sd, "mcse_mean": sd / math.sqrt(worth), "mcse_sd": sd_error}
+        sd = figures.sd if len(flat) > 1 else np.full_like(figures.sd, math.nan)
+        columns = {
+            "mean": figures.mean,
+            "sd": sd,
+            "mcse_mean": sd / math.sqrt(worth),
+            "mcse_sd": _sd_errors(part, figures),
+        }
         columns |= dict(zip(quantiles, np.quantile(flat, list(quantiles.values()), axis=0), strict=True))
     return pd.DataFrame(columns, index=pd.Index(part.labels, name="quantity"))
+
+
+def _sd_errors(part: Block, figures: Moments) -> Array:
+    """The errors of sds; none of one draw, nor of discrete quantities, whose sds say little where one value is rare."""
+    known = not part.discrete and part.draws.shape[:2] != (1, 1)
+    return figures.sd_error if known else np.full_like(figures.sd_error, math.nan)

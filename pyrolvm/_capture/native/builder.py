@@ -156,14 +156,13 @@ class Builder:
         while any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
             dim = next(d for d in range(tensor.ndim) if tensor.stride(d) == 0 and tensor.shape[d] > 1)
             return self._repeated(self.constant(tensor.narrow(dim, 0, 1)), tuple(tensor.shape), dim)
-        if tensor.dtype == torch.float32 and tensor.numel() >= LARGE:
-            kind = "f"
-        values = tensor.detach().cpu().to(_TYPES[kind]).numpy()
+        held = "f" if tensor.dtype == torch.float32 and tensor.numel() >= LARGE else kind
+        values = tensor.detach().cpu().to(_TYPES[held]).numpy()
         first = values.flat[0].item() if values.size else 0
         if values.size == 0 or bool(np.all(values == first)) or (values.size == 1):
             text = number(first)
-            return Value(tuple(tensor.shape), kind_of(tensor.dtype), lambda _: text)
-        array = Array(f"c{len(self.given)}", kind, values.size, f"data[{len(self.given)}]", local=False)
+            return Value(tuple(tensor.shape), kind, lambda _: text)
+        array = Array(f"c{len(self.given)}", held, values.size, f"data[{len(self.given)}]", local=False)
         self.given.append(np.ascontiguousarray(values))
         return self.given_value(array, tensor.shape)
 

@@ -17,7 +17,7 @@ from pyrolvm._base.progress import Progress, Show
 from pyrolvm._base.team import Team
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.fit.starting import minibatches_of
-from pyrolvm._methods.sparse.copies import over_copies
+from pyrolvm._methods.sparse.copies import modes_apart
 from pyrolvm._methods.sparse.cost import cost_of_rows
 from pyrolvm._methods.sparse.judge import judge_modes, judge_rows
 from pyrolvm._methods.sparse.pool import ENOUGH, Pool
@@ -156,7 +156,7 @@ def _tree(problem: Problem, rows: Rowwise, drawn: RowDraws, asked: Asked, more: 
     with torch.no_grad():
         values = constrained(rows.joint, reals)
         jacobians = map_draws(lambda one: {"log": rows.joint.log_jacobian(one["u"])}, {"u": reals})["log"]
-    modes = over_copies(rows.joint, values, drawn.ends, asked.seed).modes
+    modes = modes_apart(rows.joint, values, drawn.ends)
     lp = pool.base[which] - jacobians.double().numpy()
     reason = (
         f"Newton's method by {drawn.passes} passes over {rows.rows.size:,} rows with {drawn.evaluations} gradients of all, densities "

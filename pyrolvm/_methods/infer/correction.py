@@ -213,15 +213,13 @@ def _weighed(draw: Draw, problem: Problem, kept: int) -> tuple[Pool, Weights, Po
 
 def _apart(draw: Draw, problem: Problem, seed: int) -> Orbits | None:
     """The copies of one mode that a posterior consists of, where a guide's weighed draws tell them apart."""
-    symmetries = find_symmetries(problem)
-    if not symmetries.blocks:
+    if not find_symmetries(problem).blocks:
         return None
     pool = draw(FIRST, 0)
     _, weights = weigh(pool.log_weight)
     if not weights.sum() > 0:
         return None
-    values = pool.take(resample(weights, LOOKED_AT, seed))
-    return Orbits.of(symmetries, symmetries.layout.join({name: _array(value) for name, value in values.items()}))
+    return Orbits.found(problem, pool.take(resample(weights, LOOKED_AT, seed)))
 
 
 def _over_copies(draw: Draw, orbits: Orbits, law: Law | None) -> tuple[Draw, Orbits]:

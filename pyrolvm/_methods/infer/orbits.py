@@ -20,7 +20,7 @@ from pyrolvm._program.density import Joint
 from pyrolvm._program.density.target import Points, Target
 from pyrolvm._program.names import variable
 from pyrolvm._program.problem import Problem
-from pyrolvm._program.symmetry import Block, find_symmetries
+from pyrolvm._program.symmetry import Block
 from pyrolvm._program.symmetry.action import Action
 from pyrolvm._program.symmetry.orbit import elements
 from pyrolvm._program.symmetry.orbits import Orbits
@@ -39,16 +39,12 @@ def complete(chains: Chains, seed: int) -> Chains:
     """The chains with each draw mapped to a copy chosen at random; as they are where no copies lie apart."""
     problem = chains.attached
     group = chains.data["posterior"].to_dataset()
-    symmetries = find_symmetries(problem)
-    if not symmetries.blocks:
-        return chains
     like = torch.zeros((), dtype=problem.dtype, device=problem.device)
     values = {
         site.name: torch.as_tensor(np.asarray(group[variable(site.name)].values)).to(like).flatten(0, 1)
         for site in problem.continuous
     }
-    flat = symmetries.layout.join({name: value.cpu().numpy() for name, value in values.items()})
-    orbits = Orbits.of(symmetries, flat) if np.isfinite(flat).all() else None
+    orbits = Orbits.found(problem, values)
     if orbits is None:
         return chains
     stats = chains.data["sample_stats"]

@@ -16,7 +16,7 @@ from pyrolvm._methods.smc.weights import Array, Index
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry import Symmetries
 from pyrolvm._program.symmetry.orbit import scattered
-from pyrolvm._program.symmetry.orbits import Orbits, replaced
+from pyrolvm._program.symmetry.orbits import Orbits, joined, replaced
 from pyrolvm._results.build import chains_tree
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ def spread(values: dict[str, Tensor], symmetries: Symmetries, seed: int, *, ever
         everywhere: whether particles started in all copies, so that the evidence is of all of them.
     """
     blocks = tuple(block for block in symmetries.blocks if block.generators)
-    flat = symmetries.layout.join({name: value.cpu().numpy() for name, value in values.items()})
+    flat = joined(symmetries, values)
     if not symmetries.blocks or not np.isfinite(flat).all():
         return Spread(values, None)
     if everywhere and blocks:  # they are in one copy, even where copies overlap
         values = replaced(symmetries, values, scattered(blocks, flat, seed))
-        flat = symmetries.layout.join({name: value.cpu().numpy() for name, value in values.items()})
+        flat = joined(symmetries, values)
     orbits = Orbits.of(symmetries, flat)
     if orbits is None:
         return Spread(values, None)

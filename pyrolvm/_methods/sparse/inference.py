@@ -21,7 +21,7 @@ from pyrolvm._base.habits import verb
 from pyrolvm._base.progress import Progress, Show
 from pyrolvm._diagnosis.recorded import record
 from pyrolvm._methods.arguments import held_parameters, warn_of_subsamples
-from pyrolvm._methods.sparse.copies import over_copies
+from pyrolvm._methods.sparse.copies import modes_apart
 from pyrolvm._methods.sparse.groups import integration, proposal_stats
 from pyrolvm._methods.sparse.judge import judge_modes
 from pyrolvm._methods.sparse.pool import ENOUGH
@@ -34,6 +34,7 @@ from pyrolvm._program.density.rowwise import Rowwise
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._program.rows import plate_of_rows
 from pyrolvm._program.steady import check_steady_model
+from pyrolvm._program.symmetry.orbits import Orbits
 from pyrolvm._results import Posterior, store
 from pyrolvm._results.afresh import check_afresh
 from pyrolvm._results.build import chains_tree, default_draws
@@ -208,9 +209,12 @@ def integrated(problem: Problem, wanted: Wanted, held: dict[str, Tensor]) -> Spa
         with torch.no_grad():
             values = constrained(joint, reals)
             jacobians = map_draws(lambda one: {"log": joint.log_jacobian(one["u"])}, {"u": reals})["log"]
-        copied = over_copies(joint, values, found.ends, seed)
-        if wanted.blocks:  # of one copy, whose moments a guide takes
-            copied = replace(copied, values=values, orbits=None, nats=0.0)
+        modes = max(modes_apart(joint, values, found.ends), found.inside)
+        # A guide takes the moments of one copy; and draws in several copies, but perhaps not in all, stay where they are.
+        orbits = None if wanted.blocks else Orbits.found(problem, values)
+        hidden = None if orbits is None else orbits.hidden(values)
+        if orbits is not None and hidden is not None:
+            values = orbits.spread(values, seed, evenly=True)
         lp = found.log_p[order] - jacobians.double().numpy()
         del reals
         attrs = {
@@ -218,12 +222,14 @@ def integrated(problem: Problem, wanted: Wanted, held: dict[str, Tensor]) -> Spa
             "sampling_time": arrived - began, **wanted.attrs,
         }  # fmt: skip
         with groups_by_rows(0 if rows is None else rows.rows.size):
-            tree = chains_tree(problem, copied.values, 1, {"point": which[None]}, attrs, copied.orbits, lp=lp[None])
-        pool = found.pool.times(copied.nats)
+            tree = chains_tree(
+                problem, values, 1, {"point": which[None]}, attrs, None if hidden is None else orbits, lp=lp[None]
+            )
+        pool = found.pool.times(hidden or 0.0)
         tree["proposal_stats"] = proposal_stats(pool)
         tree[INTEGRATION] = integration(found.integration, pool, found.evaluations)
         bar.update(4, lambda: "done")
-    record(tree, found.verdict.and_also(judge_modes(max(copied.modes, found.inside))), {})
+    record(tree, found.verdict.and_also(judge_modes(modes)), {})
     check_afresh(tree, problem, held, seed=seed, known=found.known)
     return Sparse(
         name="sparse", data=tree, problem=problem, params=held, engine=found.engine, engine_reason=found.reason,

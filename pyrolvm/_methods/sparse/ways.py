@@ -93,6 +93,11 @@ class Drawn:
     inside: int = 1
     known: float = 0.0
 
+    @property
+    def alone(self) -> bool:
+        """Whether all ascents ended at one place."""
+        return len(self.ends) == self.inside == 1
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -139,7 +144,7 @@ def draw(asked: Asked) -> Drawn:
             return found
     elif asked.blocks.count and asked.shared > MOST_ALIKE:
         found = _tried(asked, lambda: _with_core(asked))
-    if found is not None and found.verdict.trusted and found.pool.figures.reliable:
+    if found is not None and found.alone and found.verdict.trusted and found.pool.figures.reliable:
         return found
     _check_shared(asked.joint.problem, asked.blocks)
     return _in_blocks(asked)

@@ -10,11 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm._program.problem import Problem
 from pyrolvm._program.symmetry.action import Values
 from pyrolvm._program.symmetry.orbit import Alignment, scattered, separated
 from pyrolvm._program.symmetry.record import Block, Symmetries
+from pyrolvm._program.symmetry.search import find_symmetries
 
-__all__ = ["Orbits", "replaced"]
+__all__ = ["Orbits", "joined", "replaced"]
+
+
+def joined(symmetries: Symmetries, values: Mapping[str, Tensor]) -> Values:
+    """Draws by site as flat vectors ``(n, size)``."""
+    return symmetries.layout.join({name: value.detach().cpu().numpy() for name, value in values.items()})
 
 
 def replaced(symmetries: Symmetries, values: Mapping[str, Tensor], flat: Values) -> dict[str, Tensor]:
@@ -45,6 +52,12 @@ class Orbits:
         blocks = separated(symmetries, flat)
         return cls(symmetries, blocks, Alignment.of(blocks, flat)) if blocks else None
 
+    @classmethod
+    def found(cls, problem: Problem, values: Mapping[str, Tensor]) -> Orbits | None:
+        """The copies of a problem's posterior that draws by site tell apart; ``None`` where there are none."""
+        symmetries = find_symmetries(problem)
+        return cls.of(symmetries, joined(symmetries, values)) if symmetries.blocks else None
+
     @property
     def how_many(self) -> str:
         """The number of copies in words."""
@@ -57,7 +70,7 @@ class Orbits:
 
     def flat(self, values: Mapping[str, Tensor]) -> Values:
         """Draws as flat vectors."""
-        return self.symmetries.layout.join({name: value.detach().cpu().numpy() for name, value in values.items()})
+        return joined(self.symmetries, values)
 
     def spread(self, values: Mapping[str, Tensor], seed: int, *, evenly: bool = False) -> dict[str, Tensor]:
         """Draws by site, each mapped to a copy chosen at random; evenly, from one copy, so that all have the same number."""
