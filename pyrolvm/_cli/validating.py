@@ -16,7 +16,7 @@ from pyrolvm._methods.table import by_name
 __all__ = ["run", "show"]
 
 WORDS = ("folds", "groups", "draws", "jobs", "backend", "seed")
-COLUMNS = ["rows", "elpd", "elpd_error", "crps", "inside_90", "verdict", "seconds"]
+COLUMNS = ["rows", "elpd", "mc_error", "crps", "inside_90", "verdict", "seconds"]
 
 
 def run(args: argparse.Namespace, out: Output, stopped: Stopped) -> int:

@@ -62,8 +62,8 @@ def check_guide(
     _check_rows(problem, name, guide_trace, {plate.name: torch.arange(plate.size) for plate in problem.plates.values()})
     _check_shapes(name, guide_trace, {site.name: site.shape for site in problem.latents}, "")
     first = _model_run(problem, guide, name, whole, guide_trace)
-    check_steady(problem, guide, name, first)
     if batch is whole:
+        check_steady(problem, guide, name, whole, first)
         return first
     guide_trace = _guide_run(problem, guide, name, batch)
     _check_shapes(name, guide_trace, _shapes_on(problem, batch), " in a minibatch")
@@ -71,6 +71,7 @@ def check_guide(
     nodes: Mapping[str, Any] = model_trace.nodes
     rows = {n: node["value"] for n, node in nodes.items() if is_subsample(node.get("fn"))}
     _check_rows(problem, name, guide_trace, rows)
+    check_steady(problem, guide, name, batch, (part, model_trace))
     return part, model_trace
 
 

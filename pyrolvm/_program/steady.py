@@ -17,6 +17,7 @@ from pyrolvm._base import runtime
 from pyrolvm._base.errors import GuideError, ProblemError
 from pyrolvm._base.passing import passed_over
 from pyrolvm._compat.pyro import is_subsample
+from pyrolvm._program.batching import Batch
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import is_deterministic, is_random
 from pyrolvm._program.starting import Start, centre
@@ -53,7 +54,11 @@ class Seen:
 
 
 def check_steady(
-    problem: Problem, guide: Callable[..., object], name: str, first: tuple[poutine.Trace, poutine.Trace] | None = None
+    problem: Problem,
+    guide: Callable[..., object],
+    name: str,
+    batch: Batch,
+    first: tuple[poutine.Trace, poutine.Trace] | None = None,
 ) -> None:
     """Runs guide and model several times, and refuses those that are not the same in every run; inside a session.
 
@@ -61,14 +66,15 @@ def check_steady(
         problem: the problem.
         guide: its guide.
         name: the guide's name.
-        first: as in :func:`changes`.
+        batch: as in :func:`changes`.
+        first: as there.
 
     Raises:
         GuideError: if a site of the guide comes and goes or changes its shape.
         ProblemError: if a site of the model does, a plate changes its size, or an observation or the density its value, all at the
             same values of the latents.
     """
-    found = changes(problem, guide, first)
+    found = changes(problem, guide, batch, first)
     if found is None:
         return
     what, text = found
@@ -91,7 +97,7 @@ def check_steady_model(problem: Problem) -> None:
         latent = {site.name for site in problem.latents}
         for name in [name for name in start.nodes if name not in latent]:
             start.remove_node(name)  # rows of plates and observations are what may change
-        text = _model_changes(problem, start)
+        text = _model_changes(problem, problem.whole, start)
     if text is not None:
         raise ProblemError(_refusal(problem, text))
 
@@ -104,26 +110,30 @@ def _refusal(problem: Problem, text: str) -> str:
 
 
 def changes(
-    problem: Problem, guide: Callable[..., object], first: tuple[poutine.Trace, poutine.Trace] | None = None
+    problem: Problem,
+    guide: Callable[..., object],
+    batch: Batch,
+    first: tuple[poutine.Trace, poutine.Trace] | None = None,
 ) -> tuple[str, str] | None:
     """What changes from run to run, of the ``"guide"`` or of the ``"model"``, and how, in a sentence; inside a session.
 
     Args:
         problem: the problem.
         guide: its guide.
-        first: traces of a run of the guide, and of the model at its draw, on all rows, which need not be made again.
+        batch: the rows that they run on: what comes and goes does so on a part of the rows, too, and a run on all of many takes long.
+        first: traces of a run of the guide, and of the model at its draw, on these rows, which need not be made again.
     """
     modules = [
         *problem.modules.values(),
         *(part for part in (guide, getattr(guide, "guide", None)) if isinstance(part, torch.nn.Module)),
     ]
     # In evaluation mode: running averages are those of the steps, and dropout is no change of the program.
-    with torch.no_grad(), problem.whole.active(), runtime.validation(False), runtime.evaluating(modules):
-        traces = [poutine.trace(guide).get_trace(*problem.args, **problem.kwargs) for _ in range(_runs(problem))]
+    with torch.no_grad(), batch.active(), runtime.validation(False), runtime.evaluating(modules):
+        traces = [poutine.trace(guide).get_trace(*batch.args, **batch.kwargs) for _ in range(_runs(problem, batch))]
         text = _difference([Seen(_described(trace)) for trace in traces])
         if text is not None:
             return "guide", text
-        ran: Iterator[tuple[object, Seen | None]] = ((trace, _run_at(problem, trace)) for trace in traces)
+        ran: Iterator[tuple[object, Seen | None]] = ((trace, _run_at(problem, batch, trace)) for trace in traces)
         if (
             first is not None and not problem.modules and not problem.discrete
         ):  # in which runs differ by what is drawn anew
@@ -131,41 +141,42 @@ def changes(
         usable = list(islice(((trace, run) for trace, run in ran if run is not None), PLACES))
         if not usable:
             return None
-        text = _model_changes(problem, *usable[0])
+        text = _model_changes(problem, batch, *usable[0])
         if text is not None:
             return "model", text
         text = _difference([Seen(run.sites) for _, run in usable])
         return None if text is None else ("model", f"with other values of its latents, {text}")
 
 
-def _run_at(problem: Problem, values: object) -> Seen | None:
+def _run_at(problem: Problem, batch: Batch, values: object) -> Seen | None:
     """A run of the model at these values of its latents; ``None`` where it has no density, as of a matrix without a factor."""
     try:
-        return _model_run(problem, values)
+        return _model_run(problem, batch, values)
     except Exception:
         passed_over("whether it runs at all is checked elsewhere, and explained there")
         return None
 
 
-def _model_changes(problem: Problem, values: object, first: Seen | None = None) -> str | None:
+def _model_changes(problem: Problem, batch: Batch, values: object, first: Seen | None = None) -> str | None:
     """What is not the same in several runs at one place, of which one may have been made."""
     with torch.no_grad(), runtime.evaluating(problem.modules.values()), runtime.validation(False):
         runs = [] if first is None else [first]
-        return _difference(runs + [_model_run(problem, values) for _ in range(_runs(problem) - len(runs))])
+        more = _runs(problem, batch) - len(runs)
+        return _difference(runs + [_model_run(problem, batch, values) for _ in range(more)])
 
 
-def _runs(problem: Problem) -> int:
-    return FEW if sum(site.numel for site in problem.observed) > MANY else RUNS
+def _runs(problem: Problem, batch: Batch) -> int:
+    many = batch is problem.whole and sum(site.numel for site in problem.observed) > MANY
+    return FEW if many else RUNS
 
 
-def _model_run(problem: Problem, values: Any) -> Seen:
-    return seen(
-        problem, poutine.trace(poutine.replay(problem.model, trace=values)).get_trace(*problem.args, **problem.kwargs)
-    )
+def _model_run(problem: Problem, batch: Batch, values: Any) -> Seen:
+    model = poutine.replay(problem.model, trace=values)
+    return seen(problem, poutine.trace(model).get_trace(*batch.args, **batch.kwargs))
 
 
 def seen(problem: Problem, trace: Trace) -> Seen:
-    """What a run of the model on all rows shows."""
+    """What a run of the model shows."""
     enumerated = bool(problem.discrete)  # drawn anew in each run, so that densities and what follows may differ
     observed = {
         name: node["value"].detach().clone()

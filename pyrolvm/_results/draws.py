@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrolvm._base import budget, runtime
+from pyrolvm._base import runtime
 from pyrolvm._base.errors import FitError, GuideError
 from pyrolvm._base.explain import explained
 from pyrolvm._program.agreement import guide_sites, wide_sites
@@ -105,7 +105,8 @@ def draw_guide(
         problem: what it is a guide of.
         guide: the guide.
         count: how many draws.
-        looped: how many at most where it runs them one by one; ``None`` for as many.
+        looped: how many at most where it runs them one by one, and fewer where a budget has no time for all; ``None`` for as many
+            as ``count`` says, whatever they take.
 
     Returns:
         Values by latent site, each of shape ``(count, ...)``, and log q of each draw, shape ``(count,)``; it is infinite where the
@@ -132,8 +133,8 @@ def draw_guide(
             with explained(f"the fitted guide for {problem.name!r}", FitError):
                 lanes = torch.zeros(count, dtype=problem.dtype, device=problem.device)
                 many = Evaluator(lambda _: one(), {"lane": lanes}, what="guide")
-                if many.way == "loop" and looped is not None:
-                    lanes = lanes[: budget.affordable(many.cost, min(looped, count))]
+                if looped is not None:
+                    lanes = lanes[: many.affordable({"lane": lanes}, looped)[0]]
                 found = many({"lane": lanes})
         except FitError as error:
             if isinstance(error.__cause__, KeyError):

@@ -12,7 +12,10 @@ from pyrolvm._base import budget
 from pyrolvm._program.density import Evaluator, Joint
 from pyrolvm._program.problem import Problem
 
-__all__ = ["LOOPED", "affordable", "deterministic_sites", "evaluated", "every", "log_p", "quantities_of"]
+__all__ = ["FEWER", "LOOPED", "affordable", "deterministic_sites", "evaluated", "every", "log_p", "quantities_of"]
+
+FEWER = "fewer_draws"
+"""The attribute that says why a fit has fewer draws than others."""
 
 LOOPED, LOOPED_GROUP = 1_000, 500
 """Draws of a fit, and of a group, where the program runs them one by one."""
@@ -54,17 +57,21 @@ def every(values: Draws, chains: int, step: int) -> Draws:
 def affordable(
     problem: Problem, values: Draws, log_q: Tensor, asked: int | None, attrs: Mapping[str, object], *, inside: int
 ) -> tuple[Draws, Tensor, Mapping[str, object]]:
-    """Fewer draws, where their number is left to us and the model runs them one by one, and attributes that say so."""
+    """Fewer draws, where their number is left to us and there is no time for the model at all of them; attributes that say so."""
     if asked is not None or not values:
         return values, log_q, attrs
     with torch.no_grad():
         joint = Joint(problem)
         many = Evaluator(lambda one: {"log_p": joint.log_p(one)}, values, inside=inside, what="log_p")
-    count = budget.affordable(many.cost, LOOPED) if many.way == "loop" else len(log_q)
+        count, cost = many.affordable(values, LOOPED)
     if count >= len(log_q):
         return values, log_q, attrs
-    why = f"the model runs one draw at a time, {1e3 * many.cost:.2g} ms each: {many.reason}"
-    return {n: v[:count] for n, v in values.items()}, log_q[:count], {**attrs, "fewer_draws": why}
+    why = (
+        f"the model runs one draw at a time, {1e3 * cost:.2g} ms each: {many.reason}"
+        if many.way == "loop"
+        else f"the model takes {1e3 * cost:.2g} ms for a draw, and more would take long beside the fit"
+    )
+    return {n: v[:count] for n, v in values.items()}, log_q[:count], {**attrs, FEWER: why}
 
 
 def log_p(ways: Ways, joint: Joint, draws: Draws, *, inside: int) -> Draws:

@@ -117,3 +117,23 @@ def test_chains_keep_every_draw_and_thin_their_groups() -> None:
     thinned = data["log_likelihood"]["y"].sel(chain=1).isel(draw=3)
     mu = torch.as_tensor(data["posterior"]["mu"].sel(chain=1, draw=int(thinned.draw)).values)
     np.testing.assert_allclose(thinned, dist.Normal(mu, 1 + mu.abs()).log_prob(Y), rtol=1e-5)
+
+
+def test_a_fit_whose_draws_are_a_chunk_each_has_as_many_as_its_own_seconds_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def level(y: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    monkeypatch.setattr("pyrolvm._program.density.vectorize.AT_ONCE", 1_000)
+    monkeypatch.setattr("pyrolvm._methods.fit.inference.SHARE", 0.0)
+    monkeypatch.setattr("pyrolvm._methods.fit.inference.LEAST_SECONDS", 0.1)
+    few = lvm.fit(lvm.Problem(level, Y), "mean_field", max_steps=20, draws=None, engine="pyro", progress=False)
+    assert few.data["posterior"].sizes["draw"] == 50
+    assert few.data["log_likelihood"].attrs["evaluated_by"] == "vmap"
+    assert "draws of the guide" in few.data["posterior"].attrs["fewer_draws"]
+    asked = lvm.fit(lvm.Problem(level, Y), "mean_field", max_steps=20, draws=80, engine="pyro", progress=False)
+    assert asked.data["posterior"].sizes["draw"] == 80
+    assert "fewer_draws" not in asked.data["posterior"].attrs

@@ -108,6 +108,30 @@ def test_a_model_that_changes_is_refused_by_what_changes(make, run):
         run(lvm.Problem(make(5), Y))
 
 
+def test_a_model_that_changes_is_refused_by_a_few_of_its_rows():
+    with pytest.raises(lvm.ProblemError, match="site 'y' observes other"):
+        lvm.fit(lvm.Problem(shifted(5), Y.repeat(40)), steady, batch_size=16, progress=False)
+
+
+def test_a_fit_by_batches_is_compared_with_itself_on_batches():
+    rows: list[int] = []
+
+    def model(y):
+        rows.append(len(y))
+        mean(y)
+
+    def runs(**options: Any) -> int:
+        rows.clear()
+        lvm.fit(
+            lvm.Problem(model, Y.repeat(40)), steady, max_steps=20, draws=2, engine="pyro", progress=False, **options
+        )
+        return rows.count(200)
+
+    assert (
+        runs(batch_size=16) < runs() - 20 - 2 * 8
+    )  # steps, and comparisons before and after them, are on all rows there
+
+
 @pytest.mark.parametrize("make", [leaves_out, adds], ids=lambda make: make.__name__)
 def test_a_guide_that_changes_rarely_is_found_over_its_own_steps(make):
     found = fit(mean, make(50))

@@ -182,7 +182,7 @@ def _validated(
             line["error"] = record.error or record.status
         lines.append(line)
     table = pd.DataFrame(lines, index=pd.Index([part.label for part in parts], name="fold"), columns=list(COLUMNS))
-    numbers = ["elpd", "elpd_error", "crps", "inside_50", "inside_90", "seconds"]
+    numbers = ["elpd", "mc_error", "crps", "inside_50", "inside_90", "seconds"]
     table[numbers] = table[numbers].astype(float)
     rows = pd.DataFrame(
         {"fold": [one[0] for one in terms], "elpd": np.array([one[2] for one in terms], dtype=float)},
@@ -217,7 +217,7 @@ def _scored(
     scores = found["scores"].to_dataset() if "scores" in found.children else None
     seen = _seen(scores, len(part.rows)) if len(density) == len(part.rows) else np.ones(len(density), dtype=bool)
     density, error = density[seen], error[seen]
-    figures = {"elpd": float(density.sum()), "elpd_error": float(np.sqrt((error**2).sum())), "rows": int(seen.sum())}
+    figures = {"elpd": float(density.sum()), "mc_error": float(np.sqrt((error**2).sum())), "rows": int(seen.sum())}
     told = {} if scores is None else scores.attrs
     for what in ("crps", "inside_50", "inside_90"):
         each = [float(value) for name, value in told.items() if str(name).endswith(f"_{what}")]

@@ -29,7 +29,7 @@ KIND, COMMAND = "CrossValidation", "cross-validate"
 COLUMNS: dict[str, str] = {
     "rows": "how many rows were held out",
     "elpd": "the sum of their log predictive densities, nats",
-    "elpd_error": "the Monte Carlo standard error of that",
+    "mc_error": "the Monte Carlo standard error of that",
     "crps": "the mean continuous ranked probability score of what was held out",
     "inside_50": "the share of it in the central half of its predictive distribution",
     "inside_90": "the share in the central 90%",
@@ -92,7 +92,7 @@ class CrossValidation:
             self.table[["crps", "inside_50", "inside_90"]].mul(self.table["rows"], axis=0).sum() / self.n_data_points
         )
         whole = {
-            "rows": self.n_data_points, "elpd": self.elpd, "elpd_error": float((self.table["elpd_error"] ** 2).sum() ** 0.5),
+            "rows": self.n_data_points, "elpd": self.elpd, "mc_error": float((self.table["mc_error"] ** 2).sum() ** 0.5),
             **numbers.to_dict(), "verdict": self.verdict.status, "seconds": float(self.table["seconds"].sum()), "error": "",
         }  # fmt: skip
         return pd.concat([self.table, pd.DataFrame([whole], index=pd.Index(["all"], name="fold"))])
@@ -160,6 +160,7 @@ def load(path: str | Path) -> CrossValidation:
         table, rows = read_frame(stored["table"]), read_frame(stored["rows"])
         if table is None or rows is None:
             raise ValueError("it has no table")
+        table = table.rename(columns={"elpd_error": "mc_error"})  # as it was called once
         return CrossValidation(
             str(stored["name"]), str(stored["problem"]), float(stored["elpd"]), float(stored["error"]), table, rows,
             read_verdict(stored["verdict"]), bool(stored["interrupted"]), stored_origin(stored),

@@ -42,7 +42,7 @@ from pyrolvm._methods.fit.together import check_shares, check_together, kept_tog
 from pyrolvm._methods.fit.validation import HeldOut, Validation, check, held_out
 from pyrolvm._methods.modes import sought, uncovered
 from pyrolvm._program.agreement import check_guide
-from pyrolvm._program.batching import Minibatches
+from pyrolvm._program.batching import Batch, Minibatches
 from pyrolvm._program.density import with_digits
 from pyrolvm._program.problem import Problem, check_problem
 from pyrolvm._program.steady import changes
@@ -291,8 +291,8 @@ def _run(
         prepare = Hooks(guide).prepare
         if prepare is not None:
             prepare(problem, seed=seed)
-        trial = problem.whole if minibatches is None else next(iter(minibatches))
-        ran: tuple[object, object] | None = check_guide(problem, guide, recipe.name, trial)
+        batch = trial = problem.whole if minibatches is None else next(iter(minibatches))
+        ran: tuple[object, object] | None = check_guide(problem, guide, recipe.name, batch)
         if change is not None:
             change.check(trial)
             trial, ran = change.apply(trial), None
@@ -346,7 +346,7 @@ def _run(
             buffers = {}
         if likelihood:
             history.reason = history.reason.replace("the ELBO", "log p(data)").replace("The ELBO", "Log p(data)")
-        changed = "" if not runtime.parameters() else getattr(runner, "changes", "") or _changed(problem, guide)
+        changed = "" if not runtime.parameters() else getattr(runner, "changes", "") or _changed(problem, guide, batch)
         guide = finalized(problem, guide)
         params = {name: value.detach().clone() for name, value in runtime.parameters().items()} | buffers
         clock.lap("run")
@@ -388,10 +388,10 @@ def _run(
     )
 
 
-def _changed(problem: Problem, guide: Callable[..., object]) -> str:
+def _changed(problem: Problem, guide: Callable[..., object], batch: Batch) -> str:
     """What of guide and model is not the same in every run at the parameters that were reached; empty where everything is."""
     try:
-        found = changes(problem, guide)
+        found = changes(problem, guide, batch)
     except Exception as error:  # said in its place
         return f"It fails in some runs: {told(error)}"
     return "" if found is None else f"Of the {found[0]}, {found[1]}"

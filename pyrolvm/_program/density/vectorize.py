@@ -8,6 +8,7 @@ program draw by draw, a hundred times slower, which is why nobody asks it for mo
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm._base import budget
 from pyrolvm._base.errors import CaptureError
 from pyrolvm._base.progress import Progress, showing
 from pyrolvm._capture import Captured, capture
@@ -134,9 +136,37 @@ class Evaluator:
         elif self.way == "loop":
             found, looped = self._loop(draws), count
         else:
-            found = self._together(draws, chunk or max(1, min(count, AT_ONCE // self._numbers)), record)
+            size = self._at_once(count)
+            found = self._together(draws, size if size == 1 else chunk or size, record)
         note(Evaluation(self.what, self.way, count, looped, time.perf_counter() - began, self.reason))
         return found
+
+    def affordable(self, draws: Mapping[str, Tensor], looped: int) -> tuple[int, float]:
+        """How many of the draws there is time for in a budget's seconds (:func:`~pyrolvm._base.budget.affordable`), and those of one.
+
+        Of a loop it is known what one takes, and it has all the seconds. Of several chunks the first is taken to find out, and they
+        have an eighth of the seconds: draws of so large a program are worth no more. One chunk is no matter of time.
+
+        Args:
+            draws: tensors of shape ``(n, ...)``.
+            looped: how many at most in a loop.
+        """
+        count, cost = len(next(iter(draws.values()))), self.cost
+        if self.way == "loop":
+            return budget.affordable(cost, min(looped, count)), cost
+        size = self._at_once(count)
+        seconds = budget.left(soft=True) / 8
+        if self.way == "paths" or size >= count or math.isinf(seconds):
+            return count, cost
+        with torch.random.fork_rng(devices=_devices(draws)):
+            began = time.perf_counter()
+            self._mapped()({name: value[:size] for name, value in draws.items()})
+            cost = (time.perf_counter() - began) / size
+        return budget.affordable(cost, count, seconds), cost
+
+    def _at_once(self, count: int) -> int:
+        """The draws of a chunk."""
+        return max(1, min(count, AT_ONCE // self._numbers))
 
     def _moves_others(self, draws: Mapping[str, Tensor]) -> bool:
         """Whether the function, which has seemed to move NumPy's or Python's generator, does so each time; other threads may."""
@@ -189,21 +219,24 @@ class Evaluator:
         return vmapped(lambda draw: graph(*draw.values()))
 
     def _refusal(self, mapped: Callable[[Tree], Tree], draws: Mapping[str, Tensor]) -> str:
-        """Why not to take draws at once; empty if two of them give what they give by themselves, as far as that is not random."""
-        ends = {name: value[[0, -1]] for name, value in draws.items()}
+        """Why not to take draws at once; empty if they give what they give by themselves, as far as that is not random."""
+        alone = (
+            self._at_once(self._count) == 1
+        )  # so that there are never two to be mixed up, of a function that takes long
+        ends = {name: value[[0] if alone else [0, -1]] for name, value in draws.items()}
         try:
-            two = mapped(ends)
+            few = mapped(ends)
         except Exception as error:  # whatever vmap cannot do: the loop can, or raises the real error
             return _first_line(error)
         first = self._first
-        if two.keys() != first.keys() or any(two[n].shape[1:] != value.shape for n, value in first.items()):
+        if few.keys() != first.keys() or any(few[n].shape[1:] != value.shape for n, value in first.items()):
             return "several draws at once give results of another shape"
         if self._random:
             return ""
-        singles = [first] if self._count == 1 else [first, self.function(_at(draws, -1))]
+        singles = [first] if alone else [first, self.function(_at(draws, -1))]
         for i, single in enumerate(singles):
             for name, value in single.items():
-                if not close(two[name][i], value):
+                if not close(few[name][i], value):
                     return f"several draws at once give another {name} than one by itself"
         return ""
 

@@ -19,7 +19,7 @@ from pyrolvm._program.streamed import Streamed
 __all__ = ["Ahead"]
 
 
-AT_ONCE = 4_000_000
+AT_ONCE = 400_000
 """The most random numbers that are drawn ahead of a call."""
 
 
