@@ -235,6 +235,11 @@ def measure(name: str, data: Set, budget: float, seed: int, args: argparse.Names
     return rows
 
 
+def _place(row: common.Row) -> tuple[int, float, int]:
+    """Where a row stands: by images, budget and method."""
+    return [data.name for data in SETS.values()].index(row["data"]), row["budget"], list(METHODS).index(row["method"])
+
+
 def shown(found: Mapping[str, Any]) -> str:
     """The table: budgets alone, means over seeds, gains on the plain autoencoder at the same budget."""
     return common.table(summary(found["rows"]), COLUMNS)
@@ -319,9 +324,7 @@ def main() -> None:
             made = measure(name, data, budget, seed, args)
             own = (data.name, name, budget, seed)
             rows = [row for row in rows if (row["data"], row["method"], row["budget"], row["seed"]) != own] + made
-            rows.sort(
-                key=lambda row: ([s.name for s in SETS.values()].index(row["data"]), list(METHODS).index(row["method"]))
-            )
+            rows.sort(key=_place)
             common.report("nats", args, {"rows": rows})
     print(shown({"rows": rows}))
     if not args.quick:
