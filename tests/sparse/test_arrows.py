@@ -162,7 +162,8 @@ def test_a_field_is_centred_where_gradients_at_draws_have_no_mean() -> None:
             [[-1.2], [-1.2 + 1e-2], [-1.2 - 1e-2]]
         )  # far enough that where Newton's method ends does not matter
         values, slopes = marginal(near)
-        assert slopes[0, 0] == pytest.approx((values[1] - values[2]) / 2e-2, abs=0.05)
+        # A sum over nodes around a Gaussian has a slope that is the integral's to some thousandths: 0.36% off on an Intel Xeon.
+        assert slopes[0, 0] == pytest.approx((values[1] - values[2]) / 2e-2, rel=0.01)
 
 
 def test_a_field_that_takes_longer_than_chains_is_refused_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
