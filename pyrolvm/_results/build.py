@@ -41,16 +41,7 @@ from pyrolvm._results.datasets import (
 )
 from pyrolvm._results.divergence import site_divergences
 from pyrolvm._results.draws import draw_guide, numpy
-from pyrolvm._results.evaluating import (
-    FEWER,
-    LOOPED,
-    affordable,
-    deterministic_sites,
-    evaluated,
-    every,
-    log_p,
-    quantities_of,
-)
+from pyrolvm._results.evaluating import deterministic_sites, drawn, evaluated, every, log_p, quantities_of
 from pyrolvm._results.history import History
 from pyrolvm._results.points import PointMass, all_one_value, point_mass
 from pyrolvm._results.unmasked import present, present_groups
@@ -141,14 +132,8 @@ def variational_tree(
     """Draws from the guide and everything that follows from them; must be called inside the fit's session."""
     import xarray as xr
 
-    wanted = draws or default_draws(problem)
-    values, log_q = draw_guide(problem, guide, wanted, looped=None if draws else LOOPED)
-    if len(log_q) < wanted:
-        attrs = {
-            **attrs,
-            FEWER: f"{wanted:,} draws of the guide would take long beside the fit",
-        }
-    values, log_q, attrs = affordable(problem, values, log_q, draws, attrs, inside=_rows(problem))
+    count, inside = draws or default_draws(problem), _rows(problem)
+    values, log_q, attrs = drawn(problem, guide, count, attrs, asked=draws is not None, inside=inside)
     attempts = Attempts()
     point = _point(problem, guide, values) if problem.continuous else PointMass()
     outside = np.isposinf(log_q.detach().cpu().numpy()).reshape(1, -1)

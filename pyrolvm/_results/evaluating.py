@@ -11,8 +11,9 @@ from torch import Tensor
 from pyrolvm._base import budget
 from pyrolvm._program.density import Evaluator, Joint
 from pyrolvm._program.problem import Problem
+from pyrolvm._results.draws import draw_guide
 
-__all__ = ["FEWER", "LOOPED", "affordable", "deterministic_sites", "evaluated", "every", "log_p", "quantities_of"]
+__all__ = ["LOOPED", "deterministic_sites", "drawn", "evaluated", "every", "log_p", "quantities_of"]
 
 FEWER = "fewer_draws"
 """The attribute that says why a fit has fewer draws than others."""
@@ -54,11 +55,29 @@ def every(values: Draws, chains: int, step: int) -> Draws:
     return {n: v.unflatten(0, (chains, -1))[:, ::step].flatten(0, 1) for n, v in values.items()}
 
 
-def affordable(
-    problem: Problem, values: Draws, log_q: Tensor, asked: int | None, attrs: Mapping[str, object], *, inside: int
+def drawn(
+    problem: Problem,
+    guide: Callable[..., object],
+    count: int,
+    attrs: Mapping[str, object],
+    *,
+    asked: bool,
+    inside: int,
 ) -> tuple[Draws, Tensor, Mapping[str, object]]:
-    """Fewer draws, where their number is left to us and there is no time for the model at all of them; attributes that say so."""
-    if asked is not None or not values:
+    """Draws of a guide, log q of each and attributes: fewer draws, which these say, where their number is left to us and time is short.
+
+    Args:
+        problem: the problem.
+        guide: the guide.
+        count: how many draws.
+        attrs: attributes of the result.
+        asked: whether the number was asked for.
+        inside: how many numbers the model computes for a draw on its way.
+    """
+    values, log_q = draw_guide(problem, guide, count, looped=None if asked else LOOPED)
+    if len(log_q) < count:
+        attrs = {**attrs, FEWER: f"{count:,} draws of the guide would take long beside the fit"}
+    if asked or not values:
         return values, log_q, attrs
     with torch.no_grad():
         joint = Joint(problem)

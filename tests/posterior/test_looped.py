@@ -46,7 +46,6 @@ def ordinal(y: Tensor) -> None:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrolvm._results.build.LOOPED", 20)
     monkeypatch.setattr("pyrolvm._results.build.PRIOR_LOOPED", 10)
     monkeypatch.setattr("pyrolvm._results.evaluating.LOOPED", 20)
     monkeypatch.setattr("pyrolvm._results.evaluating.LOOPED_GROUP", 10)

@@ -158,6 +158,8 @@ class Evaluator:
         seconds = budget.left(soft=True) / 8
         if self.way == "paths" or size >= count or math.isinf(seconds):
             return count, cost
+        if size == 1:  # which the first run was
+            return budget.affordable(cost, count, seconds), cost
         with torch.random.fork_rng(devices=_devices(draws)):
             began = time.perf_counter()
             self._mapped()({name: value[:size] for name, value in draws.items()})
