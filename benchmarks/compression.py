@@ -116,9 +116,8 @@ def decoded_elsewhere(run: Path, blob: bytes, x: torch.Tensor, name: str) -> boo
         (Path(folder) / "x.lvmz").write_bytes(blob)
         for threads in ("1", "2"):
             words = ["decompress", str(run), f"{folder}/x.lvmz", "--out", f"{folder}/{threads}.npz"]
-            code = "import sys; from pyrolvm.__main__ import main; sys.exit(main(sys.argv[1:]))"
             subprocess.run(
-                [sys.executable, "-c", code, *words], check=True, env={**os.environ, "OMP_NUM_THREADS": threads}
+                [sys.executable, "-m", "pyrolvm", *words], check=True, env={**os.environ, "OMP_NUM_THREADS": threads}
             )
             if not np.array_equal(np.load(f"{folder}/{threads}.npz")[name], x.numpy()):
                 return False
