@@ -394,3 +394,25 @@ def questions(persons: int = 200, items: int = 40, seed: int = 19) -> lvm.Proble
             pyro.sample("y", dist.Bernoulli(logits=steep * (able - hard)), obs=y)
 
     return lvm.Problem(model, y)
+
+
+def few_areas(areas: int = 3, schools: int = 3, pupils: int = 10, seed: int = 1) -> lvm.Problem:
+    """Schools in so few areas that the scale between areas may be zero, all scales unknown."""
+    random = np.random.default_rng(seed)
+    area = torch.arange(areas).repeat_interleave(schools)
+    at_school = 1 + (0.6 * random.normal(size=areas))[area] + 0.4 * random.normal(size=areas * schools)
+    y = torch.as_tensor(at_school[:, None] + random.normal(size=(areas * schools, pupils)))
+
+    def model(area: torch.Tensor, y: torch.Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 5.0))
+        of_areas = pyro.sample("of_areas", dist.HalfNormal(1.0))
+        of_schools = pyro.sample("of_schools", dist.HalfNormal(1.0))
+        noise = pyro.sample("noise", dist.HalfNormal(2.0))
+        with pyro.plate("areas", areas):
+            a = pyro.sample("a", dist.Normal(level, of_areas))
+        with pyro.plate("schools", len(area), dim=-2):
+            s = pyro.sample("s", dist.Normal(a[area][:, None], of_schools))
+            with pyro.plate("pupils", y.shape[1], dim=-1):
+                pyro.sample("y", dist.Normal(s, noise), obs=y)
+
+    return lvm.Problem(model, area, y)

@@ -242,9 +242,10 @@ def test_a_density_without_a_finite_slope_to_start_from_is_an_error_in_words() -
             find_gaussian(marginal, 0, np.zeros(1))
 
 
-@pytest.mark.parametrize("data_seed", [0, 1])
-def test_rare_events_are_as_a_grid_says_where_a_polynomial_is_fitted_to_nothing(data_seed: int) -> None:
-    # Where few groups have an event, what finer integrals add grows far from the draws that it is fitted to.
+@pytest.mark.parametrize(("data_seed", "seed"), [(0, 0), (1, 0), (1, 3)])
+def test_rare_events_are_as_a_grid_says_where_few_draws_tell_how_finely_it_takes(data_seed: int, seed: int) -> None:
+    # Where few groups have an event, what finer integrals add grows far from the draws that it is fitted to; and with these seeds the
+    # Gaussian at the mode hardly reaches where three nodes are half a nat off, a tenth of the posterior.
     random = np.random.default_rng(data_seed)
     group = random.integers(0, 100, 3000)
     y = (random.random(3000) < 0.004).astype(float)
@@ -258,7 +259,7 @@ def test_rare_events_are_as_a_grid_says_where_a_polynomial_is_fitted_to_nothing(
             pyro.sample("y", dist.Bernoulli(logits=level[group]), obs=y)
 
     problem = lvm.Problem(model, torch.as_tensor(group), torch.as_tensor(y))
-    found = lvm.sparse(problem, seed=0, progress=False)
+    found = lvm.sparse(problem, seed=seed, progress=False)
     assert found.verdict.status == "trusted"
     seen, events = np.bincount(group, minlength=100), np.bincount(group, weights=y, minlength=100)
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)

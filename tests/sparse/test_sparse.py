@@ -115,6 +115,41 @@ def test_draws_are_those_of_nuts(make) -> None:
         assert np.all(np.abs(drawn.std("sample").values / sd - 1)[moves] < 0.2)
 
 
+@pytest.mark.filterwarnings("error")
+def test_few_groups_around_groups_are_integrated_out_where_their_scale_may_be_zero() -> None:
+    """By a grid of the three scales, given which all else is Gaussian."""
+    problem = models.few_areas()
+    area, y = (np.asarray(value) for value in problem.args)
+    schools, pupils = y.shape
+    means, within = y.mean(axis=1), np.sum((y - y.mean(axis=1, keepdims=True)) ** 2)
+    between, together = np.eye(schools), (area[:, None] == area).astype(float)
+    scales = np.meshgrid(
+        np.geomspace(1e-3, 5, 60), np.geomspace(1e-3, 4, 40), np.geomspace(0.6, 1.8, 40), indexing="ij"
+    )
+    log_p, mean, variance = [], [], []
+    for t, c, e in zip(*(scale.reshape(-1) for scale in scales), strict=True):
+        root = np.linalg.cholesky((c**2 + e**2 / pupils) * between + t**2 * together)
+        one, data = np.linalg.solve(root, np.stack([np.ones(schools), means], axis=1)).T
+        precision = one @ one + 1 / 25
+        mean.append(one @ data / precision)
+        variance.append(1 / precision)
+        fit = (
+            0.5 * precision * mean[-1] ** 2 - 0.5 * data @ data - np.log(np.diag(root)).sum() - 0.5 * np.log(precision)
+        )
+        noise = -schools * (pupils - 1) * np.log(e) - within / (2 * e**2)
+        log_p.append(fit + noise - 0.5 * t**2 - 0.5 * c**2 - 0.125 * e**2 + np.log(t * c * e))
+    weight = scipy.special.softmax(log_p)
+    level = weight @ np.array(mean)
+    sd = np.sqrt(weight @ (np.array(variance) + np.array(mean) ** 2) - level**2)
+
+    found = lvm.sparse(problem, progress=False)
+    drawn = found.data["posterior"]
+    assert found.verdict.status == "trusted"
+    assert abs(float(drawn["level"].mean()) - level) < 0.1 * sd
+    assert abs(float(drawn["level"].std()) / sd - 1) < 0.12
+    assert abs(float(drawn["of_areas"].mean()) - weight @ scales[0].reshape(-1)) < 0.04
+
+
 def test_a_regression_of_many_scales_is_taken_as_a_whole() -> None:
     problem = models.regression()
     found = lvm.sparse(problem, progress=False)

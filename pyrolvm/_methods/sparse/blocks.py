@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from pyrolvm._program.density.dependence import MOVE, NONE, SEVERAL, Parts, met_by, places_of
+from pyrolvm._program.density.dependence import MOVE, NONE, SEVERAL, Parts, Places, changed, met_by, places_of
 from pyrolvm._program.problem import Problem
 from pyrolvm._program.sites import Site
 
@@ -99,20 +99,35 @@ class _Rows:
         return any(bool(((which != NONE) & (other.meets[name] != NONE)).any()) for name, which in self.meets.items())
 
 
-def find_blocks(problem: Problem, parts: Parts, *, seed: int = 0) -> Blocks:
+def find_blocks(problem: Problem, parts: Parts, *, seed: int = 0, short: bool = False) -> Blocks:
     """The blocks of a problem's unknowns: rows of as many sites as can be taken together, those with the most rows first.
 
     Args:
         problem: the problem.
         parts: the log density in parts, by name, at a flat vector of unknowns.
         seed: of the points where dependence is tried.
+        short: whether sites of few rows are taken as well, whose priors have unknowns: a scale, say, without which they have no mode.
     """
     random = np.random.default_rng([seed, 71])
     places = places_of(parts, problem.unconstrained_size, random)
-    candidates = [rows for rows in _candidates(problem) if len(rows.places) >= FEWEST]
+    candidates = [
+        rows
+        for rows in _candidates(problem)
+        if len(rows.places) >= FEWEST or (short and _has_hyperpriors(rows, parts, places, random))
+    ]
     tried = [replace(rows, meets=met_by(rows.places, parts, places, random)) for rows in candidates]
     tried.sort(key=lambda rows: -len(rows.places))
     return _layers(tried, problem.unconstrained_size, {name: np.shape(part) for name, part in places[0][1].items()})
+
+
+def _has_hyperpriors(rows: _Rows, parts: Parts, places: Places, random: np.random.Generator) -> bool:
+    """Whether the density of a site's own values changes with unknowns that are not its own."""
+    own = f"density/{rows.site.name}"
+    for point, before in places:
+        others = np.setdiff1d(np.arange(len(point)), rows.places)
+        if own in before and changed(parts, point, before, others, random)[own].any():
+            return True
+    return False
 
 
 def _layers(candidates: list[_Rows], size: int, shapes: Mapping[str, tuple[int, ...]], depth: int = 0) -> Blocks:

@@ -20,8 +20,8 @@ __all__ = ["Found", "find_finely", "weigh_finely"]
 
 Array = NDArray[np.float64]
 
-COMPARED = 16
-"""Draws at which rules are compared."""
+COMPARED, COMPARED_AGAIN, AGAIN = 16, 32, 2
+"""Draws of the Gaussian at which rules are compared; of the posterior, which may reach where it does not; and how often at most."""
 
 SHAPE = 0.05
 """Nats by which the next two finer rules may change how densities differ between draws, for the coarser one to do."""
@@ -31,9 +31,6 @@ SHIFT, FEW = 0.01, 4
 
 COARSE = 1.0
 """The same, for a rule by which draws are found that a polynomial then corrects."""
-
-CLIMBED = 1
-"""The rule by which the Gaussian is found at first."""
 
 OFF, OFF_FIRST = 0.3, 3.0
 """Nats an sd by which gradients may be off what values say, for the Gaussian to be near enough; and where ascents start."""
@@ -183,15 +180,51 @@ def weigh_finely(
         value = float(marginal.values(np.zeros((1, 0)))[0])
         pool = weigh_shared(lambda points: (np.full(len(points), value), None), start, seed=seed, enough=enough)
         return Found(pool, marginal.rule, 0.0)
-    points = start.sample(COMPARED, seed)
-    inside = _refine_inside(marginal, points)
     levels = rules(marginal.shape[1])
     climbed = len(levels) - 1 - len(marginal.finer)
-    needed = _compared(marginal, marginal, levels, points)
-    finer = inside + needed.finer
+    needed = _needed(marginal, levels, start.sample(COMPARED, seed))
     if needed.base > climbed:  # and not by a coarser one, whose slopes may be off
         marginal.rule = levels[needed.base]
         start = polished(marginal, start, seed=seed)
+    found = _by_polynomial_or_rules(marginal, start, levels, needed, seed, enough, quantities)
+    for _ in range(AGAIN):
+        before = [layer.rule for layer in marginal.layers]
+        again = _needed(marginal, levels, _drawn(found.pool, seed), needed.fine)
+        if [
+            layer.rule for layer in marginal.layers
+        ] == before:  # as fine as the posterior takes, and not only its Gaussian
+            pool = found.pool.times(again.finer.shift - needed.finer.shift)
+            left = max(found.left, again.finer.spread)
+            return replace(found, pool=pool, left=left, unsettled=again.finer.unsettled)
+        needed = again
+        found = _by_polynomial_or_rules(marginal, found.pool.family, levels, needed, seed, enough, quantities)
+    return found
+
+
+def _drawn(pool: Pool, seed: int) -> Array:
+    """Draws of the posterior, to compare rules at."""
+    return pool.points[np.unique(resample(pool.weights, COMPARED_AGAIN, seed))]
+
+
+def _needed(marginal: Marginal, levels: list[Rule], points: Array, least: int = 0) -> _Needed:
+    """Which rules it takes by some draws, no coarser ones than there are; all layers are left with the finest of these."""
+    inside = _refine_inside(marginal, points)
+    needed = _compared(marginal, marginal, levels, points, least)
+    marginal.rule = levels[needed.fine]
+    return replace(needed, finer=inside + needed.finer)
+
+
+def _by_polynomial_or_rules(
+    marginal: Marginal,
+    start: Student,
+    levels: list[Rule],
+    needed: _Needed,
+    seed: int,
+    enough: float,
+    quantities: Callable[[Array], Array] | None,
+) -> Found:
+    """Weighed draws by rules that are known to be needed; the density is left with the finest of them."""
+    finer = needed.finer
     marginal.rule = levels[needed.fine]
     around = _around(marginal, start, seed)
     if around is not None and around.left <= LEFT:
@@ -206,7 +239,7 @@ def weigh_finely(
         pool = pool.shifted(_with_far(marginal, pool, around, marginal.rule, marginal.rule, FURTHEST) + finer.shift)
         if pool.figures.reliable and pool.figures.ess >= ENOUGH_STILL * enough:
             return Found(pool, marginal.rule, max(around.left, finer.spread), around.fitted, finer.unsettled)
-    found = _by_rules(marginal, start, levels, replace(needed, finer=finer), seed, enough, quantities)
+    found = _by_rules(marginal, start, levels, needed, seed, enough, quantities)
     marginal.rule = levels[needed.fine]
     return replace(found, unsettled=finer.unsettled)
 
@@ -216,7 +249,7 @@ def _refine_inside(marginal: Marginal, points: Array) -> _Finer:
     found, layer = _Finer(), marginal.layer
     while isinstance(layer, Nest):
         inner = layer.inner
-        levels = rules(inner.shape[1])[CLIMBED:]
+        levels = [inner.rule, *inner.finer]
         needed = _compared(marginal, inner, levels, points)
         inner.rule = levels[needed.fine]
         found, layer = found + needed.finer, inner.layer
@@ -269,14 +302,18 @@ def _with_far(
     return gap
 
 
-def _compared(marginal: Marginal, layer: Marginal, levels: list[Rule], points: Array) -> _Needed:
-    """What rules for one layer's blocks do to a density; the layer is left with one of them."""
+def _compared(marginal: Marginal, layer: Marginal, levels: list[Rule], points: Array, least: int = 0) -> _Needed:
+    """What rules for one layer's blocks do to a density, of which none below ``least`` will do; the layer is left with one of them."""
     seen: list[Array] = []
     fine = 0
     for rule in levels:
         layer.rule = rule
         seen.append(marginal.values(points))
-        fine = next(k for k in range(max(0, len(seen) - 3), len(seen)) if _spread(seen[k:]) < SHAPE)
+        fine = next(
+            k
+            for k in range(max(0, len(seen) - 3), len(seen))
+            if k == len(seen) - 1 or (k >= least and _spread(seen[k:]) < SHAPE)
+        )
         if fine == len(seen) - 3:  # what the next one changes alone may be half of it
             break
     shift, last = _apart(seen[-1], seen[fine])[0], seen[-1][:FEW]

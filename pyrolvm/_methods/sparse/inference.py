@@ -189,6 +189,9 @@ def integrated(problem: Problem, wanted: Wanted, held: dict[str, Tensor]) -> Spa
     check_steady_model(problem)
     with (
         problem.session(seed=seed, params=held),
+        np.errstate(
+            over="ignore", invalid="ignore"
+        ),  # ascents go where densities may be anything, and are held to be finite
         Progress(f"{wanted.name} on {problem.name}", 4, wanted.progress) as bar,
     ):
         joint = Joint(problem)

@@ -32,7 +32,7 @@ ENOUGH = 1_000.0
 HEAVY, TAILS = 0.5, 3.0
 """The k-hat above which weights have no variance, and how many times the effective draws it takes there."""
 
-HEAVY_VARIANCE = 0.7
+HEAVY_VARIANCE = 0.5
 """The k-hat of a quantity's variance above which draws do not tell its sd."""
 
 FREEDOM, RADIAL = 30.0, 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,6 +98,11 @@ class Drawn:
         """Whether all ascents ended at one place."""
         return len(self.ends) == self.inside == 1
 
+    @property
+    def good(self) -> bool:
+        """Whether there is nothing to be said against it."""
+        return self.alone and self.verdict.trusted and self.pool.figures.reliable
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -130,9 +135,9 @@ class Asked:
         return self.blocks.count > 0 and self.shared <= MOST_ALIKE
 
 
-def blocks_of(joint: Joint, seed: int) -> Blocks:
-    """The blocks of a density's unknowns."""
-    return find_blocks(joint.problem, lambda point: parts_at(joint, point), seed=seed)
+def blocks_of(joint: Joint, seed: int, *, short: bool = False) -> Blocks:
+    """The blocks of a density's unknowns; those of sites of few rows as well, if these are wanted."""
+    return find_blocks(joint.problem, lambda point: parts_at(joint, point), seed=seed, short=short)
 
 
 def draw(asked: Asked) -> Drawn:
@@ -144,10 +149,10 @@ def draw(asked: Asked) -> Drawn:
             return found
     elif asked.blocks.count and asked.shared > MOST_ALIKE:
         found = _tried(asked, lambda: _with_core(asked))
-    if found is not None and found.alone and found.verdict.trusted and found.pool.figures.reliable:
+    if found is not None and found.good:
         return found
     _check_shared(asked.joint.problem, asked.blocks)
-    return _in_blocks(asked)
+    return _in_short_blocks_too(asked)
 
 
 def _tried(asked: Asked, way: Callable[[], Drawn | None]) -> Drawn | None:
@@ -191,6 +196,31 @@ def draw_over_rows(rows: Rowwise, count: int, enough: float, seed: int, bar: Pro
         pool, which, pool.points[which], pool.base[which], judge_rows(drawn, total), of_rows(drawn, rows), set_up, "c", "",
         drawn.evaluations, drawn.ends, known=KNOWN * drawn.left + float(torch.finfo(rows.joint.problem.dtype).eps) * total,
     )  # fmt: skip
+
+
+def _in_short_blocks_too(asked: Asked) -> Drawn:
+    """Draws by blocks; where they are not good, with the few rows of a group that has a scale of its own as blocks too.
+
+    A few rows are shared unknowns as a rule, since blocks around blocks take ten times as long. But where their scale may be near zero,
+    the density of all together has no mode, and only that with the rows integrated out has.
+    """
+    try:
+        found = _in_blocks(asked)
+    except FitError:
+        blocks = _with_short(asked)
+        if blocks is None:
+            raise
+    else:
+        blocks = None if found.good else _with_short(asked)
+        if blocks is None:
+            return found
+    return _in_blocks(replace(asked, blocks=blocks))
+
+
+def _with_short(asked: Asked) -> Blocks | None:
+    """Blocks of sites of few rows as well; ``None`` where there are none."""
+    blocks = blocks_of(asked.joint, asked.seed, short=True)
+    return blocks if blocks.layers[-1].shared.size < asked.shared else None
 
 
 def _in_blocks(asked: Asked) -> Drawn:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MOVE", "NONE", "SEVERAL", "Parts", "differ", "met_by", "places_of", "rows_met"]
+__all__ = ["MOVE", "NONE", "SEVERAL", "Parts", "Places", "changed", "differ", "met_by", "places_of", "rows_met"]
 
 MOVE = 0.1, 0.4
 """How far unknowns are moved, on the real line: far enough to change every digit, near enough for densities to be finite."""
@@ -77,7 +77,7 @@ def met_by(rows: Index, parts: Parts, places: Places, random: np.random.Generato
     for point, before in places:
         for digit in range(digits):
             half = (number >> digit) & 1 == 1
-            one, other = (_changed(parts, point, before, rows[which], random) for which in (half, ~half))
+            one, other = (changed(parts, point, before, rows[which], random) for which in (half, ~half))
             for name, numbers in seen.items():
                 numbers |= np.where(np.stack([one[name], other[name]]), 1 << digit, 0)
     every = (1 << digits) - 1
@@ -87,13 +87,22 @@ def met_by(rows: Index, parts: Parts, places: Places, random: np.random.Generato
     }
 
 
-def _changed(
+def changed(
     parts: Parts,
     point: Array,
     before: Mapping[str, Array],
     places: Index,
     random: np.random.Generator,
 ) -> dict[str, NDArray[np.bool_]]:
+    """Which parts change, flat, by name, when the unknowns at some places are moved.
+
+    Args:
+        parts: the parts at a vector of unknowns, by name.
+        point: from where they are moved.
+        before: the parts there.
+        places: which unknowns; some may be there twice.
+        random: of the moves.
+    """
     there = point.copy()
     which = np.unique(places)
     there[which] += random.uniform(*MOVE, len(which)) * random.choice([-1.0, 1.0], len(which))
