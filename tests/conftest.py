@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# A thread of numpy's that waits for another, on a processor that a second worker has, waits a hundred times as long as it works.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Workers share what they compile, and no test reads or fills the caller's own folder.
 os.environ["PYROLVM_CACHE"] = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "programs")
 
