@@ -188,6 +188,8 @@ def weigh_finely(
         start = polished(marginal, start, seed=seed)
     found = _by_polynomial_or_rules(marginal, start, levels, needed, seed, enough, quantities)
     for _ in range(AGAIN):
+        if not found.pool.figures.reliable:  # so that its draws tell nothing of the posterior
+            break
         before = [layer.rule for layer in marginal.layers]
         again = _needed(marginal, levels, _drawn(found.pool, seed), needed.fine)
         if [
