@@ -416,3 +416,24 @@ def few_areas(areas: int = 3, schools: int = 3, pupils: int = 10, seed: int = 1)
                 pyro.sample("y", dist.Normal(s, noise), obs=y)
 
     return lvm.Problem(model, area, y)
+
+
+def arms(arms: int = 3, groups: int = 12, rows: int = 90, seed: int = 4) -> lvm.Problem:
+    """Counts of groups under a few treatments, of which each group has several."""
+    random = np.random.default_rng(seed)
+    arm, group = (torch.as_tensor(random.integers(0, many, rows)) for many in (arms, groups))
+    rate = np.exp(0.4 + (0.5 * random.normal(size=groups))[group])
+    y = torch.as_tensor(random.poisson(rate).astype(float))
+
+    def model(arm: torch.Tensor, group: torch.Tensor, y: torch.Tensor) -> None:
+        level = pyro.sample("level", dist.Normal(0.0, 1.0))
+        of_arms = pyro.sample("of_arms", dist.HalfNormal(1.0))
+        of_groups = pyro.sample("of_groups", dist.HalfNormal(1.0))
+        with pyro.plate("arms", arms):
+            t = pyro.sample("t", dist.Normal(0.0, of_arms))
+        with pyro.plate("groups", groups):
+            g = pyro.sample("g", dist.Normal(level, of_groups))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Poisson(torch.exp(t[arm] + g[group])), obs=y)
+
+    return lvm.Problem(model, arm, group, y)

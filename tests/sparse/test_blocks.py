@@ -15,7 +15,7 @@ from pyrolvm._methods.sparse.split import Split
 from pyrolvm._program.density import Joint
 
 
-def found(problem: lvm.Problem) -> tuple[Blocks, Split]:
+def found(problem: lvm.Problem, short: bool = False) -> tuple[Blocks, Split]:
     """Blocks and the density in them."""
     joint = Joint(problem)
 
@@ -24,25 +24,29 @@ def found(problem: lvm.Problem) -> tuple[Blocks, Split]:
             return {name: part.numpy() for name, part in joint.elements(torch.as_tensor(point)).items()}
 
     with problem.session(seed=0):
-        blocks = find_blocks(problem, parts)
+        blocks = find_blocks(problem, parts, short=short)
         return blocks, Split.of(joint, blocks)
 
 
 @pytest.mark.parametrize(
-    ("make", "layers", "shared"),
+    ("make", "layers", "shared", "short"),
     [
-        (models.normals, [(("theta",), 40, 1)], 1),
-        (models.counts, [(("effect",), 60, 1)], 2),
-        (models.nested, [(("s",), 40, 1), (("a",), 10, 1)], 1),
-        (models.in_regions, [(("s",), 72, 1), (("a",), 24, 1), (("r",), 8, 1)], 1),
-        (models.crossed, [(("able",), 30, 1)], 9),
-        (models.slopes, [(("line",), 25, 2)], 5),
-        (models.walk, [((), 0, 0)], 30),
-        (models.regression, [((), 0, 0)], 5),
+        (models.few_areas, [(("s",), 9, 1), (("a",), 3, 1)], 4, True),
+        (models.arms, [(("g",), 12, 1), (("t",), 1, 3)], 3, True),
+        (models.arms, [(("g",), 12, 1)], 6, False),
+        (models.normals, [(("theta",), 40, 1)], 1, True),
+        (models.normals, [(("theta",), 40, 1)], 1, False),
+        (models.counts, [(("effect",), 60, 1)], 2, False),
+        (models.nested, [(("s",), 40, 1), (("a",), 10, 1)], 1, False),
+        (models.in_regions, [(("s",), 72, 1), (("a",), 24, 1), (("r",), 8, 1)], 1, False),
+        (models.crossed, [(("able",), 30, 1)], 9, False),
+        (models.slopes, [(("line",), 25, 2)], 5, False),
+        (models.walk, [((), 0, 0)], 30, False),
+        (models.regression, [((), 0, 0)], 5, False),
     ],
 )
-def test_blocks_are_those_of_the_program(make, layers, shared) -> None:
-    blocks, split = found(make())
+def test_blocks_are_those_of_the_program(make, layers, shared, short) -> None:
+    blocks, split = found(make(), short)
     assert [(layer.sites, layer.count, layer.width) for layer in blocks.layers] == layers
     assert len(blocks.layers[-1].shared) == shared
     places = np.concatenate([layer.places.reshape(-1) for layer in blocks.layers] + [blocks.layers[-1].shared])

@@ -101,7 +101,7 @@ def test_draws_of_skew_blocks_have_the_tails_of_their_laws() -> None:
         assert abs(np.mean(places > 1 - tail) - tail) < 4 * noise and abs(np.mean(places < tail) - tail) < 4 * noise
 
 
-@pytest.mark.parametrize("make", [models.crossed, pytest.param(models.slopes, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("make", [models.crossed, models.arms, pytest.param(models.slopes, marks=pytest.mark.slow)])
 def test_draws_are_those_of_nuts(make) -> None:
     problem = make()
     found, chains = lvm.sparse(problem, progress=False), lvm.nuts(problem, progress=False, seed=1)

@@ -94,6 +94,17 @@ class _Rows:
     places: Index
     meets: dict[str, Index]
 
+    @property
+    def apart(self) -> bool:
+        """Whether no part depends on several rows."""
+        return not any((which == SEVERAL).any() for which in self.meets.values())
+
+    @property
+    def together(self) -> _Rows:
+        """All rows as one."""
+        meets = {name: np.where(which == NONE, NONE, 0) for name, which in self.meets.items()}
+        return _Rows(self.site, self.places.reshape(1, -1), meets)
+
     def meet(self, other: _Rows) -> bool:
         """Whether a part depends on both."""
         return any(bool(((which != NONE) & (other.meets[name] != NONE)).any()) for name, which in self.meets.items())
@@ -135,8 +146,10 @@ def _layers(candidates: list[_Rows], size: int, shapes: Mapping[str, tuple[int, 
     inside = INSIDE.format(depth)
     chosen, later = list[_Rows](), list[_Rows]()
     found = _joined([], size, shapes)
+    # A few rows that blocks couple are one block around these.
+    candidates = [rows if rows.apart or len(rows.places) >= FEWEST else rows.together for rows in candidates]
     for rows in candidates:
-        if any((which == SEVERAL).any() for which in rows.meets.values()):
+        if not rows.apart:
             continue
         # Rows that meet a larger site's, which is to be around these blocks, go around that: integrated out first, they couple it.
         joined = None if any(map(rows.meet, later)) else _joined([*chosen, rows], size, shapes)
