@@ -18,10 +18,23 @@ import numpy as np
 
 from pyrolvm._base.numerics import Array, array_stats
 
-__all__ = ["FEW_DRAWS", "Weights", "khat_of_variance", "khat_threshold", "smooth", "weigh", "worth_of_chosen"]
+__all__ = [
+    "FEW_DRAWS",
+    "HEAVY_VARIANCE",
+    "Weights",
+    "khat_of_variance",
+    "khat_threshold",
+    "smooth",
+    "weigh",
+    "worth_of_chosen",
+]
 
 FEW_DRAWS = 100
 """Below this many draws the tail of the weights cannot be judged at all."""
+
+HEAVY_VARIANCE = 0.5
+"""The k-hat of what a variance is a mean of, from which on that has no variance itself: the few draws far out are then too few, and
+what they lack makes it too small."""
 
 EQUAL_SHARE, EQUAL_LARGEST = 0.995, 4.0
 """Weights of which more than this share is effective, and none is so many times their mean, are as good as equal: of a normal law, a

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyrolvm._base.importance import Weights, khat_of_variance
+from pyrolvm._base.importance import HEAVY_VARIANCE, Weights, khat_of_variance
 from pyrolvm._base.numerics import Array
 from pyrolvm._base.verdict import Reason
 from pyrolvm._base.wording import told
@@ -30,9 +30,6 @@ UNCLEAR = 1.5
 """How many make it doubtful whether there is one, so that it takes more draws to say."""
 UNKNOWN = 0.5
 """The standard error from which on nothing is known of an sd that reweighting changes: a few draws far out make it up."""
-HEAVY = 0.5
-"""The k-hat of what a variance is a mean of, from which on that has no variance itself: the few draws far out are then too few, and
-what they lack makes it too small."""
 SEEN_OF_HEAVY = SD_BOUND / 2
 """The share by which an sd may be smaller than reweighting makes it where so few draws are far out, since as much again is missing. Of
 Gaussian processes whose sds were 15% to 21% too small, reweighting saw 6% to 10%."""
@@ -169,13 +166,13 @@ def judge_tails(data: xr.DataTree, table: pd.DataFrame, log_weight: Array, weigh
             if label in few:
                 values = part.draws[:, :, i].reshape(-1).astype(np.float64)
                 found.append((label, khat_of_variance(log_weight.reshape(-1).astype(np.float64), values)))
-    heavy = [(label, khat) for label, khat in found if khat > HEAVY]
+    heavy = [(label, khat) for label, khat in found if khat > HEAVY_VARIANCE]
     if heavy:
         name, khat = min(heavy, key=lambda pair: float(ratio[pair[0]]))
         more = f" ({len(heavy)} quantities in all)" if len(heavy) > 1 else ""
         text = (
             f"The sd of `{name}` lacks more than the {100 * (1 - ratio[name]):.0f}% that reweighting shows, as draws hardly reach its "
-            f"tail: k-hat of its variance is {told(khat, HEAVY, 2)}, above {HEAVY}{more}."
+            f"tail: k-hat of its variance is {told(khat, HEAVY_VARIANCE, 2)}, above {HEAVY_VARIANCE}{more}."
         )
         yield Reason("doubtful", text, {"largest quantity khat": khat, "quantities": float(len(heavy))})
 

@@ -109,6 +109,25 @@ class _Needed:
     finer: _Finer
 
 
+@dataclass(frozen=True)
+class _Weighing:
+    """What is weighed, by which rules it may be, and until when.
+
+    Attributes:
+        marginal: the density, whose rule is changed.
+        levels: the rules for its blocks, the coarsest first.
+        seed: makes it repeatable.
+        enough: effective draws at which no more are taken.
+        quantities: what shared unknowns are as the program has them, whose variances are looked at as well.
+    """
+
+    marginal: Marginal
+    levels: list[Rule]
+    seed: int
+    enough: float
+    quantities: Callable[[Array], Array] | None
+
+
 def find_finely(marginal: Marginal, seed: int) -> tuple[Student, Array]:
     """The Gaussian of a density by integrals so fine that its gradients are those of its values, and the places at which ascents ended.
 
@@ -182,24 +201,24 @@ def weigh_finely(
         return Found(pool, marginal.rule, 0.0)
     levels = rules(marginal.shape[1])
     climbed = len(levels) - 1 - len(marginal.finer)
-    needed = _needed(marginal, levels, start.sample(COMPARED, seed))
+    asked = _Weighing(marginal, levels, seed, enough, quantities)
+    needed = _needed(asked, start.sample(COMPARED, seed))
     if needed.base > climbed:  # and not by a coarser one, whose slopes may be off
         marginal.rule = levels[needed.base]
         start = polished(marginal, start, seed=seed)
-    found = _by_polynomial_or_rules(marginal, start, levels, needed, seed, enough, quantities)
+    found = _weighed(asked, start, needed)
     for _ in range(AGAIN):
         if not found.pool.figures.reliable:  # so that its draws tell nothing of the posterior
             break
         before = [layer.rule for layer in marginal.layers]
-        again = _needed(marginal, levels, _drawn(found.pool, seed), needed.fine)
-        if [
-            layer.rule for layer in marginal.layers
-        ] == before:  # as fine as the posterior takes, and not only its Gaussian
+        again = _needed(asked, _drawn(found.pool, seed), needed.fine)
+        settled = before == [layer.rule for layer in marginal.layers]
+        if settled:  # as fine as the posterior takes, and not only its Gaussian
             pool = found.pool.times(again.finer.shift - needed.finer.shift)
             left = max(found.left, again.finer.spread)
             return replace(found, pool=pool, left=left, unsettled=again.finer.unsettled)
         needed = again
-        found = _by_polynomial_or_rules(marginal, found.pool.family, levels, needed, seed, enough, quantities)
+        found = _weighed(asked, found.pool.family, needed)
     return found
 
 
@@ -208,41 +227,34 @@ def _drawn(pool: Pool, seed: int) -> Array:
     return pool.points[np.unique(resample(pool.weights, COMPARED_AGAIN, seed))]
 
 
-def _needed(marginal: Marginal, levels: list[Rule], points: Array, least: int = 0) -> _Needed:
+def _needed(asked: _Weighing, points: Array, least: int = 0) -> _Needed:
     """Which rules it takes by some draws, no coarser ones than there are; all layers are left with the finest of these."""
+    marginal, levels = asked.marginal, asked.levels
     inside = _refine_inside(marginal, points)
     needed = _compared(marginal, marginal, levels, points, least)
     marginal.rule = levels[needed.fine]
     return replace(needed, finer=inside + needed.finer)
 
 
-def _by_polynomial_or_rules(
-    marginal: Marginal,
-    start: Student,
-    levels: list[Rule],
-    needed: _Needed,
-    seed: int,
-    enough: float,
-    quantities: Callable[[Array], Array] | None,
-) -> Found:
+def _weighed(asked: _Weighing, start: Student, needed: _Needed) -> Found:
     """Weighed draws by rules that are known to be needed; the density is left with the finest of them."""
-    finer = needed.finer
-    marginal.rule = levels[needed.fine]
-    around = _around(marginal, start, seed)
+    marginal, fine, finer = asked.marginal, asked.levels[needed.fine], needed.finer
+    marginal.rule = fine
+    around = _around(marginal, start, asked.seed)
     if around is not None and around.left <= LEFT:
         pool = weigh_shared(
             lambda points: (start.log_density(points), None),
             start,
-            seed=seed,
-            enough=MANY * enough,
+            seed=asked.seed,
+            enough=MANY * asked.enough,
             change=around,
-            quantities=quantities,
+            quantities=asked.quantities,
         )
-        pool = pool.shifted(_with_far(marginal, pool, around, marginal.rule, marginal.rule, FURTHEST) + finer.shift)
-        if pool.figures.reliable and pool.figures.ess >= ENOUGH_STILL * enough:
-            return Found(pool, marginal.rule, max(around.left, finer.spread), around.fitted, finer.unsettled)
-    found = _by_rules(marginal, start, levels, needed, seed, enough, quantities)
-    marginal.rule = levels[needed.fine]
+        pool = pool.shifted(_with_far(marginal, pool, around, fine, fine, FURTHEST) + finer.shift)
+        if pool.figures.reliable and pool.figures.ess >= ENOUGH_STILL * asked.enough:
+            return Found(pool, fine, max(around.left, finer.spread), around.fitted, finer.unsettled)
+    found = _by_rules(asked, start, needed)
+    marginal.rule = fine
     return replace(found, unsettled=finer.unsettled)
 
 
@@ -258,16 +270,10 @@ def _refine_inside(marginal: Marginal, points: Array) -> _Finer:
     return found
 
 
-def _by_rules(
-    marginal: Marginal,
-    start: Student,
-    levels: list[Rule],
-    needed: _Needed,
-    seed: int,
-    enough: float,
-    quantities: Callable[[Array], Array] | None,
-) -> Found:
-    base, fine, finer = levels[needed.base], levels[needed.fine], needed.finer
+def _by_rules(asked: _Weighing, start: Student, needed: _Needed) -> Found:
+    """Weighed draws found by a coarse rule and corrected by a polynomial; where it leaves too much, by the fine one."""
+    marginal, seed, enough, quantities = asked.marginal, asked.seed, asked.enough, asked.quantities
+    base, fine, finer = asked.levels[needed.base], asked.levels[needed.fine], needed.finer
     marginal.rule = base
     density = marginal.values_with_blocks
     if needed.base == needed.fine:

@@ -189,9 +189,6 @@ def integrated(problem: Problem, wanted: Wanted, held: dict[str, Tensor]) -> Spa
     check_steady_model(problem)
     with (
         problem.session(seed=seed, params=held),
-        np.errstate(
-            over="ignore", invalid="ignore"
-        ),  # ascents go where densities may be anything, and are held to be finite
         Progress(f"{wanted.name} on {problem.name}", 4, wanted.progress) as bar,
     ):
         joint = Joint(problem)
@@ -202,7 +199,8 @@ def integrated(problem: Problem, wanted: Wanted, held: dict[str, Tensor]) -> Spa
             asked = Asked(joint, blocks_of(joint, seed), count, enough, seed, bar)
             if wanted.blocks and not asked.plain:
                 raise FitError(f"{problem.name} has no blocks that few unknowns share. Fix: use lvm.nuts(problem).")
-            found = draw(asked)
+            with np.errstate(over="ignore", invalid="ignore"):  # far from the mode densities may be anything
+                found = draw(asked)
         else:
             found = draw_over_rows(rows, count, enough, seed, bar)
         arrived = time.perf_counter()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pyrolvm._base.importance import khat_threshold
+from pyrolvm._base.importance import HEAVY_VARIANCE, khat_threshold
 from pyrolvm._base.verdict import Reason, Verdict
 from pyrolvm._methods.sparse.blocks import Blocks
 from pyrolvm._methods.sparse.drawing import BlockDraws
 from pyrolvm._methods.sparse.fields.weighing import FieldDraws
 from pyrolvm._methods.sparse.fine import Found
-from pyrolvm._methods.sparse.pool import HEAVY_VARIANCE
 from pyrolvm._methods.sparse.rows import RowDraws
 
 __all__ = ["judge", "judge_field", "judge_modes", "judge_rows"]

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from pyrolvm._base import budget
 from pyrolvm._base.errors import FitError
-from pyrolvm._base.importance import Weights, khat_of_variance, weigh
+from pyrolvm._base.importance import HEAVY_VARIANCE, Weights, khat_of_variance, weigh
 from pyrolvm._methods.sparse.marginal import Local
 from pyrolvm.family.importance import Weighed, beside, refitted
 from pyrolvm.family.student import Student
 
-__all__ = ["ENOUGH", "HEAVY_VARIANCE", "Density", "Pool", "heaviest_variance", "held", "log_ratio", "weigh_shared"]
+__all__ = ["ENOUGH", "Density", "Pool", "heaviest_variance", "held", "log_ratio", "weigh_shared"]
 
 Array = NDArray[np.float64]
 Density = Callable[[Array], tuple[Array, Local | None]]
@@ -31,9 +31,6 @@ ENOUGH = 1_000.0
 
 HEAVY, TAILS = 0.5, 3.0
 """The k-hat above which weights have no variance, and how many times the effective draws it takes there."""
-
-HEAVY_VARIANCE = 0.5
-"""The k-hat of a quantity's variance above which draws do not tell its sd."""
 
 FREEDOM, RADIAL = 30.0, 10.0
 """Degrees of freedom of the first proposal: tails that are heavier than a posterior's, and not much. At least so many, and the
